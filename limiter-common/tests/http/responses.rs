@@ -1,0 +1,287 @@
+//! Responses: where they end, so that a slot is given back neither early nor never.
+
+use limiter_common::http::{
+    BODY_CHUNKED, BODY_EMPTY, BODY_INTERIM, BODY_LENGTH, BODY_TUNNEL, BODY_UNTIL_CLOSE,
+    METHOD_CONNECT, METHOD_HEAD, METHOD_OTHER,
+};
+
+use crate::drive::{Direction, Seen};
+
+/// What is seen of responses to requests of these methods; alike however they are split.
+fn responses(methods: &[u32], bytes: &[u8]) -> Vec<Seen> {
+    let mut whole = Direction::responses(methods);
+    whole.segment(bytes);
+    for cut in 1..bytes.len() {
+        assert_eq!(
+            Direction::responses(methods).cut(bytes, &[cut]),
+            whole.seen,
+            "cut at {cut}"
+        );
+    }
+    let cuts: Vec<usize> = (0..bytes.len()).collect();
+    assert_eq!(Direction::responses(methods).cut(bytes, &cuts), whole.seen);
+    whole.seen
+}
+
+/// Status and way of going on of each head, and where each message ends.
+fn outline(seen: &[Seen]) -> (Vec<(u32, u32)>, Vec<u64>) {
+    let heads = seen.iter().filter_map(|seen| match *seen {
+        Seen::Head { status, body, .. } => Some((status, body)),
+        _ => None,
+    });
+    let ends = seen.iter().filter_map(|seen| match *seen {
+        Seen::End(at) => Some(at),
+        _ => None,
+    });
+    (heads.collect(), ends.collect())
+}
+
+/// One response to a request of this method: what it is, and whether it ends with its last byte
+/// (true) or goes on (false).
+fn one(method: u32, response: &str) -> (u32, u32, bool) {
+    let seen = responses(&[method], response.as_bytes());
+    let (heads, ends) = outline(&seen);
+    assert_eq!(heads.len(), 1, "{response:?}: {seen:?}");
+    assert!(
+        ends.is_empty() || ends == [response.len() as u64],
+        "{response:?}: {seen:?}"
+    );
+    (heads[0].0, heads[0].1, !ends.is_empty())
+}
+
+#[test]
+fn a_response_ends_as_its_head_says() {
+    let other = METHOD_OTHER;
+    for (method, response, expected) in [
+        (
+            other,
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab",
+            (200, BODY_LENGTH, true),
+        ),
+        (
+            other,
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab",
+            (200, BODY_LENGTH, false),
+        ),
+        (
+            other,
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+            (200, BODY_EMPTY, true),
+        ),
+        (
+            other,
+            "HTTP/1.1 200\r\ncontent-length:2\n\nab",
+            (200, BODY_LENGTH, true),
+        ),
+        (
+            other,
+            "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n",
+            (204, BODY_EMPTY, true),
+        ),
+        (
+            other,
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
+            (304, BODY_EMPTY, true),
+        ),
+        (
+            METHOD_HEAD,
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+            (200, BODY_EMPTY, true),
+        ),
+        (
+            METHOD_HEAD,
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            (200, BODY_EMPTY, true),
+        ),
+        (
+            METHOD_CONNECT,
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabcde",
+            (200, BODY_TUNNEL, false),
+        ),
+        (
+            METHOD_CONNECT,
+            "HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nab",
+            (403, BODY_LENGTH, true),
+        ),
+        (
+            other,
+            "HTTP/1.1 101 Switching Protocols\r\n\r\n\x01\x02\x03",
+            (101, BODY_TUNNEL, false),
+        ),
+        (
+            other,
+            "HTTP/1.1 200 OK\r\n\r\nuntil the end",
+            (200, BODY_UNTIL_CLOSE, false),
+        ),
+        (
+            other,
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            (200, BODY_UNTIL_CLOSE, false),
+        ),
+        (
+            other,
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nabc",
+            (200, BODY_UNTIL_CLOSE, false),
+        ),
+        (
+            other,
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n\r\nabc",
+            (200, BODY_UNTIL_CLOSE, false),
+        ),
+        (
+            other,
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\n\r\nabc",
+            (200, BODY_UNTIL_CLOSE, false),
+        ),
+        (
+            other,
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip,chunked\r\n\r\n0\r\n\r\n",
+            (200, BODY_CHUNKED, true),
+        ),
+        (
+            other,
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            (200, BODY_CHUNKED, true),
+        ),
+        (
+            other,
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
+            (200, BODY_CHUNKED, true),
+        ),
+        (
+            other,
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nab",
+            (200, BODY_LENGTH, true),
+        ),
+        (
+            other,
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nab",
+            (200, BODY_UNTIL_CLOSE, false),
+        ),
+        (
+            other,
+            "HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nab",
+            (200, BODY_UNTIL_CLOSE, false),
+        ),
+        (
+            other,
+            "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\nab",
+            (200, BODY_UNTIL_CLOSE, false),
+        ),
+        (
+            other,
+            "HTTP/1.1 200 OK\r\nContent_Length: 1\r\nContent-Length: 2\r\n\r\nab",
+            (200, BODY_LENGTH, true),
+        ),
+    ] {
+        assert_eq!(one(method, response), expected, "{response:?}");
+    }
+}
+
+#[test]
+fn chunks_of_a_response_may_be_sloppy() {
+    for chunks in [
+        "3\r\nabc\r\n0\r\n\r\n",
+        "3  \r\nabc\r\n0 \r\n\r\n",
+        "3 ;a\r\nabc\r\n0\r\nT: x\r\n\r\n",
+        "3\nabc\n0\n\n",
+        "3\r\nabc\r\n0\r\nno field\r\n folded\r\n\r\n",
+    ] {
+        let response = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
+        assert_eq!(
+            one(METHOD_OTHER, &response),
+            (200, BODY_CHUNKED, true),
+            "{chunks:?}"
+        );
+    }
+}
+
+#[test]
+fn fields_of_a_response_may_be_sloppy() {
+    let long = format!(
+        "A: {}\r\n{}: b\r\nContent-Length: 2\r\n\r\nab",
+        "x".repeat(600),
+        "n".repeat(300)
+    );
+    for fields in [
+        "no field\r\nContent-Length: 2\r\n\r\nab",
+        "A: b\r\n folded\r\nContent-Length: 2\r\n\r\nab",
+        "A: \0\x01\x7f\rb\r\nContent-Length: 2\r\n\r\nab",
+        "A : b\r\n: c\r\nContent-Length: 2\r\n\r\nab",
+        "\u{e4}: \u{ff}\r\nContent-Length: 2\r\n\r\nab",
+        long.as_str(),
+    ] {
+        let response = format!("HTTP/1.1 200 OK\r\n{fields}");
+        assert_eq!(
+            one(METHOD_OTHER, &response),
+            (200, BODY_LENGTH, true),
+            "{fields:?}"
+        );
+    }
+}
+
+#[test]
+fn a_long_status_line_is_read() {
+    let response = format!(
+        "HTTP/1.1 404 {}\r\nContent-Length: 2\r\n\r\nab",
+        "x".repeat(500)
+    );
+    assert_eq!(one(METHOD_OTHER, &response), (404, BODY_LENGTH, true));
+}
+
+#[test]
+fn interim_responses_come_before_the_real_one() {
+    let bytes = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: a\r\nContent-Length: 9\r\n\r\n\
+        HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab";
+    let seen = responses(&[METHOD_OTHER], bytes);
+    let (heads, ends) = outline(&seen);
+    assert_eq!(
+        heads,
+        [(100, BODY_INTERIM), (103, BODY_INTERIM), (200, BODY_LENGTH)]
+    );
+    assert_eq!(ends, [bytes.len() as u64]);
+}
+
+#[test]
+fn pipelined_responses_end_one_by_one() {
+    let first = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab";
+    let second = "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n";
+    let third = "HTTP/1.1 304 \r\n\r\n";
+    let fourth = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
+    let bytes = [first, second, third, fourth].concat();
+    let methods = [METHOD_OTHER, METHOD_HEAD, METHOD_OTHER, METHOD_OTHER];
+    let (heads, ends) = outline(&responses(&methods, bytes.as_bytes()));
+    assert_eq!(heads.len(), 4);
+    let lengths = [first, second, third, fourth].map(|part| part.len() as u64);
+    let mut end = 0;
+    assert_eq!(
+        ends,
+        lengths.map(|length| {
+            end += length;
+            end
+        })
+    );
+}
+
+#[test]
+fn what_is_no_response_is_malformed() {
+    for bytes in [
+        "HTTP/2.0 200 OK\r\n\r\n",
+        "HTTP/1.2 200 OK\r\n\r\n",
+        "HTTP/1.1 20 OK\r\n\r\n",
+        "HTTP/1.1 2000 OK\r\n\r\n".get(..9).unwrap(),
+        "HTTP/1.1  200 OK\r\n\r\n",
+        "HTTP/1.1 099 x\r\n\r\n",
+        "HTTP/1.1 2x0 OK\r\n\r\n",
+        "ICY 200 OK\r\n\r\n",
+        "<html>\r\n",
+        "GET / HTTP/1.1\r\n\r\n",
+    ] {
+        let bytes = format!("{bytes}\r\n");
+        assert_eq!(
+            responses(&[], bytes.as_bytes()),
+            [Seen::Malformed],
+            "{bytes:?}"
+        );
+    }
+}

@@ -1,0 +1,213 @@
+//! What a caller is told about a segment besides its events: ranges, what may be skipped.
+
+use limiter_common::http::{Parser, State};
+
+use crate::drive::{Direction, Seen, keys, rules};
+
+#[test]
+fn a_parser_of_zeros_is_a_new_one() {
+    // Map values begin as zeros.
+    assert_eq!(State::NEW, State::default());
+    assert_eq!(Parser::NEW.state, State::default());
+}
+
+#[test]
+fn bodies_are_no_framing() {
+    let head = b"POST / HTTP/1.1\r\nContent-Length: 9000\r\n\r\n";
+    let mut direction = Direction::requests(rules());
+    direction.segment(head);
+    direction.segment(&[b'x'; 5000]);
+    direction.segment(&[b'x'; 4000]);
+    direction.segment(b"GET / HTTP/1.1\r\n\r\n");
+    let end = head.len() as u64;
+    assert_eq!(direction.framing, [(0, end), (end + 9000, end + 9018)]);
+}
+
+#[test]
+fn a_body_behind_a_head_is_no_framing() {
+    let head = b"POST / HTTP/1.1\r\nContent-Length: 9000\r\n\r\n";
+    let mut bytes = head.to_vec();
+    bytes.resize(head.len() + 5000, b'x');
+    let mut direction = Direction::requests(rules());
+    direction.segment(&bytes);
+    assert_eq!(direction.framing, [(0, head.len() as u64)]);
+}
+
+#[test]
+fn framing_of_chunks_is_told_without_the_data_around_it() {
+    let mut direction = Direction::requests(rules());
+    direction.segment(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let start = 47;
+    assert_eq!(direction.framing, [(0, start)]);
+    // A chunk's size, and the first part of its data.
+    direction.segment(format!("1f40\r\n{}", "x".repeat(3000)).as_bytes());
+    assert_eq!(direction.framing[1..], [(start, start + 6)]);
+    // Data alone.
+    direction.segment(&[b'x'; 3000]);
+    assert_eq!(direction.framing.len(), 2);
+    // The rest of the data, the next size, and some data.
+    direction.segment(format!("{}\r\n2\r\na", "x".repeat(2000)).as_bytes());
+    assert_eq!(direction.framing[2..], [(start + 8006, start + 8011)]);
+    direction.segment(b"b\r\n0\r\n\r\n");
+    // The last of the data, and no more.
+    assert_eq!(direction.framing[3..], [(start + 8013, start + 8020)]);
+    assert!(direction.parser.state.is_idle());
+}
+
+#[test]
+fn a_message_is_told_where_it_began_however_it_is_split() {
+    let request = b"\r\nGET / HTTP/1.1\r\nX-Api-Key: k\r\n\r\n";
+    let bytes = [b"GET /first HTTP/1.1\r\n\r\n", &request[..]].concat();
+    for cut in 1..bytes.len() {
+        let mut direction = Direction::requests(rules());
+        let seen = direction.cut(&bytes, &[cut]);
+        assert!(
+            matches!(seen, [_, Seen::Head { from: 23, .. }]),
+            "{cut}: {seen:?}"
+        );
+    }
+}
+
+#[test]
+fn a_head_that_has_begun_is_told() {
+    let mut direction = Direction::requests(rules());
+    assert!(direction.parser.state.is_idle() && !direction.parser.state.in_head());
+    for part in [
+        "\r",
+        "\nG",
+        "ET / HTTP/1.1\r\n",
+        "Transfer-Encoding",
+        ": chunked\r\n",
+        "\r",
+    ] {
+        direction.segment(part.as_bytes());
+        assert!(direction.parser.state.in_head(), "{part:?}");
+        assert_eq!(direction.parser.state.skippable(), 0);
+    }
+    for part in ["\n", "2", "\r\nab", "\r\n0\r\n", "Trailer: a\r\n", "\r"] {
+        direction.segment(part.as_bytes());
+        assert!(
+            !direction.parser.state.in_head() && !direction.parser.state.is_idle(),
+            "{part:?}"
+        );
+    }
+    direction.segment(b"\n");
+    assert!(direction.parser.state.is_idle());
+}
+
+#[test]
+fn bodies_may_be_skipped_by_the_caller() {
+    let mut direction = Direction::requests(rules());
+    direction.segment(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc");
+    assert_eq!(direction.parser.state.skippable(), 7);
+    assert!(!direction.parser.state.skip(6));
+    assert_eq!(direction.parser.state.skippable(), 1);
+    assert!(direction.parser.state.skip(1));
+    assert!(direction.parser.state.is_idle());
+    direction.segment(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n");
+    assert_eq!(direction.parser.state.skippable(), 5);
+    assert!(!direction.parser.state.skip(5));
+    assert_eq!(direction.parser.state.skippable(), 0);
+    direction.segment(b"\r\n0\r\n\r\nGET / HTTP/1.1\r\nX-Api-Key: k\r\n\r\n");
+    assert_eq!(
+        keys(&direction.seen),
+        [None, None, crate::drive::key(1, "k")]
+    );
+}
+
+#[test]
+fn a_response_until_the_close_may_be_skipped_for_ever() {
+    let mut direction = Direction::responses(&[]);
+    direction.segment(b"HTTP/1.1 200 OK\r\n\r\nabc");
+    assert_eq!(direction.parser.state.skippable(), u64::MAX);
+    assert!(!direction.parser.state.skip(u32::MAX));
+    assert_eq!(direction.parser.state.skippable(), u64::MAX);
+}
+
+#[test]
+fn a_key_is_left_nowhere_once_its_line_is_complete() {
+    const KEY: &str = "0123456789-this-is-secret-9876543210";
+    for field in ["X-Api-Key: ", "Authorization: Bearer "] {
+        let bytes = format!("GET / HTTP/1.1\r\nHost: a\r\n{field}{KEY}\r\nA: b\r\n\r\n");
+        for cut in 1..bytes.len() {
+            let mut direction = Direction::requests(rules());
+            direction.cut(bytes.as_bytes(), &[cut]);
+            assert_eq!(keys(&direction.seen).len(), 1);
+            let memory = direction.memory();
+            for part in KEY.as_bytes().windows(6) {
+                assert!(
+                    !memory.windows(6).any(|bytes| bytes == part),
+                    "cut at {cut}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_key_in_two_windows_is_left_nowhere() {
+    const KEY: &str = "0123456789-this-is-secret-9876543210";
+    for before in 3990..4100 {
+        let cookie = "c".repeat(before);
+        let bytes = format!("GET / HTTP/1.1\r\nA: {cookie}\r\nX-Api-Key: {KEY}\r\nA: b\r\n\r\n");
+        let mut direction = Direction::requests(rules());
+        direction.segment(bytes.as_bytes());
+        assert_eq!(keys(&direction.seen), [crate::drive::key(1, KEY)]);
+        let memory = direction.memory();
+        for part in KEY.as_bytes().windows(6) {
+            assert!(!memory.windows(6).any(|bytes| bytes == part), "{before}");
+        }
+    }
+}
+
+#[test]
+fn a_message_that_was_gone_back_on_is_seen_again() {
+    let first = "POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\nab";
+    let second = "GET / HTTP/1.1\r\nX-Api-Key: k\r\nBad\r\n\r\n";
+    let mut direction = Direction::requests(rules());
+    direction.segment([first, second].concat().as_bytes());
+    assert!(matches!(
+        direction.seen[..],
+        [Seen::Head { .. }, Seen::Malformed]
+    ));
+    assert_eq!(direction.rewind() as usize, first.len());
+    // As the callers do: what came before is kept, the rest comes again.
+    direction.keep();
+    assert!(direction.parser.state.is_idle());
+    direction.segment(b"GET / HTTP/1.1\r\nX-Api-Key: k\r\n\r\n");
+    assert_eq!(keys(&direction.seen[2..]), [crate::drive::key(1, "k")]);
+}
+
+#[test]
+fn what_is_malformed_in_chunks_is_told_from_a_malformed_head() {
+    for (bytes, in_body) in [
+        (
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
+            true,
+        ),
+        (
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nx\r\n",
+            true,
+        ),
+        (
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nx\r\n",
+            false,
+        ),
+        (
+            "POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\nabc\r\n\r\n",
+            false,
+        ),
+        ("POST / HTTP/1.1\r\nx\r\n", false),
+    ] {
+        for cut in 1..bytes.len() {
+            let mut direction = Direction::requests(rules());
+            direction.cut(bytes.as_bytes(), &[cut]);
+            assert_eq!(direction.seen.last(), Some(&Seen::Malformed), "{bytes:?}");
+            assert_eq!(
+                direction.parser.state.in_body(),
+                in_body,
+                "{bytes:?} cut at {cut}"
+            );
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! The control interface: HTTP with JSON over a unix socket, `/v1/...`.
+//!
+//! The shapes here are what `--json` prints: fields may be added, never renamed. Times are
+//! RFC 3339 in UTC, an unlimited limit is `null`.
+
+mod error;
+mod routes;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize, Serializer};
+
+pub use error::{ApiError, Kind, ProblemBody};
+pub use server::{bind, serve};
+
+use crate::{
+    kernel::{Hook, Mechanism},
+    limits::{Bound, Changes, Limits, Override},
+    rate::Rate,
+    scope::ScopeName,
+    store::{KeyState, Refusals},
+};
+
+/// A moment, as JSON has it: `2026-11-24T00:00:00Z`.
+pub fn rfc3339(at: &DateTime<Utc>) -> String {
+    let format = if at.timestamp_subsec_millis() == 0 {
+        SecondsFormat::Secs
+    } else {
+        SecondsFormat::Millis
+    };
+    at.to_rfc3339_opts(format, true)
+}
+
+fn time<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&rfc3339(at))
+}
+
+fn optional_time<S: Serializer>(
+    at: &Option<DateTime<Utc>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => time(at, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// `usage`: a scope's day.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsageView {
+    /// The scope.
+    pub scope: ScopeName,
+    /// Its tier.
+    pub tier: String,
+    /// The UTC day.
+    pub day: NaiveDate,
+    /// Requests charged.
+    pub used: u64,
+    /// The quota in force.
+    pub daily_quota: Option<u64>,
+    /// What is left of it; `null` when unlimited.
+    pub remaining: Option<u64>,
+    /// The rate in force.
+    pub rate: Option<Rate>,
+    /// Requests in flight now; `null` for a past day.
+    pub in_flight: Option<u64>,
+    /// Connections counted now; `null` for a past day.
+    pub connections: Option<u64>,
+    /// Requests refused.
+    pub refused: Refusals,
+    /// Requests that enforcement would have refused.
+    pub would_refuse: Refusals,
+    /// When the count starts again.
+    #[serde(serialize_with = "time")]
+    pub resets_at: DateTime<Utc>,
+}
+
+/// `key list`: one key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyView {
+    /// Its id.
+    pub id: String,
+    /// The scope it is of.
+    pub scope: ScopeName,
+    /// What the operator calls it.
+    pub label: Option<String>,
+    /// What it may do.
+    pub state: KeyState,
+    /// When it was made.
+    #[serde(serialize_with = "time")]
+    pub created_at: DateTime<Utc>,
+    /// When a request last carried it.
+    #[serde(serialize_with = "optional_time")]
+    pub last_used_at: Option<DateTime<Utc>>,
+}
+
+/// `key create`: the only time that the raw key is shown.
+#[derive(Serialize, Deserialize)]
+pub struct CreatedKey {
+    /// Its id.
+    pub id: String,
+    /// The scope it is of.
+    pub scope: ScopeName,
+    /// What the operator calls it.
+    pub label: Option<String>,
+    /// The raw key.
+    pub key: String,
+}
+
+/// A scope's own limits: those that it names, `null` for unlimited.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverrideView {
+    /// The limits that differ from the tier's.
+    #[serde(flatten)]
+    pub limits: serde_json::Map<String, serde_json::Value>,
+    /// When it ends by itself.
+    #[serde(serialize_with = "optional_time")]
+    pub until: Option<DateTime<Utc>>,
+    /// Why.
+    pub note: String,
+}
+
+impl From<&Override> for OverrideView {
+    fn from(own: &Override) -> Self {
+        let mut limits = serde_json::Map::new();
+        let Changes {
+            daily_quota,
+            rate,
+            burst,
+            concurrency,
+            connections,
+        } = own.changes.clone();
+        let mut number = |name: &str, bound: Option<Bound<u64>>| {
+            if let Some(bound) = bound {
+                limits.insert(name.to_owned(), bound.limit().into());
+            }
+        };
+        number("daily_quota", daily_quota);
+        number("burst", burst.map(Bound::At));
+        number("concurrency", concurrency);
+        number("connections", connections);
+        if let Some(rate) = rate {
+            limits.insert(
+                "rate".to_owned(),
+                rate.limit().map(|rate| rate.to_string()).into(),
+            );
+        }
+        Self {
+            limits,
+            until: own.until,
+            note: own.note.clone(),
+        }
+    }
+}
+
+/// `scope list`: one scope.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScopeView {
+    /// Its name.
+    pub scope: ScopeName,
+    /// Its tier.
+    pub tier: String,
+    /// The limits in force.
+    pub limits: Limits,
+    /// What of them is its own.
+    #[serde(rename = "override")]
+    pub own: Option<OverrideView>,
+    /// When it was made.
+    #[serde(serialize_with = "time")]
+    pub created_at: DateTime<Utc>,
+}
+
+/// `scope show`: a scope with its keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScopeDetail {
+    /// As in the list.
+    #[serde(flatten)]
+    pub scope: ScopeView,
+    /// Its keys.
+    pub keys: Vec<KeyView>,
+}
+
+/// `tier list`: one tier.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TierView {
+    /// Its name.
+    pub tier: String,
+    /// Its limits.
+    pub limits: Limits,
+    /// `enforce` or `observe`, as it comes to with `policy.mode`.
+    pub mode: String,
+    /// How many scopes have it.
+    pub scopes: u64,
+}
+
+/// Where a program is attached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachedView {
+    /// The interface.
+    pub interface: String,
+    /// Which way.
+    pub hook: Hook,
+    /// How.
+    pub mechanism: Mechanism,
+}
+
+/// Sums since the maps were made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Requests charged and passed.
+    pub admitted: u64,
+    /// Requests refused for a limit.
+    pub refused: Refusals,
+    /// Malformed requests, passed or refused.
+    pub malformed: u64,
+    /// Requests without a key, passed or refused.
+    pub missing_key: u64,
+    /// Requests with an unknown key, passed or refused.
+    pub unknown_key: u64,
+}
+
+/// Something that an operator should know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// What part of the daemon it is about.
+    pub part: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// `status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// The daemon's version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Attachments.
+    pub attached: Vec<AttachedView>,
+    /// Since when limits have been in force without a break.
+    #[serde(serialize_with = "time")]
+    pub since: DateTime<Utc>,
+    /// Since when this daemon runs.
+    #[serde(serialize_with = "time")]
+    pub started_at: DateTime<Utc>,
+    /// Server ports whose traffic is limited.
+    pub guarded_ports: Vec<u16>,
+    /// `enforce` or `observe`.
+    pub mode: String,
+    /// Scopes registered.
+    pub scopes: u64,
+    /// Keys registered.
+    pub keys: u64,
+    /// Sums since the maps were made.
+    pub totals: Totals,
+    /// Every other counter of the kernel program, by name.
+    pub coverage: serde_json::Map<String, serde_json::Value>,
+    /// What is wrong; empty when all is well.
+    pub health: Vec<Health>,
+}
+
+/// What a change did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// What was done, line by line.
+    pub done: Vec<String>,
+    /// What the operator should know about it.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// What an import made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// Keys added.
+    pub keys: u64,
+    /// Scopes made for them.
+    pub scopes: u64,
+}
+
+/// Body of `POST /v1/scopes`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddScope {
+    /// Its name.
+    pub scope: ScopeName,
+    /// Its tier; `master` or `profile` by default.
+    #[serde(default)]
+    pub tier: Option<String>,
+}
+
+/// Body of `POST /v1/keys`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateKey {
+    /// The scope.
+    pub scope: ScopeName,
+    /// What to call it.
+    #[serde(default)]
+    pub label: Option<String>,
+}
+
+/// Body of `POST /v1/keys/import`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportKey {
+    /// The scope.
+    pub scope: ScopeName,
+    /// What to call it.
+    #[serde(default)]
+    pub label: Option<String>,
+    /// The raw key.
+    pub key: String,
+}
+
+/// Body of `PUT /v1/scopes/{scope}/limits`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetLimits {
+    /// What to change.
+    pub limits: Changes,
+    /// When it ends by itself.
+    #[serde(default, serialize_with = "optional_time")]
+    pub until: Option<DateTime<Utc>>,
+    /// Why.
+    pub note: String,
+}
+
+/// Body of what only wants a reason.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Noted {
+    /// Why.
+    pub note: String,
+}

@@ -1,0 +1,335 @@
+//! The paths of the control interface.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{
+        ConnectInfo, DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, State,
+        rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection},
+    },
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+    routing::{get, post, put},
+};
+use chrono::{NaiveDate, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{AddScope, ApiError, CreateKey, ImportKey, Noted, SetLimits, server::Peer};
+use crate::{
+    daemon::{Caller, Engine, Shared},
+    scope::ScopeName,
+    store::KeyState,
+};
+
+/// Largest body of an ordinary request, in bytes.
+const MAX_BODY: usize = 64 * 1024;
+/// Largest file of keys, in bytes: a million keys of the longest kind fit.
+const MAX_CSV: usize = 512 * 1024 * 1024;
+
+type App = State<Arc<Shared>>;
+type Sender = ConnectInfo<Peer>;
+
+pub(super) fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/tiers", get(list_tiers))
+        .route("/v1/scopes", get(list_scopes).post(add_scope))
+        .route("/v1/scopes/{scope}", get(show_scope).delete(remove_scope))
+        .route(
+            "/v1/scopes/{scope}/limits",
+            put(set_limits).delete(clear_limits),
+        )
+        .route("/v1/scopes/{scope}/usage", get(usage_of))
+        .route("/v1/scopes/{scope}/reset", post(reset))
+        .route("/v1/usage", get(usage))
+        .route("/v1/keys", get(list_keys).post(create_key))
+        .route("/v1/keys/import", post(import_key))
+        .route("/v1/keys/{id}/{verb}", post(change_key))
+        .route("/v1/reload", post(reload))
+        .route("/v1/detach", post(detach))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .route(
+            "/v1/keys/import-csv",
+            post(import_csv).layer(DefaultBodyLimit::max(MAX_CSV)),
+        )
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(unknown_method)
+        .with_state(shared)
+}
+
+/// A JSON body; what is wrong with it is told as everything else is.
+#[derive(FromRequest)]
+#[from_request(via(Json), rejection(ApiError))]
+struct Body<T>(T);
+
+/// A part of the path, percent-decoded.
+#[derive(FromRequestParts)]
+#[from_request(via(Path), rejection(ApiError))]
+struct Part<T>(T);
+
+/// The query.
+#[derive(FromRequestParts)]
+#[from_request(via(Query), rejection(ApiError))]
+struct Asked<T>(T);
+
+impl From<JsonRejection> for ApiError {
+    fn from(error: JsonRejection) -> Self {
+        // The text names a field and a place, never a value that could be a key.
+        Self::invalid(format!(
+            "the body is not what is expected: {}",
+            error.body_text()
+        ))
+    }
+}
+
+impl From<PathRejection> for ApiError {
+    fn from(error: PathRejection) -> Self {
+        Self::invalid(error.body_text())
+    }
+}
+
+impl From<QueryRejection> for ApiError {
+    fn from(error: QueryRejection) -> Self {
+        Self::invalid(error.body_text())
+    }
+}
+
+impl From<BytesRejection> for ApiError {
+    fn from(error: BytesRejection) -> Self {
+        Self::invalid(error.body_text())
+    }
+}
+
+/// Runs a piece of work on the engine, off the threads that answer: it may wait for the disk.
+async fn with_engine<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    work: impl FnOnce(&mut Engine) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let shared = Arc::clone(shared);
+    tokio::task::spawn_blocking(move || work(&mut shared.engine()))
+        .await
+        .map_err(|error| ApiError::failed(format!("the daemon failed at this: {error}")))?
+}
+
+fn caller(ConnectInfo(peer): &Sender) -> Caller {
+    Caller {
+        who: peer.name(),
+        now: Utc::now(),
+    }
+}
+
+type Answer<T> = Result<Json<T>, ApiError>;
+
+async fn answer<T: Serialize + Send + 'static>(
+    shared: &Arc<Shared>,
+    work: impl FnOnce(&mut Engine) -> Result<T, ApiError> + Send + 'static,
+) -> Answer<T> {
+    with_engine(shared, work).await.map(Json)
+}
+
+async fn status(State(shared): App) -> Response {
+    answer(&shared, |engine| engine.status())
+        .await
+        .into_response()
+}
+
+async fn list_tiers(State(shared): App) -> Response {
+    answer(&shared, |engine| Ok(engine.list_tiers()))
+        .await
+        .into_response()
+}
+
+async fn list_scopes(State(shared): App) -> Response {
+    answer(&shared, |engine| Ok(engine.list_scopes()))
+        .await
+        .into_response()
+}
+
+async fn add_scope(State(shared): App, from: Sender, Body(body): Body<AddScope>) -> Response {
+    let caller = caller(&from);
+    created(answer(&shared, move |engine| engine.add_scope(body, &caller)).await)
+}
+
+async fn show_scope(State(shared): App, Part(name): Part<ScopeName>) -> Response {
+    answer(&shared, move |engine| engine.show_scope(&name))
+        .await
+        .into_response()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RemoveQuery {
+    #[serde(default)]
+    with_keys: bool,
+}
+
+async fn remove_scope(
+    State(shared): App,
+    from: Sender,
+    Part(name): Part<ScopeName>,
+    Asked(query): Asked<RemoveQuery>,
+) -> Response {
+    let caller = caller(&from);
+    answer(&shared, move |engine| {
+        engine.remove_scope(&name, query.with_keys, &caller)
+    })
+    .await
+    .into_response()
+}
+
+async fn set_limits(
+    State(shared): App,
+    from: Sender,
+    Part(name): Part<ScopeName>,
+    Body(body): Body<SetLimits>,
+) -> Response {
+    let caller = caller(&from);
+    answer(&shared, move |engine| {
+        engine.set_limits(&name, body, &caller)
+    })
+    .await
+    .into_response()
+}
+
+async fn clear_limits(
+    State(shared): App,
+    from: Sender,
+    Part(name): Part<ScopeName>,
+    Body(body): Body<Noted>,
+) -> Response {
+    let caller = caller(&from);
+    answer(&shared, move |engine| {
+        engine.clear_limits(&name, &body.note, &caller)
+    })
+    .await
+    .into_response()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UsageQuery {
+    #[serde(default)]
+    date: Option<NaiveDate>,
+}
+
+async fn usage(State(shared): App, Asked(query): Asked<UsageQuery>) -> Response {
+    answer(&shared, move |engine| engine.usage(query.date, Utc::now()))
+        .await
+        .into_response()
+}
+
+async fn usage_of(
+    State(shared): App,
+    Part(name): Part<ScopeName>,
+    Asked(query): Asked<UsageQuery>,
+) -> Response {
+    answer(&shared, move |engine| {
+        engine.usage_of(&name, query.date, Utc::now())
+    })
+    .await
+    .into_response()
+}
+
+async fn reset(
+    State(shared): App,
+    from: Sender,
+    Part(name): Part<ScopeName>,
+    Body(body): Body<Noted>,
+) -> Response {
+    let caller = caller(&from);
+    answer(&shared, move |engine| {
+        engine.reset(&name, &body.note, &caller)
+    })
+    .await
+    .into_response()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeysQuery {
+    #[serde(default)]
+    scope: Option<ScopeName>,
+}
+
+async fn list_keys(State(shared): App, Asked(query): Asked<KeysQuery>) -> Response {
+    answer(&shared, move |engine| {
+        engine.list_keys(query.scope.as_ref())
+    })
+    .await
+    .into_response()
+}
+
+async fn create_key(State(shared): App, from: Sender, Body(body): Body<CreateKey>) -> Response {
+    let caller = caller(&from);
+    created(answer(&shared, move |engine| engine.create_key(body, &caller)).await)
+}
+
+async fn import_key(State(shared): App, from: Sender, Body(body): Body<ImportKey>) -> Response {
+    let caller = caller(&from);
+    created(answer(&shared, move |engine| engine.import_key(body, &caller)).await)
+}
+
+async fn import_csv(
+    State(shared): App,
+    from: Sender,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let caller = caller(&from);
+    let body = match body {
+        Ok(body) => body,
+        Err(error) => return ApiError::from(error).into_response(),
+    };
+    created(answer(&shared, move |engine| engine.import_csv(&body, &caller)).await)
+}
+
+async fn change_key(
+    State(shared): App,
+    from: Sender,
+    Part((id, verb)): Part<(String, String)>,
+) -> Response {
+    let state = match verb.as_str() {
+        "disable" => KeyState::Disabled,
+        "enable" => KeyState::Active,
+        "revoke" => KeyState::Revoked,
+        _ => return unknown_path().await.into_response(),
+    };
+    let caller = caller(&from);
+    answer(&shared, move |engine| {
+        engine.set_key_state(&id, state, &caller)
+    })
+    .await
+    .into_response()
+}
+
+async fn reload(State(shared): App, from: Sender) -> Response {
+    let caller = caller(&from);
+    answer(&shared, move |engine| engine.reload(&caller))
+        .await
+        .into_response()
+}
+
+async fn detach(State(shared): App, from: Sender) -> Response {
+    let caller = caller(&from);
+    let done = answer(&shared, move |engine| engine.detach(&caller)).await;
+    if done.is_ok() {
+        shared.stop_detached();
+    }
+    done.into_response()
+}
+
+async fn unknown_path() -> ApiError {
+    ApiError::not_found("there is no such path in the control interface, /v1")
+}
+
+async fn unknown_method() -> ApiError {
+    ApiError::not_found("there is no such method for this path of the control interface")
+}
+
+fn created<T: Serialize>(done: Answer<T>) -> Response {
+    match done {
+        Ok(body) => (StatusCode::CREATED, body).into_response(),
+        Err(error) => error.into_response(),
+    }
+}

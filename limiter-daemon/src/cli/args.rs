@@ -1,0 +1,374 @@
+//! What can be typed.
+
+use std::{io, path::PathBuf};
+
+use chrono::NaiveDate;
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
+
+use super::SOCKET_NAME;
+use crate::{
+    config::Overlay,
+    daemon::{Directories, RunOptions},
+    limits::{Bound, Changes},
+    rate::Rate,
+    scope::ScopeName,
+};
+
+/// Where a daemon's control socket is by default.
+pub(super) const DEFAULT_RUNTIME: &str = "/run/limiter";
+const DEFAULT_STATE: &str = "/var/lib/limiter";
+/// Where maps and links are pinned by default.
+const DEFAULT_PINS: &str = "/sys/fs/bpf/limiter";
+
+/// The default control socket.
+pub(super) fn default_socket() -> PathBuf {
+    PathBuf::from(DEFAULT_RUNTIME).join(SOCKET_NAME)
+}
+
+/// Limits of API keys, kept in the kernel
+#[derive(Debug, Parser)]
+#[command(name = "limiter", version, arg_required_else_help = true)]
+pub(super) struct Cli {
+    /// The daemon's control socket [default: /run/limiter/limiter.sock]
+    #[arg(long, global = true, value_name = "PATH", env = "LIMITER_SOCKET")]
+    pub(super) socket: Option<PathBuf>,
+    /// Print one JSON object or array instead of a table
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Put limits into force and keep them up to date
+    Run(RunArgs),
+    /// Is the configuration valid, and what does it come to
+    Check(CheckArgs),
+    /// Attached where, since when, totals, coverage, health
+    Status,
+    /// Accounts and profiles
+    #[command(subcommand)]
+    Scope(ScopeCommand),
+    /// API keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Limits of a scope's own
+    #[command(subcommand)]
+    Limits(LimitsCommand),
+    /// Used, left, in flight, refused by reason, and when it starts again
+    Usage {
+        /// Only this scope
+        #[arg(value_name = "SCOPE")]
+        scope: Option<ScopeName>,
+        /// A past UTC day, like 2026-11-24
+        #[arg(long, value_name = "DATE")]
+        date: Option<NaiveDate>,
+    },
+    /// Set today's count of a scope back to zero
+    Reset {
+        /// The scope
+        #[arg(value_name = "SCOPE")]
+        scope: ScopeName,
+        /// Why, for the audit trail
+        #[arg(long, value_name = "TEXT", value_parser = note)]
+        note: String,
+    },
+    /// Named limits
+    #[command(subcommand)]
+    Tier(TierCommand),
+    /// Read the configuration again; a bad one changes nothing
+    Reload,
+    /// Take everything down: attachments, maps and pins; with a daemon or without
+    Detach(DetachArgs),
+    /// Completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ConfigArgs {
+    /// The configuration [default: /etc/limiter/limiter.toml]
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Attach to this interface (name or glob) instead of the file's; may be repeated
+    #[arg(long = "interface", value_name = "IF")]
+    interfaces: Vec<String>,
+    /// Guard this server port instead of the file's; may be repeated
+    #[arg(long = "port", value_name = "P")]
+    ports: Vec<u16>,
+}
+
+impl ConfigArgs {
+    pub(super) fn overlay(&self) -> Overlay {
+        Overlay {
+            file: self.file.clone(),
+            interfaces: self.interfaces.clone(),
+            ports: self.ports.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Where the store and the hash secret are
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+    state_dir: PathBuf,
+    /// Where the control socket is
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_RUNTIME)]
+    runtime_dir: PathBuf,
+    /// Where maps and links are pinned, on a BPF file system
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_PINS)]
+    pin_dir: PathBuf,
+    /// Take everything down at the end, instead of leaving limits in force
+    #[arg(long)]
+    detach_on_exit: bool,
+}
+
+impl RunArgs {
+    pub(super) fn overlay(&self) -> Overlay {
+        self.config.overlay()
+    }
+
+    pub(super) fn options(&self, socket: Option<PathBuf>) -> RunOptions {
+        RunOptions {
+            directories: Directories {
+                state: self.state_dir.clone(),
+                runtime: self.runtime_dir.clone(),
+                pins: self.pin_dir.clone(),
+                socket,
+            },
+            overlay: self.overlay(),
+            detach_on_exit: self.detach_on_exit,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    pub(super) config: ConfigArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DetachArgs {
+    /// Where maps and links are pinned, for when no daemon answers
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_PINS)]
+    pub(super) pin_dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ScopeCommand {
+    /// Add an account (`acme`) or a profile (`acme/web`); a profile needs no account
+    Add {
+        /// Its name
+        #[arg(value_name = "SCOPE")]
+        scope: ScopeName,
+        /// Its tier [default: master for an account, profile for a profile]
+        #[arg(long, value_name = "TIER")]
+        tier: Option<String>,
+    },
+    /// All scopes
+    List,
+    /// One scope: tier, limits, override, keys
+    Show {
+        /// Its name
+        #[arg(value_name = "SCOPE")]
+        scope: ScopeName,
+    },
+    /// Remove a scope; its usage stays on record
+    Remove {
+        /// Its name
+        #[arg(value_name = "SCOPE")]
+        scope: ScopeName,
+        /// Also when keys of it are active
+        #[arg(long)]
+        with_keys: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeyCommand {
+    /// Make a key and show it, this once
+    Create {
+        /// The scope it is of
+        #[arg(value_name = "SCOPE")]
+        scope: ScopeName,
+        /// What to call it
+        #[arg(long, value_name = "LABEL")]
+        label: Option<String>,
+    },
+    /// Register an existing key from standard input, or many from a file
+    #[command(group(clap::ArgGroup::new("what").required(true).args(["scope", "csv"])))]
+    Import {
+        /// The scope it is of
+        #[arg(value_name = "SCOPE")]
+        scope: Option<ScopeName>,
+        /// What to call it
+        #[arg(long, value_name = "LABEL", conflicts_with = "csv")]
+        label: Option<String>,
+        /// Many keys: a header line `scope,key`, with `label` and `tier` if wanted
+        #[arg(long, value_name = "FILE")]
+        csv: Option<PathBuf>,
+    },
+    /// All keys, or a scope's; never the keys themselves
+    List {
+        /// Only of this scope
+        #[arg(value_name = "SCOPE")]
+        scope: Option<ScopeName>,
+    },
+    /// Answer a key's requests with 401 until it is enabled again
+    Disable {
+        /// The key's id
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// Admit a disabled key's requests again
+    Enable {
+        /// The key's id
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// Answer a key's requests with 401 for ever
+    Revoke {
+        /// The key's id
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum LimitsCommand {
+    /// Give a scope limits of its own; those not named stay as they are
+    Set(SetArgs),
+    /// Back to the limits of the scope's tier
+    Clear {
+        /// The scope
+        #[arg(value_name = "SCOPE")]
+        scope: ScopeName,
+        /// Why, for the audit trail
+        #[arg(long, value_name = "TEXT", value_parser = note)]
+        note: String,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("limit").required(true).multiple(true)
+    .args(["daily_quota", "rate", "burst", "concurrency", "connections"])))]
+pub(super) struct SetArgs {
+    /// The scope
+    #[arg(value_name = "SCOPE")]
+    pub(super) scope: ScopeName,
+    /// Requests a UTC day
+    #[arg(long, value_name = "N|unlimited")]
+    daily_quota: Option<Bound<u64>>,
+    /// Requests in a time, like 1/ms, 100/s, 30/min
+    #[arg(long, value_name = "R|unlimited")]
+    rate: Option<Bound<Rate>>,
+    /// Requests that may come at once after a pause
+    #[arg(long, value_name = "N")]
+    burst: Option<u64>,
+    /// Requests in flight
+    #[arg(long, value_name = "N|unlimited")]
+    concurrency: Option<Bound<u64>>,
+    /// Open connections
+    #[arg(long, value_name = "N|unlimited")]
+    connections: Option<Bound<u64>>,
+    /// When it ends by itself: 2026-12-31, 2026-12-31T18:00:00Z, or from now on 90m, 36h, 7d
+    #[arg(long, value_name = "T")]
+    pub(super) until: Option<super::commands::Until>,
+    /// Why, for the audit trail
+    #[arg(long, value_name = "TEXT", value_parser = note)]
+    pub(super) note: String,
+}
+
+impl SetArgs {
+    pub(super) fn changes(&self) -> Changes {
+        Changes {
+            daily_quota: self.daily_quota,
+            rate: self.rate,
+            burst: self.burst,
+            concurrency: self.concurrency,
+            connections: self.connections,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TierCommand {
+    /// All tiers
+    List,
+}
+
+/// A reason that says something.
+fn note(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("the note is empty: say why, for the audit trail".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+pub(super) fn print_completions(shell: Shell) {
+    clap_complete::generate(shell, &mut Cli::command(), "limiter", &mut io::stdout());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    fn parses(line: &str) -> bool {
+        Cli::try_parse_from(line.split(' ')).is_ok()
+    }
+
+    #[test]
+    fn what_design_shows_can_be_typed() {
+        for line in [
+            "limiter run -c f.toml --interface eth0 --interface lo --port 80 --port 81 --state-dir a --runtime-dir b --pin-dir c --detach-on-exit",
+            "limiter check -c f.toml",
+            "limiter status --json",
+            "limiter --json status",
+            "limiter scope add acme/web --tier gold",
+            "limiter scope remove acme --with-keys",
+            "limiter key import acme",
+            "limiter key import --csv keys.csv",
+            "limiter key list acme/web --json",
+            "limiter limits set acme --daily-quota unlimited --rate 5/ms --note sync",
+            "limiter limits set acme --burst 5 --until 7d --note sync",
+            "limiter limits clear acme --note over",
+            "limiter usage acme --date 2026-01-31",
+            "limiter reset acme --note typo --socket /tmp/s",
+            "limiter tier list",
+            "limiter completions bash",
+        ] {
+            assert!(parses(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for line in [
+            "limiter",
+            "limiter run --port 70000",
+            "limiter scope add a/b/c",
+            "limiter key import",
+            "limiter key import acme --csv keys.csv",
+            "limiter limits set acme --note nothing",
+            "limiter limits set acme --burst 5",
+            "limiter limits set acme --rate 5 --note x",
+            "limiter reset acme",
+            "limiter usage --date yesterday",
+        ] {
+            assert!(!parses(line), "{line}");
+        }
+    }
+}

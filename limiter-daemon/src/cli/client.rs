@@ -1,0 +1,178 @@
+//! The control interface's first client.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use http_body_util::{BodyExt as _, Full};
+use hyper::{
+    Method, Request, StatusCode,
+    body::Bytes,
+    client::conn::http1,
+    header::{CONNECTION, CONTENT_TYPE, HOST},
+};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::net::UnixStream;
+
+use super::exit::Failure;
+use crate::api::{ApiError, ProblemBody};
+
+/// How long to wait for an answer. An import of a million keys takes its time.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// A daemon, by its socket.
+pub(super) struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    pub(super) fn new(socket: &Path) -> Self {
+        Self {
+            socket: socket.to_path_buf(),
+        }
+    }
+
+    pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.ask(Method::GET, path, "application/json", Vec::new())
+    }
+
+    pub(super) fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        let body = serde_json::to_vec(body).context("cannot write the request")?;
+        self.ask(method, path, "application/json", body)
+    }
+
+    pub(super) fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.ask(Method::POST, path, "application/json", Vec::new())
+    }
+
+    pub(super) fn post_csv<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        text: Vec<u8>,
+    ) -> Result<T, Failure> {
+        self.ask(Method::POST, path, "text/csv", text)
+    }
+
+    fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Vec<u8>,
+    ) -> Result<T, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the runtime")?;
+        let (status, body) = runtime.block_on(async {
+            let answer = self.exchange(method, path, content_type, body);
+            tokio::time::timeout(PATIENCE, answer)
+                .await
+                .unwrap_or_else(|_elapsed| {
+                    let seconds = PATIENCE.as_secs();
+                    Err(Failure::failed(format!(
+                        "the daemon gave no answer in {seconds} seconds"
+                    )))
+                })
+        })?;
+        if status.is_success() {
+            return serde_json::from_slice(&body)
+                .context("the daemon's answer is not what this limiter expects: are both of one version?")
+                .map_err(Failure::from);
+        }
+        match serde_json::from_slice::<ProblemBody>(&body) {
+            Ok(problem) => Err(ApiError {
+                kind: problem.kind,
+                message: problem.detail,
+            }
+            .into()),
+            Err(_) => Err(Failure::failed(format!(
+                "what answers at {} is not a limiter: it says {status}",
+                self.socket.display()
+            ))),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|error| self.no_daemon(&error))?;
+        let broken = || format!("the daemon at {} hung up", self.socket.display());
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .with_context(broken)?;
+        let connection = tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, "limiter")
+            .header(CONNECTION, "close")
+            .header(CONTENT_TYPE, content_type)
+            .body(Full::new(Bytes::from(body)))
+            .context("cannot make the request")?;
+        let response = sender.send_request(request).await.with_context(broken)?;
+        let status = response.status();
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .with_context(broken)?
+            .to_bytes();
+        connection.abort();
+        Ok((status, body))
+    }
+
+    fn no_daemon(&self, error: &io::Error) -> Failure {
+        let socket = self.socket.display();
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => Failure::Failed(anyhow::anyhow!(
+                "no permission to use the control socket {socket}: run this as root"
+            )),
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                Failure::Unreachable(format!(
+                    "no daemon answers at {socket}: start it with `limiter run`, or name its socket with --socket"
+                ))
+            }
+            _ => Failure::Unreachable(format!("no daemon answers at {socket}: {error}")),
+        }
+    }
+}
+
+/// A part of a path: everything but letters, digits and the harmless marks is escaped.
+pub(super) fn escape(part: &str) -> String {
+    let mut escaped = String::new();
+    for byte in part.bytes() {
+        if byte.is_ascii_alphanumeric() || b"._-".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slash_in_a_scope_stays_within_its_part() {
+        assert_eq!(escape("acme/web"), "acme%2Fweb");
+        assert_eq!(escape("k_1 ?"), "k_1%20%3F");
+    }
+}

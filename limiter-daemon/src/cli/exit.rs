@@ -1,0 +1,73 @@
+//! The one place where exit statuses are decided.
+
+use std::{fmt::Write as _, process::ExitCode};
+
+use crate::{
+    api::{ApiError, Kind},
+    config::ConfigError,
+};
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It could not: exit status 1.
+    Failed(anyhow::Error),
+    /// It was asked wrongly, or the configuration is invalid: exit status 2.
+    Usage(String),
+    /// No daemon answers: exit status 3.
+    Unreachable(String),
+}
+
+impl Failure {
+    pub(super) fn failed(message: impl Into<String>) -> Self {
+        Self::Failed(anyhow::anyhow!(message.into()))
+    }
+
+    pub(super) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Unreachable(_) => 3,
+        })
+    }
+
+    /// Says why, on standard error; through the log for the daemon, whose errors belong there.
+    pub(super) fn tell(&self, through_log: bool) {
+        let mut text = String::new();
+        match self {
+            Self::Failed(error) => {
+                // Writing to a string does not fail.
+                let _infallible = write!(text, "{error:#}");
+            }
+            Self::Usage(message) | Self::Unreachable(message) => text.push_str(message),
+        }
+        for line in text.lines() {
+            if through_log {
+                log::error!("{line}");
+            } else {
+                eprintln!("limiter: {line}");
+            }
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        match error.kind {
+            Kind::InvalidConfiguration => Self::Usage(error.message),
+            _ => Self::failed(error.message),
+        }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}

@@ -1,0 +1,56 @@
+//! The command line.
+
+mod args;
+mod check;
+mod client;
+mod commands;
+mod detach;
+mod exit;
+mod render;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Cli, Command};
+use exit::Failure;
+
+use crate::{config::Config, daemon, logging};
+
+/// The control socket's name in the runtime directory.
+pub const SOCKET_NAME: &str = "limiter.sock";
+
+/// Parses the command line, does what it says, and decides the exit status.
+pub fn main() -> ExitCode {
+    // clap itself exits with 2 for usage errors and 0 for --help, as DESIGN.md has it.
+    let cli = Cli::parse();
+    let wants_log = matches!(cli.command, Command::Run(_));
+    logging::init(wants_log);
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.tell(wants_log);
+            failure.exit_code()
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Run(args) => {
+            let overlay = args.overlay();
+            let config = Config::load(&overlay)?;
+            // Names that do not exist are an invalid configuration, before anything is touched.
+            daemon::resolve_or_refuse(&config).map_err(Failure::from)?;
+            daemon::run(config, &args.options(cli.socket)).map_err(Failure::Failed)
+        }
+        Command::Check(args) => check::check(&args, cli.json),
+        Command::Completions { shell } => {
+            args::print_completions(shell);
+            Ok(())
+        }
+        Command::Detach(args) => detach::detach(&args, cli.socket.as_deref(), cli.json),
+        command => commands::run(command, cli.socket.as_deref(), cli.json),
+    }
+}

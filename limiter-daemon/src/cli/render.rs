@@ -1,0 +1,350 @@
+//! What commands print: tables for people, JSON for programs.
+
+use std::io::{self, Write as _};
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use super::{exit::Failure, table::Table};
+use crate::{
+    api::{
+        CreatedKey, Imported, KeyView, Report, ScopeDetail, ScopeView, StatusView, TierView,
+        UsageView, rfc3339,
+    },
+    limits::{Bound, Limits},
+    store::Refusals,
+};
+
+/// Prints lines. A reader that has gone (`| head`) is no failure.
+pub(super) fn lines(lines: &[String]) -> Result<(), Failure> {
+    let mut text = lines.join("\n");
+    text.push('\n');
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written
+            .context("cannot write to standard output")
+            .map_err(Failure::from),
+    }
+}
+
+pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).context("cannot write JSON")?;
+    lines(&[text])
+}
+
+fn or_unlimited<T: ToString>(limit: Option<T>) -> String {
+    limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string())
+}
+
+fn or_dash<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+fn limit_cells(limits: &Limits) -> [String; 5] {
+    [
+        or_unlimited(limits.daily_quota),
+        Bound::from(limits.rate).to_string(),
+        limits.burst.to_string(),
+        or_unlimited(limits.concurrency),
+        or_unlimited(limits.connections),
+    ]
+}
+
+pub(super) fn usage(views: &[UsageView], as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        return json(&views);
+    }
+    if views.is_empty() {
+        return lines(&["no scopes yet: add one with `limiter scope add`".to_owned()]);
+    }
+    let mut table = Table::new(&[
+        "SCOPE",
+        "TIER",
+        "DAY",
+        ">USED",
+        ">QUOTA",
+        ">LEFT",
+        ">RATE",
+        ">IN FLIGHT",
+        ">CONNECTIONS",
+        ">REFUSED",
+        "RESETS AT",
+    ]);
+    for view in views {
+        table.row([
+            view.scope.to_string(),
+            view.tier.clone(),
+            view.day.to_string(),
+            view.used.to_string(),
+            or_unlimited(view.daily_quota),
+            or_unlimited(view.remaining),
+            or_unlimited(view.rate),
+            or_dash(view.in_flight),
+            or_dash(view.connections),
+            view.refused.total().to_string(),
+            rfc3339(&view.resets_at),
+        ]);
+    }
+    lines(&table.lines())
+}
+
+pub(super) fn usage_of(view: &UsageView, as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        return json(view);
+    }
+    let mut text = vec![
+        format!("scope        {} ({})", view.scope, view.tier),
+        format!("day          {} (UTC)", view.day),
+        format!("used         {}", view.used),
+        format!("daily quota  {}", or_unlimited(view.daily_quota)),
+        format!("left         {}", or_unlimited(view.remaining)),
+        format!("rate         {}", or_unlimited(view.rate)),
+        format!("in flight    {}", or_dash(view.in_flight)),
+        format!("connections  {}", or_dash(view.connections)),
+        format!("refused      {}", refusals(view.refused)),
+    ];
+    if view.would_refuse.total() > 0 {
+        text.push(format!("would refuse {}", refusals(view.would_refuse)));
+    }
+    text.push(format!("resets at    {}", rfc3339(&view.resets_at)));
+    lines(&text)
+}
+
+fn refusals(refused: Refusals) -> String {
+    let Refusals {
+        rate,
+        concurrency,
+        connections,
+        daily_quota,
+    } = refused;
+    format!(
+        "{} (rate {rate}, concurrency {concurrency}, connections {connections}, daily quota {daily_quota})",
+        refused.total()
+    )
+}
+
+pub(super) fn keys(views: &[KeyView], as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        return json(&views);
+    }
+    if views.is_empty() {
+        return lines(&["no keys yet: make one with `limiter key create SCOPE`".to_owned()]);
+    }
+    let mut table = Table::new(&["ID", "SCOPE", "LABEL", "STATE", "CREATED", "LAST USED"]);
+    for view in views {
+        table.row([
+            view.id.clone(),
+            view.scope.to_string(),
+            or_dash(view.label.as_ref()),
+            view.state.to_string(),
+            rfc3339(&view.created_at),
+            or_dash(view.last_used_at.as_ref().map(rfc3339)),
+        ]);
+    }
+    lines(&table.lines())
+}
+
+pub(super) fn key(view: &KeyView, as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        return json(view);
+    }
+    lines(&[format!("{} of {} is {}", view.id, view.scope, view.state)])
+}
+
+pub(super) fn created_key(made: &CreatedKey, as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        return json(made);
+    }
+    lines(&[
+        format!("id     {}", made.id),
+        format!("scope  {}", made.scope),
+        format!("key    {}", made.key),
+    ])?;
+    eprintln!("This is the only time that the key is shown.");
+    Ok(())
+}
+
+pub(super) fn imported(imported: &Imported, as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        return json(imported);
+    }
+    lines(&[format!(
+        "{} keys imported, {} scopes made",
+        imported.keys, imported.scopes
+    )])
+}
+
+pub(super) fn scopes(views: &[ScopeView], as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        return json(&views);
+    }
+    if views.is_empty() {
+        return lines(&["no scopes yet: add one with `limiter scope add`".to_owned()]);
+    }
+    let mut table = Table::new(&[
+        "SCOPE",
+        "TIER",
+        ">QUOTA",
+        ">RATE",
+        ">BURST",
+        ">CONCURRENCY",
+        ">CONNECTIONS",
+        "OVERRIDE",
+    ]);
+    for view in views {
+        let [quota, rate, burst, concurrency, connections] = limit_cells(&view.limits);
+        let own = view.own.as_ref().map(|own| own.note.clone());
+        table.row([
+            view.scope.to_string(),
+            view.tier.clone(),
+            quota,
+            rate,
+            burst,
+            concurrency,
+            connections,
+            or_dash(own),
+        ]);
+    }
+    lines(&table.lines())
+}
+
+fn scope_lines(view: &ScopeView) -> Vec<String> {
+    let [quota, rate, burst, concurrency, connections] = limit_cells(&view.limits);
+    let mut text = vec![
+        format!("scope        {}", view.scope),
+        format!("tier         {}", view.tier),
+        format!("daily quota  {quota}"),
+        format!("rate         {rate}"),
+        format!("burst        {burst}"),
+        format!("concurrency  {concurrency}"),
+        format!("connections  {connections}"),
+    ];
+    if let Some(own) = &view.own {
+        let names: Vec<&str> = own.limits.keys().map(String::as_str).collect();
+        let until = own
+            .until
+            .as_ref()
+            .map(|until| format!(", until {}", rfc3339(until)));
+        text.push(format!(
+            "override     {}{}: {}",
+            names.join(", "),
+            until.unwrap_or_default(),
+            own.note
+        ));
+    }
+    text
+}
+
+pub(super) fn scope(view: &ScopeView, as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        json(view)
+    } else {
+        lines(&scope_lines(view))
+    }
+}
+
+pub(super) fn scope_detail(view: &ScopeDetail, as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        return json(view);
+    }
+    let mut text = scope_lines(&view.scope);
+    text.push(String::new());
+    lines(&text)?;
+    keys(&view.keys, false)
+}
+
+pub(super) fn tiers(views: &[TierView], as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        return json(&views);
+    }
+    let mut table = Table::new(&[
+        "TIER",
+        ">QUOTA",
+        ">RATE",
+        ">BURST",
+        ">CONCURRENCY",
+        ">CONNECTIONS",
+        "MODE",
+        ">SCOPES",
+    ]);
+    for view in views {
+        let [quota, rate, burst, concurrency, connections] = limit_cells(&view.limits);
+        table.row([
+            view.tier.clone(),
+            quota,
+            rate,
+            burst,
+            concurrency,
+            connections,
+            view.mode.clone(),
+            view.scopes.to_string(),
+        ]);
+    }
+    lines(&table.lines())
+}
+
+pub(super) fn report(report: &Report, nothing: &str, as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        return json(report);
+    }
+    for warning in &report.warnings {
+        eprintln!("limiter: warning: {warning}");
+    }
+    if report.done.is_empty() {
+        return lines(&[nothing.to_owned()]);
+    }
+    lines(&report.done)
+}
+
+pub(super) fn status(view: &StatusView, as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        return json(view);
+    }
+    let ports: Vec<String> = view.guarded_ports.iter().map(ToString::to_string).collect();
+    let totals = &view.totals;
+    let mut text = vec![
+        format!("limiter {} (pid {}), {}", view.version, view.pid, view.mode),
+        format!("in force since  {}", rfc3339(&view.since)),
+        format!("daemon since    {}", rfc3339(&view.started_at)),
+        format!("guarded ports   {}", ports.join(", ")),
+        format!("scopes, keys    {}, {}", view.scopes, view.keys),
+        String::new(),
+    ];
+    if view.attached.is_empty() {
+        text.push("attached to no interface".to_owned());
+    } else {
+        let mut table = Table::new(&["INTERFACE", "HOOK", "MECHANISM"]);
+        for attached in &view.attached {
+            table.row([
+                attached.interface.clone(),
+                attached.hook.as_str().to_owned(),
+                attached.mechanism.as_str().to_owned(),
+            ]);
+        }
+        text.extend(table.lines());
+    }
+    text.push(String::new());
+    text.push(format!("admitted        {}", totals.admitted));
+    text.push(format!("refused         {}", refusals(totals.refused)));
+    text.push(format!("malformed       {}", totals.malformed));
+    text.push(format!("missing key     {}", totals.missing_key));
+    text.push(format!("unknown key     {}", totals.unknown_key));
+    text.push(String::new());
+    let counted: Vec<String> = view
+        .coverage
+        .iter()
+        .filter(|(_, count)| count.as_u64() != Some(0))
+        .map(|(name, count)| format!("{:<24} {count}", name.replace('_', " ")))
+        .collect();
+    if !counted.is_empty() {
+        text.extend(counted);
+        text.push(String::new());
+    }
+    if view.health.is_empty() {
+        text.push("all is well".to_owned());
+    }
+    for health in &view.health {
+        text.push(format!("PROBLEM  {}: {}", health.part, health.message));
+    }
+    lines(&text)
+}

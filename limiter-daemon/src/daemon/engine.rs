@@ -1,0 +1,305 @@
+//! The daemon's state, and how it begins: store and kernel brought to agree.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use chrono::{DateTime, Utc};
+use limiter_common::day::Day;
+
+use super::{book::Book, text_sets::TextSets};
+use crate::{
+    api::{ApiError, Health},
+    config::{Config, Mode, Overlay, Tier},
+    kernel::Plane,
+    limits::Limits,
+    scope::ScopeName,
+    secret::Secret,
+    store::{AuditEntry, ScopeRecord, Seen, Store},
+    suggest::did_you_mean,
+};
+
+/// Nanoseconds to add to the boot clock for UTC: written by the clock, read by everyone.
+pub(super) type UtcOffset = Arc<AtomicU64>;
+
+/// A scope as the daemon holds it.
+pub(super) struct Scope {
+    pub(super) record: ScopeRecord,
+    pub(super) book: Book,
+    /// The limits in force.
+    pub(super) limits: Limits,
+    /// Whether the store does not have the book as it is.
+    pub(super) unsaved: bool,
+}
+
+/// Who asks for a change, and when.
+pub struct Caller {
+    /// By the credentials of the socket's other end.
+    pub who: String,
+    /// Now.
+    pub now: DateTime<Utc>,
+}
+
+/// The daemon's state.
+pub struct Engine {
+    pub(super) plane: Box<dyn Plane>,
+    pub(super) store: Store,
+    pub(super) config: Config,
+    /// What the command line said, laid over the file again at every reload.
+    pub(super) overlay: Overlay,
+    pub(super) secret: Secret,
+    pub(super) scopes: BTreeMap<ScopeName, Scope>,
+    /// Ids of removed scopes that the kernel may still name.
+    pub(super) retired: BTreeSet<u32>,
+    /// Ids of scopes.
+    pub(super) ids: HashSet<u32>,
+    /// Where the search for a free id begins.
+    pub(super) next_id: u32,
+    pub(super) texts: TextSets,
+    pub(super) utc_offset: UtcOffset,
+    pub(super) started_at: DateTime<Utc>,
+    pub(super) since: DateTime<Utc>,
+    /// Everything was taken down: nothing is to be put up again before the daemon ends.
+    pub(super) detached: bool,
+    health: BTreeMap<&'static str, String>,
+}
+
+/// What an engine is made of.
+pub struct Parts {
+    /// The kernel's side.
+    pub plane: Box<dyn Plane>,
+    /// The store.
+    pub store: Store,
+    /// The configuration.
+    pub config: Config,
+    /// What the command line said.
+    pub overlay: Overlay,
+    /// The hash secret.
+    pub secret: Secret,
+    /// Where the clock writes its offset.
+    pub utc_offset: Arc<AtomicU64>,
+}
+
+/// The UTC day of a moment.
+pub(super) fn day_of(now: DateTime<Utc>) -> Day {
+    let days = now.timestamp().div_euclid(86_400);
+    Day(u32::try_from(days).unwrap_or(0))
+}
+
+impl Engine {
+    /// Brings the kernel's maps to what store and configuration say; attaches nothing yet.
+    ///
+    /// # Errors
+    /// A tier that scopes have and the configuration does not; the store's and the kernel's
+    /// errors.
+    pub fn start(parts: Parts, now: DateTime<Utc>) -> Result<Self, ApiError> {
+        let Parts {
+            plane,
+            store,
+            config,
+            overlay,
+            secret,
+            utc_offset,
+        } = parts;
+        let mut engine = Self {
+            retired: store.retired()?.into_iter().collect(),
+            plane,
+            store,
+            config,
+            overlay,
+            secret,
+            scopes: BTreeMap::new(),
+            ids: HashSet::new(),
+            next_id: 0,
+            texts: TextSets::default(),
+            utc_offset,
+            started_at: now,
+            since: now,
+            detached: false,
+            health: BTreeMap::new(),
+        };
+        engine.since = engine.in_force_since(now)?;
+        engine.read_scopes(now)?;
+        engine.check_tiers(&engine.config)?;
+        TextSets::publish_common(engine.plane.as_mut())?;
+        engine.publish_limits()?;
+        engine.publish_keys()?;
+        engine.publish_config()?;
+        engine.publish_adopted()?;
+        engine.drop_unused_texts()?;
+        engine.flush(now)?;
+        Ok(engine)
+    }
+
+    /// Since when these maps have been enforced: remembered with the maps' identity, since a
+    /// daemon that takes them over leaves no gap.
+    fn in_force_since(&self, now: DateTime<Utc>) -> Result<DateTime<Utc>, ApiError> {
+        let identity = self.plane.identity();
+        if self.store.meta("maps")?.as_deref() == Some(&identity)
+            && let Some(since) = self.store.meta("since")?
+            && let Ok(since) = DateTime::parse_from_rfc3339(&since)
+        {
+            return Ok(since.with_timezone(&Utc));
+        }
+        self.store.set_meta("maps", &identity)?;
+        self.store.set_meta("since", &now.to_rfc3339())?;
+        Ok(now)
+    }
+
+    fn read_scopes(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
+        let today = day_of(now);
+        let mut seen: HashMap<u32, Seen> = self
+            .store
+            .seen(&self.plane.identity())?
+            .into_iter()
+            .collect();
+        let usage: HashMap<String, _> = self.store.usage_on(today)?.into_iter().collect();
+        let placeholder = Limits {
+            daily_quota: None,
+            rate: None,
+            burst: 1,
+            concurrency: None,
+            connections: None,
+        };
+        for record in self.store.scopes()? {
+            let today_row = usage.get(record.name.as_str()).copied();
+            let stored = today_row.unwrap_or_default();
+            // The pinned maps hold the exact truth when they are there. Where they are new,
+            // or lost this scope, the store's count is the least that was used.
+            self.plane.raise_day_count(record.id, today, stored.used);
+            let book = match seen.remove(&record.id) {
+                // No row for today: the books of the last day may still be open.
+                Some(seen) if seen.day < today && today_row.is_none() => {
+                    let name = record.name.as_str();
+                    let old = self.store.usage_of(name, seen.day)?.unwrap_or_default();
+                    Book::new(seen, seen.day, old)
+                }
+                Some(seen) => Book::new(seen, today, stored),
+                None => Book::new(Seen::default(), today, stored),
+            };
+            self.ids.insert(record.id);
+            let scope = Scope {
+                book,
+                limits: placeholder,
+                unsaved: false,
+                record,
+            };
+            self.scopes.insert(scope.record.name.clone(), scope);
+        }
+        Ok(())
+    }
+
+    /// Every scope's tier must be in `config`.
+    pub(super) fn check_tiers(&self, config: &Config) -> Result<(), ApiError> {
+        let mut lost: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (name, scope) in &self.scopes {
+            if config.tiers.get(&scope.record.tier).is_none() {
+                lost.entry(&scope.record.tier)
+                    .or_default()
+                    .push(name.as_str());
+            }
+        }
+        let Some((tier, scopes)) = lost.first_key_value() else {
+            return Ok(());
+        };
+        let file = config.file.as_ref().map_or_else(
+            || "the configuration".to_owned(),
+            |file| file.display().to_string(),
+        );
+        let some = scopes
+            .iter()
+            .take(3)
+            .copied()
+            .collect::<Vec<_>>()
+            .join(", ");
+        let more = if scopes.len() > 3 { ", …" } else { "" };
+        Err(ApiError::configuration(format!(
+            "{file} has no tier `{tier}`, but {} scopes have it ({some}{more}): keep [tiers.{tier}]",
+            scopes.len()
+        )))
+    }
+
+    pub(super) fn tier(&self, name: &str) -> Result<&Tier, ApiError> {
+        self.config.tiers.get(name).ok_or_else(|| {
+            let names = self.config.tiers.names().map(|name| name.as_str());
+            ApiError::not_found(format!(
+                "there is no tier `{name}`{}; tiers are {}",
+                did_you_mean(name, names),
+                self.config.tiers.listed()
+            ))
+        })
+    }
+
+    pub(super) fn scope(&self, name: &ScopeName) -> Result<&Scope, ApiError> {
+        self.scopes.get(name).ok_or_else(|| {
+            let names = self.scopes.keys().map(ScopeName::as_str);
+            ApiError::not_found(format!(
+                "there is no scope `{name}`{}: add it with `limiter scope add {name}`",
+                did_you_mean(name.as_str(), names)
+            ))
+        })
+    }
+
+    /// The limits that a scope with this record gets, and whether they are enforced.
+    pub(super) fn effective(&self, record: &ScopeRecord) -> Result<(Limits, Mode), ApiError> {
+        let tier = self.tier(&record.tier)?;
+        let limits = match &record.own {
+            Some(own) => own.changes.apply(tier.limits)?,
+            None => tier.limits,
+        };
+        Ok((limits, tier.mode.unwrap_or(self.config.policy.mode)))
+    }
+
+    /// Now, on the boot clock.
+    pub(super) fn utc_offset_ns(&self) -> u64 {
+        self.utc_offset.load(Ordering::SeqCst)
+    }
+
+    /// Notes that a part of the daemon works, or why it does not; says so once, when it changes.
+    pub(super) fn note_health(&mut self, part: &'static str, problem: Option<String>) {
+        match problem {
+            Some(message) => {
+                if self.health.get(part) != Some(&message) {
+                    log::error!("{part}: {message}");
+                    self.health.insert(part, message);
+                }
+            }
+            None => {
+                if self.health.remove(part).is_some() {
+                    log::info!("{part}: works again");
+                }
+            }
+        }
+    }
+
+    pub(super) fn health(&self) -> Vec<Health> {
+        self.health
+            .iter()
+            .map(|(part, message)| Health {
+                part: (*part).to_owned(),
+                message: message.clone(),
+            })
+            .collect()
+    }
+}
+
+impl Caller {
+    /// An entry for the audit trail.
+    pub(super) fn entry<'a>(
+        &'a self,
+        action: &'a str,
+        object: &'a str,
+        detail: &'a str,
+    ) -> AuditEntry<'a> {
+        AuditEntry {
+            at: self.now,
+            who: &self.who,
+            action,
+            object,
+            detail,
+            note: None,
+        }
+    }
+}

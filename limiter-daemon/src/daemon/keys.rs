@@ -1,0 +1,362 @@
+//! Changing keys.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use limiter_common::{abi::Digest, siphash};
+
+use super::{
+    csv_import::{Line, read},
+    engine::{Caller, Engine},
+    in_force::key_entry,
+};
+use crate::{
+    api::{ApiError, CreateKey, CreatedKey, ImportKey, Imported, KeyView},
+    kernel::KernelError,
+    key::{self, RawKey},
+    scope::ScopeName,
+    store::{KeyRecord, KeyState, NewKey, Store},
+};
+
+/// Longest label, in bytes.
+const MAX_LABEL: usize = 128;
+
+impl Engine {
+    /// What the kernel knows a raw key by.
+    fn digest(&self, raw: &str) -> Digest {
+        siphash::siphash128(*self.secret, raw.as_bytes())
+    }
+
+    /// Makes a key; the only time that it is shown.
+    ///
+    /// # Errors
+    /// There is no such scope, or no room.
+    pub fn create_key(
+        &mut self,
+        request: CreateKey,
+        caller: &Caller,
+    ) -> Result<CreatedKey, ApiError> {
+        let raw = key::generate()?;
+        let CreateKey { scope, label } = request;
+        let id = self.register(&scope, label.clone(), &raw, "key create", caller)?;
+        Ok(CreatedKey {
+            id,
+            scope,
+            label,
+            key: raw.to_string(),
+        })
+    }
+
+    /// Registers a key that the operator brings.
+    ///
+    /// # Errors
+    /// There is no such scope, no request could carry the key, it is registered already, or
+    /// there is no room.
+    pub fn import_key(&mut self, request: ImportKey, caller: &Caller) -> Result<KeyView, ApiError> {
+        let ImportKey {
+            scope,
+            label,
+            key: raw,
+        } = request;
+        let raw = RawKey::new(raw);
+        key::validate(&raw).map_err(|error| ApiError::invalid(error.to_string()))?;
+        let id = self.register(&scope, label, &raw, "key import", caller)?;
+        self.key_view(&id)
+    }
+
+    fn register(
+        &mut self,
+        scope: &ScopeName,
+        label: Option<String>,
+        raw: &str,
+        action: &str,
+        caller: &Caller,
+    ) -> Result<String, ApiError> {
+        check_label(label.as_deref())?;
+        let scope_id = self.scope(scope)?.record.id;
+        self.check_room(1)?;
+        let new = NewKey {
+            id: free_key_id(&self.store)?,
+            scope_id,
+            digest: self.digest(raw),
+            label,
+        };
+        self.store.change(|store| {
+            store.add_key(&new, caller.now)?;
+            let detail = format!("of {scope}");
+            store.audit(&caller.entry(action, &new.id, &detail))
+        })?;
+        self.enter_key(&new.id)?;
+        log::info!("{}: key {} of {scope} registered", caller.who, new.id);
+        Ok(new.id)
+    }
+
+    /// Registers many keys, all or none, and makes the scopes that do not exist.
+    ///
+    /// # Errors
+    /// With the number of the first line that is wrong.
+    pub fn import_csv(&mut self, text: &[u8], caller: &Caller) -> Result<Imported, ApiError> {
+        let lines = read(text).map_err(|error| ApiError::invalid(error.to_string()))?;
+        self.check_room(lines.len() as u64)?;
+        let (new_scopes, keys) = self.plan(&lines)?;
+        self.store.change(|store| {
+            for scope in &new_scopes {
+                store.add_scope(scope.id, &scope.name, &scope.tier, caller.now)?;
+                store.release(scope.id)?;
+            }
+            for (line, new) in &keys {
+                let new = NewKey {
+                    id: free_key_id(store)?,
+                    ..new.clone()
+                };
+                store.add_key(&new, caller.now).map_err(|error| {
+                    let error = ApiError::from(error);
+                    ApiError {
+                        message: format!("line {line}: {}", error.message),
+                        ..error
+                    }
+                })?;
+            }
+            let detail = format!("{} keys, {} new scopes", keys.len(), new_scopes.len());
+            store.audit(&caller.entry("key import --csv", "", &detail))?;
+            Ok::<(), ApiError>(())
+        })?;
+        for scope in &new_scopes {
+            self.enter_scope(scope.id, &scope.name, &scope.tier, caller.now)?;
+        }
+        for (_, new) in &keys {
+            if let Some(record) = self.store.key_by_digest(new.digest)? {
+                self.plane.set_key(&record.digest, &key_entry(&record, 0))?;
+            }
+        }
+        let imported = Imported {
+            keys: keys.len() as u64,
+            scopes: new_scopes.len() as u64,
+        };
+        log::info!(
+            "{}: {} keys imported, {} new scopes",
+            caller.who,
+            imported.keys,
+            imported.scopes
+        );
+        Ok(imported)
+    }
+
+    /// What lines come to: scopes to make, with their ids, and keys to add, with their lines.
+    fn plan(&mut self, lines: &[Line]) -> Result<Plan, ApiError> {
+        let mut new_scopes: Vec<NewScope> = Vec::new();
+        let mut made: std::collections::HashMap<ScopeName, usize> =
+            std::collections::HashMap::new();
+        let mut keys = Vec::with_capacity(lines.len());
+        let mut cursor = self.next_id;
+        let at = |line: u64, error: ApiError| ApiError {
+            message: format!("line {line}: {}", error.message),
+            ..error
+        };
+        for Line {
+            line,
+            scope: name,
+            key: raw,
+            label,
+            tier,
+        } in lines
+        {
+            check_label(label.as_deref()).map_err(|error| at(*line, error))?;
+            let known = match (self.scopes.get(name), made.get(name)) {
+                (Some(scope), _) => Some((scope.record.id, scope.record.tier.clone())),
+                (None, Some(index)) => new_scopes.get(*index).map(|s| (s.id, s.tier.clone())),
+                (None, None) => None,
+            };
+            let scope_id = match known {
+                Some((id, has)) => {
+                    if let Some(tier) = tier.as_ref().filter(|tier| **tier != has) {
+                        let message = format!("the scope {name} has tier {has}, not {tier}");
+                        return Err(at(*line, ApiError::conflict(message)));
+                    }
+                    id
+                }
+                None => {
+                    let tier = tier
+                        .clone()
+                        .unwrap_or_else(|| name.default_tier().to_owned());
+                    self.tier(&tier).map_err(|error| at(*line, error))?;
+                    // `free_id` looks from the cursor on; ids given to earlier lines lie
+                    // before it.
+                    self.next_id = cursor;
+                    let id = self.free_id()?;
+                    if new_scopes.iter().rev().take(1).any(|last| id <= last.id) {
+                        return Err(KernelError::scopes_full(self.config.tables.scopes).into());
+                    }
+                    cursor = id.saturating_add(1);
+                    made.insert(name.clone(), new_scopes.len());
+                    new_scopes.push(NewScope {
+                        id,
+                        name: name.clone(),
+                        tier,
+                    });
+                    id
+                }
+            };
+            let digest = self.digest(raw);
+            keys.push((
+                *line,
+                NewKey {
+                    id: String::new(),
+                    scope_id,
+                    digest,
+                    label: label.clone(),
+                },
+            ));
+        }
+        Ok((new_scopes, keys))
+    }
+
+    fn check_room(&self, more: u64) -> Result<(), ApiError> {
+        let size = self.config.tables.keys;
+        if self.store.key_count()?.saturating_add(more) > u64::from(size) {
+            return Err(KernelError::keys_full(size).into());
+        }
+        Ok(())
+    }
+
+    /// Takes a key that is in the store into the kernel.
+    fn enter_key(&mut self, id: &str) -> Result<(), ApiError> {
+        let record = self.key_record(id)?;
+        let last_used = self
+            .plane
+            .key(&record.digest)?
+            .map_or(0, |entry| entry.last_used_ns);
+        self.plane
+            .set_key(&record.digest, &key_entry(&record, last_used))?;
+        Ok(())
+    }
+
+    fn key_record(&self, id: &str) -> Result<KeyRecord, ApiError> {
+        self.store.key(id)?.ok_or_else(|| {
+            ApiError::not_found(format!(
+                "there is no key `{id}`: `limiter key list` shows all"
+            ))
+        })
+    }
+
+    /// Changes what a key may do; on open connections too, from the next request.
+    ///
+    /// # Errors
+    /// There is no such key, or it was revoked.
+    pub fn set_key_state(
+        &mut self,
+        id: &str,
+        state: KeyState,
+        caller: &Caller,
+    ) -> Result<KeyView, ApiError> {
+        let record = self.key_record(id)?;
+        if record.state == KeyState::Revoked && state != KeyState::Revoked {
+            return Err(ApiError::conflict(format!(
+                "the key {id} was revoked, which is for ever: create another one"
+            )));
+        }
+        self.store.change(|store| {
+            store.set_key_state(id, state)?;
+            let detail = format!("of {}, was {}", record.scope, record.state);
+            store.audit(&caller.entry(&format!("key {state}"), id, &detail))
+        })?;
+        self.enter_key(id)?;
+        log::info!("{}: key {id} of {} is {state}", caller.who, record.scope);
+        self.key_view(id)
+    }
+
+    /// All keys, or a scope's.
+    ///
+    /// # Errors
+    /// There is no such scope.
+    pub fn list_keys(&self, scope: Option<&ScopeName>) -> Result<Vec<KeyView>, ApiError> {
+        let scope = scope
+            .map(|name| self.scope(name))
+            .transpose()?
+            .map(|scope| scope.record.id);
+        self.store
+            .keys(scope)?
+            .into_iter()
+            .map(|record| self.view_key(record))
+            .collect()
+    }
+
+    fn key_view(&self, id: &str) -> Result<KeyView, ApiError> {
+        self.view_key(self.key_record(id)?)
+    }
+
+    fn view_key(&self, record: KeyRecord) -> Result<KeyView, ApiError> {
+        let kernel = self.last_used(&record)?;
+        Ok(KeyView {
+            last_used_at: kernel.max(record.last_used_at),
+            id: record.id,
+            scope: record.scope,
+            label: record.label,
+            state: record.state,
+            created_at: record.created_at,
+        })
+    }
+
+    /// When the kernel saw the key last; `None` if it has not since the maps were made.
+    fn last_used(&self, record: &KeyRecord) -> Result<Option<DateTime<Utc>>, ApiError> {
+        let boot_ns = self
+            .plane
+            .key(&record.digest)?
+            .map_or(0, |entry| entry.last_used_ns);
+        if boot_ns == 0 {
+            return Ok(None);
+        }
+        let utc_ns = boot_ns.wrapping_add(self.utc_offset_ns());
+        let since_epoch = TimeDelta::nanoseconds(i64::try_from(utc_ns).unwrap_or(i64::MAX));
+        Ok(DateTime::UNIX_EPOCH.checked_add_signed(since_epoch))
+    }
+
+    /// Remembers in the store when keys were last used: the kernel's own notes end with the
+    /// machine.
+    ///
+    /// # Errors
+    /// The store's and the kernel's.
+    pub fn save_last_used(&mut self) -> Result<(), ApiError> {
+        let mut newer = Vec::new();
+        for record in self.store.keys(None)? {
+            let used = self.last_used(&record)?;
+            if let Some(used) = used.filter(|used| Some(*used) > record.last_used_at) {
+                newer.push((record.id, used));
+            }
+        }
+        self.store.lightly(|store| {
+            newer
+                .iter()
+                .try_for_each(|(id, used)| store.set_last_used(id, *used))
+        })?;
+        Ok(())
+    }
+}
+
+/// Scopes to make, and keys to add with the lines they stand on.
+type Plan = (Vec<NewScope>, Vec<(u64, NewKey)>);
+
+/// A scope that an import makes.
+struct NewScope {
+    id: u32,
+    name: ScopeName,
+    tier: String,
+}
+
+/// An id that no key has: 50 random bits meet again rarely, but they do.
+fn free_key_id(store: &Store) -> Result<String, ApiError> {
+    loop {
+        let id = key::generate_id()?;
+        if store.key(&id)?.is_none() {
+            return Ok(id);
+        }
+    }
+}
+
+fn check_label(label: Option<&str>) -> Result<(), ApiError> {
+    let Some(label) = label else { return Ok(()) };
+    if label.len() > MAX_LABEL || label.chars().any(char::is_control) {
+        return Err(ApiError::invalid(format!(
+            "the label is too long or has control characters: at most {MAX_LABEL} bytes of text"
+        )));
+    }
+    Ok(())
+}

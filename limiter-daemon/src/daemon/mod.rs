@@ -1,0 +1,327 @@
+//! `limiter run`: from the configuration to limits in force, and on until told to stop.
+
+mod book;
+mod clock;
+mod csv_import;
+mod engine;
+mod in_force;
+mod keys;
+mod lock;
+mod notify;
+mod publish;
+mod reload;
+mod scopes;
+mod status;
+#[cfg(test)]
+mod tests;
+mod text_sets;
+mod usage;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use chrono::Utc;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::Notify,
+    time::MissedTickBehavior,
+};
+
+pub use engine::{Caller, Engine, Parts};
+pub use lock::{DirectoryLock, LockError};
+pub use notify::notify;
+pub use reload::resolve_or_refuse;
+#[cfg(test)]
+pub(crate) use tests::testing;
+
+use crate::{
+    api,
+    config::{Config, Overlay},
+    kernel::{Kernel, PinDirectory, Settings},
+    secret,
+    store::Store,
+};
+use clock::{ClockPublisher, ClockSet};
+use lock::make_directory;
+
+/// How often clock and counts are looked after.
+const TICK: Duration = Duration::from_secs(1);
+/// Ticks between two looks at the interfaces.
+const INTERFACES_EVERY: u64 = 2;
+/// Ticks between two sweeps of dead flows.
+const SWEEP_EVERY: u64 = 5;
+
+/// How long answers that are under way may take at the end.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// Where a daemon lives.
+#[derive(Debug, Clone)]
+pub struct Directories {
+    /// Store and hash secret; survives reboots.
+    pub state: PathBuf,
+    /// The control socket.
+    pub runtime: PathBuf,
+    /// Pinned maps and links.
+    pub pins: PathBuf,
+    /// The control socket, if not in `runtime`.
+    pub socket: Option<PathBuf>,
+}
+
+/// How to run.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// Where.
+    pub directories: Directories,
+    /// What the command line says about the configuration.
+    pub overlay: Overlay,
+    /// Whether to take everything down at the end.
+    pub detach_on_exit: bool,
+}
+
+/// What the control interface and the daemon's own rounds share.
+pub struct Shared {
+    engine: Mutex<Engine>,
+    stop: Notify,
+    detached: AtomicBool,
+}
+
+impl Shared {
+    /// Wraps an engine.
+    pub fn new(engine: Engine) -> Self {
+        Self {
+            engine: Mutex::new(engine),
+            stop: Notify::new(),
+            detached: AtomicBool::new(false),
+        }
+    }
+
+    /// The engine, for one piece of work that does not wait for anything.
+    pub fn engine(&self) -> MutexGuard<'_, Engine> {
+        // A panic in one request must not stop the counts: the engine keeps store and kernel in
+        // step by itself, since the store's transactions are all or nothing.
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the daemon, after everything was taken down.
+    pub fn stop_detached(&self) {
+        self.detached.store(true, SeqCst);
+        self.stop.notify_one();
+    }
+}
+
+/// Runs until SIGTERM, SIGINT or `limiter detach`.
+///
+/// # Errors
+/// What keeps limits from being in force, and what goes wrong with the control socket.
+pub fn run(config: Config, options: &RunOptions) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(run_async(config, options))
+}
+
+async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
+    let Directories {
+        state,
+        runtime,
+        pins,
+        socket,
+    } = &options.directories;
+    // Signals first: one that comes while we start must not end us half way.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+
+    let interfaces = resolve_or_refuse(&config).map_err(|error| anyhow::anyhow!(error.message))?;
+    for warning in &interfaces.warnings {
+        log::warn!("{warning}");
+    }
+    make_directory(state, 0o700)?;
+    make_directory(runtime, 0o755)?;
+    let pin_directory = PinDirectory::new(pins);
+    pin_directory.prepare()?;
+    let _locks = [
+        DirectoryLock::take(state)?,
+        DirectoryLock::take(runtime)?,
+        DirectoryLock::take(pins)?,
+    ];
+
+    let store = Store::open(state)?;
+    let secret = secret::load_or_create(state, store.key_count()?)?;
+    let settings = Settings {
+        tables: config.tables,
+        hook: config.attach.hook,
+        pins: pin_directory,
+    };
+    let (kernel, clock_map) = Kernel::load(&settings)?;
+    let utc_offset = Arc::new(AtomicU64::new(0));
+    let clock = Arc::new(ClockPublisher::new(
+        Box::new(clock_map),
+        Arc::clone(&utc_offset),
+    ));
+    clock.publish()?;
+    let clock_set = ClockSet::new().context("cannot watch the system's clock")?;
+
+    let parts = Parts {
+        plane: Box::new(kernel),
+        store,
+        config,
+        overlay: options.overlay.clone(),
+        secret,
+        utc_offset,
+    };
+    let mut engine =
+        Engine::start(parts, Utc::now()).map_err(|error| anyhow::anyhow!(error.message))?;
+    let socket = socket
+        .clone()
+        .unwrap_or_else(|| runtime.join(crate::cli::SOCKET_NAME));
+    let listener = api::bind(&socket)
+        .with_context(|| format!("cannot listen on the control socket {}", socket.display()))?;
+    // Enforcement begins here, with complete maps.
+    engine
+        .attach(&interfaces.interfaces)
+        .map_err(|error| anyhow::anyhow!(error.message))?;
+    let shared = Arc::new(Shared::new(engine));
+    let (stop_server, server_stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = tokio::spawn(api::serve(listener, Arc::clone(&shared), async {
+        // Dropping the sender stops the server too.
+        let _stopped = server_stopped.await;
+    }));
+    let rounds = tokio::spawn(rounds(Arc::clone(&shared), Arc::clone(&clock)));
+    let time = tokio::spawn(tell_time(Arc::clone(&clock)));
+    let watch = tokio::spawn(watch_clock(clock_set, clock));
+    log::info!("ready: control socket {}", socket.display());
+    notify("READY=1");
+
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => { log::info!("SIGTERM: stopping"); break }
+            _ = interrupt.recv() => { log::info!("SIGINT: stopping"); break }
+            () = shared.stop.notified() => break,
+            _ = hangup.recv() => {
+                notify("RELOADING=1");
+                reload(&shared).await;
+                notify("READY=1");
+            }
+        }
+    }
+    notify("STOPPING=1");
+    for task in [rounds, time, watch] {
+        task.abort();
+    }
+    // An answer that is under way, like that to `limiter detach`, is still read.
+    drop(stop_server);
+    let mut server = server;
+    if tokio::time::timeout(LAST_ANSWERS, &mut server)
+        .await
+        .is_err()
+    {
+        server.abort();
+    }
+    finish(&shared, options.detach_on_exit);
+    // A socket file that nobody listens on would make every command wait for nobody.
+    if let Err(error) = std::fs::remove_file(&socket) {
+        log::debug!("the control socket {}: {error}", socket.display());
+    }
+    Ok(())
+}
+
+fn finish(shared: &Shared, detach: bool) {
+    if shared.detached.load(SeqCst) {
+        return;
+    }
+    let mut engine = shared.engine();
+    let now = Utc::now();
+    if detach {
+        let caller = Caller {
+            who: "limiter run --detach-on-exit".to_owned(),
+            now,
+        };
+        match engine.detach(&caller) {
+            Ok(report) => report.done.iter().for_each(|line| log::info!("{line}")),
+            Err(error) => log::error!("cannot detach: {}", error.message),
+        }
+        return;
+    }
+    match engine.flush(now).and_then(|()| engine.save_last_used()) {
+        Ok(()) => log::info!("counts are written; limits stay in force"),
+        Err(error) => log::error!("counts at the end: {}", error.message),
+    }
+}
+
+async fn reload(shared: &Arc<Shared>) {
+    let shared = Arc::clone(shared);
+    let reloaded = tokio::task::spawn_blocking(move || {
+        let caller = Caller {
+            who: "SIGHUP".to_owned(),
+            now: Utc::now(),
+        };
+        shared.engine().reload(&caller)
+    });
+    match reloaded.await {
+        Ok(Ok(_report)) => {}
+        Ok(Err(error)) => log::error!("reload changes nothing: {}", error.message),
+        Err(error) => log::error!("reload: {error}"),
+    }
+}
+
+/// Publishes the clock every second, whatever the engine is busy with.
+async fn tell_time(clock: Arc<ClockPublisher>) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        // A failure is told by the engine's next round.
+        let _kept = clock.publish();
+    }
+}
+
+/// What else comes round every second.
+async fn rounds(shared: Arc<Shared>, clock: Arc<ClockPublisher>) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut round = 0u64;
+    loop {
+        ticks.tick().await;
+        let shared = Arc::clone(&shared);
+        let clock = Arc::clone(&clock);
+        let work = tokio::task::spawn_blocking(move || {
+            let mut engine = shared.engine();
+            engine.note_clock(clock.problem());
+            engine.tick(Utc::now());
+            if round.is_multiple_of(INTERFACES_EVERY) {
+                engine.follow_interfaces();
+            }
+            if round.is_multiple_of(SWEEP_EVERY) {
+                engine.sweep();
+            }
+        });
+        if let Err(error) = work.await {
+            log::error!("a round failed: {error}");
+        }
+        round += 1;
+    }
+}
+
+/// Publishes the clock again at once when it is set.
+async fn watch_clock(watch: ClockSet, clock: Arc<ClockPublisher>) {
+    loop {
+        if let Err(error) = watch.wait().await {
+            log::error!("cannot watch the system's clock: {error}");
+            return;
+        }
+        match clock.publish() {
+            Ok(()) => log::info!("the system's clock was set: UTC is published again"),
+            Err(error) => log::error!("the system's clock was set: {error}"),
+        }
+    }
+}

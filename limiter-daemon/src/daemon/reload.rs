@@ -1,0 +1,217 @@
+//! Attaching, reading the configuration again, letting go, and what comes round every second.
+
+use chrono::{DateTime, Utc};
+use limiter_common::flow::Idle;
+
+use super::engine::{Caller, Engine};
+use crate::{
+    api::{ApiError, Report},
+    config::{self, Config, Resolution},
+    kernel::netdev::{self, Interface},
+};
+
+impl Engine {
+    /// Attaches to the configured interfaces, and lets go of others: limits are in force when
+    /// this returns.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn attach(&mut self, interfaces: &[Interface]) -> Result<Report, ApiError> {
+        let done = self.plane.follow(interfaces)?;
+        for line in &done {
+            log::info!("{line}");
+        }
+        Ok(Report {
+            done,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// Attaches again what vanished and came back, and what a glob matches only now.
+    pub fn follow_interfaces(&mut self) {
+        if self.detached {
+            return;
+        }
+        let present = match netdev::interfaces() {
+            Ok(present) => present,
+            Err(error) => {
+                self.note_health("interfaces", Some(format!("cannot list them: {error}")));
+                return;
+            }
+        };
+        let Resolution {
+            interfaces,
+            problems,
+            ..
+        } = config::resolve(&self.config.attach, &present);
+        let missing = problems.first().map(|problem| problem.message.clone());
+        self.note_health("interfaces", missing);
+        let failed = self.attach(&interfaces).err().map(|error| error.message);
+        self.note_health("attach", failed);
+    }
+
+    /// Reads the configuration again and puts it into force; a bad one changes nothing.
+    ///
+    /// # Errors
+    /// Why the file is bad, or what the kernel refused.
+    pub fn reload(&mut self, caller: &Caller) -> Result<Report, ApiError> {
+        let mut config = Config::load(&self.overlay)
+            .map_err(|error| ApiError::configuration(error.to_string()))?;
+        let interfaces = resolve_or_refuse(&config)?;
+        self.check_tiers(&config)?;
+        let mut report = Report::default();
+        // Sizes are those of the pinned maps, and links stay what they are.
+        if config.tables != self.config.tables {
+            config.tables = self.config.tables;
+            let text = "[tables] has changed: that takes `limiter detach` and a new start";
+            report.warnings.push(text.to_owned());
+        }
+        if config.attach.hook != self.config.attach.hook {
+            config.attach.hook = self.config.attach.hook;
+            report
+                .warnings
+                .push("`attach.hook` has changed: that takes a restart".to_owned());
+        }
+        report
+            .warnings
+            .extend(interfaces.warnings.iter().map(ToString::to_string));
+        let previous = std::mem::replace(&mut self.config, config);
+        if let Err(error) = self.check_overrides() {
+            self.config = previous;
+            return Err(error);
+        }
+        report.done = describe_changes(&previous, &self.config);
+        self.publish_limits()?;
+        self.publish_config()?;
+        self.publish_adopted()?;
+        self.drop_unused_texts()?;
+        report
+            .done
+            .extend(self.attach(&interfaces.interfaces)?.done);
+        self.store.change(|store| {
+            let detail = report.done.join("; ");
+            store.audit(&caller.entry("reload", "", &detail))
+        })?;
+        for warning in &report.warnings {
+            log::warn!("{warning}");
+        }
+        log::info!("{}: configuration read again", caller.who);
+        Ok(report)
+    }
+
+    /// Overrides must make sense over the new tiers.
+    fn check_overrides(&self) -> Result<(), ApiError> {
+        for scope in self.scopes.values() {
+            self.effective(&scope.record)?;
+        }
+        Ok(())
+    }
+
+    /// Removes attachments, maps and pins; counts are written first.
+    ///
+    /// # Errors
+    /// The kernel's; the store's are only told, since nothing is in force any more then.
+    pub fn detach(&mut self, caller: &Caller) -> Result<Report, ApiError> {
+        if let Err(error) = self.flush(caller.now).and_then(|()| self.save_last_used()) {
+            log::error!("counts before detaching: {}", error.message);
+        }
+        self.detached = true;
+        let done = self.plane.detach()?;
+        self.store.change(|store| {
+            let detail = done.join("; ");
+            store.audit(&caller.entry("detach", "", &detail))
+        })?;
+        log::info!("{}: detached", caller.who);
+        Ok(Report {
+            done,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// Everything that comes round every second, but the clock.
+    pub fn tick(&mut self, now: DateTime<Utc>) {
+        if self.detached {
+            return;
+        }
+        let expired = self.expire_overrides(now).err().map(|error| error.message);
+        self.note_health("overrides", expired);
+        let flushed = self.flush(now).err().map(|error| error.message);
+        self.note_health("store", flushed);
+    }
+
+    /// Notes whether UTC could be published.
+    pub fn note_clock(&mut self, problem: Option<String>) {
+        self.note_health("clock", problem);
+    }
+
+    /// Removes dead flows.
+    pub fn sweep(&mut self) {
+        if self.detached {
+            return;
+        }
+        match self.plane.sweep(Idle::DEFAULT_NS) {
+            Ok(sweep) => {
+                self.note_health("sweep", None);
+                if sweep.slots > 0 || sweep.connections > 0 {
+                    log::info!(
+                        "swept {} dead flows of {}: {} slots and {} connections given back",
+                        sweep.removed,
+                        sweep.flows,
+                        sweep.slots,
+                        sweep.connections
+                    );
+                }
+            }
+            Err(error) => self.note_health("sweep", Some(error.to_string())),
+        }
+    }
+}
+
+/// The interfaces that `config` means here, all of which must exist.
+///
+/// # Errors
+/// One that is named does not exist.
+pub fn resolve_or_refuse(config: &Config) -> Result<Resolution, ApiError> {
+    let present = netdev::interfaces()
+        .map_err(|error| ApiError::failed(format!("cannot list network interfaces: {error}")))?;
+    let resolution = config::resolve(&config.attach, &present);
+    if resolution.problems.is_empty() {
+        return Ok(resolution);
+    }
+    let lines: Vec<String> = resolution
+        .problems
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    Err(ApiError::configuration(lines.join("\n")))
+}
+
+/// What differs, for people; interfaces are told when they are attached.
+fn describe_changes(old: &Config, new: &Config) -> Vec<String> {
+    let mut changes = Vec::new();
+    if old.attach.ports != new.attach.ports {
+        changes.push(format!("guarded ports are now {:?}", new.attach.ports));
+    }
+    if old.sources != new.sources {
+        let sources: Vec<String> = new.sources.iter().map(ToString::to_string).collect();
+        changes.push(format!("keys are now looked for in {}", sources.join(", ")));
+    }
+    if old.policy != new.policy {
+        changes.push("policies changed".to_owned());
+    }
+    for (name, tier) in new.tiers.iter() {
+        match old.tiers.get(name.as_str()) {
+            None => changes.push(format!("tier {name} is new")),
+            Some(before) if before != tier => changes.push(format!("tier {name} changed")),
+            Some(_) => {}
+        }
+    }
+    for name in old
+        .tiers
+        .names()
+        .filter(|name| new.tiers.get(name.as_str()).is_none())
+    {
+        changes.push(format!("tier {name} is gone"));
+    }
+    changes
+}

@@ -1,0 +1,360 @@
+//! Changing scopes and their limits.
+
+use chrono::{DateTime, Utc};
+use limiter_common::abi;
+
+use super::{
+    book::Book,
+    engine::{Caller, Engine, Scope, day_of},
+};
+use crate::{
+    api::{
+        AddScope, ApiError, OverrideView, Report, ScopeDetail, ScopeView, SetLimits, TierView,
+        rfc3339,
+    },
+    config::Mode,
+    kernel::KernelError,
+    limits::Override,
+    scope::ScopeName,
+    store::{KeyState, ScopeRecord, Seen},
+};
+
+/// The word for a mode.
+pub(super) fn mode_word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "enforce",
+        Mode::Observe => "observe",
+    }
+}
+
+impl Engine {
+    /// Adds a scope.
+    ///
+    /// # Errors
+    /// It exists, its tier does not, or the table of scopes is full.
+    pub fn add_scope(&mut self, request: AddScope, caller: &Caller) -> Result<ScopeView, ApiError> {
+        let AddScope { scope: name, tier } = request;
+        let tier = tier.unwrap_or_else(|| name.default_tier().to_owned());
+        if let Some(scope) = self.scopes.get(&name) {
+            return Err(ApiError::conflict(format!(
+                "the scope {name} exists already, with tier {}",
+                scope.record.tier
+            )));
+        }
+        self.tier(&tier)?;
+        let id = self.free_id()?;
+        self.store.change(|store| {
+            store.add_scope(id, &name, &tier, caller.now)?;
+            store.release(id)?;
+            let detail = format!("tier {tier}");
+            store.audit(&caller.entry("scope add", name.as_str(), &detail))
+        })?;
+        self.enter_scope(id, &name, &tier, caller.now)?;
+        log::info!("{}: scope {name} added, tier {tier}", caller.who);
+        self.scope_view(&name)
+    }
+
+    /// Takes a scope that is in the store into memory and into the kernel.
+    pub(super) fn enter_scope(
+        &mut self,
+        id: u32,
+        name: &ScopeName,
+        tier: &str,
+        now: DateTime<Utc>,
+    ) -> Result<(), ApiError> {
+        let today = day_of(now);
+        // A scope that was removed today and is made again goes on where it was.
+        let usage = self
+            .store
+            .usage_of(name.as_str(), today)?
+            .unwrap_or_default();
+        self.retired.remove(&id);
+        self.ids.insert(id);
+        self.next_id = id.saturating_add(1);
+        self.plane.clear_state(id);
+        self.plane.raise_day_count(id, today, usage.used);
+        let record = ScopeRecord {
+            id,
+            name: name.clone(),
+            tier: tier.to_owned(),
+            created_at: now,
+            own: None,
+        };
+        let (limits, _) = self.effective(&record)?;
+        let book = Book::new(
+            Seen {
+                day: today,
+                used: usage.used,
+                ..Seen::default()
+            },
+            today,
+            usage,
+        );
+        self.scopes.insert(
+            name.clone(),
+            Scope {
+                record,
+                book,
+                limits,
+                unsaved: false,
+            },
+        );
+        self.publish_scope(name)
+    }
+
+    /// An id that no scope has and no flow in the kernel can still name.
+    pub(super) fn free_id(&self) -> Result<u32, ApiError> {
+        let limit = self.config.tables.scopes;
+        let from_here = (self.next_id..limit).chain(0..self.next_id.min(limit));
+        let unused = |id: &u32| !self.ids.contains(id) && !self.retired.contains(id);
+        if let Some(id) = from_here.into_iter().find(unused) {
+            return Ok(id);
+        }
+        // Removed scopes' ids come back once nothing in the kernel holds on to them.
+        let quiet = |id: &u32| {
+            let state = self.plane.state(*id);
+            state.in_flight == 0 && state.connections == 0
+        };
+        self.retired
+            .iter()
+            .copied()
+            .find(quiet)
+            .ok_or_else(|| KernelError::scopes_full(limit).into())
+    }
+
+    /// Removes a scope with its keys.
+    ///
+    /// # Errors
+    /// There is none, or keys of it are active and `with_keys` is not set.
+    pub fn remove_scope(
+        &mut self,
+        name: &ScopeName,
+        with_keys: bool,
+        caller: &Caller,
+    ) -> Result<Report, ApiError> {
+        let id = self.scope(name)?.record.id;
+        let keys = self.store.keys(Some(id))?;
+        let active = keys
+            .iter()
+            .filter(|key| key.state == KeyState::Active)
+            .count();
+        if active > 0 && !with_keys {
+            return Err(ApiError::conflict(format!(
+                "the scope {name} has {active} active keys: revoke them first, or say --with-keys"
+            )));
+        }
+        // The day's last counts stay in the store, under the scope's name.
+        self.flush(caller.now)?;
+        self.store.change(|store| {
+            store.remove_scope(id)?;
+            let detail = format!("{} keys", keys.len());
+            store.audit(&caller.entry("scope remove", name.as_str(), &detail))
+        })?;
+        for key in &keys {
+            self.plane.remove_key(&key.digest)?;
+        }
+        self.plane.set_limits(id, &abi::Limits::default())?;
+        self.scopes.remove(name);
+        self.ids.remove(&id);
+        self.retired.insert(id);
+        log::info!(
+            "{}: scope {name} removed with {} keys",
+            caller.who,
+            keys.len()
+        );
+        let done = vec![format!(
+            "removed the scope {name} and its {} keys",
+            keys.len()
+        )];
+        Ok(Report {
+            done,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// All scopes.
+    pub fn list_scopes(&self) -> Vec<ScopeView> {
+        self.scopes.values().map(view).collect()
+    }
+
+    /// One scope with its keys.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn show_scope(&self, name: &ScopeName) -> Result<ScopeDetail, ApiError> {
+        Ok(ScopeDetail {
+            scope: self.scope_view(name)?,
+            keys: self.list_keys(Some(name))?,
+        })
+    }
+
+    pub(super) fn scope_view(&self, name: &ScopeName) -> Result<ScopeView, ApiError> {
+        self.scope(name).map(view)
+    }
+
+    /// Gives a scope limits of its own; what this names no value for stays as an earlier
+    /// override had it, or as the tier has it.
+    ///
+    /// # Errors
+    /// There is no such scope, nothing to change, a limit out of range, an end that has passed.
+    pub fn set_limits(
+        &mut self,
+        name: &ScopeName,
+        request: SetLimits,
+        caller: &Caller,
+    ) -> Result<ScopeView, ApiError> {
+        let SetLimits {
+            limits: changes,
+            until,
+            note,
+        } = request;
+        if changes.is_empty() {
+            return Err(ApiError::invalid("name at least one limit to set"));
+        }
+        if until.is_some_and(|until| until <= caller.now) {
+            let until = until.as_ref().map(rfc3339).unwrap_or_default();
+            return Err(ApiError::invalid(format!(
+                "the end {until} has passed already"
+            )));
+        }
+        let scope = self.scope(name)?;
+        let changes = match &scope.record.own {
+            Some(own) => changes.over(&own.changes),
+            None => changes,
+        };
+        let own = Override {
+            changes,
+            until,
+            note,
+        };
+        let record = ScopeRecord {
+            own: Some(own.clone()),
+            ..scope.record.clone()
+        };
+        self.effective(&record)?;
+        let detail = describe(&own);
+        self.store.change(|store| {
+            store.set_override(record.id, &own, caller.now)?;
+            let entry = caller.entry("limits set", name.as_str(), &detail);
+            store.audit(&crate::store::AuditEntry {
+                note: Some(&own.note),
+                ..entry
+            })
+        })?;
+        self.replace_override(name, Some(own))?;
+        log::info!("{}: limits of {name} set: {detail}", caller.who);
+        self.scope_view(name)
+    }
+
+    /// Ends a scope's override.
+    ///
+    /// # Errors
+    /// There is no such scope, or it has none.
+    pub fn clear_limits(
+        &mut self,
+        name: &ScopeName,
+        note: &str,
+        caller: &Caller,
+    ) -> Result<ScopeView, ApiError> {
+        let scope = self.scope(name)?;
+        if scope.record.own.is_none() {
+            return Err(ApiError::conflict(format!(
+                "the scope {name} has no limits of its own"
+            )));
+        }
+        let id = scope.record.id;
+        self.store.change(|store| {
+            store.clear_override(id)?;
+            let entry = caller.entry("limits clear", name.as_str(), "");
+            store.audit(&crate::store::AuditEntry {
+                note: Some(note),
+                ..entry
+            })
+        })?;
+        self.replace_override(name, None)?;
+        log::info!("{}: limits of {name} cleared", caller.who);
+        self.scope_view(name)
+    }
+
+    fn replace_override(
+        &mut self,
+        name: &ScopeName,
+        own: Option<Override>,
+    ) -> Result<(), ApiError> {
+        if let Some(scope) = self.scopes.get_mut(name) {
+            scope.record.own = own;
+        }
+        self.publish_scope(name)?;
+        self.drop_unused_texts()?;
+        Ok(())
+    }
+
+    /// Ends the overrides whose time has come.
+    ///
+    /// # Errors
+    /// The store's and the kernel's.
+    pub fn expire_overrides(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
+        let ended: Vec<ScopeName> = self
+            .scopes
+            .iter()
+            .filter(|(_, scope)| {
+                let until = scope.record.own.as_ref().and_then(|own| own.until);
+                until.is_some_and(|until| until <= now)
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        let caller = Caller {
+            who: "limiter".to_owned(),
+            now,
+        };
+        for name in ended {
+            self.clear_limits(&name, "its end has come", &caller)?;
+        }
+        Ok(())
+    }
+
+    /// All tiers.
+    pub fn list_tiers(&self) -> Vec<TierView> {
+        self.config
+            .tiers
+            .iter()
+            .map(|(name, tier)| TierView {
+                tier: name.to_string(),
+                limits: tier.limits,
+                mode: mode_word(tier.mode.unwrap_or(self.config.policy.mode)).to_owned(),
+                scopes: self
+                    .scopes
+                    .values()
+                    .filter(|scope| scope.record.tier == name.as_str())
+                    .count() as u64,
+            })
+            .collect()
+    }
+}
+
+fn view(scope: &Scope) -> ScopeView {
+    ScopeView {
+        scope: scope.record.name.clone(),
+        tier: scope.record.tier.clone(),
+        limits: scope.limits,
+        own: scope.record.own.as_ref().map(OverrideView::from),
+        created_at: scope.record.created_at,
+    }
+}
+
+fn describe(own: &Override) -> String {
+    let view = OverrideView::from(own);
+    let mut parts: Vec<String> = view
+        .limits
+        .iter()
+        .map(|(name, value)| match value {
+            serde_json::Value::Null => format!("{name} unlimited"),
+            serde_json::Value::String(text) => format!("{name} {text}"),
+            other => format!("{name} {other}"),
+        })
+        .collect();
+    if let Some(until) = &own.until {
+        parts.push(format!("until {}", rfc3339(until)));
+    }
+    parts.join(", ")
+}

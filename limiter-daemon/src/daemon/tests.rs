@@ -1,0 +1,7 @@
+//! The daemon's logic against a kernel in memory: no root, no clock but the test's own.
+
+mod counts;
+mod engine;
+mod host;
+mod plane;
+pub(crate) mod testing;

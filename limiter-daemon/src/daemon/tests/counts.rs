@@ -1,0 +1,118 @@
+//! Counts over restarts, reboots and midnight.
+
+use limiter_common::abi::reason;
+
+use super::{
+    host::{Host, TODAY, TOMORROW, at, caller, name, noon},
+    plane::MemoryPlane,
+};
+
+#[test]
+fn counts_go_on_when_the_maps_survive_and_come_back_when_they_do_not() {
+    let mut host = Host::new("");
+    let id = host.add("acme");
+    host.plane.admit(id, TODAY, 7);
+    host.plane.refuse(id, reason::RATE, 3);
+    host.engine().tick(noon());
+    // The daemon is killed; the kernel goes on.
+    host.plane.admit(id, TODAY, 5);
+    host.plane.refuse(id, reason::RATE, 1);
+    host.start(noon()).unwrap();
+    let usage = host.engine().usage_of(&name("acme"), None, noon()).unwrap();
+    assert_eq!(
+        (usage.used, usage.remaining, usage.refused.rate),
+        (12, Some(9988), 4)
+    );
+    // The host reboots: new maps.
+    host.plane = MemoryPlane::new("two");
+    host.start(noon()).unwrap();
+    let usage = host.engine().usage_of(&name("acme"), None, noon()).unwrap();
+    assert_eq!((usage.used, usage.refused.rate), (12, 4));
+    host.plane.admit(id, TODAY, 1);
+    host.plane.refuse(id, reason::RATE, 1);
+    let usage = host.engine().usage_of(&name("acme"), None, noon()).unwrap();
+    assert_eq!((usage.used, usage.refused.rate), (13, 5));
+}
+
+#[test]
+fn midnight_closes_the_books_of_the_day() {
+    let mut host = Host::new("");
+    let id = host.add("acme");
+    host.plane.admit(id, TODAY, 7);
+    host.engine().tick(at("2026-11-24T23:59:59Z"));
+    // Two more before midnight, and three after, before the daemon looks again.
+    host.plane.admit(id, TODAY, 2);
+    host.plane.admit(id, TOMORROW, 3);
+    let after = at("2026-11-25T00:00:01Z");
+    host.engine().tick(after);
+    assert_eq!(host.used("acme", after), 3);
+    let date = "2026-11-24".parse().unwrap();
+    let old = host
+        .engine()
+        .usage_of(&name("acme"), Some(date), after)
+        .unwrap();
+    assert_eq!((old.used, old.in_flight), (9, None));
+    assert_eq!(old.resets_at, at("2026-11-25T00:00:00Z"));
+    // A daemon that was away over midnight, when no request has come since.
+    host.start(at("2026-11-26T08:00:00Z")).unwrap();
+    assert_eq!(host.used("acme", at("2026-11-26T08:00:00Z")), 0);
+    let date = "2026-11-25".parse().unwrap();
+    let old = host
+        .engine()
+        .usage_of(&name("acme"), Some(date), at("2026-11-26T08:00:00Z"))
+        .unwrap();
+    assert_eq!(old.used, 3);
+    let future = "2026-11-27".parse().unwrap();
+    assert!(
+        host.engine()
+            .usage(Some(future), at("2026-11-26T08:00:00Z"))
+            .is_err()
+    );
+}
+
+#[test]
+fn a_reset_stays_reset_over_a_new_start() {
+    let mut host = Host::new("");
+    let id = host.add("acme");
+    host.plane.admit(id, TODAY, 7);
+    let usage = host
+        .engine()
+        .reset(&name("acme"), "sorry", &caller(noon()))
+        .unwrap();
+    assert_eq!((usage.used, usage.remaining), (0, Some(10_000)));
+    host.plane.admit(id, TODAY, 1);
+    host.start(noon()).unwrap();
+    assert_eq!(host.used("acme", noon()), 1);
+    host.plane = MemoryPlane::new("two");
+    host.start(noon()).unwrap();
+    assert_eq!(host.used("acme", noon()), 1);
+}
+
+#[test]
+fn a_scope_that_is_removed_and_made_again_does_not_get_its_day_twice() {
+    let mut host = Host::new("");
+    let id = host.add("acme");
+    host.plane.admit(id, TODAY, 7);
+    host.engine()
+        .remove_scope(&name("acme"), false, &caller(noon()))
+        .unwrap();
+    assert_eq!(host.plane.tables().limits[&id].flags, 0);
+    // The id rests while flows may name it.
+    let again = host.add("acme");
+    assert_ne!(again, id);
+    assert_eq!(host.used("acme", noon()), 7);
+    host.start(noon()).unwrap();
+    assert_eq!(host.used("acme", noon()), 7);
+}
+
+#[test]
+fn limits_are_in_force_since_the_maps_were_made() {
+    let mut host = Host::new("");
+    let later = at("2026-11-25T10:00:00Z");
+    host.start(later).unwrap();
+    let status = host.engine().status().unwrap();
+    assert_eq!((status.since, status.started_at), (noon(), later));
+    host.plane = MemoryPlane::new("two");
+    host.start(later).unwrap();
+    assert_eq!(host.engine().status().unwrap().since, later);
+}

@@ -1,0 +1,423 @@
+//! What operators' commands come to in store and kernel.
+
+use limiter_common::abi::{
+    KEY_ADOPTED, KEY_DISABLED, KeyEntry, LIMITS_IN_USE, LIMITS_OBSERVE, UNLIMITED, reason,
+};
+
+use super::host::{Host, at, caller, name, noon};
+use crate::{
+    api::{AddScope, CreateKey, ImportKey, Kind, SetLimits},
+    limits::{Bound, Changes},
+    store::KeyState,
+};
+
+fn set(changes: Changes) -> SetLimits {
+    SetLimits {
+        limits: changes,
+        until: None,
+        note: "why".to_owned(),
+    }
+}
+
+#[test]
+fn a_scope_gets_its_tiers_limits_and_texts() {
+    let mut host = Host::new("");
+    let id = host.add("acme/web");
+    let limits = host.plane.tables().limits[&id];
+    assert_eq!(limits.flags, LIMITS_IN_USE);
+    assert_eq!(
+        (limits.daily_quota, limits.concurrency, limits.connections),
+        (1000, 20, UNLIMITED)
+    );
+    assert_eq!((limits.interval_ns, limits.tolerance_ns), (1_000_000, 0));
+    let tables = host.plane.tables();
+    for reason in 0..reason::LIMITS {
+        assert!(
+            tables.texts[&(limits.text_set, reason)].contains("\"daily-quota\";q=1000;w=86400")
+        );
+    }
+    let common = tables.config.unwrap().common_texts;
+    assert!(tables.texts[&(common, reason::MISSING_KEY)].starts_with("HTTP/1.1 401"));
+}
+
+#[test]
+fn scopes_of_one_tier_share_a_text_set_and_unused_sets_go() {
+    let mut host = Host::new("");
+    let (one, other) = (host.add("a/x"), host.add("a/y"));
+    let set_of = |host: &Host, id: u32| host.plane.tables().limits[&id].text_set;
+    assert_eq!(set_of(&host, one), set_of(&host, other));
+    let texts = host.plane.tables().texts.len();
+    let more = Changes {
+        daily_quota: Some(Bound::At(5000)),
+        ..Changes::default()
+    };
+    host.engine()
+        .set_limits(&name("a/x"), set(more), &caller(noon()))
+        .unwrap();
+    assert_ne!(set_of(&host, one), set_of(&host, other));
+    assert_eq!(host.plane.tables().texts.len(), texts + 4);
+    host.engine()
+        .clear_limits(&name("a/x"), "done", &caller(noon()))
+        .unwrap();
+    assert_eq!(host.plane.tables().texts.len(), texts);
+}
+
+#[test]
+fn a_new_daemon_gives_scopes_the_text_sets_they_have() {
+    let mut host = Host::new("");
+    let ids = [host.add("acme"), host.add("acme/web")];
+    let sets = |host: &Host| ids.map(|id| host.plane.tables().limits[&id].text_set);
+    let before = sets(&host);
+    host.start(noon()).unwrap();
+    assert_eq!(sets(&host), before);
+}
+
+#[test]
+fn unknown_scopes_and_tiers_are_answered_with_the_nearest_names() {
+    let mut host = Host::new("");
+    host.add("acme/web");
+    let error = host.engine().show_scope(&name("acme/wbe")).unwrap_err();
+    assert_eq!(error.kind, Kind::NotFound);
+    assert!(
+        error.message.contains("did you mean `acme/web`?"),
+        "{}",
+        error.message
+    );
+    let request = AddScope {
+        scope: name("b"),
+        tier: Some("mastr".to_owned()),
+    };
+    let error = host
+        .engine()
+        .add_scope(request, &caller(noon()))
+        .unwrap_err();
+    assert!(
+        error.message.contains("did you mean `master`?"),
+        "{}",
+        error.message
+    );
+    let request = AddScope {
+        scope: name("acme/web"),
+        tier: None,
+    };
+    let error = host
+        .engine()
+        .add_scope(request, &caller(noon()))
+        .unwrap_err();
+    assert_eq!(error.kind, Kind::Conflict);
+}
+
+#[test]
+fn keys_are_known_to_the_kernel_by_digest_and_state() {
+    let mut host = Host::new("");
+    let id = host.add("acme");
+    let request = CreateKey {
+        scope: name("acme"),
+        label: Some("ci".to_owned()),
+    };
+    let made = host.engine().create_key(request, &caller(noon())).unwrap();
+    let entry = |host: &Host| *host.plane.tables().keys.values().next().unwrap();
+    assert_eq!(
+        entry(&host),
+        KeyEntry {
+            scope: id,
+            flags: 0,
+            last_used_ns: 0
+        }
+    );
+    host.plane
+        .tables()
+        .keys
+        .values_mut()
+        .for_each(|entry| entry.last_used_ns = 5_000_000_000);
+    let key = made.id.as_str();
+    let view = host
+        .engine()
+        .set_key_state(key, KeyState::Disabled, &caller(noon()))
+        .unwrap();
+    assert_eq!(view.last_used_at, Some(at("1970-01-01T00:00:05Z")));
+    assert_eq!(
+        entry(&host),
+        KeyEntry {
+            scope: id,
+            flags: KEY_DISABLED,
+            last_used_ns: 5_000_000_000
+        }
+    );
+    host.engine()
+        .set_key_state(key, KeyState::Active, &caller(noon()))
+        .unwrap();
+    assert_eq!(entry(&host).flags, 0);
+    host.engine()
+        .set_key_state(key, KeyState::Revoked, &caller(noon()))
+        .unwrap();
+    let error = host
+        .engine()
+        .set_key_state(key, KeyState::Active, &caller(noon()))
+        .unwrap_err();
+    assert_eq!(error.kind, Kind::Conflict);
+    assert_eq!(entry(&host).flags, KEY_DISABLED);
+    let error = host
+        .engine()
+        .set_key_state("k_none", KeyState::Active, &caller(noon()))
+        .unwrap_err();
+    assert_eq!(error.kind, Kind::NotFound);
+}
+
+#[test]
+fn an_imported_key_belongs_to_one_scope() {
+    let mut host = Host::new("");
+    host.add("acme");
+    host.add("beta");
+    let import = |scope: &str, key: &str| ImportKey {
+        scope: name(scope),
+        label: None,
+        key: key.to_owned(),
+    };
+    host.engine()
+        .import_key(import("acme", "secret-1"), &caller(noon()))
+        .unwrap();
+    let error = host
+        .engine()
+        .import_key(import("beta", "secret-1"), &caller(noon()))
+        .unwrap_err();
+    assert_eq!(error.kind, Kind::Conflict);
+    assert!(!error.message.contains("secret-1"), "{}", error.message);
+    let error = host
+        .engine()
+        .import_key(import("beta", "two words"), &caller(noon()))
+        .unwrap_err();
+    assert_eq!(error.kind, Kind::Invalid);
+}
+
+#[test]
+fn an_import_is_all_or_nothing() {
+    let mut host = Host::new("");
+    host.add("acme");
+    let good =
+        b"scope,key,label,tier\nacme,k1,,\nnew/one,k2,mobile,master\nnew/one,k3,,\nnew,k4,,\n";
+    let done = host.engine().import_csv(good, &caller(noon())).unwrap();
+    assert_eq!((done.keys, done.scopes), (4, 2));
+    assert_eq!(host.plane.tables().keys.len(), 4);
+    assert_eq!(
+        host.engine()
+            .show_scope(&name("new/one"))
+            .unwrap()
+            .scope
+            .tier,
+        "master"
+    );
+    for (bad, wanted) in [
+        (
+            "scope,key\nmore,k5\nacme,k1\n",
+            "line 3: this key is registered already",
+        ),
+        (
+            "scope,key,tier\nmore,k5,gold\n",
+            "line 2: there is no tier `gold`",
+        ),
+        (
+            "scope,key,tier\nacme,k5,profile\n",
+            "line 2: the scope acme has tier master, not profile",
+        ),
+    ] {
+        let error = host
+            .engine()
+            .import_csv(bad.as_bytes(), &caller(noon()))
+            .unwrap_err();
+        assert!(error.message.contains(wanted), "{}", error.message);
+        assert!(host.engine().show_scope(&name("more")).is_err());
+        assert_eq!(host.plane.tables().keys.len(), 4);
+    }
+}
+
+#[test]
+fn overrides_take_effect_and_end_by_themselves() {
+    let mut host = Host::new("");
+    let id = host.add("acme/web");
+    let changes = Changes {
+        daily_quota: Some(Bound::At(5000)),
+        rate: Some(Bound::Unlimited),
+        ..Changes::default()
+    };
+    let request = SetLimits {
+        until: Some(at("2026-11-24T13:00:00Z")),
+        ..set(changes)
+    };
+    let view = host
+        .engine()
+        .set_limits(&name("acme/web"), request, &caller(noon()))
+        .unwrap();
+    let own = serde_json::to_value(view.own.unwrap()).unwrap();
+    assert_eq!(
+        own,
+        serde_json::json!({"daily_quota": 5000, "rate": null, "until": "2026-11-24T13:00:00Z", "note": "why"})
+    );
+    let limits = |host: &Host| host.plane.tables().limits[&id];
+    assert_eq!(
+        (limits(&host).daily_quota, limits(&host).interval_ns),
+        (5000, 0)
+    );
+    host.engine().tick(at("2026-11-24T12:59:59Z"));
+    assert_eq!(limits(&host).daily_quota, 5000);
+    host.engine().tick(at("2026-11-24T13:00:00Z"));
+    assert_eq!(
+        (limits(&host).daily_quota, limits(&host).interval_ns),
+        (1000, 1_000_000)
+    );
+    host.start(noon()).unwrap();
+    assert_eq!(limits(&host).daily_quota, 1000);
+}
+
+#[test]
+fn bad_overrides_change_nothing() {
+    let mut host = Host::new("");
+    host.add("acme");
+    let past = SetLimits {
+        until: Some(at("2026-11-24T11:00:00Z")),
+        ..set(Changes {
+            burst: Some(2),
+            ..Changes::default()
+        })
+    };
+    for request in [
+        set(Changes::default()),
+        set(Changes {
+            burst: Some(0),
+            ..Changes::default()
+        }),
+        set(Changes {
+            concurrency: Some(Bound::At(0)),
+            ..Changes::default()
+        }),
+        past,
+    ] {
+        let error = host
+            .engine()
+            .set_limits(&name("acme"), request, &caller(noon()))
+            .unwrap_err();
+        assert_eq!(error.kind, Kind::Invalid, "{}", error.message);
+        assert_eq!(
+            host.engine().show_scope(&name("acme")).unwrap().scope.own,
+            None
+        );
+    }
+}
+
+#[test]
+fn a_scope_with_active_keys_is_removed_only_on_demand() {
+    let mut host = Host::new("");
+    host.add("acme");
+    let request = CreateKey {
+        scope: name("acme"),
+        label: None,
+    };
+    host.engine().create_key(request, &caller(noon())).unwrap();
+    let error = host
+        .engine()
+        .remove_scope(&name("acme"), false, &caller(noon()))
+        .unwrap_err();
+    assert!(error.message.contains("--with-keys"), "{}", error.message);
+    host.engine()
+        .remove_scope(&name("acme"), true, &caller(noon()))
+        .unwrap();
+    assert!(host.plane.tables().keys.is_empty());
+}
+
+#[test]
+fn ids_of_removed_scopes_come_back_when_nothing_holds_them() {
+    let mut host = Host::new("[tables]\nscopes = 64\n");
+    let ids: Vec<u32> = (0..64).map(|n| host.add(&format!("s{n}"))).collect();
+    assert_eq!(ids, (0..64).collect::<Vec<u32>>());
+    let request = AddScope {
+        scope: name("more"),
+        tier: None,
+    };
+    let error = host
+        .engine()
+        .add_scope(request, &caller(noon()))
+        .unwrap_err();
+    assert!(error.message.contains("tables.scopes"), "{}", error.message);
+    host.plane.tables().state.entry(5).or_default().in_flight = 1;
+    host.engine()
+        .remove_scope(&name("s5"), false, &caller(noon()))
+        .unwrap();
+    let request = AddScope {
+        scope: name("more"),
+        tier: None,
+    };
+    assert!(host.engine().add_scope(request, &caller(noon())).is_err());
+    host.plane.tables().state.entry(5).or_default().in_flight = 0;
+    assert_eq!(host.add("more"), 5);
+}
+
+#[test]
+fn keys_that_the_store_does_not_have_leave_the_kernel() {
+    let mut host = Host::new("");
+    let entry = KeyEntry {
+        scope: 9,
+        flags: 0,
+        last_used_ns: 0,
+    };
+    host.plane.tables().keys.insert([1, 1], entry);
+    let adopted = KeyEntry {
+        flags: KEY_ADOPTED,
+        ..entry
+    };
+    host.plane.tables().keys.insert([2, 2], adopted);
+    host.start(noon()).unwrap();
+    assert!(host.plane.tables().keys.is_empty());
+    host.configure("[policy]\nunknown_key = \"tier:profile\"\n");
+    host.plane.tables().keys.insert([2, 2], adopted);
+    host.start(noon()).unwrap();
+    assert_eq!(host.plane.tables().keys.len(), 1);
+    let config = host.plane.tables().config.unwrap();
+    assert_eq!(config.adopt_first, 131_072);
+    assert_eq!(config.adopt_limits.daily_quota, 1000);
+}
+
+#[test]
+fn a_reload_applies_and_a_bad_one_changes_nothing() {
+    let mut host = Host::new("[tiers.gold]\ndaily_quota = 5\nrate = \"1/s\"\n");
+    let request = AddScope {
+        scope: name("acme"),
+        tier: Some("gold".to_owned()),
+    };
+    host.engine().add_scope(request, &caller(noon())).unwrap();
+    let quota = |host: &Host| host.plane.tables().limits[&0].daily_quota;
+    host.configure("[policy]\nmode = \"observe\"\n[tiers.gold]\ndaily_quota = 6\nrate = \"1/s\"\n");
+    let report = host.engine().reload(&caller(noon())).unwrap();
+    assert!(
+        report.done.contains(&"tier gold changed".to_owned()),
+        "{:?}",
+        report.done
+    );
+    assert_eq!(quota(&host), 6);
+    assert_eq!(
+        host.plane.tables().limits[&0].flags,
+        LIMITS_IN_USE | LIMITS_OBSERVE
+    );
+    for bad in [
+        "[policy]\nmode = \"x\"\n[tiers.gold]\ndaily_quota = 7\nrate = \"1/s\"\n",
+        "",
+    ] {
+        host.configure(bad);
+        let error = host.engine().reload(&caller(noon())).unwrap_err();
+        assert_eq!(error.kind, Kind::InvalidConfiguration);
+        assert_eq!(quota(&host), 6);
+    }
+    assert!(
+        host.start(noon()).is_err(),
+        "a tier that scopes have is missing"
+    );
+    host.configure("[tables]\nflows = 100\n[tiers.gold]\ndaily_quota = 8\nrate = \"1/s\"\n");
+    host.start(noon()).unwrap();
+    host.configure("[tables]\nflows = 200\n[tiers.gold]\ndaily_quota = 9\nrate = \"1/s\"\n");
+    let report = host.engine().reload(&caller(noon())).unwrap();
+    assert!(
+        report.warnings[0].contains("[tables]"),
+        "{:?}",
+        report.warnings
+    );
+    assert_eq!(quota(&host), 9);
+}

@@ -1,0 +1,177 @@
+//! A kernel in memory.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use limiter_common::{
+    abi::{self, Digest, KeyEntry, TextKey, counter},
+    day::{Day, DayCount},
+};
+
+use crate::kernel::{Attached, Hook, KernelError, Mechanism, Plane, netdev::Interface};
+
+#[derive(Default)]
+pub(super) struct Tables {
+    pub(super) config: Option<abi::Config>,
+    pub(super) ports: Vec<u16>,
+    pub(super) limits: BTreeMap<u32, abi::Limits>,
+    pub(super) state: BTreeMap<u32, abi::ScopeState>,
+    pub(super) keys: HashMap<Digest, KeyEntry>,
+    pub(super) texts: HashMap<(u32, u32), String>,
+    pub(super) attached: Vec<Attached>,
+}
+
+/// Cloned, it is the same kernel: what a second daemon takes over.
+#[derive(Clone, Default)]
+pub(super) struct MemoryPlane {
+    tables: Arc<Mutex<Tables>>,
+    identity: String,
+}
+
+impl MemoryPlane {
+    pub(super) fn new(identity: &str) -> Self {
+        Self {
+            identity: identity.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap()
+    }
+
+    /// `requests` requests of a scope are admitted on `day`.
+    pub(super) fn admit(&self, scope: u32, day: Day, requests: u64) {
+        let mut tables = self.tables();
+        let state = tables.state.entry(scope).or_default();
+        let word = DayCount(state.day_count).on(day);
+        state.day_count = DayCount::new(word.day(), word.count() + requests).0;
+        state.admitted += requests;
+    }
+
+    pub(super) fn refuse(&self, scope: u32, reason: u32, requests: u64) {
+        self.tables().state.entry(scope).or_default().refused[reason as usize] += requests;
+    }
+}
+
+impl Plane for MemoryPlane {
+    fn set_config(&mut self, config: &abi::Config) -> Result<(), KernelError> {
+        self.tables().config = Some(*config);
+        Ok(())
+    }
+
+    fn set_ports(&mut self, ports: &[u16]) -> Result<(), KernelError> {
+        self.tables().ports = ports.to_vec();
+        Ok(())
+    }
+
+    fn set_limits(&mut self, scope: u32, limits: &abi::Limits) -> Result<(), KernelError> {
+        self.tables().limits.insert(scope, *limits);
+        Ok(())
+    }
+
+    fn state(&self, scope: u32) -> abi::ScopeState {
+        self.tables().state.get(&scope).copied().unwrap_or_default()
+    }
+
+    fn set_day_count(&self, scope: u32, count: DayCount) {
+        self.tables().state.entry(scope).or_default().day_count = count.0;
+    }
+
+    fn raise_day_count(&self, scope: u32, day: Day, used: u64) {
+        let mut tables = self.tables();
+        let state = tables.state.entry(scope).or_default();
+        let word = DayCount(state.day_count).on(day);
+        if word.day() == day && word.count() < used {
+            state.day_count = DayCount::new(day, used).0;
+        }
+    }
+
+    fn clear_state(&self, scope: u32) {
+        self.tables().state.remove(&scope);
+    }
+
+    fn set_key(&mut self, digest: &Digest, entry: &KeyEntry) -> Result<(), KernelError> {
+        self.tables().keys.insert(*digest, *entry);
+        Ok(())
+    }
+
+    fn remove_key(&mut self, digest: &Digest) -> Result<(), KernelError> {
+        self.tables().keys.remove(digest);
+        Ok(())
+    }
+
+    fn key(&self, digest: &Digest) -> Result<Option<KeyEntry>, KernelError> {
+        Ok(self.tables().keys.get(digest).copied())
+    }
+
+    fn keys(&self) -> Result<Vec<(Digest, KeyEntry)>, KernelError> {
+        Ok(self
+            .tables()
+            .keys
+            .iter()
+            .map(|(digest, entry)| (*digest, *entry))
+            .collect())
+    }
+
+    fn set_text(&mut self, key: TextKey, text: &abi::Text) -> Result<(), KernelError> {
+        let text = String::from_utf8_lossy(&text.bytes[..text.len as usize]).into_owned();
+        self.tables().texts.insert((key.set, key.reason), text);
+        Ok(())
+    }
+
+    fn remove_text(&mut self, key: TextKey) -> Result<(), KernelError> {
+        self.tables().texts.remove(&(key.set, key.reason));
+        Ok(())
+    }
+
+    fn text_keys(&self) -> Result<Vec<TextKey>, KernelError> {
+        let tables = self.tables();
+        Ok(tables
+            .texts
+            .keys()
+            .map(|(set, reason)| TextKey {
+                set: *set,
+                reason: *reason,
+            })
+            .collect())
+    }
+
+    fn counters(&self) -> Result<Vec<u64>, KernelError> {
+        Ok((0..u64::from(counter::COUNT)).collect())
+    }
+
+    fn sweep(&mut self, _idle_ns: [u64; 4]) -> Result<abi::Sweep, KernelError> {
+        Ok(abi::Sweep::default())
+    }
+
+    fn follow(&mut self, interfaces: &[Interface]) -> Result<Vec<String>, KernelError> {
+        self.tables().attached = interfaces
+            .iter()
+            .map(|interface| Attached {
+                interface: interface.name.clone(),
+                hook: Hook::Ingress,
+            })
+            .collect();
+        Ok(Vec::new())
+    }
+
+    fn attached(&self) -> Vec<Attached> {
+        self.tables().attached.clone()
+    }
+
+    fn mechanism(&self) -> Mechanism {
+        Mechanism::Tcx
+    }
+
+    fn detach(&mut self) -> Result<Vec<String>, KernelError> {
+        *self.tables() = Tables::default();
+        Ok(vec!["everything".to_owned()])
+    }
+
+    fn identity(&self) -> String {
+        self.identity.clone()
+    }
+}

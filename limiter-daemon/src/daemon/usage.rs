@@ -1,0 +1,230 @@
+//! What scopes used, and keeping the store up with it.
+
+use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
+use limiter_common::{
+    abi::ScopeState,
+    day::{Day, DayCount},
+};
+
+use super::{
+    book::seen,
+    engine::{Caller, Engine, Scope, day_of},
+};
+use crate::{
+    api::{ApiError, UsageView},
+    scope::ScopeName,
+    store::{AuditEntry, DayUsage, Seen, date_of},
+};
+
+/// What a flush has to write.
+struct Pending {
+    id: u32,
+    name: ScopeName,
+    seen: Seen,
+    day: Day,
+    usage: DayUsage,
+    closed: Option<(Day, DayUsage)>,
+}
+
+impl Engine {
+    /// Looks at every scope's counters and writes what changed; closes the books of a day that
+    /// has ended.
+    ///
+    /// # Errors
+    /// The store's; what could not be written is written with the next change of the scope, and
+    /// the kernel's counts go on whatever the store does.
+    pub fn flush(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
+        let today = day_of(now);
+        let mut pending = Vec::new();
+        for (name, scope) in &mut self.scopes {
+            let before = scope.book;
+            let look = scope.book.look(&self.plane.state(scope.record.id), today);
+            if look.changed || scope.unsaved {
+                scope.unsaved = true;
+                pending.push((
+                    before,
+                    Pending {
+                        id: scope.record.id,
+                        name: name.clone(),
+                        seen: scope.book.seen,
+                        day: scope.book.day,
+                        usage: scope.book.usage,
+                        closed: look.closed,
+                    },
+                ));
+            }
+        }
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let map = self.plane.identity();
+        let written = self.store.lightly(|store| {
+            for (_, scope) in &pending {
+                let name = scope.name.as_str();
+                if let Some((day, usage)) = &scope.closed {
+                    store.set_usage(name, *day, usage)?;
+                }
+                if scope.usage != DayUsage::default() || scope.closed.is_none() {
+                    store.set_usage(name, scope.day, &scope.usage)?;
+                }
+                store.set_seen(scope.id, &map, &scope.seen)?;
+            }
+            Ok(())
+        });
+        match written {
+            Ok(()) => {
+                for (_, scope) in &pending {
+                    if let Some(scope) = self.scopes.get_mut(&scope.name) {
+                        scope.unsaved = false;
+                    }
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // As if the look had not been: a day that was to be closed is closed next time.
+                for (before, scope) in pending {
+                    if let Some(scope) = self.scopes.get_mut(&scope.name) {
+                        scope.book = before;
+                    }
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// All scopes' usage today, or on a past day.
+    ///
+    /// # Errors
+    /// The store's, or a day that has not begun.
+    pub fn usage(
+        &self,
+        date: Option<NaiveDate>,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<UsageView>, ApiError> {
+        let past = self.past_day(date, now)?;
+        let mut views = Vec::with_capacity(self.scopes.len());
+        for scope in self.scopes.values() {
+            views.push(self.usage_view(scope, past, now)?);
+        }
+        Ok(views)
+    }
+
+    /// One scope's usage today, or on a past day.
+    ///
+    /// # Errors
+    /// There is no such scope, or the day has not begun.
+    pub fn usage_of(
+        &self,
+        name: &ScopeName,
+        date: Option<NaiveDate>,
+        now: DateTime<Utc>,
+    ) -> Result<UsageView, ApiError> {
+        let past = self.past_day(date, now)?;
+        self.usage_view(self.scope(name)?, past, now)
+    }
+
+    /// The day asked for, unless it is today.
+    fn past_day(
+        &self,
+        date: Option<NaiveDate>,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Day>, ApiError> {
+        let Some(date) = date else { return Ok(None) };
+        let today = now.date_naive();
+        if date > today {
+            return Err(ApiError::invalid(format!(
+                "{date} has not begun: today is {today} (UTC)"
+            )));
+        }
+        if date == today {
+            return Ok(None);
+        }
+        let midnight = date.and_time(NaiveTime::MIN).and_utc();
+        Ok(Some(day_of(midnight)))
+    }
+
+    fn usage_view(
+        &self,
+        scope: &Scope,
+        past: Option<Day>,
+        now: DateTime<Utc>,
+    ) -> Result<UsageView, ApiError> {
+        let name = &scope.record.name;
+        let (day, usage, state) = match past {
+            Some(day) => (
+                day,
+                self.store.usage_of(name.as_str(), day)?.unwrap_or_default(),
+                None,
+            ),
+            None => {
+                let state: ScopeState = self.plane.state(scope.record.id);
+                // Look without keeping it: reading changes nothing.
+                let mut book = scope.book;
+                book.look(&state, day_of(now));
+                (book.day, book.usage, Some(state))
+            }
+        };
+        let date = date_of(day).unwrap_or(NaiveDate::MAX);
+        let quota = scope.limits.daily_quota;
+        let next = date
+            .checked_add_days(Days::new(1))
+            .unwrap_or(NaiveDate::MAX);
+        Ok(UsageView {
+            scope: name.clone(),
+            tier: scope.record.tier.clone(),
+            day: date,
+            used: usage.used,
+            daily_quota: quota,
+            remaining: quota.map(|quota| quota.saturating_sub(usage.used)),
+            rate: scope.limits.rate,
+            in_flight: state.map(|state| state.in_flight),
+            connections: state.map(|state| state.connections),
+            refused: usage.refused,
+            would_refuse: usage.would_refuse,
+            resets_at: next.and_time(NaiveTime::MIN).and_utc(),
+        })
+    }
+
+    /// Sets a scope's count of today back to zero.
+    ///
+    /// # Errors
+    /// There is no such scope, or the store's.
+    pub fn reset(
+        &mut self,
+        name: &ScopeName,
+        note: &str,
+        caller: &Caller,
+    ) -> Result<UsageView, ApiError> {
+        let id = self.scope(name)?.record.id;
+        self.flush(caller.now)?;
+        let today = day_of(caller.now);
+        let used = self.scope(name)?.book.usage.used;
+        // The store first: after a crash in between, the kernel's higher count stands.
+        self.store.change(|store| {
+            let usage = store.usage_of(name.as_str(), today)?.unwrap_or_default();
+            store.set_usage(name.as_str(), today, &DayUsage { used: 0, ..usage })?;
+            let detail = format!("was {used}");
+            let entry = caller.entry("reset", name.as_str(), &detail);
+            store.audit(&AuditEntry {
+                note: Some(note),
+                ..entry
+            })
+        })?;
+        self.plane.set_day_count(id, DayCount::new(today, 0));
+        if let Some(scope) = self.scopes.get_mut(name) {
+            // What was charged before is no part of this day's count any more.
+            scope.book.day = today;
+            scope.book.usage.used = 0;
+            scope.book.seen.day = today;
+            scope.book.seen.used = 0;
+            scope.book.seen.admitted = seen(&self.plane.state(id)).admitted;
+            scope.unsaved = true;
+        }
+        self.flush(caller.now)?;
+        log::info!(
+            "{}: today's count of {name} set back from {used} to 0",
+            caller.who
+        );
+        self.usage_of(name, None, caller.now)
+    }
+}

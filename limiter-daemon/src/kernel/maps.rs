@@ -1,0 +1,115 @@
+//! The other maps, each through its typed façade.
+
+use std::{borrow::Borrow, io};
+
+use aya::{
+    Pod,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
+};
+use limiter_common::abi::{self, Digest, KeyEntry, TextKey, map};
+
+use super::{KernelError, error::map_error};
+
+/// A type of the ABI as aya wants it: plain bytes.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub(super) struct Plain<T: Copy>(pub(super) T);
+
+macro_rules! plain {
+    ($($type:ty),* $(,)?) => {
+        $(
+            // SAFETY: a `repr(C)` type of integers and arrays of them; its padding is explicit.
+            unsafe impl Pod for Plain<$type> {}
+        )*
+    };
+}
+
+plain!(
+    abi::Config,
+    abi::Ports,
+    abi::Clock,
+    abi::Sweep,
+    KeyEntry,
+    abi::Limits,
+    abi::Text,
+    TextKey,
+);
+
+type Entries<K, V> = HashMap<MapData, K, V>;
+
+/// All maps but `STATE`.
+pub(super) struct Maps {
+    pub(super) config: Array<MapData, Plain<abi::Config>>,
+    pub(super) ports: Array<MapData, Plain<abi::Ports>>,
+    pub(super) sweep: Array<MapData, Plain<abi::Sweep>>,
+    pub(super) limits: Array<MapData, Plain<abi::Limits>>,
+    pub(super) keys: Entries<Digest, Plain<KeyEntry>>,
+    pub(super) texts: Entries<Plain<TextKey>, Plain<abi::Text>>,
+    pub(super) counters: PerCpuArray<MapData, u64>,
+}
+
+/// The map `CLOCK`, apart from the others: the clock is published whatever else is going on.
+pub struct ClockMap(Array<MapData, Plain<abi::Clock>>);
+
+impl ClockMap {
+    pub(super) fn new(map: Map) -> Result<Self, KernelError> {
+        Ok(Self(Array::try_from(map).map_err(map_error(map::CLOCK))?))
+    }
+
+    /// Publishes what to add to the boot clock for UTC, in nanoseconds.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set(&mut self, utc_offset_ns: u64) -> Result<(), KernelError> {
+        self.0
+            .set(0, Plain(abi::Clock { utc_offset_ns }), 0)
+            .map_err(map_error(map::CLOCK))
+    }
+}
+
+/// `Ok(None)` for a key that is not there.
+pub(super) fn lookup<K: Pod, V: Pod>(
+    entries: &HashMap<MapData, K, V>,
+    key: &K,
+    name: &'static str,
+) -> Result<Option<V>, KernelError> {
+    match entries.get(key, 0) {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(map_error(name)(error)),
+    }
+}
+
+/// Inserts, and tells a full table from other failures.
+pub(super) fn insert<K: Pod, V: Pod>(
+    entries: &mut HashMap<MapData, K, V>,
+    key: impl Borrow<K>,
+    value: impl Borrow<V>,
+    name: &'static str,
+    full: KernelError,
+) -> Result<(), KernelError> {
+    match entries.insert(key, value, 0) {
+        Ok(()) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::E2BIG) =>
+        {
+            Err(full)
+        }
+        Err(error) => Err(map_error(name)(error)),
+    }
+}
+
+/// Removes; that it was not there is fine.
+pub(super) fn remove<K: Pod, V: Pod>(
+    entries: &mut HashMap<MapData, K, V>,
+    key: &K,
+    name: &'static str,
+) -> Result<(), KernelError> {
+    match entries.remove(key) {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+            Ok(())
+        }
+        Err(error) => Err(map_error(name)(error)),
+    }
+}

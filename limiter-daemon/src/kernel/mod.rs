@@ -1,0 +1,21 @@
+//! The kernel's side as the daemon sees it: programs, maps, pins and attachments.
+
+mod attach;
+mod clsact;
+mod detach;
+mod error;
+mod links;
+mod maps;
+pub mod netdev;
+mod object;
+mod pins;
+pub mod plane;
+mod state;
+mod sys;
+
+pub use detach::{Removed, remove_all};
+pub use error::KernelError;
+pub use maps::ClockMap;
+pub use object::{Kernel, Settings};
+pub use pins::PinDirectory;
+pub use plane::{Attached, Hook, Mechanism, Plane};

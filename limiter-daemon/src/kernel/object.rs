@@ -1,0 +1,300 @@
+//! The loaded object: programs, maps and attachments together.
+
+use std::fs;
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
+    programs::{TestRun as _, TestRunOptions},
+    util::KernelVersion,
+};
+use limiter_common::{
+    abi::{self, Digest, KeyEntry, TextKey, counter, map},
+    day::{Day, DayCount},
+};
+
+use super::{
+    Attached, KernelError, Mechanism, Plane,
+    attach::{Attachments, loaded},
+    detach,
+    error::map_error,
+    maps::{ClockMap, Maps, Plain, insert, lookup, remove},
+    netdev::Interface,
+    pins::{PinDirectory, TEXT_ENTRIES, key_entries, scope_entries},
+    state::StateMap,
+};
+use crate::config::{AttachHook, Tables};
+
+/// The kernel program, built by build.rs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/limiter-ebpf"));
+
+/// The program that removes dead flows.
+const SWEEP_PROGRAM: &str = "limiter_sweep";
+
+/// What to load, and where to keep it.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Sizes of the tables.
+    pub tables: Tables,
+    /// How to attach.
+    pub hook: AttachHook,
+    /// Where to pin.
+    pub pins: PinDirectory,
+}
+
+/// The kernel's side, for real.
+pub struct Kernel {
+    ebpf: Ebpf,
+    maps: Maps,
+    state: StateMap,
+    attachments: Attachments,
+    pins: PinDirectory,
+    tables: Tables,
+    identity: String,
+}
+
+impl Kernel {
+    /// Loads the object; pinned maps are taken over with what they hold. Nothing is attached
+    /// yet, and what an earlier daemon attached goes on.
+    ///
+    /// # Errors
+    /// [`KernelError`].
+    pub fn load(settings: &Settings) -> Result<(Self, ClockMap), KernelError> {
+        let Settings { tables, hook, pins } = settings;
+        pins.prepare()?;
+        if pins.verify(tables)? {
+            log::info!("taking over the maps pinned in {}", pins.root().display());
+        }
+        let mut ebpf = EbpfLoader::new()
+            .default_map_pin_directory(pins.maps())
+            .map_max_entries(map::KEYS, key_entries(tables))
+            .map_max_entries(map::LIMITS, scope_entries(tables))
+            .map_max_entries(map::STATE, scope_entries(tables))
+            .map_max_entries(map::FLOWS, tables.flows)
+            .load(OBJECT)
+            .map_err(|source| KernelError::Load(Box::new(source)))?;
+        let state_data = match take(&mut ebpf, map::STATE)? {
+            Map::Array(data) => data,
+            _ => return Err(KernelError::Missing(format!("array {}", map::STATE))),
+        };
+        let identity = identity(&state_data)?;
+        let state = StateMap::new(state_data, scope_entries(tables))?;
+        let maps = Maps {
+            config: array(&mut ebpf, map::CONFIG)?,
+            ports: array(&mut ebpf, map::PORTS)?,
+            sweep: array(&mut ebpf, map::SWEEP)?,
+            limits: array(&mut ebpf, map::LIMITS)?,
+            keys: HashMap::try_from(take(&mut ebpf, map::KEYS)?).map_err(map_error(map::KEYS))?,
+            texts: HashMap::try_from(take(&mut ebpf, map::TEXTS)?)
+                .map_err(map_error(map::TEXTS))?,
+            counters: PerCpuArray::try_from(take(&mut ebpf, map::COUNTERS)?)
+                .map_err(map_error(map::COUNTERS))?,
+        };
+        let clock = ClockMap::new(take(&mut ebpf, map::CLOCK)?)?;
+        let mechanism = match hook {
+            AttachHook::Tcx => Mechanism::Tcx,
+            AttachHook::Clsact => Mechanism::Clsact,
+            AttachHook::Auto if has_tcx() => Mechanism::Tcx,
+            AttachHook::Auto => Mechanism::Clsact,
+        };
+        let kernel = Self {
+            ebpf,
+            maps,
+            state,
+            attachments: Attachments::new(mechanism, pins.clone()),
+            pins: pins.clone(),
+            tables: *tables,
+            identity,
+        };
+        Ok((kernel, clock))
+    }
+}
+
+/// TCX links came with 6.6. A kernel whose version cannot be read gets what every kernel has.
+fn has_tcx() -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
+}
+
+fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map, KernelError> {
+    ebpf.take_map(name)
+        .ok_or_else(|| KernelError::Missing(format!("map {name}")))
+}
+
+fn array<T: Copy>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<Array<MapData, Plain<T>>, KernelError>
+where
+    Plain<T>: aya::Pod,
+{
+    Array::try_from(take(ebpf, name)?).map_err(map_error(name))
+}
+
+/// Map ids are never used twice before a reboot, and the boot id tells reboots apart.
+fn identity(state: &MapData) -> Result<String, KernelError> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let boot = fs::read_to_string(path).map_err(|source| KernelError::Io {
+        path: path.into(),
+        source,
+    })?;
+    let info = state.info().map_err(map_error(map::STATE))?;
+    Ok(format!("{}:{}", boot.trim(), info.id()))
+}
+
+impl Plane for Kernel {
+    fn set_config(&mut self, config: &abi::Config) -> Result<(), KernelError> {
+        self.maps
+            .config
+            .set(0, Plain(*config), 0)
+            .map_err(map_error(map::CONFIG))
+    }
+
+    fn set_ports(&mut self, ports: &[u16]) -> Result<(), KernelError> {
+        let mut bits = abi::Ports([0; 1024]);
+        for port in ports {
+            bits.0[usize::from(port >> 6)] |= 1 << (port & 63);
+        }
+        self.maps
+            .ports
+            .set(0, Plain(bits), 0)
+            .map_err(map_error(map::PORTS))
+    }
+
+    fn set_limits(&mut self, scope: u32, limits: &abi::Limits) -> Result<(), KernelError> {
+        self.maps
+            .limits
+            .set(scope, Plain(*limits), 0)
+            .map_err(|error| match error {
+                MapError::OutOfBounds { .. } => KernelError::scopes_full(self.tables.scopes),
+                error => map_error(map::LIMITS)(error),
+            })
+    }
+
+    fn state(&self, scope: u32) -> abi::ScopeState {
+        self.state.read(scope)
+    }
+
+    fn set_day_count(&self, scope: u32, count: DayCount) {
+        self.state.set_day_count(scope, count);
+    }
+
+    fn raise_day_count(&self, scope: u32, day: Day, used: u64) {
+        self.state.raise_day_count(scope, day, used);
+    }
+
+    fn clear_state(&self, scope: u32) {
+        self.state.clear(scope);
+    }
+
+    fn set_key(&mut self, digest: &Digest, entry: &KeyEntry) -> Result<(), KernelError> {
+        let full = KernelError::keys_full(self.tables.keys);
+        insert(&mut self.maps.keys, digest, Plain(*entry), map::KEYS, full)
+    }
+
+    fn remove_key(&mut self, digest: &Digest) -> Result<(), KernelError> {
+        remove(&mut self.maps.keys, digest, map::KEYS)
+    }
+
+    fn key(&self, digest: &Digest) -> Result<Option<KeyEntry>, KernelError> {
+        Ok(lookup(&self.maps.keys, digest, map::KEYS)?.map(|entry| entry.0))
+    }
+
+    fn keys(&self) -> Result<Vec<(Digest, KeyEntry)>, KernelError> {
+        self.maps
+            .keys
+            .iter()
+            .map(|entry| entry.map(|(digest, entry)| (digest, entry.0)))
+            .collect::<Result<_, _>>()
+            .map_err(map_error(map::KEYS))
+    }
+
+    fn set_text(&mut self, key: TextKey, text: &abi::Text) -> Result<(), KernelError> {
+        let hint = "too many scopes have limits of their own that no other scope has: use tiers";
+        let full = KernelError::Full {
+            what: "texts",
+            entries: TEXT_ENTRIES,
+            hint,
+        };
+        insert(
+            &mut self.maps.texts,
+            Plain(key),
+            Plain(*text),
+            map::TEXTS,
+            full,
+        )
+    }
+
+    fn remove_text(&mut self, key: TextKey) -> Result<(), KernelError> {
+        remove(&mut self.maps.texts, &Plain(key), map::TEXTS)
+    }
+
+    fn text_keys(&self) -> Result<Vec<TextKey>, KernelError> {
+        self.maps
+            .texts
+            .keys()
+            .map(|key| key.map(|key| key.0))
+            .collect::<Result<_, _>>()
+            .map_err(map_error(map::TEXTS))
+    }
+
+    fn counters(&self) -> Result<Vec<u64>, KernelError> {
+        (0..counter::COUNT)
+            .map(|index| {
+                let values = self
+                    .maps
+                    .counters
+                    .get(&index, 0)
+                    .map_err(map_error(map::COUNTERS))?;
+                Ok(values.iter().sum())
+            })
+            .collect()
+    }
+
+    fn sweep(&mut self, idle_ns: [u64; 4]) -> Result<abi::Sweep, KernelError> {
+        let ask = abi::Sweep {
+            idle_ns,
+            ..abi::Sweep::default()
+        };
+        self.maps
+            .sweep
+            .set(0, Plain(ask), 0)
+            .map_err(map_error(map::SWEEP))?;
+        let program = loaded(&mut self.ebpf, SWEEP_PROGRAM)?;
+        // The kernel wants an Ethernet frame to run a classifier on; the program does not look.
+        let frame = [0u8; 64];
+        let options = TestRunOptions {
+            data_in: Some(&frame),
+            repeat: 1,
+            ..TestRunOptions::default()
+        };
+        program
+            .test_run(options)
+            .map_err(|source| KernelError::Program {
+                name: SWEEP_PROGRAM.to_owned(),
+                source: Box::new(source),
+            })?;
+        Ok(self.maps.sweep.get(&0, 0).map_err(map_error(map::SWEEP))?.0)
+    }
+
+    fn follow(&mut self, interfaces: &[Interface]) -> Result<Vec<String>, KernelError> {
+        self.attachments.follow(&mut self.ebpf, interfaces)
+    }
+
+    fn attached(&self) -> Vec<Attached> {
+        self.attachments.list()
+    }
+
+    fn mechanism(&self) -> Mechanism {
+        self.attachments.mechanism()
+    }
+
+    fn detach(&mut self) -> Result<Vec<String>, KernelError> {
+        let removed = detach::remove_all(&self.pins)?;
+        self.attachments = Attachments::new(self.attachments.mechanism(), self.pins.clone());
+        Ok(removed)
+    }
+
+    fn identity(&self) -> String {
+        self.identity.clone()
+    }
+}

@@ -1,0 +1,173 @@
+//! What the daemon does with the kernel's side, as a trait: the daemon's own logic is tested
+//! against a table in memory, without root.
+
+use limiter_common::{
+    abi::{self, Digest, KeyEntry, TextKey},
+    day::{Day, DayCount},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{KernelError, netdev::Interface};
+
+/// Which way packets go through an attachment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hook {
+    /// Packets that arrive.
+    Ingress,
+    /// Packets that leave.
+    Egress,
+}
+
+impl Hook {
+    /// Egress first: a flow begins when the server's SYN-ACK leaves, so a program that sees
+    /// only arrivals would take every new connection for an old one.
+    pub const ATTACH_ORDER: [Self; 2] = [Self::Egress, Self::Ingress];
+
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+}
+
+/// How a program is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mechanism {
+    /// A TCX link (kernel 6.6 and later).
+    Tcx,
+    /// A filter of the clsact qdisc.
+    Clsact,
+}
+
+impl Mechanism {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}
+
+/// One attachment.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Attached {
+    /// The interface's name.
+    pub interface: String,
+    /// Which way.
+    pub hook: Hook,
+}
+
+/// The kernel's side.
+pub trait Plane: Send {
+    /// Publishes the configuration.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn set_config(&mut self, config: &abi::Config) -> Result<(), KernelError>;
+
+    /// Publishes the guarded ports.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn set_ports(&mut self, ports: &[u16]) -> Result<(), KernelError>;
+
+    /// Publishes a scope's limits; the default ones free its place.
+    ///
+    /// # Errors
+    /// The kernel's, or an id past the table.
+    fn set_limits(&mut self, scope: u32, limits: &abi::Limits) -> Result<(), KernelError>;
+
+    /// What a scope's state is; zero for an id past the table.
+    fn state(&self, scope: u32) -> abi::ScopeState;
+
+    /// Sets a scope's day and count, whatever they were.
+    fn set_day_count(&self, scope: u32, count: DayCount);
+
+    /// Raises a scope's count of `day` to `used` if it is lower, and opens that day if the word
+    /// stands at an earlier one. Never takes a charge back.
+    fn raise_day_count(&self, scope: u32, day: Day, used: u64);
+
+    /// Zeroes a scope's state for its next owner.
+    fn clear_state(&self, scope: u32);
+
+    /// Enters or replaces a key.
+    ///
+    /// # Errors
+    /// [`KernelError::Full`], or the kernel's.
+    fn set_key(&mut self, digest: &Digest, entry: &KeyEntry) -> Result<(), KernelError>;
+
+    /// Removes a key; it may be gone already.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn remove_key(&mut self, digest: &Digest) -> Result<(), KernelError>;
+
+    /// A key's entry.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn key(&self, digest: &Digest) -> Result<Option<KeyEntry>, KernelError>;
+
+    /// All keys and their entries.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn keys(&self) -> Result<Vec<(Digest, KeyEntry)>, KernelError>;
+
+    /// Enters or replaces a response.
+    ///
+    /// # Errors
+    /// [`KernelError::Full`], or the kernel's.
+    fn set_text(&mut self, key: TextKey, text: &abi::Text) -> Result<(), KernelError>;
+
+    /// Removes a response; it may be gone already.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn remove_text(&mut self, key: TextKey) -> Result<(), KernelError>;
+
+    /// All responses there are.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn text_keys(&self) -> Result<Vec<TextKey>, KernelError>;
+
+    /// All counters, in the order of [`abi::counter`], summed over the CPUs.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn counters(&self) -> Result<Vec<u64>, KernelError>;
+
+    /// Removes dead flows and gives back what they held.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn sweep(&mut self, idle_ns: [u64; 4]) -> Result<abi::Sweep, KernelError>;
+
+    /// Attaches to exactly these interfaces: new ones are attached, those that are attached
+    /// already get the current programs without a gap, others are let go. Says what changed.
+    ///
+    /// # Errors
+    /// The first that failed; the others are attached all the same.
+    fn follow(&mut self, interfaces: &[Interface]) -> Result<Vec<String>, KernelError>;
+
+    /// What is attached now.
+    fn attached(&self) -> Vec<Attached>;
+
+    /// How it is attached.
+    fn mechanism(&self) -> Mechanism;
+
+    /// Takes everything down: attachments, maps and pins. Says what was removed.
+    ///
+    /// # Errors
+    /// The first that failed.
+    fn detach(&mut self) -> Result<Vec<String>, KernelError>;
+
+    /// What tells this set of maps from any other: counters go on counting only within one.
+    fn identity(&self) -> String;
+}

@@ -1,0 +1,117 @@
+//! The scopes' state, mapped into this process: read and changed in place, with the same atomic
+//! operations that the kernel program uses.
+
+use std::{
+    os::fd::{AsFd as _, AsRawFd as _},
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
+};
+
+use aya::maps::MapData;
+use limiter_common::{
+    abi::{ScopeState, map, reason},
+    day::{Day, DayCount},
+};
+use memmap2::{MmapOptions, MmapRaw};
+
+use super::KernelError;
+
+/// The mapping of `STATE`.
+pub(super) struct StateMap {
+    mapping: MmapRaw,
+    entries: u32,
+    /// Programs that are loaded later still refer to the map by this descriptor.
+    _data: MapData,
+}
+
+/// Words of one entry.
+const WORDS: usize = size_of::<ScopeState>() / size_of::<u64>();
+/// Places of the fields in an entry, in words.
+const TAT: usize = 0;
+const DAY_COUNT: usize = 1;
+const IN_FLIGHT: usize = 2;
+const CONNECTIONS: usize = 3;
+const ADMITTED: usize = 4;
+const REFUSED: usize = 8;
+const WOULD_REFUSE: usize = REFUSED + reason::LIMITS as usize;
+
+const _: () = {
+    use std::mem::offset_of;
+    assert!(offset_of!(ScopeState, tat_ns) == TAT * 8);
+    assert!(offset_of!(ScopeState, day_count) == DAY_COUNT * 8);
+    assert!(offset_of!(ScopeState, in_flight) == IN_FLIGHT * 8);
+    assert!(offset_of!(ScopeState, connections) == CONNECTIONS * 8);
+    assert!(offset_of!(ScopeState, admitted) == ADMITTED * 8);
+    assert!(offset_of!(ScopeState, refused) == REFUSED * 8);
+    assert!(offset_of!(ScopeState, would_refuse) == WOULD_REFUSE * 8);
+};
+
+impl StateMap {
+    /// Maps the whole map, which must be `BPF_F_MMAPABLE` and have `entries` entries.
+    pub(super) fn new(data: MapData, entries: u32) -> Result<Self, KernelError> {
+        let len = entries as usize * size_of::<ScopeState>();
+        let mapping = MmapOptions::new()
+            .len(len)
+            .map_raw(data.fd().as_fd().as_raw_fd())
+            .map_err(|source| KernelError::Io {
+                path: map::STATE.into(),
+                source,
+            })?;
+        Ok(Self {
+            mapping,
+            entries,
+            _data: data,
+        })
+    }
+
+    fn word(&self, scope: u32, word: usize) -> Option<&AtomicU64> {
+        if scope >= self.entries || word >= WORDS {
+            return None;
+        }
+        let at = scope as usize * WORDS + word;
+        // SAFETY: `at` lies within the mapping, which is page-aligned, as long as `self` lives,
+        // and holds plain words that everyone changes atomically.
+        Some(unsafe { AtomicU64::from_ptr(self.mapping.as_mut_ptr().cast::<u64>().add(at)) })
+    }
+
+    /// A copy of a scope's state; the words are each whole, not all of one moment.
+    pub(super) fn read(&self, scope: u32) -> ScopeState {
+        let load = |word| self.word(scope, word).map_or(0, |word| word.load(SeqCst));
+        let loads = |first: usize| std::array::from_fn(|index| load(first + index));
+        ScopeState {
+            tat_ns: load(TAT),
+            day_count: load(DAY_COUNT),
+            in_flight: load(IN_FLIGHT),
+            connections: load(CONNECTIONS),
+            admitted: load(ADMITTED),
+            refused: loads(REFUSED),
+            would_refuse: loads(WOULD_REFUSE),
+            ..ScopeState::default()
+        }
+    }
+
+    pub(super) fn set_day_count(&self, scope: u32, count: DayCount) {
+        if let Some(word) = self.word(scope, DAY_COUNT) {
+            word.store(count.0, SeqCst);
+        }
+    }
+
+    pub(super) fn raise_day_count(&self, scope: u32, day: Day, used: u64) {
+        let Some(word) = self.word(scope, DAY_COUNT) else {
+            return;
+        };
+        let raised = |current: u64| {
+            let current = DayCount(current).on(day);
+            (current.day() == day && current.count() < used).then(|| DayCount::new(day, used).0)
+        };
+        // An error here says that nothing had to be raised.
+        let _not_lower = word.fetch_update(SeqCst, SeqCst, raised);
+    }
+
+    pub(super) fn clear(&self, scope: u32) {
+        for word in 0..WORDS {
+            if let Some(word) = self.word(scope, word) {
+                word.store(0, SeqCst);
+            }
+        }
+    }
+}

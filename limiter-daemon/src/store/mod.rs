@@ -1,0 +1,217 @@
+//! The store: scopes, keys, overrides, usage and the audit trail in one SQLite file.
+//!
+//! Write-ahead log with `synchronous = NORMAL`: a crash of the daemon loses nothing that was
+//! committed, and a power cut can lose the last commits but never tears the file. What an
+//! operator changes (scopes, keys, overrides) is committed with `FULL`, so that a command that
+//! has answered is on the disk; only the per-second usage is not, and there a lost second of
+//! counts is what a lost machine costs anyway.
+
+mod audit;
+mod keys;
+mod schema;
+mod scopes;
+mod usage;
+
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use rusqlite::Connection;
+use thiserror::Error;
+
+pub use audit::AuditEntry;
+pub use keys::{KeyRecord, KeyState, NewKey};
+pub use scopes::ScopeRecord;
+pub use usage::{DayUsage, Refusals, Seen, date_of};
+
+use schema::SCHEMA_VERSION;
+
+/// Why the store refused.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// SQLite failed.
+    #[error("the store {}: {source}", path.display())]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// A newer limiter wrote the file.
+    #[error(
+        "the store {} has schema {found}, this limiter knows {SCHEMA_VERSION}: run the newer limiter that wrote it",
+        path.display()
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+    },
+    /// A value in the file is not one that this program writes.
+    #[error("the store {} holds {what} that cannot be: {value}", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What kind of value.
+        what: &'static str,
+        /// The value.
+        value: String,
+    },
+    /// A scope of that name is there.
+    #[error("the scope {0} exists already")]
+    ScopeExists(String),
+    /// The key is registered, perhaps under another scope.
+    #[error("this key is registered already, as {id} of {scope}")]
+    KeyExists {
+        /// The id it has.
+        id: String,
+        /// The scope it is of.
+        scope: String,
+    },
+}
+
+/// An open store.
+pub struct Store {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens the store in `directory`, making or upgrading it as needed.
+    ///
+    /// # Errors
+    /// [`StoreError::Newer`] for a file of a later version, [`StoreError::Sqlite`] for all else.
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let path = directory.join("limiter.db");
+        let connection = Connection::open(&path).map_err(|source| StoreError::Sqlite {
+            path: path.clone(),
+            source,
+        })?;
+        let mut store = Self { connection, path };
+        store.prepare()?;
+        Ok(store)
+    }
+
+    fn prepare(&mut self) -> Result<(), StoreError> {
+        let set = |store: &Self| {
+            store
+                .connection
+                .pragma_update(None, "journal_mode", "WAL")?;
+            store
+                .connection
+                .pragma_update(None, "synchronous", "FULL")?;
+            store.connection.pragma_update(None, "foreign_keys", true)?;
+            store
+                .connection
+                .query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))
+        };
+        let found = set(self).map_err(|source| self.sqlite(source))?;
+        if found > SCHEMA_VERSION {
+            return Err(StoreError::Newer {
+                path: self.path.clone(),
+                found,
+            });
+        }
+        schema::upgrade(&mut self.connection, found).map_err(|source| StoreError::Sqlite {
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    /// Runs `work` in one transaction that is on the disk when this returns.
+    ///
+    /// # Errors
+    /// Whatever `work` returns; nothing is changed then.
+    pub fn change<T, E: From<StoreError>>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.execute_batch("BEGIN IMMEDIATE")?;
+        match work(self) {
+            Ok(value) => {
+                self.execute_batch("COMMIT")?;
+                Ok(value)
+            }
+            Err(error) => {
+                // The first error is the one worth telling; a failed rollback leaves the
+                // transaction to be rolled back when the connection closes.
+                if let Err(rollback) = self.execute_batch("ROLLBACK") {
+                    log::error!("{rollback}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A value that this installation remembers.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn meta(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let mut rows = self.query("SELECT value FROM meta WHERE name = ?1", [name], |row| {
+            row.get(0)
+        })?;
+        Ok(rows.pop())
+    }
+
+    /// Remembers a value.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn set_meta(&self, name: &str, value: &str) -> Result<(), StoreError> {
+        self.execute(
+            "INSERT INTO meta (name, value) VALUES (?1, ?2)
+             ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            [name, value],
+        )?;
+        Ok(())
+    }
+
+    fn sqlite(&self, source: rusqlite::Error) -> StoreError {
+        StoreError::Sqlite {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    fn corrupt(&self, what: &'static str, value: impl ToString) -> StoreError {
+        StoreError::Corrupt {
+            path: self.path.clone(),
+            what,
+            value: value.to_string(),
+        }
+    }
+
+    fn execute_batch(&self, sql: &str) -> Result<(), StoreError> {
+        self.connection
+            .execute_batch(sql)
+            .map_err(|source| self.sqlite(source))
+    }
+
+    fn execute(&self, sql: &str, params: impl rusqlite::Params) -> Result<usize, StoreError> {
+        self.connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.execute(params))
+            .map_err(|source| self.sqlite(source))
+    }
+
+    fn query<T>(
+        &self,
+        sql: &str,
+        params: impl rusqlite::Params,
+        read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, StoreError> {
+        self.connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_map(params, read)?.collect())
+            .map_err(|source| self.sqlite(source))
+    }
+
+    /// A moment as the store keeps it: milliseconds since the epoch.
+    fn moment(&self, millis: i64) -> Result<DateTime<Utc>, StoreError> {
+        DateTime::from_timestamp_millis(millis).ok_or_else(|| self.corrupt("a time", millis))
+    }
+}
+
+#[cfg(test)]
+mod tests;

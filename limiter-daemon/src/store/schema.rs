@@ -1,0 +1,100 @@
+//! The tables, and how an older file becomes a current one.
+
+use rusqlite::Connection;
+
+/// The version that [`upgrade`] brings a file to (`PRAGMA user_version`).
+pub(super) const SCHEMA_VERSION: i64 = 1;
+
+/// Version 1.
+///
+/// Usage goes by the scope's name, not its id: a scope that is removed and made again on the
+/// same day must not get its day twice. `seen` is what the kernel's counters said last, so that
+/// the next look can tell what came since; `map` names the kernel map they were read from.
+const V1: &str = "
+CREATE TABLE meta (
+    name  TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE scopes (
+    id         INTEGER PRIMARY KEY,
+    name       TEXT NOT NULL UNIQUE,
+    tier       TEXT NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE retired (
+    id INTEGER PRIMARY KEY
+) STRICT;
+
+CREATE TABLE keys (
+    id           TEXT PRIMARY KEY,
+    scope        INTEGER NOT NULL REFERENCES scopes (id),
+    digest       BLOB NOT NULL UNIQUE CHECK (length(digest) = 16),
+    label        TEXT,
+    state        TEXT NOT NULL CHECK (state IN ('active', 'disabled', 'revoked')),
+    created_at   INTEGER NOT NULL,
+    last_used_at INTEGER
+) STRICT;
+CREATE INDEX keys_by_scope ON keys (scope);
+
+CREATE TABLE overrides (
+    scope      INTEGER PRIMARY KEY REFERENCES scopes (id),
+    changes    TEXT NOT NULL,
+    until      INTEGER,
+    note       TEXT NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE usage (
+    scope                    TEXT NOT NULL,
+    day                      INTEGER NOT NULL,
+    used                     INTEGER NOT NULL,
+    refused_rate             INTEGER NOT NULL,
+    refused_concurrency      INTEGER NOT NULL,
+    refused_connections      INTEGER NOT NULL,
+    refused_daily_quota      INTEGER NOT NULL,
+    would_refuse_rate        INTEGER NOT NULL,
+    would_refuse_concurrency INTEGER NOT NULL,
+    would_refuse_connections INTEGER NOT NULL,
+    would_refuse_daily_quota INTEGER NOT NULL,
+    PRIMARY KEY (scope, day)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE seen (
+    scope    INTEGER PRIMARY KEY,
+    map      TEXT NOT NULL,
+    day      INTEGER NOT NULL,
+    used     INTEGER NOT NULL,
+    admitted INTEGER NOT NULL,
+    refused_rate             INTEGER NOT NULL,
+    refused_concurrency      INTEGER NOT NULL,
+    refused_connections      INTEGER NOT NULL,
+    refused_daily_quota      INTEGER NOT NULL,
+    would_refuse_rate        INTEGER NOT NULL,
+    would_refuse_concurrency INTEGER NOT NULL,
+    would_refuse_connections INTEGER NOT NULL,
+    would_refuse_daily_quota INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE audit (
+    id     INTEGER PRIMARY KEY AUTOINCREMENT,
+    at     INTEGER NOT NULL,
+    who    TEXT NOT NULL,
+    action TEXT NOT NULL,
+    object TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    note   TEXT
+) STRICT;
+";
+
+/// Brings a file of version `found` to [`SCHEMA_VERSION`] in one transaction.
+pub(super) fn upgrade(connection: &mut Connection, found: i64) -> rusqlite::Result<()> {
+    if found == SCHEMA_VERSION {
+        return Ok(());
+    }
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(V1)?;
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    transaction.commit()
+}

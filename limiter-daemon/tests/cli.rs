@@ -1,0 +1,177 @@
+//! The command line as typed, without root and without a daemon: exit statuses and messages.
+
+#![expect(clippy::unwrap_used, reason = "in a test a None is a failed test")]
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+fn limiter(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_limiter"))
+        .args(arguments)
+        .env_remove("LIMITER_SOCKET")
+        .env_remove("RUST_LOG")
+        .env_remove("JOURNAL_STREAM")
+        .output()
+        .unwrap()
+}
+
+fn status(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn file(text: &str) -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("limiter.toml");
+    std::fs::write(&path, text).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (directory, path)
+}
+
+#[test]
+fn a_valid_configuration_is_shown_with_what_it_comes_to() {
+    let (_directory, path) = file("[attach]\ninterfaces = [\"lo\"]\nports = [80]\n");
+    let output = limiter(&["check", "-c", &path]);
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    assert!(stdout(&output).contains("is valid"));
+    assert!(stdout(&output).contains("profile"));
+    let output = limiter(&["check", "-c", &path, "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(json["guarded_ports"], serde_json::json!([80]));
+    assert_eq!(json["tiers"][1]["limits"]["daily_quota"], 1000);
+    assert_eq!(
+        json["tiers"][1]["limits"]["connections"],
+        serde_json::Value::Null
+    );
+    assert_eq!(json["policy"]["unknown_key"], "pass");
+}
+
+#[test]
+fn an_invalid_configuration_exits_with_2_and_names_every_place() {
+    let text = "[attach]\ninterfaces = [\"lo\", \"nope0\"]\nports = [80]\n";
+    let (_directory, path) = file(text);
+    let output = limiter(&["check", "-c", &path]);
+    assert_eq!(status(&output), 2);
+    assert!(stderr(&output).contains(&format!("{path}:2:21: there is no interface `nope0`")));
+    let (_directory, path) = file(&format!(
+        "{}[policy]\nmode = \"x\"\n[tier.gold]\n",
+        text.replace(", \"nope0\"", "")
+    ));
+    let output = limiter(&["check", "-c", &path]);
+    assert_eq!(status(&output), 2);
+    let told = stderr(&output);
+    assert_eq!(told.lines().count(), 2, "{told}");
+    assert!(told.contains(":5:8: `policy.mode = \"x\"`"), "{told}");
+    assert!(
+        told.contains("unknown section `tier` (did you mean `tiers`"),
+        "{told}"
+    );
+    let output = limiter(&["run", "-c", &path]);
+    assert_eq!(status(&output), 2, "{}", stderr(&output));
+}
+
+#[test]
+fn a_named_file_must_exist() {
+    for command in ["check", "run"] {
+        let output = limiter(&[command, "-c", "/nonexistent/limiter.toml"]);
+        assert_eq!(status(&output), 2);
+        assert!(
+            stderr(&output).contains("/nonexistent/limiter.toml"),
+            "{}",
+            stderr(&output)
+        );
+    }
+}
+
+#[test]
+fn flags_can_stand_for_a_missing_default_file() {
+    if Path::new("/etc/limiter/limiter.toml").exists() {
+        eprintln!("skipped: this host has a configuration");
+        return;
+    }
+    let output = limiter(&["check", "--interface", "lo", "--port", "8080"]);
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    let output = limiter(&["check"]);
+    assert_eq!(status(&output), 2);
+    assert!(stderr(&output).contains("-c FILE"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_glob_that_matches_nothing_is_only_a_warning() {
+    let (_directory, path) = file("[attach]\ninterfaces = [\"lo\", \"nope*\"]\nports = [80]\n");
+    let output = limiter(&["check", "-c", &path]);
+    assert_eq!(status(&output), 0);
+    assert!(
+        stderr(&output).contains("no interface matches `nope*` now"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn without_a_daemon_commands_exit_with_3() {
+    for arguments in [
+        vec!["status"],
+        vec!["usage", "--json"],
+        vec!["scope", "add", "acme"],
+        vec!["key", "list"],
+        vec!["reload"],
+        vec!["tier", "list"],
+    ] {
+        let output =
+            limiter(&[&arguments[..], &["--socket", "/nonexistent/limiter.sock"]].concat());
+        assert_eq!(status(&output), 3, "{arguments:?}");
+        assert!(
+            stderr(&output).contains("/nonexistent/limiter.sock"),
+            "{}",
+            stderr(&output)
+        );
+    }
+}
+
+#[test]
+fn usage_errors_exit_with_2() {
+    for arguments in [
+        vec!["nonsense"],
+        vec!["scope", "add", "a b"],
+        vec!["limits", "set", "acme", "--note", "x"],
+        vec!["limits", "set", "acme", "--rate", "fast", "--note", "x"],
+        vec!["reset", "acme"],
+    ] {
+        let output = limiter(&arguments);
+        assert_eq!(status(&output), 2, "{arguments:?}");
+    }
+}
+
+#[test]
+fn detaching_what_is_not_there_is_done_already() {
+    let output = limiter(&[
+        "detach",
+        "--socket",
+        "/nonexistent/limiter.sock",
+        "--pin-dir",
+        "/nonexistent/pins",
+    ]);
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    assert!(stdout(&output).contains("nothing"), "{}", stdout(&output));
+}
+
+#[test]
+fn completions_and_help_are_there() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = limiter(&["completions", shell]);
+        assert_eq!(status(&output), 0);
+        assert!(stdout(&output).contains("limiter"));
+    }
+    assert_eq!(status(&limiter(&["--help"])), 0);
+    assert_eq!(status(&limiter(&["--version"])), 0);
+}

@@ -1,0 +1,62 @@
+//! Programs for `cargo xtask bench`: built only with the feature `bench`, attached nowhere.
+//!
+//! `BPF_PROG_TEST_RUN` gives the same packet again and again. To be a new request each time, the
+//! flow has to be set back before it; what that costs is measured by itself, and taken off.
+
+use aya_ebpf::{
+    macros::{classifier, map},
+    maps::Array,
+    programs::TcContext,
+};
+use limiter_common::{
+    abi::{FlowKey, ScopeState},
+    seq::Seq,
+};
+
+use crate::{ingress, maps, skb::Skb};
+
+/// Which flow to set back, and where to.
+#[repr(C)]
+struct Rewind {
+    key: FlowKey,
+    next: Seq,
+    scope: u32,
+}
+
+#[map]
+static REWIND: Array<Rewind> = Array::with_max_entries(1, 0);
+
+#[inline(always)]
+fn rewind() {
+    let Some(to) = REWIND.get_ptr(0) else { return };
+    // SAFETY: live map values; nothing else runs.
+    unsafe {
+        let Some(flow) = maps::flow(&raw const (*to).key) else { return };
+        (*flow).next = (*to).next;
+        (*flow).answered = (*flow).asked;
+        let Some(state) = maps::state((*to).scope) else { return };
+        let state: *mut ScopeState = state;
+        (*state).in_flight = 0;
+        (*state).tat_ns = 0;
+    }
+}
+
+/// Nothing at all.
+#[classifier]
+pub fn bench_empty(_ctx: TcContext) -> i32 {
+    0
+}
+
+/// What `bench_request` does besides.
+#[classifier]
+pub fn bench_rewind(_ctx: TcContext) -> i32 {
+    rewind();
+    0
+}
+
+/// A packet from the client, on a flow that is set back before it.
+#[classifier]
+pub fn bench_request(ctx: TcContext) -> i32 {
+    rewind();
+    ingress::run::<true>(Skb(ctx.skb.skb))
+}

@@ -1,0 +1,69 @@
+//! The kernel half of limiter: TC programs that follow the connections of guarded ports, read the
+//! API keys out of their HTTP/1.x requests and decide, before a server sees them.
+//!
+//! The way of a packet: parse (`packet`), follow the stream (`ingress`, `egress`, `flow`), identify
+//! (`limiter_common::http`), decide (`decide`), act (`refuse`).
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch, core_intrinsics)]
+#![expect(internal_features, reason = "atomic operations of BPF are only there as intrinsics")]
+
+mod atomic;
+#[cfg(feature = "bench")]
+mod bench;
+mod decide;
+mod egress;
+mod flow;
+mod global;
+mod ingress;
+mod maps;
+mod packet;
+mod refuse;
+mod replay;
+mod scan;
+mod skb;
+mod sweep;
+mod work;
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use skb::Skb;
+
+/// Packets from clients, on devices with Ethernet headers.
+#[classifier]
+pub fn limiter_ingress(ctx: TcContext) -> i32 {
+    ingress::run::<true>(Skb(ctx.skb.skb))
+}
+
+/// Packets to clients, on devices with Ethernet headers.
+#[classifier]
+pub fn limiter_egress(ctx: TcContext) -> i32 {
+    egress::run::<true>(Skb(ctx.skb.skb))
+}
+
+/// Packets from clients, on devices whose packets begin with the IP header.
+#[classifier]
+pub fn limiter_ingress_l3(ctx: TcContext) -> i32 {
+    ingress::run::<false>(Skb(ctx.skb.skb))
+}
+
+/// Packets to clients, on devices whose packets begin with the IP header.
+#[classifier]
+pub fn limiter_egress_l3(ctx: TcContext) -> i32 {
+    egress::run::<false>(Skb(ctx.skb.skb))
+}
+
+/// Removes dead flows; run by the daemon (`BPF_PROG_TEST_RUN`), attached nowhere.
+#[classifier]
+pub fn limiter_sweep(_ctx: TcContext) -> i32 {
+    sweep::run()
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // Nothing in the programs panics: a path that could would not pass the verifier.
+    loop {}
+}

@@ -1,0 +1,184 @@
+//! The maps, and the only functions that touch them.
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+};
+use limiter_common::abi::{
+    Adopted, Clock, Config, Digest, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState, Sweep, Text,
+    TextKey, Tomb, counter,
+};
+
+use crate::work::Work;
+
+// The daemon sets the sizes of KEYS, LIMITS, STATE and FLOWS when it loads the programs.
+
+#[map]
+static CONFIG: Array<Config> = Array::pinned(1, 0);
+#[map]
+static PORTS: Array<Ports> = Array::pinned(1, 0);
+#[map]
+static CLOCK: Array<Clock> = Array::pinned(1, 0);
+#[map]
+static ADOPTED: Array<Adopted> = Array::pinned(1, 0);
+#[map]
+static KEYS: HashMap<Digest, KeyEntry> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
+#[map]
+static LIMITS: Array<Limits> = Array::pinned(1024, 0);
+#[map]
+static STATE: Array<ScopeState> = Array::pinned(1024, BPF_F_MMAPABLE);
+#[map]
+static FLOWS: HashMap<FlowKey, Flow> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
+// Refused connections in their last moments: exact state never lives in an LRU map, but a tomb
+// holds none.
+#[map]
+static TOMBS: LruHashMap<FlowKey, Tomb> = LruHashMap::pinned(65_536, 0);
+#[map]
+static TEXTS: HashMap<TextKey, Text> = HashMap::pinned(65_536, BPF_F_NO_PREALLOC);
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(counter::COUNT, 0);
+#[map]
+static SWEEP: Array<Sweep> = Array::pinned(1, 0);
+#[map]
+static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+
+/// Whether a port (host byte order) is guarded.
+#[inline(always)]
+pub fn guarded(port: u16) -> bool {
+    let Some(ports) = PORTS.get_ptr(0) else { return false };
+    let word = usize::from(port >> 6) & 1023;
+    // SAFETY: the entry is a live map value; `word` is below 1024.
+    let bits = unsafe { *(&raw const (*ports).0).cast::<u64>().add(word) };
+    bits >> (port & 63) & 1 != 0
+}
+
+#[inline(always)]
+pub fn config() -> Option<*const Config> {
+    CONFIG.get_ptr(0)
+}
+
+#[inline(always)]
+pub fn work() -> Option<*mut Work> {
+    WORK.get_ptr_mut(0)
+}
+
+#[inline(always)]
+pub fn utc_offset_ns() -> u64 {
+    match CLOCK.get_ptr(0) {
+        // SAFETY: a live map value; one aligned word.
+        Some(clock) => unsafe { crate::atomic::load(&raw const (*clock).utc_offset_ns) },
+        None => 0,
+    }
+}
+
+/// How many scope ids have been given to unknown keys.
+#[inline(always)]
+pub fn adopted() -> u64 {
+    match ADOPTED.get_ptr(0) {
+        // SAFETY: a live map value.
+        Some(adopted) => unsafe { crate::atomic::load(&raw const (*adopted).given) },
+        None => u64::MAX,
+    }
+}
+
+/// A number no other caller got.
+#[inline(always)]
+pub fn next_adopted() -> u64 {
+    match ADOPTED.get_ptr_mut(0) {
+        // SAFETY: a live map value.
+        Some(adopted) => unsafe { crate::atomic::increment(&raw mut (*adopted).given) },
+        None => u64::MAX,
+    }
+}
+
+#[inline(always)]
+pub fn key(digest: &Digest) -> Option<*mut KeyEntry> {
+    KEYS.get_ptr_mut(digest)
+}
+
+/// Enters a key that is not there yet; false if it is, or if there is no room.
+#[inline(always)]
+pub fn insert_key(digest: &Digest, entry: &KeyEntry) -> bool {
+    KEYS.insert(digest, entry, u64::from(BPF_NOEXIST)).is_ok()
+}
+
+#[inline(always)]
+pub fn limits(scope: u32) -> Option<*mut Limits> {
+    LIMITS.get_ptr_mut(scope)
+}
+
+#[inline(always)]
+pub fn state(scope: u32) -> Option<*mut ScopeState> {
+    STATE.get_ptr_mut(scope)
+}
+
+#[inline(always)]
+pub fn flow(key: *const FlowKey) -> Option<*mut Flow> {
+    // SAFETY: callers pass a key in a live map value (the packet's, or the flow's own).
+    FLOWS.get_ptr_mut(unsafe { &*key })
+}
+
+/// Enters a flow in place of any that is there; false if there is no room.
+#[inline(always)]
+pub fn insert_flow(key: *const FlowKey, flow: *const Flow) -> bool {
+    // SAFETY: callers pass live map values.
+    FLOWS.insert(unsafe { &*key }, unsafe { &*flow }, 0).is_ok()
+}
+
+#[inline(always)]
+pub fn remove_flow(key: *const FlowKey) -> bool {
+    // SAFETY: callers pass a key in a live map value.
+    FLOWS.remove(unsafe { &*key }).is_ok()
+}
+
+/// The map of flows, for `bpf_for_each_map_elem`.
+#[inline(always)]
+pub fn flows() -> *mut core::ffi::c_void {
+    (&raw const FLOWS).cast_mut().cast()
+}
+
+#[inline(always)]
+pub fn tomb(key: *const FlowKey) -> Option<*mut Tomb> {
+    // SAFETY: callers pass a key in a live map value.
+    TOMBS.get_ptr_mut(unsafe { &*key })
+}
+
+#[inline(always)]
+pub fn insert_tomb(key: *const FlowKey, tomb: *const Tomb) -> bool {
+    // SAFETY: callers pass live map values.
+    TOMBS.insert(unsafe { &*key }, unsafe { &*tomb }, 0).is_ok()
+}
+
+#[inline(always)]
+pub fn remove_tomb(key: *const FlowKey) {
+    // SAFETY: callers pass a key in a live map value. There may be none: that is what is wanted.
+    let _absent = TOMBS.remove(unsafe { &*key });
+}
+
+#[inline(always)]
+pub fn text(key: *const TextKey) -> Option<*const Text> {
+    // SAFETY: callers pass a key in a live map value.
+    TEXTS.get_ptr(unsafe { &*key })
+}
+
+#[inline(always)]
+pub fn sweep() -> Option<*mut Sweep> {
+    SWEEP.get_ptr_mut(0)
+}
+
+/// Counts `by` more of a [`counter`].
+#[inline(always)]
+pub fn count_by(counter: u32, by: u64) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter) {
+        // SAFETY: a live map value of this CPU; a program that interrupts this one between load
+        // and store would cost a count, but TC programs of one CPU do not interrupt each other.
+        unsafe { *value += by };
+    }
+}
+
+/// Counts one more of a [`counter`].
+#[inline(always)]
+pub fn count(counter: u32) {
+    count_by(counter, 1);
+}

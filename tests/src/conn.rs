@@ -1,0 +1,287 @@
+//! A TCP connection that a test drives byte by byte.
+
+use std::{
+    io::{self, ErrorKind, Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpStream},
+    os::fd::AsRawFd as _,
+    time::Duration,
+};
+
+use socket2::SockRef;
+
+use crate::{
+    Namespace, Response, clock,
+    http::{self, Head, bad},
+};
+
+/// How much is read at once.
+const READ: usize = 64 * 1024;
+
+/// One end of a connection. Small writes leave at once, each in a segment of
+/// its own; reads give up after [`clock::PATIENCE`].
+#[derive(Debug)]
+pub struct Conn {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Conn {
+    /// Connects from `namespace`.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    #[track_caller]
+    pub fn open(namespace: &Namespace, to: SocketAddr) -> Self {
+        Self::try_open(namespace, to).unwrap_or_else(|error| panic!("cannot reach {to}: {error}"))
+    }
+
+    pub fn try_open(namespace: &Namespace, to: SocketAddr) -> io::Result<Self> {
+        let stream = namespace.enter(|| TcpStream::connect_timeout(&to, clock::PATIENCE))?;
+        Self::new(stream)
+    }
+
+    pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(clock::PATIENCE))?;
+        Ok(Self {
+            stream,
+            buffer: Vec::new(),
+        })
+    }
+
+    pub fn local(&self) -> SocketAddr {
+        self.stream.local_addr().expect("an address of its own")
+    }
+
+    /// Writes all of `bytes` in one call.
+    ///
+    /// # Panics
+    /// When the connection is broken.
+    #[track_caller]
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.try_send(bytes)
+            .unwrap_or_else(|error| panic!("cannot send: {error}"));
+    }
+
+    pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    /// Writes each piece and waits until the other side's TCP has all of it,
+    /// so that every piece travels in a segment of its own.
+    #[track_caller]
+    pub fn send_pieces<'a>(&mut self, pieces: impl IntoIterator<Item = &'a [u8]>) {
+        for piece in pieces {
+            self.send(piece);
+            clock::eventually("the piece is acknowledged", || self.unacknowledged() == 0);
+        }
+    }
+
+    /// Bytes written that the other side's TCP has not acknowledged.
+    pub fn unacknowledged(&self) -> usize {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: SIOCOUTQ (tcp(7)) stores one int through the pointer, which is
+        // valid for the call; the descriptor is open as long as `self`.
+        let result =
+            unsafe { libc::ioctl(self.stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        assert_eq!(result, 0, "ask for the unacknowledged bytes");
+        usize::try_from(bytes).expect("a count")
+    }
+
+    /// Sends a GET with a key and reads the answer.
+    #[track_caller]
+    pub fn get(&mut self, path: &str, key: &str) -> Response {
+        self.send(&http::request(path, key));
+        self.response()
+    }
+
+    /// Sends a whole request (not HEAD) and reads the answer.
+    #[track_caller]
+    pub fn ask(&mut self, request: &[u8]) -> Response {
+        self.send(request);
+        self.response()
+    }
+
+    /// Reads the next response.
+    ///
+    /// # Panics
+    /// When none comes or it is not HTTP.
+    #[track_caller]
+    pub fn response(&mut self) -> Response {
+        self.try_response()
+            .unwrap_or_else(|error| panic!("no response: {error}"))
+    }
+
+    pub fn try_response(&mut self) -> io::Result<Response> {
+        self.read_response(true)
+    }
+
+    /// Reads the answer to a HEAD, which has no body whatever its headers say.
+    #[track_caller]
+    pub fn head_response(&mut self) -> Response {
+        self.read_response(false)
+            .unwrap_or_else(|error| panic!("no response: {error}"))
+    }
+
+    fn read_response(&mut self, with_body: bool) -> io::Result<Response> {
+        let mut interim = Vec::new();
+        let (head, status) = loop {
+            let head = self.head()?;
+            let status = head.status()?;
+            // 101 is a final answer: what follows it is no longer HTTP.
+            if status >= 200 || status == 101 {
+                break (head, status);
+            }
+            interim.push(status);
+        };
+        let body = if !with_body || matches!(status, 101 | 204 | 304) {
+            Vec::new()
+        } else if head.chunked() {
+            self.chunks()?
+        } else if let Some(length) = head.content_length()? {
+            self.take(length)?
+        } else {
+            self.rest()?
+        };
+        Ok(Response {
+            status,
+            headers: head.headers,
+            body,
+            interim,
+        })
+    }
+
+    /// Reads the head of a message.
+    pub fn head(&mut self) -> io::Result<Head> {
+        loop {
+            if let Some(head) = Head::take(&mut self.buffer)? {
+                return Ok(head);
+            }
+            self.more()?;
+        }
+    }
+
+    /// Reads the body that `head` announces.
+    pub fn body(&mut self, head: &Head) -> io::Result<Vec<u8>> {
+        if head.chunked() {
+            return self.chunks();
+        }
+        let length = head.content_length()?.unwrap_or(0);
+        self.take(length)
+    }
+
+    fn chunks(&mut self) -> io::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let line = self.line()?;
+            let digits = line.split(';').next().unwrap_or_default().trim();
+            let size = usize::from_str_radix(digits, 16).map_err(|_| bad(&line))?;
+            if size == 0 {
+                while !self.line()?.is_empty() {}
+                return Ok(body);
+            }
+            body.extend(self.take(size)?);
+            if !self.line()?.is_empty() {
+                return Err(bad("chunk longer than its size"));
+            }
+        }
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        loop {
+            if let Some(end) = self.buffer.windows(2).position(|window| window == b"\r\n") {
+                let line: Vec<u8> = self.buffer.drain(..end + 2).take(end).collect();
+                return Ok(String::from_utf8_lossy(&line).into_owned());
+            }
+            self.more()?;
+        }
+    }
+
+    /// Reads exactly `length` bytes.
+    pub fn take(&mut self, length: usize) -> io::Result<Vec<u8>> {
+        while self.buffer.len() < length {
+            self.more()?;
+        }
+        Ok(self.buffer.drain(..length).collect())
+    }
+
+    /// Reads until the other side closes.
+    pub fn rest(&mut self) -> io::Result<Vec<u8>> {
+        loop {
+            match self.more() {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                    return Ok(std::mem::take(&mut self.buffer));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn more(&mut self) -> io::Result<()> {
+        let mut bytes = [0; READ];
+        match self.stream.read(&mut bytes)? {
+            0 => Err(ErrorKind::UnexpectedEof.into()),
+            read => {
+                self.buffer.extend_from_slice(&bytes[..read]);
+                Ok(())
+            }
+        }
+    }
+
+    /// Asserts that the other side has closed, or does so now, orderly and
+    /// without another byte.
+    #[track_caller]
+    pub fn assert_closed(&mut self) {
+        match self.rest() {
+            Ok(rest) => assert!(
+                rest.is_empty(),
+                "more came: {:?}",
+                String::from_utf8_lossy(&rest)
+            ),
+            Err(error) => panic!("no orderly close: {error}"),
+        }
+    }
+
+    /// How the connection ends for one who reads on: the bytes before the end,
+    /// or the error in its place.
+    pub fn fate(&mut self) -> io::Result<Vec<u8>> {
+        self.rest()
+    }
+
+    /// Bounds later reads; for tests about an answer that must not come.
+    pub fn set_read_timeout(&self, timeout: Duration) {
+        self.stream
+            .set_read_timeout(Some(timeout))
+            .expect("set a timeout");
+    }
+
+    /// Whether bytes are there to be read without waiting.
+    pub fn has_bytes(&mut self) -> bool {
+        if !self.buffer.is_empty() {
+            return true;
+        }
+        self.stream.set_nonblocking(true).expect("set non-blocking");
+        let seen = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false).expect("set blocking");
+        matches!(seen, Ok(1))
+    }
+
+    /// Ends the sending half, as a client does that has said all.
+    pub fn finish(&self) {
+        // The other side may have closed first; then there is nothing to end.
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    /// Breaks the connection off with an RST.
+    pub fn reset(self) {
+        SockRef::from(&self.stream)
+            .set_linger(Some(Duration::ZERO))
+            .expect("set linger");
+    }
+
+    /// Another handle on the same connection, to wake a reader of this one.
+    pub(crate) fn handle(&self) -> TcpStream {
+        self.stream.try_clone().expect("a second handle")
+    }
+}

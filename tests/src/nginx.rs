@@ -1,0 +1,301 @@
+//! A real nginx with a directory of its own, whose access log is the witness
+//! of what reached the server.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use serde_json::Value;
+
+use crate::{
+    Conn, Gate, Lab, clock,
+    process::{self, Process},
+};
+
+/// Size of the static file at [`Nginx::FILE`].
+pub const FILE_BYTES: usize = 300_000;
+
+/// nginx in the lab's server namespace. Besides its ports it has
+/// - `/`: a short answer at once (any method; a request body is read),
+/// - `/slow`: passed to the [`Gate`], answered when the test says so,
+/// - `/file`: a static file with an entity tag,
+/// - `/none`: 204.
+#[derive(Debug)]
+pub struct Nginx {
+    process: Process,
+    prefix: PathBuf,
+    gate: Gate,
+    markers: AtomicU32,
+}
+
+/// A line of the access log: a request that reached nginx.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Access {
+    /// Seconds since the epoch at the end of the request, milliseconds kept.
+    pub time: f64,
+    pub port: u16,
+    pub status: u16,
+    pub connection: u64,
+    pub method: String,
+    pub path: String,
+    pub api_key: String,
+    pub authorization: String,
+}
+
+impl Nginx {
+    pub const FILE: &'static str = "/file";
+    pub const SLOW: &'static str = "/slow";
+    pub const NONE: &'static str = "/none";
+
+    /// Starts nginx on `ports`, both families, and waits until it answers.
+    pub fn start(lab: &Lab, ports: &[u16]) -> Self {
+        let prefix = lab.file("nginx");
+        fs::create_dir(&prefix).expect("nginx's directory");
+        fs::write(prefix.join("file"), content(FILE_BYTES)).expect("nginx's file");
+        fs::write(prefix.join("nginx.conf"), configuration(ports)).expect("nginx's configuration");
+        let gate = Gate::listen(&prefix.join("gate.sock"));
+        let process = Self::launch(lab, &prefix);
+        let mut nginx = Self {
+            process,
+            prefix,
+            gate,
+            markers: AtomicU32::new(0),
+        };
+        nginx.wait_until_ready();
+        nginx
+    }
+
+    fn launch(lab: &Lab, prefix: &std::path::Path) -> Process {
+        Process::start(
+            "nginx",
+            // nginx takes the paths of unix sockets from here, not from its prefix.
+            lab.server()
+                .command("nginx")
+                .current_dir(prefix)
+                .arg("-p")
+                .arg(prefix)
+                .args(["-c", "nginx.conf", "-e", "error.log"]),
+            &prefix.join("output.log"),
+        )
+    }
+
+    fn wait_until_ready(&mut self) {
+        clock::eventually("nginx listens", || {
+            assert!(
+                self.process.ended().is_none(),
+                "nginx ended: {}",
+                self.errors()
+            );
+            UnixStream::connect(self.prefix.join("marker.sock")).is_ok()
+        });
+    }
+
+    /// What passes requests to `/slow`.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Kills it as `kill -9` does.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again after [`Nginx::kill`].
+    pub fn start_again(&mut self, lab: &Lab) {
+        self.process.kill();
+        // A killed nginx leaves its socket's file, and cannot bind over it.
+        fs::remove_file(self.prefix.join("marker.sock")).expect("the marker's socket");
+        self.process = Self::launch(lab, &self.prefix);
+        self.wait_until_ready();
+    }
+
+    /// Its error log.
+    pub fn errors(&self) -> String {
+        fs::read_to_string(self.prefix.join("error.log")).unwrap_or_default()
+    }
+
+    /// Every request that has reached nginx and been answered so far.
+    ///
+    /// nginx writes the line after the response has left, so a reader of the
+    /// response may come before it. A request over another way (a unix socket)
+    /// that is in the log tells that all before it are: it is one process with
+    /// one event loop.
+    pub fn log(&self) -> Vec<Access> {
+        let number = self.markers.fetch_add(1, Ordering::Relaxed);
+        let marker = format!("/marker-{number}-");
+        let mut stream =
+            UnixStream::connect(self.prefix.join("marker.sock")).expect("reach nginx's marker");
+        write!(stream, "GET {marker} HTTP/1.0\r\n\r\n").expect("mark nginx's log");
+        stream
+            .read_to_end(&mut Vec::new())
+            .expect("the marker's answer");
+        let log = clock::eventually_some("the marker is in nginx's log", || {
+            let log = fs::read_to_string(self.prefix.join("access.log")).ok()?;
+            log.contains(&marker).then_some(log)
+        });
+        let lines = log.lines().filter(|line| !line.contains("/marker-"));
+        lines.map(Access::parse).collect()
+    }
+
+    /// How many requests with `key` in `X-Api-Key` nginx took for whole ones
+    /// (it notes one that broke off, or that it cannot read, with 400).
+    pub fn served(&self, key: &str) -> u64 {
+        let log = self.log();
+        log.iter()
+            .filter(|access| access.api_key == key && access.status != 400)
+            .count() as u64
+    }
+
+    /// What nginx's `/file` holds.
+    pub fn file_content() -> Vec<u8> {
+        content(FILE_BYTES)
+    }
+
+    /// Established and half-closed connections of the server on `port`, from
+    /// the kernel's socket table.
+    pub fn sockets(lab: &Lab, port: u16) -> Vec<String> {
+        let filter = format!("sport = :{port}");
+        let listing = process::succeed(lab.server().command("ss").args([
+            "-Htan",
+            "state",
+            "connected",
+            "exclude",
+            "time-wait",
+            &filter,
+        ]));
+        listing.lines().map(str::to_owned).collect()
+    }
+
+    /// Waits until no connection of the server on `port` is left.
+    #[track_caller]
+    pub fn wait_until_no_sockets(lab: &Lab, port: u16) {
+        clock::eventually("the server's sockets are gone", || {
+            Self::sockets(lab, port).is_empty()
+        });
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- nginx's errors:\n{}", self.errors());
+        }
+    }
+}
+
+impl Access {
+    fn parse(line: &str) -> Self {
+        let line: Value = serde_json::from_str(line)
+            .unwrap_or_else(|error| panic!("nginx's log is not JSON ({error}): {line}"));
+        let text = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+        let number = |name: &str| text(name).parse().unwrap_or_default();
+        Self {
+            time: text("time").parse().unwrap_or_default(),
+            port: u16::try_from(number("port")).unwrap_or_default(),
+            status: u16::try_from(number("status")).unwrap_or_default(),
+            connection: number("connection"),
+            method: text("method"),
+            path: text("path"),
+            api_key: text("api_key"),
+            authorization: text("authorization"),
+        }
+    }
+}
+
+/// Bytes that are no repetition of a short pattern, so that a shifted or
+/// repeated piece shows.
+fn content(length: usize) -> Vec<u8> {
+    (0..length / 8 + 1)
+        .flat_map(|number| format!("{number:07}\n").into_bytes())
+        .take(length)
+        .collect()
+}
+
+/// One process: killing it leaves no workers behind, and its log is in the
+/// order of its events.
+fn configuration(ports: &[u16]) -> String {
+    let any = |v6: bool, port: u16| match v6 {
+        true => format!("listen [::]:{port} backlog=4096;"),
+        false => format!(
+            "listen {} backlog=4096;",
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
+        ),
+    };
+    let listen: Vec<String> = ports
+        .iter()
+        .flat_map(|port| [any(false, *port), any(true, *port)])
+        .collect();
+    let log_fields = [
+        ("time", "msec"),
+        ("port", "server_port"),
+        ("status", "status"),
+        ("connection", "connection"),
+        ("method", "request_method"),
+        ("path", "request_uri"),
+        ("api_key", "http_x_api_key"),
+        ("authorization", "http_authorization"),
+    ]
+    .map(|(name, variable)| format!("\"{name}\":\"${variable}\""))
+    .join(",");
+    format!(
+        r"daemon off;
+master_process off;
+pid nginx.pid;
+error_log error.log warn;
+worker_rlimit_nofile 16384;
+events {{ worker_connections 8192; }}
+http {{
+    log_format lab escape=json '{{{log_fields}}}';
+    access_log access.log lab;
+    client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+    keepalive_requests 10000000;
+    keepalive_timeout 600s;
+    client_header_timeout 600s;
+    client_body_timeout 600s;
+    large_client_header_buffers 8 64k;
+    client_max_body_size 64m;
+    default_type text/plain;
+    server {{
+        {}
+        listen unix:marker.sock;
+        location / {{ return 200 'served\n'; }}
+        location = {} {{ root .; }}
+        location = {} {{ return 204; }}
+        location {} {{
+            proxy_pass http://unix:gate.sock:;
+            proxy_read_timeout 600s;
+        }}
+    }}
+}}
+",
+        listen.join(" "),
+        Nginx::FILE,
+        Nginx::NONE,
+        Nginx::SLOW,
+    )
+}
+
+/// Opens `count` connections that each have a request waiting at the gate.
+/// Each is at the gate before the next one is sent, so that no rate limit of
+/// one request a moment comes in the way.
+pub fn hold(lab: &Lab, nginx: &Nginx, key: &str, count: usize) -> Vec<Conn> {
+    let already = nginx.gate().waiting();
+    (1..=count)
+        .map(|number| {
+            let mut conn = lab.connect(crate::GUARDED);
+            conn.send(&crate::request(Nginx::SLOW, key));
+            nginx.gate().wait_for(already + number);
+            conn
+        })
+        .collect()
+}

@@ -1,0 +1,157 @@
+//! Child processes that never outlive the test that started them.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::clock;
+
+/// Pids of the running children, for an exit that runs no destructors.
+static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+/// Lines of a child's log shown when its test fails.
+const SHOWN_LINES: usize = 60;
+
+/// A running child with its output in a file; killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command`, its standard output and error appended to `log`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(name: &str, command: &mut Command, log: &Path) -> Self {
+        let output = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .unwrap_or_else(|error| panic!("cannot write {}: {error}", log.display()));
+        let errors = output.try_clone().expect("a second handle on the log");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors)
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
+        running().push(child.id());
+        Self {
+            name: name.to_owned(),
+            child,
+            log: log.to_owned(),
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has written so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The exit status if it has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        let ended = self.child.try_wait().expect("ask after a child");
+        if ended.is_some() {
+            self.forget();
+        }
+        ended
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid fits"));
+        kill(pid, signal).unwrap_or_else(|error| panic!("cannot signal {}: {error}", self.name));
+    }
+
+    /// Waits for it to end by itself.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn wait(&mut self) -> ExitStatus {
+        let what = format!("{} ends", self.name);
+        clock::eventually_some(&what, || self.ended())
+    }
+
+    /// Kills it as `kill -9` does and waits for its end.
+    pub fn kill(&mut self) {
+        // Fails only when it has ended already, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.forget();
+    }
+
+    /// Its pid may be another's from now on.
+    fn forget(&self) {
+        running().retain(|pid| *pid != self.child.id());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        if thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let from = lines.len().saturating_sub(SHOWN_LINES);
+            eprintln!("---- {} wrote:\n{}", self.name, lines[from..].join("\n"));
+        }
+    }
+}
+
+fn running() -> MutexGuard<'static, Vec<u32>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Kills all running children, for an exit that runs no destructors.
+pub fn kill_all() {
+    for pid in running().iter() {
+        let _ = kill(
+            Pid::from_raw(i32::try_from(*pid).expect("a pid fits")),
+            Signal::SIGKILL,
+        );
+    }
+}
+
+/// Runs a command to its end.
+///
+/// # Panics
+/// When it cannot be started or fails; the message holds what it said.
+#[track_caller]
+pub fn succeed(command: &mut Command) -> String {
+    let output = output(command);
+    assert!(
+        output.status.success(),
+        "{command:?} failed ({}): {}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs a command to its end, whatever that is.
+///
+/// # Panics
+/// When it cannot be started.
+#[track_caller]
+pub fn output(command: &mut Command) -> Output {
+    command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"))
+}

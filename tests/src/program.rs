@@ -1,0 +1,32 @@
+//! The kernel programs by themselves: `BPF_PROG_TEST_RUN` gives them one packet at a time, and what
+//! they did is looked at from outside: the verdict, the packet as it left, packets that they sent
+//! besides, and the maps.
+//!
+//! [`Programs`] loads the object and fills the maps as a daemon would, without one; a [`Talk`] is a
+//! connection whose segments a test words; [`Shape`] says how they are wrapped.
+//!
+//! What this cannot show (packets of more than about 3.7 KiB, payload outside the linear part,
+//! checksums left to the device, two CPUs at once) the tests with real traffic do.
+
+mod bpffs;
+mod checksum;
+mod decode;
+mod link;
+mod maps;
+mod object;
+mod programs;
+mod rules;
+mod run;
+mod segment;
+mod shape;
+mod talk;
+
+pub use decode::Decoded;
+pub use maps::{Maps, Plain, find, get, set};
+pub use object::{Object, Tables};
+pub use programs::Programs;
+pub use rules::{KEY_FIELD, config, digest, no_limits, text};
+pub use run::{Hook, Ran, Verdict};
+pub use segment::{ACK, FIN, PSH, RST, SYN, Segment, timestamp};
+pub use shape::{Ends, Extension, Fragment, Net, Shape};
+pub use talk::Talk;

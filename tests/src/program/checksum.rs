@@ -1,0 +1,36 @@
+//! The Internet checksum (RFC 1071).
+
+use std::net::IpAddr;
+
+const TCP: u8 = 6;
+
+/// The one's complement sum of 16-bit words, folded; not inverted.
+pub fn sum(parts: &[&[u8]]) -> u16 {
+    let mut total = 0u32;
+    // Parts of odd length would shift those behind them: headers have none.
+    for part in parts {
+        for pair in part.chunks(2) {
+            let low = pair.get(1).copied().unwrap_or(0);
+            total += u32::from(u16::from_be_bytes([pair[0], low]));
+        }
+    }
+    while total > 0xffff {
+        total = (total & 0xffff) + (total >> 16);
+    }
+    u16::try_from(total).expect("it is folded")
+}
+
+/// The pseudo-header of TCP (RFC 9293, section 3.1; RFC 8200, section 8.1), with `len` bytes of
+/// header and payload.
+pub fn pseudo_header(from: IpAddr, to: IpAddr, len: usize) -> Vec<u8> {
+    let len = u32::try_from(len).expect("a packet's length").to_be_bytes();
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            [&from.octets()[..], &to.octets(), &[0, TCP], &len[2..]].concat()
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            [&from.octets()[..], &to.octets(), &len, &[0, 0, 0, TCP]].concat()
+        }
+        _ => panic!("addresses of two families: {from} and {to}"),
+    }
+}

@@ -1,0 +1,94 @@
+//! The device that the programs believe to run on, in a network namespace that nobody else sees:
+//! what they send (`bpf_clone_redirect`) goes out of it, or into it, and is caught.
+
+use std::{fs::File, io, mem, os::fd::AsRawFd as _, panic, process::Command, thread};
+
+use nix::sched::{CloneFlags, setns, unshare};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::process;
+
+/// The device's name and index, and its peer's name, which swallows what is sent.
+const DEVICE: &str = "p0";
+const IFINDEX: u32 = 42;
+const PEER: &str = "p1";
+
+/// Longest packet that is caught.
+const LONGEST: usize = 4096;
+
+/// A veth pair in a network namespace; both go with the process.
+#[derive(Debug)]
+pub struct Link {
+    namespace: File,
+    socket: Socket,
+}
+
+impl Link {
+    /// # Panics
+    /// Without root, or when the machine refuses.
+    pub fn new() -> Self {
+        let made = thread::spawn(|| {
+            // Of this thread only, and of what it starts.
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace (needs root)");
+            for words in [
+                format!("link add {DEVICE} index {IFINDEX} type veth peer name {PEER}"),
+                format!("link set {PEER} up"),
+                format!("link set {DEVICE} up"),
+            ] {
+                process::succeed(Command::new("ip").args(words.split_whitespace()));
+            }
+            let namespace = File::open("/proc/thread-self/ns/net").expect("open the namespace");
+            Self {
+                namespace,
+                socket: catching().expect("a packet socket"),
+            }
+        });
+        made.join()
+            .unwrap_or_else(|payload| panic::resume_unwind(payload))
+    }
+
+    pub fn ifindex(&self) -> u32 {
+        IFINDEX
+    }
+
+    /// Moves the calling thread into the namespace: the test-run looks for devices there.
+    pub fn enter(&self) {
+        setns(&self.namespace, CloneFlags::CLONE_NEWNET).expect("enter the namespace");
+    }
+
+    /// Packets that went over the device since the last call, of whatever kind.
+    pub fn caught(&self) -> Vec<Vec<u8>> {
+        let mut packets = Vec::new();
+        let mut buffer = vec![0; LONGEST];
+        while let Ok(len) = io::Read::read(&mut &self.socket, &mut buffer) {
+            packets.push(buffer[..len].to_vec());
+        }
+        packets
+    }
+}
+
+/// A socket that gets every packet of the device, both ways (packet(7)).
+fn catching() -> io::Result<Socket> {
+    let protocol = u16::try_from(libc::ETH_P_ALL)
+        .map_err(io::Error::other)?
+        .to_be();
+    let socket = Socket::new(
+        Domain::from(libc::AF_PACKET),
+        Type::from(libc::SOCK_RAW),
+        Some(Protocol::from(i32::from(protocol))),
+    )?;
+    socket.set_nonblocking(true)?;
+    // SAFETY: an all-zero sockaddr_ll is valid: it is made of numbers.
+    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+    address.sll_family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
+    address.sll_protocol = protocol;
+    address.sll_ifindex = i32::try_from(IFINDEX).map_err(io::Error::other)?;
+    let len = u32::try_from(size_of_val(&address)).map_err(io::Error::other)?;
+    // SAFETY: the socket is open, and the address lives through the call.
+    let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) };
+    if bound < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(socket)
+    }
+}

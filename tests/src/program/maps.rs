@@ -1,0 +1,154 @@
+//! The maps, each through its type.
+
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
+    util::nr_cpus,
+};
+use limiter_common::abi::{
+    Adopted, Clock, Config, Digest, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState, Sweep,
+    Text, TextKey, Tomb, counter, map,
+};
+
+/// A type of the ABI as aya wants it: plain bytes.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct Plain<T: Copy>(pub T);
+
+macro_rules! plain {
+    ($($type:ty),* $(,)?) => {
+        $(
+            // SAFETY: a `repr(C)` type of integers and arrays of them; its padding is explicit.
+            unsafe impl Pod for Plain<$type> {}
+        )*
+    };
+}
+
+plain!(
+    Adopted, Clock, Config, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState, Sweep, Text,
+    TextKey, Tomb,
+);
+
+type One<T> = Array<MapData, Plain<T>>;
+type Table<K, V> = HashMap<MapData, K, Plain<V>>;
+
+/// All maps but the programs' own.
+pub struct Maps {
+    pub config: One<Config>,
+    pub ports: One<Ports>,
+    pub clock: One<Clock>,
+    pub adopted: One<Adopted>,
+    pub sweep: One<Sweep>,
+    pub limits: One<Limits>,
+    pub state: One<ScopeState>,
+    pub keys: Table<Digest, KeyEntry>,
+    pub flows: Table<Plain<FlowKey>, Flow>,
+    pub tombs: Table<Plain<FlowKey>, Tomb>,
+    pub texts: Table<Plain<TextKey>, Text>,
+    pub counters: PerCpuArray<MapData, u64>,
+}
+
+impl Maps {
+    /// Takes the maps out of the loaded object.
+    pub fn of(ebpf: &mut Ebpf) -> Self {
+        Self {
+            config: take(ebpf, map::CONFIG),
+            ports: take(ebpf, map::PORTS),
+            clock: take(ebpf, map::CLOCK),
+            adopted: take(ebpf, map::ADOPTED),
+            sweep: take(ebpf, map::SWEEP),
+            limits: take(ebpf, map::LIMITS),
+            state: take(ebpf, map::STATE),
+            keys: take(ebpf, map::KEYS),
+            flows: take(ebpf, map::FLOWS),
+            tombs: take(ebpf, map::TOMBS),
+            texts: take(ebpf, map::TEXTS),
+            counters: take(ebpf, map::COUNTERS),
+        }
+    }
+
+    /// Empties all of them, as if they had just been made.
+    pub fn clear(&mut self) {
+        empty(&mut self.keys);
+        empty(&mut self.flows);
+        empty(&mut self.tombs);
+        empty(&mut self.texts);
+        for scope in 0..self.limits.len() {
+            set(&mut self.limits, scope, Limits::default());
+        }
+        for scope in 0..self.state.len() {
+            set(&mut self.state, scope, ScopeState::default());
+        }
+        set(&mut self.clock, 0, Clock::default());
+        set(&mut self.adopted, 0, Adopted::default());
+        set(&mut self.sweep, 0, Sweep::default());
+        set(&mut self.ports, 0, Ports([0; 1024]));
+        let cpus = nr_cpus().expect("the number of CPUs");
+        for index in 0..counter::COUNT {
+            let zeros = PerCpuValues::try_from(vec![0; cpus]).expect("a value for each CPU");
+            self.counters.set(index, zeros, 0).expect("clear a counter");
+        }
+    }
+
+    /// A counter, all CPUs together.
+    pub fn counter(&self, index: u32) -> u64 {
+        self.counters
+            .get(&index, 0)
+            .expect("read a counter")
+            .iter()
+            .sum()
+    }
+}
+
+/// Writes an entry of an array.
+pub fn set<T: Copy>(array: &mut One<T>, index: u32, value: T)
+where
+    Plain<T>: Pod,
+{
+    array
+        .set(index, Plain(value), 0)
+        .expect("write an entry of an array");
+}
+
+/// Reads an entry of an array.
+pub fn get<T: Copy>(array: &One<T>, index: u32) -> T
+where
+    Plain<T>: Pod,
+{
+    array.get(&index, 0).expect("read an entry of an array").0
+}
+
+/// Looks an entry up; `None`: there is none.
+pub fn find<K: Pod, V: Copy>(table: &Table<K, V>, key: &K) -> Option<V>
+where
+    Plain<V>: Pod,
+{
+    match table.get(key, 0) {
+        Ok(value) => Some(value.0),
+        Err(MapError::KeyNotFound) => None,
+        Err(error) => panic!("look an entry up: {error}"),
+    }
+}
+
+fn take<T>(ebpf: &mut Ebpf, name: &str) -> T
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    let map = ebpf
+        .take_map(name)
+        .unwrap_or_else(|| panic!("the object has no map {name}"));
+    T::try_from(map).unwrap_or_else(|error| panic!("the map {name}: {error}"))
+}
+
+fn empty<K: Pod, V: Copy>(table: &mut Table<K, V>)
+where
+    Plain<V>: Pod,
+{
+    let keys: Vec<K> = table
+        .keys()
+        .collect::<Result<_, _>>()
+        .expect("the keys of a table");
+    for key in keys {
+        table.remove(&key).expect("remove an entry");
+    }
+}

@@ -1,0 +1,124 @@
+//! The loaded kernel object.
+
+use std::{env, fs, path::Path};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{
+        Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions, TestRunResult,
+    },
+};
+use limiter_common::abi::map;
+
+use super::{bpffs::BpfFs, maps::Maps};
+
+/// Built by build.rs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/limiter-ebpf"));
+
+/// Names a file to load in place of the embedded object.
+const OBJECT_VARIABLE: &str = "LIMITER_OBJECT";
+
+/// Sizes of the maps that a daemon sizes.
+#[derive(Debug, Clone, Copy)]
+pub struct Tables {
+    pub scopes: u32,
+    pub keys: u32,
+    pub flows: u32,
+}
+
+/// Programs and maps, attached nowhere.
+pub struct Object {
+    ebpf: Ebpf,
+    pub maps: Maps,
+    // The maps are pinned in it.
+    _pins: BpfFs,
+}
+
+impl Object {
+    /// Loads the object and all its programs.
+    ///
+    /// # Panics
+    /// When the kernel refuses, with what its verifier says.
+    pub fn load(tables: Tables) -> Self {
+        match env::var_os(OBJECT_VARIABLE) {
+            Some(file) => {
+                let bytes = fs::read(&file)
+                    .unwrap_or_else(|error| panic!("read {}: {error}", Path::new(&file).display()));
+                Self::load_bytes(&bytes, tables)
+            }
+            None => Self::load_bytes(OBJECT, tables),
+        }
+    }
+
+    fn load_bytes(bytes: &[u8], tables: Tables) -> Self {
+        let pins = BpfFs::new().expect("a BPF file system (needs root)");
+        let mut ebpf = EbpfLoader::new()
+            .default_map_pin_directory(pins.path())
+            .map_max_entries(map::LIMITS, tables.scopes)
+            .map_max_entries(map::STATE, tables.scopes)
+            .map_max_entries(map::KEYS, tables.keys)
+            .map_max_entries(map::FLOWS, tables.flows)
+            .load(bytes)
+            .unwrap_or_else(|error| panic!("load the object: {error:?}"));
+        for (name, program) in ebpf.programs_mut() {
+            let loaded = match program {
+                Program::SchedClassifier(program) => program.load(),
+                _ => panic!("{name} is no classifier"),
+            };
+            if let Err(error) = loaded {
+                panic!("{}", refusal(name, &error));
+            }
+        }
+        let maps = Maps::of(&mut ebpf);
+        Self {
+            ebpf,
+            maps,
+            _pins: pins,
+        }
+    }
+
+    /// Runs a program on a packet.
+    ///
+    /// # Errors
+    /// The kernel's: it takes packets of 14 bytes to about 3.7 KiB only.
+    pub fn run(
+        &self,
+        program: &str,
+        options: TestRunOptions<'_>,
+    ) -> Result<TestRunResult, ProgramError> {
+        self.program(program).test_run(options)
+    }
+
+    /// Instructions that the verifier looked at.
+    pub fn verified_instructions(&self, program: &str) -> u32 {
+        let info = self.program(program).info().expect("the program's info");
+        info.verified_instruction_count().unwrap_or(0)
+    }
+
+    /// The object itself, for maps that only some builds of it have.
+    pub fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    fn program(&self, name: &str) -> &SchedClassifier {
+        match self.ebpf.program(name) {
+            Some(Program::SchedClassifier(program)) => program,
+            _ => panic!("the object has no classifier {name}"),
+        }
+    }
+}
+
+/// The end of what the verifier said is what matters.
+fn refusal(name: &str, error: &ProgramError) -> String {
+    const LINES: usize = 40;
+    let text = match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => format!("{verifier_log}\n{io_error}"),
+        error => format!("{error:?}"),
+    };
+    let lines: Vec<&str> = text.lines().collect();
+    let end = lines[lines.len().saturating_sub(LINES)..].join("\n");
+    format!("the kernel did not accept {name}:\n{end}")
+}

@@ -1,0 +1,142 @@
+//! One packet through one program.
+
+use aya::programs::TestRunOptions;
+
+use super::{decode::Decoded, object::Object, shape::ETHERNET};
+
+/// Room for whatever comes out.
+const LONGEST: usize = 8192;
+
+/// `struct __sk_buff` (include/uapi/linux/bpf.h): its size, and where fields of it are.
+const CONTEXT: usize = 192;
+const MARK: usize = 8;
+const IFINDEX: usize = 40;
+
+/// `TCX_NEXT`, `TC_ACT_SHOT` and `TC_ACT_REDIRECT` (include/uapi/linux/pkt_cls.h).
+const NEXT: i32 = -1;
+const SHOT: i32 = 2;
+const REDIRECT: i32 = 7;
+
+/// Where a program is attached, and on which kind of device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    Ingress,
+    Egress,
+    IngressBare,
+    EgressBare,
+}
+
+impl Hook {
+    /// For packets to the server (`to_server`) or to the client, with Ethernet headers or without.
+    pub fn of(to_server: bool, ethernet: bool) -> Self {
+        match (to_server, ethernet) {
+            (true, true) => Self::Ingress,
+            (false, true) => Self::Egress,
+            (true, false) => Self::IngressBare,
+            (false, false) => Self::EgressBare,
+        }
+    }
+
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Ingress => "limiter_ingress",
+            Self::Egress => "limiter_egress",
+            Self::IngressBare => "limiter_ingress_l3",
+            Self::EgressBare => "limiter_egress_l3",
+        }
+    }
+
+    pub fn ethernet(self) -> bool {
+        matches!(self, Self::Ingress | Self::Egress)
+    }
+}
+
+/// What is to become of the packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// On to the next program and the stack.
+    Pass,
+    Drop,
+    /// Out of the device, or into it (the test-run does not do it).
+    Redirect,
+}
+
+/// How a program left a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ran {
+    pub verdict: Verdict,
+    /// The packet, changed or not.
+    pub packet: Vec<u8>,
+    pub mark: u32,
+    /// Packets of TCP sent besides, in order.
+    pub sent: Vec<Vec<u8>>,
+    ethernet: bool,
+}
+
+impl Ran {
+    /// The packet taken apart; its checksums must be right.
+    #[track_caller]
+    pub fn decoded(&self) -> Decoded {
+        Decoded::of(&self.packet, self.ethernet)
+    }
+
+    /// The one packet that was sent besides.
+    #[track_caller]
+    pub fn answer(&self) -> Decoded {
+        assert_eq!(self.sent.len(), 1, "packets sent besides");
+        Decoded::of(&self.sent[0], self.ethernet)
+    }
+}
+
+/// Runs `hook`'s program on a packet that comes with a mark.
+///
+/// # Panics
+/// When the kernel refuses the packet, or on a verdict that no program has.
+#[track_caller]
+pub fn run(object: &Object, hook: Hook, ifindex: u32, packet: &[u8], mark: u32) -> Ran {
+    let mut context = [0; CONTEXT];
+    context[MARK..MARK + 4].copy_from_slice(&mark.to_ne_bytes());
+    context[IFINDEX..IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
+    let (mut left, mut after) = (vec![0; LONGEST], [0; CONTEXT]);
+    let options = TestRunOptions {
+        data_in: Some(packet),
+        data_out: Some(&mut left),
+        ctx_in: Some(&context),
+        ctx_out: Some(&mut after),
+        ..TestRunOptions::default()
+    };
+    let result = object.run(hook.program(), options).unwrap_or_else(|error| {
+        panic!(
+            "run {} on {} bytes: {error:?}",
+            hook.program(),
+            packet.len()
+        )
+    });
+    left.truncate(usize::try_from(result.data_size_out).expect("a length"));
+    let verdict = match result.return_value.cast_signed() {
+        NEXT => Verdict::Pass,
+        SHOT => Verdict::Drop,
+        REDIRECT => Verdict::Redirect,
+        other => panic!("{} returned {other}", hook.program()),
+    };
+    let mark = u32::from_ne_bytes(after[MARK..MARK + 4].try_into().expect("four bytes"));
+    Ran {
+        verdict,
+        packet: left,
+        mark,
+        sent: Vec::new(),
+        ethernet: hook.ethernet(),
+    }
+}
+
+/// Whether a packet without tags, options or extensions, as the programs send them, is TCP.
+pub fn is_tcp(packet: &[u8], ethernet: bool) -> bool {
+    let ip = packet
+        .get(if ethernet { ETHERNET } else { 0 }..)
+        .unwrap_or_default();
+    match ip.first().map(|first| first >> 4) {
+        Some(4) => ip.get(9) == Some(&6),
+        Some(6) => ip.get(6) == Some(&6),
+        _ => false,
+    }
+}

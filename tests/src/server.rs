@@ -1,0 +1,95 @@
+//! A server that a test writes itself, for answers that nginx never gives.
+
+use std::{
+    net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream},
+    sync::{Arc, Mutex},
+    thread::{self, JoinHandle},
+};
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::{Conn, Namespace};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// Listens on a port, both families, and hands each connection to a function
+/// on a thread of its own. Ends with all its connections when dropped.
+#[derive(Debug)]
+pub struct Server {
+    listener: Socket,
+    acceptor: Option<JoinHandle<()>>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Server {
+    /// # Panics
+    /// When the port is taken.
+    pub fn start(
+        namespace: &Namespace,
+        port: u16,
+        serve: impl Fn(Conn) + Send + Sync + 'static,
+    ) -> Self {
+        let listener = namespace.enter(|| {
+            let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
+            socket.set_only_v6(false)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
+            socket.listen(BACKLOG)?;
+            Ok::<_, std::io::Error>(socket)
+        });
+        let listener = listener.unwrap_or_else(|error| panic!("cannot listen on {port}: {error}"));
+        let accepting = listener.try_clone().expect("a second handle");
+        let open = Arc::new(Mutex::new(Vec::new()));
+        let opened = Arc::clone(&open);
+        let serve = Arc::new(serve);
+        let acceptor = thread::spawn(move || {
+            // Ends when the listener is shut down.
+            while let Ok((socket, _)) = accepting.accept() {
+                let Ok(conn) = Conn::new(socket.into()) else {
+                    continue;
+                };
+                opened.lock().expect("open connections").push(conn.handle());
+                let serve = Arc::clone(&serve);
+                thread::spawn(move || serve(conn));
+            }
+        });
+        Self {
+            listener,
+            acceptor: Some(acceptor),
+            open,
+        }
+    }
+
+    /// A server that reads requests with their bodies, one after the other,
+    /// and answers the n-th of a connection with `answer(n, head line)`.
+    pub fn answering(
+        namespace: &Namespace,
+        port: u16,
+        answer: impl Fn(usize, &str) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Self {
+        Self::start(namespace, port, move |mut conn| {
+            for number in 0.. {
+                let Ok(head) = conn.head() else { return };
+                if conn.body(&head).is_err() {
+                    return;
+                }
+                if conn.try_send(&answer(number, &head.line)).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.listener.shutdown(Shutdown::Both);
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
+        for stream in self.open.lock().expect("open connections").iter() {
+            let _ = SockRef::from(stream).shutdown(Shutdown::Both);
+        }
+    }
+}

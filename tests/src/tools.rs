@@ -1,0 +1,149 @@
+//! The clients that people use: curl, wrk, Python.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::{
+    Lab, Response,
+    http::Head,
+    process::{output, succeed},
+};
+
+/// Longest that curl may take, in seconds.
+const CURL_SECONDS: &str = "30";
+
+/// What curl did.
+#[derive(Debug)]
+pub struct Curl {
+    /// curl's exit status; 0 when it got a response.
+    pub exit: i32,
+    pub response: Option<Response>,
+    pub errors: String,
+}
+
+/// Runs curl in the client's namespace. The response is taken from `-i`.
+pub fn curl(lab: &Lab, arguments: &[&str]) -> Curl {
+    let mut command = lab.client().command("curl");
+    command.args([
+        "-q",
+        "-sS",
+        "-i",
+        "--noproxy",
+        "*",
+        "--max-time",
+        CURL_SECONDS,
+    ]);
+    let output = output(command.args(arguments));
+    let mut rest = output.stdout;
+    let mut interim = Vec::new();
+    let response = loop {
+        let Ok(Some(head)) = Head::take(&mut rest) else {
+            break None;
+        };
+        match head.status() {
+            Ok(status) if status < 200 && status != 101 => interim.push(status),
+            Ok(status) => {
+                break Some(Response {
+                    status,
+                    headers: head.headers,
+                    body: rest,
+                    interim,
+                });
+            }
+            Err(_) => break None,
+        }
+    };
+    Curl {
+        exit: output.status.code().unwrap_or(-1),
+        response,
+        errors: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// curl with a key in `X-Api-Key`; the response must come.
+#[track_caller]
+pub fn curl_get(lab: &Lab, url: &str, key: &str) -> Response {
+    let header = format!("X-Api-Key: {key}");
+    let curl = curl(lab, &["-H", &header, url]);
+    assert_eq!(curl.exit, 0, "{curl:?}");
+    curl.response.expect("curl's exit status said so")
+}
+
+/// wrk's summary.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Wrk {
+    pub requests: u64,
+    pub refused: u64,
+    pub socket_errors: u64,
+    pub text: String,
+}
+
+/// Runs wrk with one thread in the client's namespace.
+#[track_caller]
+pub fn wrk(lab: &Lab, url: &str, key: &str, connections: u32, seconds: u32) -> Wrk {
+    let text = succeed(lab.client().command("wrk").args([
+        "-t1",
+        &format!("-c{connections}"),
+        &format!("-d{seconds}s"),
+        "-H",
+        &format!("X-Api-Key: {key}"),
+        url,
+    ]));
+    Wrk::parse(&text)
+}
+
+impl Wrk {
+    fn parse(text: &str) -> Self {
+        let mut summary = Self {
+            text: text.to_owned(),
+            ..Self::default()
+        };
+        for line in text.lines().map(str::trim) {
+            if let Some(count) = line.strip_prefix("Non-2xx or 3xx responses:") {
+                summary.refused = count.trim().parse().unwrap_or_default();
+            } else if let Some(errors) = line.strip_prefix("Socket errors:") {
+                summary.socket_errors = errors
+                    .split([' ', ','])
+                    .filter_map(|word| word.parse::<u64>().ok())
+                    .sum();
+            } else if let Some((count, _)) = line.split_once(" requests in ") {
+                summary.requests = count.trim().parse().unwrap_or_default();
+            }
+        }
+        summary
+    }
+}
+
+/// Runs a Python script in the client's namespace; it prints JSON.
+#[track_caller]
+pub fn python(lab: &Lab, script: &str, arguments: &[&str]) -> Value {
+    let text = succeed(python_command(lab, script).args(arguments));
+    serde_json::from_str(&text)
+        .unwrap_or_else(|error| panic!("the script's output is not JSON ({error}): {text}"))
+}
+
+/// A Python script in the client's namespace, not started yet.
+pub fn python_command(lab: &Lab, script: &str) -> Command {
+    let mut command = lab.client().command("python3");
+    command.args(["-c", script]);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrk_summary_is_read() {
+        let summary = Wrk::parse(
+            "Running 1s test\n  7 requests in 1.00s, 2.23MB read\n  \
+             Socket errors: connect 1, read 2, write 0, timeout 4\n  \
+             Non-2xx or 3xx responses: 5\nRequests/sec: 7.0\n",
+        );
+        assert_eq!(
+            (summary.requests, summary.refused, summary.socket_errors),
+            (7, 5, 7)
+        );
+    }
+}

@@ -1,0 +1,150 @@
+//! The customers: Python programs, as a customer would write them, and curl.
+
+use std::{collections::BTreeMap, fmt};
+
+use limiter_tests::{
+    GUARDED, Lab, Nginx, UNGUARDED, process,
+    tools::{curl, python, python_command},
+};
+
+/// Asks one after the other, a pause after each answer, over several connections and with the
+/// keys in turn. Reads every answer to its end and connects again where the server closed.
+const PACED: &str = r#"
+import http.client, json, sys, time
+host, count, pause, connections, keys = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), sys.argv[5:]
+DAY = 86400
+def to_midnight(): return DAY - time.time() % DAY
+pool = [http.client.HTTPConnection(host, timeout=30) for _ in range(connections)]
+statuses, first_refused, wrong_waits, last_wait = {}, None, 0, None
+for number in range(count):
+    connection, key = pool[number % connections], keys[number % len(keys)]
+    before = to_midnight()
+    connection.request("GET", "/", headers={"X-Api-Key": key})
+    response = connection.getresponse()
+    response.read()
+    after = to_midnight()
+    statuses[response.status] = statuses.get(response.status, 0) + 1
+    if response.status == 429:
+        last_wait = int(response.headers["Retry-After"])
+        if first_refused is None: first_refused = number
+        if not after - 1 <= last_wait <= before + 1: wrong_waits += 1
+    time.sleep(pause)
+print(json.dumps({"statuses": statuses, "first_refused": first_refused, "wrong_waits": wrong_waits, "last_wait": last_wait}))
+"#;
+
+/// Sends requests to a slow resource, a few milliseconds apart, each on a connection of its own,
+/// and only then reads the answers: all are under way at once.
+const AT_ONCE: &str = r#"
+import http.client, json, sys, time
+host, path, count, key = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+connections = []
+for _ in range(count):
+    connection = http.client.HTTPConnection(host, timeout=60)
+    connection.request("GET", path, headers={"X-Api-Key": key})
+    connections.append(connection)
+    time.sleep(0.003)
+statuses = {}
+for connection in connections:
+    response = connection.getresponse()
+    response.read()
+    statuses[response.status] = statuses.get(response.status, 0) + 1
+print(json.dumps({"statuses": statuses}))
+"#;
+
+/// How many answers of each status.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Statuses(BTreeMap<String, u64>);
+
+impl Statuses {
+    pub fn of<const N: usize>(counts: [(u16, u64); N]) -> Self {
+        Self(
+            counts
+                .into_iter()
+                .map(|(status, count)| (status.to_string(), count))
+                .collect(),
+        )
+    }
+
+    fn parse(report: &serde_json::Value) -> Self {
+        let counts = report["statuses"].as_object().into_iter().flatten();
+        Self(
+            counts
+                .map(|(status, count)| (status.clone(), count.as_u64().unwrap_or_default()))
+                .collect(),
+        )
+    }
+}
+
+impl fmt::Display for Statuses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts: Vec<String> = self
+            .0
+            .iter()
+            .map(|(status, count)| format!("{count} x {status}"))
+            .collect();
+        f.write_str(&parts.join(", "))
+    }
+}
+
+/// What the paced customer reports.
+pub struct Paced {
+    pub statuses: Statuses,
+    /// The number of the first refused request, from 0.
+    pub first_refused: Option<u64>,
+    /// Refusals whose `Retry-After` does not lead to midnight UTC.
+    pub wrong_waits: Option<u64>,
+    /// The last `Retry-After`, seconds.
+    pub last_wait: Option<u64>,
+}
+
+/// `count` requests, `pause_ms` between an answer and the next one.
+pub fn paced(lab: &Lab, keys: &[&str], count: u32, pause_ms: f64, connections: u32) -> Paced {
+    let (host, count) = (lab.v4().to_string(), count.to_string());
+    let (pause, connections) = ((pause_ms / 1000.0).to_string(), connections.to_string());
+    let mut arguments = vec![host.as_str(), &count, &pause, &connections];
+    arguments.extend(keys);
+    let report = python(lab, PACED, &arguments);
+    Paced {
+        statuses: Statuses::parse(&report),
+        first_refused: report["first_refused"].as_u64(),
+        wrong_waits: report["wrong_waits"].as_u64(),
+        last_wait: report["last_wait"].as_u64(),
+    }
+}
+
+/// `count` slow requests under way at once; `meanwhile` runs until they may be answered.
+pub fn at_once(lab: &Lab, key: &str, count: u32, meanwhile: impl FnOnce()) -> Statuses {
+    let (host, count) = (lab.v4().to_string(), count.to_string());
+    let mut command = python_command(lab, AT_ONCE);
+    command.args([&host, Nginx::SLOW, &count, key]);
+    let output = lab.file("at-once");
+    let mut customer = process::Process::start("Python", &mut command, &output);
+    meanwhile();
+    customer.wait();
+    Statuses::parse(&serde_json::from_str(&customer.log()).unwrap_or_default())
+}
+
+/// What curl gets for one request: the status, or what it said.
+pub fn ask(lab: &Lab, port: u16, key: Option<&str>) -> String {
+    let (url, header) = (
+        lab.url(port, "/"),
+        format!("X-Api-Key: {}", key.unwrap_or_default()),
+    );
+    let arguments = match key {
+        Some(_) => vec!["-H", &header, &url],
+        None => vec![url.as_str()],
+    };
+    let curl = curl(lab, &arguments);
+    curl.response
+        .map_or(curl.errors, |response| response.status.to_string())
+}
+
+/// The same to the guarded port.
+pub fn ask_guarded(lab: &Lab, key: Option<&str>) -> String {
+    ask(lab, GUARDED, key)
+}
+
+/// The same to the other port.
+pub fn ask_unguarded(lab: &Lab, key: Option<&str>) -> String {
+    ask(lab, UNGUARDED, key)
+}

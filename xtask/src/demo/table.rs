@@ -1,0 +1,111 @@
+//! What was expected and what was seen.
+
+use std::fmt::{self, Display, Formatter};
+
+/// Lines of "what | expected | seen | ok".
+#[derive(Debug, Default)]
+pub struct Table {
+    rows: Vec<Row>,
+}
+
+#[derive(Debug)]
+struct Row {
+    cells: [String; 3],
+    ok: bool,
+}
+
+const TITLES: [&str; 3] = ["what", "expected", "seen"];
+
+impl Table {
+    /// A line that is right when both texts are the same.
+    pub fn same(&mut self, what: &str, expected: impl Display, seen: impl Display) {
+        let (expected, seen) = (expected.to_string(), seen.to_string());
+        let ok = expected == seen;
+        self.judged(what, expected, seen, ok);
+    }
+
+    /// A line that is right when `ok` says so.
+    pub fn judged(&mut self, what: &str, expected: impl Display, seen: impl Display, ok: bool) {
+        let row = Row {
+            cells: [what.to_owned(), expected.to_string(), seen.to_string()],
+            ok,
+        };
+        // Said as it is seen: the whole takes a while.
+        println!(
+            "  {}: {} ({})",
+            row.cells[0].trim(),
+            row.cells[2],
+            verdict(ok)
+        );
+        self.rows.push(row);
+    }
+
+    /// Whether there are lines, and all are right.
+    pub fn all_as_expected(&self) -> bool {
+        !self.rows.is_empty() && self.rows.iter().all(|row| row.ok)
+    }
+}
+
+fn verdict(ok: bool) -> &'static str {
+    if ok { "yes" } else { "NO" }
+}
+
+impl Display for Table {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let width = |column: usize| {
+            let cells = self
+                .rows
+                .iter()
+                .map(|row| row.cells[column].chars().count());
+            cells.max().unwrap_or(0).max(TITLES[column].len())
+        };
+        let widths = [width(0), width(1), width(2)];
+        let mut line = |cells: [&str; 3], ok: &str| {
+            for (cell, width) in cells.iter().zip(widths) {
+                write!(f, "{cell:width$} | ")?;
+            }
+            writeln!(f, "{ok}")
+        };
+        line(TITLES, "ok")?;
+        line(
+            widths
+                .map(|width| "-".repeat(width))
+                .each_ref()
+                .map(String::as_str),
+            "---",
+        )?;
+        for row in &self.rows {
+            line(row.cells.each_ref().map(String::as_str), verdict(row.ok))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_that_differs_is_enough_to_fail() {
+        let mut table = Table::default();
+        assert!(!table.all_as_expected(), "nothing was shown");
+        table.same("a", 1, "1");
+        assert!(table.all_as_expected());
+        table.same("b", 1, 2);
+        assert!(!table.all_as_expected());
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let mut table = Table::default();
+        table.same("a long one", "x", "x");
+        table.same("b", "y", "yes, indeed");
+        assert_eq!(
+            table.to_string(),
+            "what       | expected | seen        | ok\n\
+             ---------- | -------- | ----------- | ---\n\
+             a long one | x        | x           | yes\n\
+             b          | y        | yes, indeed | NO\n"
+        );
+    }
+}

@@ -1,0 +1,70 @@
+//! `cargo xtask`: everything that is done with this repository, from one place.
+//!
+//! Every command first sees to it that a toolchain for the kernel program is there.
+
+mod bench;
+mod build;
+mod context;
+mod debian;
+mod demo;
+mod lint;
+mod packages;
+mod policy;
+mod privilege;
+mod process;
+mod resolve;
+mod setup;
+mod summary;
+mod test;
+
+use std::{env, process::ExitCode};
+
+use context::Context;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  setup                      get the toolchain of the kernel program, if it is not there
+  build [--release] [ARGS]   build the binary `limiter`; ARGS go to cargo build
+  lint                       formatting, clippy, dependency policy; warnings are errors
+  test [--unit|--integration] [ARGS] [-- ARGS]
+                             all tests, or one half; ARGS go to cargo test; needs root
+  demo [ARGS]                real clients limited in front of a real server; needs root
+  bench [ARGS]               what a packet costs; needs root
+
+LIMITER_TOOLCHAIN_DIR names the toolchain's directory in place of the one in the user's cache.";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let Some((command, args)) = args.split_first() else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let run: fn(&Context, &[String]) -> anyhow::Result<()> = match command.as_str() {
+        "setup" => |context, _| setup::report(context),
+        "build" => build::run,
+        "lint" => |context, _| lint::run(context),
+        "test" => test::run,
+        "demo" => demo::run,
+        "bench" => bench::run,
+        "help" | "--help" | "-h" => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        unknown => {
+            eprintln!("there is no command {unknown:?}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match setup::toolchain()
+        .and_then(Context::new)
+        .and_then(|context| run(&context, args))
+    {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<summary::TestsFailed>() => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! `cargo xtask test`: unit tests as the user, integration tests as root on the release binary.
+
+use std::{fs, path::Path, thread};
+
+use anyhow::{Context as _, anyhow};
+
+use crate::{
+    build,
+    context::Context,
+    packages,
+    privilege::Privilege,
+    summary::{self, Summary, TestsFailed},
+};
+
+/// Crates whose tests need neither root nor the network.
+const UNIT: [&str; 4] = [
+    "limiter-common",
+    "limiter-daemon",
+    "limiter-toolchain",
+    "xtask",
+];
+const INTEGRATION: &str = "limiter-tests";
+
+/// The release binary that the integration tests drive.
+const BINARY_VARIABLE: &str = "LIMITER_BIN";
+/// A file to which a test that skips itself appends a line, `NAME: REASON`.
+const SKIPPED_VARIABLE: &str = "LIMITER_SKIPPED";
+
+/// What was asked for.
+#[derive(Debug, PartialEq, Eq)]
+struct Request<'a> {
+    unit: bool,
+    integration: bool,
+    cargo_args: Vec<&'a str>,
+    harness_args: Vec<&'a str>,
+}
+
+impl<'a> Request<'a> {
+    fn parse(args: &'a [String]) -> Self {
+        let mut parts = args.splitn(2, |arg| arg == "--");
+        let strings = |part: Option<&'a [String]>| -> Vec<&'a str> {
+            part.unwrap_or_default()
+                .iter()
+                .map(String::as_str)
+                .collect()
+        };
+        let mut cargo_args = strings(parts.next());
+        let harness_args = strings(parts.next());
+        let only_unit = cargo_args.contains(&"--unit");
+        let only_integration = cargo_args.contains(&"--integration");
+        cargo_args.retain(|arg| !matches!(*arg, "--unit" | "--integration"));
+        Self {
+            unit: only_unit || !only_integration,
+            integration: only_integration || !only_unit,
+            cargo_args,
+            harness_args,
+        }
+    }
+
+    /// `--test-threads`, unless the caller chose.
+    fn threads(&self) -> Option<String> {
+        let chosen = self
+            .harness_args
+            .iter()
+            .any(|arg| arg.starts_with("--test-threads"));
+        (!chosen).then(|| {
+            format!(
+                "--test-threads={}",
+                thread::available_parallelism().map_or(1, usize::from)
+            )
+        })
+    }
+}
+
+pub fn run(context: &Context, args: &[String]) -> anyhow::Result<()> {
+    let request = Request::parse(args);
+    let mut total = Summary::default();
+    // What the integration tests lack is said before the minutes of building.
+    let privilege = if request.integration {
+        let privilege = Privilege::acquire("running the integration tests").map_err(|error| {
+            anyhow!("{error:#}; `cargo xtask test --unit` runs those that do without root")
+        })?;
+        packages::ensure("the tests")?;
+        Some((privilege, build::release(context)?))
+    } else {
+        None
+    };
+    if request.unit {
+        total.add(unit(context, &request)?);
+    }
+    if let Some((privilege, binary)) = privilege {
+        total.add(integration(context, &request, privilege, &binary)?);
+    }
+    println!("\n{total}");
+    if total.failed > 0 {
+        return Err(TestsFailed.into());
+    }
+    Ok(())
+}
+
+fn unit(context: &Context, request: &Request<'_>) -> anyhow::Result<Summary> {
+    let mut command = context.cargo();
+    command.args(["test", "--no-fail-fast"]);
+    for package in UNIT {
+        command.args(["--package", package]);
+    }
+    command
+        .args(&request.cargo_args)
+        .arg("--")
+        .args(&request.harness_args);
+    summary::count(&mut command)
+}
+
+fn integration(
+    context: &Context,
+    request: &Request<'_>,
+    privilege: Privilege,
+    binary: &Path,
+) -> anyhow::Result<Summary> {
+    let skipped_file = context.target_dir().join("skipped-tests");
+    fs::write(&skipped_file, "").with_context(|| format!("write {}", skipped_file.display()))?;
+
+    let mut command = context.cargo();
+    command.args(["test", "--no-fail-fast", "--package", INTEGRATION]);
+    command
+        .env(BINARY_VARIABLE, binary)
+        .env(SKIPPED_VARIABLE, &skipped_file);
+    if privilege == Privilege::Sudo {
+        command
+            .arg("--config")
+            .arg(sudo_runner(binary, &skipped_file));
+    }
+    command
+        .args(&request.cargo_args)
+        .arg("--")
+        .args(request.threads())
+        .args(&request.harness_args);
+    let mut summary = summary::count(&mut command)?;
+
+    let skipped = summary::skipped(&skipped_file)?;
+    for line in &skipped {
+        println!("skipped: {line}");
+    }
+    summary.move_to_skipped(u64::try_from(skipped.len()).unwrap_or(u64::MAX));
+    Ok(summary)
+}
+
+/// cargo builds as the user and runs the test programs through sudo, which by itself passes
+/// no variables on.
+fn sudo_runner(binary: &Path, skipped_file: &Path) -> String {
+    let runner = [
+        "sudo".to_owned(),
+        "env".to_owned(),
+        format!("{BINARY_VARIABLE}={}", binary.display()),
+        format!("{SKIPPED_VARIABLE}={}", skipped_file.display()),
+    ];
+    // Debug's quoting of a string is TOML's for everything that a path of sense holds.
+    format!("target.'cfg(all())'.runner = {runner:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(args: &[&str]) -> Vec<String> {
+        args.iter().map(|&arg| arg.to_owned()).collect()
+    }
+
+    #[test]
+    fn without_arguments_everything_runs() {
+        let request = Request::parse(&[]);
+        assert!(request.unit && request.integration);
+        assert!(request.threads().is_some());
+    }
+
+    #[test]
+    fn arguments_go_to_cargo_and_to_the_harness() {
+        let args = strings(&[
+            "--unit",
+            "daily",
+            "--",
+            "--nocapture",
+            "--test-threads",
+            "1",
+        ]);
+        let request = Request::parse(&args);
+        assert_eq!(
+            request,
+            Request {
+                unit: true,
+                integration: false,
+                cargo_args: vec!["daily"],
+                harness_args: vec!["--nocapture", "--test-threads", "1"],
+            }
+        );
+        assert_eq!(request.threads(), None);
+    }
+
+    #[test]
+    fn one_half_can_be_asked_for() {
+        let args = strings(&["--integration"]);
+        let request = Request::parse(&args);
+        assert!(!request.unit && request.integration && request.cargo_args.is_empty());
+    }
+
+    #[test]
+    fn sudos_runner_is_a_setting_that_cargo_takes() {
+        assert_eq!(
+            sudo_runner(Path::new("/t/limiter"), Path::new("/t/skipped")),
+            "target.'cfg(all())'.runner = [\"sudo\", \"env\", \"LIMITER_BIN=/t/limiter\", \
+             \"LIMITER_SKIPPED=/t/skipped\"]"
+        );
+    }
+}

@@ -1,0 +1,55 @@
+//! rustup's nightly, which builds `core` from its source.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{find_program, output_of};
+
+/// rustup, and the linker on the PATH.
+#[derive(Debug, Clone)]
+pub struct Nightly {
+    pub rustup: PathBuf,
+    pub linker: PathBuf,
+    rustc: PathBuf,
+}
+
+impl Nightly {
+    /// # Errors
+    /// Says what is not there.
+    pub fn find() -> Result<Self, String> {
+        let rustup = find_program("rustup").ok_or("rustup is not on the PATH")?;
+        let rustc =
+            output_of(Command::new(&rustup).args(["which", "--toolchain", "nightly", "rustc"]))
+                .map(PathBuf::from)
+                .ok_or("rustup has no nightly toolchain")?;
+        if !has_core_source(&rustc) {
+            return Err("rustup's nightly has no rust-src".to_owned());
+        }
+        let linker = find_program("bpf-linker")
+            .ok_or("rustup's nightly would do, but bpf-linker is not on the PATH")?;
+        Ok(Self {
+            rustup,
+            linker,
+            rustc,
+        })
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        let version = output_of(Command::new(&self.rustc).arg("--version"));
+        format!(
+            "{} with rust-src and {}",
+            version.as_deref().unwrap_or("rustup's nightly"),
+            self.linker.display()
+        )
+    }
+}
+
+/// `rustc` is `TOOLCHAIN/bin/rustc`; rust-src lies beside it.
+fn has_core_source(rustc: &Path) -> bool {
+    rustc
+        .ancestors()
+        .nth(2)
+        .is_some_and(|toolchain| toolchain.join("lib/rustlib/src/rust/library/core").is_dir())
+}
