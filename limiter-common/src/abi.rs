@@ -389,7 +389,7 @@ pub struct Flow {
     pub key: FlowKey,
     /// One of [`phase`].
     pub phase: u32,
-    /// `CLOCK_BOOTTIME` of the last packet, ns.
+    /// `CLOCK_MONOTONIC_COARSE` of the last packet, ns.
     pub last_seen_ns: u64,
     /// `FLOW_*` flags.
     pub flags: u32,

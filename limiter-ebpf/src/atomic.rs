@@ -4,9 +4,9 @@
 //! but the instructions exist since Linux 5.12. All are sequentially consistent: a relaxed add
 //! whose result is read is miscompiled for BPF v3.
 
-use core::intrinsics::{AtomicOrdering::SeqCst, atomic_cxchg, atomic_xadd};
 #[cfg(not(bpf_target_arch = "x86_64"))]
 use core::intrinsics::atomic_xchg;
+use core::intrinsics::{AtomicOrdering::SeqCst, atomic_cxchg, atomic_xadd};
 
 /// How often a compare-and-swap is tried. Each failure means that another CPU succeeded, so this
 /// many must have hit one word within nanoseconds for the last to give up.
@@ -84,7 +84,11 @@ pub unsafe fn change<C: Change>(word: *mut u64, change: C) -> Changed {
             Some(new) if swap(word, old, new) => return Changed::Done,
             Some(_) => {}
         }
-        let mut context = Changing { word, change, result: Changed::Contended };
+        let mut context = Changing {
+            word,
+            change,
+            result: Changed::Contended,
+        };
         aya_ebpf::helpers::generated::bpf_loop(
             TRIES,
             change_once::<C> as *mut core::ffi::c_void,

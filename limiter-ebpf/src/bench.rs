@@ -31,10 +31,14 @@ fn rewind() {
     let Some(to) = REWIND.get_ptr(0) else { return };
     // SAFETY: live map values; nothing else runs.
     unsafe {
-        let Some(flow) = maps::flow(&raw const (*to).key) else { return };
+        let Some(flow) = maps::flow(&raw const (*to).key) else {
+            return;
+        };
         (*flow).next = (*to).next;
         (*flow).answered = (*flow).asked;
-        let Some(state) = maps::state((*to).scope) else { return };
+        let Some(state) = maps::state((*to).scope) else {
+            return;
+        };
         let state: *mut ScopeState = state;
         (*state).in_flight = 0;
         (*state).tat_ns = 0;

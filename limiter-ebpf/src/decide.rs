@@ -13,15 +13,15 @@ use limiter_common::{
 
 use crate::{
     atomic::{self, Change, Changed},
-    maps,
+    maps, skb,
     work::{Refusal, Work},
 };
 
-/// The time of a packet.
+/// The time of a request.
 #[derive(Clone, Copy)]
-pub struct Now {
+struct Now {
     /// `CLOCK_BOOTTIME`, ns.
-    pub boot_ns: u64,
+    boot_ns: u64,
 }
 
 impl Now {
@@ -39,13 +39,23 @@ impl Now {
 /// All three point to live map values; the caller holds the flow's lock and has made sure that
 /// the ring of outstanding requests has room.
 #[inline(always)]
-pub unsafe fn request(work: *mut Work, flow: *mut Flow, config: *const Config, now: Now) -> bool {
+pub unsafe fn request(work: *mut Work, flow: *mut Flow, config: *const Config) -> bool {
     // SAFETY: the caller's promise.
     unsafe {
         let state = &(*work).scan.state;
         let method = state.method;
         let Some(digest) = http::key(state) else {
-            return anonymous(work, flow, config, method, reason::MISSING_KEY, (*config).missing_key);
+            return anonymous(
+                work,
+                flow,
+                config,
+                method,
+                reason::MISSING_KEY,
+                (*config).missing_key,
+            );
+        };
+        let now = Now {
+            boot_ns: skb::boot_ns(),
         };
         let entry = match maps::key(digest) {
             Some(entry) => entry,
@@ -65,7 +75,14 @@ pub unsafe fn request(work: *mut Work, flow: *mut Flow, config: *const Config, n
             }
         };
         if (*entry).flags & KEY_DISABLED != 0 {
-            return anonymous(work, flow, config, method, reason::DISABLED_KEY, policy::REJECT);
+            return anonymous(
+                work,
+                flow,
+                config,
+                method,
+                reason::DISABLED_KEY,
+                policy::REJECT,
+            );
         }
         (*entry).last_used_ns = now.boot_ns;
         let scope = (*entry).scope;
@@ -123,10 +140,16 @@ unsafe fn adopt(work: *mut Work, config: *const Config, digest: &Digest, now: No
             return Adopt::NoRoom;
         }
         let scope = (*config).adopt_first.wrapping_add(given as u32);
-        let Some(limits) = maps::limits(scope) else { return Adopt::NoRoom };
+        let Some(limits) = maps::limits(scope) else {
+            return Adopt::NoRoom;
+        };
         *limits = (*config).adopt_limits;
         let entry = &raw mut (*work).key_entry;
-        *entry = KeyEntry { scope, flags: KEY_ADOPTED, last_used_ns: now.boot_ns };
+        *entry = KeyEntry {
+            scope,
+            flags: KEY_ADOPTED,
+            last_used_ns: now.boot_ns,
+        };
         if maps::insert_key(digest, &*entry) {
             maps::count(counter::UNKNOWN_KEY_ADOPTED);
         }
@@ -153,11 +176,25 @@ unsafe fn scoped(
     // SAFETY: the caller's promise.
     unsafe {
         let Some(limits) = maps::limits(scope) else {
-            return anonymous(work, flow, config, method, reason::UNKNOWN_KEY, policy::REJECT);
+            return anonymous(
+                work,
+                flow,
+                config,
+                method,
+                reason::UNKNOWN_KEY,
+                policy::REJECT,
+            );
         };
         if (*limits).flags & LIMITS_IN_USE == 0 {
             // The scope has just been removed, and its keys with it.
-            return anonymous(work, flow, config, method, reason::UNKNOWN_KEY, (*config).unknown_key);
+            return anonymous(
+                work,
+                flow,
+                config,
+                method,
+                reason::UNKNOWN_KEY,
+                (*config).unknown_key,
+            );
         }
         let observe = (*config).observe != 0 || (*limits).flags & LIMITS_OBSERVE != 0;
         let connects = !is_counted(flow, scope);
@@ -182,7 +219,14 @@ unsafe fn scoped(
             }
             _ => (1, 1),
         };
-        refuse(work, (*limits).text_set, refused, scope, retry_after, reset_after);
+        refuse(
+            work,
+            (*limits).text_set,
+            refused,
+            scope,
+            retry_after,
+            reset_after,
+        );
         false
     }
 }
@@ -207,15 +251,29 @@ extern "C" fn limiter_charge(scope: u32, flags: u32, boot_ns: u64) -> u32 {
     };
     let now = Now { boot_ns };
     let day = Day::at(now.utc_ns());
-    let charge = Charge { limits, state, now, day, connects: flags & CONNECTS != 0 };
+    let charge = Charge {
+        limits,
+        state,
+        now,
+        day,
+        connects: flags & CONNECTS != 0,
+    };
     // SAFETY: both are live map values.
     unsafe { charge.attempt(charge.look(), flags & OBSERVE != 0) }
 }
 
 /// Whole seconds, 1 or more, until the scope's rate would let a request by.
 fn wait_s(scope: u32, now: Now) -> u32 {
-    let (Some(limits), Some(state)) = (maps::limits(scope), maps::state(scope)) else { return 1 };
-    let charge = Charge { limits, state, now, day: Day(0), connects: false };
+    let (Some(limits), Some(state)) = (maps::limits(scope), maps::state(scope)) else {
+        return 1;
+    };
+    let charge = Charge {
+        limits,
+        state,
+        now,
+        day: Day(0),
+        connects: false,
+    };
     // SAFETY: both are live map values.
     let seconds = unsafe { charge.wait_ns() }.div_ceil(1_000_000_000) as u32;
     if seconds == 0 { 1 } else { seconds }
@@ -280,8 +338,7 @@ impl Charge {
                 atomic::decrement(&raw mut (*self.state).in_flight);
                 return reason::CONCURRENCY;
             }
-            if self.connects
-                && atomic::increment(&raw mut (*self.state).connections) >= connections
+            if self.connects && atomic::increment(&raw mut (*self.state).connections) >= connections
             {
                 self.return_connection();
                 return reason::CONNECTIONS;
@@ -306,8 +363,10 @@ impl Charge {
     unsafe fn wait_ns(self) -> u64 {
         // SAFETY: both are live map values.
         unsafe {
-            match self.rate().judge(atomic::load(&raw const (*self.state).tat_ns), self.now.boot_ns)
-            {
+            match self.rate().judge(
+                atomic::load(&raw const (*self.state).tat_ns),
+                self.now.boot_ns,
+            ) {
                 Ok(_) => 0,
                 Err(wait) => wait,
             }
@@ -327,7 +386,10 @@ impl Charge {
 
     #[inline(always)]
     unsafe fn charge_day(self, quota: u64) -> u32 {
-        let change = ChargeDay { day: self.day, quota };
+        let change = ChargeDay {
+            day: self.day,
+            quota,
+        };
         // SAFETY: a live map value.
         match unsafe { atomic::change(&raw mut (*self.state).day_count, change) } {
             Changed::Done => ADMITTED,
@@ -341,8 +403,12 @@ impl Charge {
     unsafe fn return_day(self) {
         // SAFETY: a live map value. A charge that stays is one the customer was not due, never
         // one too many for the server.
-        let _lost =
-            unsafe { atomic::change(&raw mut (*self.state).day_count, ReturnDay { day: self.day }) };
+        let _lost = unsafe {
+            atomic::change(
+                &raw mut (*self.state).day_count,
+                ReturnDay { day: self.day },
+            )
+        };
     }
 
     #[inline(always)]
@@ -353,7 +419,10 @@ impl Charge {
             if rate.interval_ns == 0 {
                 return true;
             }
-            let change = ChargeRate { rate, now_ns: self.now.boot_ns };
+            let change = ChargeRate {
+                rate,
+                now_ns: self.now.boot_ns,
+            };
             atomic::change(&raw mut (*self.state).tat_ns, change) == Changed::Done
         }
     }
@@ -380,7 +449,11 @@ impl Change for ChargeDay {
     #[inline(always)]
     fn apply(&self, old: u64) -> Option<u64> {
         let today = DayCount(old).on(self.day);
-        if today.count() >= self.quota { None } else { Some(today.charged().0) }
+        if today.count() >= self.quota {
+            None
+        } else {
+            Some(today.charged().0)
+        }
     }
 }
 
@@ -491,7 +564,11 @@ pub unsafe fn slot(flow: *mut Flow, number: u32) -> *mut Outstanding {
         core::arch::asm!("{0} &= 31", inout(reg) at, options(nomem, nostack, preserves_flags));
     }
     // SAFETY: below MAX_OUTSTANDING.
-    unsafe { (&raw mut (*flow).outstanding).cast::<Outstanding>().add(at as usize) }
+    unsafe {
+        (&raw mut (*flow).outstanding)
+            .cast::<Outstanding>()
+            .add(at as usize)
+    }
 }
 
 const _: () = assert!(MAX_OUTSTANDING == 32, "the mask in `slot`");

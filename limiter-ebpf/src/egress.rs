@@ -18,7 +18,7 @@ use crate::{
     global, maps,
     packet::{ACK, Direction, FIN, Parsed, RST, SYN, parse},
     scan::{self, Segment},
-    skb::{DROP, NEXT, Skb, boot_ns},
+    skb::{DROP, NEXT, Skb, coarse_ns},
     work::Work,
 };
 
@@ -31,13 +31,19 @@ pub fn run<const L2: bool>(skb: Skb) -> i32 {
         // Nothing is enforced on this side: what cannot be read frees no slot.
         return NEXT;
     };
-    let Some(config) = maps::config() else { return NEXT };
+    let Some(config) = maps::config() else {
+        return NEXT;
+    };
     // SAFETY: both are live map values, and `work` is this CPU's.
     unsafe {
         let packet = &(*work).packet;
         let key = &raw const packet.key;
         if packet.has(SYN) {
-            return if packet.has(ACK) { opens(skb, work, config) } else { NEXT };
+            return if packet.has(ACK) {
+                opens(skb, work, config)
+            } else {
+                NEXT
+            };
         }
         let Some(found) = maps::flow(key) else {
             return match maps::tomb(key) {
@@ -48,11 +54,11 @@ pub fn run<const L2: bool>(skb: Skb) -> i32 {
         if !flow::lock(found, key) {
             return DROP;
         }
-        (*found).last_seen_ns = boot_ns();
+        (*found).last_seen_ns = coarse_ns();
         let action = segment(skb, work, found, config);
         flow::unlock(found);
         match action {
-            Action::Pass | Action::Cut | Action::Bury => NEXT,
+            Action::Pass | Action::Cut | Action::Bury | Action::Reset => NEXT,
             Action::PassLast => {
                 maps::remove_flow(key);
                 maps::count(counter::FLOWS_CLOSED);
@@ -82,12 +88,10 @@ unsafe fn opens(skb: Skb, work: *mut Work, config: *const Config) -> i32 {
             if !flow::lock(old, key) {
                 return DROP;
             }
-            (*old).last_seen_ns = boot_ns();
-            if (*old).phase == phase::HANDSHAKE
-                && (*old).next == packet.ack
-                && (*old).server_next == server_next
-            {
-                // Sent again.
+            (*old).last_seen_ns = coarse_ns();
+            if (*old).server_next == server_next && (*old).server_ack == packet.ack {
+                // Sent again. The client may have gone on already: what it sent has not reached
+                // the server then (the queue of its listener is full, or the network lost it).
                 flow::unlock(old);
                 return NEXT;
             }
@@ -102,7 +106,7 @@ unsafe fn opens(skb: Skb, work: *mut Work, config: *const Config) -> i32 {
         let new = &raw mut (*work).flow;
         (*new).key = packet.key;
         (*new).phase = phase::HANDSHAKE;
-        (*new).last_seen_ns = boot_ns();
+        (*new).last_seen_ns = coarse_ns();
         (*new).next = packet.ack;
         (*new).server_ack = packet.ack;
         (*new).records_floor = packet.ack;
@@ -160,7 +164,11 @@ unsafe fn segment(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Con
             flow::release_slots(flow);
         }
         (*flow).server_next = (*flow).server_next.latest(end);
-        if flow::has_ended(flow) { Action::PassLast } else { Action::Pass }
+        if flow::has_ended(flow) {
+            Action::PassLast
+        } else {
+            Action::Pass
+        }
     }
 }
 
@@ -178,7 +186,11 @@ unsafe fn reset(flow: *mut Flow) -> Action {
         (*flow).phase = phase::RESET;
         // During a handshake it may have answered something else than the handshake, which can
         // still be completed: then the flow stays, and lets nothing by.
-        if handshake { Action::Pass } else { Action::PassLast }
+        if handshake {
+            Action::Pass
+        } else {
+            Action::PassLast
+        }
     }
 }
 
@@ -235,20 +247,21 @@ unsafe fn payload(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Con
         let scan = &raw mut (*work).scan;
         http::begin(scan, &raw const (*flow).response, from, len);
         let rules = &raw const (*config).response_rules;
-        let mut context =
-            Responses {
-                segment: Segment {
-                    skb,
-                    payload: packet.payload,
-                    scan,
-                    rules,
-                    print: core::ptr::null_mut(),
-                    config,
-                },
-                flow,
-            };
-        let units =
-            bpf_loop(http::UNITS, one_unit as *mut c_void, (&raw mut context).cast(), 0);
+        let mut context = Responses {
+            segment: Segment {
+                skb,
+                payload: packet.payload,
+                scan,
+                rules,
+            },
+            flow,
+        };
+        let units = bpf_loop(
+            http::UNITS,
+            one_unit as *mut c_void,
+            (&raw mut context).cast(),
+            0,
+        );
         if units >= i64::from(http::UNITS) {
             lost(flow);
         }

@@ -26,6 +26,8 @@ pub enum Action {
     Cut,
     /// The connection was refused: `Work::tomb` says how to go on.
     Bury,
+    /// The client has reset the connection: likewise.
+    Reset,
 }
 
 /// Takes the lock of a flow found under `key`; false if another CPU holds it for too long or if

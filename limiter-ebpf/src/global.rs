@@ -5,16 +5,57 @@
 use aya_ebpf::bindings::__sk_buff;
 
 use crate::{
-    maps, refuse,
+    maps, refuse, replay,
     skb::{DROP, Skb},
 };
+
+/// Whether the first `len` payload bytes of a client's packet, all seen before, may pass again; the
+/// caller holds the lock of the flow. 0: no.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn limiter_may_pass(skb: *mut __sk_buff, len: u32) -> i32 {
+    let Some(work) = maps::work() else { return 0 };
+    // SAFETY: a live map value, of this CPU alone.
+    let key = unsafe { &raw const (*work).packet.key };
+    let Some(flow) = maps::flow(key) else {
+        return 0;
+    };
+    // SAFETY: live map values; the caller holds the lock.
+    i32::from(unsafe { replay::may_pass(Skb(skb), work, flow, len) })
+}
+
+/// The fingerprint of the payload bytes [`from`, `to`) of the packet; 0: cannot be read.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn limiter_fingerprint(skb: *mut __sk_buff, from: u32, to: u32) -> u64 {
+    let Some(work) = maps::work() else { return 0 };
+    let mut print = 0;
+    // SAFETY: a live map value, of this CPU alone.
+    if unsafe { replay::sample(Skb(skb), work, from, to.wrapping_sub(from), &raw mut print) } {
+        print
+    } else {
+        0
+    }
+}
 
 /// Carries out the fresh refusal in `Work::tomb`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn limiter_refuse(skb: *mut __sk_buff) -> i32 {
-    let Some(work) = maps::work() else { return DROP };
+    let Some(work) = maps::work() else {
+        return DROP;
+    };
     refuse::send(Skb(skb), work)
+}
+
+/// Hands a client's reset on to the server.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn limiter_hand_on_reset(skb: *mut __sk_buff) -> i32 {
+    let Some(work) = maps::work() else {
+        return DROP;
+    };
+    refuse::hand_on_reset(Skb(skb), work)
 }
 
 /// Cuts the packet to `Work::keep` bytes of payload; 0: could not.
@@ -31,11 +72,15 @@ pub extern "C" fn limiter_cut(skb: *mut __sk_buff) -> i32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn limiter_client_of_tomb(skb: *mut __sk_buff) -> i32 {
-    let Some(work) = maps::work() else { return DROP };
+    let Some(work) = maps::work() else {
+        return DROP;
+    };
     // SAFETY: a live map value, of this CPU alone.
     let key = unsafe { &raw const (*work).packet.key };
     // It may have given way to another one meanwhile: the client sends again.
-    let Some(tomb) = maps::tomb(key) else { return DROP };
+    let Some(tomb) = maps::tomb(key) else {
+        return DROP;
+    };
     refuse::from_client(Skb(skb), work, tomb)
 }
 
@@ -43,11 +88,15 @@ pub extern "C" fn limiter_client_of_tomb(skb: *mut __sk_buff) -> i32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn limiter_server_of_tomb(skb: *mut __sk_buff) -> i32 {
-    let Some(work) = maps::work() else { return DROP };
+    let Some(work) = maps::work() else {
+        return DROP;
+    };
     // SAFETY: a live map value, of this CPU alone.
     let key = unsafe { &raw const (*work).packet.key };
     // As above.
-    let Some(tomb) = maps::tomb(key) else { return DROP };
+    let Some(tomb) = maps::tomb(key) else {
+        return DROP;
+    };
     refuse::from_server(Skb(skb), work, tomb)
 }
 
@@ -55,7 +104,9 @@ pub extern "C" fn limiter_server_of_tomb(skb: *mut __sk_buff) -> i32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn limiter_reset_both(skb: *mut __sk_buff) -> i32 {
-    let Some(work) = maps::work() else { return DROP };
+    let Some(work) = maps::work() else {
+        return DROP;
+    };
     refuse::reset_both(Skb(skb), work)
 }
 
@@ -63,6 +114,8 @@ pub extern "C" fn limiter_reset_both(skb: *mut __sk_buff) -> i32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn limiter_reset_syn_ack(skb: *mut __sk_buff) -> i32 {
-    let Some(work) = maps::work() else { return DROP };
+    let Some(work) = maps::work() else {
+        return DROP;
+    };
     refuse::reset_syn_ack(Skb(skb), work)
 }

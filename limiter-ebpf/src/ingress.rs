@@ -12,14 +12,14 @@ use limiter_common::{
 };
 
 use crate::{
-    decide::{self, Now},
+    decide,
     flow::{self, Action},
     global, maps,
-    packet::{ACK, Direction, FIN, Parsed, RST, SYN, parse},
+    packet::{ACK, Direction, FIN, Parsed, RST, SYN, URG, parse},
     refuse,
-    replay::{self, Print},
+    replay::{self, Identity},
     scan::{self, Segment},
-    skb::{DROP, NEXT, Skb, boot_ns},
+    skb::{DROP, NEXT, Skb, coarse_ns},
     work::Work,
 };
 
@@ -35,23 +35,30 @@ pub fn run<const L2: bool>(skb: Skb) -> i32 {
         (Parsed::Unreadable, _) => return dropped(counter::UNREADABLE_DROPPED),
         _ => return NEXT,
     };
-    let Some(config) = maps::config() else { return NEXT };
+    let Some(config) = maps::config() else {
+        return NEXT;
+    };
     // SAFETY: both are live map values, and `work` is this CPU's.
     unsafe {
         let packet = &(*work).packet;
         if packet.has(SYN) {
             // Data in a SYN (TCP Fast Open) would reach the server before there is a flow. The
             // client sends it again after the handshake (RFC 7413, section 4.2.2).
-            return if packet.len > 0 { dropped(counter::SYN_DATA_DROPPED) } else { NEXT };
+            return if packet.len > 0 {
+                dropped(counter::SYN_DATA_DROPPED)
+            } else {
+                NEXT
+            };
         }
         let key = &raw const packet.key;
-        let Some(found) = maps::flow(key) else { return stranger(skb, work, config) };
+        let Some(found) = maps::flow(key) else {
+            return stranger(skb, work, config);
+        };
         if !flow::lock(found, key) {
             return DROP;
         }
-        let now = Now { boot_ns: boot_ns() };
-        (*found).last_seen_ns = now.boot_ns;
-        let action = segment(skb, work, found, config, now);
+        (*found).last_seen_ns = coarse_ns();
+        let action = segment(skb, work, found, config);
         flow::unlock(found);
         act(skb, work, action)
     }
@@ -79,13 +86,21 @@ unsafe fn act(skb: Skb, work: *mut Work, action: Action) -> i32 {
                 NEXT
             }
             Action::Cut => {
-                if global::limiter_cut(skb.0) != 0 { NEXT } else { DROP }
+                if global::limiter_cut(skb.0) != 0 {
+                    NEXT
+                } else {
+                    DROP
+                }
             }
-            Action::Bury => {
+            Action::Bury | Action::Reset => {
                 maps::remove_flow(key);
                 maps::count(counter::FLOWS_CLOSED);
                 maps::insert_tomb(key, &raw const (*work).tomb);
-                global::limiter_refuse(skb.0)
+                if action == Action::Reset {
+                    global::limiter_hand_on_reset(skb.0)
+                } else {
+                    global::limiter_refuse(skb.0)
+                }
             }
         }
     }
@@ -121,30 +136,29 @@ unsafe fn stranger(skb: Skb, work: *mut Work, config: *const Config) -> i32 {
 /// # Safety
 /// All point to live map values, `work` is this CPU's, the flow is locked.
 #[inline(always)]
-unsafe fn segment(
-    skb: Skb,
-    work: *mut Work,
-    flow: *mut Flow,
-    config: *const Config,
-    now: Now,
-) -> Action {
+unsafe fn segment(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Config) -> Action {
     // SAFETY: the caller's promise.
     unsafe {
         let packet = &(*work).packet;
         if packet.has(RST) {
-            // Only what a receiver would believe (RFC 5961, section 3.2). It is between what it
-            // has acknowledged and what has been let by, since it may not have acknowledged all.
-            if !packet.seq.before((*flow).server_ack) && !(*flow).next.before(packet.seq) {
-                flow::release_slots(flow);
-                flow::release_connections(flow);
-                (*flow).phase = phase::RESET;
+            let end = if (*flow).flags & FLOW_CLIENT_FIN != 0 {
+                (*flow).client_fin
+            } else {
+                (*flow).next
+            };
+            // Only what a receiver believes (RFC 5961, section 3.2); of others it asks for another.
+            if packet.seq != end || (*flow).phase == phase::RESET {
+                return Action::Pass;
             }
-            return Action::Pass;
+            bury(work, flow, true, true);
+            return Action::Reset;
         }
         if (*flow).phase == phase::RESET {
             return Action::Drop(counter::AFTER_END_DROPPED);
         }
-        if !packet.has(ACK) || (*flow).server_next.before(packet.ack) {
+        // Urgent data is taken out of the stream by the receiver, so it would read another request
+        // than the parser.
+        if !packet.has(ACK) || packet.has(URG) || (*flow).server_next.before(packet.ack) {
             return Action::Drop(counter::INVALID_DROPPED);
         }
         (*flow).client_ack = (*flow).client_ack.latest(packet.ack);
@@ -157,7 +171,7 @@ unsafe fn segment(
         let action = if packet.len == 0 {
             Action::Pass
         } else {
-            payload(skb, work, flow, config, now)
+            payload(skb, work, flow, config)
         };
         if action != Action::Pass {
             return action;
@@ -168,7 +182,11 @@ unsafe fn segment(
                 return refused;
             }
         }
-        if flow::has_ended(flow) { Action::PassLast } else { Action::Pass }
+        if flow::has_ended(flow) {
+            Action::PassLast
+        } else {
+            Action::Pass
+        }
     }
 }
 
@@ -207,13 +225,7 @@ unsafe fn fin(work: *mut Work, flow: *mut Flow, config: *const Config) -> Action
 /// # Safety
 /// As [`segment`].
 #[inline(always)]
-unsafe fn payload(
-    skb: Skb,
-    work: *mut Work,
-    flow: *mut Flow,
-    config: *const Config,
-    now: Now,
-) -> Action {
+unsafe fn payload(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Config) -> Action {
     // SAFETY: the caller's promise.
     unsafe {
         let packet = &(*work).packet;
@@ -250,7 +262,7 @@ unsafe fn payload(
         } else if ahead < 0 {
             let seen = (ahead as u32).wrapping_neg();
             from = if seen < len { seen } else { len };
-            if !replay::may_pass(skb, work, flow, from) {
+            if global::limiter_may_pass(skb.0, from) == 0 {
                 return conflict(work, flow);
             }
             if from == len {
@@ -272,7 +284,7 @@ unsafe fn payload(
             maps::count(counter::AFTER_END_DROPPED);
             return bury(work, flow, true, true);
         }
-        requests(skb, work, flow, config, now, from)
+        requests(skb, work, flow, config, from)
     }
 }
 
@@ -322,7 +334,6 @@ struct Requests {
     work: *mut Work,
     flow: *mut Flow,
     config: *const Config,
-    now: Now,
 }
 
 /// Scans the payload from byte `from` on, which is new.
@@ -335,7 +346,6 @@ unsafe fn requests(
     work: *mut Work,
     flow: *mut Flow,
     config: *const Config,
-    now: Now,
     from: u32,
 ) -> Action {
     // SAFETY: the caller's promise.
@@ -350,18 +360,20 @@ unsafe fn requests(
                 payload: packet.payload,
                 scan,
                 rules: &raw const (*config).request_rules,
-                print: &raw mut (*work).print,
-                config,
             },
             work,
             flow,
             config,
-            now,
         };
-        (*work).print = Print { from: 0, to: 0, print: 0 };
+        (*work).identity = Identity::begin(skb, &(*flow).request.state);
         // What is left when the loop ends without an answer.
         (*work).outcome = outcome::UNFINISHED;
-        bpf_loop(http::UNITS, one_unit as *mut c_void, (&raw mut context).cast(), 0);
+        bpf_loop(
+            http::UNITS,
+            one_unit as *mut c_void,
+            (&raw mut context).cast(),
+            0,
+        );
 
         let observe = (*config).observe != 0;
         let outcome = (&raw const (*work).outcome).read_volatile();
@@ -413,13 +425,7 @@ unsafe fn requests(
 /// # Safety
 /// As [`segment`].
 #[inline(always)]
-unsafe fn admit(
-    skb: Skb,
-    work: *mut Work,
-    flow: *mut Flow,
-    done: u32,
-    from: u32,
-) -> Action {
+unsafe fn admit(skb: Skb, work: *mut Work, flow: *mut Flow, done: u32, from: u32) -> Action {
     // SAFETY: the caller's promise.
     unsafe {
         let scan = &raw mut (*work).scan;
@@ -442,7 +448,9 @@ unsafe fn admit(
 unsafe extern "C" fn one_unit(_: u32, context: *mut Requests) -> i64 {
     // SAFETY: `requests` passes its own context.
     unsafe {
-        let Requests { work, flow, config, now, .. } = *context;
+        let Requests {
+            work, flow, config, ..
+        } = *context;
         if !scan::unit(&raw mut (*context).segment) {
             return 0;
         }
@@ -451,7 +459,9 @@ unsafe extern "C" fn one_unit(_: u32, context: *mut Requests) -> i64 {
             http::EVENT_HEAD => {
                 if (*flow).asked.wrapping_sub((*flow).answered) >= MAX_OUTSTANDING {
                     outcome::WAITS
-                } else if decide::request(work, flow, config, now) {
+                } else if decide::request(work, flow, config) {
+                    let secret = (*config).request_rules.secret();
+                    (*work).identity.add(&(*scan).state, secret);
                     let body = http::request_body(&(*scan).state);
                     http::go_on(scan, body);
                     return 0;
@@ -499,7 +509,14 @@ unsafe fn malformed(
 ) -> Action {
     // SAFETY: the caller's promise.
     unsafe {
-        decide::refuse(work, (*config).common_texts, reason::MALFORMED, NO_SCOPE, 0, 0);
+        decide::refuse(
+            work,
+            (*config).common_texts,
+            reason::MALFORMED,
+            NO_SCOPE,
+            0,
+            0,
+        );
         if in_body {
             // The server is at work on it, so no response can tell, and it can never be complete.
             decide::count_refusal(work);
@@ -520,7 +537,11 @@ unsafe fn refused(work: *mut Work, flow: *mut Flow, config: *const Config, split
     unsafe {
         let packet = &(*work).packet;
         let is_limit = (*work).refusal.text.reason < reason::LIMITS;
-        let way = if is_limit { (*config).on_limit } else { policy::ON_LIMIT_CLOSE };
+        let way = if is_limit {
+            (*config).on_limit
+        } else {
+            policy::ON_LIMIT_CLOSE
+        };
         if way == policy::ON_LIMIT_DROP {
             if (*flow).flags & FLOW_DROP_COUNTED == 0 {
                 (*flow).flags |= FLOW_DROP_COUNTED;

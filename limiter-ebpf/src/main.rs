@@ -6,7 +6,10 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch, core_intrinsics)]
-#![expect(internal_features, reason = "atomic operations of BPF are only there as intrinsics")]
+#![expect(
+    internal_features,
+    reason = "atomic operations of BPF are only there as intrinsics"
+)]
 
 mod atomic;
 #[cfg(feature = "bench")]

@@ -6,8 +6,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
 use limiter_common::abi::{
-    Adopted, Clock, Config, Digest, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState, Sweep, Text,
-    TextKey, Tomb, counter,
+    Adopted, Clock, Config, Digest, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState, Sweep,
+    Text, TextKey, Tomb, counter,
 };
 
 use crate::work::Work;
@@ -46,7 +46,9 @@ static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 /// Whether a port (host byte order) is guarded.
 #[inline(always)]
 pub fn guarded(port: u16) -> bool {
-    let Some(ports) = PORTS.get_ptr(0) else { return false };
+    let Some(ports) = PORTS.get_ptr(0) else {
+        return false;
+    };
     let word = usize::from(port >> 6) & 1023;
     // SAFETY: the entry is a live map value; `word` is below 1024.
     let bits = unsafe { *(&raw const (*ports).0).cast::<u64>().add(word) };

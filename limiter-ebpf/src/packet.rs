@@ -36,6 +36,7 @@ pub const SYN: u32 = 0x02;
 pub const RST: u32 = 0x04;
 pub const PSH: u32 = 0x08;
 pub const ACK: u32 = 0x10;
+pub const URG: u32 = 0x20;
 
 /// Which way a packet goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -105,14 +106,21 @@ struct Linear {
 impl Linear {
     #[inline(always)]
     fn of(skb: Skb) -> Self {
-        Self { start: skb.start(), end: skb.end() }
+        Self {
+            start: skb.start(),
+            end: skb.end(),
+        }
     }
 
     /// `len` bytes at `offset`; `None` if they are not all in the linear part.
     #[inline(always)]
     fn header(self, offset: u32, len: u32) -> Option<Header> {
         let at = self.start + offset as usize;
-        if at + len as usize > self.end { None } else { Some(Header(at as *const u8)) }
+        if at + len as usize > self.end {
+            None
+        } else {
+            Some(Header(at as *const u8))
+        }
     }
 }
 
@@ -225,20 +233,27 @@ fn ipv4(skb: Skb, linear: Linear, l3: u32, direction: Direction) -> Attempt {
     // SAFETY: the header has 20 bytes.
     let (protocol, ihl, fragment, total) = unsafe {
         let ihl = (ip.byte::<0>() & 0x0f) * 4;
-        (ip.byte::<9>(), ihl, u16::from_be(ip.half::<6>()), u16::from_be(ip.half::<2>()))
+        (
+            ip.byte::<9>(),
+            ihl,
+            u16::from_be(ip.half::<6>()),
+            u16::from_be(ip.half::<2>()),
+        )
     };
     if protocol != IPPROTO_TCP || ihl < IPV4_LEN || fragment & 0x1fff != 0 {
         return Ok((Parsed::Other, None));
     }
     let l4 = l3 + ihl;
+    if fragment & 0x2000 != 0 {
+        return first_fragment(skb, linear, l4, direction);
+    }
     let tcp = linear.header(l4, TCP_LEN).ok_or(())?;
     if !guarded(tcp, direction) {
         return Ok((Parsed::Other, None));
     }
-    if fragment & 0x2000 != 0 {
-        return Ok((Parsed::Fragment, None));
-    }
-    let Some(work) = maps::work() else { return Ok((Parsed::Unreadable, None)) };
+    let Some(work) = maps::work() else {
+        return Ok((Parsed::Unreadable, None));
+    };
     // SAFETY: `work` is a live map value, of this CPU alone; the header has 20 bytes.
     unsafe {
         let packet = &raw mut (*work).packet;
@@ -251,8 +266,24 @@ fn ipv4(skb: Skb, linear: Linear, l3: u32, direction: Direction) -> Attempt {
         *destination.add(3) = ip.word::<16>();
     }
     // A total length of 0 stands for what is too long for the field (BIG TCP).
-    let end = if total == 0 { skb.len() } else { l3 + u32::from(total) };
+    let end = if total == 0 {
+        skb.len()
+    } else {
+        l3 + u32::from(total)
+    };
     Ok(segment(skb, linear, tcp, work, l3, l4, end, direction))
+}
+
+/// A first fragment. Its TCP header need not be whole (RFC 1858), only the ports are sure to be: a
+/// fragment has eight bytes or more.
+#[inline(always)]
+fn first_fragment(skb: Skb, linear: Linear, l4: u32, direction: Direction) -> Attempt {
+    const PORTS_LEN: u32 = 4;
+    match linear.header(l4, PORTS_LEN) {
+        Some(ports) if !guarded(ports, direction) => Ok((Parsed::Other, None)),
+        None if skb.len() >= l4 + PORTS_LEN => Err(()),
+        _ => Ok((Parsed::Fragment, None)),
+    }
 }
 
 /// The flow key's addresses of the packet's source and destination.
@@ -279,12 +310,18 @@ fn ipv6(skb: Skb, linear: Linear, l3: u32, direction: Direction) -> Attempt {
     // SAFETY: the header has 40 bytes.
     let protocol = unsafe { ip.byte::<6>() };
     let mut l4 = l3 + IPV6_LEN;
-    let mut first_fragment = false;
+    let mut fragmented = false;
     if protocol != IPPROTO_TCP {
         if !is_extension(protocol) {
             return Ok((Parsed::Other, None));
         }
-        let mut walk = Walk { skb, protocol, at: l4, first_fragment: false, stranded: false };
+        let mut walk = Walk {
+            skb,
+            protocol,
+            at: l4,
+            first_fragment: false,
+            stranded: false,
+        };
         walk_extensions(&mut walk);
         if walk.stranded {
             return Ok((Parsed::Unreadable, None));
@@ -293,12 +330,12 @@ fn ipv6(skb: Skb, linear: Linear, l3: u32, direction: Direction) -> Attempt {
             return Ok((Parsed::Other, None));
         }
         l4 = walk.at;
-        first_fragment = walk.first_fragment;
+        fragmented = walk.first_fragment;
         if l4 > MAX_L4 {
             return Ok((Parsed::Unreadable, None));
         }
         // Behind long extensions the TCP header may not be linear where others are.
-        if linear.header(l4, TCP_LEN).is_none() {
+        if !fragmented && linear.header(l4, TCP_LEN).is_none() {
             let (len, wanted) = (skb.len(), l4 + MAX_TCP_LEN);
             if !skb.pull(if len < wanted { len } else { wanted }) {
                 return Ok((Parsed::Unreadable, None));
@@ -307,14 +344,16 @@ fn ipv6(skb: Skb, linear: Linear, l3: u32, direction: Direction) -> Attempt {
             ip = linear.header(l3, IPV6_LEN).ok_or(())?;
         }
     }
+    if fragmented {
+        return first_fragment(skb, linear, l4, direction);
+    }
     let tcp = linear.header(l4, TCP_LEN).ok_or(())?;
     if !guarded(tcp, direction) {
         return Ok((Parsed::Other, None));
     }
-    if first_fragment {
-        return Ok((Parsed::Fragment, None));
-    }
-    let Some(work) = maps::work() else { return Ok((Parsed::Unreadable, None)) };
+    let Some(work) = maps::work() else {
+        return Ok((Parsed::Unreadable, None));
+    };
     // SAFETY: `work` is a live map value, of this CPU alone; the header has 40 bytes.
     let payload = unsafe {
         let packet = &raw mut (*work).packet;
@@ -331,7 +370,11 @@ fn ipv6(skb: Skb, linear: Linear, l3: u32, direction: Direction) -> Attempt {
         u32::from(u16::from_be(ip.half::<4>()))
     };
     // A payload length of 0 stands for what is too long for the field (RFC 2675, BIG TCP).
-    let end = if payload == 0 { skb.len() } else { l3 + IPV6_LEN + payload };
+    let end = if payload == 0 {
+        skb.len()
+    } else {
+        l3 + IPV6_LEN + payload
+    };
     Ok(segment(skb, linear, tcp, work, l3, l4, end, direction))
 }
 
@@ -415,7 +458,7 @@ const NO_NEXT: u32 = 59;
 
 #[inline(always)]
 fn guarded(tcp: Header, direction: Direction) -> bool {
-    // SAFETY: the TCP header was checked to be there.
+    // SAFETY: the ports were checked to be there.
     let port = unsafe {
         match direction {
             Direction::ToServer => tcp.half::<2>(),
@@ -427,7 +470,10 @@ fn guarded(tcp: Header, direction: Direction) -> bool {
 
 /// Reads the TCP header; `end` is where the IP packet ends.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "all that parsing has come to, once")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "all that parsing has come to, once"
+)]
 fn segment(
     skb: Skb,
     linear: Linear,
@@ -504,10 +550,20 @@ struct Options {
 
 #[inline(never)]
 fn search_timestamp(skb: Skb, packet: *mut Packet, at: u32, end: u32) {
-    let mut options = Options { skb, packet, at, end };
+    let mut options = Options {
+        skb,
+        packet,
+        at,
+        end,
+    };
     // SAFETY: `options` outlives the call.
     unsafe {
-        bpf_loop(MAX_OPTIONS, one_option as *mut c_void, (&raw mut options).cast(), 0);
+        bpf_loop(
+            MAX_OPTIONS,
+            one_option as *mut c_void,
+            (&raw mut options).cast(),
+            0,
+        );
     }
 }
 
@@ -518,7 +574,12 @@ unsafe extern "C" fn one_option(_: u32, options: *mut Options) -> i64 {
     // SAFETY: `search_timestamp` passes its own options, whose packet is a live map value of this
     // CPU; the arrays have as many bytes as are loaded.
     unsafe {
-        let Options { skb, packet, at, end } = *options;
+        let Options {
+            skb,
+            packet,
+            at,
+            end,
+        } = *options;
         let mut option = [0u8; 2];
         if at + 2 > end || !skb.load(at, option.as_mut_ptr(), 2) {
             return 1;

@@ -11,6 +11,7 @@
 //! Tombs are never removed here, only by a new connection or by the LRU: a client whose last
 //! acknowledgement was lost sends its FIN again, and finds somebody.
 
+mod reset;
 mod segment;
 mod text;
 mod trim;
@@ -20,6 +21,7 @@ use limiter_common::{
     seq::Seq,
 };
 
+pub use reset::{reset_both, reset_syn_ack};
 pub use segment::Reply;
 pub use trim::trim;
 
@@ -63,7 +65,10 @@ const LOOPBACK: u32 = 1;
 /// - `head`: the method is HEAD.
 /// - `reset`: no response, both sides are reset.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "what the flow knows, which is gone by then")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "what the flow knows, which is gone by then"
+)]
 pub fn bury(
     work: *mut Work,
     start: Seq,
@@ -75,8 +80,7 @@ pub fn bury(
     reset: bool,
 ) {
     // SAFETY: a live map value, of this CPU alone.
-    let (packet, refusal, tomb) =
-        unsafe { (&(*work).packet, &(*work).refusal, &mut (*work).tomb) };
+    let (packet, refusal, tomb) = unsafe { (&(*work).packet, &(*work).refusal, &mut (*work).tomb) };
     let mut flags = if head { TOMB_HEAD } else { 0 };
     if split {
         flags |= TOMB_RESET_SERVER;
@@ -97,7 +101,11 @@ pub fn bury(
         client_next: start.latest(packet_end(packet)),
         server_next,
         server_expects: start.plus(told),
-        window: if window < MIN_WINDOW { MIN_WINDOW } else { window },
+        window: if window < MIN_WINDOW {
+            MIN_WINDOW
+        } else {
+            window
+        },
         tsval: server_tsval,
         text: refusal.text,
         retry_after: refusal.retry_after,
@@ -131,6 +139,15 @@ pub fn send(skb: Skb, work: *mut Work) -> i32 {
     }
     skb.set_mark(mark);
     end_server(skb, work, packet, tomb)
+}
+
+/// The client's own reset, with the tomb that it leaves in `Work::tomb`. It is written anew, so that
+/// the server does not disregard what has ended the flow here (a wrong checksum, a TTL too short).
+#[inline(always)]
+pub fn hand_on_reset(skb: Skb, work: *mut Work) -> i32 {
+    // SAFETY: a live map value, of this CPU alone.
+    let tomb = unsafe { (*work).tomb };
+    tell_server(skb, work, &tomb)
 }
 
 /// As [`send`], with nothing for the client.
@@ -202,7 +219,11 @@ pub fn from_client(skb: Skb, work: *mut Work, tomb: *mut Tomb) -> i32 {
         if end == packet.seq && !packet.seq.before(seen) {
             // A mere acknowledgement, or news of the client's window.
             if has_response {
-                return if tell { tell_server(skb, work, tomb) } else { DROP };
+                return if tell {
+                    tell_server(skb, work, tomb)
+                } else {
+                    DROP
+                };
             }
             if !made_room(packet, tomb) {
                 return DROP;
@@ -359,99 +380,18 @@ pub fn from_server(skb: Skb, work: *mut Work, tomb: *mut Tomb) -> i32 {
 fn to_server(skb: Skb) -> u64 {
     // On loopback what is sent comes in, with its route; what is put in without one is from an
     // address of this host, and IPv4 calls that martian (__fib_validate_source, net/ipv4).
-    if skb.ifindex() == LOOPBACK { 0 } else { INGRESS }
-}
-
-/// Resets both sides of a connection of which nothing is known but this packet of the client, which
-/// becomes the server's reset.
-#[inline(never)]
-pub fn reset_both(skb: Skb, work: *mut Work) -> i32 {
-    // SAFETY: a live map value, of this CPU alone.
-    let packet = unsafe { &(*work).packet };
-    if packet.has(RST) {
-        return NEXT;
-    }
-    // RFC 9293, section 3.10.7.1; exact for both receivers (RFC 5961, section 3.2) if the packet
-    // is next in order. If it is not, they answer it, and the side that is reset resets the other.
-    let to_client = Segment {
-        seq: if packet.has(ACK) { packet.ack } else { Seq(0) },
-        ack: packet_end(packet),
-        flags: RST | ACK,
-        window: 0,
-        tsval: packet.tsecr,
-        tsecr: packet.tsval,
-        text: 0,
-    };
-    let to_server = Segment {
-        seq: packet.seq,
-        ack: packet.ack,
-        flags: RST | (packet.flags & ACK),
-        window: 0,
-        tsval: packet.tsval,
-        tsecr: packet.tsecr,
-        text: 0,
-    };
-    both(skb, work, Direction::ToServer, &to_client, &to_server)
-}
-
-/// Refuses a connection: the server's SYN-ACK becomes the client's reset, and the server forgets
-/// the connection.
-#[inline(never)]
-pub fn reset_syn_ack(skb: Skb, work: *mut Work) -> i32 {
-    // SAFETY: a live map value, of this CPU alone.
-    let packet = unsafe { &(*work).packet };
-    // A client in SYN-SENT believes a reset that acknowledges its SYN (RFC 9293, section 3.10.7.3).
-    let to_client = Segment {
-        seq: packet.seq,
-        ack: packet.ack,
-        flags: RST | ACK,
-        window: 0,
-        tsval: packet.tsval,
-        tsecr: packet.tsecr,
-        text: 0,
-    };
-    let to_server = Segment {
-        seq: packet.ack,
-        ack: packet_end(packet),
-        flags: RST | ACK,
-        window: 0,
-        tsval: packet.tsecr,
-        tsecr: packet.tsval,
-        text: 0,
-    };
-    both(skb, work, Direction::ToClient, &to_server, &to_client)
-}
-
-/// Sends `back` where the packet came from, and turns the packet into `on`, which goes its way.
-#[inline(always)]
-fn both(skb: Skb, work: *mut Work, going: Direction, back: &Segment, on: &Segment) -> i32 {
-    let (backward, way) = match going {
-        Direction::ToServer => (Direction::ToClient, 0),
-        Direction::ToClient => (Direction::ToServer, to_server(skb)),
-    };
-    let mark = skb.mark();
-    if !segment::begin(skb, work, going) {
-        maps::count(counter::SEND_FAILED);
-        return DROP;
-    }
-    skb.set_mark(OWN_MARK);
-    if segment::write(skb, work, backward, back) && skb.clone_redirect(skb.ifindex(), way) {
-        maps::count(counter::RESETS_SENT);
+    if skb.ifindex() == LOOPBACK {
+        0
     } else {
-        maps::count(counter::SEND_FAILED);
+        INGRESS
     }
-    skb.set_mark(mark);
-    if !segment::write(skb, work, going, on) {
-        maps::count(counter::SEND_FAILED);
-        return DROP;
-    }
-    maps::count(counter::RESETS_SENT);
-    NEXT
 }
 
 /// The sequence number after all that a packet takes (RFC 9293, section 3.4).
 #[inline(always)]
 fn packet_end(packet: &Packet) -> Seq {
     // SYN and FIN take one each.
-    packet.seq.plus(packet.len + (packet.flags & FIN) + (packet.flags >> 1 & 1))
+    packet
+        .seq
+        .plus(packet.len + (packet.flags & FIN) + (packet.flags >> 1 & 1))
 }

@@ -1,10 +1,18 @@
-//! Fingerprints of the segments that a client sent last, so that a retransmission cannot smuggle
-//! other content past the parser.
+//! What the client's last segments were, so that a retransmission cannot smuggle other content past
+//! the parser.
 //!
 //! What a server has not acknowledged it may not have, and then it takes the bytes of whichever
-//! copy reaches it first. So bytes that were parsed before pass again only if they are the same, or
-//! if the server has acknowledged them (then it has them, and ignores the copy), or if they are
-//! body, whose content does not matter.
+//! copy reaches it first. So bytes that were parsed before pass again only if the server has
+//! acknowledged them (then it has them, and ignores the copy), if they are body, whose content does
+//! not matter, or if they come to the same. Of each segment with more than body in it a record is
+//! kept, in one of two ways:
+//!
+//! - Nearly always a segment is one packet and holds whole requests from its first byte on (bodies
+//!   may go on behind it). Receivers take such a segment whole or not at all, so it comes to the
+//!   same if its requests have the same keys, framing and end: its [`Identity`], which costs nothing
+//!   while the requests are decided over.
+//! - Of a part of a head, and of what may be taken apart on its way (GSO), a receiver may have one
+//!   part of one copy and the rest of another. It must be the same to the byte: its fingerprint.
 
 use core::ffi::c_void;
 
@@ -12,23 +20,69 @@ use aya_ebpf::helpers::generated::bpf_loop;
 use limiter_common::{
     abi::{Config, Flow, RECORDS, Record},
     fingerprint::{self, BLOCK, term},
+    http::{self, State},
     seq::Seq,
 };
 
 use crate::{
-    maps,
+    global, maps,
+    scan::{self, Segment},
     skb::{Skb, bounded},
     work::Work,
 };
 
-/// The fingerprint of the segment at hand, taken when it was loaded for the scanner: of the payload
-/// bytes [`from`, `to`).
+/// What the requests of a segment come to, as far as the program is concerned.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct Print {
-    pub from: u32,
-    pub to: u32,
-    pub print: u64,
+pub struct Identity {
+    pub value: u64,
+    /// 1: the segment at hand is one packet and begins with a request.
+    pub whole: u32,
+    pub reserved: u32,
+}
+
+/// The lowest bit of `Record::print` says which kind it is.
+const IS_IDENTITY: u64 = 1;
+
+impl Identity {
+    /// Of a segment that is about to be scanned from `state` on.
+    #[inline(always)]
+    pub fn begin(skb: Skb, state: &State) -> Self {
+        Self {
+            value: 0,
+            whole: u32::from(state.is_idle() && skb.gso_size() == 0),
+            reserved: 0,
+        }
+    }
+
+    /// Takes in a request whose head is complete.
+    #[inline(always)]
+    pub fn add(&mut self, state: &State, secret: &[u64; 2]) {
+        let framing = state.length ^ u64::from(http::request_body(state)) << 62;
+        let mut value = self.value ^ secret[0] ^ u64::from(state.method) << 60;
+        if let Some(digest) = http::key(state) {
+            value ^= digest[0] ^ digest[1].rotate_left(32);
+        }
+        self.value = mix(mix(value) ^ framing);
+    }
+
+    /// What is kept of it, once the segment has come to `state`; `None` if that is in the middle
+    /// of a head or of the framing of chunks.
+    #[inline(always)]
+    pub fn end(&self, state: &State) -> Option<u64> {
+        if self.whole == 0 || !(state.is_idle() || state.is_length_body()) {
+            return None;
+        }
+        Some(mix(self.value ^ state.skippable()) | IS_IDENTITY)
+    }
+}
+
+/// Mixes the bits (a step of the finalizer of MurmurHash3, by Austin Appleby). What goes in depends
+/// on secrets, so nobody can choose what comes out.
+#[inline(always)]
+fn mix(value: u64) -> u64 {
+    let value = (value ^ value >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    value ^ value >> 29
 }
 
 /// Where bytes are put to take their fingerprint. Room for zeros behind the longest message.
@@ -64,7 +118,12 @@ pub unsafe fn print(bytes: *mut u8, len: u32, config: *const Config) -> u64 {
         zero::<48>(behind);
         zero::<56>(behind);
         let key = (&raw const (*config).fingerprint_key).cast::<u64>();
-        let mut context = Printing { bytes, key, len, sum: 0 };
+        let mut context = Printing {
+            bytes,
+            key,
+            len,
+            sum: 0,
+        };
         bpf_loop(
             (fingerprint::MAX / BLOCK) as u32,
             print_block as *mut c_void,
@@ -83,7 +142,10 @@ unsafe extern "C" fn print_block(number: u32, context: *mut Printing) -> i64 {
             return 1;
         }
         let at = block(at);
-        let (bytes, key) = ((*context).bytes.add(at), (*context).key.cast::<u8>().add(at));
+        let (bytes, key) = (
+            (*context).bytes.add(at),
+            (*context).key.cast::<u8>().add(at),
+        );
         let low = term(load::<0>(bytes), load::<0>(key))
             .wrapping_add(term(load::<8>(bytes), load::<8>(key)))
             .wrapping_add(term(load::<16>(bytes), load::<16>(key)))
@@ -109,7 +171,10 @@ fn block(at: u32) -> usize {
     at as usize
 }
 
-const _: () = assert!(BLOCK == 64 && fingerprint::MAX == 4096, "the mask in `block`");
+const _: () = assert!(
+    BLOCK == 64 && fingerprint::MAX == 4096,
+    "the mask in `block`"
+);
 
 /// A word, in one load whatever its alignment.
 ///
@@ -145,39 +210,38 @@ unsafe fn zero<const AT: usize>(to: *mut u8) {
     }
 }
 
-/// Keeps the fingerprint of the payload bytes [`from`, `to`), which hold more than body.
+/// Keeps a record of the payload bytes [`from`, `to`), which were scanned, hold more than body and
+/// have come to `Work::scan.state`.
 ///
 /// # Safety
 /// All point to live map values; the flow is locked.
 #[inline(always)]
-pub unsafe fn keep(
-    skb: Skb,
-    work: *mut Work,
-    flow: *mut Flow,
-    from: u32,
-    to: u32,
-) {
+pub unsafe fn keep(skb: Skb, work: *mut Work, flow: *mut Flow, from: u32, to: u32) {
     // SAFETY: the caller's promise.
     unsafe {
         let packet = &(*work).packet;
-        let mut print = (*work).print.print;
-        if (*work).print.from != from || (*work).print.to != to {
-            // More than a window, or cut: what passes is another range than what was loaded.
-            if to - from > fingerprint::MAX as u32 {
-                (*flow).records_floor = packet.seq.plus(to);
-                return;
+        let print = match (*work).identity.end(&(*work).scan.state) {
+            Some(identity) => identity,
+            None if to - from <= fingerprint::MAX as u32 => {
+                global::limiter_fingerprint(skb.0, from, to) & !IS_IDENTITY
             }
-            if !sample(skb, work, from, to - from, &raw mut print) {
-                (*flow).records_floor = packet.seq.plus(to);
-                return;
-            }
+            None => 0,
+        };
+        if print == 0 {
+            // Nothing up to here can be compared.
+            (*flow).records_floor = packet.seq.plus(to);
+            return;
         }
         let record = record((&raw mut (*flow).records).cast(), (*flow).records_next);
         (*flow).records_next = (*flow).records_next.wrapping_add(1);
         if (*record).start != (*record).end {
             (*flow).records_floor = (*record).end;
         }
-        *record = Record { start: packet.seq.plus(from), end: packet.seq.plus(to), print };
+        *record = Record {
+            start: packet.seq.plus(from),
+            end: packet.seq.plus(to),
+            print,
+        };
     }
 }
 
@@ -187,8 +251,10 @@ pub unsafe fn keep(
 /// # Safety
 /// `work` is this CPU's, and `to` valid.
 #[inline(never)]
-unsafe fn sample(skb: Skb, work: *mut Work, from: u32, len: u32, to: *mut u64) -> bool {
-    let Some(config) = maps::config() else { return false };
+pub unsafe fn sample(skb: Skb, work: *mut Work, from: u32, len: u32, to: *mut u64) -> bool {
+    let Some(config) = maps::config() else {
+        return false;
+    };
     // SAFETY: the caller's promise; `len` is bounded where it is used.
     unsafe {
         let bytes = (&raw mut (*work).sample.bytes).cast::<u8>();
@@ -214,7 +280,9 @@ struct Wiping {
 unsafe extern "C" fn wipe_block(number: u32, wiping: *mut Wiping) -> i64 {
     // SAFETY: `sample` passes its own context; the offset of a block is bounded where it is used.
     unsafe {
-        let bytes = (*wiping).bytes.add(block(number.wrapping_mul(BLOCK as u32)));
+        let bytes = (*wiping)
+            .bytes
+            .add(block(number.wrapping_mul(BLOCK as u32)));
         zero::<0>(bytes);
         zero::<8>(bytes);
         zero::<16>(bytes);
@@ -257,13 +325,8 @@ struct Comparison {
 ///
 /// # Safety
 /// All point to live map values; the flow is locked.
-#[inline(never)]
-pub unsafe fn may_pass(
-    skb: Skb,
-    work: *mut Work,
-    flow: *mut Flow,
-    len: u32,
-) -> bool {
+#[inline(always)]
+pub unsafe fn may_pass(skb: Skb, work: *mut Work, flow: *mut Flow, len: u32) -> bool {
     // SAFETY: the caller's promise; the context outlives the loop.
     unsafe {
         let packet = &(*work).packet;
@@ -275,8 +338,20 @@ pub unsafe fn may_pass(
         if first.before((*flow).records_floor) {
             return false;
         }
-        let mut context = Comparison { skb, work, flow, first, last, differs: false };
-        bpf_loop(RECORDS as u32, compare as *mut c_void, (&raw mut context).cast(), 0);
+        let mut context = Comparison {
+            skb,
+            work,
+            flow,
+            first,
+            last,
+            differs: false,
+        };
+        bpf_loop(
+            RECORDS as u32,
+            compare as *mut c_void,
+            (&raw mut context).cast(),
+            0,
+        );
         !context.differs
     }
 }
@@ -284,7 +359,14 @@ pub unsafe fn may_pass(
 unsafe extern "C" fn compare(number: u32, context: *mut Comparison) -> i64 {
     // SAFETY: `may_pass` passes its own context.
     unsafe {
-        let Comparison { skb, work, flow, first, last, .. } = *context;
+        let Comparison {
+            skb,
+            work,
+            flow,
+            first,
+            last,
+            ..
+        } = *context;
         let kept = *record((&raw mut (*flow).records).cast(), number);
         if kept.start == kept.end || !kept.start.before(last) || !first.before(kept.end) {
             return 0;
@@ -296,12 +378,78 @@ unsafe extern "C" fn compare(number: u32, context: *mut Comparison) -> i64 {
             (*context).differs = true;
             return 1;
         }
-        let len = kept.end.since(kept.start) as u32;
-        let mut sum = 0;
-        if !sample(skb, work, from as u32, len, &raw mut sum) || sum != kept.print {
+        let (from, len) = (from as u32, kept.end.since(kept.start) as u32);
+        let same = if kept.print & IS_IDENTITY != 0 {
+            identify(skb, work, from, from + len) == Some(kept.print)
+        } else {
+            let mut print = 0;
+            sample(skb, work, from, len, &raw mut print) && print & !IS_IDENTITY == kept.print
+        };
+        if !same {
             (*context).differs = true;
             return 1;
         }
+    }
+    0
+}
+
+struct Identifying {
+    segment: Segment,
+    work: *mut Work,
+    secret: *const [u64; 2],
+}
+
+/// The identity of the payload bytes [`from`, `to`), if they are whole requests.
+///
+/// # Safety
+/// `work` is this CPU's.
+#[inline(always)]
+unsafe fn identify(skb: Skb, work: *mut Work, from: u32, to: u32) -> Option<u64> {
+    let config = maps::config()?;
+    // SAFETY: the caller's promise; the context outlives the loop. The flow in `Work` is a new one,
+    // so its parser is before the first message.
+    unsafe {
+        let idle = &raw const (*work).flow.request;
+        (*work).identity = Identity::begin(skb, &(*idle).state);
+        let scan = &raw mut (*work).scan;
+        http::begin(scan, idle, from, to);
+        let rules = &raw const (*config).request_rules;
+        let mut context = Identifying {
+            segment: Segment {
+                skb,
+                payload: (*work).packet.payload,
+                scan,
+                rules,
+            },
+            work,
+            secret: (*rules).secret(),
+        };
+        bpf_loop(
+            http::UNITS,
+            identify_unit as *mut c_void,
+            (&raw mut context).cast(),
+            0,
+        );
+        if (*scan).event != http::EVENT_MORE {
+            return None;
+        }
+        (*work).identity.end(&(*scan).state)
+    }
+}
+
+unsafe extern "C" fn identify_unit(_: u32, context: *mut Identifying) -> i64 {
+    // SAFETY: `identify` passes its own context.
+    unsafe {
+        if !scan::unit(&raw mut (*context).segment) {
+            return 0;
+        }
+        let work = (*context).work;
+        let scan = &raw mut (*work).scan;
+        if (*scan).event != http::EVENT_HEAD {
+            return 1;
+        }
+        (*work).identity.add(&(*scan).state, &*(*context).secret);
+        http::go_on(scan, http::request_body(&(*scan).state));
     }
     0
 }

@@ -3,15 +3,9 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
-use limiter_common::{
-    abi::Config,
-    http::{self, Payload, Rules, Scan},
-};
+use limiter_common::http::{self, Payload, Rules, Scan};
 
-use crate::{
-    replay::{self, Print},
-    skb::{Skb, bounded},
-};
+use crate::skb::{Skb, bounded};
 
 /// A segment that is being scanned.
 #[derive(Clone, Copy)]
@@ -21,34 +15,18 @@ pub struct Segment {
     pub payload: u32,
     pub scan: *mut Scan,
     pub rules: *const Rules,
-    /// Where the fingerprint of the first window goes; null: it is not wanted.
-    pub print: *mut Print,
-    pub config: *const Config,
 }
 
 struct Source {
     skb: Skb,
     payload: u32,
-    print: *mut Print,
-    config: *const Config,
 }
 
 impl Payload for Source {
     #[inline(always)]
     unsafe fn load(&self, at: u32, to: *mut u8, len: u32) -> bool {
-        // SAFETY: the caller's promise: room for WINDOW bytes, which is what `bounded` allows, and
-        // for more behind it.
-        unsafe {
-            if !self.skb.load(self.payload + at, to, bounded(len)) {
-                return false;
-            }
-            // Before the scanner blanks what is secret in it.
-            if !self.print.is_null() && (*self.print).to == 0 {
-                let print = replay::print(to, len, self.config);
-                *self.print = Print { from: at, to: at + len, print };
-            }
-        }
-        true
+        // SAFETY: the caller's promise: room for WINDOW bytes, which is what `bounded` allows.
+        unsafe { self.skb.load(self.payload + at, to, bounded(len)) }
     }
 }
 
@@ -62,8 +40,10 @@ const _: () = assert!(http::WINDOW == 4096, "the mask in `bounded`");
 pub unsafe fn unit(segment: *mut Segment) -> bool {
     // SAFETY: the caller's promise.
     unsafe {
-        let Segment { skb, payload, print, config, .. } = *segment;
-        let source = Source { skb, payload, print, config };
+        let source = Source {
+            skb: (*segment).skb,
+            payload: (*segment).payload,
+        };
         http::unit((*segment).scan, (*segment).rules, &source, || {
             bpf_loop(http::LINES, step as *mut c_void, segment.cast(), 0);
         })

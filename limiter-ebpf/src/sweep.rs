@@ -20,7 +20,10 @@ struct Sweeping {
 #[inline(always)]
 pub fn run() -> i32 {
     let Some(sweep) = maps::sweep() else { return 1 };
-    let mut context = Sweeping { sweep, now_ns: skb::boot_ns() };
+    let mut context = Sweeping {
+        sweep,
+        now_ns: skb::coarse_ns(),
+    };
     // SAFETY: the map is FLOWS, for which the callback is made; the context outlives the call.
     unsafe {
         bpf_for_each_map_elem(

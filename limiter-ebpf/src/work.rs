@@ -8,7 +8,7 @@ use limiter_common::{
 use crate::{
     packet::Packet,
     refuse::Reply,
-    replay::{Print, Sample},
+    replay::{Identity, Sample},
 };
 
 #[repr(C)]
@@ -22,8 +22,7 @@ pub struct Work {
     pub tomb: Tomb,
     pub reply: Reply,
     pub scan: Scan,
-    /// The fingerprint of what was loaded for the scanner.
-    pub print: Print,
+    pub identity: Identity,
     pub sample: Sample,
     /// A new entry of the map of keys.
     pub key_entry: KeyEntry,

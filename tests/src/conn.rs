@@ -32,7 +32,10 @@ impl Conn {
     /// When the server does not answer.
     #[track_caller]
     pub fn open(namespace: &Namespace, to: SocketAddr) -> Self {
-        Self::try_open(namespace, to).unwrap_or_else(|error| panic!("cannot reach {to}: {error}"))
+        match Self::try_open(namespace, to) {
+            Ok(conn) => conn,
+            Err(error) => panic!("cannot reach {to}: {error}"),
+        }
     }
 
     pub fn try_open(namespace: &Namespace, to: SocketAddr) -> io::Result<Self> {
@@ -59,8 +62,9 @@ impl Conn {
     /// When the connection is broken.
     #[track_caller]
     pub fn send(&mut self, bytes: &[u8]) {
-        self.try_send(bytes)
-            .unwrap_or_else(|error| panic!("cannot send: {error}"));
+        if let Err(error) = self.try_send(bytes) {
+            panic!("cannot send: {error}");
+        }
     }
 
     pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -108,8 +112,10 @@ impl Conn {
     /// When none comes or it is not HTTP.
     #[track_caller]
     pub fn response(&mut self) -> Response {
-        self.try_response()
-            .unwrap_or_else(|error| panic!("no response: {error}"))
+        match self.try_response() {
+            Ok(response) => response,
+            Err(error) => panic!("no response: {error}"),
+        }
     }
 
     pub fn try_response(&mut self) -> io::Result<Response> {
@@ -119,8 +125,10 @@ impl Conn {
     /// Reads the answer to a HEAD, which has no body whatever its headers say.
     #[track_caller]
     pub fn head_response(&mut self) -> Response {
-        self.read_response(false)
-            .unwrap_or_else(|error| panic!("no response: {error}"))
+        match self.read_response(false) {
+            Ok(response) => response,
+            Err(error) => panic!("no response: {error}"),
+        }
     }
 
     fn read_response(&mut self, with_body: bool) -> io::Result<Response> {

@@ -1,6 +1,7 @@
 //! A server that a test writes itself, for answers that nginx never gives.
 
 use std::{
+    collections::HashMap,
     net::{Ipv6Addr, Shutdown, SocketAddr, TcpStream},
     sync::{Arc, Mutex},
     thread::{self, JoinHandle},
@@ -19,7 +20,7 @@ const BACKLOG: i32 = 1024;
 pub struct Server {
     listener: Socket,
     acceptor: Option<JoinHandle<()>>,
-    open: Arc<Mutex<Vec<TcpStream>>>,
+    open: Arc<Mutex<HashMap<u64, TcpStream>>>,
 }
 
 impl Server {
@@ -40,18 +41,27 @@ impl Server {
         });
         let listener = listener.unwrap_or_else(|error| panic!("cannot listen on {port}: {error}"));
         let accepting = listener.try_clone().expect("a second handle");
-        let open = Arc::new(Mutex::new(Vec::new()));
+        let open = Arc::new(Mutex::new(HashMap::new()));
         let opened = Arc::clone(&open);
         let serve = Arc::new(serve);
         let acceptor = thread::spawn(move || {
             // Ends when the listener is shut down.
+            let mut number = 0;
             while let Ok((socket, _)) = accepting.accept() {
                 let Ok(conn) = Conn::new(socket.into()) else {
                     continue;
                 };
-                opened.lock().expect("open connections").push(conn.handle());
-                let serve = Arc::clone(&serve);
-                thread::spawn(move || serve(conn));
+                number += 1;
+                opened
+                    .lock()
+                    .expect("open connections")
+                    .insert(number, conn.handle());
+                let (serve, opened) = (Arc::clone(&serve), Arc::clone(&opened));
+                thread::spawn(move || {
+                    serve(conn);
+                    // As long as any handle is open, so is the connection.
+                    opened.lock().expect("open connections").remove(&number);
+                });
             }
         });
         Self {
@@ -88,7 +98,7 @@ impl Drop for Server {
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
         }
-        for stream in self.open.lock().expect("open connections").iter() {
+        for stream in self.open.lock().expect("open connections").values() {
             let _ = SockRef::from(stream).shutdown(Shutdown::Both);
         }
     }

@@ -1,7 +1,7 @@
 //! The commands about keys: made, imported, listed, disabled, revoked.
 
 use limiter_tests::{
-    Config, Lab, Limiter, Rig,
+    Limiter, Rig,
     limiter::{
         exit,
         shape::{assert_fields, is_time},

@@ -1,6 +1,6 @@
 //! The commands about limits and their use: overrides, resets, usage.
 
-use limiter_tests::{Config, Lab, Limiter, Rig, avoid_midnight, limiter::exit};
+use limiter_tests::{Limiter, Rig, avoid_midnight, limiter::exit};
 use serde_json::{Value, json};
 
 #[test]

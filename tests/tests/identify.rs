@@ -45,6 +45,8 @@ fn header_names_are_matched_in_any_case_and_values_without_their_white_space() {
         format!("x-Api-kEY: {key} \t "),
         format!("X-Api-Key-Not: a\r\nX-Api-Ke: b\r\nX-Api-Key: {key}\r\nX-Api-Key2: c"),
         format!("X-Last: a\r\nX-Api-Key: {key}\r\nX-Api-Key: {key}"),
+        // Servers that hand names on as variables (CGI, WSGI) take both for the same.
+        format!("X_Api_Key: {key}"),
     ];
     for (lines, used) in lines.iter().zip(1..) {
         assert_eq!(ask(&rig, lines).status, 200, "{lines}");
@@ -58,7 +60,6 @@ fn what_only_looks_like_the_header_is_not_it() {
     let key = rig.limiter.key("acme/web");
     let lines = [
         format!("X-Api-Keys: {key}"),
-        format!("X_Api_Key: {key}"),
         format!("Y-Api-Key: {key}"),
         format!("X-Other: X-Api-Key: {key}"),
         format!("Cookie: x-api-key={key}"),
@@ -66,8 +67,8 @@ fn what_only_looks_like_the_header_is_not_it() {
     ];
     for lines in &lines {
         assert_eq!(ask(&rig, lines).status, 200, "{lines}");
+        assert_eq!(rig.limiter.usage("acme/web").used, 0, "{lines}");
     }
-    assert_used(&rig, "acme/web", 0);
     assert_eq!(rig.limiter.count("/totals/missing_key"), lines.len() as u64);
 }
 

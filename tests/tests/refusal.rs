@@ -15,6 +15,11 @@ fn exhausted(net: Net, on_limit: &str) -> (Rig, String) {
     (rig, key)
 }
 
+/// A key with a roomy quota, beside the one that has used up its own.
+fn other(rig: &Rig) -> String {
+    rig.limiter.key("beta")
+}
+
 /// Sockets of the client towards the guarded port that are not merely waiting
 /// for old packets to die.
 fn client_sockets(rig: &Rig) -> usize {
@@ -67,11 +72,12 @@ fn the_client_reads_the_whole_answer_then_the_end_and_no_socket_is_left() {
 fn a_connection_that_was_served_before_is_refused_as_well() {
     for net in Net::ALL {
         let (rig, key) = exhausted(net, "close");
-        let other = rig.limiter.key("acme/other");
+        let other = other(&rig);
         let mut conn = rig.lab.connect(GUARDED);
         assert_eq!(conn.get(Nginx::FILE, &other).body, Nginx::file_content());
         assert_eq!(conn.get("/", &key).status, 429, "{net:?}");
         conn.assert_closed();
+        drop(conn);
         assert_no_sockets(&rig);
     }
 }
@@ -79,16 +85,7 @@ fn a_connection_that_was_served_before_is_refused_as_well() {
 #[test]
 fn earlier_answers_come_before_a_refusal_in_the_same_segment() {
     let (rig, key) = exhausted(Net::Veth, "close");
-    let other = rig.limiter.key("acme/other");
-    rig.limiter.done(&[
-        "limits",
-        "set",
-        "acme/other",
-        "--daily-quota",
-        "10",
-        "--note",
-        "x",
-    ]);
+    let other = other(&rig);
     for address in rig.lab.addresses() {
         let mut conn = rig.lab.connect_to(address, GUARDED);
         let file = request(Nginx::FILE, &other);
@@ -98,7 +95,7 @@ fn earlier_answers_come_before_a_refusal_in_the_same_segment() {
         assert_eq!(conn.response().status, 429);
         conn.assert_closed();
     }
-    rig.assert_charged_as_served("acme/other", &other, 4);
+    rig.assert_charged_as_served("beta", &other, 4);
     rig.assert_charged_as_served("acme/web", &key, 1);
     assert_no_sockets(&rig);
 }
@@ -131,6 +128,7 @@ fn a_refused_chunked_upload_is_answered() {
     conn.send(b"0\r\n\r\n");
     assert_eq!(conn.response().status, 429);
     conn.assert_closed();
+    drop(conn);
     assert_no_sockets(&rig);
 }
 
@@ -216,7 +214,7 @@ fn a_client_that_says_its_end_with_the_request_reads_the_refusal() {
 #[test]
 fn a_port_used_again_after_a_refusal_is_a_new_connection() {
     let (rig, key) = exhausted(Net::Veth, "close");
-    let other = rig.limiter.key("acme/other");
+    let other = other(&rig);
     // Three ports for many connections: every one follows on a refused one.
     let narrow = [
         "-w",
@@ -285,7 +283,7 @@ fn drop_lets_the_request_wait_and_serves_it_when_there_is_room() {
 #[test]
 fn a_refused_connection_does_not_hold_up_others() {
     let (rig, key) = exhausted(Net::Veth, "close");
-    let other = rig.limiter.key("acme/other");
+    let other = other(&rig);
     let mut good = rig.lab.connect(GUARDED);
     let mut refused: Vec<Conn> = (0..10).map(|_| rig.lab.connect(GUARDED)).collect();
     for conn in &mut refused {

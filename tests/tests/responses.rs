@@ -150,6 +150,7 @@ fn nginx_s_own_204_304_and_head_give_their_slots_back() {
         );
         assert_eq!(conn.ask(ranges.as_bytes()).status, 206);
     }
+    drop(conn);
     assert_eq!(rig.limiter.usage("acme/web").refused.total(), 0);
     rig.assert_nothing_left("acme/web");
 }

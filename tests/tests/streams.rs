@@ -210,7 +210,7 @@ fn long_header_blocks_are_read_to_the_end() {
     let key = rig.limiter.key("acme/web");
     let mut conn = rig.lab.connect(GUARDED);
     let filler: String = (0..100)
-        .map(|number| format!("X-Filler-{number}: {number:0130}\r\n"))
+        .map(|number| format!("X-Filler-{number}: {number:0140}\r\n"))
         .collect();
     let bytes =
         format!("GET / HTTP/1.1\r\nHost: x\r\n{filler}X-Api-Key: {key}\r\n\r\n").into_bytes();

@@ -54,7 +54,6 @@ pub(super) fn digit(scan: &mut Scan, rules: &Rules) -> bool {
 /// Data, as far as it lies in the window; `unit` skips what lies beyond.
 #[inline(always)]
 pub(super) fn data(scan: &mut Scan, rules: &Rules) -> bool {
-    scan.framing_to = scan.offset(scan.pos);
     let loaded = scan.end.wrapping_sub(scan.pos);
     let left = scan.state.body_left;
     if left > u64::from(loaded) {

@@ -168,6 +168,13 @@ impl Name {
 }
 
 impl Rules {
+    /// The secret that keys are hashed with.
+    #[inline(always)]
+    #[must_use]
+    pub const fn secret(&self) -> &[u64; 2] {
+        &self.hash_key
+    }
+
     /// For requests whose key stands in one of `sources`, the first one that a request carries
     /// counting; hashed with `hash_key`; with heads of at most `max_head` bytes and `max_lines`
     /// lines (not counting the empty one that ends it).

@@ -121,9 +121,7 @@ pub unsafe fn unit<P: Payload>(
         return true;
     }
     scan.at = scan.offset(scan.pos);
-    if scan.state.mode != MODE_CHUNK_DATA {
-        scan.framing_to = scan.at;
-    }
+    scan.framing_to = scan.at;
     scan.event != EVENT_NONE
 }
 

@@ -74,6 +74,13 @@ impl State {
         self.mode == MODE_IDLE
     }
 
+    /// Whether the next byte is one of a body whose length is known.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_length_body(&self) -> bool {
+        self.mode == MODE_BODY
+    }
+
     /// How many bytes may be skipped, without being looked at, by [`State::skip`].
     #[inline(always)]
     #[must_use]

@@ -57,6 +57,8 @@ chunks! {
     a_hundred_and_28_trailers_are_fine: format!("0\r\n{}\r\n", "A: b\r\n".repeat(128)) => true;
     a_hundred_and_29_trailers_are_refused: format!("0\r\n{}\r\n", "A: b\r\n".repeat(129)) => false;
     an_empty_size_is_refused: "\r\nhello\r\n0\r\n\r\n" => false;
+    an_empty_size_for_the_last_is_refused: "\r\n\r\n" => false;
+    an_extension_without_the_last_size_is_refused: ";a\r\n\r\n" => false;
     an_extension_without_a_size_is_refused: ";a\r\n0\r\n\r\n" => false;
     a_size_that_is_no_number_is_refused: "5g\r\nhello\r\n0\r\n\r\n" => false;
     a_size_in_c_is_refused: "0x5\r\nhello\r\n0\r\n\r\n" => false;

@@ -1,6 +1,6 @@
 //! Drives the scanner over segments, as the kernel programs do, and checks what must hold always.
 
-use std::{mem::MaybeUninit, ptr::addr_of_mut};
+use std::{cell::Cell, mem::MaybeUninit, ptr::addr_of_mut};
 
 use limiter_common::http::{
     self, BODY_INTERIM, EVENT_END, EVENT_HEAD, EVENT_HTTP2, EVENT_MALFORMED, EVENT_MORE, LINES,
@@ -61,12 +61,13 @@ pub fn key(rank: u32, key: &str) -> Option<(u32, [u64; 2])> {
 }
 
 /// A segment's payload.
-struct Slice<'a>(&'a [u8]);
+struct Slice<'a>(&'a [u8], &'a Cell<u64>);
 
 impl Payload for Slice<'_> {
     unsafe fn load(&self, at: u32, to: *mut u8, len: u32) -> bool {
         assert!((1..=WINDOW as u32).contains(&len), "load of {len}");
         let from = &self.0[at as usize..][..len as usize];
+        self.1.set(self.1.get() + u64::from(len));
         // SAFETY: the caller says that `len` bytes can be written.
         unsafe { to.copy_from_nonoverlapping(from.as_ptr(), from.len()) };
         true
@@ -80,6 +81,12 @@ pub struct Direction {
     rules: Rules,
     /// The methods of the requests that are answered, for responses.
     methods: Vec<u32>,
+    /// What the buffer is full of before each segment: other connections use it too.
+    stale: u8,
+    /// Heads after which to stop, as at a request that is refused; what comes then is not seen.
+    pub heads: usize,
+    /// Bytes that were loaded.
+    pub loaded: Cell<u64>,
     /// Bytes of the segments before.
     before: u64,
     /// All that was seen.
@@ -91,20 +98,21 @@ pub struct Direction {
 impl Direction {
     /// Requests.
     pub fn requests(rules: Rules) -> Self {
+        Self::over(rules, b'\n')
+    }
+
+    /// Requests, with a buffer that is full of `stale` bytes: they must not matter.
+    fn over(rules: Rules, stale: u8) -> Self {
         // SAFETY: any content will do, a scan is made of integers.
-        let mut scan: Box<Scan> = Box::new(unsafe { MaybeUninit::zeroed().assume_init() });
-        // What the buffer holds before must not matter. The most misleading: line ends.
-        // SAFETY: as above.
-        unsafe {
-            addr_of_mut!(*scan)
-                .cast::<u8>()
-                .write_bytes(b'\n', size_of::<Scan>());
-        };
+        let scan: Box<Scan> = Box::new(unsafe { MaybeUninit::zeroed().assume_init() });
         Self {
             scan,
             parser: Parser::NEW,
             rules,
             methods: Vec::new(),
+            stale,
+            heads: usize::MAX,
+            loaded: Cell::new(0),
             before: 0,
             seen: Vec::new(),
             framing: Vec::new(),
@@ -125,6 +133,8 @@ impl Direction {
         let response = self.rules == Rules::response();
         let scan = addr_of_mut!(*self.scan);
         let len = bytes.len() as u32;
+        // SAFETY: any content will do.
+        unsafe { scan.cast::<u8>().write_bytes(self.stale, size_of::<Scan>()) };
         // SAFETY: both are valid and ours.
         unsafe { http::begin(scan, &raw const self.parser, 0, len) };
         let mut last = 0;
@@ -136,7 +146,7 @@ impl Direction {
                 assert!(done, "the bound of lines was reached");
             };
             // SAFETY: the scan was begun.
-            let event = unsafe { http::unit(scan, rules, &Slice(bytes), lines) };
+            let event = unsafe { http::unit(scan, rules, &Slice(bytes, &self.loaded), lines) };
             assert!(
                 self.scan.at >= last && self.scan.at <= len,
                 "{last} {}",
@@ -176,6 +186,9 @@ impl Direction {
                         body,
                         length: state.length,
                     });
+                    if self.seen.len() > self.heads {
+                        return false;
+                    }
                     // SAFETY: the scan was begun.
                     unsafe { http::go_on(scan, body) };
                 }
@@ -253,14 +266,21 @@ impl Direction {
 
 /// What requests in one segment come to.
 pub fn requests(bytes: &[u8]) -> Vec<Seen> {
-    let mut direction = Direction::requests(rules());
-    // No segment is longer than an IP packet.
-    for part in bytes.chunks(65_000) {
-        if !direction.segment(part) {
-            break;
+    let over = |stale| {
+        let mut direction = Direction::over(rules(), stale);
+        // No segment is longer than an IP packet.
+        for part in bytes.chunks(65_000) {
+            if !direction.segment(part) {
+                break;
+            }
         }
+        direction.seen
+    };
+    let seen = over(b'\n');
+    for stale in [b'\r', b'x', b':', b' ', 0] {
+        assert_eq!(over(stale), seen, "over a buffer full of {stale}");
     }
-    direction.seen
+    seen
 }
 
 /// What requests come to in as many segments as there are bytes.

@@ -124,58 +124,100 @@ fn a_response_until_the_close_may_be_skipped_for_ever() {
     assert_eq!(direction.parser.state.skippable(), u64::MAX);
 }
 
+/// A key of which no three bytes stand elsewhere.
+const KEY: &str = "0q9w8e7r6t5y4u3i2o1p0#9k8j7h6g5f4d3!s2a";
+
+/// Whether a part of [`KEY`] stands anywhere.
+fn is_left(direction: &Direction) -> bool {
+    let memory = direction.memory();
+    KEY.as_bytes()
+        .windows(3)
+        .any(|part| memory.windows(3).any(|bytes| bytes == part))
+}
+
 #[test]
 fn a_key_is_left_nowhere_once_its_line_is_complete() {
-    const KEY: &str = "0123456789-this-is-secret-9876543210";
     for field in ["X-Api-Key: ", "Authorization: Bearer "] {
-        let bytes = format!("GET / HTTP/1.1\r\nHost: a\r\n{field}{KEY}\r\nA: b\r\n\r\n");
-        for cut in 1..bytes.len() {
+        let lines = format!("GET / HTTP/1.1\r\n{field}{KEY}\r\nA: b");
+        for cut in 1..lines.len() {
             let mut direction = Direction::requests(rules());
-            direction.cut(bytes.as_bytes(), &[cut]);
-            assert_eq!(keys(&direction.seen).len(), 1);
-            let memory = direction.memory();
-            for part in KEY.as_bytes().windows(6) {
-                assert!(
-                    !memory.windows(6).any(|bytes| bytes == part),
-                    "cut at {cut}"
-                );
-            }
+            direction.cut(lines.as_bytes(), &[cut]);
+            assert!(!is_left(&direction), "cut at {cut}");
+            direction.segment(b"\r\n\r\n");
+            assert_eq!(
+                keys(&direction.seen),
+                [crate::drive::key(if field.len() < 12 { 1 } else { 2 }, KEY)]
+            );
+            assert!(!is_left(&direction), "cut at {cut}");
+        }
+        // The line was the last one, and the next byte begins another message.
+        let head = format!("GET / HTTP/1.1\r\n{field}{KEY}\r\n\r\n");
+        for cut in 1..head.len() {
+            let mut direction = Direction::requests(rules());
+            direction.cut(head.as_bytes(), &[cut]);
+            assert!(!is_left(&direction), "cut at {cut}");
         }
     }
 }
 
 #[test]
 fn a_key_in_two_windows_is_left_nowhere() {
-    const KEY: &str = "0123456789-this-is-secret-9876543210";
     for before in 3990..4100 {
         let cookie = "c".repeat(before);
         let bytes = format!("GET / HTTP/1.1\r\nA: {cookie}\r\nX-Api-Key: {KEY}\r\nA: b\r\n\r\n");
         let mut direction = Direction::requests(rules());
         direction.segment(bytes.as_bytes());
         assert_eq!(keys(&direction.seen), [crate::drive::key(1, KEY)]);
-        let memory = direction.memory();
-        for part in KEY.as_bytes().windows(6) {
-            assert!(!memory.windows(6).any(|bytes| bytes == part), "{before}");
-        }
+        assert!(!is_left(&direction), "{before}");
     }
 }
 
 #[test]
-fn a_message_that_was_gone_back_on_is_seen_again() {
+fn a_request_that_was_gone_back_on_is_seen_again() {
     let first = "POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\nab";
-    let second = "GET / HTTP/1.1\r\nX-Api-Key: k\r\nBad\r\n\r\n";
+    let good = "\r\nGET / HTTP/1.1\r\nX-Api-Key: k\r\n\r\n";
+    let bad = "GET / HTTP/1.1\r\nX-Api-Key: k\r\nBad\r\n\r\n";
+    for (second, seen) in [(good, 2), (bad, 1)] {
+        let mut direction = Direction::requests(rules());
+        direction.heads = 1;
+        direction.segment([first, second, second].concat().as_bytes());
+        assert_eq!(direction.seen.len(), 2);
+        assert!(matches!(direction.seen[seen - 1], Seen::Head { .. }));
+        assert_eq!(direction.rewind() as usize, first.len());
+        // As the callers do: what came before is kept, the rest comes again.
+        direction.keep();
+        assert!(direction.parser.state.is_idle());
+        direction.heads = usize::MAX;
+        direction.segment(good.as_bytes());
+        assert_eq!(keys(&direction.seen[2..]), [crate::drive::key(1, "k")]);
+    }
+}
+
+#[test]
+fn bodies_are_not_loaded() {
+    let head = b"POST / HTTP/1.1\r\nContent-Length: 120000\r\n\r\n";
     let mut direction = Direction::requests(rules());
-    direction.segment([first, second].concat().as_bytes());
-    assert!(matches!(
-        direction.seen[..],
-        [Seen::Head { .. }, Seen::Malformed]
-    ));
-    assert_eq!(direction.rewind() as usize, first.len());
-    // As the callers do: what came before is kept, the rest comes again.
-    direction.keep();
+    direction.segment(&[&head[..], &[b'x'; 60_000]].concat());
+    direction.segment(&[b'x'; 60_000]);
     assert!(direction.parser.state.is_idle());
-    direction.segment(b"GET / HTTP/1.1\r\nX-Api-Key: k\r\n\r\n");
-    assert_eq!(keys(&direction.seen[2..]), [crate::drive::key(1, "k")]);
+    assert_eq!(direction.loaded.get(), 4096);
+}
+
+#[test]
+fn long_chunks_are_not_loaded() {
+    let mut bytes = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    for _ in 0..7 {
+        bytes.extend(format!("2000\r\n{}\r\n", "x".repeat(8192)).bytes());
+    }
+    bytes.extend_from_slice(b"0\r\n\r\n");
+    let mut direction = Direction::requests(rules());
+    direction.segment(&bytes);
+    assert!(direction.parser.state.is_idle());
+    assert!(
+        direction.loaded.get() <= 4096 + 7 * 64,
+        "{}",
+        direction.loaded.get()
+    );
 }
 
 #[test]

@@ -78,6 +78,21 @@ fn as_many_sources_as_there_can_be_are_found() {
 }
 
 #[test]
+fn a_name_that_differs_in_one_byte_is_another() {
+    const NAME: &str = "name-of-32-bytes-and-not-one-mor";
+    let rules = rules(&[Source::Header(NAME)]).unwrap();
+    for at in 0..NAME.len() {
+        for other in ["q", "7", "~"] {
+            let mut name = NAME.to_owned();
+            name.replace_range(at..=at, other);
+            let mut direction = Direction::requests(rules);
+            direction.segment(format!("GET / HTTP/1.1\r\n{name}: k\r\n\r\n").as_bytes());
+            assert_eq!(keys(&direction.seen), [None], "{name}");
+        }
+    }
+}
+
+#[test]
 fn names_of_one_length_and_first_letter_are_told_apart() {
     let sources = ["x-key-a", "x-key-b", "X-Key-C", "xxkey-d"].map(Source::Header);
     for (rank, name) in (1..).zip(["x-key-a", "x-key-b", "x-key-c", "xxkey-d"]) {

@@ -1,6 +1,6 @@
 //! Turns the packet at hand into a segment of ours, either way.
 
-use limiter_common::abi::MAX_TEXT;
+use limiter_common::{abi::MAX_TEXT, seq::Seq};
 
 use crate::{
     packet::{Direction, Packet},
@@ -28,8 +28,8 @@ const WORDS: usize = MAX_TEXT / 8 + 1;
 
 /// What a segment says. Host byte order.
 pub struct Segment {
-    pub seq: crate::refuse::Seq,
-    pub ack: crate::refuse::Seq,
+    pub seq: Seq,
+    pub ack: Seq,
     pub flags: u32,
     pub window: u32,
     /// Used if the packet at hand has timestamps.
@@ -97,7 +97,11 @@ pub fn write(skb: Skb, work: *mut Work, to: Direction, segment: &Segment) -> boo
     // SAFETY: a live map value, of this CPU alone.
     let (packet, reply) = unsafe { (&mut (*work).packet, &mut (*work).reply) };
     let timestamp = packet.has_timestamp != 0;
-    let tcp_len = if timestamp { TCP_LEN + TIMESTAMP_LEN } else { TCP_LEN };
+    let tcp_len = if timestamp {
+        TCP_LEN + TIMESTAMP_LEN
+    } else {
+        TCP_LEN
+    };
     let total = tcp_len + segment.text;
     // Also makes the packet linear, private and no longer GSO.
     if !skb.change_tail(packet.l4 + total) || !plain(skb, packet) {
@@ -113,7 +117,11 @@ pub fn write(skb: Skb, work: *mut Work, to: Direction, segment: &Segment) -> boo
     }
     tcp(packet, reply, to, segment, tcp_len);
     let pseudo = pseudo_sum(packet, total);
-    let check = if reply.partial != 0 { fold(pseudo) } else { !fold(pseudo + payload_sum(reply, segment)) };
+    let check = if reply.partial != 0 {
+        fold(pseudo)
+    } else {
+        !fold(pseudo + payload_sum(reply, segment))
+    };
     reply.tcp[4] = u32::from(check);
     let ip = reply.ip.as_mut_ptr();
     // SAFETY: constant lengths that the arrays have; `text` has MAX_TEXT bytes and more.
@@ -216,7 +224,8 @@ unsafe fn ipv4(ip: *mut u32, packet: &Packet, to: Direction, total: u32) {
     let first = (0x4500_0000 | (IPV4_LEN + total)).to_be();
     let second = (random() << 16).to_be();
     let third = (HOP_LIMIT << 24 | IPPROTO_TCP << 16).to_be();
-    let sum = u64::from(first) + u64::from(second) + u64::from(third) + u64::from(from) + u64::from(to);
+    let sum =
+        u64::from(first) + u64::from(second) + u64::from(third) + u64::from(from) + u64::from(to);
     // SAFETY: the caller's promise.
     unsafe {
         *ip = first;

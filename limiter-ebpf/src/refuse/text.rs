@@ -85,7 +85,12 @@ unsafe fn fill(to: *mut u64, at: u32, number: u32, len: u32) {
     }
     let at = at as usize & (MAX_TEXT - 1);
     // SAFETY: `at` is below MAX_TEXT, so the slot is within the caller's promise.
-    unsafe { to.cast::<u8>().add(at).cast::<[u8; digits::SLOT]>().write(digits::slot(number)) };
+    unsafe {
+        to.cast::<u8>()
+            .add(at)
+            .cast::<[u8; digits::SLOT]>()
+            .write(digits::slot(number))
+    };
 }
 
 const _: () = assert!(size_of::<Text>() == 16 + MAX_TEXT + digits::SLOT);

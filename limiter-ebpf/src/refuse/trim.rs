@@ -42,9 +42,15 @@ pub fn trim(skb: Skb, work: *mut Work, keep: u32) -> bool {
     }
     let room = MAX_CUT - packet.payload;
     let keep = if keep < room { keep } else { room };
-    let Some(partial) = is_partial(skb, packet) else { return false };
+    let Some(partial) = is_partial(skb, packet) else {
+        return false;
+    };
     // A checksum that is not right must not become right by this.
-    let cut = if partial { 0 } else { tail_sum(skb, work, keep) };
+    let cut = if partial {
+        0
+    } else {
+        tail_sum(skb, work, keep)
+    };
     let tcp_len = packet.payload - packet.l4;
     let total = tcp_len + keep;
     let was = tcp_len + packet.len;
@@ -148,7 +154,12 @@ fn tail_sum(skb: Skb, work: *mut Work, keep: u32) -> u32 {
     };
     // SAFETY: the context outlives the call.
     unsafe {
-        bpf_loop(MAX_PIECES, add_piece as *mut c_void, (&raw mut tail).cast(), 0);
+        bpf_loop(
+            MAX_PIECES,
+            add_piece as *mut c_void,
+            (&raw mut tail).cast(),
+            0,
+        );
     }
     tail.sum
 }
@@ -165,7 +176,11 @@ unsafe extern "C" fn add_piece(_: u32, tail: *mut Tail) -> i64 {
         for word in 0..PIECE / 8 {
             core::ptr::write_volatile(buffer.add(word), 0);
         }
-        let len = bounded_to::<{ PIECE as u64 }>(if left < PIECE as u32 { left } else { PIECE as u32 });
+        let len = bounded_to::<{ PIECE as u64 }>(if left < PIECE as u32 {
+            left
+        } else {
+            PIECE as u32
+        });
         if !(*tail).skb.load(at, buffer.cast(), len) {
             // The checksum will not be right, and the segment is dropped by its receiver.
             return 1;

@@ -10,8 +10,11 @@ mod report;
 
 use std::{env, fs, path::PathBuf, process::ExitCode};
 
+use limiter_common::{
+    abi::{KeyEntry, Limits},
+    day::MAX_COUNT,
+};
 use limiter_tests::program::{Programs, Shape, Tables, Talk, no_limits};
-use limiter_common::{abi::{KeyEntry, Limits}, day::MAX_COUNT};
 use measure::Case;
 
 /// The scope that is asked for, and its key, which is one of many.
@@ -55,7 +58,11 @@ fn main() -> ExitCode {
 /// A scope with limits of every kind, none of which stands in the way, among many keys; and an open
 /// connection.
 fn set_up() -> (Programs, Talk) {
-    let tables = Tables { scopes: 1024, keys: 1 << 17, flows: 1024 };
+    let tables = Tables {
+        scopes: 1024,
+        keys: 1 << 17,
+        flows: 1024,
+    };
     let mut programs = Programs::sized(tables);
     let limits = Limits {
         daily_quota: MAX_COUNT,
@@ -67,7 +74,11 @@ fn set_up() -> (Programs, Talk) {
     };
     programs.scope(SCOPE, KEY, limits);
     for number in 0..KEYS {
-        let entry = KeyEntry { scope: 2 + number % 1000, flags: 0, last_used_ns: 0 };
+        let entry = KeyEntry {
+            scope: 2 + number % 1000,
+            flags: 0,
+            last_used_ns: 0,
+        };
         programs.key(&format!("key of another {number}"), entry);
     }
     let talk = Talk::open(&mut programs, Shape::v4());
@@ -79,10 +90,22 @@ fn cases(talk: &Talk) -> Vec<Case> {
         Case::new("empty program", "bench_empty", packets::udp(talk)),
         Case::new("rewind of a flow", "bench_rewind", packets::udp(talk)),
         Case::new("UDP", "limiter_ingress", packets::udp(talk)),
-        Case::new("TCP of another port", "limiter_ingress", packets::other_port(talk, true)),
-        Case::new("TCP of another port, egress", "limiter_egress", packets::other_port(talk, false)),
+        Case::new(
+            "TCP of another port",
+            "limiter_ingress",
+            packets::other_port(talk, true),
+        ),
+        Case::new(
+            "TCP of another port, egress",
+            "limiter_egress",
+            packets::other_port(talk, false),
+        ),
         Case::new("ACK on a flow", "limiter_ingress", packets::ack(talk, true)),
-        Case::new("ACK on a flow, egress", "limiter_egress", packets::ack(talk, false)),
+        Case::new(
+            "ACK on a flow, egress",
+            "limiter_egress",
+            packets::ack(talk, false),
+        ),
     ];
     cases.extend(packets::HEADS.map(|len| Case::request(len, packets::request(talk, KEY, len))));
     cases

@@ -21,13 +21,23 @@ pub struct Case {
 
 impl Case {
     pub fn new(name: &str, program: &'static str, packet: Vec<u8>) -> Self {
-        Self { name: name.to_owned(), program, packet, head: None }
+        Self {
+            name: name.to_owned(),
+            program,
+            packet,
+            head: None,
+        }
     }
 
     /// A request, admitted each time.
     pub fn request(len: usize, packet: Vec<u8>) -> Self {
         let name = format!("request of {len} bytes, admitted");
-        Self { name, program: "bench_request", packet, head: Some(len) }
+        Self {
+            name,
+            program: "bench_request",
+            packet,
+            head: Some(len),
+        }
     }
 }
 
@@ -58,7 +68,10 @@ pub fn all(programs: &mut Programs, talk: &Talk, cases: &[Case]) -> Vec<Cost> {
         .into_iter()
         .map(|mut times| {
             times.sort_unstable();
-            Cost { best: times[0], median: times[times.len() / 2] }
+            Cost {
+                best: times[0],
+                median: times[times.len() / 2],
+            }
         })
         .collect()
 }
@@ -70,19 +83,36 @@ fn once(programs: &Programs, case: &Case) -> u64 {
         repeat: REPEAT,
         ..TestRunOptions::default()
     };
-    let result = programs.object().run(case.program, options).expect("run a program");
+    let result = programs
+        .object()
+        .run(case.program, options)
+        .expect("run a program");
     let empty = case.program == "bench_empty" || case.program == "bench_rewind";
     let wanted = if empty { 0 } else { -1 };
-    assert_eq!(result.return_value.cast_signed(), wanted, "the verdict on: {}", case.name);
+    assert_eq!(
+        result.return_value.cast_signed(),
+        wanted,
+        "the verdict on: {}",
+        case.name
+    );
     let admitted = programs.counter(counter::ADMITTED) - admitted;
-    let wanted = if case.head.is_some() { u64::from(REPEAT) } else { 0 };
+    let wanted = if case.head.is_some() {
+        u64::from(REPEAT)
+    } else {
+        0
+    };
     assert_eq!(admitted, wanted, "requests admitted: {}", case.name);
     u64::try_from(result.duration.as_nanos()).expect("a short time")
 }
 
 /// Tells `REWIND` of limiter-ebpf/src/bench.rs which flow to set back, where to, and whose it is.
 fn set_rewind(programs: &mut Programs, talk: &Talk) {
-    let FlowKey { client, server, client_port, server_port } = talk.key();
+    let FlowKey {
+        client,
+        server,
+        client_port,
+        server_port,
+    } = talk.key();
     let [a, b] = [client_port.to_ne_bytes(), server_port.to_ne_bytes()];
     let ports = u32::from_ne_bytes([a[0], a[1], b[0], b[1]]);
     let mut words = [0; 11];

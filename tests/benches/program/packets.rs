@@ -62,8 +62,13 @@ pub fn request(talk: &Talk, key: &str, len: usize) -> Vec<u8> {
 /// An acknowledgement of either side.
 pub fn ack(talk: &Talk, to_server: bool) -> Vec<u8> {
     let mut talk = talk.clone();
-    let segment = if to_server { talk.client(b"") } else { talk.server(b"") };
-    talk.shape.wrap(&talk.ends, to_server, &segment.with_flags(ACK))
+    let segment = if to_server {
+        talk.client(b"")
+    } else {
+        talk.server(b"")
+    };
+    talk.shape
+        .wrap(&talk.ends, to_server, &segment.with_flags(ACK))
 }
 
 /// A segment of a port that is not guarded, with some payload.
@@ -71,7 +76,11 @@ pub fn other_port(talk: &Talk, to_server: bool) -> Vec<u8> {
     let mut talk = talk.clone();
     talk.ends.server_port = 443;
     let payload = vec![b'x'; 400];
-    let segment = if to_server { talk.client(&payload) } else { talk.server(&payload) };
+    let segment = if to_server {
+        talk.client(&payload)
+    } else {
+        talk.server(&payload)
+    };
     talk.shape.wrap(&talk.ends, to_server, &segment)
 }
 
@@ -81,5 +90,6 @@ pub fn udp(talk: &Talk) -> Vec<u8> {
     datagram[..2].copy_from_slice(&talk.ends.client_port.to_be_bytes());
     datagram[2..4].copy_from_slice(&talk.ends.server_port.to_be_bytes());
     datagram[4..6].copy_from_slice(&408_u16.to_be_bytes());
-    talk.shape.around(talk.ends.client, talk.ends.server, UDP, true, &datagram)
+    talk.shape
+        .around(talk.ends.client, talk.ends.server, UDP, true, &datagram)
 }

@@ -45,7 +45,10 @@ pub struct Report {
 impl Report {
     pub fn new(programs: &Programs, cases: &[Case], costs: &[Cost]) -> Self {
         let best = |name: &str| {
-            let found = cases.iter().zip(costs).find(|(case, _)| case.program == name);
+            let found = cases
+                .iter()
+                .zip(costs)
+                .find(|(case, _)| case.program == name);
             found.map_or(0, |(_, cost)| cost.best.cast_signed())
         };
         let (empty, rewind) = (best("bench_empty"), best("bench_rewind"));
@@ -55,13 +58,23 @@ impl Report {
             .map(|(case, cost)| {
                 let off = if case.head.is_some() { rewind } else { empty };
                 let net = cost.best.cast_signed() - off;
-                Row { name: case.name.clone(), cost: *cost, net, head: case.head }
+                Row {
+                    name: case.name.clone(),
+                    cost: *cost,
+                    net,
+                    head: case.head,
+                }
             })
             .collect();
         let targets = targets(&rows);
-        let instructions =
-            PROGRAMS.map(|name| (name, programs.object().verified_instructions(name))).to_vec();
-        Self { rows, targets, instructions }
+        let instructions = PROGRAMS
+            .map(|name| (name, programs.object().verified_instructions(name)))
+            .to_vec();
+        Self {
+            rows,
+            targets,
+            instructions,
+        }
     }
 
     pub fn json(&self) -> String {
@@ -85,8 +98,11 @@ impl Report {
                 })
             })
             .collect();
-        let instructions: serde_json::Map<String, Value> =
-            self.instructions.iter().map(|(name, count)| ((*name).to_owned(), (*count).into())).collect();
+        let instructions: serde_json::Map<String, Value> = self
+            .instructions
+            .iter()
+            .map(|(name, count)| ((*name).to_owned(), (*count).into()))
+            .collect();
         let all = json!({
             "cases": rows, "targets": targets, "verified_instructions": instructions,
         });
@@ -95,15 +111,33 @@ impl Report {
 }
 
 fn targets(rows: &[Row]) -> Vec<Target> {
-    let net = |name: &str| rows.iter().find(|row| row.name == name).map_or(f64::NAN, |row| row.net as f64);
+    let net = |name: &str| {
+        rows.iter()
+            .find(|row| row.name == name)
+            .map_or(f64::NAN, |row| row.net as f64)
+    };
     let request = |len: usize| {
-        rows.iter().find(|row| row.head == Some(len)).map_or(f64::NAN, |row| row.net as f64)
+        rows.iter()
+            .find(|row| row.head == Some(len))
+            .map_or(f64::NAN, |row| row.net as f64)
     };
     let (short, long) = (400, 1500);
     vec![
-        Target { what: "UDP, ns", most: 15.0, seen: net("UDP") },
-        Target { what: "TCP of another port, ns", most: 15.0, seen: net("TCP of another port") },
-        Target { what: "request of 400 bytes, ns", most: 450.0, seen: request(short) },
+        Target {
+            what: "UDP, ns",
+            most: 15.0,
+            seen: net("UDP"),
+        },
+        Target {
+            what: "TCP of another port, ns",
+            most: 15.0,
+            seen: net("TCP of another port"),
+        },
+        Target {
+            what: "request of 400 bytes, ns",
+            most: 450.0,
+            seen: request(short),
+        },
         Target {
             what: "each further byte up to 1500, ns",
             most: 0.3,
@@ -114,15 +148,25 @@ fn targets(rows: &[Row]) -> Vec<Target> {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:36} {:>7} {:>7} {:>7}", "ns a packet", "best", "median", "net")?;
+        writeln!(
+            f,
+            "{:36} {:>7} {:>7} {:>7}",
+            "ns a packet", "best", "median", "net"
+        )?;
         for row in &self.rows {
-            let Row { name, cost, net, .. } = row;
+            let Row {
+                name, cost, net, ..
+            } = row;
             writeln!(f, "{name:36} {:7} {:7} {net:7}", cost.best, cost.median)?;
         }
         writeln!(f, "\n{:36} {:>7} {:>7}", "target (net)", "at most", "seen")?;
         for target in &self.targets {
             let Target { what, most, seen } = target;
-            let reached = if target.reached() { "reached" } else { "not reached" };
+            let reached = if target.reached() {
+                "reached"
+            } else {
+                "not reached"
+            };
             writeln!(f, "{what:36} {most:7.2} {seen:7.2} {reached}")?;
         }
         writeln!(f, "\n{:36} {:>7}", "instructions verified", "")?;

@@ -1,8 +1,10 @@
-use limiter_tests::program::*;
-#[test]
-fn a_connection_opens() {
-    let mut programs = Programs::fresh();
-    let talk = Talk::open(&mut programs, Shape::v4());
-    assert!(programs.flow(&talk.key()).is_some());
-    println!("{:?}", programs.counters());
-}
+//! The kernel programs by themselves, a packet at a time (`limiter_tests::program`).
+
+mod bodies;
+mod handshake;
+mod packets;
+mod replays;
+mod requests;
+mod responses;
+mod support;
+mod suspicious;

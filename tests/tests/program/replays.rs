@@ -1,0 +1,179 @@
+//! Bytes that were seen before.
+
+use limiter_common::abi::counter;
+use limiter_tests::program::{Programs, Talk, Verdict};
+
+use crate::support::{SCOPE, counted, get, get_as, ok, opened};
+
+/// Runs what the client sends from its byte `at` on.
+#[track_caller]
+fn sends(programs: &mut Programs, talk: &mut Talk, at: usize, payload: &str) -> Verdict {
+    let at = u32::try_from(at).expect("a short way");
+    let segment = talk.client_at(at, payload.as_bytes());
+    let ran = talk.run(programs, true, &segment);
+    if ran.verdict == Verdict::Pass {
+        assert_eq!(ran.decoded().payload, payload.as_bytes(), "what passed");
+    }
+    ran.verdict
+}
+
+#[test]
+fn a_retransmission_passes_and_is_not_charged() {
+    let (mut programs, mut talk) = opened();
+    let request = get("/");
+    talk.asks(&mut programs, &request);
+    for _ in 0..3 {
+        assert_eq!(sends(&mut programs, &mut talk, 0, &request), Verdict::Pass);
+    }
+    counted(&programs, &[(counter::ADMITTED, 1), (counter::RETRANSMITTED, 3)]);
+    assert_eq!(programs.state(SCOPE).in_flight, 1);
+}
+
+#[test]
+fn a_retransmission_after_the_response_passes_and_is_not_charged() {
+    let (mut programs, mut talk) = opened();
+    let request = get("/");
+    talk.asks(&mut programs, &request);
+    talk.answers(&mut programs, ok("hello"));
+    assert_eq!(sends(&mut programs, &mut talk, 0, &request), Verdict::Pass);
+    counted(&programs, &[(counter::ADMITTED, 1), (counter::RETRANSMITTED, 1)]);
+    assert_eq!(programs.state(SCOPE).in_flight, 0);
+}
+
+#[test]
+fn other_content_in_the_place_of_what_may_be_missing_is_dropped() {
+    let request = get("/aaaa");
+    for (what, other) in [
+        ("another path", request.replace("aaaa", "aaab")),
+        ("another key", get_as("key-two", "/aaaa")),
+        ("the last byte", request[..request.len() - 1].to_owned() + "x"),
+        ("the first byte", request.replace("GET", "PET")),
+        ("a part of it", get_as("key-two", "/aaaa")[..40].to_owned()),
+    ] {
+        let (mut programs, mut talk) = opened();
+        talk.asks(&mut programs, &request);
+        assert_eq!(sends(&mut programs, &mut talk, 0, &other), Verdict::Drop, "{what}");
+        counted(&programs, &[(counter::ADMITTED, 1), (counter::CONFLICT_DROPPED, 1)]);
+        // The right one still passes.
+        assert_eq!(sends(&mut programs, &mut talk, 0, &request), Verdict::Pass, "{what}");
+    }
+}
+
+#[test]
+fn what_the_server_has_acknowledged_passes_whatever_it_is() {
+    let (mut programs, mut talk) = opened();
+    let request = get("/aaaa");
+    talk.asks(&mut programs, &request);
+    talk.acknowledged(&mut programs);
+    let other = request.replace("aaaa", "bbbb");
+    assert_eq!(sends(&mut programs, &mut talk, 0, &other), Verdict::Pass);
+    counted(&programs, &[(counter::ADMITTED, 1), (counter::RETRANSMITTED, 1)]);
+}
+
+#[test]
+fn a_retransmission_with_more_behind_it_is_charged_for_what_is_new() {
+    for acknowledged in [false, true] {
+        let (mut programs, mut talk) = opened();
+        talk.asks(&mut programs, get("/a"));
+        if acknowledged {
+            talk.acknowledged(&mut programs);
+        }
+        let both = get("/a") + &get("/b");
+        assert_eq!(sends(&mut programs, &mut talk, 0, &both), Verdict::Pass);
+        counted(&programs, &[(counter::ADMITTED, 2)]);
+    }
+}
+
+#[test]
+fn other_content_with_more_behind_it_is_dropped_and_not_charged() {
+    let (mut programs, mut talk) = opened();
+    talk.asks(&mut programs, get("/a"));
+    let both = get("/x") + &get("/b");
+    assert_eq!(sends(&mut programs, &mut talk, 0, &both), Verdict::Drop);
+    counted(&programs, &[(counter::ADMITTED, 1), (counter::CONFLICT_DROPPED, 1)]);
+    assert_eq!(sends(&mut programs, &mut talk, get("/a").len(), &get("/b")), Verdict::Pass);
+    assert_eq!(programs.state(SCOPE).admitted, 2);
+}
+
+#[test]
+fn the_beginning_of_a_request_is_held_to_what_it_was() {
+    let request = get("/aaaa");
+    let (mut programs, mut talk) = opened();
+    talk.asks(&mut programs, &request[..12]);
+    let other = request.replace("aaaa", "aaab");
+    assert_eq!(sends(&mut programs, &mut talk, 0, &other), Verdict::Drop);
+    counted(&programs, &[(counter::CONFLICT_DROPPED, 1)]);
+    assert_eq!(sends(&mut programs, &mut talk, 0, &request), Verdict::Pass);
+    assert_eq!(programs.state(SCOPE).admitted, 1);
+}
+
+#[test]
+fn segments_sent_again_as_one_pass() {
+    let request = get("/");
+    for split in [1, 7, request.len() - 1] {
+        let (mut programs, mut talk) = opened();
+        talk.asks(&mut programs, &request[..split]);
+        talk.asks(&mut programs, &request[split..]);
+        assert_eq!(sends(&mut programs, &mut talk, 0, &request), Verdict::Pass, "{split}");
+        counted(&programs, &[(counter::ADMITTED, 1), (counter::RETRANSMITTED, 1)]);
+        let other = get_as("key-two", "/");
+        assert_eq!(sends(&mut programs, &mut talk, 0, &other), Verdict::Drop, "{split}");
+    }
+}
+
+#[test]
+fn a_segment_sent_again_in_pieces_passes() {
+    // A path that has become narrower, or what was merged on its way here (GRO).
+    let request = get("/");
+    for split in [1, 7, request.len() - 1] {
+        let (mut programs, mut talk) = opened();
+        talk.asks(&mut programs, &request);
+        for (at, piece) in [(0, &request[..split]), (split, &request[split..])] {
+            assert_eq!(sends(&mut programs, &mut talk, at, piece), Verdict::Pass, "{split}");
+        }
+        counted(&programs, &[(counter::ADMITTED, 1), (counter::RETRANSMITTED, 2)]);
+    }
+}
+
+#[test]
+fn many_requests_under_way_pass_again() {
+    let (mut programs, mut talk) = opened();
+    let requests: Vec<String> = (10..30).map(|number| get(&format!("/{number}"))).collect();
+    for request in &requests {
+        talk.asks(&mut programs, request);
+    }
+    let mut at = 0;
+    for request in &requests {
+        assert_eq!(sends(&mut programs, &mut talk, at, request), Verdict::Pass, "{request}");
+        at += request.len();
+    }
+    counted(&programs, &[(counter::ADMITTED, 20), (counter::RETRANSMITTED, 20)]);
+}
+
+#[test]
+fn a_retransmitted_body_passes_whatever_it_is() {
+    let (mut programs, mut talk) = opened();
+    let head = get("/").replace("\r\n\r\n", "\r\nContent-Length: 400\r\n\r\n");
+    talk.asks(&mut programs, &head);
+    talk.asks(&mut programs, "a".repeat(400));
+    let body = "b".repeat(400);
+    assert_eq!(sends(&mut programs, &mut talk, head.len(), &body), Verdict::Pass);
+    counted(&programs, &[(counter::ADMITTED, 1), (counter::RETRANSMITTED, 1)]);
+}
+
+#[test]
+fn a_chunks_size_is_held_to_what_it_was() {
+    let (mut programs, mut talk) = opened();
+    let head = get("/").replace("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n");
+    talk.asks(&mut programs, &head);
+    let chunk = "10\r\n0123456789abcdef\r\n";
+    talk.asks(&mut programs, chunk);
+    let smaller = "01\r\n0123456789abcdef\r\n";
+    assert_eq!(sends(&mut programs, &mut talk, head.len(), smaller), Verdict::Drop);
+    assert_eq!(sends(&mut programs, &mut talk, head.len(), chunk), Verdict::Pass);
+    counted(&programs, &[
+        (counter::ADMITTED, 1),
+        (counter::CONFLICT_DROPPED, 1),
+        (counter::RETRANSMITTED, 1),
+    ]);
+}

@@ -1,0 +1,102 @@
+//! What only an attacker sends, or a network in trouble.
+
+use limiter_common::abi::{counter, phase};
+use limiter_tests::program::{
+    ACK, Extension, Fragment, Hook, PSH, RST, Segment, Shape, Talk, Verdict,
+};
+
+use crate::support::{KEY, SCOPE, counted, get, limited, opened};
+
+#[test]
+fn a_fragment_with_half_a_tcp_header_is_dropped() {
+    let mut programs = limited(limiter_tests::program::no_limits());
+    let mut talk = Talk::open(&mut programs, Shape::v4());
+    let request = talk.client(get("/").as_bytes());
+    let ends = talk.ends;
+    let segment = request.bytes(
+        ends.client,
+        ends.server,
+        (ends.client_port, ends.server_port),
+    );
+    for len in [8, 16] {
+        let first =
+            Shape::v4_fragment(0, true).around(ends.client, ends.server, 6, true, &segment[..len]);
+        let ran = programs.run(Hook::Ingress, &first);
+        assert_eq!(
+            ran.verdict,
+            Verdict::Drop,
+            "a first fragment of {len} bytes"
+        );
+    }
+}
+
+#[test]
+fn urgent_data_does_not_pass() {
+    let (mut programs, mut talk) = opened();
+    // The receiver takes the urgent byte out of the stream: it would see another request.
+    let mut request = talk
+        .client(get("/").as_bytes())
+        .with_flags(ACK | PSH | 0x20);
+    request.payload[0] = b'G';
+    let ends = talk.ends;
+    let mut frame = talk.shape.wrap(&ends, true, &request);
+    let ran = programs.run(Hook::Ingress, &frame);
+    frame.clear();
+    assert!(
+        ran.verdict == Verdict::Drop || ran.decoded().flags & 0x20 == 0,
+        "an urgent byte passed: {:?}",
+        ran.decoded()
+    );
+}
+
+#[test]
+fn a_syn_ack_sent_again_after_a_request_does_not_charge_it_twice() {
+    let (mut programs, mut talk) = opened();
+    talk.asks(&mut programs, get("/"));
+    // The listener had no room for the connection, and so it has neither the handshake's end nor
+    // the request.
+    let again = talk.syn_ack();
+    assert_eq!(
+        talk.run(&mut programs, false, &again).verdict,
+        Verdict::Pass
+    );
+    let request = talk.client_at(0, get("/").as_bytes());
+    assert_eq!(
+        talk.run(&mut programs, true, &request).verdict,
+        Verdict::Pass
+    );
+    assert_eq!(
+        programs.counter(counter::ADMITTED),
+        1,
+        "{:?}",
+        programs.counters()
+    );
+    assert_eq!(programs.state(SCOPE).in_flight, 1);
+}
+
+#[test]
+fn a_reset_with_a_wrong_checksum_is_not_believed() {
+    let (mut programs, mut talk) = opened();
+    talk.asks(&mut programs, get("/"));
+    talk.acknowledged(&mut programs);
+    let reset = talk.client(b"").with_flags(RST | ACK);
+    let mut frame = talk.shape.wrap(&talk.ends, true, &reset);
+    let last = frame.len() - 4;
+    frame[last] ^= 1; // the checksum
+    programs.run(Hook::Ingress, &frame);
+    let flow = programs.flow(&talk.key()).expect("a flow");
+    assert_ne!(flow.phase, phase::RESET);
+    assert_eq!(programs.state(SCOPE).in_flight, 1);
+}
+
+#[test]
+fn a_reset_before_what_the_server_may_have_is_not_believed() {
+    let (mut programs, mut talk) = opened();
+    talk.asks(&mut programs, get("/"));
+    // The server has the request and has not acknowledged it yet: to it, this is old.
+    let reset = talk.client_at(0, b"").with_flags(RST | ACK);
+    talk.run(&mut programs, true, &reset);
+    let flow = programs.flow(&talk.key()).expect("a flow");
+    assert_ne!(flow.phase, phase::RESET);
+    assert_eq!(programs.state(SCOPE).in_flight, 1);
+}
