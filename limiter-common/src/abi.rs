@@ -199,7 +199,7 @@ pub struct Config {
     pub http2: u32,
     /// `policy::ON_LIMIT_*`.
     pub on_limit: u32,
-    /// 1: refuse nothing, count what would be refused.
+    /// 1: refuse nothing of what concerns no scope (scopes have `LIMITS_OBSERVE`).
     pub observe: u32,
     /// The text set (see [`TextKey`]) of refusals that concern no scope (401, 400).
     pub common_texts: u32,

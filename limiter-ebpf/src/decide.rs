@@ -196,7 +196,8 @@ unsafe fn scoped(
                 (*config).unknown_key,
             );
         }
-        let observe = (*config).observe != 0 || (*limits).flags & LIMITS_OBSERVE != 0;
+        // The daemon says it for each scope: a tier may have a mode of its own.
+        let observe = (*limits).flags & LIMITS_OBSERVE != 0;
         let connects = !is_counted(flow, scope);
         let flags = u32::from(observe) * OBSERVE + u32::from(connects) * CONNECTS;
         let refused = limiter_charge(scope, flags, now.boot_ns);

@@ -1,7 +1,7 @@
 //! What operators type and what they get: shapes, exit statuses, messages.
 
 use limiter_tests::{
-    Limiter,
+    Config, Lab, Limiter,
     limiter::{
         exit,
         shape::{assert_fields, is_time},

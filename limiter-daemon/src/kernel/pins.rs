@@ -59,7 +59,7 @@ impl PinDirectory {
     /// [`KernelError::NotBpffs`], [`KernelError::Mount`], [`KernelError::Io`].
     pub fn prepare(&self) -> Result<(), KernelError> {
         if self.root.starts_with(BPFFS) && !is_bpffs(Path::new(BPFFS))? {
-            mount_bpffs(Path::new(BPFFS))?;
+            mount_once(Path::new(BPFFS))?;
         }
         let existing = self
             .root
@@ -181,6 +181,21 @@ fn is_bpffs(path: &Path) -> Result<bool, KernelError> {
         return Err(io_error(io::Error::last_os_error()));
     }
     Ok(stat.f_type == libc::BPF_FS_MAGIC)
+}
+
+/// Mounts, unless another daemon that starts at this moment does: a second mount would hide the pins
+/// in the first. Both lock the directory that is there before either mounts over it.
+fn mount_once(path: &Path) -> Result<(), KernelError> {
+    let io_error = |source| KernelError::Io {
+        path: path.to_path_buf(),
+        source,
+    };
+    let below = fs::File::open(path).map_err(io_error)?;
+    below.lock().map_err(io_error)?;
+    if is_bpffs(path)? {
+        return Ok(());
+    }
+    mount_bpffs(path)
 }
 
 fn mount_bpffs(path: &Path) -> Result<(), KernelError> {
