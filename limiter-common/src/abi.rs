@@ -560,7 +560,7 @@ const _: () = {
     assert!(size_of::<Tomb>() == 48);
     assert!(size_of::<Text>() == 16 + MAX_TEXT + 8);
     assert!(offset_of!(Flow, key) == 8 && offset_of!(Flow, last_seen_ns) == 48);
-    assert!(offset_of!(Flow, records) % 8 == 0 && size_of::<Record>() == 16);
-    assert!(size_of::<Flow>() % 8 == 0);
+    assert!(offset_of!(Flow, records).is_multiple_of(8) && size_of::<Record>() == 16);
+    assert!(size_of::<Flow>().is_multiple_of(8));
     assert!(counter::NAMES.len() == counter::COUNT as usize);
 };

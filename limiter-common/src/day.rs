@@ -68,7 +68,11 @@ impl DayCount {
     #[inline(always)]
     #[must_use]
     pub const fn on(self, today: Day) -> Self {
-        if self.day().0 < today.0 { Self::new(today, 0) } else { self }
+        if self.day().0 < today.0 {
+            Self::new(today, 0)
+        } else {
+            self
+        }
     }
 
     /// One request more.
@@ -82,7 +86,11 @@ impl DayCount {
     #[inline(always)]
     #[must_use]
     pub const fn returned(self, day: Day) -> Self {
-        if self.day().0 == day.0 && self.count() > 0 { Self(self.0 - 1) } else { self }
+        if self.day().0 == day.0 && self.count() > 0 {
+            Self(self.0 - 1)
+        } else {
+            self
+        }
     }
 }
 

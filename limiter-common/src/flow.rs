@@ -23,8 +23,12 @@ pub enum Idle {
 
 impl Idle {
     /// Nanoseconds of silence, by class, after which a connection is dead.
-    pub const DEFAULT_NS: [u64; 4] =
-        [75_000_000_000, 5 * 86_400_000_000_000, 900_000_000_000, 10_000_000_000];
+    pub const DEFAULT_NS: [u64; 4] = [
+        75_000_000_000,
+        5 * 86_400_000_000_000,
+        900_000_000_000,
+        10_000_000_000,
+    ];
 
     /// The class of a flow, by its phase (`abi::phase`) and flags (`abi::FLOW_*`).
     #[inline(always)]
@@ -52,7 +56,10 @@ mod tests {
         assert_eq!(Idle::of(phase::HANDSHAKE, 0), Idle::Handshake);
         assert_eq!(Idle::of(phase::HTTP, 0), Idle::Open);
         assert_eq!(Idle::of(phase::TUNNEL, FLOW_CLIENT_FIN), Idle::Closing);
-        assert_eq!(Idle::of(phase::HTTP, FLOW_CLIENT_FIN | FLOW_SERVER_FIN), Idle::Closed);
+        assert_eq!(
+            Idle::of(phase::HTTP, FLOW_CLIENT_FIN | FLOW_SERVER_FIN),
+            Idle::Closed
+        );
         assert_eq!(Idle::of(phase::RESET, 0), Idle::Closed);
     }
 }

@@ -25,9 +25,10 @@ impl Rate {
         }
         let interval_ns = period_ns.div_ceil(requests);
         match interval_ns.checked_mul(burst) {
-            Some(all) if all <= i64::MAX as u64 => {
-                Some(Self { interval_ns, tolerance_ns: all - interval_ns })
-            }
+            Some(all) if all <= i64::MAX as u64 => Some(Self {
+                interval_ns,
+                tolerance_ns: all - interval_ns,
+            }),
             _ => None,
         }
     }

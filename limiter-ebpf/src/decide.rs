@@ -2,9 +2,9 @@
 
 use limiter_common::{
     abi::{
-        CONNECTION_SCOPES, Config, Digest, Flow, KEY_ADOPTED, KEY_DISABLED, KeyEntry,
-        LIMITS_IN_USE, LIMITS_OBSERVE, Limits, MAX_OUTSTANDING, NO_SCOPE, Outstanding, ScopeState,
-        TextKey, UNLIMITED, counter, policy, reason,
+        CONNECTION_SCOPES, Config, Flow, KEY_ADOPTED, KEY_DISABLED, KeyEntry, LIMITS_IN_USE,
+        LIMITS_OBSERVE, Limits, MAX_OUTSTANDING, NO_SCOPE, Outstanding, ScopeState, TextKey,
+        UNLIMITED, counter, policy, reason,
     },
     day::{Day, DayCount, seconds_to_midnight},
     gcra::Rate,
@@ -60,9 +60,10 @@ pub unsafe fn request(work: *mut Work, flow: *mut Flow, config: *const Config) -
         let entry = match maps::key(digest) {
             Some(entry) => entry,
             None if (*config).unknown_key == policy::ADOPT => {
-                match adopt(work, config, digest, now) {
-                    Adopt::Entry(entry) => entry,
-                    Adopt::NoRoom => {
+                let adopted = limiter_adopt(now.boot_ns) != 0;
+                match maps::key(digest) {
+                    Some(entry) if adopted => entry,
+                    _ => {
                         maps::count(counter::UNKNOWN_KEY_OVERFLOW);
                         let rule = (*config).table_full;
                         return anonymous(work, flow, config, method, reason::UNKNOWN_KEY, rule);
@@ -119,47 +120,46 @@ unsafe fn anonymous(
     }
 }
 
-enum Adopt {
-    Entry(*mut KeyEntry),
-    NoRoom,
-}
-
-/// Makes an unknown key a scope of its own.
+/// Makes the unknown key of the request in `Work` a scope of its own; 0: there is no room.
 ///
-/// # Safety
-/// As [`request`].
-#[inline(always)]
-unsafe fn adopt(work: *mut Work, config: *const Config, digest: &Digest, now: Now) -> Adopt {
-    // SAFETY: the caller's promise.
+/// A global function, as [`limiter_charge`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn limiter_adopt(boot_ns: u64) -> i32 {
+    let (Some(work), Some(config)) = (maps::work(), maps::config()) else {
+        return 0;
+    };
+    // SAFETY: live map values; `work` is this CPU's.
     unsafe {
-        if maps::adopted() >= u64::from((*config).adopt_count) {
-            return Adopt::NoRoom;
+        let Some(digest) = http::key(&(*work).scan.state) else {
+            return 0;
+        };
+        let count = u64::from((*config).adopt_count);
+        if maps::adopted() >= count {
+            return 0;
         }
         let given = maps::next_adopted();
-        if given >= u64::from((*config).adopt_count) {
-            return Adopt::NoRoom;
+        if given >= count {
+            return 0;
         }
         let scope = (*config).adopt_first.wrapping_add(given as u32);
         let Some(limits) = maps::limits(scope) else {
-            return Adopt::NoRoom;
+            return 0;
         };
         *limits = (*config).adopt_limits;
         let entry = &raw mut (*work).key_entry;
         *entry = KeyEntry {
             scope,
             flags: KEY_ADOPTED,
-            last_used_ns: now.boot_ns,
+            last_used_ns: boot_ns,
         };
+        // Another CPU may have been first with the same key: then its scope holds, and the id
+        // stays unused until the daemon gives it back.
         if maps::insert_key(digest, &*entry) {
             maps::count(counter::UNKNOWN_KEY_ADOPTED);
         }
-        // Another CPU may have been first with the same key: then its scope holds, and the id
-        // stays unused until the daemon gives it back.
-        match maps::key(digest) {
-            Some(entry) => Adopt::Entry(entry),
-            None => Adopt::NoRoom,
-        }
     }
+    1
 }
 
 /// # Safety
@@ -209,25 +209,7 @@ unsafe fn scoped(
             enter(flow, scope, method);
             return true;
         }
-        let (retry_after, reset_after) = match refused {
-            reason::DAILY_QUOTA => {
-                let seconds = seconds_to_midnight(now.utc_ns()) as u32;
-                (seconds, seconds)
-            }
-            reason::RATE => {
-                let wait = wait_s(scope, now);
-                (wait, wait)
-            }
-            _ => (1, 1),
-        };
-        refuse(
-            work,
-            (*limits).text_set,
-            refused,
-            scope,
-            retry_after,
-            reset_after,
-        );
+        limiter_over_limit(scope, refused, now.boot_ns);
         false
     }
 }
@@ -263,21 +245,37 @@ extern "C" fn limiter_charge(scope: u32, flags: u32, boot_ns: u64) -> u32 {
     unsafe { charge.attempt(charge.look(), flags & OBSERVE != 0) }
 }
 
-/// Whole seconds, 1 or more, until the scope's rate would let a request by.
-fn wait_s(scope: u32, now: Now) -> u32 {
-    let (Some(limits), Some(state)) = (maps::limits(scope), maps::state(scope)) else {
-        return 1;
+/// Fills `Work::refusal` for a request at `boot_ns` of a scope that is over a limit.
+///
+/// A global function, as [`limiter_charge`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn limiter_over_limit(scope: u32, why: u32, boot_ns: u64) -> i32 {
+    let (Some(work), Some(limits), Some(state)) =
+        (maps::work(), maps::limits(scope), maps::state(scope))
+    else {
+        return 0;
     };
-    let charge = Charge {
-        limits,
-        state,
-        now,
-        day: Day(0),
-        connects: false,
+    let now = Now { boot_ns };
+    let wait = match why {
+        reason::DAILY_QUOTA => seconds_to_midnight(now.utc_ns()) as u32,
+        reason::RATE => {
+            let charge = Charge {
+                limits,
+                state,
+                now,
+                day: Day(0),
+                connects: false,
+            };
+            // SAFETY: both are live map values.
+            let seconds = unsafe { charge.wait_ns() }.div_ceil(1_000_000_000) as u32;
+            if seconds == 0 { 1 } else { seconds }
+        }
+        _ => 1,
     };
-    // SAFETY: both are live map values.
-    let seconds = unsafe { charge.wait_ns() }.div_ceil(1_000_000_000) as u32;
-    if seconds == 0 { 1 } else { seconds }
+    // SAFETY: live map values; `work` is this CPU's.
+    unsafe { refuse(work, (*limits).text_set, why, scope, wait, wait) };
+    1
 }
 
 #[derive(Clone, Copy)]

@@ -8,7 +8,8 @@ use limiter_common::{
         Config, FLOW_CLIENT_FIN, FLOW_DROP_COUNTED, FLOW_SERVER_FIN, Flow, MAX_OUTSTANDING,
         NO_SCOPE, OWN_MARK, counter, phase, policy, reason,
     },
-    http,
+    fingerprint,
+    http::{self, CARRY, Parser},
 };
 
 use crate::{
@@ -353,7 +354,14 @@ unsafe fn requests(
         let packet = &(*work).packet;
         let len = packet.len;
         let scan = &raw mut (*work).scan;
-        http::begin(scan, &raw const (*flow).request, from, len);
+        let parser = &raw mut (*flow).request;
+        if (*parser).has_carry() {
+            mask(parser, config);
+            http::begin(scan, parser, from, len);
+            mask(parser, config);
+        } else {
+            http::begin(scan, parser, from, len);
+        }
         let mut context = Requests {
             segment: Segment {
                 skb,
@@ -379,7 +387,7 @@ unsafe fn requests(
         let outcome = (&raw const (*work).outcome).read_volatile();
         match outcome {
             outcome::ADMITTED | outcome::UNFINISHED => {
-                return admit(skb, work, flow, (*scan).at, from);
+                return admit(skb, work, flow, config, (*scan).at, from);
             }
             outcome::FAILED => return Action::Drop(counter::UNREADABLE_DROPPED),
             outcome::HTTP2 if (*config).http2 == policy::PASS || observe => {
@@ -398,7 +406,7 @@ unsafe fn requests(
             // What comes before was admitted and passes; the client sends the rest again, and then
             // it is judged by itself.
             http::rewind(scan);
-            return admit(skb, work, flow, begins as u32, from);
+            return admit(skb, work, flow, config, begins as u32, from);
         }
         let split = begins < from as i32;
         let action = match outcome {
@@ -425,11 +433,22 @@ unsafe fn requests(
 /// # Safety
 /// As [`segment`].
 #[inline(always)]
-unsafe fn admit(skb: Skb, work: *mut Work, flow: *mut Flow, done: u32, from: u32) -> Action {
+unsafe fn admit(
+    skb: Skb,
+    work: *mut Work,
+    flow: *mut Flow,
+    config: *const Config,
+    done: u32,
+    from: u32,
+) -> Action {
     // SAFETY: the caller's promise.
     unsafe {
         let scan = &raw mut (*work).scan;
-        http::end(scan, &raw mut (*flow).request);
+        let parser = &raw mut (*flow).request;
+        http::end(scan, parser);
+        if (*parser).has_carry() {
+            mask(parser, config);
+        }
         // There was more than body: else it would not have been scanned.
         replay::keep(skb, work, flow, from, done);
         (*flow).next = (*work).packet.seq.plus(done);
@@ -443,6 +462,21 @@ unsafe fn admit(skb: Skb, work: *mut Work, flow: *mut Flow, done: u32, from: u32
         Action::Cut
     }
 }
+
+/// Covers or uncovers the unfinished line that is kept: it may hold a key, and keys are in no map.
+///
+/// # Safety
+/// Both point to live map values; the flow of the parser is locked.
+#[inline(never)]
+unsafe fn mask(parser: *mut Parser, config: *const Config) {
+    // SAFETY: the caller's promise; the fingerprint's key is longer than the pad.
+    unsafe {
+        let pad = (&raw const (*config).fingerprint_key).cast::<[u64; CARRY / 8]>();
+        (*parser).mask(&*pad);
+    }
+}
+
+const _: () = assert!(CARRY / 8 <= fingerprint::KEY_WORDS);
 
 /// One unit of work on a segment, and the decision over a request whose head it completes.
 unsafe extern "C" fn one_unit(_: u32, context: *mut Requests) -> i64 {

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use limiter_tests::{GUARDED, Rig, process, request, skip};
+use limiter_tests::{Conn, GUARDED, Nginx, Rig, process, request, skip};
 
 /// Every file below `directory` that holds one of `secrets`.
 fn holding(directory: &Path, secrets: &[String]) -> Vec<String> {
@@ -27,13 +27,20 @@ fn contains(content: &[u8], secret: &str) -> bool {
         .any(|window| window == secret.as_bytes())
 }
 
-/// A rig that has seen keys of every kind, and the keys.
-fn used() -> (Rig, Vec<String>) {
+/// A rig that has seen keys of every kind.
+struct Used {
+    rig: Rig,
+    keys: Vec<String>,
+    /// Served, sent in pieces, in flight: the kernel still knows of them.
+    _open: Vec<Conn>,
+}
+
+fn used() -> Used {
     let rig = Rig::veth(|config| {
         config
             .policy("unknown_key = \"tier:guest\"")
-            .tier("guest", "daily_quota = 1")
-            .tier("profile", "daily_quota = 2")
+            .tier("guest", "daily_quota = 10")
+            .tier("profile", "daily_quota = 10")
     });
     let made = rig.limiter.key("acme/web");
     rig.limiter.scope("acme/app");
@@ -48,25 +55,42 @@ fn used() -> (Rig, Vec<String>) {
     fs::remove_file(file).expect("remove the list");
     let unknown = "unknown-key-0cc175b9c0f1b6a8".to_owned();
     let keys = vec![made, imported, listed, unknown];
+    let mut open = Vec::new();
     for key in &keys {
         for _ in 0..3 {
             rig.get(key);
         }
-        // In part: what is carried from one segment to the next.
-        rig.lab
-            .connect(GUARDED)
-            .send_pieces([&request("/", key)[..60]]);
-        let mut malformed = rig.lab.connect(GUARDED);
-        malformed
-            .send(format!("GET / HTTP/1.1\r\nX-Api-Key: {key}\r\nX-Api-Key: x\r\n\r\n").as_bytes());
-        malformed.response();
+        let mut served = rig.lab.connect(GUARDED);
+        served.get("/", key);
+        open.push(served);
+        // In pieces, one of which ends behind the key: what is carried on from
+        // one segment to the next.
+        let mut split = rig.lab.connect(GUARDED);
+        let request = request("/", key);
+        let (first, rest) = request.split_at(request.len() - 4);
+        split.send_pieces([&first[..50], &first[50..], rest]);
+        split.response();
+        open.push(split);
+        let mut held = rig.lab.connect(GUARDED);
+        held.send(&limiter_tests::request(Nginx::SLOW, key));
+        open.push(held);
+        let two = format!("GET / HTTP/1.1\r\nX-Api-Key: {key}\r\nX-Api-Key: x\r\n\r\n");
+        rig.lab.connect(GUARDED).ask(two.as_bytes());
     }
-    (rig, keys)
+    Used {
+        rig,
+        keys,
+        _open: open,
+    }
 }
 
 #[test]
 fn raw_keys_are_in_no_file_of_the_daemon_and_in_no_listing() {
-    let (mut rig, keys) = used();
+    let Used {
+        mut rig,
+        keys,
+        _open,
+    } = used();
     let commands = [
         &["key", "list"][..],
         &["scope", "list"],
@@ -99,7 +123,7 @@ fn raw_keys_are_in_no_map_of_the_kernel() {
         );
         return;
     }
-    let (rig, keys) = used();
+    let Used { rig, keys, _open } = used();
     let mut maps = 0;
     let mut directories = vec![rig.limiter.pin_dir().to_owned()];
     while let Some(directory) = directories.pop() {
@@ -118,7 +142,6 @@ fn raw_keys_are_in_no_map_of_the_kernel() {
             maps += 1;
             let bytes = bytes_of(&String::from_utf8_lossy(&dump.stdout));
             for key in &keys {
-                // What a flow keeps of a request may hold a piece of its key.
                 assert!(
                     !contains(&bytes, key),
                     "{} holds a key",

@@ -1,14 +1,34 @@
 //! What is kept of a direction between segments.
 
 use super::{
-    KEY_SLOTS, MODE_BODY, MODE_CHUNK, MODE_CHUNK_DATA, MODE_CHUNK_END, MODE_IDLE, MODE_UNTIL_CLOSE,
-    SEEN_BODY, SEEN_TRAILERS, State,
+    CARRY, KEY_SLOTS, MODE_BODY, MODE_CHUNK, MODE_CHUNK_DATA, MODE_CHUNK_END, MODE_IDLE, MODE_UNTIL_CLOSE,
+    Parser, SEEN_BODY, SEEN_TRAILERS, State,
     word::{copy, zero},
 };
 
 /// The words of a [`State`] in front of the hashes.
 const CONTROL: usize = core::mem::offset_of!(State, key) / 8;
 const _: () = assert!(core::mem::offset_of!(State, seen) == 8 && CONTROL == 7);
+
+impl Parser {
+    /// Whether an unfinished line is kept.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_carry(&self) -> bool {
+        self.state.carry > 0
+    }
+
+    /// Covers the unfinished line, which may hold a key, or uncovers it: done twice with one `pad`
+    /// it is as it was.
+    #[inline(always)]
+    pub fn mask(&mut self, pad: &[u64; CARRY / 8]) {
+        let mut i = 0;
+        while i < CARRY / 8 {
+            self.carry[i] ^= pad[i];
+            i += 1;
+        }
+    }
+}
 
 impl State {
     /// Before the first message.

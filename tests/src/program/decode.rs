@@ -105,13 +105,14 @@ fn v6(ip: &[u8]) -> (IpAddr, IpAddr, usize, &[u8]) {
     );
     let (mut next, mut header) = (ip[6], 40);
     while next != 6 {
+        let units = usize::from(ip[header + 1]);
         let len = if next == 51 {
-            (ip[header + 1] + 2) * 4
+            (units + 2) * 4
         } else {
-            (ip[header + 1] + 1) * 8
+            (units + 1) * 8
         };
         next = ip[header];
-        header += usize::from(len);
+        header += len;
     }
     let address = |at: usize| {
         Ipv6Addr::from(<[u8; 16]>::try_from(&ip[at..at + 16]).expect("16 bytes")).into()

@@ -1,6 +1,7 @@
 //! The programs with their maps, as a test finds them: loaded once, emptied for each.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -30,7 +31,12 @@ const TABLES: Tables = Tables {
 /// Loading takes a second, most of it the verifier's.
 static LOADED: Mutex<Option<(Object, Link)>> = Mutex::new(None);
 
-/// The loaded programs; tests take turns.
+thread_local! {
+    /// Whether this thread has them: it would wait for itself.
+    static HELD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The loaded programs; tests take turns, and each has them once at a time.
 pub struct Programs {
     loaded: MutexGuard<'static, Option<(Object, Link)>>,
 }
@@ -41,6 +47,10 @@ impl Programs {
     /// # Panics
     /// Without root, or when the kernel refuses the programs.
     pub fn fresh() -> Self {
+        assert!(
+            !HELD.get(),
+            "drop the programs before you ask for them again"
+        );
         // A test that failed leaves nothing behind that is not cleared here.
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         let (object, link) = loaded.get_or_insert_with(|| load(TABLES));
@@ -58,6 +68,7 @@ impl Programs {
     }
 
     fn filled(self) -> Self {
+        HELD.set(true);
         let mut programs = self;
         programs.configure(|_| ());
         programs.guard(&[GUARDED]);
@@ -252,6 +263,12 @@ impl Programs {
         };
         object.run("limiter_sweep", options).expect("run the sweep");
         maps::get(&object.maps.sweep, 0)
+    }
+}
+
+impl Drop for Programs {
+    fn drop(&mut self) {
+        HELD.set(false);
     }
 }
 

@@ -129,11 +129,13 @@ pub fn run(object: &Object, hook: Hook, ifindex: u32, packet: &[u8], mark: u32) 
     }
 }
 
-/// Whether a packet without tags, options or extensions, as the programs send them, is TCP.
+/// Whether a packet without options or extensions, as the programs send them, is TCP.
 pub fn is_tcp(packet: &[u8], ethernet: bool) -> bool {
-    let ip = packet
-        .get(if ethernet { ETHERNET } else { 0 }..)
-        .unwrap_or_default();
+    let mut at = if ethernet { ETHERNET } else { 0 };
+    while at > 0 && matches!(packet.get(at - 2..at), Some([0x81, 0] | [0x88, 0xa8])) {
+        at += 4;
+    }
+    let ip = packet.get(at..).unwrap_or_default();
     match ip.first().map(|first| first >> 4) {
         Some(4) => ip.get(9) == Some(&6),
         Some(6) => ip.get(6) == Some(&6),

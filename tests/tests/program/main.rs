@@ -1,8 +1,10 @@
 //! The kernel programs by themselves, a packet at a time (`limiter_tests::program`).
 
 mod bodies;
+mod cuts;
 mod handshake;
 mod packets;
+mod refusals;
 mod replays;
 mod requests;
 mod responses;

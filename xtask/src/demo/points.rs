@@ -120,7 +120,7 @@ fn rate(stage: &Stage, table: &mut Table) {
     ]);
     let capture = Capture::start(&stage.lab, "fast", GUARDED);
     let url = stage.lab.url(GUARDED, "/");
-    let wrk = tools::wrk(&stage.lab, &url, &key, 8, FAST_SECONDS);
+    let wrk = tools::wrk(&stage.lab, &url, &key, 16, FAST_SECONDS);
     let admitted: Vec<Exchange> = exchanges(&capture.finish(), GUARDED)
         .into_iter()
         .filter(|exchange| exchange.status == 200)

@@ -1,0 +1,201 @@
+//! Segments are cut behind the last request that was admitted, as if the rest had been lost.
+
+use limiter_common::abi::{Limits, ScopeState, counter, policy};
+use limiter_tests::program::{ACK, Decoded, FIN, PSH, Programs, Shape, Talk, Verdict, no_limits};
+
+use crate::{
+    packets::shapes,
+    support::{KEY, SCOPE, counted, get, get_as, limited, ok},
+};
+
+/// Requests a day, all of them at once.
+fn quota(daily_quota: u64) -> Limits {
+    Limits {
+        daily_quota,
+        ..no_limits()
+    }
+}
+
+/// What passed of a segment that asks for more than may be; lengths and checksums are right, or
+/// [`Decoded::of`] would not have taken it.
+#[track_caller]
+fn cut(programs: &mut Programs, talk: &mut Talk, payload: &str) -> Decoded {
+    let ran = talk.ask(programs, payload);
+    assert_eq!(ran.verdict, Verdict::Pass);
+    assert_eq!(ran.sent, [] as [Vec<u8>; 0]);
+    ran.decoded()
+}
+
+#[test]
+fn the_second_of_two_requests_is_cut_in_every_shape() {
+    for (what, shape) in shapes() {
+        // Odd and even lengths of what stays and of what goes.
+        for (first, second) in [("/", "/"), ("/", "/1"), ("/1", "/"), ("/1", "/1")] {
+            for timestamps in [false, true] {
+                let mut programs = limited(quota(1));
+                let mut talk = Talk::new(shape.clone());
+                talk.timestamps = timestamps;
+                let mut talk = talk.opened(&mut programs);
+                let (first, second) = (get(first), get(second));
+                let segment = talk.client((first.clone() + &second).as_bytes());
+                let ran = talk.run(&mut programs, true, &segment);
+                assert_eq!(ran.verdict, Verdict::Pass, "{what}");
+                let passed = ran.decoded();
+                assert_eq!(
+                    passed.payload,
+                    first.as_bytes(),
+                    "{what}: {}",
+                    passed.text()
+                );
+                assert_eq!(
+                    (passed.seq, passed.ack),
+                    (segment.seq, segment.ack),
+                    "{what}"
+                );
+                assert_eq!(passed.flags, ACK | PSH, "{what}");
+                assert_eq!(passed.options, segment.options, "{what}");
+                assert_eq!(
+                    (passed.from, passed.to),
+                    (talk.ends.client, talk.ends.server),
+                    "{what}"
+                );
+                counted(&programs, &[(counter::ADMITTED, 1), (counter::TRIMMED, 1)]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_fin_behind_what_is_cut_goes_with_it() {
+    let mut programs = limited(quota(1));
+    let mut talk = Talk::open(&mut programs, Shape::v4());
+    let both = talk
+        .client((get("/a") + &get("/b")).as_bytes())
+        .with_flags(ACK | PSH | FIN);
+    let ran = talk.run(&mut programs, true, &both);
+    assert_eq!(ran.decoded().flags, ACK | PSH);
+    assert_eq!(ran.decoded().payload, get("/a").as_bytes());
+    assert_eq!(programs.flow(&talk.key()).expect("a flow").flags, 0);
+}
+
+#[test]
+fn what_was_cut_is_judged_when_it_comes_again() {
+    let mut programs = limited(quota(1));
+    let mut talk = Talk::open(&mut programs, Shape::v4());
+    let passed = cut(&mut programs, &mut talk, &(get("/a") + &get("/b")));
+    assert_eq!(passed.payload, get("/a").as_bytes());
+    // Not before the first one has its answer, and the client has that.
+    for _ in 0..2 {
+        assert_eq!(talk.ask(&mut programs, get("/b")).verdict, Verdict::Drop);
+    }
+    talk.answers(&mut programs, ok("a"));
+    counted(
+        &programs,
+        &[
+            (counter::ADMITTED, 1),
+            (counter::TRIMMED, 1),
+            (counter::NOT_QUIET_DROPPED, 2),
+        ],
+    );
+    let ran = talk.ask(&mut programs, get("/b"));
+    assert!(
+        ran.answer().text().starts_with("HTTP/1.1 429 "),
+        "{}",
+        ran.answer().text()
+    );
+    let state = programs.state(SCOPE);
+    assert_eq!((state.admitted, state.refused), (1, [0, 0, 0, 1]));
+}
+
+#[test]
+fn a_request_with_a_body_stays_whole_before_what_is_cut() {
+    let mut programs = limited(quota(1));
+    let mut talk = Talk::open(&mut programs, Shape::v4());
+    let post = format!("POST / HTTP/1.1\r\nX-Api-Key: {KEY}\r\nContent-Length: 5\r\n\r\nhello");
+    let passed = cut(&mut programs, &mut talk, &(post.clone() + &get("/b")));
+    assert_eq!(passed.text(), post);
+}
+
+#[test]
+fn requests_of_other_scopes_behind_what_is_cut_are_not_charged() {
+    let mut programs = limited(quota(1));
+    programs.scope(2, "key-two", no_limits());
+    let mut talk = Talk::open(&mut programs, Shape::v4());
+    let all = get("/a") + &get("/b") + &get_as("key-two", "/c");
+    let passed = cut(&mut programs, &mut talk, &all);
+    assert_eq!(passed.text(), get("/a"));
+    assert_eq!(programs.state(2), ScopeState::default());
+}
+
+#[test]
+fn a_malformed_request_behind_others_is_cut() {
+    let mut programs = limited(no_limits());
+    let mut talk = Talk::open(&mut programs, Shape::v4());
+    let passed = cut(&mut programs, &mut talk, &(get("/a") + "nonsense\r\n\r\n"));
+    assert_eq!(passed.text(), get("/a"));
+    counted(&programs, &[(counter::ADMITTED, 1), (counter::TRIMMED, 1)]);
+    talk.answers(&mut programs, ok("a"));
+    let ran = talk.ask(&mut programs, "nonsense\r\n\r\n");
+    assert!(ran.answer().text().starts_with("HTTP/1.1 400 "));
+}
+
+#[test]
+fn a_refused_beginning_of_the_next_request_is_not_lost() {
+    // The second request's head comes in two segments.
+    let mut programs = limited(quota(1));
+    let mut talk = Talk::open(&mut programs, Shape::v4());
+    let second = get("/b");
+    let (begin, end) = second.split_at(20);
+    talk.asks(&mut programs, get("/a") + begin);
+    counted(&programs, &[(counter::ADMITTED, 1)]);
+    assert_eq!(talk.ask(&mut programs, end).verdict, Verdict::Drop);
+    talk.answers(&mut programs, ok("a"));
+    let ran = talk.ask(&mut programs, end);
+    assert!(ran.answer().text().starts_with("HTTP/1.1 429 "));
+    // The server has the beginning of a request that never ends.
+    assert_eq!(ran.decoded().flags & 4, 4, "a reset for the server");
+}
+
+#[test]
+fn seen_bytes_before_a_refused_request_pass_once_more() {
+    let mut programs = limited(quota(1));
+    let mut talk = Talk::open(&mut programs, Shape::v4());
+    talk.asks(&mut programs, get("/a"));
+    let both = talk.client_at(0, (get("/a") + &get("/b")).as_bytes());
+    let ran = talk.run(&mut programs, true, &both);
+    assert_eq!(ran.verdict, Verdict::Pass);
+    assert_eq!(ran.decoded().text(), get("/a"));
+    let state = programs.state(SCOPE);
+    assert_eq!((state.admitted, state.in_flight), (1, 1));
+}
+
+#[test]
+fn what_waits_under_drop_is_cut_too() {
+    let mut programs = limited(quota(1));
+    programs.configure(|config| config.on_limit = policy::ON_LIMIT_DROP);
+    let mut talk = Talk::open(&mut programs, Shape::v4());
+    let passed = cut(&mut programs, &mut talk, &(get("/a") + &get("/b")));
+    assert_eq!(passed.text(), get("/a"));
+    for _ in 0..3 {
+        assert_eq!(talk.ask(&mut programs, get("/b")).verdict, Verdict::Drop);
+    }
+    assert_eq!(programs.counter(counter::LIMIT_DROPPED), 3);
+    assert_eq!(programs.state(SCOPE).refused, [0, 0, 0, 1]);
+}
+
+#[test]
+fn a_wrong_checksum_stays_wrong() {
+    for shape in [Shape::v4(), Shape::v6()] {
+        let mut programs = limited(quota(1));
+        let mut talk = Talk::open(&mut programs, shape);
+        let segment = talk.client((get("/a") + &get("/b")).as_bytes());
+        let mut frame = talk.shape.wrap(&talk.ends, true, &segment);
+        // A byte of the path.
+        let at = frame.len() - segment.payload.len() + 5;
+        frame[at] ^= 1;
+        let ran = programs.run(limiter_tests::program::Hook::Ingress, &frame);
+        assert_eq!(ran.verdict, Verdict::Pass);
+        let taken = std::panic::catch_unwind(|| ran.decoded());
+        assert!(taken.is_err(), "a receiver would take it");
+    }
+}
