@@ -60,6 +60,7 @@ pub fn bench_rewind(_ctx: TcContext) -> i32 {
 
 /// A packet from the client, on a flow that is set back before it.
 #[classifier]
+#[inline(always)]
 pub fn bench_request(ctx: TcContext) -> i32 {
     rewind();
     ingress::run::<true>(Skb(ctx.skb.skb))

@@ -33,24 +33,28 @@ use skb::Skb;
 
 /// Packets from clients, on devices with Ethernet headers.
 #[classifier]
+#[inline(always)]
 pub fn limiter_ingress(ctx: TcContext) -> i32 {
     ingress::run::<true>(Skb(ctx.skb.skb))
 }
 
 /// Packets to clients, on devices with Ethernet headers.
 #[classifier]
+#[inline(always)]
 pub fn limiter_egress(ctx: TcContext) -> i32 {
     egress::run::<true>(Skb(ctx.skb.skb))
 }
 
 /// Packets from clients, on devices whose packets begin with the IP header.
 #[classifier]
+#[inline(always)]
 pub fn limiter_ingress_l3(ctx: TcContext) -> i32 {
     ingress::run::<false>(Skb(ctx.skb.skb))
 }
 
 /// Packets to clients, on devices whose packets begin with the IP header.
 #[classifier]
+#[inline(always)]
 pub fn limiter_egress_l3(ctx: TcContext) -> i32 {
     egress::run::<false>(Skb(ctx.skb.skb))
 }

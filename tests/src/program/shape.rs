@@ -174,6 +174,16 @@ impl Shape {
         }
     }
 
+    /// Whether the test-run finds the network header where the kernel would: it takes 14 bytes
+    /// for the link header. It matters where options are to be taken out.
+    pub fn is_usual(&self) -> bool {
+        let plain = match &self.net {
+            Net::V4 { options, .. } => options.is_empty(),
+            Net::V6 { extensions } => extensions.is_empty(),
+        };
+        plain || (self.ethernet && self.tags == 0)
+    }
+
     /// The ends that go with the network header.
     pub fn ends(&self) -> Ends {
         match self.net {

@@ -1,6 +1,9 @@
 //! A connection, as its two ends see it: numbers count from the first byte of each side.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use limiter_common::abi::FlowKey;
 
@@ -36,12 +39,15 @@ pub struct Talk {
 impl Talk {
     /// A connection that is not open yet.
     pub fn new(shape: Shape) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         let ends = shape.ends();
+        // No two connections begin alike, as with everybody.
+        let start = NEXT.fetch_add(1 << 20, Ordering::Relaxed);
         Self {
             shape,
             ends,
-            client_start: 0x1000_0000,
-            server_start: 0x9000_0000,
+            client_start: start.wrapping_add(0x1000_0000),
+            server_start: start.wrapping_add(0x9000_0000),
             asked: 0,
             answered: 0,
             server_acked: 0,

@@ -2,11 +2,15 @@
 
 mod bodies;
 mod cuts;
+mod ends;
 mod handshake;
+mod limits;
 mod packets;
+mod policies;
 mod refusals;
 mod replays;
 mod requests;
 mod responses;
 mod support;
 mod suspicious;
+mod tombs;

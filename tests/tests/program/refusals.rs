@@ -40,13 +40,12 @@ fn refused(programs: &mut limiter_tests::program::Programs, talk: &mut Talk) -> 
 
 #[test]
 fn the_client_gets_a_response_and_the_server_an_end_in_every_shape() {
-    for (what, shape) in shapes() {
+    for (what, shape) in shapes().into_iter().filter(|(_, shape)| shape.is_usual()) {
         for timestamps in [false, true] {
             let mut programs = limited(nothing());
             let mut talk = Talk::new(shape.clone());
             talk.timestamps = timestamps;
             let mut talk = talk.opened(&mut programs);
-            println!("{what}, timestamps: {timestamps}");
             let ran = refused(&mut programs, &mut talk);
             let request = talk.client(get("/").as_bytes());
 

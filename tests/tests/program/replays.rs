@@ -3,7 +3,7 @@
 use limiter_common::abi::counter;
 use limiter_tests::program::{Programs, RST, Talk, Verdict};
 
-use crate::support::{SCOPE, counted, get, get_as, ok, opened};
+use crate::support::{KEY, SCOPE, counted, get, get_as, ok, opened};
 
 /// Runs what the client sends from its byte `at` on.
 #[track_caller]
@@ -46,23 +46,45 @@ fn a_retransmission_after_the_response_passes_and_is_not_charged() {
     assert_eq!(programs.state(SCOPE).in_flight, 0);
 }
 
+/// A request with a body of some length.
+fn post(key: &str, len: usize) -> String {
+    let body = "b".repeat(len);
+    format!("POST / HTTP/1.1\r\nX-Api-Key: {key}\r\nContent-Length: {len}\r\n\r\n{body}")
+}
+
 #[test]
-fn other_content_in_the_place_of_what_may_be_missing_is_dropped() {
-    let request = get("/aaaa");
-    for (what, other) in [
-        ("another path", request.replace("aaaa", "aaab")),
-        ("another key", get_as("key-two", "/aaaa")),
+fn another_request_in_the_place_of_what_may_be_missing_is_dropped() {
+    let chunks = "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    for (what, first, other) in [
+        ("another key", get("/aaaa"), get_as("key-two", "/aaaa")),
+        ("no key", get("/aaaa"), get("/aaaa").replace("Api", "Bpi")),
         (
-            "the last byte",
-            request[..request.len() - 1].to_owned() + "x",
+            "another method",
+            get("/aaaa"),
+            get("/aaa").replace("GET", "HEAD"),
         ),
-        ("the first byte", request.replace("GET", "PET")),
-        ("a part of it", get_as("key-two", "/aaaa")[..40].to_owned()),
+        (
+            "an end that is none",
+            get("/aaaa"),
+            get("/aaaaaa").replace("\r\n\r\n", "\r\n"),
+        ),
+        ("nonsense", get("/aaaa"), "x".repeat(get("/aaaa").len())),
+        (
+            "a longer body",
+            post(KEY, 11),
+            post(KEY, 11).replace("11", "99"),
+        ),
+        ("chunks", get(&"a".repeat(chunks.len())), {
+            get("/aa").replace("\r\n\r\n", &format!("\r\n{chunks}"))
+        }),
+        ("two for one", get(&"a".repeat(100)), get("/") + &get("/")),
+        ("a part of it", get("/aaaa"), get("/aaaa")[..40].to_owned()),
     ] {
         let (mut programs, mut talk) = opened();
-        talk.asks(&mut programs, &request);
+        talk.asks(&mut programs, &first);
+        let other = &other[..first.len().min(other.len())];
         assert_eq!(
-            sends(&mut programs, &mut talk, 0, &other),
+            sends(&mut programs, &mut talk, 0, other),
             Verdict::Drop,
             "{what}"
         );
@@ -71,6 +93,48 @@ fn other_content_in_the_place_of_what_may_be_missing_is_dropped() {
             &[(counter::ADMITTED, 1), (counter::CONFLICT_DROPPED, 1)],
         );
         // The right one still passes.
+        assert_eq!(
+            sends(&mut programs, &mut talk, 0, &first),
+            Verdict::Pass,
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn a_request_that_comes_to_the_same_passes_in_the_place_of_another() {
+    // A receiver takes one or the other, and both were decided over alike.
+    let (mut programs, mut talk) = opened();
+    talk.asks(&mut programs, get("/aaaa"));
+    assert_eq!(
+        sends(&mut programs, &mut talk, 0, &get("/bbbb")),
+        Verdict::Pass
+    );
+    counted(
+        &programs,
+        &[(counter::ADMITTED, 1), (counter::RETRANSMITTED, 1)],
+    );
+}
+
+#[test]
+fn a_part_of_a_head_is_held_to_the_byte() {
+    let request = get("/aaaa");
+    for (what, other) in [
+        ("another path", request.replace("aaaa", "aaab")),
+        ("another key", request.replace("key-one", "key-two")),
+        (
+            "the last byte",
+            request[..request.len() - 1].to_owned() + "x",
+        ),
+    ] {
+        let (mut programs, mut talk) = opened();
+        talk.asks(&mut programs, &request[..12]);
+        talk.asks(&mut programs, &request[12..]);
+        assert_eq!(
+            sends(&mut programs, &mut talk, 0, &other),
+            Verdict::Drop,
+            "{what}"
+        );
         assert_eq!(
             sends(&mut programs, &mut talk, 0, &request),
             Verdict::Pass,
@@ -111,7 +175,7 @@ fn a_retransmission_with_more_behind_it_is_charged_for_what_is_new() {
 fn other_content_with_more_behind_it_is_dropped_and_not_charged() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/a"));
-    let both = get("/x") + &get("/b");
+    let both = get_as("key-two", "/a") + &get("/b");
     assert_eq!(sends(&mut programs, &mut talk, 0, &both), Verdict::Drop);
     counted(
         &programs,

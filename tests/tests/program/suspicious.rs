@@ -5,7 +5,7 @@ use limiter_tests::program::{
     ACK, Extension, Fragment, Hook, PSH, RST, Segment, Shape, Talk, Verdict,
 };
 
-use crate::support::{KEY, SCOPE, counted, get, limited, opened};
+use crate::support::{SCOPE, get, limited, ok, opened};
 
 #[test]
 fn a_fragment_with_half_a_tcp_header_is_dropped() {
@@ -75,18 +75,28 @@ fn a_syn_ack_sent_again_after_a_request_does_not_charge_it_twice() {
 }
 
 #[test]
-fn a_reset_with_a_wrong_checksum_is_not_believed() {
-    let (mut programs, mut talk) = opened();
-    talk.asks(&mut programs, get("/"));
-    talk.acknowledged(&mut programs);
-    let reset = talk.client(b"").with_flags(RST | ACK);
-    let mut frame = talk.shape.wrap(&talk.ends, true, &reset);
-    let last = frame.len() - 4;
-    frame[last] ^= 1; // the checksum
-    programs.run(Hook::Ingress, &frame);
-    let flow = programs.flow(&talk.key()).expect("a flow");
-    assert_ne!(flow.phase, phase::RESET);
-    assert_eq!(programs.state(SCOPE).in_flight, 1);
+fn a_reset_that_is_believed_is_one_that_the_server_believes() {
+    // A wrong checksum, or a time to live that ends on the way to the server.
+    for (what, at, bit) in [("the checksum", 50, 1), ("the time to live", 22, 0x41)] {
+        let (mut programs, mut talk) = opened();
+        talk.asks(&mut programs, get("/"));
+        talk.acknowledged(&mut programs);
+        let reset = talk.client(b"").with_flags(RST | ACK);
+        let mut frame = talk.shape.wrap(&talk.ends, true, &reset);
+        frame[at] ^= bit;
+        let ran = programs.run(Hook::Ingress, &frame);
+        if programs
+            .flow(&talk.key())
+            .is_some_and(|flow| flow.phase != phase::RESET)
+        {
+            assert_eq!(programs.state(SCOPE).in_flight, 1, "{what}");
+            continue;
+        }
+        assert_eq!(ran.verdict, Verdict::Pass, "{what}");
+        let passed = ran.decoded();
+        assert_eq!((passed.flags & RST, passed.seq), (RST, reset.seq), "{what}");
+        assert!(ran.packet[22] >= 32, "{what}: {}", ran.packet[22]);
+    }
 }
 
 #[test]
@@ -99,4 +109,45 @@ fn a_reset_before_what_the_server_may_have_is_not_believed() {
     let flow = programs.flow(&talk.key()).expect("a flow");
     assert_ne!(flow.phase, phase::RESET);
     assert_eq!(programs.state(SCOPE).in_flight, 1);
+}
+
+#[test]
+fn a_server_that_speaks_after_the_clients_reset_is_reset_again() {
+    let (mut programs, mut talk) = opened();
+    talk.asks(&mut programs, get("/"));
+    let reset = talk.client(b"").with_flags(RST | ACK);
+    talk.run(&mut programs, true, &reset);
+    talk.server_acked = 10;
+    let response = talk.server(ok("hello").as_bytes());
+    let ran = talk.run(&mut programs, false, &response);
+    assert_eq!(ran.verdict, Verdict::Redirect);
+    let answer = ran.decoded();
+    assert_eq!((answer.to, answer.flags & RST), (talk.ends.server, RST));
+    assert_eq!(answer.seq, response.ack, "exactly what the server expects");
+}
+
+#[test]
+fn nothing_passes_a_reset_connection() {
+    let (mut programs, mut talk) = opened();
+    let reset = talk.client(b"").with_flags(RST | ACK);
+    talk.run(&mut programs, true, &reset);
+    let ran = talk.ask(&mut programs, get("/"));
+    assert_ne!(ran.verdict, Verdict::Pass);
+    programs.sweep([0; 4]);
+    let ran = talk.ask(&mut programs, get("/"));
+    assert_ne!(ran.verdict, Verdict::Pass, "after a sweep");
+    assert_eq!(programs.counter(counter::UNTRACKED_SEGMENTS), 0);
+}
+
+#[test]
+fn a_server_that_took_a_part_of_a_segment_gets_no_other_rest_of_it() {
+    // Receivers that cut segments to their window: a head of one copy, the body of another.
+    let (mut programs, mut talk) = opened();
+    let request = get("/aaaa");
+    talk.asks(&mut programs, &request);
+    talk.server_acked = 20;
+    let ack = talk.server(b"").with_flags(ACK);
+    talk.run(&mut programs, false, &ack);
+    let other = talk.client_at(0, get("/bbbb").as_bytes());
+    assert_eq!(talk.run(&mut programs, true, &other).verdict, Verdict::Drop);
 }

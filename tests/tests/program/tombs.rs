@@ -1,0 +1,357 @@
+//! After a refusal: each side is told what it needs to let go, and nothing reaches the other.
+
+use limiter_common::abi::{Limits, counter, policy, reason};
+use limiter_tests::program::{
+    ACK, FIN, PSH, Programs, RST, Ran, Segment, Shape, Talk, Verdict, no_limits,
+};
+
+use crate::support::{SCOPE, counted, get, limited, ok};
+
+/// A connection whose first request was refused.
+struct Buried {
+    programs: Programs,
+    talk: Talk,
+    /// Bytes of the request and of the response.
+    request: u32,
+    response: u32,
+}
+
+/// Refused with a response; the server has acknowledged its end.
+fn buried() -> Buried {
+    let mut buried = buried_by(policy::ON_LIMIT_CLOSE);
+    let ran = buried.server(0, 1, ACK, "");
+    assert_eq!(
+        ran.verdict,
+        Verdict::Drop,
+        "it is not the client's business"
+    );
+    buried
+}
+
+fn buried_by(on_limit: u32) -> Buried {
+    let mut programs = limited(Limits {
+        daily_quota: 0,
+        ..no_limits()
+    });
+    programs.configure(|config| config.on_limit = on_limit);
+    let mut talk = Talk::open(&mut programs, Shape::v4());
+    let segment = talk.client(get("/").as_bytes());
+    let ran = talk.run(&mut programs, true, &segment);
+    let response = u32::try_from(ran.answer().payload.len()).expect("a length");
+    let request = u32::try_from(segment.payload.len()).expect("a length");
+    Buried {
+        programs,
+        talk,
+        request,
+        response,
+    }
+}
+
+impl Buried {
+    /// Runs a segment of the client from its byte `at` on, which acknowledges `acked` bytes.
+    #[track_caller]
+    fn client(&mut self, at: u32, acked: u32, flags: u8, payload: &str) -> Ran {
+        let ack = self.talk.server_start + acked;
+        let segment = self
+            .talk
+            .client_at(at, payload.as_bytes())
+            .with_ack(ack)
+            .with_flags(flags);
+        self.talk.run(&mut self.programs, true, &segment)
+    }
+
+    /// Runs a segment of the server from its byte `at` on, which acknowledges `acked` bytes.
+    #[track_caller]
+    fn server(&mut self, at: u32, acked: u32, flags: u8, payload: &str) -> Ran {
+        let segment = self
+            .talk
+            .server_at(at, payload.as_bytes())
+            .with_flags(flags);
+        let segment = segment.with_ack(self.talk.client_start + acked);
+        self.talk.run(&mut self.programs, false, &segment)
+    }
+
+    /// What goes back to the client is an acknowledgement of `at` bytes and nothing more.
+    #[track_caller]
+    fn acknowledges_client(&self, ran: &Ran, at: u32) {
+        assert_eq!(ran.verdict, Verdict::Redirect);
+        let answer = ran.decoded();
+        assert_eq!(
+            (answer.from, answer.to),
+            (self.talk.ends.server, self.talk.ends.client)
+        );
+        assert_eq!((answer.flags, answer.text()), (ACK, String::new()));
+        assert_eq!(answer.ack, self.talk.client_start + at);
+        assert_eq!(
+            answer.seq,
+            self.talk.server_start + self.response + 1,
+            "behind our FIN"
+        );
+    }
+}
+
+#[test]
+fn the_clients_acknowledgement_of_the_response_goes_nowhere() {
+    let mut buried = buried();
+    let (request, response) = (buried.request, buried.response);
+    for acked in [response, response + 1] {
+        assert_eq!(
+            buried.client(request, acked, ACK, "").verdict,
+            Verdict::Drop
+        );
+    }
+    counted(
+        &buried.programs,
+        &[
+            (counter::REFUSED_DAILY_QUOTA, 1),
+            (counter::RESPONSES_SENT, 1),
+            (counter::TOMB_PACKETS, 3),
+        ],
+    );
+}
+
+#[test]
+fn the_clients_fin_and_data_are_acknowledged() {
+    let mut buried = buried();
+    let (request, all) = (buried.request, buried.response + 1);
+    let ran = buried.client(request, all, ACK | PSH, "more");
+    buried.acknowledges_client(&ran, request + 4);
+    let ran = buried.client(request + 4, all, ACK | FIN, "");
+    buried.acknowledges_client(&ran, request + 5);
+    // Its FIN once more, since the acknowledgement was lost.
+    let ran = buried.client(request + 4, all, ACK | FIN, "");
+    buried.acknowledges_client(&ran, request + 5);
+    // The last acknowledgement of all.
+    assert_eq!(
+        buried.client(request + 5, all, ACK, "").verdict,
+        Verdict::Drop
+    );
+}
+
+#[test]
+fn the_response_is_sent_again_until_the_client_has_it() {
+    let mut buried = buried();
+    for _ in 0..2 {
+        let ran = buried.client(0, 0, ACK | PSH, &get("/"));
+        assert_eq!(ran.verdict, Verdict::Redirect);
+        let again = ran.decoded();
+        assert_eq!(again.seq, buried.talk.server_start);
+        assert_eq!(again.ack, buried.talk.client_start + buried.request);
+        assert_eq!(again.flags, ACK | PSH | FIN);
+        assert!(
+            again.text().starts_with("HTTP/1.1 429 "),
+            "{}",
+            again.text()
+        );
+    }
+    let refused = [
+        (counter::REFUSED_DAILY_QUOTA, 1),
+        (counter::RESPONSES_SENT, 1),
+        (counter::RESPONSES_RESENT, 2),
+        (counter::TOMB_PACKETS, 3),
+    ];
+    counted(&buried.programs, &refused);
+    assert_eq!(
+        buried.programs.state(SCOPE).refused,
+        [0, 0, 0, 1],
+        "it is refused once"
+    );
+}
+
+#[test]
+fn a_client_without_room_gets_the_response_when_it_has_some() {
+    let mut programs = limited(Limits {
+        daily_quota: 0,
+        ..no_limits()
+    });
+    let mut talk = Talk::open(&mut programs, Shape::v4());
+    let full = talk.client(get("/").as_bytes()).with_window(0);
+    talk.run(&mut programs, true, &full);
+    let end = u32::try_from(get("/").len()).expect("a length");
+    // The probe of an empty window says nothing new, the update does.
+    let none = talk.client_at(end, b"").with_flags(ACK).with_window(0);
+    assert_eq!(talk.run(&mut programs, true, &none).verdict, Verdict::Drop);
+    let some = talk.client_at(end, b"").with_flags(ACK);
+    let ran = talk.run(&mut programs, true, &some);
+    assert_eq!(ran.verdict, Verdict::Redirect);
+    assert!(ran.decoded().text().starts_with("HTTP/1.1 429 "));
+}
+
+#[test]
+fn the_clients_reset_goes_nowhere() {
+    let mut buried = buried();
+    let request = buried.request;
+    assert_eq!(buried.client(request, 0, RST, "").verdict, Verdict::Drop);
+    assert_eq!(
+        buried.client(request, 0, RST | ACK, "").verdict,
+        Verdict::Drop
+    );
+}
+
+#[test]
+fn a_server_that_has_not_acknowledged_its_end_is_told_again_when_the_client_has_its_response() {
+    // It may never say a word by itself.
+    let mut buried = buried_by(policy::ON_LIMIT_CLOSE);
+    let (request, response) = (buried.request, buried.response);
+    let ran = buried.client(request, response + 1, ACK, "");
+    assert_eq!(ran.verdict, Verdict::Pass);
+    let again = ran.decoded();
+    assert_eq!(
+        (again.flags, again.seq),
+        (FIN | ACK, buried.talk.client_start)
+    );
+    assert_eq!(ran.sent, [] as [Vec<u8>; 0]);
+    // Once is enough.
+    let ran = buried.client(request, response + 1, ACK, "");
+    assert_eq!(ran.verdict, Verdict::Drop);
+}
+
+#[test]
+fn the_servers_acknowledgement_goes_nowhere() {
+    let mut buried = buried();
+    // Of the FIN that it got.
+    assert_eq!(buried.server(0, 1, ACK, "").verdict, Verdict::Drop);
+}
+
+#[test]
+fn the_servers_fin_is_acknowledged_in_the_clients_name() {
+    let mut buried = buried();
+    for _ in 0..2 {
+        let ran = buried.server(0, 1, ACK | FIN, "");
+        assert_eq!(ran.verdict, Verdict::Redirect);
+        let answer = ran.decoded();
+        assert_eq!(
+            (answer.from, answer.to),
+            (buried.talk.ends.client, buried.talk.ends.server)
+        );
+        assert_eq!((answer.flags, answer.text()), (ACK, String::new()));
+        assert_eq!(
+            answer.seq,
+            buried.talk.client_start + 1,
+            "behind the FIN that it got"
+        );
+        assert_eq!(answer.ack, buried.talk.server_start + 1);
+    }
+}
+
+#[test]
+fn a_server_that_missed_its_fin_gets_it_again() {
+    let mut buried = buried();
+    let ran = buried.server(0, 0, ACK | PSH, "HTTP/1.1 408 Request Timeout\r\n\r\n");
+    assert_eq!(ran.verdict, Verdict::Redirect);
+    let answer = ran.decoded();
+    assert_eq!(
+        (answer.flags, answer.seq),
+        (FIN | ACK, buried.talk.client_start)
+    );
+    assert_eq!(
+        answer.ack,
+        buried.talk.server_start + 32,
+        "what it sent is acknowledged"
+    );
+}
+
+#[test]
+fn what_the_server_says_never_reaches_the_client() {
+    let mut buried = buried();
+    for (flags, payload) in [(ACK | PSH, "junk"), (RST, ""), (RST | ACK, "")] {
+        let ran = buried.server(0, 1, flags, payload);
+        assert_ne!(ran.verdict, Verdict::Pass, "flags {flags:#x}");
+        if ran.verdict == Verdict::Redirect {
+            assert_eq!(ran.decoded().to, buried.talk.ends.server);
+        }
+    }
+}
+
+#[test]
+fn resets_are_answered_with_resets() {
+    let mut buried = buried_by(policy::ON_LIMIT_RESET);
+    let ran = buried.client(0, 0, ACK | PSH, &get("/"));
+    assert_eq!(
+        (ran.verdict, ran.decoded().flags & RST),
+        (Verdict::Redirect, RST)
+    );
+    assert_eq!(
+        ran.decoded().seq,
+        buried.talk.server_start,
+        "exactly what it expects"
+    );
+    let ran = buried.server(0, 0, ACK | PSH, "HTTP/1.1 408 Request Timeout\r\n\r\n");
+    assert_eq!(
+        (ran.verdict, ran.decoded().flags & RST),
+        (Verdict::Redirect, RST)
+    );
+    assert_eq!(
+        ran.decoded().seq,
+        buried.talk.client_start,
+        "exactly what it expects"
+    );
+    assert_eq!(
+        buried.client(buried.request, 0, RST | ACK, "").verdict,
+        Verdict::Drop
+    );
+}
+
+#[test]
+fn a_new_connection_of_the_same_ports_is_not_the_refused_one() {
+    let mut buried = buried();
+    buried.programs.limit(SCOPE, no_limits());
+    let mut new = Talk::new(Shape::v4());
+    (new.client_start, new.server_start) = (0x7000_0000, 0x3000_0000);
+    let mut new = new.opened(&mut buried.programs);
+    assert_eq!(buried.programs.tomb(&new.key()), None);
+    new.asks(&mut buried.programs, get("/"));
+    new.answers(&mut buried.programs, ok("hello"));
+    assert_eq!(buried.programs.state(SCOPE).admitted, 1);
+}
+
+#[test]
+fn a_syn_passes_a_tomb() {
+    let mut buried = buried();
+    let mut new = Talk::new(Shape::v4());
+    new.client_start = 0x7000_0000;
+    let syn = new.syn();
+    assert_eq!(
+        new.run(&mut buried.programs, true, &syn).verdict,
+        Verdict::Pass
+    );
+}
+
+#[test]
+fn a_body_that_the_client_still_sends_is_acknowledged_and_dropped() {
+    let mut programs = limited(Limits {
+        daily_quota: 0,
+        ..no_limits()
+    });
+    let mut talk = Talk::open(&mut programs, Shape::v4());
+    let head = get("/").replace("\r\n\r\n", "\r\nContent-Length: 5000\r\n\r\n");
+    let segment = talk.client(head.as_bytes());
+    let response = talk.run(&mut programs, true, &segment).answer();
+    let all = response.seq + u32::try_from(response.payload.len()).expect("a length") + 1;
+    let mut at = u32::try_from(head.len()).expect("a length");
+    for _ in 0..5 {
+        let body: Segment = talk.client_at(at, &[b'b'; 1000]).with_ack(all);
+        at += 1000;
+        let ran = talk.run(&mut programs, true, &body);
+        assert_eq!((ran.verdict, ran.decoded().flags), (Verdict::Redirect, ACK));
+        assert_eq!(ran.decoded().ack, talk.client_start + at);
+    }
+}
+
+#[test]
+fn what_the_client_cannot_have_sent_is_not_acknowledged() {
+    let mut buried = buried();
+    let (request, all) = (buried.request, buried.response + 1);
+    let far = request + (2 << 20);
+    let ran = buried.client(far, all, ACK | PSH, "far ahead");
+    buried.acknowledges_client(&ran, request);
+    assert_eq!(
+        buried
+            .programs
+            .tomb(&buried.talk.key())
+            .expect("a tomb")
+            .text
+            .reason,
+        reason::DAILY_QUOTA
+    );
+}
