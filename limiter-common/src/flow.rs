@@ -30,11 +30,15 @@ impl Idle {
         10_000_000_000,
     ];
 
-    /// The class of a flow, by its phase (`abi::phase`) and flags (`abi::FLOW_*`).
+    /// The class of a flow, by its phase (`abi::phase`) and flags (`abi::FLOW_*`), and whether the
+    /// server has acknowledged the client's FIN. One that it may not have got ends nothing.
     #[inline(always)]
     #[must_use]
-    pub const fn of(flow_phase: u32, flags: u32) -> Self {
-        let fins = flags & (FLOW_CLIENT_FIN | FLOW_SERVER_FIN);
+    pub const fn of(flow_phase: u32, flags: u32, client_fin_acknowledged: bool) -> Self {
+        let mut fins = flags & (FLOW_CLIENT_FIN | FLOW_SERVER_FIN);
+        if !client_fin_acknowledged {
+            fins &= !FLOW_CLIENT_FIN;
+        }
         if flow_phase == phase::RESET || fins == FLOW_CLIENT_FIN | FLOW_SERVER_FIN {
             Self::Closed
         } else if fins != 0 {
@@ -53,13 +57,21 @@ mod tests {
 
     #[test]
     fn a_flow_is_classed_by_its_end_first() {
-        assert_eq!(Idle::of(phase::HANDSHAKE, 0), Idle::Handshake);
-        assert_eq!(Idle::of(phase::HTTP, 0), Idle::Open);
-        assert_eq!(Idle::of(phase::TUNNEL, FLOW_CLIENT_FIN), Idle::Closing);
+        let both = FLOW_CLIENT_FIN | FLOW_SERVER_FIN;
+        assert_eq!(Idle::of(phase::HANDSHAKE, 0, false), Idle::Handshake);
+        assert_eq!(Idle::of(phase::HTTP, 0, false), Idle::Open);
         assert_eq!(
-            Idle::of(phase::HTTP, FLOW_CLIENT_FIN | FLOW_SERVER_FIN),
-            Idle::Closed
+            Idle::of(phase::TUNNEL, FLOW_CLIENT_FIN, true),
+            Idle::Closing
         );
-        assert_eq!(Idle::of(phase::RESET, 0), Idle::Closed);
+        assert_eq!(Idle::of(phase::HTTP, both, true), Idle::Closed);
+        assert_eq!(Idle::of(phase::RESET, 0, false), Idle::Closed);
+    }
+
+    #[test]
+    fn a_fin_that_the_server_may_not_have_ends_nothing() {
+        let both = FLOW_CLIENT_FIN | FLOW_SERVER_FIN;
+        assert_eq!(Idle::of(phase::HTTP, FLOW_CLIENT_FIN, false), Idle::Open);
+        assert_eq!(Idle::of(phase::HTTP, both, false), Idle::Closing);
     }
 }

@@ -83,7 +83,13 @@ unsafe fn opens(skb: Skb, work: *mut Work, config: *const Config) -> i32 {
         let packet = &(*work).packet;
         let key = &raw const packet.key;
         let server_next = packet.seq.plus(packet.len + 1);
-        maps::remove_tomb(key);
+        if let Some(tomb) = maps::tomb(key) {
+            if (*tomb).response_start == server_next {
+                // Sent again, on the connection that was refused.
+                return DROP;
+            }
+            maps::remove_tomb(key);
+        }
         if let Some(old) = maps::flow(key) {
             if !flow::lock(old, key) {
                 return DROP;
@@ -180,18 +186,15 @@ unsafe fn segment(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Con
 unsafe fn reset(flow: *mut Flow) -> Action {
     // SAFETY: the caller's promise.
     unsafe {
-        let handshake = (*flow).phase == phase::HANDSHAKE;
+        if (*flow).phase == phase::HANDSHAKE {
+            // It may have answered something else than the handshake, which can still be completed.
+            return Action::Pass;
+        }
         flow::release_slots(flow);
         flow::release_connections(flow);
         (*flow).phase = phase::RESET;
-        // During a handshake it may have answered something else than the handshake, which can
-        // still be completed: then the flow stays, and lets nothing by.
-        if handshake {
-            Action::Pass
-        } else {
-            Action::PassLast
-        }
     }
+    Action::PassLast
 }
 
 struct Responses {

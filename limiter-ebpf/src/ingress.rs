@@ -43,13 +43,16 @@ pub fn run<const L2: bool>(skb: Skb) -> i32 {
     unsafe {
         let packet = &(*work).packet;
         if packet.has(SYN) {
-            // Data in a SYN (TCP Fast Open) would reach the server before there is a flow. The
-            // client sends it again after the handshake (RFC 7413, section 4.2.2).
-            return if packet.len > 0 {
-                dropped(counter::SYN_DATA_DROPPED)
-            } else {
-                NEXT
-            };
+            if packet.has(ACK) {
+                // No server expects one; but it would answer with a reset.
+                return dropped(counter::INVALID_DROPPED);
+            }
+            if packet.len > 0 {
+                // Data in a SYN (TCP Fast Open) would reach the server before there is a flow. The
+                // client sends it again after the handshake (RFC 7413, section 4.2.2).
+                return dropped(counter::SYN_DATA_DROPPED);
+            }
+            return NEXT;
         }
         let key = &raw const packet.key;
         let Some(found) = maps::flow(key) else {
@@ -449,8 +452,7 @@ unsafe fn admit(
         if (*parser).has_carry() {
             mask(parser, config);
         }
-        // There was more than body: else it would not have been scanned.
-        replay::keep(skb, work, flow, from, done);
+        replay::keep(skb, work, flow, done);
         (*flow).next = (*work).packet.seq.plus(done);
         (*flow).flags &= !FLOW_DROP_COUNTED;
         (*flow).conflicts = 0;

@@ -66,14 +66,14 @@ impl Identity {
         self.value = mix(mix(value) ^ framing);
     }
 
-    /// What is kept of it, once the segment has come to `state`; `None` if that is in the middle
-    /// of a head or of the framing of chunks.
+    /// What is kept of it, once the segment has come to `state`, the last `body` bytes of it being
+    /// body; `None` if that is in the middle of a head or of the framing of chunks.
     #[inline(always)]
-    pub fn end(&self, state: &State) -> Option<u64> {
+    pub fn end(&self, state: &State, body: u32) -> Option<u64> {
         if self.whole == 0 || !(state.is_idle() || state.is_length_body()) {
             return None;
         }
-        Some(mix(self.value ^ state.skippable()) | IS_IDENTITY)
+        Some(mix(self.value ^ (state.skippable() + u64::from(body))) | IS_IDENTITY)
     }
 }
 
@@ -210,17 +210,27 @@ unsafe fn zero<const AT: usize>(to: *mut u8) {
     }
 }
 
-/// Keeps a record of the payload bytes [`from`, `to`), which were scanned, hold more than body and
-/// have come to `Work::scan.state`.
+/// Keeps a record of what was scanned and let by: the payload up to `done`, which has come to
+/// `Work::scan.state`. It holds the framing alone, from the first to the last byte that is not body.
 ///
 /// # Safety
 /// All point to live map values; the flow is locked.
 #[inline(always)]
-pub unsafe fn keep(skb: Skb, work: *mut Work, flow: *mut Flow, from: u32, to: u32) {
+pub unsafe fn keep(skb: Skb, work: *mut Work, flow: *mut Flow, done: u32) {
     // SAFETY: the caller's promise.
     unsafe {
         let packet = &(*work).packet;
-        let print = match (*work).identity.end(&(*work).scan.state) {
+        let scan = &raw const (*work).scan;
+        let from = (*scan).framing_from;
+        let to = if (*scan).framing_to < done {
+            (*scan).framing_to
+        } else {
+            done
+        };
+        if to <= from {
+            return;
+        }
+        let print = match (*work).identity.end(&(*scan).state, done - to) {
             Some(identity) => identity,
             None if to - from <= fingerprint::MAX as u32 => {
                 global::limiter_fingerprint(skb.0, from, to) & !IS_IDENTITY
@@ -380,7 +390,8 @@ unsafe extern "C" fn compare(number: u32, context: *mut Comparison) -> i64 {
         }
         let (from, len) = (from as u32, kept.end.since(kept.start) as u32);
         let same = if kept.print & IS_IDENTITY != 0 {
-            identify(skb, work, from, from + len) == Some(kept.print)
+            // A server that has acknowledged a part does take segments in parts.
+            !kept.start.before(first) && identify(skb, work, from, from + len) == Some(kept.print)
         } else {
             let mut print = 0;
             sample(skb, work, from, len, &raw mut print) && print & !IS_IDENTITY == kept.print
@@ -433,7 +444,7 @@ unsafe fn identify(skb: Skb, work: *mut Work, from: u32, to: u32) -> Option<u64>
         if (*scan).event != http::EVENT_MORE {
             return None;
         }
-        (*work).identity.end(&(*scan).state)
+        (*work).identity.end(&(*scan).state, 0)
     }
 }
 

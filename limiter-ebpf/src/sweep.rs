@@ -74,7 +74,8 @@ unsafe extern "C" fn each(
 unsafe fn is_dead(found: *const Flow, context: *const Sweeping) -> bool {
     // SAFETY: as in `each`.
     unsafe {
-        let class = Idle::of((*found).phase, (*found).flags);
+        let acknowledged = (*found).server_ack == (*found).client_fin;
+        let class = Idle::of((*found).phase, (*found).flags, acknowledged);
         let sweep = (*context).sweep;
         let limit = match class {
             Idle::Handshake => (*sweep).idle_ns[0],

@@ -228,13 +228,18 @@ impl Conn {
 
     fn more(&mut self) -> io::Result<()> {
         let mut bytes = [0; READ];
-        match self.stream.read(&mut bytes)? {
-            0 => Err(ErrorKind::UnexpectedEof.into()),
-            read => {
-                self.buffer.extend_from_slice(&bytes[..read]);
-                Ok(())
+        // A read with a timeout is not restarted by itself (signal(7)).
+        let read = loop {
+            match self.stream.read(&mut bytes) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => break result?,
             }
+        };
+        if read == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
         }
+        self.buffer.extend_from_slice(&bytes[..read]);
+        Ok(())
     }
 
     /// Asserts that the other side has closed, or does so now, orderly and

@@ -1,6 +1,12 @@
 //! Network namespaces: made, entered, removed.
 
-use std::{fs::File, panic, path::PathBuf, process::Command, thread};
+use std::{
+    fs::{self, File},
+    panic,
+    path::PathBuf,
+    process::Command,
+    thread,
+};
 
 use nix::sched::{CloneFlags, setns};
 
@@ -51,6 +57,14 @@ impl Namespace {
             .args(words.split_whitespace())
             .output()
             .is_ok_and(|output| output.status.success())
+    }
+
+    /// Sets a network variable of this namespace, by its path in `/proc/sys`.
+    pub fn set(&self, name: &str, value: &str) {
+        let path = PathBuf::from("/proc/sys").join(name);
+        // proc(5) shows each task the variables of its own namespace.
+        let written = self.enter(|| fs::write(&path, value));
+        written.unwrap_or_else(|error| panic!("cannot set {}: {error}", path.display()));
     }
 
     /// A command that runs in this namespace and dies with the thread that

@@ -65,6 +65,23 @@ pub fn untouched() -> Way {
     Box::new(|packet| vec![packet])
 }
 
+/// Loses so many of a hundred packets, the same ones in every run with the same
+/// seed and the same packets.
+pub fn lossy(percent: u64, seed: u64) -> Way {
+    // Marsaglia's xorshift64, which must not start at 0.
+    let mut state = seed | 1;
+    Box::new(move |packet| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        if state % 100 < percent {
+            Vec::new()
+        } else {
+            vec![packet]
+        }
+    })
+}
+
 impl Wire {
     /// Joins the namespaces of a lab that is [`crate::Net::Apart`].
     pub fn join(lab: &Lab, kind: Kind, mut to_server: Way, mut to_client: Way) -> Self {

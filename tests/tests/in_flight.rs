@@ -88,6 +88,12 @@ fn a_client_that_closes_resets_or_is_killed_frees_its_slots() {
         rig.nginx.gate().release(rig.nginx.gate().waiting());
     }
 
+    for _ in 0..20 {
+        // Closed before the answer: its rest meets a client that is not there.
+        rig.lab.connect(GUARDED).send(&request(Nginx::FILE, &key));
+        gone();
+    }
+
     drop(nginx::hold(&rig.lab, &rig.nginx, &key, 3));
     gone();
     rig.nginx.gate().release(rig.nginx.gate().waiting());

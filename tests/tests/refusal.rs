@@ -1,7 +1,12 @@
 //! A refusal is a whole response and an orderly end, whatever the client does,
 //! and leaves no socket on either side.
 
-use limiter_tests::{Conn, GUARDED, Net, Nginx, Rig, eventually, process, request, tools};
+use std::thread;
+
+use limiter_tests::{
+    Conn, GUARDED, Lab, Net, Nginx, Rig, eventually, process, request, tools,
+    wire::{self, Kind, Wire},
+};
 
 /// A rig whose one key has used up its quota.
 fn exhausted(net: Net, on_limit: &str) -> (Rig, String) {
@@ -216,12 +221,10 @@ fn a_port_used_again_after_a_refusal_is_a_new_connection() {
     let (rig, key) = exhausted(Net::Veth, "close");
     let other = other(&rig);
     // Three ports for many connections: every one follows on a refused one.
-    let narrow = [
-        "-w",
-        "net.ipv4.ip_local_port_range=40000 40002",
-        "net.ipv4.tcp_tw_reuse=1",
-    ];
-    process::succeed(rig.lab.client().command("sysctl").args(narrow));
+    rig.lab
+        .client()
+        .set("net/ipv4/ip_local_port_range", "40000 40002");
+    rig.lab.client().set("net/ipv4/tcp_tw_reuse", "1");
     for _ in 0..30 {
         let mut conn = rig.lab.connect(GUARDED);
         assert_eq!(conn.get("/", &key).status, 429);
@@ -294,4 +297,58 @@ fn a_refused_connection_does_not_hold_up_others() {
         assert_eq!(conn.response().status, 429);
     }
     assert_eq!(good.get("/", &other).status, 200);
+}
+
+#[test]
+fn under_loss_both_ways_every_answer_and_every_refusal_arrives_whole() {
+    const CLIENTS: usize = 6;
+    const ROUNDS: usize = 8;
+    const PERCENT: u64 = 5;
+    let lab = Lab::new(Net::Apart);
+    let _wire = Wire::join(
+        &lab,
+        Kind::Tap,
+        wire::lossy(PERCENT, 11),
+        wire::lossy(PERCENT, 29),
+    );
+    let rig = Rig::of(lab, |config| config.tier("profile", "daily_quota = 1"));
+    let (key, other) = (rig.limiter.key("acme/web"), other(&rig));
+    assert_eq!(rig.get(&key).status, 200);
+    let upload = vec![b'x'; 200_000];
+    let head = post_head(&key, &format!("Content-Length: {}", upload.len()));
+    let upload = [head.as_bytes(), &upload].concat();
+    let client = |number: usize| {
+        for round in 0..ROUNDS {
+            let address = rig.lab.addresses()[(number + round) % 2];
+            let mut conn = rig.lab.connect_to(address, GUARDED);
+            if round % 3 == 0 {
+                assert!(conn.get(Nginx::FILE, &other).body == Nginx::file_content());
+            }
+            let refused = if round % 4 == 1 {
+                &upload
+            } else {
+                &request("/", &key)
+            };
+            let response = conn.ask(refused);
+            assert_eq!(
+                (response.status, response.violated()),
+                (429, vec!["daily-quota".into()])
+            );
+            conn.assert_closed();
+        }
+    };
+    thread::scope(|scope| {
+        for number in 0..CLIENTS {
+            let client = &client;
+            scope.spawn(move || client(number));
+        }
+    });
+    rig.assert_charged_as_served("acme/web", &key, 1);
+    let served = (0..ROUNDS).filter(|round| round % 3 == 0).count() * CLIENTS;
+    rig.assert_charged_as_served("beta", &other, served as u64);
+    assert_eq!(
+        rig.limiter.usage("acme/web").refused.daily_quota,
+        (CLIENTS * ROUNDS) as u64
+    );
+    assert_no_sockets(&rig);
 }

@@ -156,6 +156,35 @@ fn nginx_s_own_204_304_and_head_give_their_slots_back() {
 }
 
 #[test]
+fn an_upload_that_waits_to_be_asked_for_is_one_request() {
+    let rig = Rig::veth(|config| config.tier("profile", ONE_AT_A_TIME));
+    let key = rig.limiter.key("acme/web");
+    rig.nginx.gate().open();
+    let body = Nginx::file_content();
+    let head = format!(
+        "POST {} HTTP/1.1\r\nHost: x\r\nX-Api-Key: {key}\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+        Nginx::SLOW,
+        body.len()
+    );
+    let mut conn = rig.lab.connect(GUARDED);
+    for _ in 0..3 {
+        conn.send(head.as_bytes());
+        let asked = conn.head().expect("an interim answer");
+        assert_eq!(asked.status().expect("a status"), 100);
+        assert_eq!(rig.limiter.usage("acme/web").in_flight, 1);
+        conn.send(&body);
+        let answer = conn.response();
+        assert_eq!(
+            answer.body,
+            format!("passed with {} bytes\n", body.len()).into_bytes()
+        );
+    }
+    drop(conn);
+    rig.assert_charged_as_served("acme/web", &key, 3);
+    rig.assert_nothing_left("acme/web");
+}
+
+#[test]
 fn a_response_in_pieces_holds_its_slot_to_the_last_byte() {
     let (proceed, wait) = mpsc::channel::<()>();
     let wait = Mutex::new(wait);

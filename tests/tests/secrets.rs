@@ -31,7 +31,7 @@ fn contains(content: &[u8], secret: &str) -> bool {
 struct Used {
     rig: Rig,
     keys: Vec<String>,
-    /// Served, sent in pieces, in flight: the kernel still knows of them.
+    /// Served, sent in pieces or in part, in flight: the kernel still knows of them.
     _open: Vec<Conn>,
 }
 
@@ -71,6 +71,10 @@ fn used() -> Used {
         split.send_pieces([&first[..50], &first[50..], rest]);
         split.response();
         open.push(split);
+        // Not finished: the line of the key may go on.
+        let mut half = rig.lab.connect(GUARDED);
+        half.send_pieces([first]);
+        open.push(half);
         let mut held = rig.lab.connect(GUARDED);
         held.send(&limiter_tests::request(Nginx::SLOW, key));
         open.push(held);

@@ -1,8 +1,8 @@
 //! What is kept of a direction between segments.
 
 use super::{
-    CARRY, KEY_SLOTS, MODE_BODY, MODE_CHUNK, MODE_CHUNK_DATA, MODE_CHUNK_END, MODE_IDLE, MODE_UNTIL_CLOSE,
-    Parser, SEEN_BODY, SEEN_TRAILERS, State,
+    CARRY, KEY_SLOTS, MODE_BODY, MODE_CHUNK, MODE_CHUNK_DATA, MODE_CHUNK_END, MODE_IDLE,
+    MODE_UNTIL_CLOSE, Parser, SEEN_BODY, SEEN_TRAILERS, State,
     word::{copy, zero},
 };
 

@@ -11,7 +11,7 @@ mod report;
 use std::{env, fs, path::PathBuf, process::ExitCode};
 
 use limiter_common::{
-    abi::{KeyEntry, Limits},
+    abi::{KeyEntry, Limits, counter, policy},
     day::MAX_COUNT,
 };
 use limiter_tests::program::{Programs, Shape, Tables, Talk, no_limits};
@@ -22,36 +22,61 @@ const SCOPE: u32 = 1;
 const KEY: &str = "3f9c1b7a5d2e48c0a6b4";
 const KEYS: u32 = 100_000;
 
-fn main() -> ExitCode {
-    let mut json = None;
-    let mut args = env::args().skip(1);
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            // What cargo says to every bench.
-            "--bench" => {}
-            "--json" => json = args.next().map(PathBuf::from),
-            other => {
-                eprintln!("unknown argument {other:?}; usage: program [--json FILE]");
-                return ExitCode::from(2);
+/// A key of a scope that may ask for nothing.
+const OVER: &str = "71d0e4c2";
+const OVER_SCOPE: u32 = 1023;
+
+/// What the command line says.
+#[derive(Default)]
+struct Args {
+    json: Option<PathBuf>,
+    /// A part of the names of the cases to run.
+    filter: String,
+}
+
+impl Args {
+    fn parse(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut parsed = Self::default();
+        while let Some(arg) = args.next() {
+            match arg.as_str() {
+                // What cargo says to every bench.
+                "--bench" => {}
+                "--json" => parsed.json = Some(args.next().ok_or("--json wants a file")?.into()),
+                option if option.starts_with('-') => return Err(format!("unknown {option}")),
+                _ => parsed.filter = arg,
             }
         }
+        Ok(parsed)
     }
+}
+
+fn main() -> ExitCode {
+    let args = match Args::parse(env::args().skip(1)) {
+        Ok(args) => args,
+        Err(error) => {
+            eprintln!("{error}; usage: program [--json FILE] [PART OF A NAME]");
+            return ExitCode::from(2);
+        }
+    };
     let (mut programs, talk) = set_up();
-    let cases = cases(&talk);
+    let mut cases = cases(&talk);
+    // Nothing is net without the first ones.
+    cases.retain(|case| case.is_idle() || case.name.contains(&args.filter));
     let costs = measure::all(&mut programs, &talk, &cases);
     let report = report::Report::new(&programs, &cases, &costs);
     print!("{report}");
-    if let Some(file) = json {
-        let written = file
-            .parent()
-            .map_or(Ok(()), fs::create_dir_all)
-            .and_then(|()| fs::write(&file, report.json()));
-        if let Err(error) = written {
-            eprintln!("cannot write {}: {error}", file.display());
-            return ExitCode::FAILURE;
-        }
-        println!("written to {}", file.display());
+    let Some(file) = args.json else {
+        return ExitCode::SUCCESS;
+    };
+    let written = file
+        .parent()
+        .map_or(Ok(()), fs::create_dir_all)
+        .and_then(|()| fs::write(&file, report.json()));
+    if let Err(error) = written {
+        eprintln!("cannot write {}: {error}", file.display());
+        return ExitCode::FAILURE;
     }
+    println!("\nwritten to {}", file.display());
     ExitCode::SUCCESS
 }
 
@@ -73,6 +98,15 @@ fn set_up() -> (Programs, Talk) {
         ..no_limits()
     };
     programs.scope(SCOPE, KEY, limits);
+    programs.scope(
+        OVER_SCOPE,
+        OVER,
+        Limits {
+            daily_quota: 0,
+            ..limits
+        },
+    );
+    programs.configure(|config| config.on_limit = policy::ON_LIMIT_DROP);
     for number in 0..KEYS {
         let entry = KeyEntry {
             scope: 2 + number % 1000,
@@ -86,27 +120,48 @@ fn set_up() -> (Programs, Talk) {
 }
 
 fn cases(talk: &Talk) -> Vec<Case> {
+    let (to_server, to_client) = ("limiter_ingress", "limiter_egress");
     let mut cases = vec![
-        Case::new("empty program", "bench_empty", packets::udp(talk)),
-        Case::new("rewind of a flow", "bench_rewind", packets::udp(talk)),
-        Case::new("UDP", "limiter_ingress", packets::udp(talk)),
+        Case::idle("empty program", "bench_empty", packets::udp(talk)),
+        Case::idle("rewind of a flow", "bench_rewind", packets::udp(talk)),
+        Case::new("UDP", to_server, packets::udp(talk)),
         Case::new(
             "TCP of another port",
-            "limiter_ingress",
+            to_server,
             packets::other_port(talk, true),
         ),
         Case::new(
             "TCP of another port, egress",
-            "limiter_egress",
+            to_client,
             packets::other_port(talk, false),
         ),
-        Case::new("ACK on a flow", "limiter_ingress", packets::ack(talk, true)),
+        Case::new("ACK on a flow", to_server, packets::ack(talk, true)),
         Case::new(
             "ACK on a flow, egress",
-            "limiter_egress",
+            to_client,
             packets::ack(talk, false),
         ),
     ];
-    cases.extend(packets::HEADS.map(|len| Case::request(len, packets::request(talk, KEY, len))));
+    let request = |key, len| packets::request(talk, key, len);
+    cases.extend(packets::HEADS.map(|len| Case::admitted(len, request(KEY, len))));
+    let others = [
+        ("no key, passed", "", true, counter::MISSING_KEY),
+        (
+            "an unknown key, passed",
+            "nobody's",
+            true,
+            counter::UNKNOWN_KEY,
+        ),
+        (
+            "over the quota, dropped",
+            OVER,
+            false,
+            counter::LIMIT_DROPPED,
+        ),
+    ];
+    cases.extend(others.map(|(what, key, passes, counter)| {
+        let name = format!("400 bytes, {what}");
+        Case::request(&name, request(key, 400), passes, counter)
+    }));
     cases
 }

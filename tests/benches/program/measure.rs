@@ -10,33 +10,66 @@ use crate::SCOPE;
 const REPEAT: u32 = 20_000;
 const ROUNDS: usize = 15;
 
-/// Which program runs on what.
+/// `TCX_NEXT` and `TC_ACT_SHOT` (include/uapi/linux/pkt_cls.h).
+const NEXT: i32 = -1;
+const DROP: i32 = 2;
+
+/// Which program runs on what, and what becomes of it.
 pub struct Case {
     pub name: String,
     pub program: &'static str,
     pub packet: Vec<u8>,
-    /// Bytes of the request's head, if it is one.
+    /// The program sets the flow back before it looks at the packet.
+    pub rewinds: bool,
+    /// Bytes of the head of a request that is admitted.
     pub head: Option<usize>,
+    verdict: i32,
+    /// What is counted, once for each packet.
+    counter: Option<u32>,
 }
 
 impl Case {
+    /// A program that looks at no packet.
+    pub fn idle(name: &str, program: &'static str, packet: Vec<u8>) -> Self {
+        Self {
+            verdict: 0,
+            ..Self::new(name, program, packet)
+        }
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.verdict == 0
+    }
+
+    /// A packet that passes without a trace.
     pub fn new(name: &str, program: &'static str, packet: Vec<u8>) -> Self {
         Self {
             name: name.to_owned(),
             program,
             packet,
+            rewinds: false,
             head: None,
+            verdict: NEXT,
+            counter: None,
         }
     }
 
-    /// A request, admitted each time.
-    pub fn request(len: usize, packet: Vec<u8>) -> Self {
+    /// A request that passes or is dropped, which is counted.
+    pub fn request(name: &str, packet: Vec<u8>, passes: bool, counter: u32) -> Self {
+        Self {
+            rewinds: true,
+            verdict: if passes { NEXT } else { DROP },
+            counter: Some(counter),
+            ..Self::new(name, "bench_request", packet)
+        }
+    }
+
+    /// A request with a head of `len` bytes, admitted each time.
+    pub fn admitted(len: usize, packet: Vec<u8>) -> Self {
         let name = format!("request of {len} bytes, admitted");
         Self {
-            name,
-            program: "bench_request",
-            packet,
             head: Some(len),
+            ..Self::request(&name, packet, true, counter::ADMITTED)
         }
     }
 }
@@ -77,7 +110,9 @@ pub fn all(programs: &mut Programs, talk: &Talk, cases: &[Case]) -> Vec<Cost> {
 }
 
 fn once(programs: &Programs, case: &Case) -> u64 {
-    let admitted = programs.counter(counter::ADMITTED);
+    let name = &case.name;
+    let counted = |index| programs.counter(index);
+    let before = case.counter.map(counted);
     let options = TestRunOptions {
         data_in: Some(&case.packet),
         repeat: REPEAT,
@@ -87,21 +122,17 @@ fn once(programs: &Programs, case: &Case) -> u64 {
         .object()
         .run(case.program, options)
         .expect("run a program");
-    let empty = case.program == "bench_empty" || case.program == "bench_rewind";
-    let wanted = if empty { 0 } else { -1 };
     assert_eq!(
         result.return_value.cast_signed(),
-        wanted,
-        "the verdict on: {}",
-        case.name
+        case.verdict,
+        "the verdict on: {name}"
     );
-    let admitted = programs.counter(counter::ADMITTED) - admitted;
-    let wanted = if case.head.is_some() {
-        u64::from(REPEAT)
-    } else {
-        0
-    };
-    assert_eq!(admitted, wanted, "requests admitted: {}", case.name);
+    let wanted = before.map(|before| before + u64::from(REPEAT));
+    assert_eq!(
+        case.counter.map(counted),
+        wanted,
+        "what was counted for: {name}"
+    );
     u64::try_from(result.duration.as_nanos()).expect("a short time")
 }
 

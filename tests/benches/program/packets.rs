@@ -28,10 +28,15 @@ const FIELDS: [&str; 14] = [
 /// The last field's name: its value is what is missing.
 const FILLER: &str = "X-Filler: ";
 
-/// A head of `len` bytes with the key in the middle.
+/// A head of `len` bytes with the key, if there is one, in the middle.
 fn head(key: &str, len: usize) -> Vec<u8> {
     let mut head = String::from("GET /v1/calls?page=2 HTTP/1.1\r\nHost: api.example.com\r\n");
-    let key = format!("{KEY_FIELD}: {key}\r\n");
+    let name = if key.is_empty() {
+        "X-No-Key"
+    } else {
+        KEY_FIELD
+    };
+    let key = format!("{name}: {key}\r\n");
     let least = FILLER.len() + 1 + "\r\n\r\n".len();
     let mut keyed = false;
     for field in FIELDS {

@@ -56,7 +56,7 @@ impl Report {
             .iter()
             .zip(costs)
             .map(|(case, cost)| {
-                let off = if case.head.is_some() { rewind } else { empty };
+                let off = if case.rewinds { rewind } else { empty };
                 let net = cost.best.cast_signed() - off;
                 Row {
                     name: case.name.clone(),

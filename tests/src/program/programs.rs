@@ -17,7 +17,7 @@ use super::{
     maps::{self, Plain},
     object::{Object, Tables},
     rules::{self, COMMON_TEXTS, SCOPE_TEXTS},
-    run::{self, Hook, Ran},
+    run::{self, Extras, Hook, Ran},
 };
 use crate::GUARDED;
 
@@ -223,22 +223,35 @@ impl Programs {
         keys.map(|key| key.expect("a flow's key").0).collect()
     }
 
+    /// Whether these bytes stand in a flow.
+    pub fn flows_hold(&self, bytes: &[u8]) -> bool {
+        self.flows()
+            .iter()
+            .filter_map(|key| self.flow(key))
+            .any(|flow| {
+                let start = (&raw const flow).cast::<u8>();
+                // SAFETY: a flow is made of integers and arrays of them, and its padding is explicit.
+                let flow = unsafe { std::slice::from_raw_parts(start, size_of::<Flow>()) };
+                flow.windows(bytes.len()).any(|window| window == bytes)
+            })
+    }
+
     pub fn tomb(&self, key: &FlowKey) -> Option<Tomb> {
         maps::find(&self.object().maps.tombs, &Plain(*key))
     }
 
-    /// Runs a program on a packet that has no mark.
+    /// Runs a program on a packet.
     #[track_caller]
     pub fn run(&mut self, hook: Hook, packet: &[u8]) -> Ran {
-        self.run_marked(hook, packet, 0)
+        self.run_with(hook, packet, Extras::default())
     }
 
-    /// Runs a program on a packet with a mark.
+    /// Runs a program on a packet with what it brings along.
     #[track_caller]
-    pub fn run_marked(&mut self, hook: Hook, packet: &[u8], mark: u32) -> Ran {
+    pub fn run_with(&mut self, hook: Hook, packet: &[u8], extras: Extras) -> Ran {
         let link = self.link();
         link.caught();
-        let mut ran = run::run(self.object(), hook, link.ifindex(), packet, mark);
+        let mut ran = run::run(self.object(), hook, link.ifindex(), packet, extras);
         ran.sent = link.caught();
         // The stack of the namespace speaks IPv6 by itself; it knows nothing of TCP.
         ran.sent

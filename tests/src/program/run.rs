@@ -11,6 +11,7 @@ const LONGEST: usize = 8192;
 const CONTEXT: usize = 192;
 const MARK: usize = 8;
 const IFINDEX: usize = 40;
+const GSO_SIZE: usize = 176;
 
 /// `TCX_NEXT`, `TC_ACT_SHOT` and `TC_ACT_REDIRECT` (include/uapi/linux/pkt_cls.h).
 const NEXT: i32 = -1;
@@ -88,15 +89,28 @@ impl Ran {
     }
 }
 
-/// Runs `hook`'s program on a packet that comes with a mark.
+/// What a packet brings along that does not stand in it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Extras {
+    pub mark: u32,
+    /// The payload of each of the packets that it was merged from, or will be cut into; 0: of one.
+    pub gso_size: u32,
+}
+
+/// Runs `hook`'s program on a packet.
 ///
 /// # Panics
 /// When the kernel refuses the packet, or on a verdict that no program has.
 #[track_caller]
-pub fn run(object: &Object, hook: Hook, ifindex: u32, packet: &[u8], mark: u32) -> Ran {
+pub fn run(object: &Object, hook: Hook, ifindex: u32, packet: &[u8], extras: Extras) -> Ran {
     let mut context = [0; CONTEXT];
-    context[MARK..MARK + 4].copy_from_slice(&mark.to_ne_bytes());
-    context[IFINDEX..IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
+    for (at, value) in [
+        (MARK, extras.mark),
+        (IFINDEX, ifindex),
+        (GSO_SIZE, extras.gso_size),
+    ] {
+        context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    }
     let (mut left, mut after) = (vec![0; LONGEST], [0; CONTEXT]);
     let options = TestRunOptions {
         data_in: Some(packet),

@@ -4,7 +4,7 @@ use limiter_common::abi::{Limits, ScopeState, counter, policy};
 use limiter_tests::program::{ACK, Decoded, FIN, PSH, Programs, Shape, Talk, Verdict, no_limits};
 
 use crate::{
-    packets::shapes,
+    shapes::shapes,
     support::{KEY, SCOPE, counted, get, get_as, limited, ok},
 };
 

@@ -4,7 +4,7 @@ use limiter_common::abi::{NO_SCOPE, counter, phase, policy};
 use limiter_tests::program::{ACK, RST, SYN, Shape, Talk, Verdict};
 
 use crate::{
-    packets::shapes,
+    shapes::shapes,
     support::{SCOPE, another, counted, get, limited, ok, opened},
 };
 

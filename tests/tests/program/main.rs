@@ -11,6 +11,8 @@ mod refusals;
 mod replays;
 mod requests;
 mod responses;
+mod shapes;
 mod support;
 mod suspicious;
+mod table;
 mod tombs;

@@ -6,7 +6,7 @@ use limiter_common::abi::{
 use limiter_tests::program::{ACK, FIN, PSH, RST, Ran, Shape, Talk, Verdict, no_limits};
 
 use crate::{
-    packets::shapes,
+    shapes::shapes,
     support::{SCOPE, counted, get, limited},
 };
 

@@ -1,6 +1,6 @@
 //! Requests are admitted and charged, however they come.
 
-use limiter_common::abi::{KeyEntry, MAX_OUTSTANDING, counter};
+use limiter_common::abi::{KeyEntry, Limits, MAX_OUTSTANDING, counter};
 use limiter_tests::program::{Shape, Talk, Verdict, no_limits};
 
 use crate::support::{KEY, SCOPE, counted, get, get_as, limited, ok, opened};
@@ -121,24 +121,55 @@ fn keys_of_one_scope_share_its_count() {
 }
 
 #[test]
-fn sequence_numbers_wrap_anywhere_in_a_request() {
+fn sequence_numbers_wrap_anywhere() {
     let request = get("/");
-    let len = u32::try_from(request.len()).expect("a length");
-    for before in [0, 1, 4, len / 2, len - 1, len] {
-        let mut programs = limited(no_limits());
+    let response = ok("hello");
+    let (asked, answered) = (request.len(), response.len());
+    for (client, server) in [
+        (0, 0),
+        (1, 1),
+        (asked / 2, answered / 2),
+        (asked - 1, answered - 1),
+    ] {
+        let what = format!("{client} and {server} bytes before the wrap");
+        let before = |bytes: usize| 0u32.wrapping_sub(u32::try_from(bytes).expect("a length"));
+        let mut programs = limited(Limits {
+            daily_quota: 2,
+            ..no_limits()
+        });
         let mut talk = Talk::new(Shape::v4());
-        talk.client_start = 0u32.wrapping_sub(before);
-        talk.server_start = u32::MAX - 3;
+        (talk.client_start, talk.server_start) = (before(client), before(server));
         let mut talk = talk.opened(&mut programs);
-        talk.asks(&mut programs, &request);
-        talk.answers(&mut programs, ok("hello"));
-        talk.asks(&mut programs, &request);
-        counted(&programs, &[(counter::ADMITTED, 2)]);
-        assert_eq!(
-            programs.state(SCOPE).in_flight,
-            1,
-            "{before} bytes before the wrap"
-        );
+        for _ in 0..2 {
+            let at = talk.asked;
+            talk.asks(&mut programs, &request);
+            let again = talk.client_at(at, request.as_bytes());
+            assert_eq!(
+                talk.run(&mut programs, true, &again).verdict,
+                Verdict::Pass,
+                "{what}"
+            );
+            let other = get_as("key-two", "/");
+            let other = talk.client_at(at, other.as_bytes());
+            assert_eq!(
+                talk.run(&mut programs, true, &other).verdict,
+                Verdict::Drop,
+                "{what}"
+            );
+            talk.answers(&mut programs, &response);
+            let future = talk.server_start.wrapping_add(talk.answered + 1);
+            let future = talk.client(b"").with_ack(future);
+            assert_eq!(
+                talk.run(&mut programs, true, &future).verdict,
+                Verdict::Drop,
+                "{what}"
+            );
+        }
+        let next = talk.client(request.as_bytes());
+        let refused = talk.run(&mut programs, true, &next);
+        assert_eq!(refused.decoded().seq, next.seq, "{what}");
+        assert_eq!(refused.answer().seq, next.ack, "{what}");
+        assert_eq!(programs.state(SCOPE).admitted, 2, "{what}");
     }
 }
 
@@ -247,5 +278,16 @@ fn a_head_as_large_as_may_be_passes_over_several_segments() {
         assert_eq!(programs.state(SCOPE).admitted, 0);
         talk.asks(&mut programs, piece);
     }
+    counted(&programs, &[(counter::ADMITTED, 1)]);
+}
+
+#[test]
+fn an_unfinished_line_with_a_key_stands_in_no_map() {
+    let (mut programs, mut talk) = opened();
+    let request = get("/");
+    let (begin, end) = request.split_at(request.find(KEY).expect("the key") + KEY.len() - 1);
+    talk.asks(&mut programs, begin);
+    assert!(!programs.flows_hold(b"key-on"), "a part of the key");
+    talk.asks(&mut programs, end);
     counted(&programs, &[(counter::ADMITTED, 1)]);
 }

@@ -2,51 +2,19 @@
 
 use limiter_common::abi::{counter, phase};
 use limiter_tests::program::{
-    ACK, Extension, Fragment, Hook, PSH, RST, Segment, Shape, Talk, Verdict,
+    ACK, FIN, Hook, PSH, RST, Segment, Shape, Talk, URG, Verdict, no_limits,
 };
 
 use crate::support::{SCOPE, get, limited, ok, opened};
 
 #[test]
-fn a_fragment_with_half_a_tcp_header_is_dropped() {
-    let mut programs = limited(limiter_tests::program::no_limits());
-    let mut talk = Talk::open(&mut programs, Shape::v4());
-    let request = talk.client(get("/").as_bytes());
-    let ends = talk.ends;
-    let segment = request.bytes(
-        ends.client,
-        ends.server,
-        (ends.client_port, ends.server_port),
-    );
-    for len in [8, 16] {
-        let first =
-            Shape::v4_fragment(0, true).around(ends.client, ends.server, 6, true, &segment[..len]);
-        let ran = programs.run(Hook::Ingress, &first);
-        assert_eq!(
-            ran.verdict,
-            Verdict::Drop,
-            "a first fragment of {len} bytes"
-        );
-    }
-}
-
-#[test]
 fn urgent_data_does_not_pass() {
+    // Its receiver takes it out of the stream, and would read another request than the parser.
     let (mut programs, mut talk) = opened();
-    // The receiver takes the urgent byte out of the stream: it would see another request.
-    let mut request = talk
-        .client(get("/").as_bytes())
-        .with_flags(ACK | PSH | 0x20);
-    request.payload[0] = b'G';
-    let ends = talk.ends;
-    let mut frame = talk.shape.wrap(&ends, true, &request);
-    let ran = programs.run(Hook::Ingress, &frame);
-    frame.clear();
-    assert!(
-        ran.verdict == Verdict::Drop || ran.decoded().flags & 0x20 == 0,
-        "an urgent byte passed: {:?}",
-        ran.decoded()
-    );
+    let request = talk.client(get("/").as_bytes()).with_flags(ACK | PSH | URG);
+    let ran = talk.run(&mut programs, true, &request);
+    assert_eq!(ran.verdict, Verdict::Drop);
+    assert_eq!(programs.state(SCOPE).admitted, 0);
 }
 
 #[test]
@@ -150,4 +118,59 @@ fn a_server_that_took_a_part_of_a_segment_gets_no_other_rest_of_it() {
     talk.run(&mut programs, false, &ack);
     let other = talk.client_at(0, get("/bbbb").as_bytes());
     assert_eq!(talk.run(&mut programs, true, &other).verdict, Verdict::Drop);
+}
+
+#[test]
+fn a_reset_of_the_server_in_a_handshake_does_not_let_the_connection_by_later() {
+    // To a SYN-ACK of the client with a wrong number the server answers with a reset, and goes on
+    // waiting for the handshake's end. When the flow is swept meanwhile, that is `untracked`.
+    let mut programs = limited(no_limits());
+    let mut talk = Talk::new(Shape::v4());
+    for (to_server, segment) in [(true, talk.syn()), (false, talk.syn_ack())] {
+        talk.run(&mut programs, to_server, &segment);
+    }
+    let odd = talk.syn_ack();
+    let odd = Segment {
+        seq: talk.client_start,
+        ack: talk.server_start + 99,
+        ..odd
+    };
+    let ran = talk.run(&mut programs, true, &odd);
+    if ran.verdict == Verdict::Drop {
+        return;
+    }
+    let reset = Segment {
+        seq: odd.ack,
+        flags: RST,
+        ..odd
+    };
+    talk.run(&mut programs, false, &reset);
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    // The patience with what has ended is short.
+    let swept = programs.sweep([u64::MAX, u64::MAX, u64::MAX, 1_000_000]);
+    assert_eq!(swept.removed, 0);
+}
+
+#[test]
+fn a_fin_that_the_server_has_not_acknowledged_does_not_end_the_patience() {
+    // It may have had a wrong checksum, and the connection may be open.
+    let (mut programs, mut talk) = opened();
+    let fin = talk.client(b"").with_flags(FIN | ACK);
+    talk.run(&mut programs, true, &fin);
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let swept = programs.sweep([u64::MAX, u64::MAX, 1_000_000, 1_000_000]);
+    assert_eq!(swept.removed, 0);
+    // Now it is certain.
+    let ack = talk
+        .server(b"")
+        .with_flags(ACK)
+        .with_ack(talk.client_start + 1);
+    talk.run(&mut programs, false, &ack);
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    assert_eq!(
+        programs
+            .sweep([u64::MAX, u64::MAX, 1_000_000, 1_000_000])
+            .removed,
+        1
+    );
 }

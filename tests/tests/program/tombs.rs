@@ -1,9 +1,7 @@
 //! After a refusal: each side is told what it needs to let go, and nothing reaches the other.
 
 use limiter_common::abi::{Limits, counter, policy, reason};
-use limiter_tests::program::{
-    ACK, FIN, PSH, Programs, RST, Ran, Segment, Shape, Talk, Verdict, no_limits,
-};
+use limiter_tests::program::{ACK, FIN, PSH, Programs, RST, Ran, Shape, Talk, Verdict, no_limits};
 
 use crate::support::{SCOPE, counted, get, limited, ok};
 
@@ -189,21 +187,36 @@ fn the_clients_reset_goes_nowhere() {
 }
 
 #[test]
-fn a_server_that_has_not_acknowledged_its_end_is_told_again_when_the_client_has_its_response() {
-    // It may never say a word by itself.
+fn a_server_is_told_of_its_end_until_it_says_that_it_knows() {
+    // By itself it may never say a word.
     let mut buried = buried_by(policy::ON_LIMIT_CLOSE);
-    let (request, response) = (buried.request, buried.response);
-    let ran = buried.client(request, response + 1, ACK, "");
-    assert_eq!(ran.verdict, Verdict::Pass);
-    let again = ran.decoded();
+    let (request, all) = (buried.request, buried.response + 1);
+    for _ in 0..2 {
+        let ran = buried.client(request, all, ACK, "");
+        assert_eq!(ran.verdict, Verdict::Pass);
+        let again = ran.decoded();
+        assert_eq!(
+            (again.flags, again.seq),
+            (FIN | ACK, buried.talk.client_start)
+        );
+        assert_eq!(ran.sent, [] as [Vec<u8>; 0]);
+    }
+    buried.server(0, 1, ACK, "");
+    assert_eq!(buried.client(request, all, ACK, "").verdict, Verdict::Drop);
+}
+
+#[test]
+fn the_clients_data_tells_the_server_again_and_is_acknowledged() {
+    let mut buried = buried_by(policy::ON_LIMIT_CLOSE);
+    let (request, all) = (buried.request, buried.response + 1);
+    let ran = buried.client(request, all, ACK | PSH, "more");
     assert_eq!(
-        (again.flags, again.seq),
-        (FIN | ACK, buried.talk.client_start)
+        (ran.verdict, ran.decoded().flags),
+        (Verdict::Pass, FIN | ACK)
     );
-    assert_eq!(ran.sent, [] as [Vec<u8>; 0]);
-    // Once is enough.
-    let ran = buried.client(request, response + 1, ACK, "");
-    assert_eq!(ran.verdict, Verdict::Drop);
+    let to_client = ran.answer();
+    assert_eq!((to_client.flags, to_client.text()), (ACK, String::new()));
+    assert_eq!(to_client.ack, buried.talk.client_start + request + 4);
 }
 
 #[test]
@@ -319,22 +332,13 @@ fn a_syn_passes_a_tomb() {
 
 #[test]
 fn a_body_that_the_client_still_sends_is_acknowledged_and_dropped() {
-    let mut programs = limited(Limits {
-        daily_quota: 0,
-        ..no_limits()
-    });
-    let mut talk = Talk::open(&mut programs, Shape::v4());
-    let head = get("/").replace("\r\n\r\n", "\r\nContent-Length: 5000\r\n\r\n");
-    let segment = talk.client(head.as_bytes());
-    let response = talk.run(&mut programs, true, &segment).answer();
-    let all = response.seq + u32::try_from(response.payload.len()).expect("a length") + 1;
-    let mut at = u32::try_from(head.len()).expect("a length");
+    let mut buried = buried();
+    let all = buried.response + 1;
+    let mut at = buried.request;
     for _ in 0..5 {
-        let body: Segment = talk.client_at(at, &[b'b'; 1000]).with_ack(all);
+        let ran = buried.client(at, all, ACK | PSH, &"b".repeat(1000));
         at += 1000;
-        let ran = talk.run(&mut programs, true, &body);
-        assert_eq!((ran.verdict, ran.decoded().flags), (Verdict::Redirect, ACK));
-        assert_eq!(ran.decoded().ack, talk.client_start + at);
+        buried.acknowledges_client(&ran, at);
     }
 }
 

@@ -20,9 +20,12 @@ const APART_NS: u64 = 1_000_000;
 
 /// Least that is taken for "about 1,000 a second": wrk shares two cores with the rest of the
 /// machine, and asks less often when that is busy.
-const ABOUT_THOUSAND: u64 = 600;
+const ABOUT_THOUSAND: u64 = 400;
 
 const FAST_SECONDS: u32 = 4;
+/// More would ask no more often: each refusal is a new connection, and one thread of wrk makes them
+/// in bursts that leave gaps longer than a millisecond.
+const FAST_CONNECTIONS: u32 = 4;
 
 pub fn show_all(stage: &mut Stage) -> Table {
     let mut table = Table::default();
@@ -120,7 +123,7 @@ fn rate(stage: &Stage, table: &mut Table) {
     ]);
     let capture = Capture::start(&stage.lab, "fast", GUARDED);
     let url = stage.lab.url(GUARDED, "/");
-    let wrk = tools::wrk(&stage.lab, &url, &key, 16, FAST_SECONDS);
+    let wrk = tools::wrk(&stage.lab, &url, &key, FAST_CONNECTIONS, FAST_SECONDS);
     let admitted: Vec<Exchange> = exchanges(&capture.finish(), GUARDED)
         .into_iter()
         .filter(|exchange| exchange.status == 200)
