@@ -530,11 +530,12 @@ pub unsafe fn count_refusal(work: *const Work) {
                 maps::count(counter::MALFORMED_REFUSED);
             }
         }
-        if refusal.scope != NO_SCOPE && refusal.text.reason < reason::LIMITS {
-            if let Some(state) = maps::state(refusal.scope) {
-                let counters = &raw mut (*state).refused;
-                atomic::increment(counters.cast::<u64>().add(refusal.text.reason as usize & 3));
-            }
+        if refusal.scope != NO_SCOPE
+            && refusal.text.reason < reason::LIMITS
+            && let Some(state) = maps::state(refusal.scope)
+        {
+            let counters = &raw mut (*state).refused;
+            atomic::increment(counters.cast::<u64>().add(refusal.text.reason as usize & 3));
         }
     }
 }
@@ -593,10 +594,10 @@ unsafe fn count_connection(flow: *mut Flow, scope: u32) {
         core::arch::asm!("{0} &= 3", inout(reg) at, options(nomem, nostack, preserves_flags));
         let place = (&raw mut (*flow).counted).cast::<u32>().add(at as usize);
         let old = *place;
-        if old != NO_SCOPE {
-            if let Some(state) = maps::state(old) {
-                atomic::decrement(&raw mut (*state).connections);
-            }
+        if old != NO_SCOPE
+            && let Some(state) = maps::state(old)
+        {
+            atomic::decrement(&raw mut (*state).connections);
         }
         *place = scope;
         (*flow).counted_next = (*flow).counted_next.wrapping_add(1);

@@ -88,10 +88,10 @@ pub unsafe fn answered(flow: *mut Flow) {
         }
         let scope = (*decide::slot(flow, (*flow).answered)).scope;
         (*flow).answered = (*flow).answered.wrapping_add(1);
-        if scope != NO_SCOPE {
-            if let Some(state) = maps::state(scope) {
-                atomic::decrement(&raw mut (*state).in_flight);
-            }
+        if scope != NO_SCOPE
+            && let Some(state) = maps::state(scope)
+        {
+            atomic::decrement(&raw mut (*state).in_flight);
         }
     }
 }

@@ -19,6 +19,10 @@ mod egress;
 mod flow;
 mod global;
 mod ingress;
+#[expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "keys and values that are passed by value are copied to the stack"
+)]
 mod maps;
 mod packet;
 mod refuse;

@@ -526,13 +526,14 @@ unsafe fn timestamp(skb: Skb, linear: Linear, packet: *mut Packet, at: u32, end:
     const USUAL: u32 = u32::from_be(0x0101_080a);
     // SAFETY: the caller's promise; the options have twelve bytes.
     unsafe {
-        if let Some(options) = linear.header(at, 12) {
-            if options.word::<0>() == USUAL && at + 12 <= end {
-                (*packet).has_timestamp = 1;
-                (*packet).tsval = u32::from_be(options.word::<4>());
-                (*packet).tsecr = u32::from_be(options.word::<8>());
-                return;
-            }
+        if let Some(options) = linear.header(at, 12)
+            && options.word::<0>() == USUAL
+            && at + 12 <= end
+        {
+            (*packet).has_timestamp = 1;
+            (*packet).tsval = u32::from_be(options.word::<4>());
+            (*packet).tsecr = u32::from_be(options.word::<8>());
+            return;
         }
         search_timestamp(skb, packet, at, end);
     }

@@ -52,7 +52,7 @@ unsafe fn copy(to: *mut u64, from: *const u64, len: u32) {
         }
     }
     // The word that holds both.
-    let (word, bits) = (len as usize / 8 & (MAX_TEXT / 8 - 1), (len & 7) * 8);
+    let (word, bits) = ((len as usize / 8) & (MAX_TEXT / 8 - 1), (len & 7) * 8);
     if bits > 0 {
         // SAFETY: the caller's promise; the first bytes of a word are its low ones.
         unsafe { *to.add(word) &= (1 << bits) - 1 };
@@ -89,7 +89,7 @@ unsafe fn fill(to: *mut u64, at: u32, number: u32, len: u32) {
         to.cast::<u8>()
             .add(at)
             .cast::<[u8; digits::SLOT]>()
-            .write(digits::slot(number))
+            .write(digits::slot(number));
     };
 }
 
