@@ -389,7 +389,9 @@ pub struct Flow {
     pub key: FlowKey,
     /// One of [`phase`].
     pub phase: u32,
-    /// `CLOCK_MONOTONIC_COARSE` of the last packet, ns.
+    /// `CLOCK_MONOTONIC_COARSE` of the server's last packet, ns: it acknowledges what a client sends,
+    /// so on a connection that lives there is always one. (A clock costs as much as a lookup, and
+    /// ingress can do without.)
     pub last_seen_ns: u64,
     /// `FLOW_*` flags.
     pub flags: u32,

@@ -175,32 +175,8 @@ unsafe fn scoped(
 ) -> bool {
     // SAFETY: the caller's promise.
     unsafe {
-        let Some(limits) = maps::limits(scope) else {
-            return anonymous(
-                work,
-                flow,
-                config,
-                method,
-                reason::UNKNOWN_KEY,
-                policy::REJECT,
-            );
-        };
-        if (*limits).flags & LIMITS_IN_USE == 0 {
-            // The scope has just been removed, and its keys with it.
-            return anonymous(
-                work,
-                flow,
-                config,
-                method,
-                reason::UNKNOWN_KEY,
-                (*config).unknown_key,
-            );
-        }
-        // The daemon says it for each scope: a tier may have a mode of its own.
-        let observe = (*limits).flags & LIMITS_OBSERVE != 0;
         let connects = !is_counted(flow, scope);
-        let flags = u32::from(observe) * OBSERVE + u32::from(connects) * CONNECTS;
-        let refused = limiter_charge(scope, flags, now.boot_ns);
+        let refused = limiter_charge(scope, u32::from(connects), now.boot_ns);
         if refused == ADMITTED {
             maps::count(counter::ADMITTED);
             if connects {
@@ -208,6 +184,11 @@ unsafe fn scoped(
             }
             enter(flow, scope, method);
             return true;
+        }
+        if refused == NO_LIMITS {
+            // The scope has just been removed, and its keys with it.
+            let rule = (*config).unknown_key;
+            return anonymous(work, flow, config, method, reason::UNKNOWN_KEY, rule);
         }
         limiter_over_limit(scope, refused, now.boot_ns);
         false
@@ -217,21 +198,27 @@ unsafe fn scoped(
 /// The verdict of [`Charge::attempt`] that is no reason to refuse.
 const ADMITTED: u32 = u32::MAX;
 
-/// A flag of [`limiter_charge`]: count what would be refused, and refuse nothing.
-const OBSERVE: u32 = 1;
-/// A flag of [`limiter_charge`]: the request is the scope's first on its connection.
-const CONNECTS: u32 = 2;
+/// The verdict of [`limiter_charge`] on a scope that is not there.
+const NO_LIMITS: u32 = u32::MAX - 1;
 
-/// Charges one request at `boot_ns` to a scope: [`ADMITTED`], or the reason why nothing was charged.
+/// Charges one request at `boot_ns` to a scope: [`ADMITTED`], [`NO_LIMITS`], or the reason why nothing
+/// was charged. `connects`: 1, it is the scope's first on its connection.
 ///
 /// A global function, since the verifier looks at those once and for all, while it follows each
 /// way through others to the end of the program; so it takes numbers only.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn limiter_charge(scope: u32, flags: u32, boot_ns: u64) -> u32 {
+extern "C" fn limiter_charge(scope: u32, connects: u32, boot_ns: u64) -> u32 {
     let (Some(limits), Some(state)) = (maps::limits(scope), maps::state(scope)) else {
-        return reason::CONCURRENCY;
+        return NO_LIMITS;
     };
+    // SAFETY: a live map value.
+    let flags = unsafe { (*limits).flags };
+    if flags & LIMITS_IN_USE == 0 {
+        return NO_LIMITS;
+    }
+    // The daemon says it for each scope: a tier may have a mode of its own.
+    let observe = flags & LIMITS_OBSERVE != 0;
     let now = Now { boot_ns };
     let day = Day::at(now.utc_ns());
     let charge = Charge {
@@ -239,10 +226,10 @@ extern "C" fn limiter_charge(scope: u32, flags: u32, boot_ns: u64) -> u32 {
         state,
         now,
         day,
-        connects: flags & CONNECTS != 0,
+        connects: connects != 0,
     };
     // SAFETY: both are live map values.
-    unsafe { charge.attempt(charge.look(), flags & OBSERVE != 0) }
+    unsafe { charge.attempt(charge.look(), observe) }
 }
 
 /// Fills `Work::refusal` for a request at `boot_ns` of a scope that is over a limit.

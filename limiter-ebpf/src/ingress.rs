@@ -20,7 +20,7 @@ use crate::{
     refuse,
     replay::{self, Identity},
     scan::{self, Segment},
-    skb::{DROP, NEXT, Skb, coarse_ns},
+    skb::{DROP, NEXT, Skb},
     work::Work,
 };
 
@@ -61,7 +61,6 @@ pub fn run<const L2: bool>(skb: Skb) -> i32 {
         if !flow::lock(found, key) {
             return DROP;
         }
-        (*found).last_seen_ns = coarse_ns();
         let action = segment(skb, work, found, config);
         flow::unlock(found);
         act(skb, work, action)
@@ -500,7 +499,10 @@ unsafe extern "C" fn one_unit(_: u32, context: *mut Requests) -> i64 {
                     (*work).identity.add(&(*scan).state, secret);
                     let body = http::request_body(&(*scan).state);
                     http::go_on(scan, body);
-                    return 0;
+                    if !http::was_last(scan) {
+                        return 0;
+                    }
+                    outcome::ADMITTED
                 } else {
                     outcome::REFUSED
                 }

@@ -58,12 +58,12 @@ impl Identity {
     /// Takes in a request whose head is complete.
     #[inline(always)]
     pub fn add(&mut self, state: &State, secret: &[u64; 2]) {
-        let framing = state.length ^ u64::from(http::request_body(state)) << 62;
-        let mut value = self.value ^ secret[0] ^ u64::from(state.method) << 60;
+        let mut value = self.value ^ secret[0] ^ state.length;
+        value ^= u64::from(http::request_body(state)) << 62 | u64::from(state.method) << 60;
         if let Some(digest) = http::key(state) {
-            value ^= digest[0] ^ digest[1].rotate_left(32);
+            value = (value ^ digest[0]).wrapping_mul(FACTOR) ^ digest[1];
         }
-        self.value = mix(mix(value) ^ framing);
+        self.value = value.wrapping_mul(FACTOR).rotate_left(32);
     }
 
     /// What is kept of it, once the segment has come to `state`, the last `body` bytes of it being
@@ -77,13 +77,16 @@ impl Identity {
     }
 }
 
-/// Mixes the bits (a step of the finalizer of MurmurHash3, by Austin Appleby). What goes in depends
-/// on secrets, so nobody can choose what comes out.
+/// Mixes the bits. What goes in depends on secrets (of the installation and of the key), so nobody
+/// can choose what comes out.
 #[inline(always)]
 fn mix(value: u64) -> u64 {
-    let value = (value ^ value >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let value = (value ^ value >> 33).wrapping_mul(FACTOR);
     value ^ value >> 29
 }
+
+/// The first factor of MurmurHash3's finalizer (Austin Appleby).
+const FACTOR: u64 = 0xff51_afd7_ed55_8ccd;
 
 /// Where bytes are put to take their fingerprint. Room for zeros behind the longest message.
 #[repr(C)]

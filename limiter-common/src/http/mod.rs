@@ -8,7 +8,7 @@
 //! The caller works through a segment like this; in the kernel, `unit` is called by a callback of
 //! `bpf_loop`, and `lines` is a nested `bpf_loop`:
 //!
-//! ```ignore
+//! ```text
 //! begin(scan, parser, from, len);
 //! for _ in 0..UNITS {
 //!     if unit(scan, rules, payload, || for _ in 0..LINES { if line(scan, rules) { break } }) {
@@ -39,7 +39,7 @@ mod word;
 pub use line::line;
 pub use message::{key, request_body, response_body};
 pub use rules::{Name, Rules, RulesError, Source, is_basic, is_key};
-pub use segment::{Payload, begin, end, go_on, rewind, unit};
+pub use segment::{Payload, begin, end, go_on, rewind, unit, was_last};
 
 /// Bytes of an unfinished line that are carried to the next segment; also the longest line of a
 /// field that matters. Room for the longest name and the longest key, with space around them.

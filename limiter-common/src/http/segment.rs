@@ -251,6 +251,23 @@ pub unsafe fn go_on(scan: *mut Scan, body: u32) {
     }
 }
 
+/// After [`go_on`] with a request: whether that is over and was the last of the segment. Then all
+/// bytes are taken in, as [`unit`] would say at the price of another turn.
+///
+/// # Safety
+/// `scan` is valid, and nothing else uses what it points to.
+#[inline(always)]
+pub unsafe fn was_last(scan: *mut Scan) -> bool {
+    // SAFETY: by contract.
+    let scan = unsafe { &mut *scan };
+    if scan.state.mode != MODE_DONE || scan.at < scan.len {
+        return false;
+    }
+    scan.state.reset();
+    scan.event = EVENT_MORE;
+    true
+}
+
 /// Goes back to where the message began, which is in this segment: as if neither it nor what comes
 /// after it had been seen.
 ///

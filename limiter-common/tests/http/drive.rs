@@ -191,6 +191,12 @@ impl Direction {
                     }
                     // SAFETY: the scan was begun.
                     unsafe { http::go_on(scan, body) };
+                    // SAFETY: as above.
+                    if !response && unsafe { http::was_last(scan) } {
+                        assert_eq!((self.scan.at, self.scan.event), (len, EVENT_MORE));
+                        self.finish(len);
+                        return true;
+                    }
                 }
                 EVENT_END => self.seen.push(Seen::End(at)),
                 EVENT_MALFORMED | EVENT_HTTP2 => {
