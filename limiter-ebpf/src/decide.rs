@@ -85,6 +85,9 @@ pub unsafe fn request(work: *mut Work, flow: *mut Flow, config: *const Config) -
                 policy::REJECT,
             );
         }
+        if (*entry).flags & KEY_ADOPTED != 0 {
+            maps::count(counter::UNKNOWN_KEY);
+        }
         (*entry).last_used_ns = now.boot_ns;
         let scope = (*entry).scope;
         scoped(work, flow, config, method, scope, now)
@@ -349,6 +352,10 @@ impl Charge {
     unsafe fn wait_ns(self) -> u64 {
         // SAFETY: both are live map values.
         unsafe {
+            if (*self.limits).interval_ns == 0 {
+                // A schedule that some rate has left behind says nothing once there is none.
+                return 0;
+            }
             match self.rate().judge(
                 atomic::load(&raw const (*self.state).tat_ns),
                 self.now.boot_ns,

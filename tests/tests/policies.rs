@@ -98,6 +98,7 @@ fn unknown_keys_get_limits_of_their_own_where_the_policy_names_a_tier() {
     let refused = rig.get("guest-one");
     assert_eq!(refused.violated(), ["daily-quota"]);
     assert_eq!(rig.nginx.served("guest-one"), 2);
+    assert_eq!(rig.limiter.count("/totals/unknown_key"), 8);
 }
 
 #[test]

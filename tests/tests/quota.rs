@@ -253,6 +253,29 @@ fn past_the_rate_it_is_429_and_neither_quota_nor_slot_is_charged() {
 }
 
 #[test]
+fn a_rate_that_is_lifted_or_raised_no_longer_holds_anything_up() {
+    let rig = Rig::veth(|config| config.tier("profile", "rate = \"1/min\"\nburst = 1"));
+    let set = |scope: &str, rate: &str| {
+        rig.limiter
+            .done(&["limits", "set", scope, "--rate", rate, "--note", "test"]);
+    };
+    let lifted = rig.limiter.key("acme/lifted");
+    assert_eq!(rig.statuses(&lifted, 2), [200, 429]);
+    set("acme/lifted", "unlimited");
+    assert_eq!(rig.statuses(&lifted, 3), [200, 200, 200]);
+
+    // Two clients are more than a millisecond apart.
+    let raised = rig.limiter.key("acme/raised");
+    assert_eq!(rig.statuses(&raised, 2), [200, 429]);
+    set("acme/raised", "1/ms");
+    assert_eq!(rig.get(&raised).status, 200);
+
+    // And a slow rate that comes back begins anew.
+    set("acme/lifted", "1/min");
+    assert_eq!(rig.statuses(&lifted, 2), [200, 429]);
+}
+
+#[test]
 fn a_burst_is_admitted_and_not_one_more() {
     let rig = Rig::veth(|config| config.tier("profile", "rate = \"1/min\"\nburst = 4"));
     let key = rig.limiter.key("acme/web");

@@ -155,12 +155,12 @@ pub(super) fn created_key(made: &CreatedKey, as_json: bool) -> Result<(), Failur
     if as_json {
         return json(made);
     }
-    lines(&[
-        format!("id     {}", made.id),
-        format!("scope  {}", made.scope),
-        format!("key    {}", made.key),
-    ])?;
-    eprintln!("This is the only time that the key is shown.");
+    // The key alone, so that it can be taken into a variable or a file; the rest is for people.
+    lines(&[made.key.to_string()])?;
+    eprintln!(
+        "{} of {}: this is the only time that the key is shown",
+        made.id, made.scope
+    );
     Ok(())
 }
 

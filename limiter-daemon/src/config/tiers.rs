@@ -120,29 +120,16 @@ impl Tiers {
                 continue;
             };
             let base = tiers.get(&name).copied();
-            if let Some(tier) = read_tier(document, &table, &name, base) {
-                tiers.0.insert(TierName(name), tier);
-            } else {
-                // The name is known all the same, so that a reference to it is not a second
-                // complaint about the same mistake.
-                let placeholder = tiers.get("profile").copied();
-                if let Some(tier) = placeholder {
-                    tiers.0.entry(TierName(name)).or_insert(tier);
-                }
-            }
+            let tier = read_tier(document, &table, base);
+            tiers.0.insert(TierName(name), tier);
         }
         tiers
     }
 }
 
-/// A tier over `base`, its built-in values. A tier of the operator's own has none: it must say
-/// its daily quota and its rate, since no value would be right for everyone.
-fn read_tier<'a>(
-    document: &mut Document<'a>,
-    table: &Section<'a>,
-    name: &str,
-    base: Option<Tier>,
-) -> Option<Tier> {
+/// A tier over `base`, its built-in values. A tier of the operator's own has none: what it does not
+/// name is not limited.
+fn read_tier<'a>(document: &mut Document<'a>, table: &Section<'a>, base: Option<Tier>) -> Tier {
     document.known(table, &ENTRIES);
     let daily_quota = bound(document, table, DAILY_QUOTA);
     let rate = rate(document, table);
@@ -152,36 +139,28 @@ fn read_tier<'a>(
     let concurrency = bound(document, table, CONCURRENCY);
     let connections = bound(document, table, CONNECTIONS);
     let mode = document.choice(table, "mode", &MODES);
-    if base.is_none() {
-        for (entry, example) in [("daily_quota", "5000"), ("rate", "\"10/ms\"")] {
-            if table.entry(entry).is_none() {
-                let message = format!(
-                    "the tier `{name}` must say its `{entry}`, like `{entry} = {example}`, or \"unlimited\""
-                );
-                document.problem(&table.span, message);
-            }
-        }
-    }
     let narrow = |limit: Option<u64>| limit.and_then(|limit| u32::try_from(limit).ok());
     let base_limits = base.map(|tier| tier.limits);
-    Some(Tier {
+    Tier {
         limits: Limits {
-            daily_quota: daily_quota.or(base_limits.map(|l| l.daily_quota))?,
-            rate: rate.or(base_limits.map(|l| l.rate))?,
+            daily_quota: daily_quota
+                .or(base_limits.map(|l| l.daily_quota))
+                .unwrap_or(None),
+            rate: rate.or(base_limits.map(|l| l.rate)).unwrap_or(None),
             burst: burst
                 .or(base_limits.map(|l| l.burst))
                 .unwrap_or(DEFAULT_BURST),
             concurrency: concurrency
                 .map(narrow)
                 .or(base_limits.map(|l| l.concurrency))
-                .unwrap_or(Some(DEFAULT_CONCURRENCY)),
+                .unwrap_or(None),
             connections: connections
                 .map(narrow)
                 .or(base_limits.map(|l| l.connections))
                 .unwrap_or(None),
         },
         mode: mode.or(base.and_then(|tier| tier.mode)),
-    })
+    }
 }
 
 /// A number within `range` or `"unlimited"`; the outer `None` when it is not there or wrong.

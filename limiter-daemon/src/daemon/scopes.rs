@@ -218,9 +218,10 @@ impl Engine {
             )));
         }
         let scope = self.scope(name)?;
-        let changes = match &scope.record.own {
-            Some(own) => changes.over(&own.changes),
-            None => changes,
+        // Over an override that is there already: what this one does not name stays, its end too.
+        let (changes, until) = match &scope.record.own {
+            Some(own) => (changes.over(&own.changes), until.or(own.until)),
+            None => (changes, until),
         };
         let own = Override {
             changes,

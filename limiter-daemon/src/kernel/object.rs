@@ -11,6 +11,7 @@ use aya::{
 use limiter_common::{
     abi::{self, Digest, KeyEntry, TextKey, counter, map},
     day::{Day, DayCount},
+    gcra::Rate,
 };
 
 use super::{
@@ -22,6 +23,7 @@ use super::{
     netdev::Interface,
     pins::{PinDirectory, TEXT_ENTRIES, key_entries, scope_entries},
     state::StateMap,
+    sys,
 };
 use crate::config::{AttachHook, Tables};
 
@@ -167,7 +169,13 @@ impl Plane for Kernel {
             .map_err(|error| match error {
                 MapError::OutOfBounds { .. } => KernelError::scopes_full(self.tables.scopes),
                 error => map_error(map::LIMITS)(error),
-            })
+            })?;
+        let rate = Rate {
+            interval_ns: limits.interval_ns,
+            tolerance_ns: limits.tolerance_ns,
+        };
+        self.state.lower_tat(scope, rate, sys::boot_ns());
+        Ok(())
     }
 
     fn state(&self, scope: u32) -> abi::ScopeState {

@@ -10,6 +10,7 @@ use aya::maps::MapData;
 use limiter_common::{
     abi::{ScopeState, map, reason},
     day::{Day, DayCount},
+    gcra::Rate,
 };
 use memmap2::{MmapOptions, MmapRaw};
 
@@ -105,6 +106,23 @@ impl StateMap {
         };
         // An error here says that nothing had to be raised.
         let _not_lower = word.fetch_update(SeqCst, SeqCst, raised);
+    }
+
+    /// Lets a scope go at `rate` from now on (`boot_ns` of the boot clock): what it has used ahead of
+    /// its schedule is cut to what the new rate allows, or a slow rate would outlast its end.
+    pub(super) fn lower_tat(&self, scope: u32, rate: Rate, boot_ns: u64) {
+        let Some(word) = self.word(scope, TAT) else {
+            return;
+        };
+        let at_most = match rate.interval_ns {
+            0 => 0,
+            interval => boot_ns
+                .saturating_add(interval)
+                .saturating_add(rate.tolerance_ns),
+        };
+        let lowered = |tat: u64| (tat > at_most).then_some(at_most);
+        // An error here says that it was not higher.
+        let _not_higher = word.fetch_update(SeqCst, SeqCst, lowered);
     }
 
     pub(super) fn clear(&self, scope: u32) {

@@ -1,4 +1,4 @@
-//! The two calls of bpf(2) that aya does not offer.
+//! The two calls of bpf(2) that aya does not offer, and the clock that the programs read.
 
 use std::{
     ffi::CString,
@@ -24,6 +24,17 @@ struct ObjGet {
 #[repr(C)]
 struct LinkDetach {
     link_fd: u32,
+}
+
+/// CLOCK_BOOTTIME, ns: what `bpf_ktime_get_boot_ns` gives the programs.
+pub(super) fn boot_ns() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is valid; the clock is always there (clock_gettime(2)).
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }
 
 /// Opens a pinned object.
