@@ -264,11 +264,11 @@ fn a_rate_that_is_lifted_or_raised_no_longer_holds_anything_up() {
     set("acme/lifted", "unlimited");
     assert_eq!(rig.statuses(&lifted, 3), [200, 200, 200]);
 
-    // Two clients are more than a millisecond apart.
+    // It may take the millisecond of the new rate, not what is left of the minute.
     let raised = rig.limiter.key("acme/raised");
     assert_eq!(rig.statuses(&raised, 2), [200, 429]);
     set("acme/raised", "1/ms");
-    assert_eq!(rig.get(&raised).status, 200);
+    assert!((0..20).any(|_| rig.get(&raised).status == 200));
 
     // And a slow rate that comes back begins anew.
     set("acme/lifted", "1/min");

@@ -340,7 +340,7 @@ fn a_sweep_takes_nothing_from_counts_that_are_zero_already() {
 fn packets_keep_a_connection_from_the_sweep() {
     let (mut programs, mut talk) = opened();
     std::thread::sleep(std::time::Duration::from_millis(40));
-    talk.asks(&mut programs, "");
+    talk.answers(&mut programs, "");
     assert_eq!(programs.sweep([30_000_000; 4]).removed, 0);
     assert_eq!(
         programs.flow(&talk.key()).expect("a flow").phase,
