@@ -8,7 +8,8 @@ use thiserror::Error;
 /// Longest part of a name, in bytes.
 const MAX_PART: usize = 64;
 
-/// `account`, or `account/profile`; each part 1 to 64 of `A-Z a-z 0-9 . _ -`.
+/// `account`, or `account/profile`; each part 1 to 64 of `A-Z a-z 0-9 . _ -`, but not `.` or
+/// `..`, which URLs and paths read as something else.
 ///
 /// A profile does not need its account to exist: a profile's count is its own, and an account
 /// counts only its own keys.
@@ -18,7 +19,7 @@ pub struct ScopeName(String);
 /// Why a name is not a scope's.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error(
-    "`{0}` is not a scope: write an account like `acme` or a profile like `acme/web`, each part 1 to 64 letters, digits, dots, underscores or hyphens"
+    "`{0}` is not a scope: write an account like `acme` or a profile like `acme/web`, each part 1 to 64 letters, digits, dots, underscores or hyphens, and not `.` or `..`"
 )]
 pub struct ScopeNameError(String);
 
@@ -44,6 +45,7 @@ impl FromStr for ScopeName {
     fn from_str(text: &str) -> Result<Self, ScopeNameError> {
         let is_part = |part: &str| {
             (1..=MAX_PART).contains(&part.len())
+                && !matches!(part, "." | "..")
                 && part
                     .bytes()
                     .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
@@ -108,6 +110,11 @@ mod tests {
             "ä",
             "a\n",
             "a//b",
+            ".",
+            "..",
+            "../web",
+            "acme/.",
+            "acme/..",
             long.as_str(),
         ] {
             assert!(text.parse::<ScopeName>().is_err(), "{text:?}");

@@ -103,6 +103,15 @@ fn flags_can_stand_for_a_missing_default_file() {
     let output = limiter(&["check"]);
     assert_eq!(status(&output), 2);
     assert!(stderr(&output).contains("-c FILE"), "{}", stderr(&output));
+    for (given, value, missing) in [
+        ("--interface", "lo", "--port"),
+        ("--port", "80", "--interface"),
+    ] {
+        let output = limiter(&["run", given, value]);
+        assert_eq!(status(&output), 2);
+        let told = stderr(&output);
+        assert!(told.contains(&format!("{missing} is missing")), "{told}");
+    }
 }
 
 #[test]
@@ -143,6 +152,8 @@ fn usage_errors_exit_with_2() {
     for arguments in [
         vec!["nonsense"],
         vec!["scope", "add", "a b"],
+        vec!["scope", "add", ".."],
+        vec!["scope", "show", "acme/."],
         vec!["limits", "set", "acme", "--note", "x"],
         vec!["limits", "set", "acme", "--rate", "fast", "--note", "x"],
         vec!["reset", "acme"],
@@ -174,4 +185,48 @@ fn completions_and_help_are_there() {
     }
     assert_eq!(status(&limiter(&["--help"])), 0);
     assert_eq!(status(&limiter(&["--version"])), 0);
+}
+
+#[test]
+fn a_runtime_directory_names_the_socket_in_it_whatever_the_environment_says() {
+    let output = Command::new(env!("CARGO_BIN_EXE_limiter"))
+        .args(["status", "--runtime-dir", "/nonexistent/other"])
+        .env("LIMITER_SOCKET", "/nonexistent/env.sock")
+        .output()
+        .unwrap();
+    assert_eq!(status(&output), 3);
+    let told = stderr(&output);
+    assert!(told.contains("/nonexistent/other/limiter.sock"), "{told}");
+}
+
+#[test]
+fn a_start_that_cannot_have_its_directories_or_socket_pins_nothing() {
+    let (directory, config) = file("[attach]\ninterfaces = [\"lo\"]\nports = [80]\n");
+    let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(at("file"), "").unwrap();
+    let _other = std::os::unix::net::UnixListener::bind(at("live.sock")).unwrap();
+    let (run, pins) = (at("run"), at("pins"));
+    for (state, socket, wanted) in [
+        (at("file"), at("a.sock"), "is not a directory"),
+        (at("state"), at("file/a.sock"), "is not a directory"),
+        (at("state"), at("live.sock"), "another daemon answers there"),
+    ] {
+        let output = limiter(&[
+            "run",
+            "-c",
+            &config,
+            "--state-dir",
+            &state,
+            "--runtime-dir",
+            &run,
+            "--pin-dir",
+            &pins,
+            "--socket",
+            &socket,
+        ]);
+        let told = stderr(&output);
+        assert_eq!(status(&output), 1, "{told}");
+        assert_eq!(told.matches(wanted).count(), 1, "{told}");
+        assert!(!Path::new(&pins).exists());
+    }
 }

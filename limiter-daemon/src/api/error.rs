@@ -6,6 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::{kernel::KernelError, limits::LimitError, store::StoreError};
 
@@ -19,6 +20,9 @@ pub enum Kind {
     Conflict,
     /// The request does not make sense.
     Invalid,
+    /// A key, or a file of keys, is not one that could be registered. Apart from [`Kind::Invalid`],
+    /// since it is about what was read, not about what was typed.
+    InvalidKey,
     /// The configuration file is invalid; nothing was changed.
     InvalidConfiguration,
     /// The daemon could not do it.
@@ -26,7 +30,8 @@ pub enum Kind {
 }
 
 /// An error for the other end of the control socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{message}")]
 pub struct ApiError {
     /// What kind.
     pub kind: Kind,
@@ -70,6 +75,14 @@ impl ApiError {
         }
     }
 
+    /// A key, or a file of keys, is not one that could be registered.
+    pub fn invalid_key(message: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::InvalidKey,
+            message: message.into(),
+        }
+    }
+
     /// The configuration file is invalid.
     pub fn configuration(message: impl Into<String>) -> Self {
         Self {
@@ -90,7 +103,7 @@ impl ApiError {
         match self.kind {
             Kind::NotFound => StatusCode::NOT_FOUND,
             Kind::Conflict => StatusCode::CONFLICT,
-            Kind::Invalid => StatusCode::BAD_REQUEST,
+            Kind::Invalid | Kind::InvalidKey => StatusCode::BAD_REQUEST,
             Kind::InvalidConfiguration => StatusCode::UNPROCESSABLE_ENTITY,
             Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         }

@@ -98,7 +98,8 @@ impl From<QueryRejection> for ApiError {
 
 impl From<BytesRejection> for ApiError {
     fn from(error: BytesRejection) -> Self {
-        Self::invalid(error.body_text())
+        // Only a file of keys comes as bytes.
+        Self::invalid_key(error.body_text())
     }
 }
 

@@ -30,9 +30,12 @@ pub(super) fn default_socket() -> PathBuf {
 #[derive(Debug, Parser)]
 #[command(name = "limiter", version, arg_required_else_help = true)]
 pub(super) struct Cli {
-    /// The daemon's control socket [default: /run/limiter/limiter.sock]
-    #[arg(long, global = true, value_name = "PATH", env = "LIMITER_SOCKET")]
+    /// The daemon's control socket [default: in the runtime directory; env: LIMITER_SOCKET]
+    #[arg(long, global = true, value_name = "PATH")]
     pub(super) socket: Option<PathBuf>,
+    /// The directory that the control socket is in [default: /run/limiter]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(super) runtime_dir: Option<PathBuf>,
     /// Print one JSON object or array instead of a table
     #[arg(long, global = true)]
     pub(super) json: bool,
@@ -119,9 +122,6 @@ pub(super) struct RunArgs {
     /// Where the store and the hash secret are
     #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
     state_dir: PathBuf,
-    /// Where the control socket is
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_RUNTIME)]
-    runtime_dir: PathBuf,
     /// Where maps and links are pinned, on a BPF file system
     #[arg(long, value_name = "DIR", default_value = DEFAULT_PINS)]
     pin_dir: PathBuf,
@@ -135,11 +135,11 @@ impl RunArgs {
         self.config.overlay()
     }
 
-    pub(super) fn options(&self, socket: Option<PathBuf>) -> RunOptions {
+    pub(super) fn options(&self, runtime: Option<PathBuf>, socket: Option<PathBuf>) -> RunOptions {
         RunOptions {
             directories: Directories {
                 state: self.state_dir.clone(),
-                runtime: self.runtime_dir.clone(),
+                runtime: runtime.unwrap_or_else(|| PathBuf::from(DEFAULT_RUNTIME)),
                 pins: self.pin_dir.clone(),
                 socket,
             },
@@ -348,6 +348,8 @@ mod tests {
             "limiter usage acme --date 2026-01-31",
             "limiter reset acme --note typo --socket /tmp/s",
             "limiter tier list",
+            "limiter status --runtime-dir /run/other",
+            "limiter --runtime-dir /run/other run",
             "limiter completions bash",
         ] {
             assert!(parses(line), "{line}");

@@ -60,14 +60,43 @@ impl From<ConfigError> for Failure {
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
         match error.kind {
-            Kind::InvalidConfiguration => Self::Usage(error.message),
-            _ => Self::failed(error.message),
+            Kind::Invalid | Kind::InvalidConfiguration => Self::Usage(error.message),
+            Kind::NotFound | Kind::Conflict | Kind::InvalidKey | Kind::Failed => {
+                Self::failed(error.message)
+            }
         }
     }
 }
 
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        Self::Failed(error)
+        // An error of the daemon's own says what kind it is, here as over the socket.
+        match error.downcast::<ApiError>() {
+            Ok(error) => error.into(),
+            Err(error) => Self::Failed(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_typed_wrongly_is_usage_and_what_was_read_is_not() {
+        for (error, usage) in [
+            (ApiError::invalid("x"), true),
+            (ApiError::configuration("x"), true),
+            (ApiError::invalid_key("x"), false),
+            (ApiError::not_found("x"), false),
+            (ApiError::conflict("x"), false),
+            (ApiError::failed("x"), false),
+        ] {
+            let told = format!("{error:?}");
+            let failure = Failure::from(anyhow::Error::from(error.clone()));
+            assert_eq!(matches!(failure, Failure::Usage(_)), usage, "{told}");
+            let failure = Failure::from(error);
+            assert_eq!(matches!(failure, Failure::Usage(_)), usage, "{told}");
+        }
     }
 }

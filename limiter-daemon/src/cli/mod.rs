@@ -7,14 +7,16 @@ mod commands;
 mod detach;
 mod exit;
 mod render;
+mod socket;
 mod table;
 
-use std::process::ExitCode;
+use std::{os::unix::net::UnixStream, path::PathBuf, process::ExitCode};
 
 use clap::Parser as _;
 
 use args::{Cli, Command};
 use exit::Failure;
+use socket::Said;
 
 use crate::{config::Config, daemon, logging};
 
@@ -37,20 +39,28 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> Result<(), Failure> {
+    let said = Said {
+        socket: cli.socket,
+        runtime: cli.runtime_dir,
+        environment: std::env::var_os("LIMITER_SOCKET")
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from),
+    };
     match cli.command {
         Command::Run(args) => {
             let overlay = args.overlay();
             let config = Config::load(&overlay)?;
             // Names that do not exist are an invalid configuration, before anything is touched.
             daemon::resolve_or_refuse(&config).map_err(Failure::from)?;
-            daemon::run(config, &args.options(cli.socket)).map_err(Failure::Failed)
+            let socket = said.to_listen(|path| UnixStream::connect(path).is_ok());
+            Ok(daemon::run(config, &args.options(said.runtime, socket))?)
         }
         Command::Check(args) => check::check(&args, cli.json),
         Command::Completions { shell } => {
             args::print_completions(shell);
             Ok(())
         }
-        Command::Detach(args) => detach::detach(&args, cli.socket.as_deref(), cli.json),
-        command => commands::run(command, cli.socket.as_deref(), cli.json),
+        Command::Detach(args) => detach::detach(&args, Some(&said.to_ask()), cli.json),
+        command => commands::run(command, Some(&said.to_ask()), cli.json),
     }
 }

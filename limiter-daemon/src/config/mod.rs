@@ -100,12 +100,17 @@ impl Config {
                 Self::parse("", None, overlay)
             }
             Err(source) => {
-                let hint =
-                    if overlay.file.is_none() && source.kind() == std::io::ErrorKind::NotFound {
-                        "; name another with -c FILE, or give --interface and --port"
-                    } else {
-                        ""
-                    };
+                let missing =
+                    overlay.file.is_none() && source.kind() == std::io::ErrorKind::NotFound;
+                // Both at once need no file, and do not come here.
+                let hint = match (overlay.interfaces.is_empty(), overlay.ports.is_empty()) {
+                    _ if !missing => "",
+                    (false, _) => "; --port is missing: give it, or name a file with -c FILE",
+                    (true, false) => {
+                        "; --interface is missing: give it, or name a file with -c FILE"
+                    }
+                    (true, true) => "; name another with -c FILE, or give --interface and --port",
+                };
                 Err(ConfigError::Read { path, source, hint })
             }
         }

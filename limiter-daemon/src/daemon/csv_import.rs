@@ -38,8 +38,12 @@ pub(super) enum CsvError {
 /// What is wrong with a row as such. The csv crate's own message may quote the row, with the key.
 #[derive(Debug, Error)]
 pub(super) enum RowError {
-    #[error("has {found} columns instead of {wanted}")]
-    Columns { found: u64, wanted: u64 },
+    #[error("has {found} columns instead of {}", wanted(*.needed, *.all))]
+    Columns {
+        found: usize,
+        needed: usize,
+        all: usize,
+    },
     #[error("is not UTF-8")]
     Utf8,
     #[error("is not CSV")]
@@ -47,11 +51,15 @@ pub(super) enum RowError {
 }
 
 const COLUMNS: [&str; 4] = ["scope", "key", "label", "tier"];
+/// Those that every row has.
+const NEEDED: [&str; 2] = ["scope", "key"];
 
 /// All keys of the file, or the first error.
 pub(super) fn read(text: &[u8]) -> Result<Vec<Line>, CsvError> {
     let mut reader = csv::ReaderBuilder::new()
         .trim(csv::Trim::All)
+        // Trailing columns may be left out: what must be there is looked for below.
+        .flexible(true)
         .from_reader(text);
     let headers = reader
         .headers()
@@ -67,15 +75,28 @@ pub(super) fn read(text: &[u8]) -> Result<Vec<Line>, CsvError> {
             return Err(CsvError::Header(format!("`{known}` is there twice")));
         }
     }
-    for needed in ["scope", "key"] {
+    for needed in NEEDED {
         if !place.contains_key(needed) {
             return Err(CsvError::Header(format!("`{needed}` is missing")));
         }
     }
+    let needed = NEEDED
+        .iter()
+        .filter_map(|name| place.get(name))
+        .max()
+        .map_or(0, |index| index + 1);
     let mut lines = Vec::new();
     for row in reader.records() {
         let row = row.map_err(|error| row_error(&error, 0))?;
         let line = row.position().map_or(0, csv::Position::line);
+        if row.len() < needed || row.len() > headers.len() {
+            let source = RowError::Columns {
+                found: row.len(),
+                needed,
+                all: headers.len(),
+            };
+            return Err(CsvError::Csv { line, source });
+        }
         let cell = |name: &str| {
             place
                 .get(name)
@@ -105,15 +126,18 @@ pub(super) fn read(text: &[u8]) -> Result<Vec<Line>, CsvError> {
     Ok(lines)
 }
 
+/// How many columns a row may have, in words.
+fn wanted(needed: usize, all: usize) -> String {
+    if needed == all {
+        all.to_string()
+    } else {
+        format!("{needed} to {all}")
+    }
+}
+
 fn row_error(error: &csv::Error, line: u64) -> CsvError {
     let line = error.position().map_or(line, csv::Position::line);
     let source = match error.kind() {
-        csv::ErrorKind::UnequalLengths {
-            expected_len, len, ..
-        } => RowError::Columns {
-            found: *len,
-            wanted: *expected_len,
-        },
         csv::ErrorKind::Utf8 { .. } => RowError::Utf8,
         _ => RowError::Other,
     };
@@ -145,6 +169,19 @@ mod tests {
     }
 
     #[test]
+    fn trailing_optional_columns_may_be_left_out() {
+        let lines = read(b"scope,key,label,tier\nacme,k1\nacme,k2,l\nacme,k3,l,gold\n").unwrap();
+        let optional: Vec<_> = lines
+            .iter()
+            .map(|line| (line.label.as_deref(), line.tier.as_deref()))
+            .collect();
+        assert_eq!(
+            optional,
+            [(None, None), (Some("l"), None), (Some("l"), Some("gold"))]
+        );
+    }
+
+    #[test]
     fn errors_name_the_line_and_never_the_key() {
         for (text, wanted) in [
             (
@@ -160,6 +197,14 @@ mod tests {
             (
                 "scope,key\nacme,SECRET\nacme\n",
                 "line 3: has 1 columns instead of 2",
+            ),
+            (
+                "label,scope,key,tier\nl,acme\n",
+                "line 2: has 2 columns instead of 3 to 4",
+            ),
+            (
+                "scope,key,label\nacme,k,l,SECRET\n",
+                "line 2: has 4 columns instead of 2 to 3",
             ),
             (
                 "scope,key\nac me,SECRET\n",

@@ -193,32 +193,7 @@ impl Engine {
 
     /// Every scope's tier must be in `config`.
     pub(super) fn check_tiers(&self, config: &Config) -> Result<(), ApiError> {
-        let mut lost: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for (name, scope) in &self.scopes {
-            if config.tiers.get(&scope.record.tier).is_none() {
-                lost.entry(&scope.record.tier)
-                    .or_default()
-                    .push(name.as_str());
-            }
-        }
-        let Some((tier, scopes)) = lost.first_key_value() else {
-            return Ok(());
-        };
-        let file = config.file.as_ref().map_or_else(
-            || "the configuration".to_owned(),
-            |file| file.display().to_string(),
-        );
-        let some = scopes
-            .iter()
-            .take(3)
-            .copied()
-            .collect::<Vec<_>>()
-            .join(", ");
-        let more = if scopes.len() > 3 { ", …" } else { "" };
-        Err(ApiError::configuration(format!(
-            "{file} has no tier `{tier}`, but {} scopes have it ({some}{more}): keep [tiers.{tier}]",
-            scopes.len()
-        )))
+        check_tiers(self.scopes.values().map(|scope| &scope.record), config)
     }
 
     pub(super) fn tier(&self, name: &str) -> Result<&Tier, ApiError> {
@@ -302,4 +277,37 @@ impl Caller {
             note: None,
         }
     }
+}
+
+/// Every scope's tier must be in `config`.
+pub(super) fn check_tiers<'a>(
+    scopes: impl IntoIterator<Item = &'a ScopeRecord>,
+    config: &Config,
+) -> Result<(), ApiError> {
+    let mut lost: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for record in scopes {
+        if config.tiers.get(&record.tier).is_none() {
+            lost.entry(&record.tier)
+                .or_default()
+                .push(record.name.as_str());
+        }
+    }
+    let Some((tier, scopes)) = lost.first_key_value() else {
+        return Ok(());
+    };
+    let file = config.file.as_ref().map_or_else(
+        || "the configuration".to_owned(),
+        |file| file.display().to_string(),
+    );
+    let some = scopes
+        .iter()
+        .take(3)
+        .copied()
+        .collect::<Vec<_>>()
+        .join(", ");
+    let more = if scopes.len() > 3 { ", …" } else { "" };
+    Err(ApiError::configuration(format!(
+        "{file} has no tier `{tier}`, but {} scopes have it ({some}{more}): keep [tiers.{tier}]",
+        scopes.len()
+    )))
 }

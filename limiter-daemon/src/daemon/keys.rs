@@ -36,6 +36,7 @@ impl Engine {
     ) -> Result<CreatedKey, ApiError> {
         let raw = key::generate()?;
         let CreateKey { scope, label } = request;
+        let label = some_label(label);
         let id = self.register(&scope, label.clone(), &raw, "key create", caller)?;
         Ok(CreatedKey {
             id,
@@ -56,8 +57,9 @@ impl Engine {
             label,
             key: raw,
         } = request;
+        let label = some_label(label);
         let raw = RawKey::new(raw);
-        key::validate(&raw).map_err(|error| ApiError::invalid(error.to_string()))?;
+        key::validate(&raw).map_err(|error| ApiError::invalid_key(error.to_string()))?;
         let id = self.register(&scope, label, &raw, "key import", caller)?;
         self.key_view(&id)
     }
@@ -94,7 +96,7 @@ impl Engine {
     /// # Errors
     /// With the number of the first line that is wrong.
     pub fn import_csv(&mut self, text: &[u8], caller: &Caller) -> Result<Imported, ApiError> {
-        let lines = read(text).map_err(|error| ApiError::invalid(error.to_string()))?;
+        let lines = read(text).map_err(|error| ApiError::invalid_key(error.to_string()))?;
         self.check_room(lines.len() as u64)?;
         let (new_scopes, keys) = self.plan(&lines)?;
         self.store.change(|store| {
@@ -159,7 +161,10 @@ impl Engine {
             tier,
         } in lines
         {
-            check_label(label.as_deref()).map_err(|error| at(*line, error))?;
+            check_label(label.as_deref()).map_err(|error| {
+                // It stands in the file: nothing was typed wrongly.
+                at(*line, ApiError::invalid_key(error.message))
+            })?;
             let known = match (self.scopes.get(name), made.get(name)) {
                 (Some(scope), _) => Some((scope.record.id, scope.record.tier.clone())),
                 (None, Some(index)) => new_scopes.get(*index).map(|s| (s.id, s.tier.clone())),
@@ -349,6 +354,11 @@ fn free_key_id(store: &Store) -> Result<String, ApiError> {
             return Ok(id);
         }
     }
+}
+
+/// An empty label is none.
+fn some_label(label: Option<String>) -> Option<String> {
+    label.filter(|label| !label.is_empty())
 }
 
 fn check_label(label: Option<&str>) -> Result<(), ApiError> {

@@ -18,13 +18,16 @@ pub enum LockError {
         .0.display()
     )]
     Held(PathBuf),
+    /// There is something else of that name.
+    #[error("{} is not a directory: remove it, or name another", .0.display())]
+    NotDirectory(PathBuf),
     /// It cannot be made or opened.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {why}", path.display())]
     Io {
         /// The path.
         path: PathBuf,
-        /// What the system said.
-        source: io::Error,
+        /// What the system said; not as a source, which would be told twice.
+        why: io::Error,
     },
 }
 
@@ -38,15 +41,25 @@ pub struct DirectoryLock {
 /// Makes `path` and its parents where they are missing, readable by others only by `mode`.
 ///
 /// # Errors
-/// [`LockError::Io`].
+/// [`LockError::NotDirectory`], [`LockError::Io`].
 pub fn make_directory(path: &Path, mode: u32) -> Result<(), LockError> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(mode)
         .create(path)
-        .map_err(|source| LockError::Io {
-            path: path.to_path_buf(),
-            source,
+        .map_err(|why| {
+            // Perhaps it is not the last part, but one on the way.
+            let file = path
+                .ancestors()
+                .find(|part| part.exists())
+                .filter(|part| !part.is_dir());
+            match file {
+                Some(file) => LockError::NotDirectory(file.to_path_buf()),
+                None => LockError::Io {
+                    path: path.to_path_buf(),
+                    why,
+                },
+            }
         })
 }
 
@@ -57,9 +70,9 @@ impl DirectoryLock {
     /// # Errors
     /// [`LockError::Held`], [`LockError::Io`].
     pub fn take(path: &Path) -> Result<Self, LockError> {
-        let io_error = |source| LockError::Io {
+        let io_error = |why| LockError::Io {
             path: path.to_path_buf(),
-            source,
+            why,
         };
         let directory = File::open(path).map_err(io_error)?;
         match directory.try_lock() {
@@ -73,6 +86,24 @@ impl DirectoryLock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_is_told_once_and_not_as_existing() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("f");
+        fs::write(&file, "").unwrap();
+        for path in [file.clone(), file.join("below")] {
+            let error = anyhow::Error::from(make_directory(&path, 0o700).unwrap_err());
+            let wanted = format!(
+                "{} is not a directory: remove it, or name another",
+                file.display()
+            );
+            assert_eq!(format!("{error:#}"), wanted);
+        }
+        let missing = directory.path().join("missing");
+        let error = anyhow::Error::from(DirectoryLock::take(&missing).unwrap_err());
+        assert_eq!(format!("{error:#}").matches("os error").count(), 1);
+    }
 
     #[test]
     fn a_directory_is_held_once_and_free_afterwards() {

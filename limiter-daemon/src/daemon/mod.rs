@@ -18,7 +18,7 @@ mod text_sets;
 mod usage;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
@@ -29,6 +29,7 @@ use std::{
 use anyhow::Context as _;
 use chrono::Utc;
 use tokio::{
+    net::UnixListener,
     signal::unix::{SignalKind, signal},
     sync::Notify,
     time::MissedTickBehavior,
@@ -44,11 +45,12 @@ pub(crate) use tests::testing;
 use crate::{
     api,
     config::{Config, Overlay},
-    kernel::{Kernel, PinDirectory, Settings},
-    secret,
+    kernel::{Before, Kernel, PinDirectory, Settings, netdev::Interface},
+    secret::{self, Secret},
     store::Store,
 };
 use clock::{ClockPublisher, ClockSet};
+use engine::check_tiers;
 use lock::make_directory;
 
 /// How often clock and counts are looked after.
@@ -141,55 +143,46 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
 
-    let interfaces = resolve_or_refuse(&config).map_err(|error| anyhow::anyhow!(error.message))?;
+    let interfaces = resolve_or_refuse(&config)?;
     for warning in &interfaces.warnings {
         log::warn!("{warning}");
     }
+    // What can fail without the kernel comes first: a start that fails leaves nothing behind.
     make_directory(state, 0o700)?;
     make_directory(runtime, 0o755)?;
-    let pin_directory = PinDirectory::new(pins);
-    pin_directory.prepare()?;
-    let _locks = [
-        DirectoryLock::take(state)?,
-        DirectoryLock::take(runtime)?,
-        DirectoryLock::take(pins)?,
-    ];
-
+    let _locks = [DirectoryLock::take(state)?, DirectoryLock::take(runtime)?];
     let store = Store::open(state)?;
+    check_tiers(&store.scopes()?, &config)?;
     let secret = secret::load_or_create(state, store.key_count()?)?;
-    let settings = Settings {
-        tables: config.tables,
-        hook: config.attach.hook,
-        pins: pin_directory,
-    };
-    let (kernel, clock_map) = Kernel::load(&settings)?;
-    let utc_offset = Arc::new(AtomicU64::new(0));
-    let clock = Arc::new(ClockPublisher::new(
-        Box::new(clock_map),
-        Arc::clone(&utc_offset),
-    ));
-    clock.publish()?;
     let clock_set = ClockSet::new().context("cannot watch the system's clock")?;
-
-    let parts = Parts {
-        plane: Box::new(kernel),
-        store,
-        config,
-        overlay: options.overlay.clone(),
-        secret,
-        utc_offset,
-    };
-    let mut engine =
-        Engine::start(parts, Utc::now()).map_err(|error| anyhow::anyhow!(error.message))?;
     let socket = socket
         .clone()
         .unwrap_or_else(|| runtime.join(crate::cli::SOCKET_NAME));
-    let listener = api::bind(&socket)
-        .with_context(|| format!("cannot listen on the control socket {}", socket.display()))?;
-    // Enforcement begins here, with complete maps.
-    engine
-        .attach(&interfaces.interfaces)
-        .map_err(|error| anyhow::anyhow!(error.message))?;
+    let (listener, _socket_file) = listen(&socket)?;
+
+    let pin_directory = PinDirectory::new(pins);
+    let mut before = Before::look(&pin_directory);
+    if let Err(error) = pin_directory.prepare() {
+        take_back(&before, false);
+        return Err(error.into());
+    }
+    let _pins_lock = DirectoryLock::take(pins)?;
+    before.note_pins()?;
+    let overlay = options.overlay.clone();
+    let mut attaching = false;
+    let started = put_up(
+        (config, overlay, store, secret),
+        pin_directory,
+        &interfaces.interfaces,
+        &mut attaching,
+    );
+    let (engine, clock) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            take_back(&before, attaching);
+            return Err(error);
+        }
+    };
     let shared = Arc::new(Shared::new(engine));
     let (stop_server, server_stopped) = tokio::sync::oneshot::channel::<()>();
     let server = tokio::spawn(api::serve(listener, Arc::clone(&shared), async {
@@ -228,11 +221,70 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
         server.abort();
     }
     finish(&shared, options.detach_on_exit);
-    // A socket file that nobody listens on would make every command wait for nobody.
-    if let Err(error) = std::fs::remove_file(&socket) {
-        log::debug!("the control socket {}: {error}", socket.display());
-    }
     Ok(())
+}
+
+/// A socket file that nobody listens on would make every command wait for nobody.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            log::debug!("the control socket {}: {error}", self.0.display());
+        }
+    }
+}
+
+/// Listens on the control socket, and makes the directory that it is in.
+fn listen(socket: &Path) -> anyhow::Result<(UnixListener, SocketFile)> {
+    if let Some(parent) = socket.parent().filter(|path| !path.as_os_str().is_empty()) {
+        make_directory(parent, 0o755)?;
+    }
+    let listener = api::bind(socket)
+        .with_context(|| format!("cannot listen on the control socket {}", socket.display()))?;
+    Ok((listener, SocketFile(socket.to_path_buf())))
+}
+
+/// Loads, fills the maps, and attaches: limits are in force when this returns. `attaching` is
+/// set when programs may be attached, however this ends.
+fn put_up(
+    (config, overlay, store, secret): (Config, Overlay, Store, Secret),
+    pins: PinDirectory,
+    interfaces: &[Interface],
+    attaching: &mut bool,
+) -> anyhow::Result<(Engine, Arc<ClockPublisher>)> {
+    let settings = Settings {
+        tables: config.tables,
+        hook: config.attach.hook,
+        pins,
+    };
+    let (kernel, clock_map) = Kernel::load(&settings)?;
+    let utc_offset = Arc::new(AtomicU64::new(0));
+    let clock = Arc::new(ClockPublisher::new(
+        Box::new(clock_map),
+        Arc::clone(&utc_offset),
+    ));
+    clock.publish()?;
+    let parts = Parts {
+        plane: Box::new(kernel),
+        store,
+        config,
+        overlay,
+        secret,
+        utc_offset,
+    };
+    let mut engine = Engine::start(parts, Utc::now())?;
+    // Enforcement begins here, with complete maps.
+    *attaching = true;
+    engine.attach(interfaces)?;
+    Ok((engine, clock))
+}
+
+fn take_back(before: &Before, attaching: bool) {
+    match before.restore(attaching) {
+        Ok(removed) => removed.iter().for_each(|line| log::info!("{line}")),
+        Err(error) => log::error!("cannot take back what was begun: {error}"),
+    }
 }
 
 fn finish(shared: &Shared, detach: bool) {

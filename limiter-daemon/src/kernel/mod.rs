@@ -12,6 +12,7 @@ mod pins;
 pub mod plane;
 mod state;
 mod sys;
+mod undo;
 
 pub use detach::{Removed, remove_all};
 pub use error::KernelError;
@@ -19,3 +20,4 @@ pub use maps::ClockMap;
 pub use object::{Kernel, Settings};
 pub use pins::PinDirectory;
 pub use plane::{Attached, Hook, Mechanism, Plane};
+pub use undo::Before;

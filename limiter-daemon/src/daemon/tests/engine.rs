@@ -187,7 +187,7 @@ fn an_imported_key_belongs_to_one_scope() {
         .engine()
         .import_key(import("beta", "two words"), &caller(noon()))
         .unwrap_err();
-    assert_eq!(error.kind, Kind::Invalid);
+    assert_eq!(error.kind, Kind::InvalidKey);
 }
 
 #[test]
@@ -407,7 +407,8 @@ fn a_reload_applies_and_a_bad_one_changes_nothing() {
         assert_eq!(quota(&host), 6);
     }
     assert!(
-        host.start(noon()).is_err(),
+        host.start(noon())
+            .is_err_and(|error| error.kind == Kind::InvalidConfiguration),
         "a tier that scopes have is missing"
     );
     host.configure("[tables]\nflows = 100\n[tiers.gold]\ndaily_quota = 8\nrate = \"1/s\"\n");
@@ -420,4 +421,22 @@ fn a_reload_applies_and_a_bad_one_changes_nothing() {
         report.warnings
     );
     assert_eq!(quota(&host), 9);
+}
+
+#[test]
+fn an_empty_label_is_none_and_a_long_one_is_refused() {
+    let mut host = Host::new("");
+    host.add("acme");
+    let mut create = |label: String| {
+        let request = CreateKey {
+            scope: name("acme"),
+            label: Some(label),
+        };
+        host.engine().create_key(request, &caller(noon()))
+    };
+    assert_eq!(create(String::new()).map(|key| key.label), Ok(None));
+    let kind = create("x".repeat(300))
+        .map(|_| ())
+        .map_err(|error| error.kind);
+    assert_eq!(kind, Err(Kind::Invalid));
 }
