@@ -56,19 +56,16 @@ pub fn run<const L2: bool>(skb: Skb) -> i32 {
         }
         (*found).last_seen_ns = coarse_ns();
         let action = segment(skb, work, found, config);
-        flow::unlock(found);
-        match action {
-            Action::Pass | Action::Cut | Action::Bury | Action::Reset => NEXT,
-            Action::PassLast => {
-                maps::remove_flow(key);
-                maps::count(counter::FLOWS_CLOSED);
-                NEXT
-            }
-            Action::Drop(counter) => {
-                maps::count(counter);
-                DROP
-            }
+        if action == Action::PassLast {
+            flow::leave(found, key);
+        } else {
+            flow::unlock(found);
         }
+        if let Action::Drop(counter) = action {
+            maps::count(counter);
+            return DROP;
+        }
+        NEXT
     }
 }
 

@@ -60,6 +60,26 @@ pub unsafe fn unlock(flow: *mut Flow) {
     unsafe { atomic::unlock(&raw mut (*flow).lock) };
 }
 
+/// Takes a flow that has ended out of the table, with its lock held: as long as it is in there nobody
+/// else gets past the lock, so nobody can put a new connection in its place that would be removed
+/// for it. The lock goes with the flow; who waits for it gives up, and its packet comes again.
+///
+/// # Safety
+/// Both point to live map values; this program holds the flow's lock, and leaves the flow alone
+/// afterwards.
+#[inline(always)]
+pub unsafe fn leave(flow: *mut Flow, key: *const FlowKey) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if !maps::remove_flow(key) {
+            unlock(flow);
+            return false;
+        }
+    }
+    maps::count(counter::FLOWS_CLOSED);
+    true
+}
+
 /// Word by word: a derived comparison becomes a call that compares byte by byte.
 #[inline(always)]
 unsafe fn same(one: *const FlowKey, other: *const FlowKey) -> bool {

@@ -62,8 +62,18 @@ pub fn run<const L2: bool>(skb: Skb) -> i32 {
             return DROP;
         }
         let action = segment(skb, work, found, config);
-        flow::unlock(found);
-        act(skb, work, action)
+        match action {
+            Action::PassLast => {
+                flow::leave(found, key);
+            }
+            Action::Bury | Action::Reset => {
+                // First the tomb: a packet that finds neither is a stranger's.
+                maps::insert_tomb(key, &raw const (*work).tomb);
+                flow::leave(found, key);
+            }
+            _ => flow::unlock(found),
+        }
+        act(skb, action)
     }
 }
 
@@ -73,39 +83,16 @@ fn dropped(counter: u32) -> i32 {
     DROP
 }
 
-/// # Safety
-/// `work` is this CPU's.
+/// Carries out what was decided under the lock; what it takes lies in `Work`.
 #[inline(always)]
-unsafe fn act(skb: Skb, work: *mut Work, action: Action) -> i32 {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let key = &raw const (*work).packet.key;
-        match action {
-            Action::Pass => NEXT,
-            Action::Drop(counter) => dropped(counter),
-            Action::PassLast => {
-                maps::remove_flow(key);
-                maps::count(counter::FLOWS_CLOSED);
-                NEXT
-            }
-            Action::Cut => {
-                if global::limiter_cut(skb.0) != 0 {
-                    NEXT
-                } else {
-                    DROP
-                }
-            }
-            Action::Bury | Action::Reset => {
-                maps::remove_flow(key);
-                maps::count(counter::FLOWS_CLOSED);
-                maps::insert_tomb(key, &raw const (*work).tomb);
-                if action == Action::Reset {
-                    global::limiter_hand_on_reset(skb.0)
-                } else {
-                    global::limiter_refuse(skb.0)
-                }
-            }
-        }
+fn act(skb: Skb, action: Action) -> i32 {
+    match action {
+        Action::Pass | Action::PassLast => NEXT,
+        Action::Drop(counter) => dropped(counter),
+        Action::Cut if global::limiter_cut(skb.0) != 0 => NEXT,
+        Action::Cut => DROP,
+        Action::Bury => global::limiter_refuse(skb.0),
+        Action::Reset => global::limiter_hand_on_reset(skb.0),
     }
 }
 
@@ -278,6 +265,7 @@ unsafe fn payload(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Con
         if request.skippable() >= u64::from(new) {
             request.skip(new);
             (*flow).next = end;
+            (*flow).conflicts = 0;
             maps::count_by(counter::INSPECTED_BYTES, u64::from(new));
             return Action::Pass;
         }

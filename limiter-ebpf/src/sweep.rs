@@ -54,11 +54,9 @@ unsafe extern "C" fn each(
             let slots = flow::release_slots(found);
             let connections = flow::release_connections(found);
             (*found).phase = phase::RESET;
-            flow::unlock(found);
-            if maps::remove_flow(key) {
+            if flow::leave(found, key) {
                 (*sweep).removed += 1;
                 maps::count(counter::SWEPT_FLOWS);
-                maps::count(counter::FLOWS_CLOSED);
             }
             (*sweep).slots += u64::from(slots);
             (*sweep).connections += u64::from(connections);

@@ -226,6 +226,22 @@ fn segments_sent_again_as_one_pass() {
 }
 
 #[test]
+fn conflicts_between_which_an_upload_goes_on_do_not_end_it() {
+    let (mut programs, mut talk) = opened();
+    // The head alone: its body comes piece by piece.
+    let whole = post(KEY, 400);
+    let head = &whole[..whole.len() - 400];
+    talk.asks(&mut programs, head);
+    for _ in 0..20 {
+        let other = "x".repeat(head.len());
+        assert_eq!(sends(&mut programs, &mut talk, 0, &other), Verdict::Drop);
+        talk.asks(&mut programs, "0123456789");
+    }
+    assert_eq!(programs.counter(counter::CONFLICT_DROPPED), 20);
+    assert_eq!(programs.counter(counter::RESETS_SENT), 0);
+}
+
+#[test]
 fn what_cannot_be_compared_ends_the_connection_after_some_tries() {
     // A path that has become narrower, what was merged on its way here (GRO), or more under way
     // than is kept: nobody is left to wait.

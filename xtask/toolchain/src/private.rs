@@ -3,7 +3,7 @@
 //! ```text
 //! DIR/limiter-toolchain   the tag: this directory is ours, setup may empty it
 //! DIR/complete            the marker: written last, by rename
-//! DIR/root/               the unpacked packages
+//! DIR/root                the unpacked packages
 //! DIR/llvm/lib/           libLLVM.so, what bpf-linker is linked against
 //! DIR/linker/bin/         bpf-linker
 //! DIR.lock                held while setup writes (beside the directory, so that it outlives it)
