@@ -5,7 +5,10 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_loop;
 use limiter_common::http::{self, Payload, Rules, Scan};
 
-use crate::skb::{Skb, bounded};
+use crate::{
+    global,
+    skb::{Skb, bounded},
+};
 
 /// A segment that is being scanned.
 #[derive(Clone, Copy)]
@@ -44,13 +47,43 @@ pub unsafe fn unit(segment: *mut Segment) -> bool {
             skb: (*segment).skb,
             payload: (*segment).payload,
         };
-        http::unit((*segment).scan, (*segment).rules, &source, || {
-            bpf_loop(http::LINES, step as *mut c_void, segment.cast(), 0);
+        let rules = (*segment).rules;
+        let response = (*rules).is_response();
+        http::unit((*segment).scan, rules, &source, || {
+            global::limiter_lines(u32::from(response));
         })
     }
 }
 
-unsafe extern "C" fn step(_: u32, segment: *mut Segment) -> i64 {
-    // SAFETY: `unit` passes the segment it was given.
-    unsafe { i64::from(http::line((*segment).scan, (*segment).rules)) }
+/// What the loop over lines works on.
+struct Lines {
+    scan: *mut Scan,
+    rules: *const Rules,
+}
+
+/// Runs the scanner over the window in `Work::scan`, until it has something to say or wants more.
+///
+/// # Safety
+/// Both point to live map values, and the scan is this CPU's and was begun.
+#[inline(always)]
+pub unsafe fn lines(scan: *mut Scan, rules: *const Rules) {
+    let mut context = Lines { scan, rules };
+    // SAFETY: the context outlives the loop.
+    unsafe {
+        bpf_loop(
+            http::LINES,
+            step as *mut c_void,
+            (&raw mut context).cast(),
+            0,
+        );
+    }
+}
+
+/// Two lines: a turn of the loop costs as much as a short one.
+unsafe extern "C" fn step(_: u32, lines: *mut Lines) -> i64 {
+    // SAFETY: `lines` passes its own context.
+    unsafe {
+        let Lines { scan, rules } = *lines;
+        i64::from(http::line(scan, rules) || http::line(scan, rules))
+    }
 }

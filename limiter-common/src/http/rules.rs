@@ -168,6 +168,13 @@ impl Name {
 }
 
 impl Rules {
+    /// Whether these are the rules of responses.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_response(&self) -> bool {
+        self.response != 0
+    }
+
     /// The secret that keys are hashed with.
     #[inline(always)]
     #[must_use]
