@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The version of the map layout.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// The largest number of bytes of a key.
 pub const MAX_KEY: usize = 128;
@@ -22,119 +22,7 @@ pub const NO_SCOPE: u32 = u32::MAX;
 /// the ingress program, for those it hands up) lets them by. ASCII "lmtr".
 pub const OWN_MARK: u32 = 0x6c6d_7472;
 
-/// What happened, by index into the map `COUNTERS` (per CPU; the daemon adds up).
-///
-/// `*_BYTES` count bytes of TCP payload, all else counts requests or packets as said.
-pub mod counter {
-    macro_rules! counters {
-        ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-            counters!(@ 0u32; $($(#[$doc])* $name,)*);
-            /// The names of all counters, in the order of their index.
-            pub const NAMES: &[&str] = &[$($text),*];
-        };
-        (@ $at:expr; $(#[$doc:meta])* $name:ident, $($rest:tt)*) => {
-            $(#[$doc])* pub const $name: u32 = $at;
-            counters!(@ $at + 1; $($rest)*);
-        };
-        (@ $at:expr;) => {
-            /// How many counters there are.
-            pub const COUNT: u32 = $at;
-        };
-    }
-
-    counters! {
-        /// Requests charged to a scope and passed.
-        ADMITTED = "admitted",
-        /// Requests refused for their rate (429, reset or dropped).
-        REFUSED_RATE = "refused_rate",
-        /// Requests refused for their scope's requests in flight.
-        REFUSED_CONCURRENCY = "refused_concurrency",
-        /// Requests refused for their scope's open connections.
-        REFUSED_CONNECTIONS = "refused_connections",
-        /// Requests refused for their scope's daily quota.
-        REFUSED_DAILY_QUOTA = "refused_daily_quota",
-        /// Requests without a key, passed or refused.
-        MISSING_KEY = "missing_key",
-        /// Requests without a key, refused (401).
-        MISSING_KEY_REFUSED = "missing_key_refused",
-        /// Requests with a key that is not known, passed or refused.
-        UNKNOWN_KEY = "unknown_key",
-        /// Requests with a key that is not known, refused (401).
-        UNKNOWN_KEY_REFUSED = "unknown_key_refused",
-        /// Unknown keys that were made scopes of their own.
-        UNKNOWN_KEY_ADOPTED = "unknown_key_adopted",
-        /// Unknown keys that found no room for a scope of their own, and went by `table_full`.
-        UNKNOWN_KEY_OVERFLOW = "unknown_key_overflow",
-        /// Requests with a disabled key, refused (401).
-        DISABLED_KEY_REFUSED = "disabled_key_refused",
-        /// Malformed requests (or what stood in their place), passed or refused.
-        MALFORMED = "malformed",
-        /// Malformed requests refused (400).
-        MALFORMED_REFUSED = "malformed_refused",
-        /// Connections that began with the HTTP/2 preface.
-        HTTP2 = "http2",
-        /// Connections followed since their first packet.
-        FLOWS_OPENED = "flows_opened",
-        /// Followed connections that ended.
-        FLOWS_CLOSED = "flows_closed",
-        /// Connections that found no room in the table of flows.
-        TABLE_FULL = "table_full",
-        /// Segments with payload of connections that are not followed, passed.
-        UNTRACKED_SEGMENTS = "untracked_segments",
-        /// Payload of connections that are not followed, passed.
-        UNTRACKED_BYTES = "untracked_bytes",
-        /// Segments of connections that are not followed, refused.
-        UNTRACKED_REFUSED = "untracked_refused",
-        /// Payload parsed as HTTP, in order, and passed.
-        INSPECTED_BYTES = "inspected_bytes",
-        /// Payload passed on connections that are no longer HTTP/1.x (Upgrade, CONNECT, HTTP/2).
-        TUNNEL_BYTES = "tunnel_bytes",
-        /// Payload passed on connections that stopped to parse, under `malformed = "pass"`.
-        MALFORMED_BYTES = "malformed_bytes",
-        /// Segments dropped because they were ahead of the byte that was next.
-        OUT_OF_ORDER_DROPPED = "out_of_order_dropped",
-        /// Segments passed that held only bytes seen before.
-        RETRANSMITTED = "retransmitted",
-        /// Segments dropped that held, for bytes seen before, other content or content that could
-        /// not be compared.
-        CONFLICT_DROPPED = "conflict_dropped",
-        /// Segments dropped because a refusal has to wait for a quiet moment.
-        NOT_QUIET_DROPPED = "not_quiet_dropped",
-        /// Segments dropped under `on_limit = "drop"`, each time they come.
-        LIMIT_DROPPED = "limit_dropped",
-        /// Segments cut after the last request that was admitted.
-        TRIMMED = "trimmed",
-        /// Segments dropped on connections that have ended or were reset.
-        AFTER_END_DROPPED = "after_end_dropped",
-        /// Segments dropped that no server takes: without ACK, or acknowledging what was never sent.
-        INVALID_DROPPED = "invalid_dropped",
-        /// SYN segments with payload, dropped.
-        SYN_DATA_DROPPED = "syn_data_dropped",
-        /// IP fragments for a guarded port, dropped.
-        FRAGMENT_DROPPED = "fragment_dropped",
-        /// Packets dropped whose headers could not be read (truncated, or too many IPv6 extensions).
-        UNREADABLE_DROPPED = "unreadable_dropped",
-        /// Packets dropped because another CPU held their flow for too long.
-        CONTENDED_DROPPED = "contended_dropped",
-        /// Responses sent by the program (429, 401, 400).
-        RESPONSES_SENT = "responses_sent",
-        /// Responses sent again because the client had not acknowledged them.
-        RESPONSES_RESENT = "responses_resent",
-        /// Resets sent by the program.
-        RESETS_SENT = "resets_sent",
-        /// Packets that the program wanted to send and could not (no memory).
-        SEND_FAILED = "send_failed",
-        /// Packets of refused connections that were answered or dropped.
-        TOMB_PACKETS = "tomb_packets",
-        /// Responses that could not be followed to their end; their slot is freed when the
-        /// connection ends.
-        RESPONSE_LOST = "response_lost",
-        /// Flows removed by the sweep.
-        SWEPT_FLOWS = "swept_flows",
-        /// Slots of requests in flight given back by the sweep.
-        SWEPT_SLOTS = "swept_slots",
-    }
-}
+pub mod counter;
 
 /// Why a request is refused.
 pub mod reason {
@@ -227,6 +115,10 @@ pub struct Ports(pub [u64; 1024]);
 pub struct Clock {
     /// Nanoseconds to add to `CLOCK_BOOTTIME` for `CLOCK_REALTIME` (UTC).
     pub utc_offset_ns: u64,
+    /// `CLOCK_BOOTTIME` until which connections that are not known are refused whatever
+    /// `Config::untracked` says, ns: half-open ones have been given up before their time, to make
+    /// room, and one of those must not pass for an older one.
+    pub refuse_strangers_until_ns: u64,
 }
 
 /// The map `ADOPTED` (array, one entry): how many scope ids have been given to unknown keys.
@@ -301,8 +193,12 @@ pub struct ScopeState {
     pub connections: u64,
     /// Requests admitted since the map was made.
     pub admitted: u64,
-    /// Zero.
-    pub reserved: [u64; 3],
+    /// The recount that the next two belong to (`Sweep::recount`); 0: none.
+    pub recount: u64,
+    /// What `in_flight` should be: a sum over the flows that this recount has been at.
+    pub recounted_in_flight: u64,
+    /// What `connections` should be, likewise.
+    pub recounted_connections: u64,
     /// Requests refused since the map was made, by [`reason`].
     pub refused: [u64; reason::LIMITS as usize],
     /// Requests that observe mode would have refused since the map was made, by [`reason`].
@@ -328,11 +224,11 @@ pub struct FlowKey {
 pub const MAX_OUTSTANDING: u32 = 32;
 /// Scopes that one connection is counted for at once; the one unused longest gives way.
 pub const CONNECTION_SCOPES: usize = 4;
-/// Segments with request heads or chunk framing whose fingerprints are kept to compare
+/// Pieces of the stream with request heads or chunk framing whose fingerprints are kept to compare
 /// retransmissions with: as many as a client has under way and not acknowledged, and some.
-pub const RECORDS: usize = 8;
+pub const RECORDS: usize = 32;
 
-/// A segment that was parsed: the range that it took in the stream, and its fingerprint.
+/// A piece of the stream that was parsed and is not body, and its fingerprint.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record {
@@ -366,6 +262,12 @@ pub const FLOW_SERVER_FIN: u32 = 2;
 pub const FLOW_RESPONSE_LOST: u32 = 4;
 /// A refusal by `drop` has been counted for the request that starts at `next`.
 pub const FLOW_DROP_COUNTED: u32 = 8;
+/// Both sides send timestamps (RFC 7323).
+pub const FLOW_TIMESTAMPS: u32 = 16;
+/// Both sides sign their segments (RFC 2385, RFC 5925).
+pub const FLOW_SIGNED: u32 = 32;
+/// The server's socket is on this host, in the daemon's network namespace.
+pub const FLOW_LOCAL: u32 = 64;
 
 /// An entry of the ring of outstanding requests: a scope id or `NO_SCOPE`, and a method.
 #[repr(C)]
@@ -413,6 +315,20 @@ pub struct Flow {
     pub client_fin: Seq,
     /// Where the server's FIN ends, if it was seen.
     pub server_fin: Seq,
+    /// The end of what the server's windows have allowed so far.
+    pub window_end: Seq,
+    /// How far the server's windows are shifted (RFC 7323, section 2.3).
+    pub window_shift: u32,
+    /// The largest window that the client has announced, not scaled.
+    pub client_window: u32,
+    /// The client's newest timestamp value that the server may have taken note of (RFC 7323).
+    pub client_tsval: u32,
+    /// `skb->pkt_type` of the packet that completed the handshake.
+    pub packet_type: u32,
+    /// The recount that has been at this flow last; see [`Sweep::recount`].
+    pub recount: u32,
+    /// The check in which this flow was named last; see [`Sweep::check`].
+    pub check: u32,
     /// Requests put into `outstanding` so far (wraps).
     pub asked: u32,
     /// Requests taken out of it so far (wraps).
@@ -430,9 +346,9 @@ pub struct Flow {
     pub records_floor: Seq,
     /// Segments dropped in a row because they conflicted with what was seen before.
     pub conflicts: u32,
-    /// Zero.
-    pub reserved: u32,
-    /// The last segments of the client that held more than body.
+    /// The server's first byte.
+    pub server_start: Seq,
+    /// The last pieces of what the client sent that were more than body.
     pub records: [Record; RECORDS],
     /// The client's half of the parser.
     pub request: Parser,
@@ -513,14 +429,63 @@ pub struct Sweep {
     /// In: how long a flow may be silent before it is taken for dead, ns, by class of
     /// [`crate::flow::Idle`].
     pub idle_ns: [u64; 4],
+    /// In: the recount at work. A flow that an earlier one was at last is added to the
+    /// `recounted_*` of its scopes, and from then on adds to and takes from them what it adds to and
+    /// takes from the counts themselves. New flows begin with this recount. At least 1.
+    pub recount: u32,
+    /// In: the check at work: local flows that no check of this number has named yet are named in
+    /// `SUSPECTS`, as many as fit; 0: none are.
+    pub check: u32,
+    /// In: how long a flow must have been silent to be named, ns.
+    pub suspect_ns: u64,
     /// Out: flows looked at.
     pub flows: u64,
+    /// Out: of these, half open.
+    pub handshakes: u64,
     /// Out: flows removed.
     pub removed: u64,
     /// Out: slots of requests in flight given back.
     pub slots: u64,
     /// Out: connection counts given back.
     pub connections: u64,
+    /// Out: flows added to the recount.
+    pub recounted: u64,
+    /// Out: flows that could not be looked at, since a CPU held them.
+    pub missed: u64,
+    /// Out: flows named in `SUSPECTS`.
+    pub suspects: u64,
+}
+
+/// How many flows a sweep can name in the map `SUSPECTS`.
+pub const MAX_SUSPECTS: u32 = 4096;
+
+/// An entry of the map `SUSPECTS` (array): a flow that has been silent, for the daemon to look
+/// whether its socket is still there. Likewise the one entry of the map `FORGET`: what the program
+/// `limiter_forget` is to remove.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Suspect {
+    /// The flow.
+    pub key: FlowKey,
+    /// Zero, aligns.
+    pub reserved: u32,
+    /// Its `Flow::last_seen_ns`: it is removed only if that has not changed.
+    pub last_seen_ns: u64,
+    /// Out, in `FORGET`: slots of requests in flight given back.
+    pub slots: u64,
+    /// Out, in `FORGET`: connection counts given back.
+    pub connections: u64,
+    /// Out, in `FORGET`: 1, it was removed.
+    pub removed: u64,
+}
+
+/// The value of the map `STRANGERS` (LRU hash by [`FlowKey`]): why a connection that is not followed
+/// passes. Losing one costs nothing but that it is counted again.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stranger {
+    /// 1: there was no room in `FLOWS` when it was opened; 0: it is older than the program.
+    pub table_full: u32,
 }
 
 /// Names of the maps.
@@ -549,6 +514,12 @@ pub mod map {
     pub const ADOPTED: &str = "ADOPTED";
     /// [`super::Sweep`].
     pub const SWEEP: &str = "SWEEP";
+    /// [`super::Suspect`] by number.
+    pub const SUSPECTS: &str = "SUSPECTS";
+    /// [`super::Suspect`].
+    pub const FORGET: &str = "FORGET";
+    /// [`super::Stranger`] by [`super::FlowKey`].
+    pub const STRANGERS: &str = "STRANGERS";
 }
 
 const _: () = {
@@ -564,5 +535,7 @@ const _: () = {
     assert!(offset_of!(Flow, key) == 8 && offset_of!(Flow, last_seen_ns) == 48);
     assert!(offset_of!(Flow, records).is_multiple_of(8) && size_of::<Record>() == 16);
     assert!(size_of::<Flow>().is_multiple_of(8));
+    assert!(size_of::<Suspect>() == 72 && offset_of!(Suspect, last_seen_ns) == 40);
+    assert!(size_of::<Sweep>() == 112 && size_of::<Clock>() == 16);
     assert!(counter::NAMES.len() == counter::COUNT as usize);
 };

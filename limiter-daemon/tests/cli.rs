@@ -53,6 +53,7 @@ fn a_valid_configuration_is_shown_with_what_it_comes_to() {
         serde_json::Value::Null
     );
     assert_eq!(json["policy"]["unknown_key"], "pass");
+    assert_eq!(json["healing"]["recount_interval"], "30s");
 }
 
 #[test]

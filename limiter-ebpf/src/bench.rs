@@ -58,7 +58,25 @@ pub fn bench_rewind(_ctx: TcContext) -> i32 {
     0
 }
 
-/// A packet from the client, on a flow that is set back before it.
+/// What `bench_checked` does besides.
+#[classifier]
+pub fn bench_rewind_checked(ctx: TcContext) -> i32 {
+    rewind();
+    Skb(ctx.skb.skb).set_checked();
+    0
+}
+
+/// A packet from the client, on a flow that is set back before it; a device has found its checksum
+/// right.
+#[classifier]
+#[inline(always)]
+pub fn bench_checked(ctx: TcContext) -> i32 {
+    rewind();
+    Skb(ctx.skb.skb).set_checked();
+    ingress::run::<true>(Skb(ctx.skb.skb))
+}
+
+/// A packet from the client, on a flow that is set back before it; nobody has looked at its checksum.
 #[classifier]
 #[inline(always)]
 pub fn bench_request(ctx: TcContext) -> i32 {

@@ -13,7 +13,9 @@ use limiter_common::{
 
 use crate::{
     atomic::{self, Change, Changed},
-    maps, skb,
+    maps,
+    recount::{self, Count},
+    skb,
     work::{Refusal, Work},
 };
 
@@ -185,6 +187,7 @@ unsafe fn scoped(
             if connects {
                 count_connection(flow, scope);
             }
+            recount::added(flow, scope, Count::InFlight);
             enter(flow, scope, method);
             return true;
         }
@@ -591,9 +594,11 @@ unsafe fn count_connection(flow: *mut Flow, scope: u32) {
         if old != NO_SCOPE
             && let Some(state) = maps::state(old)
         {
+            recount::taken(flow, state, Count::Connections);
             atomic::decrement(&raw mut (*state).connections);
         }
         *place = scope;
+        recount::added(flow, scope, Count::Connections);
         (*flow).counted_next = (*flow).counted_next.wrapping_add(1);
     }
 }

@@ -6,8 +6,8 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_loop;
 use limiter_common::{
     abi::{
-        Config, FLOW_RESPONSE_LOST, FLOW_SERVER_FIN, Flow, NO_SCOPE, OWN_MARK, counter, phase,
-        policy,
+        Config, FLOW_LOCAL, FLOW_RESPONSE_LOST, FLOW_SERVER_FIN, FLOW_SIGNED, FLOW_TIMESTAMPS,
+        Flow, NO_SCOPE, OWN_MARK, Stranger, counter, phase, policy,
     },
     http,
 };
@@ -87,6 +87,9 @@ unsafe fn opens(skb: Skb, work: *mut Work, config: *const Config) -> i32 {
             }
             maps::remove_tomb(key);
         }
+        if maps::stranger(key).is_some() {
+            maps::remove_stranger(key);
+        }
         if let Some(old) = maps::flow(key) {
             if !flow::lock(old, key) {
                 return DROP;
@@ -115,8 +118,17 @@ unsafe fn opens(skb: Skb, work: *mut Work, config: *const Config) -> i32 {
         (*new).records_floor = packet.ack;
         (*new).server_next = server_next;
         (*new).response_next = server_next;
+        (*new).server_start = server_next;
         (*new).client_ack = packet.seq;
         (*new).server_window = packet.window;
+        // A SYN's window is not scaled (RFC 7323, section 2.2).
+        (*new).window_end = packet.ack.plus(packet.window);
+        (*new).window_shift = packet.window_shift;
+        (*new).client_tsval = packet.tsecr * packet.has_timestamp;
+        (*new).flags = (FLOW_TIMESTAMPS * packet.has_timestamp)
+            | (FLOW_SIGNED * packet.signed)
+            | (FLOW_LOCAL * u32::from(skb.has_socket()));
+        (*new).recount = maps::recount();
         (*new).server_tsval = packet.tsval * packet.has_timestamp;
         (*new).counted = [NO_SCOPE; 4];
         if maps::insert_flow(key, new) {
@@ -127,6 +139,7 @@ unsafe fn opens(skb: Skb, work: *mut Work, config: *const Config) -> i32 {
         if (*config).table_full == policy::REJECT && (*config).observe == 0 {
             return global::limiter_reset_syn_ack(skb.0);
         }
+        maps::insert_stranger(key, &Stranger { table_full: 1 });
         NEXT
     }
 }
@@ -148,6 +161,8 @@ unsafe fn segment(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Con
         }
         if packet.has(ACK) {
             (*flow).server_ack = (*flow).server_ack.latest(packet.ack);
+            let window = packet.window << ((*flow).window_shift & 15);
+            (*flow).window_end = (*flow).window_end.latest(packet.ack.plus(window));
         }
         (*flow).server_window = packet.window;
         if packet.has_timestamp != 0 {
@@ -286,6 +301,7 @@ unsafe extern "C" fn one_unit(_: u32, context: *mut Responses) -> i64 {
                 if body == http::BODY_TUNNEL {
                     // The slot is held until the connection ends.
                     (*flow).phase = phase::TUNNEL;
+                    maps::count(counter::TUNNELS);
                     return 1;
                 }
                 0

@@ -11,7 +11,10 @@ use limiter_common::{
     seq::Seq,
 };
 
-use crate::{atomic, decide, maps};
+use crate::{
+    atomic, decide, maps,
+    recount::{self, Count},
+};
 
 /// What becomes of a packet, decided under the flow's lock and carried out after it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,14 +41,26 @@ pub enum Action {
 #[inline(always)]
 pub unsafe fn lock(flow: *mut Flow, key: *const FlowKey) -> bool {
     // SAFETY: the caller's promise.
+    let locked = unsafe { try_lock(flow, key) };
+    if !locked {
+        maps::count(counter::CONTENDED_DROPPED);
+    }
+    locked
+}
+
+/// As [`lock`], for what is no packet.
+///
+/// # Safety
+/// As [`lock`].
+#[inline(always)]
+pub unsafe fn try_lock(flow: *mut Flow, key: *const FlowKey) -> bool {
+    // SAFETY: the caller's promise.
     unsafe {
         if !atomic::lock(&raw mut (*flow).lock) {
-            maps::count(counter::CONTENDED_DROPPED);
             return false;
         }
         if !same(&raw const (*flow).key, key) {
             unlock(flow);
-            maps::count(counter::CONTENDED_DROPPED);
             return false;
         }
     }
@@ -117,6 +132,7 @@ pub unsafe fn answered(flow: *mut Flow) {
         if scope != NO_SCOPE
             && let Some(state) = maps::state(scope)
         {
+            recount::taken(flow, state, Count::InFlight);
             atomic::decrement(&raw mut (*state).in_flight);
         }
     }
@@ -175,6 +191,7 @@ pub unsafe fn release_connections(flow: *mut Flow) -> u32 {
                 (*flow).counted[at] = NO_SCOPE;
                 released += 1;
                 if let Some(state) = maps::state(scope) {
+                    recount::taken(flow, state, Count::Connections);
                     atomic::decrement(&raw mut (*state).connections);
                 }
             }

@@ -5,7 +5,9 @@
 use aya_ebpf::bindings::__sk_buff;
 
 use crate::{
-    maps, refuse, replay, scan,
+    checksum, maps,
+    packet::single_path,
+    refuse, replay, scan,
     skb::{DROP, Skb},
 };
 
@@ -29,6 +31,24 @@ pub extern "C" fn limiter_lines(response: u32) -> i32 {
     0
 }
 
+/// Whether the server will take the checksum of the packet for right; 0: no.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn limiter_checksum_is_right(skb: *mut __sk_buff) -> i32 {
+    let Some(work) = maps::work() else { return 0 };
+    i32::from(checksum::is_right(Skb(skb), work))
+}
+
+/// Takes Multipath TCP out of a client's SYN; 0: could not.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn limiter_single_path(skb: *mut __sk_buff) -> i32 {
+    let Some(work) = maps::work() else { return 0 };
+    // SAFETY: a live map value, of this CPU alone.
+    let packet = unsafe { &(*work).packet };
+    i32::from(single_path(Skb(skb), packet))
+}
+
 /// Whether the first `len` payload bytes of a client's packet, all seen before, may pass again; the
 /// caller holds the lock of the flow. 0: no.
 #[unsafe(no_mangle)]
@@ -44,18 +64,20 @@ pub extern "C" fn limiter_may_pass(skb: *mut __sk_buff, len: u32) -> i32 {
     i32::from(unsafe { replay::may_pass(Skb(skb), work, flow, len) })
 }
 
-/// The fingerprint of the payload bytes [`from`, `to`) of the packet; 0: cannot be read.
+/// Keeps fingerprints of the payload bytes [`from`, `to`) of a client's packet; the caller holds the
+/// lock of the flow. Nobody needs what it returns.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn limiter_fingerprint(skb: *mut __sk_buff, from: u32, to: u32) -> u64 {
+pub extern "C" fn limiter_keep(skb: *mut __sk_buff, from: u32, to: u32) -> i32 {
     let Some(work) = maps::work() else { return 0 };
-    let mut print = 0;
     // SAFETY: a live map value, of this CPU alone.
-    if unsafe { replay::sample(Skb(skb), work, from, to.wrapping_sub(from), &raw mut print) } {
-        print
-    } else {
-        0
-    }
+    let key = unsafe { &raw const (*work).packet.key };
+    let Some(flow) = maps::flow(key) else {
+        return 0;
+    };
+    // SAFETY: live map values; the caller holds the lock.
+    unsafe { replay::keep_pieces(Skb(skb), work, flow, from, to) };
+    0
 }
 
 /// Carries out the fresh refusal in `Work::tomb`.

@@ -1,26 +1,21 @@
 //! Packets from clients: follows the stream of requests, decides over each, and acts.
 
-use core::ffi::c_void;
-
-use aya_ebpf::helpers::generated::bpf_loop;
 use limiter_common::{
     abi::{
-        Config, FLOW_CLIENT_FIN, FLOW_DROP_COUNTED, FLOW_SERVER_FIN, Flow, MAX_OUTSTANDING,
-        NO_SCOPE, OWN_MARK, counter, phase, policy, reason,
+        Config, FLOW_CLIENT_FIN, FLOW_DROP_COUNTED, FLOW_SERVER_FIN, FLOW_SIGNED, FLOW_TIMESTAMPS,
+        Flow, NO_SCOPE, OWN_MARK, Stranger, counter, phase, policy, reason,
     },
-    fingerprint,
-    http::{self, CARRY, Parser},
+    http,
 };
 
 use crate::{
     decide,
     flow::{self, Action},
     global, maps,
-    packet::{ACK, Direction, FIN, Parsed, RST, SYN, URG, parse},
+    packet::{ACK, Direction, FIN, Packet, Parsed, RST, SYN, URG, parse},
     refuse,
-    replay::{self, Identity},
-    scan::{self, Segment},
-    skb::{DROP, NEXT, Skb},
+    requests::requests,
+    skb::{DROP, NEXT, Skb, boot_ns},
     work::Work,
 };
 
@@ -34,6 +29,8 @@ pub fn run<const L2: bool>(skb: Skb) -> i32 {
         (Parsed::Segment, Some(work)) => work,
         (Parsed::Fragment, _) => return dropped(counter::FRAGMENT_DROPPED),
         (Parsed::Unreadable, _) => return dropped(counter::UNREADABLE_DROPPED),
+        (Parsed::BadChecksum, _) => return dropped(counter::BAD_CHECKSUM_DROPPED),
+        (Parsed::Expired, _) => return dropped(counter::INVALID_DROPPED),
         _ => return NEXT,
     };
     let Some(config) = maps::config() else {
@@ -45,12 +42,20 @@ pub fn run<const L2: bool>(skb: Skb) -> i32 {
         if packet.has(SYN) {
             if packet.has(ACK) {
                 // No server expects one; but it would answer with a reset.
+                maps::count_by(counter::DROPPED_BYTES, u64::from(packet.len));
                 return dropped(counter::INVALID_DROPPED);
             }
             if packet.len > 0 {
                 // Data in a SYN (TCP Fast Open) would reach the server before there is a flow. The
                 // client sends it again after the handshake (RFC 7413, section 4.2.2).
+                maps::count_by(counter::DROPPED_BYTES, u64::from(packet.len));
                 return dropped(counter::SYN_DATA_DROPPED);
+            }
+            if packet.multipath != 0 {
+                if global::limiter_single_path(skb.0) == 0 {
+                    return dropped(counter::UNREADABLE_DROPPED);
+                }
+                maps::count(counter::MULTIPATH_DECLINED);
             }
             return NEXT;
         }
@@ -59,6 +64,7 @@ pub fn run<const L2: bool>(skb: Skb) -> i32 {
             return stranger(skb, work, config);
         };
         if !flow::lock(found, key) {
+            maps::count_by(counter::DROPPED_BYTES, u64::from(packet.len));
             return DROP;
         }
         let action = segment(skb, work, found, config);
@@ -73,7 +79,7 @@ pub fn run<const L2: bool>(skb: Skb) -> i32 {
             }
             _ => flow::unlock(found),
         }
-        act(skb, action)
+        act(skb, packet.len, action)
     }
 }
 
@@ -83,16 +89,28 @@ fn dropped(counter: u32) -> i32 {
     DROP
 }
 
-/// Carries out what was decided under the lock; what it takes lies in `Work`.
+/// Carries out what was decided under the lock over a packet with `len` bytes of payload; what else
+/// it takes lies in `Work`.
 #[inline(always)]
-fn act(skb: Skb, action: Action) -> i32 {
+fn act(skb: Skb, len: u32, action: Action) -> i32 {
     match action {
         Action::Pass | Action::PassLast => NEXT,
-        Action::Drop(counter) => dropped(counter),
+        Action::Drop(counter) => {
+            if len > 0 {
+                maps::count_by(counter::DROPPED_BYTES, u64::from(len));
+            }
+            dropped(counter)
+        }
         Action::Cut if global::limiter_cut(skb.0) != 0 => NEXT,
         Action::Cut => DROP,
-        Action::Bury => global::limiter_refuse(skb.0),
-        Action::Reset => global::limiter_hand_on_reset(skb.0),
+        Action::Bury => {
+            maps::count_by(counter::REFUSED_BYTES, u64::from(len));
+            global::limiter_refuse(skb.0)
+        }
+        Action::Reset => {
+            maps::count_by(counter::REFUSED_BYTES, u64::from(len));
+            global::limiter_hand_on_reset(skb.0)
+        }
     }
 }
 
@@ -105,15 +123,33 @@ unsafe fn stranger(skb: Skb, work: *mut Work, config: *const Config) -> i32 {
     // SAFETY: the caller's promise.
     unsafe {
         let packet = &(*work).packet;
-        if maps::tomb(&raw const packet.key).is_some() {
+        let key = &raw const packet.key;
+        if maps::tomb(key).is_some() {
+            maps::count_by(counter::REFUSED_BYTES, u64::from(packet.len));
             return global::limiter_client_of_tomb(skb.0);
         }
         if packet.len == 0 {
             return NEXT;
         }
-        if (*config).untracked == policy::REJECT && (*config).observe == 0 {
+        let known = maps::stranger(key);
+        let refuse = (*config).untracked == policy::REJECT
+            || (known.is_none() && boot_ns() < maps::refuse_strangers_until_ns());
+        let table_full = match known {
+            Some(stranger) => (*stranger).table_full != 0,
+            None => false,
+        };
+        if refuse && !table_full && (*config).observe == 0 {
             maps::count(counter::UNTRACKED_REFUSED);
+            maps::count_by(counter::REFUSED_BYTES, u64::from(packet.len));
             return global::limiter_reset_both(skb.0);
+        }
+        if table_full {
+            maps::count_by(counter::TABLE_FULL_BYTES, u64::from(packet.len));
+            return NEXT;
+        }
+        if known.is_none() {
+            maps::insert_stranger(key, &Stranger { table_full: 0 });
+            maps::count(counter::UNTRACKED_CONNECTIONS);
         }
         maps::count(counter::UNTRACKED_SEGMENTS);
         maps::count_by(counter::UNTRACKED_BYTES, u64::from(packet.len));
@@ -140,21 +176,47 @@ unsafe fn segment(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Con
             if packet.seq != end || (*flow).phase == phase::RESET {
                 return Action::Pass;
             }
+            if (*flow).phase == phase::HANDSHAKE {
+                (*flow).packet_type = skb.packet_type();
+            }
+            let doubt = impostor(skb, packet, flow);
+            if doubt != NONE {
+                return Action::Drop(doubt);
+            }
             bury(work, flow, true, true);
             return Action::Reset;
         }
         if (*flow).phase == phase::RESET {
             return Action::Drop(counter::AFTER_END_DROPPED);
         }
+        if (*flow).phase == phase::HANDSHAKE
+            && packet.ack != (*flow).server_next
+            && packet.has(ACK)
+            && packet.len == 0
+            && !packet.has(FIN)
+        {
+            // Of an older connection of the client, to which the server's SYN-ACK made no sense. The
+            // server resets that, and so both find out (RFC 9293, section 3.5.2).
+            return Action::Pass;
+        }
         // Urgent data is taken out of the stream by the receiver, so it would read another request
         // than the parser.
         if !packet.has(ACK) || packet.has(URG) || (*flow).server_next.before(packet.ack) {
             return Action::Drop(counter::INVALID_DROPPED);
         }
+        if !note_timestamp(skb, packet, flow) {
+            return Action::Drop(counter::BAD_CHECKSUM_DROPPED);
+        }
         (*flow).client_ack = (*flow).client_ack.latest(packet.ack);
         if (*flow).phase == phase::HANDSHAKE {
             if packet.ack != (*flow).server_next {
                 return Action::Drop(counter::INVALID_DROPPED);
+            }
+            (*flow).packet_type = skb.packet_type();
+            (*flow).client_window = packet.window;
+            let doubt = doubt(skb, packet, flow);
+            if doubt != NONE {
+                return Action::Drop(doubt);
             }
             (*flow).phase = phase::HTTP;
         }
@@ -167,8 +229,13 @@ unsafe fn segment(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Con
             return action;
         }
         if packet.has(FIN) {
-            let refused = fin(work, flow, config);
+            let refused = fin(skb, work, flow, config);
             if refused != Action::Pass {
+                if packet.len > 0 && matches!(refused, Action::Drop(_)) {
+                    // What comes before the FIN may be what everyone waits for.
+                    (*work).keep = packet.len;
+                    return Action::Cut;
+                }
                 return refused;
             }
         }
@@ -180,12 +247,104 @@ unsafe fn segment(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Con
     }
 }
 
+/// Why the server may not take a segment, although its flags and its acknowledgement are good: what
+/// is told to drop it under; or [`NONE`].
+///
+/// What the server does not take must change nothing here, or the two would no longer read the same
+/// stream. It is asked for wherever a segment says something new, but not of bodies, whose content
+/// does not matter.
+///
+/// # Safety
+/// As [`segment`].
+#[inline(always)]
+unsafe fn doubt(skb: Skb, packet: &Packet, flow: *mut Flow) -> u32 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // Linux takes no acknowledgement that is older than the largest window, or than what was
+        // acknowledged so far (RFC 5961, section 5.2). This window is unscaled, so it is stricter.
+        let old = (*flow).client_ack.since(packet.ack) as u32;
+        let known = (*flow).client_ack.since((*flow).server_start) as u32;
+        if old > (*flow).client_window || old > known {
+            return counter::INVALID_DROPPED;
+        }
+        if (*flow).flags & FLOW_TIMESTAMPS != 0 {
+            if packet.has_timestamp == 0 {
+                // Must be there (RFC 7323, section 3.2).
+                return counter::INVALID_DROPPED;
+            }
+            if (packet.tsval.wrapping_sub((*flow).client_tsval) as i32) < 0 {
+                return counter::STALE_DROPPED;
+            }
+        }
+        let doubt = impostor(skb, packet, flow);
+        if doubt == NONE && packet.window > (*flow).client_window {
+            (*flow).client_window = packet.window;
+        }
+        doubt
+    }
+}
+
+/// Why the receiver may not take a segment, whatever it says: it is for another station, it is signed
+/// and should not be or the other way, or its checksum is wrong.
+///
+/// # Safety
+/// As [`segment`].
+#[inline(always)]
+unsafe fn impostor(skb: Skb, packet: &Packet, flow: *const Flow) -> u32 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let signed = (*flow).flags & FLOW_SIGNED != 0;
+        if skb.packet_type() != (*flow).packet_type || (packet.signed != 0) != signed {
+            return counter::INVALID_DROPPED;
+        }
+    }
+    if global::limiter_checksum_is_right(skb.0) == 0 {
+        return counter::BAD_CHECKSUM_DROPPED;
+    }
+    NONE
+}
+
+/// No counter.
+const NONE: u32 = u32::MAX;
+
+/// Timestamp units that a clock may have gone on by without the checksum being looked at: a second
+/// or less (RFC 7323, section 5.4), which is as long as a mistake would last.
+const UNPROVEN_STEP: i32 = 1000;
+
+/// Notes the timestamp of a segment of which the server may note it (RFC 7323, section 4.3), where the
+/// parties have agreed on timestamps. False: it makes a great step, and its checksum is wrong.
+///
+/// # Safety
+/// As [`segment`].
+#[inline(always)]
+unsafe fn note_timestamp(skb: Skb, packet: &Packet, flow: *mut Flow) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if (*flow).flags & FLOW_TIMESTAMPS == 0
+            || packet.has_timestamp == 0
+            || (*flow).next.before(packet.seq)
+            || packet.seq.plus(packet.len).before((*flow).server_ack)
+        {
+            return true;
+        }
+        let step = packet.tsval.wrapping_sub((*flow).client_tsval) as i32;
+        if step <= 0 {
+            return true;
+        }
+        if step > UNPROVEN_STEP && global::limiter_checksum_is_right(skb.0) == 0 {
+            return false;
+        }
+        (*flow).client_tsval = packet.tsval;
+    }
+    true
+}
+
 /// The client's FIN, behind payload that passes.
 ///
 /// # Safety
 /// As [`segment`].
 #[inline(always)]
-unsafe fn fin(work: *mut Work, flow: *mut Flow, config: *const Config) -> Action {
+unsafe fn fin(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Config) -> Action {
     // SAFETY: the caller's promise.
     unsafe {
         let packet = &(*work).packet;
@@ -198,6 +357,10 @@ unsafe fn fin(work: *mut Work, flow: *mut Flow, config: *const Config) -> Action
         }
         if at != (*flow).next {
             return Action::Pass;
+        }
+        let doubt = doubt(skb, packet, flow);
+        if doubt != NONE {
+            return Action::Drop(doubt);
         }
         if (*flow).phase == phase::HTTP && (*flow).request.state.in_head() {
             // There are servers that take the end of the stream for the end of the head, and
@@ -237,6 +400,12 @@ unsafe fn payload(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Con
         if (*flow).flags & FLOW_CLIENT_FIN != 0 && (*flow).client_fin.minus(1).before(end) {
             return Action::Drop(counter::AFTER_END_DROPPED);
         }
+        let beyond = end.since((*flow).window_end);
+        // A single byte beyond is how some probe a closed window (RFC 9293, section 3.8.6.1); if it
+        // is not taken it comes again, and has to be the same.
+        if beyond > 0 && (beyond > 1 || len > 1) {
+            return Action::Drop(counter::OUT_OF_WINDOW_DROPPED);
+        }
         let request = &mut (*flow).request.state;
         let ahead = seq.since((*flow).next);
         let mut from = 0;
@@ -257,6 +426,7 @@ unsafe fn payload(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Con
             }
             if from == len {
                 maps::count(counter::RETRANSMITTED);
+                maps::count_by(counter::RETRANSMITTED_BYTES, u64::from(len));
                 return Action::Pass;
             }
         }
@@ -266,7 +436,7 @@ unsafe fn payload(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Con
             request.skip(new);
             (*flow).next = end;
             (*flow).conflicts = 0;
-            maps::count_by(counter::INSPECTED_BYTES, u64::from(new));
+            passed(new, from);
             return Action::Pass;
         }
         if (*flow).flags & FLOW_SERVER_FIN != 0 && (request.is_idle() || request.in_head()) {
@@ -275,7 +445,20 @@ unsafe fn payload(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Con
             maps::count(counter::AFTER_END_DROPPED);
             return bury(work, flow, true, true);
         }
+        let doubt = doubt(skb, packet, flow);
+        if doubt != NONE {
+            return Action::Drop(doubt);
+        }
         requests(skb, work, flow, config, from)
+    }
+}
+
+/// Counts payload that passes: `new` bytes, and `old` ones seen before.
+#[inline(always)]
+pub fn passed(new: u32, old: u32) {
+    maps::count_by(counter::INSPECTED_BYTES, u64::from(new));
+    if old > 0 {
+        maps::count_by(counter::RETRANSMITTED_BYTES, u64::from(old));
     }
 }
 
@@ -300,233 +483,13 @@ unsafe fn conflict(work: *mut Work, flow: *mut Flow) -> Action {
     }
 }
 
-/// How the scan of a segment ended: `Work::outcome`. It goes through memory, where the verifier
-/// forgets it; on the stack it would follow what comes after the scan once for each outcome and for
-/// each way to it.
-mod outcome {
-    /// So far, and there is more in it than can be scanned at once: the rest has to come again.
-    pub const UNFINISHED: u32 = 0;
-    /// All of it was parsed, and what it asks for was admitted.
-    pub const ADMITTED: u32 = 1;
-    /// The payload could not be read.
-    pub const FAILED: u32 = 2;
-    /// The request at `message_at` has to wait until others have been answered.
-    pub const WAITS: u32 = 3;
-    /// `Work::refusal` says why the request at `message_at` is refused.
-    pub const REFUSED: u32 = 4;
-    /// What stands at `message_at`, or in the body of the request before, is not HTTP.
-    pub const MALFORMED: u32 = 5;
-    /// The HTTP/2 preface.
-    pub const HTTP2: u32 = 6;
-}
-
-struct Requests {
-    segment: Segment,
-    work: *mut Work,
-    flow: *mut Flow,
-    config: *const Config,
-}
-
-/// Scans the payload from byte `from` on, which is new.
-///
-/// # Safety
-/// As [`segment`].
-#[inline(always)]
-unsafe fn requests(
-    skb: Skb,
-    work: *mut Work,
-    flow: *mut Flow,
-    config: *const Config,
-    from: u32,
-) -> Action {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let packet = &(*work).packet;
-        let len = packet.len;
-        let scan = &raw mut (*work).scan;
-        let parser = &raw mut (*flow).request;
-        if (*parser).has_carry() {
-            mask(parser, config);
-            http::begin(scan, parser, from, len);
-            mask(parser, config);
-        } else {
-            http::begin(scan, parser, from, len);
-        }
-        let mut context = Requests {
-            segment: Segment {
-                skb,
-                payload: packet.payload,
-                scan,
-                rules: &raw const (*config).request_rules,
-            },
-            work,
-            flow,
-            config,
-        };
-        (*work).identity = Identity::begin(skb, &(*flow).request.state);
-        // What is left when the loop ends without an answer.
-        (*work).outcome = outcome::UNFINISHED;
-        bpf_loop(
-            http::UNITS,
-            one_unit as *mut c_void,
-            (&raw mut context).cast(),
-            0,
-        );
-
-        let observe = (*config).observe != 0;
-        let outcome = (&raw const (*work).outcome).read_volatile();
-        match outcome {
-            outcome::ADMITTED | outcome::UNFINISHED => {
-                return admit(skb, work, flow, config, (*scan).at, from);
-            }
-            outcome::FAILED => return Action::Drop(counter::UNREADABLE_DROPPED),
-            outcome::HTTP2 if (*config).http2 == policy::PASS || observe => {
-                maps::count(counter::HTTP2);
-                return opaque(work, flow, phase::TUNNEL, counter::TUNNEL_BYTES);
-            }
-            outcome::MALFORMED if (*config).malformed == policy::PASS || observe => {
-                maps::count(counter::MALFORMED);
-                return opaque(work, flow, phase::OPAQUE, counter::MALFORMED_BYTES);
-            }
-            _ => {}
-        }
-        let in_body = outcome == outcome::MALFORMED && (*scan).state.in_body();
-        let begins = (*scan).message_at;
-        if begins > from as i32 && !in_body {
-            // What comes before was admitted and passes; the client sends the rest again, and then
-            // it is judged by itself.
-            http::rewind(scan);
-            return admit(skb, work, flow, config, begins as u32, from);
-        }
-        let split = begins < from as i32;
-        let action = match outcome {
-            outcome::REFUSED => refused(work, flow, config, split),
-            outcome::MALFORMED => malformed(work, flow, config, split, in_body),
-            outcome::HTTP2 => {
-                maps::count(counter::HTTP2);
-                bury(work, flow, split, true)
-            }
-            _ => Action::Drop(counter::NOT_QUIET_DROPPED),
-        };
-        if from == 0 || action == Action::Bury {
-            return action;
-        }
-        // The bytes before may be missing at the server: they pass once more.
-        (*work).keep = from;
-        Action::Cut
-    }
-}
-
-/// The payload up to byte `done` was admitted: remembers how far the stream was parsed, and lets
-/// that much by.
-///
-/// # Safety
-/// As [`segment`].
-#[inline(always)]
-unsafe fn admit(
-    skb: Skb,
-    work: *mut Work,
-    flow: *mut Flow,
-    config: *const Config,
-    done: u32,
-    from: u32,
-) -> Action {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let scan = &raw mut (*work).scan;
-        let parser = &raw mut (*flow).request;
-        http::end(scan, parser);
-        if (*parser).has_carry() {
-            mask(parser, config);
-        }
-        replay::keep(skb, work, flow, done);
-        (*flow).next = (*work).packet.seq.plus(done);
-        (*flow).flags &= !FLOW_DROP_COUNTED;
-        (*flow).conflicts = 0;
-        maps::count_by(counter::INSPECTED_BYTES, u64::from(done - from));
-        if done == (*work).packet.len {
-            return Action::Pass;
-        }
-        (*work).keep = done;
-        Action::Cut
-    }
-}
-
-/// Covers or uncovers the unfinished line that is kept: it may hold a key, and keys are in no map.
-///
-/// # Safety
-/// Both point to live map values; the flow of the parser is locked.
-#[inline(never)]
-unsafe fn mask(parser: *mut Parser, config: *const Config) {
-    // SAFETY: the caller's promise; the fingerprint's key is longer than the pad.
-    unsafe {
-        let pad = (&raw const (*config).fingerprint_key).cast::<[u64; CARRY / 8]>();
-        (*parser).mask(&*pad);
-    }
-}
-
-const _: () = assert!(CARRY / 8 <= fingerprint::KEY_WORDS);
-
-/// One unit of work on a segment, and the decision over a request whose head it completes.
-unsafe extern "C" fn one_unit(_: u32, context: *mut Requests) -> i64 {
-    // SAFETY: `requests` passes its own context.
-    unsafe {
-        let Requests {
-            work, flow, config, ..
-        } = *context;
-        if !scan::unit(&raw mut (*context).segment) {
-            return 0;
-        }
-        let scan = &raw mut (*work).scan;
-        (*work).outcome = match (*scan).event {
-            http::EVENT_HEAD => {
-                if (*flow).asked.wrapping_sub((*flow).answered) >= MAX_OUTSTANDING {
-                    outcome::WAITS
-                } else if decide::request(work, flow, config) {
-                    let secret = (*config).request_rules.secret();
-                    (*work).identity.add(&(*scan).state, secret);
-                    let body = http::request_body(&(*scan).state);
-                    http::go_on(scan, body);
-                    if !http::was_last(scan) {
-                        return 0;
-                    }
-                    outcome::ADMITTED
-                } else {
-                    outcome::REFUSED
-                }
-            }
-            http::EVENT_HTTP2 => outcome::HTTP2,
-            http::EVENT_MALFORMED => outcome::MALFORMED,
-            http::EVENT_FAILED => outcome::FAILED,
-            _ => outcome::ADMITTED,
-        };
-    }
-    1
-}
-
-/// The connection is no longer followed as HTTP/1.x; its bytes pass and are counted.
-///
-/// # Safety
-/// As [`segment`].
-#[inline(always)]
-unsafe fn opaque(work: *mut Work, flow: *mut Flow, new_phase: u32, counter: u32) -> Action {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let packet = &(*work).packet;
-        (*flow).phase = new_phase;
-        (*flow).next = packet.seq.plus(packet.len);
-        maps::count_by(counter, u64::from(packet.len));
-    }
-    Action::Pass
-}
-
 /// The stream is not HTTP/1.x from here on, or servers disagree on it. `split`: the server has a
 /// part of it already; `in_body`: it is the body of a request that was admitted.
 ///
 /// # Safety
 /// As [`segment`].
 #[inline(always)]
-unsafe fn malformed(
+pub unsafe fn malformed(
     work: *mut Work,
     flow: *mut Flow,
     config: *const Config,
@@ -558,7 +521,12 @@ unsafe fn malformed(
 /// # Safety
 /// As [`segment`].
 #[inline(always)]
-unsafe fn refused(work: *mut Work, flow: *mut Flow, config: *const Config, split: bool) -> Action {
+pub unsafe fn refused(
+    work: *mut Work,
+    flow: *mut Flow,
+    config: *const Config,
+    split: bool,
+) -> Action {
     // SAFETY: the caller's promise.
     unsafe {
         let packet = &(*work).packet;
@@ -598,7 +566,7 @@ unsafe fn refused(work: *mut Work, flow: *mut Flow, config: *const Config, split
 /// # Safety
 /// As [`segment`].
 #[inline(always)]
-unsafe fn bury(work: *mut Work, flow: *mut Flow, split: bool, reset: bool) -> Action {
+pub unsafe fn bury(work: *mut Work, flow: *mut Flow, split: bool, reset: bool) -> Action {
     // SAFETY: the caller's promise.
     unsafe {
         let head = (*work).scan.state.method == http::METHOD_HEAD;

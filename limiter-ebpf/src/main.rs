@@ -14,6 +14,7 @@
 mod atomic;
 #[cfg(feature = "bench")]
 mod bench;
+mod checksum;
 mod decide;
 mod egress;
 mod flow;
@@ -25,8 +26,10 @@ mod ingress;
 )]
 mod maps;
 mod packet;
+mod recount;
 mod refuse;
 mod replay;
+mod requests;
 mod scan;
 mod skb;
 mod sweep;
@@ -67,6 +70,12 @@ pub fn limiter_egress_l3(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn limiter_sweep(_ctx: TcContext) -> i32 {
     sweep::run()
+}
+
+/// Removes one flow whose socket is gone; run by the daemon, attached nowhere.
+#[classifier]
+pub fn limiter_forget(_ctx: TcContext) -> i32 {
+    sweep::forget()
 }
 
 #[unsafe(link_section = "license")]

@@ -6,8 +6,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
 use limiter_common::abi::{
-    Adopted, Clock, Config, Digest, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState, Sweep,
-    Text, TextKey, Tomb, counter,
+    Adopted, Clock, Config, Digest, Flow, FlowKey, KeyEntry, Limits, MAX_SUSPECTS, Ports,
+    ScopeState, Stranger, Suspect, Sweep, Text, TextKey, Tomb, counter,
 };
 
 use crate::work::Work;
@@ -41,6 +41,13 @@ static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(counter::COUNT, 0);
 #[map]
 static SWEEP: Array<Sweep> = Array::pinned(1, 0);
 #[map]
+static SUSPECTS: Array<Suspect> = Array::pinned(MAX_SUSPECTS, 0);
+#[map]
+static FORGET: Array<Suspect> = Array::pinned(1, 0);
+// Says only under which policy a connection passes.
+#[map]
+static STRANGERS: LruHashMap<FlowKey, Stranger> = LruHashMap::pinned(65_536, 0);
+#[map]
 static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 
 /// Whether a port (host byte order) is guarded.
@@ -70,6 +77,18 @@ pub fn utc_offset_ns() -> u64 {
     match CLOCK.get_ptr(0) {
         // SAFETY: a live map value; one aligned word.
         Some(clock) => unsafe { crate::atomic::load(&raw const (*clock).utc_offset_ns) },
+        None => 0,
+    }
+}
+
+/// `CLOCK_BOOTTIME` until which strangers are refused, ns.
+#[inline(always)]
+pub fn refuse_strangers_until_ns() -> u64 {
+    match CLOCK.get_ptr(0) {
+        // SAFETY: a live map value; one aligned word.
+        Some(clock) => unsafe {
+            crate::atomic::load(&raw const (*clock).refuse_strangers_until_ns)
+        },
         None => 0,
     }
 }
@@ -167,6 +186,44 @@ pub fn text(key: *const TextKey) -> Option<*const Text> {
 #[inline(always)]
 pub fn sweep() -> Option<*mut Sweep> {
     SWEEP.get_ptr_mut(0)
+}
+
+/// The recount that new flows belong to.
+#[inline(always)]
+pub fn recount() -> u32 {
+    match SWEEP.get_ptr(0) {
+        // SAFETY: a live map value.
+        Some(sweep) => unsafe { core::ptr::read_volatile(&raw const (*sweep).recount) },
+        None => 0,
+    }
+}
+
+#[inline(always)]
+pub fn suspect(number: u32) -> Option<*mut Suspect> {
+    SUSPECTS.get_ptr_mut(number)
+}
+
+#[inline(always)]
+pub fn forget() -> Option<*mut Suspect> {
+    FORGET.get_ptr_mut(0)
+}
+
+#[inline(always)]
+pub fn stranger(key: *const FlowKey) -> Option<*mut Stranger> {
+    // SAFETY: callers pass a key in a live map value.
+    STRANGERS.get_ptr_mut(unsafe { &*key })
+}
+
+#[inline(always)]
+pub fn insert_stranger(key: *const FlowKey, stranger: &Stranger) {
+    // SAFETY: callers pass a key in a live map value. Without room it is counted again.
+    let _full = STRANGERS.insert(unsafe { &*key }, stranger, 0);
+}
+
+#[inline(always)]
+pub fn remove_stranger(key: *const FlowKey) {
+    // SAFETY: callers pass a key in a live map value. There may be none: that is what is wanted.
+    let _absent = STRANGERS.remove(unsafe { &*key });
 }
 
 /// Counts `by` more of a [`counter`].

@@ -23,7 +23,7 @@ use limiter_common::{
 
 pub use reset::{reset_both, reset_syn_ack};
 pub use segment::Reply;
-pub use trim::trim;
+pub use trim::{PART, room, trim};
 
 use crate::{
     maps,

@@ -4,15 +4,16 @@
 //! What a server has not acknowledged it may not have, and then it takes the bytes of whichever
 //! copy reaches it first. So bytes that were parsed before pass again only if the server has
 //! acknowledged them (then it has them, and ignores the copy), if they are body, whose content does
-//! not matter, or if they come to the same. Of each segment with more than body in it a record is
-//! kept, in one of two ways:
+//! not matter, or if they come to the same. Of all that is more than body records are kept, in one
+//! of two ways:
 //!
 //! - Nearly always a segment is one packet and holds whole requests from its first byte on (bodies
 //!   may go on behind it). Receivers take such a segment whole or not at all, so it comes to the
 //!   same if its requests have the same keys, framing and end: its [`Identity`], which costs nothing
 //!   while the requests are decided over.
-//! - Of a part of a head, and of what may be taken apart on its way (GSO), a receiver may have one
-//!   part of one copy and the rest of another. It must be the same to the byte: its fingerprint.
+//! - Of a part of a head, of the framing of chunks, and of what may be taken apart on its way (GSO), a
+//!   receiver may have one part of one copy and the rest of another. It must be the same to the
+//!   byte: fingerprints of its pieces, which lie in one packet each.
 
 use core::ffi::c_void;
 
@@ -26,6 +27,7 @@ use limiter_common::{
 
 use crate::{
     global, maps,
+    refuse::{PART, room},
     scan::{self, Segment},
     skb::{Skb, bounded},
     work::Work,
@@ -233,28 +235,141 @@ pub unsafe fn keep(skb: Skb, work: *mut Work, flow: *mut Flow, done: u32) {
         if to <= from {
             return;
         }
-        let print = match (*work).identity.end(&(*scan).state, done - to) {
-            Some(identity) => identity,
-            None if to - from <= fingerprint::MAX as u32 => {
-                global::limiter_fingerprint(skb.0, from, to) & !IS_IDENTITY
-            }
-            None => 0,
-        };
-        if print == 0 {
-            // Nothing up to here can be compared.
-            (*flow).records_floor = packet.seq.plus(to);
-            return;
+        if done < packet.len && done > room(skb.gso_size(), packet.payload) {
+            // Will be cut before `done`.
+            (*work).identity.whole = 0;
         }
+        match (*work).identity.end(&(*scan).state, done - to) {
+            Some(identity) => push(
+                flow,
+                Record {
+                    start: packet.seq.plus(from),
+                    end: packet.seq.plus(to),
+                    print: identity,
+                },
+            ),
+            None => {
+                global::limiter_keep(skb.0, from, to);
+            }
+        }
+    }
+}
+
+/// Keeps a record of what the scan has come through so far, if behind it there is so much of a chunk
+/// that it pays to leave that out.
+///
+/// # Safety
+/// As [`keep`].
+#[inline(always)]
+pub unsafe fn keep_before_chunk(skb: Skb, work: *mut Work) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let scan = &raw mut (*work).scan;
+        if (*scan).state.is_long_chunk() && (*scan).framing_from != (*scan).framing_to {
+            global::limiter_keep(skb.0, (*scan).framing_from, (*scan).framing_to);
+            (*scan).framing_from = (*scan).framing_to;
+            (*work).identity.whole = 0;
+        }
+    }
+}
+
+struct Keeping {
+    skb: Skb,
+    work: *mut Work,
+    flow: *mut Flow,
+    from: u32,
+    to: u32,
+    /// The bytes of each packet of a segment that is several, or of the parts of one.
+    size: u32,
+}
+
+/// Keeps fingerprints of the payload bytes [`from`, `to`), of which there are some: of the pieces that
+/// lie in one packet each.
+///
+/// # Safety
+/// As [`keep`].
+#[inline(always)]
+pub unsafe fn keep_pieces(skb: Skb, work: *mut Work, flow: *mut Flow, from: u32, to: u32) {
+    let mut context = Keeping {
+        skb,
+        work,
+        flow,
+        from,
+        to,
+        size: match skb.gso_size() {
+            0 => PART,
+            size => size,
+        },
+    };
+    // SAFETY: the context outlives the loop.
+    unsafe {
+        bpf_loop(
+            RECORDS as u32,
+            keep_piece as *mut c_void,
+            (&raw mut context).cast(),
+            0,
+        );
+        if context.from != to {
+            // More pieces than there are records.
+            (*flow).records_floor = (*work).packet.seq.plus(to);
+        }
+    }
+}
+
+unsafe extern "C" fn keep_piece(_: u32, context: *mut Keeping) -> i64 {
+    // SAFETY: `keep_pieces` passes its own context.
+    unsafe {
+        let Keeping {
+            skb,
+            work,
+            flow,
+            from,
+            to,
+            size,
+        } = *context;
+        if from >= to {
+            return 1;
+        }
+        let mut end = to;
+        let packet_end = match from.checked_div(size) {
+            Some(packets) => (packets + 1) * size,
+            None => end,
+        };
+        if packet_end < end {
+            end = packet_end;
+        }
+        if end - from > fingerprint::MAX as u32 {
+            end = from + fingerprint::MAX as u32;
+        }
+        let mut print = 0;
+        if !sample(skb, work, from, end - from, &raw mut print) {
+            return 1;
+        }
+        let seq = (*work).packet.seq;
+        push(
+            flow,
+            Record {
+                start: seq.plus(from),
+                end: seq.plus(end),
+                print: print & !IS_IDENTITY,
+            },
+        );
+        (*context).from = end;
+    }
+    0
+}
+
+/// Puts a record into the ring, in place of the oldest.
+#[inline(always)]
+unsafe fn push(flow: *mut Flow, new: Record) {
+    // SAFETY: the callers' flow is a live map value, locked.
+    unsafe {
         let record = record((&raw mut (*flow).records).cast(), (*flow).records_next);
         (*flow).records_next = (*flow).records_next.wrapping_add(1);
         if (*record).start != (*record).end {
             (*flow).records_floor = (*record).end;
         }
-        *record = Record {
-            start: packet.seq.plus(from),
-            end: packet.seq.plus(to),
-            print,
-        };
+        *record = new;
     }
 }
 
@@ -315,13 +430,13 @@ unsafe fn record(records: *mut Record, number: u32) -> *mut Record {
     #[cfg(target_arch = "bpf")]
     // SAFETY: arithmetic on a register.
     unsafe {
-        core::arch::asm!("{0} &= 7", inout(reg) at, options(nomem, nostack, preserves_flags));
+        core::arch::asm!("{0} &= 31", inout(reg) at, options(nomem, nostack, preserves_flags));
     }
     // SAFETY: below RECORDS.
     unsafe { records.add(at as usize) }
 }
 
-const _: () = assert!(RECORDS == 8, "the mask in `record`");
+const _: () = assert!(RECORDS == 32, "the mask in `record`");
 
 struct Comparison {
     skb: Skb,

@@ -3,12 +3,14 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_NET},
+    bindings::{
+        __sk_buff, BPF_CSUM_LEVEL_QUERY, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_NET,
+    },
     helpers::generated::{
-        bpf_clone_redirect, bpf_csum_diff, bpf_get_prandom_u32, bpf_ktime_get_boot_ns,
-        bpf_ktime_get_coarse_ns, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect,
-        bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data,
-        bpf_skb_store_bytes,
+        bpf_clone_redirect, bpf_csum_diff, bpf_csum_level, bpf_csum_update, bpf_get_prandom_u32,
+        bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns, bpf_l3_csum_replace, bpf_l4_csum_replace,
+        bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
+        bpf_skb_pull_data, bpf_skb_store_bytes,
     },
 };
 
@@ -86,6 +88,44 @@ impl Skb {
     pub fn gso_size(self) -> u32 {
         // SAFETY: as above.
         unsafe { (*self.0).gso_size }
+    }
+
+    /// Whose the packet is by its link header: `PACKET_*` (include/uapi/linux/if_packet.h).
+    #[inline(always)]
+    pub fn packet_type(self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.0).pkt_type }
+    }
+
+    /// Whether the device has found the checksum right (CHECKSUM_UNNECESSARY).
+    #[inline(always)]
+    pub fn is_checked(self) -> bool {
+        // SAFETY: the context is valid.
+        unsafe { bpf_csum_level(self.0, u64::from(BPF_CSUM_LEVEL_QUERY)) >= 0 }
+    }
+
+    /// Says that the checksum was found right, as a device does (CHECKSUM_UNNECESSARY).
+    #[cfg(feature = "bench")]
+    #[inline(always)]
+    pub fn set_checked(self) {
+        use aya_ebpf::bindings::BPF_CSUM_LEVEL_INC;
+        // SAFETY: the context is valid. Says nothing new of a packet that is partial.
+        let _level = unsafe { bpf_csum_level(self.0, u64::from(BPF_CSUM_LEVEL_INC)) };
+    }
+
+    /// The sum that the device took of all that is behind the link header (CHECKSUM_COMPLETE).
+    #[inline(always)]
+    pub fn device_sum(self) -> Option<u32> {
+        // SAFETY: the context is valid. Adding nothing says what is there, or that nothing is.
+        let sum = unsafe { bpf_csum_update(self.0, 0) };
+        u32::try_from(sum).ok()
+    }
+
+    /// Whether the packet comes from a socket of this host and network namespace.
+    #[inline(always)]
+    pub fn has_socket(self) -> bool {
+        // SAFETY: the context is valid.
+        unsafe { !(*self.0).__bindgen_anon_2.sk.is_null() }
     }
 
     /// The EtherType, as the device found it (network byte order in the lower half).

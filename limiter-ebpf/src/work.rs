@@ -6,6 +6,7 @@ use limiter_common::{
 };
 
 use crate::{
+    checksum::Scratch,
     packet::Packet,
     refuse::Reply,
     replay::{Identity, Sample},
@@ -24,6 +25,7 @@ pub struct Work {
     pub scan: Scan,
     pub identity: Identity,
     pub sample: Sample,
+    pub scratch: Scratch,
     /// A new entry of the map of keys.
     pub key_entry: KeyEntry,
     /// A new flow, before it is copied into the map.

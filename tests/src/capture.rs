@@ -37,15 +37,19 @@ pub struct Capture {
     marker: UdpSocket,
 }
 
-/// A TCP segment with data.
+/// A TCP segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
     /// Nanoseconds since the epoch.
     pub time: u64,
     pub from: SocketAddr,
     pub to: SocketAddr,
+    /// The sequence number of its first byte.
+    pub seq: u32,
     /// The start of what it carries.
     pub data: Vec<u8>,
+    /// How many bytes it carries.
+    pub length: usize,
 }
 
 /// A request and its answer as they passed the interface.
@@ -93,7 +97,14 @@ impl Capture {
     }
 
     /// Ends the capture and returns the segments with data, in order.
-    pub fn finish(mut self) -> Vec<Packet> {
+    pub fn finish(self) -> Vec<Packet> {
+        let mut packets = self.finish_all();
+        packets.retain(|packet| !packet.data.is_empty());
+        packets
+    }
+
+    /// Ends the capture and returns all segments, in order.
+    pub fn finish_all(mut self) -> Vec<Packet> {
         clock::eventually("the capture has its end", || {
             // The answer to an earlier one (nobody listens) may come as an error.
             let _ = self.marker.send(END);
@@ -148,7 +159,7 @@ fn parse(file: &[u8]) -> Vec<Packet> {
             break;
         };
         let time = u64::from(seconds) * 1_000_000_000 + u64::from(nanoseconds);
-        packets.extend(segment(bytes, time).filter(|packet| !packet.data.is_empty()));
+        packets.extend(segment(bytes, time));
         rest = &rest[end..];
     }
     packets
@@ -169,7 +180,7 @@ fn segment(frame: &[u8], time: u64) -> Option<Packet> {
     if *protocol != TCP {
         return None;
     }
-    let (from, to, tcp): (IpAddr, IpAddr, usize) = if ip.first()? >> 4 == 6 {
+    let (from, to, at): (IpAddr, IpAddr, usize) = if ip.first()? >> 4 == 6 {
         let address = |at: usize| <[u8; 16]>::try_from(ip.get(at..at + 16)?).ok();
         (
             Ipv6Addr::from(address(8)?).into(),
@@ -185,13 +196,21 @@ fn segment(frame: &[u8], time: u64) -> Option<Packet> {
             header,
         )
     };
-    let tcp = ip.get(tcp..)?;
+    let half = |at: usize| Some(u16::from_be_bytes([*ip.get(at)?, *ip.get(at + 1)?]));
+    let total = if at == 40 {
+        40 + usize::from(half(4)?)
+    } else {
+        usize::from(half(2)?)
+    };
+    let tcp = ip.get(at..)?;
     let port = |at: usize| Some(u16::from_be_bytes([*tcp.get(at)?, *tcp.get(at + 1)?]));
     let header = usize::from(tcp.get(12)? >> 4) * 4;
     Some(Packet {
         time,
         from: SocketAddr::new(from, port(0)?),
         to: SocketAddr::new(to, port(2)?),
+        seq: u32::from_be_bytes(tcp.get(4..8)?.try_into().ok()?),
         data: tcp.get(header..).unwrap_or_default().to_vec(),
+        length: total.checked_sub(at + header)?,
     })
 }

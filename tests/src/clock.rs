@@ -11,6 +11,9 @@ const DAY: u64 = 86_400;
 /// failure; no test waits for it to pass.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Time after which a peer without a kernel sends again what was not acknowledged.
+pub const RETRY: Duration = Duration::from_millis(50);
+
 /// Time between two looks at a condition that offers no event to wait on.
 const LOOK: Duration = Duration::from_millis(10);
 

@@ -99,6 +99,12 @@ impl Conn {
         self.response()
     }
 
+    /// The same where the connection may break.
+    pub fn try_get(&mut self, path: &str, key: &str) -> io::Result<Response> {
+        self.try_send(&http::request(path, key))?;
+        self.try_response()
+    }
+
     /// Sends a whole request (not HEAD) and reads the answer.
     #[track_caller]
     pub fn ask(&mut self, request: &[u8]) -> Response {
@@ -125,10 +131,14 @@ impl Conn {
     /// Reads the answer to a HEAD, which has no body whatever its headers say.
     #[track_caller]
     pub fn head_response(&mut self) -> Response {
-        match self.read_response(false) {
+        match self.try_head_response() {
             Ok(response) => response,
             Err(error) => panic!("no response: {error}"),
         }
+    }
+
+    pub fn try_head_response(&mut self) -> io::Result<Response> {
+        self.read_response(false)
     }
 
     fn read_response(&mut self, with_body: bool) -> io::Result<Response> {
@@ -278,6 +288,13 @@ impl Conn {
         let seen = self.stream.peek(&mut [0]);
         self.stream.set_nonblocking(false).expect("set blocking");
         matches!(seen, Ok(1))
+    }
+
+    /// Writes `bytes` and ends the sending half, both in one segment.
+    pub fn send_with_end(&mut self, bytes: &[u8]) {
+        let sent = SockRef::from(&self.stream).send_with_flags(bytes, libc::MSG_MORE);
+        assert_eq!(sent.ok(), Some(bytes.len()), "send the last bytes");
+        self.finish();
     }
 
     /// Ends the sending half, as a client does that has said all.

@@ -1,6 +1,8 @@
 //! Changes to packets in flight, for [`crate::wire::Wire`]: each takes a packet
 //! with the length of its link header and leaves what it is not about alone.
 
+use crate::packet::checksum;
+
 const ETHERTYPE_VLAN: [u8; 2] = [0x81, 0x00];
 const ETHERTYPES_IP: [[u8; 2]; 2] = [[0x08, 0x00], [0x86, 0xdd]];
 const TCP: u8 = 6;
@@ -80,28 +82,43 @@ pub fn with_v6_options(packet: Vec<u8>, link: usize) -> Vec<Vec<u8>> {
 
 /// A packet whose segment carries data in two fragments.
 pub fn fragmented(packet: Vec<u8>, link: usize) -> Vec<Vec<u8>> {
-    let tcp = Tcp::find(&packet, link)
-        .filter(|tcp| !tcp.data().is_empty() && tcp.segment.len() > FIRST_FRAGMENT);
-    let Some(tcp) = tcp else {
+    let Some(tcp) = Tcp::find(&packet, link)
+        .filter(|tcp| !tcp.data().is_empty() && tcp.segment.len() > FIRST_FRAGMENT)
+    else {
         return vec![packet];
     };
     let (first, second) = tcp.segment.split_at(FIRST_FRAGMENT);
-    let units = u16::try_from(FIRST_FRAGMENT / 8).expect("it is small");
-    [(first, MORE_FRAGMENTS, 0), (second, 0, units)]
-        .map(|(part, more, offset)| {
-            if tcp.v6 {
-                let place = offset << 3 | u16::from(more != 0);
-                let [high, low] = place.to_be_bytes();
-                let header = [TCP, 0, high, low, 0, 0, 0, 1];
-                extended(&tcp, V6_FRAGMENT, &header, part)
-            } else {
-                let mut ip = tcp.ip.to_vec();
-                let total = ip.len() + part.len();
-                finish_v4(&mut ip, total, more | offset);
-                [tcp.link, &ip, part].concat()
-            }
-        })
-        .to_vec()
+    fragments(&tcp, [first, second].into_iter())
+}
+
+/// A packet with TCP in fragments of so many bytes, a multiple of eight.
+pub fn in_fragments(packet: Vec<u8>, link: usize, size: usize) -> Vec<Vec<u8>> {
+    let Some(tcp) = Tcp::find(&packet, link) else {
+        return vec![packet];
+    };
+    fragments(&tcp, tcp.segment.chunks(size))
+}
+
+fn fragments<'a>(tcp: &Tcp<'_>, parts: impl Iterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
+    let mut parts = parts.peekable();
+    let mut fragments = Vec::new();
+    let mut at = 0;
+    while let Some(part) = parts.next() {
+        let offset = u16::try_from(at / 8).expect("a place in a packet");
+        let more = parts.peek().is_some();
+        fragments.push(if tcp.v6 {
+            let [high, low] = (offset << 3 | u16::from(more)).to_be_bytes();
+            extended(tcp, V6_FRAGMENT, &[TCP, 0, high, low, 0, 0, 0, 1], part)
+        } else {
+            let mut ip = tcp.ip.to_vec();
+            let total = ip.len() + part.len();
+            let flag = if more { MORE_FRAGMENTS } else { 0 };
+            finish_v4(&mut ip, total, flag | offset);
+            [tcp.link, &ip, part].concat()
+        });
+        at += part.len();
+    }
+    fragments
 }
 
 fn extended(tcp: &Tcp<'_>, next: u8, extension: &[u8], payload: &[u8]) -> Vec<u8> {
@@ -118,13 +135,6 @@ fn finish_v4(ip: &mut [u8], total: usize, fragment: u16) {
     ip[2..4].copy_from_slice(&total.to_be_bytes());
     ip[6..8].copy_from_slice(&fragment.to_be_bytes());
     ip[10..12].fill(0);
-    let mut sum: u32 = ip
-        .chunks_exact(2)
-        .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])))
-        .sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    let checksum = !u16::try_from(sum).expect("it is folded");
+    let checksum = !checksum::sum(&[ip]);
     ip[10..12].copy_from_slice(&checksum.to_be_bytes());
 }

@@ -13,6 +13,9 @@ use std::{
 
 use crate::clock::PATIENCE;
 
+/// The end of paths whose requests are answered with their own bodies.
+pub const ECHO: &str = "/echo";
+
 /// A server on a unix socket, for nginx to pass requests on to. Every request
 /// waits at the gate, in order of arrival, until it is let through.
 #[derive(Debug)]
@@ -142,16 +145,22 @@ impl Drop for Gate {
 }
 
 /// Reads one request as nginx sends it (HTTP/1.0, Content-Length), waits at
-/// the gate, answers with the body's length and closes.
+/// the gate, answers and closes: with the body's length, or with the body itself
+/// and without a word of its length if the path ends in [`ECHO`].
 fn serve(stream: &UnixStream, gate: &Shared) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut reader = BufReader::new(stream);
-    let mut length = 0;
-    loop {
+    let (mut length, mut echo) = (0, false);
+    for number in 0.. {
         let mut line = String::new();
         if reader.read_line(&mut line)? == 0 {
             return Ok(());
         }
+        echo |= number == 0
+            && line
+                .split(' ')
+                .nth(1)
+                .is_some_and(|path| path.ends_with(ECHO));
         let line = line.trim_end().to_ascii_lowercase();
         if line.is_empty() {
             break;
@@ -160,14 +169,17 @@ fn serve(stream: &UnixStream, gate: &Shared) -> io::Result<()> {
             length = value.trim().parse().unwrap_or(0);
         }
     }
-    let received = io::copy(&mut reader.take(length), &mut io::sink())?;
+    let mut body = Vec::new();
+    reader.take(length).read_to_end(&mut body)?;
     gate.pass();
-    let body = format!("passed with {received} bytes\n");
-    write!(
-        &mut &*stream,
-        "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
+    let head = "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n";
+    let answer = if echo {
+        [format!("{head}\r\n").as_bytes(), &body].concat()
+    } else {
+        let text = format!("passed with {} bytes\n", body.len());
+        format!("{head}Content-Length: {}\r\n\r\n{text}", text.len()).into_bytes()
+    };
+    (&mut &*stream).write_all(&answer)
 }
 
 #[cfg(test)]

@@ -16,6 +16,32 @@ pub struct Response {
 }
 
 impl Response {
+    /// Splits a final response with a length from the front of `bytes`, with
+    /// the interim ones before it; `None` while it is incomplete.
+    pub fn take(bytes: &mut Vec<u8>) -> io::Result<Option<Self>> {
+        let mut rest = bytes.clone();
+        let mut interim = Vec::new();
+        while let Some(head) = Head::take(&mut rest)? {
+            let status = head.status()?;
+            if status < 200 && status != 101 {
+                interim.push(status);
+                continue;
+            }
+            let length = head.content_length()?.unwrap_or(0);
+            if rest.len() < length {
+                return Ok(None);
+            }
+            *bytes = rest.split_off(length);
+            return Ok(Some(Self {
+                status,
+                headers: head.headers,
+                body: rest,
+                interim,
+            }));
+        }
+        Ok(None)
+    }
+
     /// The value of a header that must not come twice.
     #[track_caller]
     pub fn header(&self, name: &str) -> Option<&str> {

@@ -99,6 +99,12 @@ impl Lab {
         self.client.as_ref().unwrap_or(&self.server)
     }
 
+    /// Deletes the client's namespace, with all that is in it: what is asked of the client from now
+    /// on, the server's is asked.
+    pub fn delete_client(&mut self) {
+        self.client = None;
+    }
+
     /// Where the server and the daemon run.
     pub fn server(&self) -> &Namespace {
         &self.server
@@ -142,7 +148,12 @@ impl Lab {
 
     /// `http://SERVER:PORT` over IPv4.
     pub fn url(&self, port: u16, path: &str) -> String {
-        format!("http://{}{path}", SocketAddr::new(self.v4(), port))
+        self.url_of(self.v4(), port, path)
+    }
+
+    /// The same for one of the server's addresses.
+    pub fn url_of(&self, address: IpAddr, port: u16, path: &str) -> String {
+        format!("http://{}{path}", SocketAddr::new(address, port))
     }
 
     /// Opens a connection from the client to the server over IPv4.
@@ -152,6 +163,13 @@ impl Lab {
 
     pub fn connect_to(&self, address: IpAddr, port: u16) -> Conn {
         Conn::open(self.client(), SocketAddr::new(address, port))
+    }
+
+    /// Whether something listens on `port` in the server's namespace.
+    pub fn listens(&self, port: u16) -> bool {
+        let filter = format!("sport = :{port}");
+        let listing = process::succeed(self.server().command("ss").args(["-Hltn", &filter]));
+        !listing.trim().is_empty()
     }
 
     /// Gives both ends their addresses and brings them up; the interfaces
@@ -164,6 +182,18 @@ impl Lab {
             namespace.ip(&format!("addr add {v4}/24 dev {interface}"));
             namespace.ip(&format!("-6 addr add {v6}/64 dev {interface} nodad"));
             namespace.ip(&format!("link set {interface} up"));
+        }
+    }
+
+    /// Prepares both ends for a bad way, before there are any sockets. They send again after 50 ms
+    /// at the soonest, not 200, where the kernel can (6.11); have room from the start for more than
+    /// one packet of loopback (without, a lost one now and then stalls a connection for good); and
+    /// what an old SYN has opened by half is given up after 15 seconds, not 63.
+    pub fn expect_a_bad_way(&self) {
+        for namespace in [self.client(), self.server()] {
+            namespace.set_if_there("net/ipv4/tcp_rto_min_us", "50000");
+            namespace.set("net/ipv4/tcp_synack_retries", "3");
+            namespace.set("net/ipv4/tcp_rmem", "4096 1048576 6291456");
         }
     }
 
@@ -183,6 +213,10 @@ impl Lab {
                         .args(["-K", interface, "tx", "off", "tso", "off", "gso", "off"]),
                 );
             }
+            // TCP hands out large packets even so, and they are cut behind the hooks: at the client
+            // it shall not, so that what disturbs them there meets each by itself.
+            self.client()
+                .ip(&format!("link set {CLIENT_INTERFACE} gso_max_segs 1"));
         }
         self.address_ends();
     }

@@ -11,16 +11,25 @@ pub mod capture;
 pub mod cleanup;
 pub mod clock;
 pub mod conn;
+#[cfg(feature = "program")]
+pub mod disorder;
+pub mod fate;
 pub mod frames;
 pub mod gate;
 pub mod http;
 pub mod lab;
 pub mod limiter;
+pub mod mixture;
 pub mod namespace;
+pub mod netfilter;
 pub mod nginx;
+pub mod packet;
+pub mod peers;
 pub mod process;
 #[cfg(feature = "program")]
 pub mod program;
+pub mod proxies;
+pub mod raw;
 pub mod rig;
 pub mod server;
 pub mod tools;
@@ -28,6 +37,8 @@ pub mod wire;
 
 pub use clock::{avoid_midnight, eventually, eventually_some, seconds_to_midnight};
 pub use conn::Conn;
+#[cfg(feature = "program")]
+pub use disorder::{Disorder, Rule, percent};
 pub use gate::Gate;
 pub use http::{Response, request};
 pub use lab::{Lab, Net};
@@ -42,6 +53,11 @@ pub const GUARDED: u16 = 80;
 
 /// A port that the same server listens on and that no limit covers.
 pub const UNGUARDED: u16 = 81;
+
+/// Whether tests are to try more than there is time for at every change: `cargo xtask test --long`.
+pub fn long() -> bool {
+    std::env::var_os("LIMITER_LONG").is_some()
+}
 
 /// Says why the test `name` does not run here, for whoever reads its output and
 /// for `cargo xtask test`, which counts it as skipped and not as passed.

@@ -67,6 +67,13 @@ impl Namespace {
         written.unwrap_or_else(|error| panic!("cannot set {}: {error}", path.display()));
     }
 
+    /// The same for a variable that not every kernel has.
+    pub fn set_if_there(&self, name: &str, value: &str) {
+        if PathBuf::from("/proc/sys").join(name).exists() {
+            self.set(name, value);
+        }
+    }
+
     /// A command that runs in this namespace and dies with the thread that
     /// starts it. Not `ip netns exec`: that hides the bpf file system.
     pub fn command(&self, program: &str) -> Command {

@@ -8,12 +8,14 @@ use std::{
     os::unix::net::UnixStream,
     path::PathBuf,
     sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::Instant,
 };
 
 use serde_json::Value;
 
 use crate::{
-    Conn, Gate, Lab, clock,
+    Conn, Gate, Lab, Namespace, clock,
     process::{self, Process},
 };
 
@@ -21,8 +23,9 @@ use crate::{
 pub const FILE_BYTES: usize = 300_000;
 
 /// nginx in the lab's server namespace. Besides its ports it has
-/// - `/`: a short answer at once (any method; a request body is read),
+/// - `/`: a short answer at once (any method; a request body is read after it),
 /// - `/slow`: passed to the [`Gate`], answered when the test says so,
+/// - `/read`: the same answer, but when it has read the whole request body,
 /// - `/file`: a static file with an entity tag,
 /// - `/none`: 204.
 #[derive(Debug)]
@@ -50,14 +53,23 @@ pub struct Access {
 impl Nginx {
     pub const FILE: &'static str = "/file";
     pub const SLOW: &'static str = "/slow";
+    /// As [`Self::SLOW`], and answered with the request's body, chunked.
+    pub const ECHO: &'static str = "/slow/echo";
     pub const NONE: &'static str = "/none";
+    pub const READ: &'static str = "/read";
 
     /// Starts nginx on `ports`, both families, and waits until it answers.
     pub fn start(lab: &Lab, ports: &[u16]) -> Self {
+        Self::start_with(lab, ports, "")
+    }
+
+    /// The same with these directives, which go before those that it has in any case.
+    pub fn start_with(lab: &Lab, ports: &[u16], directives: &str) -> Self {
         let prefix = lab.file("nginx");
         fs::create_dir(&prefix).expect("nginx's directory");
         fs::write(prefix.join("file"), content(FILE_BYTES)).expect("nginx's file");
-        fs::write(prefix.join("nginx.conf"), configuration(ports)).expect("nginx's configuration");
+        fs::write(prefix.join("nginx.conf"), configuration(ports, directives))
+            .expect("nginx's configuration");
         let gate = Gate::listen(&prefix.join("gate.sock"));
         let process = Self::launch(lab, &prefix);
         let mut nginx = Self {
@@ -139,7 +151,9 @@ impl Nginx {
             .read_to_end(&mut Vec::new())
             .expect("the marker's answer");
         let log = clock::eventually_some("the marker is in nginx's log", || {
-            let log = fs::read_to_string(self.prefix.join("access.log")).ok()?;
+            // A path may be no UTF-8.
+            let log = fs::read(self.prefix.join("access.log")).ok()?;
+            let log = String::from_utf8_lossy(&log).into_owned();
             log.contains(&marker).then_some(log)
         });
         let lines = log.lines().filter(|line| !line.contains("/marker-"));
@@ -147,11 +161,16 @@ impl Nginx {
     }
 
     /// How many requests with `key` in `X-Api-Key` nginx took for whole ones
-    /// (it notes one that broke off, or that it cannot read, with 400).
+    /// (it notes one that broke off, or that it cannot read, with 400). It leaves
+    /// tabs around a value.
     pub fn served(&self, key: &str) -> u64 {
-        let log = self.log();
+        Self::served_in(&self.log(), key)
+    }
+
+    /// The same in a log that is there.
+    pub fn served_in(log: &[Access], key: &str) -> u64 {
         log.iter()
-            .filter(|access| access.api_key == key && access.status != 400)
+            .filter(|access| access.api_key.trim() == key && access.status != 400)
             .count() as u64
     }
 
@@ -163,30 +182,56 @@ impl Nginx {
     /// Established and half-closed connections of the server on `port`, from
     /// the kernel's socket table.
     pub fn sockets(lab: &Lab, port: u16) -> Vec<String> {
-        let filter = format!("sport = :{port}");
-        let listing = process::succeed(lab.server().command("ss").args([
-            "-Htan",
-            "state",
-            "connected",
-            "exclude",
-            "time-wait",
-            &filter,
-        ]));
-        listing.lines().map(str::to_owned).collect()
+        sockets(lab.server(), &format!("sport = :{port}"))
     }
 
     /// Waits until no connection of the server on `port` is left.
     #[track_caller]
     pub fn wait_until_no_sockets(lab: &Lab, port: u16) {
-        clock::eventually("the server's sockets are gone", || {
-            Self::sockets(lab, port).is_empty()
+        none_left("the server's", || Self::sockets(lab, port));
+    }
+
+    /// Waits until no connection of the client to `port` is left.
+    #[track_caller]
+    pub fn wait_until_no_client_sockets(lab: &Lab, port: u16) {
+        none_left("the client's", || {
+            sockets(lab.client(), &format!("dport = :{port}"))
         });
     }
 }
 
+/// Waits until `list` finds none.
+#[track_caller]
+fn none_left(whose: &str, list: impl Fn() -> Vec<String>) {
+    let start = Instant::now();
+    clock::eventually(&format!("{whose} sockets are gone"), || {
+        let left = list();
+        let late = start.elapsed() > clock::PATIENCE / 2;
+        // Said once in a while, for whoever wants to know which.
+        if late && !left.is_empty() {
+            println!("left of {whose} sockets: {left:#?}");
+            thread::sleep(clock::PATIENCE / 8);
+        }
+        left.is_empty()
+    });
+}
+
+/// Sockets that are neither listening nor merely waiting for old packets to die.
+fn sockets(namespace: &Namespace, filter: &str) -> Vec<String> {
+    let listing = process::succeed(namespace.command("ss").args([
+        "-Htano",
+        "state",
+        "connected",
+        "exclude",
+        "time-wait",
+        filter,
+    ]));
+    listing.lines().map(str::to_owned).collect()
+}
+
 impl Drop for Nginx {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             eprintln!("---- nginx's errors:\n{}", self.errors());
         }
     }
@@ -222,7 +267,7 @@ fn content(length: usize) -> Vec<u8> {
 
 /// One process: killing it leaves no workers behind, and its log is in the
 /// order of its events.
-fn configuration(ports: &[u16]) -> String {
+fn configuration(ports: &[u16], directives: &str) -> String {
     let any = |v6: bool, port: u16| match v6 {
         true => format!("listen [::]:{port} backlog=4096;"),
         false => format!(
@@ -267,10 +312,15 @@ http {{
     default_type text/plain;
     server {{
         {}
+        {directives}
         listen unix:marker.sock;
         location / {{ return 200 'served\n'; }}
         location = {} {{ root .; }}
         location = {} {{ return 204; }}
+        location = {} {{
+            proxy_pass http://unix:marker.sock:/marker-read;
+            proxy_set_header X-Api-Key '';
+        }}
         location {} {{
             proxy_pass http://unix:gate.sock:;
             proxy_read_timeout 600s;
@@ -281,6 +331,7 @@ http {{
         listen.join(" "),
         Nginx::FILE,
         Nginx::NONE,
+        Nginx::READ,
         Nginx::SLOW,
     )
 }

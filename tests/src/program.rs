@@ -9,24 +9,25 @@
 //! checksums left to the device, two CPUs at once) the tests with real traffic do.
 
 mod bpffs;
-mod checksum;
-mod decode;
 mod link;
 mod maps;
 mod object;
+mod pinned;
 mod programs;
 mod rules;
 mod run;
-mod segment;
-mod shape;
 mod talk;
+mod test_run;
 
-pub use decode::Decoded;
 pub use maps::{Maps, Plain, find, get, set};
 pub use object::{Object, Tables};
+pub use pinned::PinnedState;
 pub use programs::Programs;
 pub use rules::{KEY_FIELD, config, digest, no_limits, text};
 pub use run::{Extras, Hook, Ran, Verdict};
-pub use segment::{ACK, FIN, PSH, RST, SYN, Segment, URG, timestamp};
-pub use shape::{Ends, Extension, Fragment, Net, Shape};
 pub use talk::Talk;
+
+pub use crate::packet::{
+    ACK, Decoded, Ends, Extension, FIN, Fragment, Net, PSH, RST, SYN, Segment, Shape, URG,
+    checksum::mend_ip_checksum, timestamp,
+};

@@ -29,7 +29,13 @@ impl Rig {
     /// A rig in a lab that is there.
     #[track_caller]
     pub fn of(lab: Lab, configure: impl FnOnce(Config) -> Config) -> Self {
-        let nginx = Nginx::start(&lab, &[GUARDED, UNGUARDED]);
+        Self::with(lab, "", configure)
+    }
+
+    /// The same with these directives for nginx.
+    #[track_caller]
+    pub fn with(lab: Lab, nginx: &str, configure: impl FnOnce(Config) -> Config) -> Self {
+        let nginx = Nginx::start_with(&lab, &[GUARDED, UNGUARDED], nginx);
         let limiter = Limiter::start(&lab, &configure(Config::new(&lab)));
         Self {
             limiter,
@@ -61,6 +67,23 @@ impl Rig {
     pub fn assert_charged_as_served(&self, scope: &str, key: &str, expected: u64) {
         let (served, used) = (self.nginx.served(key), self.limiter.usage(scope).used);
         assert_eq!((served, used), (expected, expected), "served and charged");
+    }
+
+    /// How many requests of this key, the scope's only one, nginx answered, which
+    /// must be what the scope is charged with.
+    #[track_caller]
+    pub fn charged_as_served(&self, scope: &str, key: &str) -> u64 {
+        let (served, used) = (self.nginx.served(key), self.limiter.usage(scope).used);
+        assert_eq!(served, used, "served and charged, {scope}");
+        used
+    }
+
+    /// Waits until the scope has nothing in flight and no connection, and neither side has a socket
+    /// left.
+    #[track_caller]
+    pub fn assert_no_sockets(&self, scope: &str) {
+        self.assert_nothing_left(scope);
+        Nginx::wait_until_no_client_sockets(&self.lab, GUARDED);
     }
 
     /// Waits until the scope has nothing in flight and no connection, and the

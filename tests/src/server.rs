@@ -31,8 +31,26 @@ impl Server {
         port: u16,
         serve: impl Fn(Conn) + Send + Sync + 'static,
     ) -> Self {
+        Self::start_of(Protocol::TCP, namespace, port, serve)
+    }
+
+    /// The same over Multipath TCP (RFC 8684).
+    pub fn start_multipath(
+        namespace: &Namespace,
+        port: u16,
+        serve: impl Fn(Conn) + Send + Sync + 'static,
+    ) -> Self {
+        Self::start_of(Protocol::from(libc::IPPROTO_MPTCP), namespace, port, serve)
+    }
+
+    fn start_of(
+        protocol: Protocol,
+        namespace: &Namespace,
+        port: u16,
+        serve: impl Fn(Conn) + Send + Sync + 'static,
+    ) -> Self {
         let listener = namespace.enter(|| {
-            let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
+            let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(protocol))?;
             socket.set_only_v6(false)?;
             socket.set_reuse_address(true)?;
             socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;

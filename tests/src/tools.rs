@@ -1,17 +1,20 @@
 //! The clients that people use: curl, wrk, Python.
 
-use std::process::Command;
+use std::{fs, process::Command};
 
 use serde_json::Value;
 
 use crate::{
-    Lab, Response,
+    Lab, Namespace, Response,
     http::Head,
     process::{output, succeed},
 };
 
+/// Debian's Python, which has Debian's packages; one of another kind may come first in the path.
+pub const PYTHON: &str = "/usr/bin/python3";
+
 /// Longest that curl may take, in seconds.
-const CURL_SECONDS: &str = "30";
+const CURL_SECONDS: u32 = 30;
 
 /// What curl did.
 #[derive(Debug)]
@@ -24,41 +27,60 @@ pub struct Curl {
 
 /// Runs curl in the client's namespace. The response is taken from `-i`.
 pub fn curl(lab: &Lab, arguments: &[&str]) -> Curl {
-    let mut command = lab.client().command("curl");
-    command.args([
-        "-q",
-        "-sS",
-        "-i",
-        "--noproxy",
-        "*",
-        "--max-time",
-        CURL_SECONDS,
-    ]);
-    let output = output(command.args(arguments));
-    let mut rest = output.stdout;
-    let mut interim = Vec::new();
-    let response = loop {
-        let Ok(Some(head)) = Head::take(&mut rest) else {
-            break None;
-        };
-        match head.status() {
-            Ok(status) if status < 200 && status != 101 => interim.push(status),
-            Ok(status) => {
-                break Some(Response {
-                    status,
-                    headers: head.headers,
-                    body: rest,
-                    interim,
-                });
-            }
-            Err(_) => break None,
-        }
-    };
+    let mut output = output(curl_command(lab, CURL_SECONDS).args(arguments));
     Curl {
         exit: output.status.code().unwrap_or(-1),
-        response,
+        response: take_response(&mut output.stdout),
         errors: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
+
+/// curl with `-i` in the client's namespace, not started yet.
+pub fn curl_command(lab: &Lab, seconds: u32) -> Command {
+    let mut command = lab.client().command("curl");
+    command.args(["-q", "-sS", "-i", "--noproxy", "*"]);
+    command.args(["--max-time", &seconds.to_string()]);
+    command
+}
+
+/// Takes a response and the interim ones before it from the front of what curl printed: all that
+/// is there, unless the response says how much it is.
+pub fn take_response(printed: &mut Vec<u8>) -> Option<Response> {
+    let mut interim = Vec::new();
+    loop {
+        let head = Head::take(printed).ok()??;
+        let status = head.status().ok()?;
+        if status < 200 && status != 101 {
+            interim.push(status);
+            continue;
+        }
+        let length = head.content_length().ok()?.unwrap_or(usize::MAX);
+        return Some(Response {
+            status,
+            headers: head.headers,
+            body: printed.drain(..length.min(printed.len())).collect(),
+            interim,
+        });
+    }
+}
+
+/// Connections that a namespace has opened so far: `ActiveOpens` of RFC 4022.
+#[track_caller]
+pub fn opened(namespace: &Namespace) -> u64 {
+    let path = "/proc/thread-self/net/snmp";
+    let text = namespace
+        .enter(|| fs::read_to_string(path))
+        .expect("read the counters of TCP");
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = (
+        lines.next().unwrap_or_default(),
+        lines.next().unwrap_or_default(),
+    );
+    names
+        .split(' ')
+        .zip(values.split(' '))
+        .find_map(|(name, value)| (name == "ActiveOpens").then(|| value.parse().ok())?)
+        .unwrap_or_else(|| panic!("no ActiveOpens in {path}: {text}"))
 }
 
 /// curl with a key in `X-Api-Key`; the response must come.
@@ -94,7 +116,8 @@ pub fn wrk(lab: &Lab, url: &str, key: &str, connections: u32, seconds: u32) -> W
 }
 
 impl Wrk {
-    fn parse(text: &str) -> Self {
+    /// Reads what wrk printed.
+    pub fn parse(text: &str) -> Self {
         let mut summary = Self {
             text: text.to_owned(),
             ..Self::default()

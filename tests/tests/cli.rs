@@ -101,9 +101,15 @@ fn status_has_the_fields_of_the_contract() {
         "guarded_ports",
         "totals",
         "coverage",
+        "flows",
+        "healed",
         "health",
     ];
     assert_fields(&status, &fields);
+    assert_fields(&status["flows"], &["open", "half_open", "capacity"]);
+    let healed = ["checks", "recounts", "slots", "connections"];
+    assert_fields(&status["healed"], &healed);
+    assert_fields(&status["healed"], &["orphaned_flows", "orphaned_slots"]);
     assert_fields(
         &status["totals"],
         &[

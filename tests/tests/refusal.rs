@@ -4,7 +4,7 @@
 use std::thread;
 
 use limiter_tests::{
-    Conn, GUARDED, Lab, Net, Nginx, Rig, eventually, process, request, tools,
+    Conn, GUARDED, Lab, Net, Nginx, Rig, eventually, request, tools,
     wire::{self, Kind, Wire},
 };
 
@@ -25,27 +25,9 @@ fn other(rig: &Rig) -> String {
     rig.limiter.key("beta")
 }
 
-/// Sockets of the client towards the guarded port that are not merely waiting
-/// for old packets to die.
-fn client_sockets(rig: &Rig) -> usize {
-    let filter = format!("dport = :{GUARDED}");
-    let arguments = [
-        "-Htan",
-        "state",
-        "connected",
-        "exclude",
-        "time-wait",
-        &filter,
-    ];
-    process::succeed(rig.lab.client().command("ss").args(arguments))
-        .lines()
-        .count()
-}
-
 #[track_caller]
 fn assert_no_sockets(rig: &Rig) {
-    rig.assert_nothing_left("acme/web");
-    eventually("the client's sockets are gone", || client_sockets(rig) == 0);
+    rig.assert_no_sockets("acme/web");
 }
 
 fn post_head(key: &str, framing: &str) -> String {

@@ -24,10 +24,16 @@ pub fn run(context: &Context, args: &[String]) -> anyhow::Result<()> {
     // Its own directory: the daemon embeds what lies in the other.
     let target_dir = context.target_dir().join("ebpf-bench");
     process::run(
-        ebpf::build(context.toolchain(), context.root(), &target_dir, false)
-            .args(["--features", FEATURE]),
+        ebpf::build(
+            context.toolchain(),
+            context.root(),
+            ebpf::PACKAGE,
+            &target_dir,
+            false,
+        )
+        .args(["--features", FEATURE]),
     )?;
-    let object = ebpf::object(&target_dir);
+    let object = ebpf::object(&target_dir, ebpf::PACKAGE);
 
     let mut command = context.cargo();
     command

@@ -28,7 +28,7 @@ pub fn run(context: &Context, args: &[String]) -> anyhow::Result<()> {
         bail!("the demo takes no arguments, and {unknown:?} is one");
     }
     privilege::require_root("demo")?;
-    packages::ensure("the demo")?;
+    packages::for_demo()?;
     let binary = build::release(context)?;
     limiter::use_binary(&binary);
     interrupt::clean_up_on_signals()?;

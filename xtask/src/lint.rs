@@ -9,37 +9,34 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
     process::run(context.cargo().args(["fmt", "--all", "--check"]))?;
 
     eprintln!("lint: clippy, host");
-    process::run(
-        context
-            .cargo()
-            .args([
-                "clippy",
-                "--workspace",
-                "--exclude",
-                ebpf::PACKAGE,
-                "--all-targets",
-            ])
-            .args(["--", "-D", "warnings"]),
-    )?;
+    let mut clippy = context.cargo();
+    clippy.args(["clippy", "--workspace", "--all-targets"]);
+    for package in ebpf::PACKAGES {
+        clippy.args(["--exclude", package]);
+    }
+    process::run(clippy.args(["--", "-D", "warnings"]))?;
 
-    kernel(context)?;
+    for package in ebpf::PACKAGES {
+        kernel(context, package)?;
+    }
 
     eprintln!("lint: dependency policy");
     policy::check(context)
 }
 
-fn kernel(context: &Context) -> anyhow::Result<()> {
+fn kernel(context: &Context, package: &str) -> anyhow::Result<()> {
     let (toolchain, root) = (context.toolchain(), context.root());
     let target_dir = context.ebpf_target_dir();
-    if let Some(mut clippy) = ebpf::clippy(toolchain, root, &target_dir) {
-        eprintln!("lint: clippy, kernel program");
+    if let Some(mut clippy) = ebpf::clippy(toolchain, root, package, &target_dir) {
+        eprintln!("lint: clippy, {package}");
         return process::run(&mut clippy);
     }
-    eprintln!("lint: warnings of the kernel program (its compiler comes without clippy)");
+    eprintln!("lint: warnings of {package} (its compiler comes without clippy)");
     // Another directory: other flags would have the build script's build start anew each time.
     process::run(&mut ebpf::build(
         toolchain,
         root,
+        package,
         &target_dir.join("lint"),
         true,
     ))

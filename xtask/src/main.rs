@@ -27,8 +27,9 @@ usage: cargo xtask COMMAND
   setup                      get the toolchain of the kernel program, if it is not there
   build [--release] [ARGS]   build the binary `limiter`; ARGS go to cargo build
   lint                       formatting, clippy, dependency policy; warnings are errors
-  test [--unit|--integration] [ARGS] [-- ARGS]
-                             all tests, or one half; ARGS go to cargo test; needs root
+  test [--unit|--integration] [--long] [ARGS] [-- ARGS]
+                             all tests, or one half, or with more cases each, for an hour or so;
+                             ARGS go to cargo test; needs root
   demo [ARGS]                real clients limited in front of a real server; needs root
   bench [ARGS]               what a packet costs; needs root
 

@@ -1,72 +1,161 @@
 //! What the tests and the demo need of the system, and installing it.
 
-use std::{fs, path::Path, process::Stdio};
+use std::{
+    fmt, fs,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context as _, bail};
+use limiter_tests::peers;
 use limiter_toolchain::find_program;
 
 use crate::{privilege::Privilege, process};
 
-/// A program that has to be there.
+/// Something that has to be there.
 struct Needed {
-    program: &'static str,
+    what: What,
     /// Debian's package of it.
     package: &'static str,
     reason: &'static str,
 }
 
-const NEEDED: [Needed; 10] = [
+/// How it is found.
+#[derive(Clone, Copy)]
+enum What {
+    /// On the PATH.
+    Program(&'static str),
+    /// By the interpreter that packages of modules are for.
+    PythonModule(&'static str),
+}
+
+impl What {
+    fn is_there(self) -> bool {
+        match self {
+            Self::Program(name) => find_program(name).is_some(),
+            Self::PythonModule(name) => {
+                let find = "import importlib.util, sys; \
+                            sys.exit(importlib.util.find_spec(sys.argv[1]) is None)";
+                Command::new(peers::SYSTEM_PYTHON)
+                    .args(["-c", find, name])
+                    .stdin(Stdio::null())
+                    .stderr(Stdio::null())
+                    .status()
+                    .is_ok_and(|status| status.success())
+            }
+        }
+    }
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Program(name) => f.write_str(name),
+            Self::PythonModule(name) => write!(f, "Python's {name}"),
+        }
+    }
+}
+
+/// What the lab is made of; the demo needs no more.
+const LAB: [Needed; 10] = [
     Needed {
-        program: "ip",
+        what: What::Program("ip"),
         package: "iproute2",
         reason: "makes the network namespaces and veth pairs",
     },
     Needed {
-        program: "tc",
+        what: What::Program("tc"),
         package: "iproute2",
         reason: "shows the programs that are attached",
     },
     Needed {
-        program: "nginx",
+        what: What::Program("nginx"),
         package: "nginx",
         reason: "is the API that is protected",
     },
     Needed {
-        program: "curl",
+        what: What::Program("curl"),
         package: "curl",
         reason: "is a customer that shows whole responses",
     },
     Needed {
-        program: "wrk",
+        what: What::Program("wrk"),
         package: "wrk",
         reason: "is a customer at full speed",
     },
     Needed {
-        program: "python3",
+        what: What::Program("python3"),
         package: "python3",
         reason: "is a customer that cuts requests where it likes",
     },
     Needed {
-        program: "tcpdump",
+        what: What::Program("tcpdump"),
         package: "tcpdump",
         reason: "captures what really went over the wire",
     },
     Needed {
-        program: "ethtool",
+        what: What::Program("ethtool"),
         package: "ethtool",
         reason: "turns segmentation offloads on and off",
     },
     Needed {
-        program: "nsenter",
+        what: What::Program("nsenter"),
         package: "util-linux",
         reason: "starts programs inside the namespaces",
     },
     Needed {
-        program: "bpftool",
+        what: What::Program("bpftool"),
         package: "bpftool",
         reason: "dumps the maps, to show that no key is in them",
     },
 ];
+
+/// What the tests want besides: clients, servers and proxies whose behaviour they hold fast.
+const TESTS: [Needed; 8] = [
+    Needed {
+        what: What::Program("nft"),
+        package: "nftables",
+        reason: "loses packets and translates ports",
+    },
+    Needed {
+        what: What::PythonModule("requests"),
+        package: "python3-requests",
+        reason: "is a customer with a pool of connections",
+    },
+    Needed {
+        what: What::PythonModule("aiohttp"),
+        package: "python3-aiohttp",
+        reason: "is a customer that does many things at once",
+    },
+    Needed {
+        what: What::PythonModule("h11"),
+        package: "python3-h11",
+        reason: "reads requests in its own way",
+    },
+    Needed {
+        what: What::Program("node"),
+        package: "nodejs",
+        reason: "is a customer in JavaScript, and a server",
+    },
+    Needed {
+        what: What::Program("javac"),
+        package: "openjdk-17-jdk-headless",
+        reason: "is a customer in Java",
+    },
+    Needed {
+        what: What::Program("go"),
+        package: "golang-go",
+        reason: "is a customer in Go",
+    },
+    Needed {
+        what: What::Program("haproxy"),
+        package: "haproxy",
+        reason: "is a proxy in front of the API",
+    },
+];
+
+/// Packages that would start a service with the machine.
+const SERVICES: [&str; 2] = ["nginx", "haproxy"];
 
 /// Kept from starting: a test starts its own nginx in its own namespace, and the host's port 80
 /// is none of our business.
@@ -74,11 +163,20 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 const POLICY_TEXT: &str =
     "#!/bin/sh\n# by limiter's cargo xtask, only while it installs packages\nexit 101\n";
 
-/// Installs the packages whose programs are missing. Costs nothing when all are there.
-pub fn ensure(what: &str) -> anyhow::Result<()> {
-    let missing: Vec<&Needed> = NEEDED
-        .iter()
-        .filter(|needed| find_program(needed.program).is_none())
+/// Installs what the demo needs and is missing. Costs nothing when all is there.
+pub fn for_demo() -> anyhow::Result<()> {
+    ensure("the demo", &LAB)
+}
+
+/// The same for the tests.
+pub fn for_tests() -> anyhow::Result<()> {
+    ensure("the tests", LAB.iter().chain(&TESTS))
+}
+
+fn ensure(what: &str, needed: impl IntoIterator<Item = &'static Needed>) -> anyhow::Result<()> {
+    let missing: Vec<&Needed> = needed
+        .into_iter()
+        .filter(|needed| !needed.what.is_there())
         .collect();
     if missing.is_empty() {
         return Ok(());
@@ -89,7 +187,7 @@ pub fn ensure(what: &str) -> anyhow::Result<()> {
     for needed in &missing {
         eprintln!(
             "for {what}: {} is missing, it {}",
-            needed.program, needed.reason
+            needed.what, needed.reason
         );
     }
     if find_program("apt-get").is_none() {
@@ -106,12 +204,10 @@ pub fn ensure(what: &str) -> anyhow::Result<()> {
         process::output(privilege.command("apt-get").arg("update"))?;
         install(privilege, &packages)?;
     }
-    if packages.contains(&"nginx") && Path::new("/run/systemd/system").is_dir() {
-        process::output(
-            privilege
-                .command("systemctl")
-                .args(["disable", "nginx.service"]),
-        )?;
+    for service in SERVICES {
+        if packages.contains(&service) && Path::new("/run/systemd/system").is_dir() {
+            process::output(privilege.command("systemctl").args(["disable", service]))?;
+        }
     }
     policy.remove()
 }

@@ -25,12 +25,15 @@ const INTEGRATION: &str = "limiter-tests";
 const BINARY_VARIABLE: &str = "LIMITER_BIN";
 /// A file to which a test that skips itself appends a line, `NAME: REASON`.
 const SKIPPED_VARIABLE: &str = "LIMITER_SKIPPED";
+/// Set: tests try more, as long as it takes.
+const LONG_VARIABLE: &str = "LIMITER_LONG";
 
 /// What was asked for.
 #[derive(Debug, PartialEq, Eq)]
 struct Request<'a> {
     unit: bool,
     integration: bool,
+    long: bool,
     cargo_args: Vec<&'a str>,
     harness_args: Vec<&'a str>,
 }
@@ -48,10 +51,12 @@ impl<'a> Request<'a> {
         let harness_args = strings(parts.next());
         let only_unit = cargo_args.contains(&"--unit");
         let only_integration = cargo_args.contains(&"--integration");
-        cargo_args.retain(|arg| !matches!(*arg, "--unit" | "--integration"));
+        let long = cargo_args.contains(&"--long");
+        cargo_args.retain(|arg| !matches!(*arg, "--unit" | "--integration" | "--long"));
         Self {
             unit: only_unit || !only_integration,
             integration: only_integration || !only_unit,
+            long,
             cargo_args,
             harness_args,
         }
@@ -80,7 +85,7 @@ pub fn run(context: &Context, args: &[String]) -> anyhow::Result<()> {
         let privilege = Privilege::acquire("running the integration tests").map_err(|error| {
             anyhow!("{error:#}; `cargo xtask test --unit` runs those that do without root")
         })?;
-        packages::ensure("the tests")?;
+        packages::for_tests()?;
         Some((privilege, build::release(context)?))
     } else {
         None
@@ -104,6 +109,9 @@ fn unit(context: &Context, request: &Request<'_>) -> anyhow::Result<Summary> {
     for package in UNIT {
         command.args(["--package", package]);
     }
+    if request.long {
+        command.env(LONG_VARIABLE, "1");
+    }
     command
         .args(&request.cargo_args)
         .arg("--")
@@ -125,10 +133,13 @@ fn integration(
     command
         .env(BINARY_VARIABLE, binary)
         .env(SKIPPED_VARIABLE, &skipped_file);
+    if request.long {
+        command.env(LONG_VARIABLE, "1");
+    }
     if privilege == Privilege::Sudo {
         command
             .arg("--config")
-            .arg(sudo_runner(binary, &skipped_file));
+            .arg(sudo_runner(binary, &skipped_file, request.long));
     }
     command
         .args(&request.cargo_args)
@@ -147,13 +158,16 @@ fn integration(
 
 /// cargo builds as the user and runs the test programs through sudo, which by itself passes
 /// no variables on.
-fn sudo_runner(binary: &Path, skipped_file: &Path) -> String {
-    let runner = [
+fn sudo_runner(binary: &Path, skipped_file: &Path, long: bool) -> String {
+    let mut runner = vec![
         "sudo".to_owned(),
         "env".to_owned(),
         format!("{BINARY_VARIABLE}={}", binary.display()),
         format!("{SKIPPED_VARIABLE}={}", skipped_file.display()),
     ];
+    if long {
+        runner.push(format!("{LONG_VARIABLE}=1"));
+    }
     // Debug's quoting of a string is TOML's for everything that a path of sense holds.
     format!("target.'cfg(all())'.runner = {runner:?}")
 }
@@ -189,6 +203,7 @@ mod tests {
             Request {
                 unit: true,
                 integration: false,
+                long: false,
                 cargo_args: vec!["daily"],
                 harness_args: vec!["--nocapture", "--test-threads", "1"],
             }
@@ -204,11 +219,19 @@ mod tests {
     }
 
     #[test]
+    fn more_can_be_asked_for() {
+        let args = strings(&["--long"]);
+        let request = Request::parse(&args);
+        assert!(request.unit && request.integration && request.long);
+        assert!(request.cargo_args.is_empty());
+    }
+
+    #[test]
     fn sudos_runner_is_a_setting_that_cargo_takes() {
-        assert_eq!(
-            sudo_runner(Path::new("/t/limiter"), Path::new("/t/skipped")),
-            "target.'cfg(all())'.runner = [\"sudo\", \"env\", \"LIMITER_BIN=/t/limiter\", \
-             \"LIMITER_SKIPPED=/t/skipped\"]"
-        );
+        let runner = |long| sudo_runner(Path::new("/t/limiter"), Path::new("/t/skipped"), long);
+        let always = "target.'cfg(all())'.runner = [\"sudo\", \"env\", \
+                      \"LIMITER_BIN=/t/limiter\", \"LIMITER_SKIPPED=/t/skipped\"";
+        assert_eq!(runner(false), format!("{always}]"));
+        assert_eq!(runner(true), format!("{always}, \"LIMITER_LONG=1\"]"));
     }
 }

@@ -1,13 +1,13 @@
 //! The name of a field: whether it is one, and whether it matters.
 
 use super::{
-    MAX_NAME, MAX_NAMES, MODE_FIELD, MODE_NAME, MODE_SKIP, MODE_VALUE, Rules, SEEN_TRAILERS,
-    SEEN_UNCLEAR, Scan,
+    MAX_NAME, MAX_NAMES, MODE_FIELD, MODE_NAME, MODE_SKIP, MODE_VALUE, Rules, SEEN_RESPELLED,
+    SEEN_TRAILERS, SEEN_UNCLEAR, Scan,
     line::{CRLF, Found, blank},
     rules::{INDEX, KIND_AUTHORIZATION, KIND_ENCODING, KIND_LENGTH, KIND_NONE, NO_RANK, Name},
     segment::malformed,
     value,
-    word::{Cursor, dashed, ends_name, first, masked},
+    word::{Cursor, dashed, each, ends_name, first, masked},
 };
 
 /// Bytes looked at in one go; the longest name that can matter, and its colon, lie within.
@@ -124,7 +124,7 @@ fn end_of_name(cursor: Cursor<'_>) -> (u64, u64) {
 /// The kind of the field whose name begins at `begin`, if it is that of number `name` (from one)
 /// or of one that is chained to it: `KIND_*`, above all of them if malformed.
 #[inline(always)]
-fn kind(scan: &Scan, rules: &Rules, begin: u32, name: u32) -> u32 {
+fn kind(scan: &mut Scan, rules: &Rules, begin: u32, name: u32) -> u32 {
     let cursor = scan.cursor(begin);
     let words = [
         cursor.word::<0>(),
@@ -159,6 +159,12 @@ fn kind(scan: &Scan, rules: &Rules, begin: u32, name: u32) -> u32 {
                     u32::MAX
                 };
             }
+            // Where the name has a `_`, and where it should: there `fold` has its bit and `value`
+            // no letter's.
+            let respelled = |i: usize| underscore(i) ^ (fold[i] & !(value[i] >> 1));
+            if (respelled(0) | respelled(1) | respelled(2) | respelled(3)) & each(0x20) != 0 {
+                scan.state.seen |= SEEN_RESPELLED;
+            }
             return *kind;
         }
         number = *next;
@@ -183,6 +189,7 @@ pub(super) fn too_long(scan: &mut Scan, rules: &Rules, begin: u32) -> bool {
         if (value::is_bearer(word) && rules.bearer_rank != NO_RANK)
             || (value::is_basic(word) && rules.basic_rank != NO_RANK)
             || word as u8 <= b' '
+            || value::is_odd_scheme(word)
         {
             return malformed(scan);
         }

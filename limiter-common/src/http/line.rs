@@ -1,10 +1,11 @@
 //! From window to line: finds where a line ends, and calls what it says.
 
 use super::{
-    CARRY, EVENT_HEAD, METHOD_CONNECT, MODE_CHUNK, MODE_FIELD, MODE_HEAD, MODE_HEX, MODE_IDLE,
-    MODE_NAME, MODE_REST, MODE_SKIP, MODE_START, MODE_TRIM, MODE_VALUE, Rules, SEEN_CHUNKED,
-    SEEN_ENCODING, SEEN_LENGTH, SEEN_TRAILERS, Scan, field,
-    segment::{complete, malformed},
+    CARRY, EVENT_HEAD, KEY_SLOTS, METHOD_CONNECT, METHOD_PRI, METHOD_SM, MODE_CHUNK, MODE_FIELD,
+    MODE_HEAD, MODE_HEX, MODE_IDLE, MODE_NAME, MODE_REST, MODE_SKIP, MODE_START, MODE_TRIM,
+    MODE_VALUE, Rules, SEEN_CHUNKED, SEEN_ENCODING, SEEN_LENGTH, SEEN_RESPELLED, SEEN_TRAILERS,
+    Scan, field,
+    segment::{complete, http2, malformed},
     start, value,
     word::{Cursor, control, first, has_control},
 };
@@ -201,10 +202,33 @@ pub(super) fn blank(scan: &mut Scan, rules: &Rules, next: u32) -> bool {
         {
             return malformed(scan);
         }
+        // Which key counts is another question where one of them is not seen.
+        let keys = seen & ((1 << KEY_SLOTS) - 1);
+        if seen & SEEN_RESPELLED != 0 && keys & keys.wrapping_sub(1) != 0 {
+            return malformed(scan);
+        }
+        if scan.state.method >= METHOD_PRI {
+            return preface(scan);
+        }
     }
     scan.state.mode = MODE_HEAD;
     scan.event = EVENT_HEAD;
     true
+}
+
+/// An empty line in what begins as the HTTP/2 preface, which has two, and no field.
+#[inline(always)]
+fn preface(scan: &mut Scan) -> bool {
+    let (method, lines) = (scan.state.method, scan.state.lines);
+    if method == METHOD_PRI && lines == 1 {
+        scan.state.method = METHOD_SM;
+        scan.state.mode = MODE_START;
+        return false;
+    }
+    if method == METHOD_SM && lines == 2 {
+        return http2(scan);
+    }
+    malformed(scan)
 }
 
 /// The window ends within a line. `seen` is the end, or a CR before it.

@@ -73,6 +73,10 @@ pub const METHOD_OTHER: u32 = 0;
 pub const METHOD_HEAD: u32 = 1;
 /// CONNECT: a 2xx response begins a tunnel.
 pub const METHOD_CONNECT: u32 = 2;
+/// What the HTTP/2 preface begins with, up to its first empty line; no method of a request.
+const METHOD_PRI: u32 = 3;
+/// The rest of the HTTP/2 preface; no method of a request.
+const METHOD_SM: u32 = 4;
 
 /// Nothing to report yet: call [`unit`] again.
 pub const EVENT_NONE: u32 = 0;
@@ -84,7 +88,7 @@ pub const EVENT_HEAD: u32 = 2;
 pub const EVENT_END: u32 = 3;
 /// Not HTTP/1.x, or what servers disagree on. It stays so.
 pub const EVENT_MALFORMED: u32 = 4;
-/// The connection's first line is that of the HTTP/2 preface (RFC 9113, section 3.4).
+/// The connection begins with the HTTP/2 preface (RFC 9113, section 3.4), all of it.
 pub const EVENT_HTTP2: u32 = 5;
 /// The payload could not be read.
 pub const EVENT_FAILED: u32 = 6;
@@ -155,6 +159,9 @@ const SEEN_UNCLEAR: u32 = 1 << 12;
 const SEEN_TRAILERS: u32 = 1 << 13;
 /// The head is complete and chunks follow.
 const SEEN_BODY: u32 = 1 << 14;
+
+/// A key's field was named with `_` for `-`, or the other way: some servers do not see it.
+const SEEN_RESPELLED: u32 = 1 << 15;
 
 /// Where in a message a direction of a connection stands. All zero: before the first message.
 #[repr(C)]

@@ -27,7 +27,8 @@ pub(super) const NO_RANK: u32 = KEY_SLOTS as u32;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Name {
-    /// 0x20 for each letter, to make it lower case.
+    /// 0x20 for each letter, to make it lower case, and for each `_`, to tell it from a `-` (which
+    /// has this bit itself).
     pub(super) fold: [u64; MAX_NAME / 8],
     /// 0xff for each byte of the name.
     pub(super) mask: [u64; MAX_NAME / 8],
@@ -155,7 +156,7 @@ impl Name {
             let (word, shift) = (i / 8, i % 8 * 8);
             new.mask[word] |= 0xff << shift;
             new.value[word] |= u64::from(byte) << shift;
-            if byte.is_ascii_lowercase() {
+            if byte.is_ascii_lowercase() || bytes[i] == b'_' {
                 new.fold[word] |= 0x20 << shift;
             }
         }

@@ -11,7 +11,7 @@ use super::{
 /// What is loaded behind a long chunk: the line with the next one's size is all that matters.
 const SMALL: u32 = 64;
 /// A chunk that reaches so far beyond the window is long.
-const LONG: u32 = 512;
+pub(super) const LONG: u32 = 512;
 
 /// Where payload comes from: in the kernel `bpf_skb_load_bytes`, on the host a slice.
 pub trait Payload {

@@ -1,8 +1,8 @@
 //! The first line of a message: what matters of it to framing, and whether it is HTTP/1.x.
 
 use super::{
-    METHOD_CONNECT, METHOD_HEAD, MODE_FIELD, MODE_START, Rules, Scan,
-    segment::{http2, malformed},
+    METHOD_CONNECT, METHOD_HEAD, METHOD_PRI, METHOD_SM, MODE_FIELD, MODE_START, Rules, Scan,
+    segment::malformed,
     word::{first, spaces, text},
 };
 
@@ -12,6 +12,13 @@ const VERSION: u32 = 8;
 /// A complete start line from `begin` to `end`.
 #[inline(always)]
 pub(super) fn line(scan: &mut Scan, rules: &Rules, begin: u32, end: u32) -> bool {
+    if scan.state.method == METHOD_SM {
+        // No server of HTTP/1.x goes on behind this line, so what comes then is HTTP/2.
+        scan.state.mode = MODE_FIELD;
+        return (end.wrapping_sub(begin) != 2
+            || scan.word(begin) as u16 != u16::from_le_bytes(*b"SM"))
+            && malformed(scan);
+    }
     if begin == end {
         // Empty lines before a request are to be ignored (RFC 9112, section 2.2).
         scan.state.mode = MODE_START;
@@ -35,7 +42,9 @@ pub(super) fn line(scan: &mut Scan, rules: &Rules, begin: u32, end: u32) -> bool
         && scan.state.begun == 0
         && scan.state.lines == 1
     {
-        return http2(scan);
+        // Some servers (h11) take it for a request of HTTP/1.x: `blank` wants to see the rest.
+        scan.state.method = METHOD_PRI;
+        return false;
     }
     // A method, and another space before the version: else it is the HTTP/0.9 of some servers.
     let method = method(scan, begin);
@@ -48,6 +57,9 @@ pub(super) fn line(scan: &mut Scan, rules: &Rules, begin: u32, end: u32) -> bool
 /// The method of the request line at `begin`: how long it is; 0 if it is none, or longer than any.
 #[inline(always)]
 pub(super) fn method(scan: &mut Scan, begin: u32) -> u32 {
+    if scan.state.method == METHOD_SM {
+        return 0;
+    }
     let cursor = scan.cursor(begin);
     let word = cursor.word::<0>();
     let mut length = 0;

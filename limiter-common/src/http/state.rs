@@ -3,6 +3,7 @@
 use super::{
     CARRY, KEY_SLOTS, MODE_BODY, MODE_CHUNK, MODE_CHUNK_DATA, MODE_CHUNK_END, MODE_IDLE,
     MODE_UNTIL_CLOSE, Parser, SEEN_BODY, SEEN_TRAILERS, State,
+    segment::LONG,
     word::{copy, zero},
 };
 
@@ -99,6 +100,13 @@ impl State {
     #[must_use]
     pub const fn is_length_body(&self) -> bool {
         self.mode == MODE_BODY
+    }
+
+    /// Whether the next bytes are those of a chunk, and so many that nothing else is near.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_long_chunk(&self) -> bool {
+        self.mode == MODE_CHUNK_DATA && self.body_left >= LONG as u64
     }
 
     /// How many bytes may be skipped, without being looked at, by [`State::skip`].

@@ -150,6 +150,13 @@ pub(super) const fn is_basic(word: u64) -> bool {
     (word | each(0x20)) & low_bytes(5) == text(b"basic") && is_blank((word >> 40) as u8)
 }
 
+/// Whether there is a byte beyond ASCII where the scheme is and the blank behind it. Applications
+/// take some of them for blanks, alone (0x85, 0xa0) or in UTF-8, and then find a scheme.
+#[inline(always)]
+pub(super) const fn is_odd_scheme(word: u64) -> bool {
+    word & each(0x80) & low_bytes(7) != 0
+}
+
 /// Credentials that are no key. True: an event.
 #[inline(always)]
 pub(super) fn other_scheme(scan: &mut Scan) -> bool {
@@ -165,6 +172,9 @@ fn scheme(scan: &mut Scan, rules: &Rules) -> bool {
     let begin = scan.value;
     let length = scan.value_end.wrapping_sub(begin);
     let word = scan.word(begin);
+    if length > 6 && is_odd_scheme(word) {
+        return malformed(scan);
+    }
     let (rank, skip) = if length > 7 && is_bearer(word) {
         (rules.bearer_rank, 7)
     } else if length > 6 && is_basic(word) {

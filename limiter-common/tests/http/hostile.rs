@@ -99,6 +99,14 @@ hostile! {
     tls_is_refused: b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" => Refused;
     a_bare_cr_in_the_start_line_is_refused: "GET / HTTP/1.1\rX: y\r\n\r\n" => Refused;
     the_http2_preface_is_told_apart: "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" => Http2;
+    // h11 takes the first line for a request of HTTP/1.x, and would serve the next one uncharged.
+    half_the_http2_preface_is_no_preface: "PRI * HTTP/2.0\r\n\r\nGET / HTTP/1.1\r\nX-Api-Key: k\r\n\r\n" => Refused;
+    half_the_http2_preface_before_a_long_line_is_no_preface: format!("PRI * HTTP/2.0\r\n\r\nHEAD /{} HTTP/1.1\r\n\r\n", "x".repeat(300)) => Refused;
+    a_field_in_the_http2_preface_is_refused: "PRI * HTTP/2.0\r\nX-Api-Key: k\r\n\r\n" => Refused;
+    a_field_at_the_end_of_the_http2_preface_is_refused: "PRI * HTTP/2.0\r\n\r\nSM\r\nX-Api-Key: k\r\n\r\n" => Refused;
+    an_empty_line_in_the_http2_preface_is_refused: "PRI * HTTP/2.0\r\n\r\n\r\nSM\r\n\r\n" => Refused;
+    another_end_of_the_http2_preface_is_refused: "PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n" => Refused;
+    the_http2_preface_waits_for_its_end: "PRI * HTTP/2.0\r\n\r\nSM\r\n" => Waits;
     the_http2_preface_behind_an_empty_line_is_refused: "\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" => Refused;
     the_http2_preface_behind_a_request_is_refused: "GET / HTTP/1.1\r\n\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" => RefusedAfter(1);
     half_a_request_waits: "GET / HTTP/1.1\r\nX-Api-Key: k\r\n\r" => Waits;
@@ -151,6 +159,13 @@ hostile! {
     two_keys_are_refused: get("X-Api-Key: k\r\nX-Api-Key: l\r\n") => Refused;
     two_keys_in_both_spellings_are_refused: get("X-Api-Key: k\r\nX_Api_Key: l\r\n") => Refused;
     two_keys_that_differ_in_case_are_refused: get("X-Api-Key: k\r\nX-Api-Key: K\r\n") => Refused;
+    // nginx drops a name with an underscore, and its application would serve the other key uncharged.
+    a_key_in_the_other_spelling_beside_another_is_refused: get("X_Api_Key: k\r\nAuthorization: Bearer l\r\n") => Refused;
+    a_key_in_the_other_spelling_behind_another_is_refused: get("Authorization: Basic YTpi\r\nX-Api_Key: k\r\n") => Refused;
+    a_key_with_a_dash_for_its_underscore_beside_another_is_refused: get("Api-Token: k\r\nAuthorization: Bearer l\r\n") => Refused;
+    a_key_with_its_underscore_may_stand_beside_another: get("X-Api-Key: k\r\napi_TOKEN: l\r\n") => Requests(1, "k");
+    a_key_in_the_other_spelling_alone_is_one: get("X_Api_Key: k\r\n") => Requests(1, "k");
+    both_spellings_of_one_key_are_one: get("X_Api_Key: k\r\nX-Api-Key: k\r\n") => Requests(1, "k");
     a_colon_in_a_key_belongs_to_it: get("X-Api-Key: a:b\r\n") => Requests(1, "a:b");
     a_space_in_a_key_is_refused: get("X-Api-Key: a b\r\n") => Refused;
     a_tab_in_a_key_is_refused: get("X-Api-Key: a\tb\r\n") => Refused;
@@ -166,6 +181,15 @@ hostile! {
     bearer_in_any_case_is_found: get("AUTHORIZATION: bEARER k\r\n") => Requests(1, "k");
     bearer_with_more_spaces_is_found: get("Authorization:   Bearer \t  k  \r\n") => Requests(1, "k");
     bearer_with_a_tab_is_found: get("Authorization: Bearer\tk\r\n") => Requests(1, "k");
+    // An application that splits at Unicode's blanks would serve the key, and nobody be charged.
+    bearer_with_a_no_break_space_is_refused: b"GET / HTTP/1.1\r\nAuthorization: Bearer\xa0k\r\n\r\n" => Refused;
+    bearer_with_a_no_break_space_in_utf_8_is_refused: get("Authorization: Bearer\u{a0}k\r\n") => Refused;
+    bearer_with_an_ideographic_space_is_refused: get("Authorization: Bearer\u{3000}k\r\n") => Refused;
+    bearer_behind_a_next_line_is_refused: b"GET / HTTP/1.1\r\nAuthorization: \x85Bearer k\r\n\r\n" => Refused;
+    bearer_with_a_no_break_space_and_much_space_is_refused: get(&format!("Authorization: Bearer\u{a0}{}k\r\n", " ".repeat(300))) => Refused;
+    basic_with_a_no_break_space_is_refused: b"GET / HTTP/1.1\r\nAuthorization: Basic\xa0YTpi\r\n\r\n" => Refused;
+    another_scheme_may_name_people_beyond_ascii: get("Authorization: Digest username=\"J\u{e4}s\u{f8}n\"\r\nX-Api-Key: k\r\n") => Requests(1, "k");
+    a_short_scheme_may_be_followed_by_anything: b"GET / HTTP/1.1\r\nAuthorization: x\r\nX: \xa0\xa0\xa0\xa0\xa0\r\nX-Api-Key: k\r\n\r\n" => Requests(1, "k");
     bearer_without_a_token_is_none: get("Authorization: Bearer \r\n") => Keyless(1);
     bearer_with_two_tokens_is_refused: get("Authorization: Bearer k l\r\n") => Refused;
     bearer_twice_the_same_is_one: get("Authorization: Bearer k\r\nAuthorization: bearer  k\r\n") => Requests(1, "k");
@@ -240,7 +264,7 @@ hostile! {
 
 #[test]
 fn sources_count_in_their_order_whatever_the_order_of_fields() {
-    let (header, token) = ("X-Api-Key: h\r\n", "Api-Token: t\r\n");
+    let (header, token) = ("X-Api-Key: h\r\n", "Api_Token: t\r\n");
     let bearer = "Authorization: Bearer b\r\n";
     for fields in [
         [header, token, bearer],

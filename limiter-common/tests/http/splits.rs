@@ -94,7 +94,7 @@ fn every_cut_in_two_of_a_request_with_everything_is_seen_alike() {
         "\r\nPOST /a HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer token\r\nX-Api-Key: \t key \t\r\n\
          Cookie: {}\r\n{}: x\r\nTransfer-Encoding: chunked\r\n\r\n\
          5;ext=1\r\nhello\r\n00a\r\n0123456789\r\n0\r\nTrailer: a\r\n\r\n\
-         HEAD /{} HTTP/1.0\nApi-Token: t\nAuthorization: Basic YTpiYWM=\nContent-Length: 12\n\n\
+         HEAD /{} HTTP/1.0\nApi_Token: t\nAuthorization: Basic YTpiYWM=\nContent-Length: 12\n\n\
          hello, world",
         "c".repeat(600),
         "N".repeat(90),

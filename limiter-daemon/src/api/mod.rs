@@ -221,6 +221,34 @@ pub struct Totals {
     pub unknown_key: u64,
 }
 
+/// The table of connections, as of the last sweep (at most some seconds ago).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowsView {
+    /// Connections followed.
+    pub open: u64,
+    /// Of these, half open.
+    pub half_open: u64,
+    /// Most that there is room for (`tables.flows`).
+    pub capacity: u64,
+}
+
+/// What has been put right since this daemon began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealedView {
+    /// Checks whether silent connections still have a socket.
+    pub checks: u64,
+    /// Recounts.
+    pub recounts: u64,
+    /// Requests in flight by which counts were wrong.
+    pub slots: u64,
+    /// Connections by which counts were wrong.
+    pub connections: u64,
+    /// Connections forgotten since their socket was gone.
+    pub orphaned_flows: u64,
+    /// Requests in flight given back with those.
+    pub orphaned_slots: u64,
+}
+
 /// Something that an operator should know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
@@ -257,6 +285,12 @@ pub struct StatusView {
     pub totals: Totals,
     /// Every other counter of the kernel program, by name.
     pub coverage: serde_json::Map<String, serde_json::Value>,
+    /// Connections followed now.
+    #[serde(default)]
+    pub flows: FlowsView,
+    /// What has been put right.
+    #[serde(default)]
+    pub healed: HealedView,
     /// What is wrong; empty when all is well.
     pub health: Vec<Health>,
 }

@@ -6,7 +6,8 @@ use super::{args::CheckArgs, exit::Failure, render};
 use crate::{
     api::TierView,
     config::{
-        Config, Http2, Malformed, MissingKey, Mode, OnLimit, TableFull, UnknownKey, Untracked,
+        Config, Healing, Http2, Malformed, MissingKey, Mode, OnLimit, TableFull, UnknownKey,
+        Untracked,
     },
     daemon::resolve_or_refuse,
 };
@@ -50,6 +51,7 @@ pub(super) fn check(args: &CheckArgs, as_json: bool) -> Result<(), Failure> {
             "sources": sources,
             "policy": policy,
             "tiers": tiers,
+            "healing": healing(&config),
             "warnings": warnings,
         }));
     }
@@ -81,6 +83,14 @@ pub(super) fn check(args: &CheckArgs, as_json: bool) -> Result<(), Failure> {
             lines.push(format!("{name:<12} {}", value.as_str().unwrap_or_default()));
         }
     }
+    let Healing {
+        check_interval,
+        suspect_after,
+        recount_interval,
+    } = config.healing;
+    lines.push(format!(
+        "healing      check every {check_interval} what is silent for {suspect_after}, recount every {recount_interval}"
+    ));
     lines.push(String::new());
     render::lines(&lines)?;
     render::tiers(&tiers, false)?;
@@ -131,6 +141,19 @@ fn policy(config: &Config) -> Value {
             Http2::Pass => "pass",
             Http2::Reset => "reset",
         },
+    })
+}
+
+fn healing(config: &Config) -> Value {
+    let Healing {
+        check_interval,
+        suspect_after,
+        recount_interval,
+    } = config.healing;
+    json!({
+        "check_interval": check_interval.to_string(),
+        "suspect_after": suspect_after.to_string(),
+        "recount_interval": recount_interval.to_string(),
     })
 }
 

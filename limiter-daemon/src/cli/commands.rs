@@ -19,7 +19,7 @@ use super::{
     },
     client::{Client, escape},
     exit::Failure,
-    render,
+    render, status,
 };
 use crate::{
     api::{
@@ -77,7 +77,7 @@ pub(super) fn run(command: Command, socket: Option<&Path>, json: bool) -> Result
     let socket = socket.map_or_else(default_socket, Path::to_path_buf);
     let client = Client::new(&socket);
     match command {
-        Command::Status => render::status(&client.get("/v1/status")?, json),
+        Command::Status => status::status(&client.get("/v1/status")?, json),
         Command::Scope(command) => scope(&client, command, json),
         Command::Key(command) => key(&client, command, json),
         Command::Limits(command) => limits(&client, command, json),

@@ -8,6 +8,7 @@ mod detach;
 mod exit;
 mod render;
 mod socket;
+mod status;
 mod table;
 
 use std::{os::unix::net::UnixStream, path::PathBuf, process::ExitCode};

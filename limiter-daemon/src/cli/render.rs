@@ -8,8 +8,7 @@ use serde::Serialize;
 use super::{exit::Failure, table::Table};
 use crate::{
     api::{
-        CreatedKey, Imported, KeyView, Report, ScopeDetail, ScopeView, StatusView, TierView,
-        UsageView, rfc3339,
+        CreatedKey, Imported, KeyView, Report, ScopeDetail, ScopeView, TierView, UsageView, rfc3339,
     },
     limits::{Bound, Limits},
     store::Refusals,
@@ -110,7 +109,7 @@ pub(super) fn usage_of(view: &UsageView, as_json: bool) -> Result<(), Failure> {
     lines(&text)
 }
 
-fn refusals(refused: Refusals) -> String {
+pub(super) fn refusals(refused: Refusals) -> String {
     let Refusals {
         rate,
         concurrency,
@@ -294,57 +293,4 @@ pub(super) fn report(report: &Report, nothing: &str, as_json: bool) -> Result<()
         return lines(&[nothing.to_owned()]);
     }
     lines(&report.done)
-}
-
-pub(super) fn status(view: &StatusView, as_json: bool) -> Result<(), Failure> {
-    if as_json {
-        return json(view);
-    }
-    let ports: Vec<String> = view.guarded_ports.iter().map(ToString::to_string).collect();
-    let totals = &view.totals;
-    let mut text = vec![
-        format!("limiter {} (pid {}), {}", view.version, view.pid, view.mode),
-        format!("in force since  {}", rfc3339(&view.since)),
-        format!("daemon since    {}", rfc3339(&view.started_at)),
-        format!("guarded ports   {}", ports.join(", ")),
-        format!("scopes, keys    {}, {}", view.scopes, view.keys),
-        String::new(),
-    ];
-    if view.attached.is_empty() {
-        text.push("attached to no interface".to_owned());
-    } else {
-        let mut table = Table::new(&["INTERFACE", "HOOK", "MECHANISM"]);
-        for attached in &view.attached {
-            table.row([
-                attached.interface.clone(),
-                attached.hook.as_str().to_owned(),
-                attached.mechanism.as_str().to_owned(),
-            ]);
-        }
-        text.extend(table.lines());
-    }
-    text.push(String::new());
-    text.push(format!("admitted        {}", totals.admitted));
-    text.push(format!("refused         {}", refusals(totals.refused)));
-    text.push(format!("malformed       {}", totals.malformed));
-    text.push(format!("missing key     {}", totals.missing_key));
-    text.push(format!("unknown key     {}", totals.unknown_key));
-    text.push(String::new());
-    let counted: Vec<String> = view
-        .coverage
-        .iter()
-        .filter(|(_, count)| count.as_u64() != Some(0))
-        .map(|(name, count)| format!("{:<24} {count}", name.replace('_', " ")))
-        .collect();
-    if !counted.is_empty() {
-        text.extend(counted);
-        text.push(String::new());
-    }
-    if view.health.is_empty() {
-        text.push("all is well".to_owned());
-    }
-    for health in &view.health {
-        text.push(format!("PROBLEM  {}: {}", health.part, health.message));
-    }
-    lines(&text)
 }

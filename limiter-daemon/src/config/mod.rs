@@ -4,6 +4,7 @@
 mod attach;
 mod document;
 mod error;
+mod healing;
 mod identify;
 mod interfaces;
 mod policy;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 pub use attach::{Attach, AttachHook, InterfacePattern, Origin};
 pub use error::{ConfigError, Problem};
+pub use healing::{Healing, Interval};
 pub use identify::{HeaderName, MAX_HEADER_SOURCES, Source};
 pub use interfaces::{Resolution, resolve};
 pub use policy::{
@@ -40,6 +42,8 @@ pub struct Config {
     pub tiers: Tiers,
     /// Sizes of the kernel's tables.
     pub tables: Tables,
+    /// How often counts are checked.
+    pub healing: Healing,
 }
 
 /// Sizes of the kernel's tables, in entries. Memory is taken when they are made.
@@ -123,12 +127,16 @@ impl Config {
     pub fn parse(text: &str, path: Option<&Path>, overlay: &Overlay) -> Result<Self, ConfigError> {
         let mut document = Document::new(text, path)?;
         let root = document.root();
-        document.known(&root, &["attach", "identify", "policy", "tiers", "tables"]);
+        document.known(
+            &root,
+            &["attach", "identify", "policy", "tiers", "tables", "healing"],
+        );
         let tiers = Tiers::read(&mut document, &root);
         let attach = Attach::read(&mut document, &root, overlay);
         let sources = identify::read(&mut document, &root);
         let policy = Policy::read(&mut document, &root, &tiers);
         let tables = read_tables(&mut document, &root);
+        let healing = Healing::read(&mut document, &root);
         document.finish()?;
         Ok(Self {
             file: path.map(Path::to_path_buf),
@@ -137,6 +145,7 @@ impl Config {
             policy,
             tiers,
             tables,
+            healing,
         })
     }
 }

@@ -53,6 +53,15 @@ concurrency = 20
 }
 
 #[test]
+fn healing_can_be_quicker() {
+    let text = "[healing]\ncheck_interval = \"500ms\"\nsuspect_after = \"1min\"\n";
+    let healing = with_attach(text).unwrap().healing;
+    assert_eq!(healing.check_interval.0.as_millis(), 500);
+    assert_eq!(healing.suspect_after.0.as_secs(), 60);
+    assert_eq!(healing.recount_interval.0.as_secs(), 30);
+}
+
+#[test]
 fn a_built_in_tier_keeps_what_is_not_said() {
     let config = with_attach("[tiers.profile]\ndaily_quota = \"unlimited\"\n").unwrap();
     let base = with_attach("")
@@ -212,6 +221,22 @@ fn mistakes_are_told_with_place_and_remedy() {
         (
             "[tables]\nflows = 1\n",
             "`tables.flows = 1` is out of range: from 64 to 16777216",
+        ),
+        (
+            "[healing]\ncheck_interval = \"10h\"\n",
+            "f.toml:5:18: `healing.check_interval = \"10h\"` is not a time: a number and ms, s or min",
+        ),
+        (
+            "[healing]\nrecount_interval = \"10ms\"\n",
+            "`healing.recount_interval = \"10ms\"` is out of range: from 100ms to 60min",
+        ),
+        (
+            "[healing]\nsuspect_after = 5\n",
+            "`healing.suspect_after` must be a string in quotes, not an integer",
+        ),
+        (
+            "[healing]\nchek_interval = \"10s\"\n",
+            "unknown entry `healing.chek_interval` (did you mean `check_interval`?)",
         ),
     ] {
         let told = problems(&format!("{ATTACH}{text}"));

@@ -6,6 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering::SeqCst},
 };
 
+use limiter_common::abi::Clock;
 use tokio::io::unix::AsyncFd;
 
 use super::engine::UtcOffset;
@@ -15,18 +16,28 @@ use crate::kernel::KernelError;
 const SAMPLES: u32 = 5;
 const NS_PER_SECOND: i128 = 1_000_000_000;
 
-/// Who takes the offset.
+/// Who takes the clock.
 pub trait PublishClock: Send {
-    /// Publishes what to add to the boot clock for UTC, in nanoseconds.
+    /// What is published now.
     ///
     /// # Errors
     /// The kernel's.
-    fn publish(&mut self, utc_offset_ns: u64) -> Result<(), KernelError>;
+    fn published(&self) -> Result<Clock, KernelError>;
+
+    /// Publishes.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn publish(&mut self, clock: Clock) -> Result<(), KernelError>;
 }
 
 impl PublishClock for crate::kernel::ClockMap {
-    fn publish(&mut self, utc_offset_ns: u64) -> Result<(), KernelError> {
-        self.set(utc_offset_ns)
+    fn published(&self) -> Result<Clock, KernelError> {
+        self.get()
+    }
+
+    fn publish(&mut self, clock: Clock) -> Result<(), KernelError> {
+        self.set(clock)
     }
 }
 
@@ -79,11 +90,39 @@ impl ClockPublisher {
     /// # Errors
     /// The kernel's.
     pub fn publish(&self) -> Result<(), KernelError> {
-        let offset = utc_offset_ns();
-        self.offset.store(offset, SeqCst);
-        let published = lock(&self.map).publish(offset);
+        self.publish_with(|_| {})
+    }
+
+    /// From now on for `ns`, connections that are not known are refused.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn refuse_strangers_for(&self, ns: u64) -> Result<(), KernelError> {
+        let now = u64::try_from(read(libc::CLOCK_BOOTTIME)).unwrap_or(0);
+        let until = now.saturating_add(ns);
+        self.publish_with(|clock| {
+            clock.refuse_strangers_until_ns = clock.refuse_strangers_until_ns.max(until);
+        })
+    }
+
+    fn publish_with(&self, change: impl FnOnce(&mut Clock)) -> Result<(), KernelError> {
+        let published = self.try_publish(change);
         *lock(&self.problem) = published.as_ref().err().map(ToString::to_string);
         published
+    }
+
+    fn try_publish(&self, change: impl FnOnce(&mut Clock)) -> Result<(), KernelError> {
+        // Held from reading to writing: two threads publish. What stands there already is kept,
+        // also that of a daemon before this one.
+        let mut map = lock(&self.map);
+        let utc_offset_ns = utc_offset_ns();
+        self.offset.store(utc_offset_ns, SeqCst);
+        let mut clock = Clock {
+            utc_offset_ns,
+            ..map.published()?
+        };
+        change(&mut clock);
+        map.publish(clock)
     }
 
     /// Why the last publication failed, if it did.
@@ -196,7 +235,44 @@ impl ClockSet {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, atomic::AtomicU64};
+
     use super::*;
+
+    struct Map(Arc<Mutex<Clock>>);
+
+    impl PublishClock for Map {
+        fn published(&self) -> Result<Clock, KernelError> {
+            Ok(*self.0.lock().unwrap())
+        }
+
+        fn publish(&mut self, clock: Clock) -> Result<(), KernelError> {
+            *self.0.lock().unwrap() = clock;
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn how_long_strangers_are_refused_outlives_a_second_and_the_daemon() {
+        let map = Arc::new(Mutex::new(Clock::default()));
+        let daemon = || {
+            let offset = Arc::new(AtomicU64::new(0));
+            ClockPublisher::new(Box::new(Map(Arc::clone(&map))), offset)
+        };
+        let now = || u64::try_from(read(libc::CLOCK_BOOTTIME)).unwrap();
+        let before = now();
+        daemon().refuse_strangers_for(1000).unwrap();
+        let until = map.lock().unwrap().refuse_strangers_until_ns;
+        assert!((before + 1000..=now() + 1000).contains(&until));
+        let next = daemon();
+        next.publish().unwrap();
+        assert_eq!(map.lock().unwrap().refuse_strangers_until_ns, until);
+        assert_ne!(map.lock().unwrap().utc_offset_ns, 0);
+        // Never sooner than was said before.
+        map.lock().unwrap().refuse_strangers_until_ns = u64::MAX;
+        next.refuse_strangers_for(1).unwrap();
+        assert_eq!(map.lock().unwrap().refuse_strangers_until_ns, u64::MAX);
+    }
 
     #[test]
     fn the_offset_makes_utc_of_the_boot_clock() {

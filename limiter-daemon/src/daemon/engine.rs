@@ -9,9 +9,9 @@ use std::{
 use chrono::{DateTime, Utc};
 use limiter_common::day::Day;
 
-use super::{book::Book, text_sets::TextSets};
+use super::{book::Book, recount::Drifts, sweep::Table, text_sets::TextSets};
 use crate::{
-    api::{ApiError, Health},
+    api::{ApiError, HealedView, Health},
     config::{Config, Mode, Overlay, Tier},
     kernel::Plane,
     limits::Limits,
@@ -63,6 +63,11 @@ pub struct Engine {
     pub(super) since: DateTime<Utc>,
     /// Everything was taken down: nothing is to be put up again before the daemon ends.
     pub(super) detached: bool,
+    /// What is known of the table of flows.
+    pub(super) table: Table,
+    /// What the last recount found wrong.
+    pub(super) drifts: Drifts,
+    pub(super) healed: HealedView,
     health: BTreeMap<&'static str, String>,
 }
 
@@ -118,9 +123,13 @@ impl Engine {
             started_at: now,
             since: now,
             detached: false,
+            table: Table::default(),
+            drifts: Drifts::new(),
+            healed: HealedView::default(),
             health: BTreeMap::new(),
         };
         engine.since = engine.in_force_since(now)?;
+        engine.continue_numbers()?;
         engine.read_scopes(now)?;
         engine.check_tiers(&engine.config)?;
         TextSets::publish_common(engine.plane.as_mut())?;

@@ -4,14 +4,18 @@ mod book;
 mod clock;
 mod csv_import;
 mod engine;
+mod healing;
 mod in_force;
 mod keys;
 mod lock;
 mod notify;
+mod orphans;
 mod publish;
+mod recount;
 mod reload;
 mod scopes;
 mod status;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod text_sets;
@@ -57,7 +61,7 @@ use lock::make_directory;
 const TICK: Duration = Duration::from_secs(1);
 /// Ticks between two looks at the interfaces.
 const INTERFACES_EVERY: u64 = 2;
-/// Ticks between two sweeps of dead flows.
+/// Ticks between two sweeps of dead flows; none while the table of flows is filling up.
 const SWEEP_EVERY: u64 = 5;
 
 /// How long answers that are under way may take at the end.
@@ -190,6 +194,7 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
         let _stopped = server_stopped.await;
     }));
     let rounds = tokio::spawn(rounds(Arc::clone(&shared), Arc::clone(&clock)));
+    let healing = tokio::spawn(healing::rounds(Arc::clone(&shared)));
     let time = tokio::spawn(tell_time(Arc::clone(&clock)));
     let watch = tokio::spawn(watch_clock(clock_set, clock));
     log::info!("ready: control socket {}", socket.display());
@@ -208,7 +213,7 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
         }
     }
     notify("STOPPING=1");
-    for task in [rounds, time, watch] {
+    for task in [rounds, healing, time, watch] {
         task.abort();
     }
     // An answer that is under way, like that to `limiter detach`, is still read.
@@ -353,8 +358,8 @@ async fn rounds(shared: Arc<Shared>, clock: Arc<ClockPublisher>) {
             if round.is_multiple_of(INTERFACES_EVERY) {
                 engine.follow_interfaces();
             }
-            if round.is_multiple_of(SWEEP_EVERY) {
-                engine.sweep();
+            if round.is_multiple_of(SWEEP_EVERY) || engine.is_crowded() {
+                engine.sweep(&clock);
             }
         });
         if let Err(error) = work.await {

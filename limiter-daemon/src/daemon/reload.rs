@@ -1,7 +1,6 @@
 //! Attaching, reading the configuration again, letting go, and what comes round every second.
 
 use chrono::{DateTime, Utc};
-use limiter_common::flow::Idle;
 
 use super::engine::{Caller, Engine};
 use crate::{
@@ -143,28 +142,6 @@ impl Engine {
     pub fn note_clock(&mut self, problem: Option<String>) {
         self.note_health("clock", problem);
     }
-
-    /// Removes dead flows.
-    pub fn sweep(&mut self) {
-        if self.detached {
-            return;
-        }
-        match self.plane.sweep(Idle::DEFAULT_NS) {
-            Ok(sweep) => {
-                self.note_health("sweep", None);
-                if sweep.slots > 0 || sweep.connections > 0 {
-                    log::info!(
-                        "swept {} dead flows of {}: {} slots and {} connections given back",
-                        sweep.removed,
-                        sweep.flows,
-                        sweep.slots,
-                        sweep.connections
-                    );
-                }
-            }
-            Err(error) => self.note_health("sweep", Some(error.to_string())),
-        }
-    }
 }
 
 /// The interfaces that `config` means here, all of which must exist.
@@ -198,6 +175,9 @@ fn describe_changes(old: &Config, new: &Config) -> Vec<String> {
     }
     if old.policy != new.policy {
         changes.push("policies changed".to_owned());
+    }
+    if old.healing != new.healing {
+        changes.push("times of healing changed".to_owned());
     }
     for (name, tier) in new.tiers.iter() {
         match old.tiers.get(name.as_str()) {

@@ -69,6 +69,8 @@ impl Engine {
                 unknown_key: at(counter::UNKNOWN_KEY),
             },
             coverage,
+            flows: self.flows_view(),
+            healed: self.healed,
             health: self.health(),
         })
     }

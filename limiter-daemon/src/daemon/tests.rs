@@ -2,6 +2,8 @@
 
 mod counts;
 mod engine;
+mod flows;
+mod healing;
 mod host;
 mod plane;
 pub(crate) mod testing;

@@ -27,7 +27,9 @@ macro_rules! plain {
 plain!(
     abi::Config,
     abi::Ports,
+    abi::Adopted,
     abi::Clock,
+    abi::Suspect,
     abi::Sweep,
     KeyEntry,
     abi::Limits,
@@ -41,7 +43,10 @@ type Entries<K, V> = HashMap<MapData, K, V>;
 pub(super) struct Maps {
     pub(super) config: Array<MapData, Plain<abi::Config>>,
     pub(super) ports: Array<MapData, Plain<abi::Ports>>,
+    pub(super) adopted: Array<MapData, Plain<abi::Adopted>>,
     pub(super) sweep: Array<MapData, Plain<abi::Sweep>>,
+    pub(super) suspects: Array<MapData, Plain<abi::Suspect>>,
+    pub(super) forget: Array<MapData, Plain<abi::Suspect>>,
     pub(super) limits: Array<MapData, Plain<abi::Limits>>,
     pub(super) keys: Entries<Digest, Plain<KeyEntry>>,
     pub(super) texts: Entries<Plain<TextKey>, Plain<abi::Text>>,
@@ -56,13 +61,21 @@ impl ClockMap {
         Ok(Self(Array::try_from(map).map_err(map_error(map::CLOCK))?))
     }
 
-    /// Publishes what to add to the boot clock for UTC, in nanoseconds.
+    /// What is published now.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn set(&mut self, utc_offset_ns: u64) -> Result<(), KernelError> {
+    pub fn get(&self) -> Result<abi::Clock, KernelError> {
+        Ok(self.0.get(&0, 0).map_err(map_error(map::CLOCK))?.0)
+    }
+
+    /// Publishes.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set(&mut self, clock: abi::Clock) -> Result<(), KernelError> {
         self.0
-            .set(0, Plain(abi::Clock { utc_offset_ns }), 0)
+            .set(0, Plain(clock), 0)
             .map_err(map_error(map::CLOCK))
     }
 }

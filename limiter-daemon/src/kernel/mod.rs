@@ -10,6 +10,7 @@ pub mod netdev;
 mod object;
 mod pins;
 pub mod plane;
+pub mod sockets;
 mod state;
 mod sys;
 mod undo;

@@ -22,6 +22,7 @@ use super::{
     maps::{ClockMap, Maps, Plain, insert, lookup, remove},
     netdev::Interface,
     pins::{PinDirectory, TEXT_ENTRIES, key_entries, scope_entries},
+    plane::{Count, Counted, First},
     state::StateMap,
     sys,
 };
@@ -32,6 +33,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/li
 
 /// The program that removes dead flows.
 const SWEEP_PROGRAM: &str = "limiter_sweep";
+/// The program that removes one flow.
+const FORGET_PROGRAM: &str = "limiter_forget";
 
 /// What to load, and where to keep it.
 #[derive(Debug, Clone)]
@@ -84,7 +87,10 @@ impl Kernel {
         let maps = Maps {
             config: array(&mut ebpf, map::CONFIG)?,
             ports: array(&mut ebpf, map::PORTS)?,
+            adopted: array(&mut ebpf, map::ADOPTED)?,
             sweep: array(&mut ebpf, map::SWEEP)?,
+            suspects: array(&mut ebpf, map::SUSPECTS)?,
+            forget: array(&mut ebpf, map::FORGET)?,
             limits: array(&mut ebpf, map::LIMITS)?,
             keys: HashMap::try_from(take(&mut ebpf, map::KEYS)?).map_err(map_error(map::KEYS))?,
             texts: HashMap::try_from(take(&mut ebpf, map::TEXTS)?)
@@ -109,6 +115,27 @@ impl Kernel {
             identity,
         };
         Ok((kernel, clock))
+    }
+}
+
+impl Kernel {
+    /// Runs a program that is attached nowhere.
+    fn run_program(&mut self, name: &str) -> Result<(), KernelError> {
+        let program = loaded(&mut self.ebpf, name)?;
+        // The kernel wants an Ethernet frame to run a classifier on; the programs do not look.
+        let frame = [0u8; 64];
+        let options = TestRunOptions {
+            data_in: Some(&frame),
+            repeat: 1,
+            ..TestRunOptions::default()
+        };
+        match program.test_run(options) {
+            Ok(_) => Ok(()),
+            Err(source) => Err(KernelError::Program {
+                name: name.to_owned(),
+                source: Box::new(source),
+            }),
+        }
     }
 }
 
@@ -258,30 +285,67 @@ impl Plane for Kernel {
             .collect()
     }
 
-    fn sweep(&mut self, idle_ns: [u64; 4]) -> Result<abi::Sweep, KernelError> {
-        let ask = abi::Sweep {
-            idle_ns,
-            ..abi::Sweep::default()
+    fn last_sweep(&self) -> Result<abi::Sweep, KernelError> {
+        Ok(self.maps.sweep.get(&0, 0).map_err(map_error(map::SWEEP))?.0)
+    }
+
+    fn set_recount(&mut self, number: u32) -> Result<(), KernelError> {
+        let sweep = abi::Sweep {
+            recount: number,
+            ..self.last_sweep()?
         };
         self.maps
             .sweep
-            .set(0, Plain(ask), 0)
+            .set(0, Plain(sweep), 0)
+            .map_err(map_error(map::SWEEP))
+    }
+
+    fn sweep(&mut self, ask: &abi::Sweep) -> Result<abi::Sweep, KernelError> {
+        self.maps
+            .sweep
+            .set(0, Plain(*ask), 0)
             .map_err(map_error(map::SWEEP))?;
-        let program = loaded(&mut self.ebpf, SWEEP_PROGRAM)?;
-        // The kernel wants an Ethernet frame to run a classifier on; the program does not look.
-        let frame = [0u8; 64];
-        let options = TestRunOptions {
-            data_in: Some(&frame),
-            repeat: 1,
-            ..TestRunOptions::default()
-        };
-        program
-            .test_run(options)
-            .map_err(|source| KernelError::Program {
-                name: SWEEP_PROGRAM.to_owned(),
-                source: Box::new(source),
-            })?;
-        Ok(self.maps.sweep.get(&0, 0).map_err(map_error(map::SWEEP))?.0)
+        self.run_program(SWEEP_PROGRAM)?;
+        self.last_sweep()
+    }
+
+    fn suspects(&self, count: u64) -> Result<Vec<abi::Suspect>, KernelError> {
+        let count = u32::try_from(count).unwrap_or(abi::MAX_SUSPECTS);
+        (0..count.min(abi::MAX_SUSPECTS))
+            .map(|number| Ok(self.maps.suspects.get(&number, 0)?.0))
+            .collect::<Result<_, _>>()
+            .map_err(map_error(map::SUSPECTS))
+    }
+
+    fn forget(&mut self, suspect: &abi::Suspect) -> Result<abi::Suspect, KernelError> {
+        let forget = map_error(map::FORGET);
+        self.maps
+            .forget
+            .set(0, Plain(*suspect), 0)
+            .map_err(&forget)?;
+        self.run_program(FORGET_PROGRAM)?;
+        Ok(self.maps.forget.get(&0, 0).map_err(forget)?.0)
+    }
+
+    fn adopted(&self) -> Result<u64, KernelError> {
+        let adopted = self.maps.adopted.get(&0, 0);
+        Ok(adopted.map_err(map_error(map::ADOPTED))?.0.given)
+    }
+
+    fn begin_recount(&self, scope: u32, number: u32) {
+        self.state.begin_recount(scope, number);
+    }
+
+    fn end_recount(&self, scope: u32, number: u32) {
+        self.state.end_recount(scope, number);
+    }
+
+    fn counted(&self, scope: u32, count: Count, first: First, number: u32) -> Option<Counted> {
+        self.state.counted(scope, count, first, number)
+    }
+
+    fn correct(&self, scope: u32, count: Count, by: i64) -> u64 {
+        self.state.correct(scope, count, by)
     }
 
     fn follow(&mut self, interfaces: &[Interface]) -> Result<Vec<String>, KernelError> {

@@ -8,8 +8,8 @@ use std::{
 
 use aya::maps::{MapInfo, MapType};
 use limiter_common::abi::{
-    ABI_VERSION, Adopted, Clock, Config, Digest, Flow, FlowKey, KeyEntry, Limits, Ports,
-    ScopeState, Sweep, Text, TextKey, Tomb, counter, map,
+    ABI_VERSION, Adopted, Clock, Config, Digest, Flow, FlowKey, KeyEntry, Limits, MAX_SUSPECTS,
+    Ports, ScopeState, Stranger, Suspect, Sweep, Text, TextKey, Tomb, counter, map,
 };
 
 use super::KernelError;
@@ -22,6 +22,8 @@ const BPFFS: &str = "/sys/fs/bpf";
 pub(super) const TEXT_ENTRIES: u32 = 65_536;
 /// Entries of the map of refused connections.
 const TOMB_ENTRIES: u32 = 65_536;
+/// Entries of the map of connections that are not followed.
+const STRANGER_ENTRIES: u32 = 65_536;
 
 /// A pin directory, laid out for this version of the maps.
 #[derive(Debug, Clone)]
@@ -135,7 +137,7 @@ pub(super) fn key_entries(tables: &Tables) -> u32 {
     tables.keys.saturating_add(tables.unknown_keys)
 }
 
-fn shapes(tables: &Tables) -> [Shape; 12] {
+fn shapes(tables: &Tables) -> [Shape; 15] {
     fn shape<K, V>(name: &'static str, kind: MapType, entries: u32) -> Shape {
         // Both are small types of the ABI.
         let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -155,11 +157,14 @@ fn shapes(tables: &Tables) -> [Shape; 12] {
         shape::<u32, Clock>(map::CLOCK, MapType::Array, 1),
         shape::<u32, Adopted>(map::ADOPTED, MapType::Array, 1),
         shape::<u32, Sweep>(map::SWEEP, MapType::Array, 1),
+        shape::<u32, Suspect>(map::SUSPECTS, MapType::Array, MAX_SUSPECTS),
+        shape::<u32, Suspect>(map::FORGET, MapType::Array, 1),
         shape::<Digest, KeyEntry>(map::KEYS, MapType::Hash, keys),
         shape::<u32, Limits>(map::LIMITS, MapType::Array, scopes),
         shape::<u32, ScopeState>(map::STATE, MapType::Array, scopes),
         shape::<FlowKey, Flow>(map::FLOWS, MapType::Hash, tables.flows),
         shape::<FlowKey, Tomb>(map::TOMBS, MapType::LruHash, TOMB_ENTRIES),
+        shape::<FlowKey, Stranger>(map::STRANGERS, MapType::LruHash, STRANGER_ENTRIES),
         shape::<TextKey, Text>(map::TEXTS, MapType::Hash, TEXT_ENTRIES),
         shape::<u32, u64>(map::COUNTERS, MapType::PerCpuArray, counter::COUNT),
     ]

@@ -62,6 +62,33 @@ pub struct Attached {
     pub hook: Hook,
 }
 
+/// One of a scope's counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Count {
+    /// Requests in flight.
+    InFlight,
+    /// Open connections.
+    Connections,
+}
+
+/// A count as it is, and what a recount makes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    /// What limits are held against.
+    pub count: u64,
+    /// The sum over the connections.
+    pub recounted: u64,
+}
+
+/// Which of the two is read first; packets may change them in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum First {
+    /// The count.
+    Count,
+    /// The recounted one.
+    Recounted,
+}
+
 /// The kernel's side.
 pub trait Plane: Send {
     /// Publishes the configuration.
@@ -143,11 +170,54 @@ pub trait Plane: Send {
     /// The kernel's.
     fn counters(&self) -> Result<Vec<u64>, KernelError>;
 
-    /// Removes dead flows and gives back what they held.
+    /// What the last sweep was asked and answered, by this daemon or one before it.
     ///
     /// # Errors
     /// The kernel's.
-    fn sweep(&mut self, idle_ns: [u64; 4]) -> Result<abi::Sweep, KernelError>;
+    fn last_sweep(&self) -> Result<abi::Sweep, KernelError>;
+
+    /// Publishes the number of the recount that new flows begin with.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn set_recount(&mut self, number: u32) -> Result<(), KernelError>;
+
+    /// Looks at every flow as `ask` says (its fields that are "in"), removes dead ones and gives
+    /// back what they held.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn sweep(&mut self, ask: &abi::Sweep) -> Result<abi::Sweep, KernelError>;
+
+    /// The first `count` flows that the last sweep named.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn suspects(&self, count: u64) -> Result<Vec<abi::Suspect>, KernelError>;
+
+    /// Removes a flow and gives back what it held, unless its server has sent since it was named.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn forget(&mut self, suspect: &abi::Suspect) -> Result<abi::Suspect, KernelError>;
+
+    /// How many scope ids have been given to unknown keys.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn adopted(&self) -> Result<u64, KernelError>;
+
+    /// Lets a scope's recount of this number begin at zero.
+    fn begin_recount(&self, scope: u32, number: u32);
+
+    /// Ends a scope's recount of this number.
+    fn end_recount(&self, scope: u32, number: u32);
+
+    /// A count, and what the recount of this number makes of it; `None` if the scope is not in it.
+    fn counted(&self, scope: u32, count: Count, first: First, number: u32) -> Option<Counted>;
+
+    /// Changes a count by so much, never below zero; says by how much it changed.
+    fn correct(&self, scope: u32, count: Count, by: i64) -> u64;
 
     /// Attaches to exactly these interfaces: new ones are attached, those that are attached
     /// already get the current programs without a gap, others are let go. Says what changed.

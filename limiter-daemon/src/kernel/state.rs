@@ -14,7 +14,10 @@ use limiter_common::{
 };
 use memmap2::{MmapOptions, MmapRaw};
 
-use super::KernelError;
+use super::{
+    KernelError,
+    plane::{Count, Counted, First},
+};
 
 /// The mapping of `STATE`.
 pub(super) struct StateMap {
@@ -32,6 +35,9 @@ const DAY_COUNT: usize = 1;
 const IN_FLIGHT: usize = 2;
 const CONNECTIONS: usize = 3;
 const ADMITTED: usize = 4;
+const RECOUNT: usize = 5;
+const RECOUNTED_IN_FLIGHT: usize = 6;
+const RECOUNTED_CONNECTIONS: usize = 7;
 const REFUSED: usize = 8;
 const WOULD_REFUSE: usize = REFUSED + reason::LIMITS as usize;
 
@@ -42,9 +48,20 @@ const _: () = {
     assert!(offset_of!(ScopeState, in_flight) == IN_FLIGHT * 8);
     assert!(offset_of!(ScopeState, connections) == CONNECTIONS * 8);
     assert!(offset_of!(ScopeState, admitted) == ADMITTED * 8);
+    assert!(offset_of!(ScopeState, recount) == RECOUNT * 8);
+    assert!(offset_of!(ScopeState, recounted_in_flight) == RECOUNTED_IN_FLIGHT * 8);
+    assert!(offset_of!(ScopeState, recounted_connections) == RECOUNTED_CONNECTIONS * 8);
     assert!(offset_of!(ScopeState, refused) == REFUSED * 8);
     assert!(offset_of!(ScopeState, would_refuse) == WOULD_REFUSE * 8);
 };
+
+/// Where a count and its recount are.
+fn words(count: Count) -> (usize, usize) {
+    match count {
+        Count::InFlight => (IN_FLIGHT, RECOUNTED_IN_FLIGHT),
+        Count::Connections => (CONNECTIONS, RECOUNTED_CONNECTIONS),
+    }
+}
 
 impl StateMap {
     /// Maps the whole map, which must be `BPF_F_MMAPABLE` and have `entries` entries.
@@ -84,9 +101,11 @@ impl StateMap {
             in_flight: load(IN_FLIGHT),
             connections: load(CONNECTIONS),
             admitted: load(ADMITTED),
+            recount: load(RECOUNT),
+            recounted_in_flight: load(RECOUNTED_IN_FLIGHT),
+            recounted_connections: load(RECOUNTED_CONNECTIONS),
             refused: loads(REFUSED),
             would_refuse: loads(WOULD_REFUSE),
-            ..ScopeState::default()
         }
     }
 
@@ -123,6 +142,64 @@ impl StateMap {
         let lowered = |tat: u64| (tat > at_most).then_some(at_most);
         // An error here says that it was not higher.
         let _not_higher = word.fetch_update(SeqCst, SeqCst, lowered);
+    }
+
+    /// Lets a recount of this number begin at zero.
+    pub(super) fn begin_recount(&self, scope: u32, number: u32) {
+        for (word, value) in [
+            // None: the programs leave the sums alone while they are not of one recount.
+            (RECOUNT, 0),
+            (RECOUNTED_IN_FLIGHT, 0),
+            (RECOUNTED_CONNECTIONS, 0),
+            (RECOUNT, u64::from(number)),
+        ] {
+            if let Some(word) = self.word(scope, word) {
+                word.store(value, SeqCst);
+            }
+        }
+    }
+
+    /// Ends the recount of this number.
+    pub(super) fn end_recount(&self, scope: u32, number: u32) {
+        if let Some(word) = self.word(scope, RECOUNT) {
+            // An error here says that another one has begun, or that the scope's next owner has.
+            let _other = word.compare_exchange(u64::from(number), 0, SeqCst, SeqCst);
+        }
+    }
+
+    /// A count, and what the recount of this number makes of it; `None` if the scope is not in it.
+    pub(super) fn counted(
+        &self,
+        scope: u32,
+        count: Count,
+        first: First,
+        number: u32,
+    ) -> Option<Counted> {
+        let (count, recounted) = words(count);
+        let load = |word| Some(self.word(scope, word)?.load(SeqCst));
+        let counted = match first {
+            First::Count => {
+                let count = load(count)?;
+                let recounted = load(recounted)?;
+                Counted { count, recounted }
+            }
+            First::Recounted => {
+                let recounted = load(recounted)?;
+                let count = load(count)?;
+                Counted { count, recounted }
+            }
+        };
+        (load(RECOUNT)? == u64::from(number)).then_some(counted)
+    }
+
+    /// Changes a count by so much, never below zero; says by how much it changed.
+    pub(super) fn correct(&self, scope: u32, count: Count, by: i64) -> u64 {
+        let Some(word) = self.word(scope, words(count).0) else {
+            return 0;
+        };
+        let corrected = |now: u64| Some(now.saturating_add_signed(by));
+        let before = word.fetch_update(SeqCst, SeqCst, corrected).unwrap_or(0);
+        before.saturating_add_signed(by).abs_diff(before)
     }
 
     pub(super) fn clear(&self, scope: u32) {

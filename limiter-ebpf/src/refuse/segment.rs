@@ -3,27 +3,19 @@
 use limiter_common::{abi::MAX_TEXT, seq::Seq};
 
 use crate::{
-    packet::{Direction, Packet},
+    checksum::{PIECE, fold, is_partial, pseudo_sum},
+    packet::{Direction, IPPROTO_TCP, IPV4_LEN, IPV6_LEN, Packet, TCP_LEN},
     skb::{Skb, bounded_to, random, sum},
     work::Work,
 };
 
-const IPV4_LEN: u32 = 20;
-const IPV6_LEN: u32 = 40;
-const TCP_LEN: u32 = 20;
 /// NOP, NOP, timestamp: the only options of ours.
 const TIMESTAMP_LEN: u32 = 12;
 /// Two MAC addresses; what follows them in the link header stays.
 const MACS_LEN: u32 = 12;
-/// Where the checksum stands in the TCP header.
-pub const CHECKSUM_AT: u32 = 16;
-
-const IPPROTO_TCP: u32 = 6;
 /// What most servers start with.
 const HOP_LIMIT: u32 = 64;
 
-/// The most that `bpf_csum_diff` adds up in one go (its scratch space, `MAX_BPF_STACK`).
-pub const PIECE: usize = 512;
 const WORDS: usize = MAX_TEXT / 8 + 1;
 
 /// What a segment says. Host byte order.
@@ -64,29 +56,6 @@ pub fn begin(skb: Skb, work: *mut Work, going: Direction) -> bool {
             true
         }
         None => false,
-    }
-}
-
-/// Whether the device is to fill in the checksum, of which there is only the pseudo-header's sum.
-#[inline(always)]
-pub fn is_partial(skb: Skb, packet: &Packet) -> Option<bool> {
-    let at = packet.l4 + CHECKSUM_AT;
-    let (mut before, mut after) = ([0u8; 2], [0u8; 2]);
-    // SAFETY: the buffers have two bytes.
-    unsafe {
-        // No flags: not part of the pseudo-header, so a partial checksum stays as it is
-        // (inet_proto_csum_replace4, net/core/utils.c).
-        if !skb.load(at, before.as_mut_ptr(), 2)
-            || !skb.replace_checksum(at, 0, 0x0101, 2)
-            || !skb.load(at, after.as_mut_ptr(), 2)
-        {
-            return None;
-        }
-        if before == after {
-            return Some(true);
-        }
-        // As it was, lest a sum that the device took of the whole packet no longer hold.
-        skb.store(at, before.as_ptr(), 2).then_some(false)
     }
 }
 
@@ -258,23 +227,6 @@ unsafe fn ipv6(ip: *mut u32, packet: &Packet, to: Direction, total: u32) {
     }
 }
 
-/// The sum of the pseudo-header (RFC 9293, section 3.1; RFC 8200, section 8.1), the same both ways.
-/// `total`: bytes of TCP header and payload.
-#[inline(always)]
-pub fn pseudo_sum(packet: &Packet, total: u32) -> u64 {
-    let key = &packet.key;
-    let ends = u64::from((IPPROTO_TCP + total).to_be());
-    if packet.v6 == 0 {
-        // Not the whole of the mapped addresses.
-        return ends + u64::from(key.client[3]) + u64::from(key.server[3]);
-    }
-    let mut sum = ends;
-    for word in 0..4 {
-        sum += u64::from(key.client[word]) + u64::from(key.server[word]);
-    }
-    sum
-}
-
 /// The sum of header and payload.
 #[inline(always)]
 fn payload_sum(reply: &Reply, segment: &Segment) -> u64 {
@@ -291,16 +243,6 @@ fn payload_sum(reply: &Reply, segment: &Segment) -> u64 {
         let first = sum(text, PIECE as u32, 0);
         total + u64::from(sum(text.add(PIECE), PIECE as u32, first))
     }
-}
-
-/// Folds a one's complement sum of 32-bit words into 16 bits (RFC 1071, section 2).
-#[inline(always)]
-pub fn fold(sum: u64) -> u16 {
-    let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    sum as u16
 }
 
 const _: () = assert!(MAX_TEXT == 2 * PIECE && MAX_TEXT.is_power_of_two());

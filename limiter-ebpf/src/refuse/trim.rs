@@ -1,15 +1,13 @@
 //! Cuts a segment, as if the rest of it had been lost.
 
-use core::ffi::c_void;
-
-use aya_ebpf::helpers::generated::bpf_loop;
 use limiter_common::abi::counter;
 
-use super::segment::{CHECKSUM_AT, PIECE, fold, is_partial, plain, pseudo_sum};
+use super::segment::plain;
 use crate::{
+    checksum::{CHECKSUM_AT, fold, is_partial, pseudo_sum, sum_from},
     maps,
     packet::{FIN, Packet},
-    skb::{Skb, bounded_to, sum},
+    skb::Skb,
     work::Work,
 };
 
@@ -17,9 +15,27 @@ use crate::{
 /// SKB_MAX_ALLOC (net/core/filter.c), 16 KiB less what the kernel keeps beside the data.
 const MAX_CUT: u32 = 15 * 1024;
 
-/// The pieces of the longest segment whose checksum is not the device's to fill in: one of
-/// loopback, with that switched off.
-const MAX_PIECES: u32 = 65_536 / PIECE as u32 + 1;
+/// Where a segment that is one packet is cut at the latest, and taken apart for comparison: a multiple
+/// of this, with room for the longest headers before it.
+pub const PART: u32 = 12 * 1024;
+
+/// How many bytes of a segment's payload can be let by alone, when all of it must not: whole packets,
+/// where it is several, since in those the rest will come again.
+#[inline(always)]
+pub fn room(size: u32, payload: u32) -> u32 {
+    let room = MAX_CUT.saturating_sub(payload);
+    let packets = match room.checked_div(size) {
+        Some(packets) => packets * size,
+        None => 0,
+    };
+    if packets > 0 {
+        packets
+    } else if room < PART {
+        room
+    } else {
+        PART
+    }
+}
 
 /// Where the data offset and the flags stand in the TCP header.
 const FLAGS_AT: u32 = 12;
@@ -30,17 +46,16 @@ const IPV6_PAYLOAD_AT: u32 = 4;
 /// Next header TCP, in the word that begins with the IPv6 payload length.
 const IPV6_NEXT_TCP: u32 = 6 << 8;
 
-/// Cuts a segment to its first `keep` bytes (at least one, fewer than it has), or to fewer still:
-/// whatever is gone the client sends again. False: it could not be done, and the packet is of no
-/// use any more.
+/// Cuts a segment to its first `keep` bytes (at least one), without its FIN, or to fewer still: whatever
+/// is gone the client sends again. False: it could not be done, and the packet is of no use any more.
 #[inline(never)]
 pub fn trim(skb: Skb, work: *mut Work, keep: u32) -> bool {
     // SAFETY: a live map value, of this CPU alone.
     let packet = unsafe { &mut (*work).packet };
-    if keep == 0 || keep >= packet.len || packet.payload >= MAX_CUT {
+    let room = room(skb.gso_size(), packet.payload);
+    if keep == 0 || keep > packet.len || room == 0 {
         return false;
     }
-    let room = MAX_CUT - packet.payload;
     let keep = if keep < room { keep } else { room };
     let Some(partial) = is_partial(skb, packet) else {
         return false;
@@ -49,7 +64,7 @@ pub fn trim(skb: Skb, work: *mut Work, keep: u32) -> bool {
     let cut = if partial {
         0
     } else {
-        tail_sum(skb, work, keep)
+        sum_from(skb, work, packet.payload + keep)
     };
     let tcp_len = packet.payload - packet.l4;
     let total = tcp_len + keep;
@@ -125,72 +140,4 @@ fn shorten_ip(skb: Skb, packet: &mut Packet, total: u32) -> bool {
         let word = (payload << 16 | word & 0xffff).to_be();
         skb.write(at, (&raw const word).cast(), 4)
     }
-}
-
-struct Tail {
-    skb: Skb,
-    buffer: *mut u64,
-    at: u32,
-    end: u32,
-    /// 1: the first byte of the first piece stays.
-    odd: u32,
-    sum: u32,
-}
-
-/// The one's complement sum of the payload from byte `keep` on, as part of the segment.
-#[inline(always)]
-fn tail_sum(skb: Skb, work: *mut Work, keep: u32) -> u32 {
-    // SAFETY: a live map value, of this CPU alone.
-    let (packet, reply) = unsafe { (&(*work).packet, &mut (*work).reply) };
-    // Pieces begin at even bytes of the segment, as a checksum counts (headers are even).
-    let odd = keep & 1;
-    let mut tail = Tail {
-        skb,
-        buffer: reply.text.as_mut_ptr(),
-        at: packet.payload + keep - odd,
-        end: packet.payload + packet.len,
-        odd,
-        sum: 0,
-    };
-    // SAFETY: the context outlives the call.
-    unsafe {
-        bpf_loop(
-            MAX_PIECES,
-            add_piece as *mut c_void,
-            (&raw mut tail).cast(),
-            0,
-        );
-    }
-    tail.sum
-}
-
-unsafe extern "C" fn add_piece(_: u32, tail: *mut Tail) -> i64 {
-    // SAFETY: `tail_sum` passes its own context; its buffer has MAX_TEXT bytes, two pieces.
-    unsafe {
-        let at = (*tail).at;
-        let left = (*tail).end.wrapping_sub(at);
-        if left == 0 || left > 1 << 20 {
-            return 1;
-        }
-        let buffer = (*tail).buffer;
-        for word in 0..PIECE / 8 {
-            core::ptr::write_volatile(buffer.add(word), 0);
-        }
-        let len = bounded_to::<{ PIECE as u64 }>(if left < PIECE as u32 {
-            left
-        } else {
-            PIECE as u32
-        });
-        if !(*tail).skb.load(at, buffer.cast(), len) {
-            // The checksum will not be right, and the segment is dropped by its receiver.
-            return 1;
-        }
-        if (*tail).odd != 0 {
-            *buffer.cast::<u8>() = 0;
-            (*tail).odd = 0;
-        }
-        (*tail).sum = sum(buffer.cast(), PIECE as u32, (*tail).sum);
-        (*tail).at = at + len;
-    }
-    0
 }

@@ -124,6 +124,11 @@ fn cases(talk: &Talk) -> Vec<Case> {
     let mut cases = vec![
         Case::idle("empty program", "bench_empty", packets::udp(talk)),
         Case::idle("rewind of a flow", "bench_rewind", packets::udp(talk)),
+        Case::idle(
+            "rewind, checksum known",
+            "bench_rewind_checked",
+            packets::udp(talk),
+        ),
         Case::new("UDP", to_server, packets::udp(talk)),
         Case::new(
             "TCP of another port",
@@ -144,6 +149,10 @@ fn cases(talk: &Talk) -> Vec<Case> {
     ];
     let request = |key, len| packets::request(talk, key, len);
     cases.extend(packets::HEADS.map(|len| Case::admitted(len, request(KEY, len))));
+    cases.push(Case::unchecked(
+        "400 bytes, admitted, checksum unknown",
+        request(KEY, 400),
+    ));
     let others = [
         ("no key, passed", "", true, counter::MISSING_KEY),
         (

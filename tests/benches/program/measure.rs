@@ -19,8 +19,8 @@ pub struct Case {
     pub name: String,
     pub program: &'static str,
     pub packet: Vec<u8>,
-    /// The program sets the flow back before it looks at the packet.
-    pub rewinds: bool,
+    /// The program that does what this one does besides.
+    pub besides: Option<&'static str>,
     /// Bytes of the head of a request that is admitted.
     pub head: Option<usize>,
     verdict: i32,
@@ -47,20 +47,29 @@ impl Case {
             name: name.to_owned(),
             program,
             packet,
-            rewinds: false,
+            besides: None,
             head: None,
             verdict: NEXT,
             counter: None,
         }
     }
 
-    /// A request that passes or is dropped, which is counted.
+    /// A request that passes or is dropped, which is counted; the device has checked its sum.
     pub fn request(name: &str, packet: Vec<u8>, passes: bool, counter: u32) -> Self {
         Self {
-            rewinds: true,
+            besides: Some("bench_rewind_checked"),
             verdict: if passes { NEXT } else { DROP },
             counter: Some(counter),
-            ..Self::new(name, "bench_request", packet)
+            ..Self::new(name, "bench_checked", packet)
+        }
+    }
+
+    /// A request that is admitted, whose sum nobody has checked.
+    pub fn unchecked(name: &str, packet: Vec<u8>) -> Self {
+        Self {
+            program: "bench_request",
+            besides: Some("bench_rewind"),
+            ..Self::request(name, packet, true, counter::ADMITTED)
         }
     }
 

@@ -51,12 +51,12 @@ impl Report {
                 .find(|(case, _)| case.program == name);
             found.map_or(0, |(_, cost)| cost.best.cast_signed())
         };
-        let (empty, rewind) = (best("bench_empty"), best("bench_rewind"));
+        let empty = best("bench_empty");
         let rows: Vec<Row> = cases
             .iter()
             .zip(costs)
             .map(|(case, cost)| {
-                let off = if case.rewinds { rewind } else { empty };
+                let off = case.besides.map_or(empty, best);
                 let net = cost.best.cast_signed() - off;
                 Row {
                     name: case.name.clone(),

@@ -6,8 +6,8 @@ use aya::{
     util::nr_cpus,
 };
 use limiter_common::abi::{
-    Adopted, Clock, Config, Digest, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState, Sweep,
-    Text, TextKey, Tomb, counter, map,
+    Adopted, Clock, Config, Digest, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState, Stranger,
+    Suspect, Sweep, Text, TextKey, Tomb, counter, map,
 };
 
 /// A type of the ABI as aya wants it: plain bytes.
@@ -25,8 +25,8 @@ macro_rules! plain {
 }
 
 plain!(
-    Adopted, Clock, Config, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState, Sweep, Text,
-    TextKey, Tomb,
+    Adopted, Clock, Config, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState, Stranger, Suspect,
+    Sweep, Text, TextKey, Tomb,
 );
 
 type One<T> = Array<MapData, Plain<T>>;
@@ -39,11 +39,14 @@ pub struct Maps {
     pub clock: One<Clock>,
     pub adopted: One<Adopted>,
     pub sweep: One<Sweep>,
+    pub suspects: One<Suspect>,
+    pub forget: One<Suspect>,
     pub limits: One<Limits>,
     pub state: One<ScopeState>,
     pub keys: Table<Digest, KeyEntry>,
     pub flows: Table<Plain<FlowKey>, Flow>,
     pub tombs: Table<Plain<FlowKey>, Tomb>,
+    pub strangers: Table<Plain<FlowKey>, Stranger>,
     pub texts: Table<Plain<TextKey>, Text>,
     pub counters: PerCpuArray<MapData, u64>,
 }
@@ -57,11 +60,14 @@ impl Maps {
             clock: take(ebpf, map::CLOCK),
             adopted: take(ebpf, map::ADOPTED),
             sweep: take(ebpf, map::SWEEP),
+            suspects: take(ebpf, map::SUSPECTS),
+            forget: take(ebpf, map::FORGET),
             limits: take(ebpf, map::LIMITS),
             state: take(ebpf, map::STATE),
             keys: take(ebpf, map::KEYS),
             flows: take(ebpf, map::FLOWS),
             tombs: take(ebpf, map::TOMBS),
+            strangers: take(ebpf, map::STRANGERS),
             texts: take(ebpf, map::TEXTS),
             counters: take(ebpf, map::COUNTERS),
         }
@@ -72,6 +78,7 @@ impl Maps {
         empty(&mut self.keys);
         empty(&mut self.flows);
         empty(&mut self.tombs);
+        empty(&mut self.strangers);
         empty(&mut self.texts);
         for scope in 0..self.limits.len() {
             set(&mut self.limits, scope, Limits::default());

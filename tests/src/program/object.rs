@@ -1,6 +1,10 @@
 //! The loaded kernel object.
 
-use std::{env, fs, path::Path};
+use std::{
+    env, fs,
+    os::fd::{AsFd as _, BorrowedFd},
+    path::Path,
+};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -87,6 +91,24 @@ impl Object {
         options: TestRunOptions<'_>,
     ) -> Result<TestRunResult, ProgramError> {
         self.program(program).test_run(options)
+    }
+
+    /// A program, for the kernel.
+    pub fn fd(&self, program: &str) -> BorrowedFd<'_> {
+        self.program(program)
+            .fd()
+            .expect("the program is loaded")
+            .as_fd()
+    }
+
+    /// Runs a program that looks at no packet.
+    pub fn run_bare(&self, program: &str) {
+        let options = TestRunOptions {
+            data_in: Some(&[0; 64]),
+            ..TestRunOptions::default()
+        };
+        self.run(program, options)
+            .unwrap_or_else(|error| panic!("run {program}: {error:?}"));
     }
 
     /// Instructions that the verifier looked at.

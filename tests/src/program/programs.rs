@@ -6,10 +6,9 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use aya::programs::TestRunOptions;
 use limiter_common::abi::{
-    Adopted, Clock, Config, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState, Sweep, TextKey,
-    Tomb, counter, reason,
+    Adopted, Clock, Config, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState, Suspect, Sweep,
+    TextKey, Tomb, counter, reason,
 };
 
 use super::{
@@ -167,7 +166,10 @@ impl Programs {
         maps::set(
             &mut self.object_mut().maps.clock,
             0,
-            Clock { utc_offset_ns },
+            Clock {
+                utc_offset_ns,
+                ..Clock::default()
+            },
         );
     }
 
@@ -261,21 +263,47 @@ impl Programs {
 
     /// Runs the sweep, and says what it answered.
     pub fn sweep(&mut self, idle_ns: [u64; 4]) -> Sweep {
+        self.sweep_with(Sweep {
+            idle_ns,
+            ..Sweep::default()
+        })
+    }
+
+    /// Runs the sweep as `ask` says, and says what it answered.
+    pub fn sweep_with(&mut self, ask: Sweep) -> Sweep {
         let object = self.object_mut();
+        maps::set(&mut object.maps.sweep, 0, ask);
+        object.run_bare("limiter_sweep");
+        maps::get(&object.maps.sweep, 0)
+    }
+
+    /// The flows that the last sweep named.
+    pub fn suspects(&self, sweep: &Sweep) -> Vec<Suspect> {
+        (0..u32::try_from(sweep.suspects).expect("a few"))
+            .map(|number| maps::get(&self.object().maps.suspects, number))
+            .collect()
+    }
+
+    /// Has a flow forgotten, and says what became of that.
+    pub fn forget(&mut self, suspect: Suspect) -> Suspect {
+        let object = self.object_mut();
+        maps::set(&mut object.maps.forget, 0, suspect);
+        object.run_bare("limiter_forget");
+        maps::get(&object.maps.forget, 0)
+    }
+
+    /// Has connections that are not known refused until `boot_ns`.
+    pub fn refuse_strangers_until(&mut self, boot_ns: u64) {
+        let clock = &mut self.object_mut().maps.clock;
+        let now = maps::get(clock, 0);
         maps::set(
-            &mut object.maps.sweep,
+            clock,
             0,
-            Sweep {
-                idle_ns,
-                ..Sweep::default()
+            Clock {
+                refuse_strangers_until_ns: boot_ns,
+                ..now
             },
         );
-        let options = TestRunOptions {
-            data_in: Some(&[0; 64]),
-            ..TestRunOptions::default()
-        };
-        object.run("limiter_sweep", options).expect("run the sweep");
-        maps::get(&object.maps.sweep, 0)
     }
 }
 

@@ -1,8 +1,7 @@
 //! One packet through one program.
 
-use aya::programs::TestRunOptions;
-
-use super::{decode::Decoded, object::Object, shape::ETHERNET};
+use super::{object::Object, test_run::Run};
+use crate::packet::{Decoded, ETHERNET};
 
 /// Room for whatever comes out.
 const LONGEST: usize = 8192;
@@ -95,6 +94,9 @@ pub struct Extras {
     pub mark: u32,
     /// The payload of each of the packets that it was merged from, or will be cut into; 0: of one.
     pub gso_size: u32,
+    /// The device has taken a sum of all that is behind the link header (CHECKSUM_COMPLETE); it
+    /// must still hold afterwards, or the kernel says so.
+    pub checksum_complete: bool,
 }
 
 /// Runs `hook`'s program on a packet.
@@ -112,22 +114,22 @@ pub fn run(object: &Object, hook: Hook, ifindex: u32, packet: &[u8], extras: Ext
         context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
     }
     let (mut left, mut after) = (vec![0; LONGEST], [0; CONTEXT]);
-    let options = TestRunOptions {
-        data_in: Some(packet),
-        data_out: Some(&mut left),
-        ctx_in: Some(&context),
-        ctx_out: Some(&mut after),
-        ..TestRunOptions::default()
+    let run = Run {
+        packet,
+        left: &mut left,
+        context: &context,
+        after: &mut after,
+        checksum_complete: extras.checksum_complete,
     };
-    let result = object.run(hook.program(), options).unwrap_or_else(|error| {
+    let (len, value) = run.on(object.fd(hook.program())).unwrap_or_else(|error| {
         panic!(
             "run {} on {} bytes: {error:?}",
             hook.program(),
             packet.len()
         )
     });
-    left.truncate(usize::try_from(result.data_size_out).expect("a length"));
-    let verdict = match result.return_value.cast_signed() {
+    left.truncate(len);
+    let verdict = match value.cast_signed() {
         NEXT => Verdict::Pass,
         SHOT => Verdict::Drop,
         REDIRECT => Verdict::Redirect,

@@ -10,12 +10,11 @@ use limiter_common::abi::FlowKey;
 use super::{
     programs::Programs,
     run::{Hook, Ran, Verdict},
-    segment::{ACK, FIN, PSH, RST, SYN, Segment, timestamp},
-    shape::{Ends, Shape},
 };
+use crate::packet::{ACK, Ends, FIN, PSH, RST, SYN, Segment, Shape, timestamp};
 
 /// A window of either side.
-const WINDOW: u16 = 500;
+const WINDOW: u16 = 60_000;
 
 /// A connection. What it makes are segments; what it pushes goes through the programs.
 #[derive(Debug, Clone)]
@@ -34,6 +33,9 @@ pub struct Talk {
     /// Whether both sides send timestamps; a clock that ticks with each segment.
     pub timestamps: bool,
     ticks: u32,
+    /// The windows that server and client announce, not scaled.
+    pub window: u16,
+    pub client_window: u16,
 }
 
 impl Talk {
@@ -53,6 +55,8 @@ impl Talk {
             server_acked: 0,
             timestamps: false,
             ticks: 1000,
+            window: WINDOW,
+            client_window: WINDOW,
         }
     }
 
@@ -93,7 +97,7 @@ impl Talk {
         self.stamped(Segment {
             seq,
             flags: SYN,
-            window: WINDOW,
+            window: self.client_window,
             ..Segment::default()
         })
     }
@@ -105,7 +109,7 @@ impl Talk {
             seq,
             ack,
             flags: SYN | ACK,
-            window: WINDOW,
+            window: self.window,
             ..Segment::default()
         })
     }
@@ -121,7 +125,7 @@ impl Talk {
             seq: self.client_start.wrapping_add(at),
             ack: self.server_start.wrapping_add(self.answered),
             flags: ACK | PSH,
-            window: WINDOW,
+            window: self.client_window,
             payload: payload.to_vec(),
             ..Segment::default()
         };
@@ -139,7 +143,7 @@ impl Talk {
             seq: self.server_start.wrapping_add(at),
             ack: self.client_start.wrapping_add(self.server_acked),
             flags: ACK | PSH,
-            window: WINDOW,
+            window: self.window,
             payload: payload.to_vec(),
             ..Segment::default()
         };
@@ -202,11 +206,16 @@ impl Talk {
         self.answers(programs, b"");
     }
 
+    /// The next segment's timestamp is the one behind this.
+    pub fn set_ticks(&mut self, ticks: u32) {
+        self.ticks = ticks;
+    }
+
     fn stamped(&mut self, segment: Segment) -> Segment {
         if !self.timestamps {
             return segment;
         }
-        self.ticks += 1;
+        self.ticks = self.ticks.wrapping_add(1);
         let echo = self.ticks.wrapping_sub(1);
         let options = timestamp(self.ticks, echo);
         segment.with_options(options)

@@ -67,6 +67,7 @@ fn a_long_body_passes_in_many_segments() {
     talk.asks(&mut programs, with_length(len));
     for _ in 0..100 {
         talk.asks(&mut programs, vec![b'\n'; 1448]);
+        talk.acknowledged(&mut programs);
     }
     talk.asks(&mut programs, get("/"));
     counted(&programs, &[(counter::ADMITTED, 2)]);

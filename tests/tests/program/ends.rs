@@ -1,34 +1,11 @@
 //! Connections end, and nothing is left of them.
 
-use limiter_common::abi::{
-    FLOW_CLIENT_FIN, FLOW_SERVER_FIN, KeyEntry, Limits, ScopeState, Sweep, counter, phase,
+use limiter_common::abi::{FLOW_CLIENT_FIN, FLOW_SERVER_FIN, counter};
+use limiter_tests::program::{ACK, FIN, Hook, PSH, RST, Talk, Verdict, no_limits};
+
+use crate::support::{
+    SCOPE, another, counted, fin, get, get_as, limited, nothing_is_held, ok, opened,
 };
-use limiter_tests::program::{ACK, FIN, Programs, RST, Talk, Verdict, no_limits};
-
-use crate::support::{SCOPE, another, counted, get, get_as, limited, ok, opened};
-
-/// A FIN of one side, behind all that it sent.
-#[track_caller]
-fn fin(programs: &mut Programs, talk: &mut Talk, client: bool) -> Verdict {
-    let segment = if client {
-        talk.client(b"")
-    } else {
-        talk.server(b"")
-    };
-    talk.run(programs, client, &segment.with_flags(FIN | ACK))
-        .verdict
-}
-
-/// Nothing is held any more.
-#[track_caller]
-fn nothing_is_held(programs: &Programs) {
-    let ScopeState {
-        in_flight,
-        connections,
-        ..
-    } = programs.state(SCOPE);
-    assert_eq!((in_flight, connections), (0, 0));
-}
 
 #[test]
 fn fins_of_both_sides_end_the_flow_when_they_are_acknowledged() {
@@ -131,6 +108,46 @@ fn a_fin_in_the_middle_of_a_head_is_refused_as_malformed() {
         RST,
         "the server has a part of it"
     );
+}
+
+#[test]
+fn what_comes_before_a_fin_in_a_head_passes_without_it() {
+    let (mut programs, mut talk) = opened();
+    let both = get("/a") + &get("/b")[..20];
+    let segment = talk.client(both.as_bytes()).with_flags(PSH | FIN | ACK);
+    let ran = talk.run(&mut programs, true, &segment);
+    assert_eq!(ran.verdict, Verdict::Pass);
+    assert_eq!(ran.decoded().payload, both.as_bytes());
+    assert_eq!(ran.decoded().flags, PSH | ACK, "without its FIN");
+    talk.asked = u32::try_from(both.len()).expect("a length");
+    talk.answers(&mut programs, ok(""));
+    // Sent again, when nothing is awaited any more.
+    let end = talk.client(b"").with_flags(FIN | ACK);
+    let ran = talk.run(&mut programs, true, &end);
+    assert!(ran.answer().text().starts_with("HTTP/1.1 400 "));
+    nothing_is_held(&programs);
+}
+
+#[test]
+fn a_clients_reset_that_its_server_drops_frees_nothing() {
+    let (mut programs, mut talk) = opened();
+    talk.asks(&mut programs, get("/"));
+    let reset = talk.client(b"").with_flags(RST);
+    let good = talk.shape.wrap(&talk.ends, true, &reset);
+    let mut bad = good.clone();
+    bad[50] ^= 1;
+    let mut elsewhere = good.clone();
+    elsewhere[..6].copy_from_slice(&[0xff; 6]);
+    let options = [&[1, 1, 19, 18][..], &[7; 16]].concat();
+    let signed = talk
+        .shape
+        .wrap(&talk.ends, true, &reset.with_options(options));
+    for frame in [bad, elsewhere, signed] {
+        assert_eq!(programs.run(Hook::Ingress, &frame).verdict, Verdict::Drop);
+        assert_eq!(programs.state(SCOPE).in_flight, 1);
+    }
+    assert_eq!(programs.run(Hook::Ingress, &good).verdict, Verdict::Pass);
+    nothing_is_held(&programs);
 }
 
 #[test]
@@ -239,111 +256,4 @@ fn a_connection_counts_once_for_each_of_its_scopes_and_for_four_at_most() {
     for scope in 2..=6 {
         assert_eq!(programs.state(scope).connections, 0, "scope {scope}");
     }
-}
-
-#[test]
-fn a_sweep_removes_what_is_silent_and_gives_back_what_it_held() {
-    let (mut programs, mut talk) = opened();
-    talk.asks(&mut programs, get("/") + &get("/"));
-    programs.key(
-        "other",
-        KeyEntry {
-            scope: 2,
-            flags: 0,
-            last_used_ns: 0,
-        },
-    );
-    programs.limit(2, no_limits());
-    talk.asks(&mut programs, get_as("other", "/"));
-    let patient = programs.sweep([u64::MAX; 4]);
-    assert_eq!((patient.flows, patient.removed, patient.slots), (1, 0, 0));
-    // The clock of the last packet is a coarse one.
-    std::thread::sleep(std::time::Duration::from_millis(20));
-    let swept = programs.sweep([u64::MAX, 1_000_000, u64::MAX, u64::MAX]);
-    let idle_ns = swept.idle_ns;
-    assert_eq!(
-        swept,
-        Sweep {
-            idle_ns,
-            flows: 1,
-            removed: 1,
-            slots: 3,
-            connections: 2
-        }
-    );
-    nothing_is_held(&programs);
-    assert_eq!(
-        (programs.state(2).in_flight, programs.state(2).connections),
-        (0, 0)
-    );
-    assert_eq!(programs.flows(), []);
-    counted(
-        &programs,
-        &[
-            (counter::ADMITTED, 3),
-            (counter::SWEPT_FLOWS, 1),
-            (counter::SWEPT_SLOTS, 3),
-        ],
-    );
-}
-
-#[test]
-fn a_sweep_looks_at_each_kind_of_connection_by_its_own_patience() {
-    let mut programs = limited(no_limits());
-    let mut handshake = Talk::new(limiter_tests::program::Shape::v4());
-    handshake.ends.client_port = 41_000;
-    for (to_server, segment) in [(true, handshake.syn()), (false, handshake.syn_ack())] {
-        handshake.run(&mut programs, to_server, &segment);
-    }
-    let open = another(&mut programs, 41_001);
-    let mut closing = another(&mut programs, 41_002);
-    fin(&mut programs, &mut closing, true);
-    // The FIN counts when the server says that it has it.
-    closing.server_acked = 1;
-    let ack = closing.server(b"").with_flags(ACK);
-    closing.run(&mut programs, false, &ack);
-    let mut closed = another(&mut programs, 41_003);
-    fin(&mut programs, &mut closed, true);
-    closed.server_acked = 1;
-    fin(&mut programs, &mut closed, false);
-    std::thread::sleep(std::time::Duration::from_millis(20));
-    for (class, talk) in [&handshake, &open, &closing, &closed]
-        .into_iter()
-        .enumerate()
-    {
-        let mut idle_ns = [u64::MAX; 4];
-        idle_ns[class] = 1_000_000;
-        let before = programs.flows().len();
-        assert!(programs.flow(&talk.key()).is_some());
-        assert_eq!(programs.sweep(idle_ns).removed, 1, "class {class}");
-        assert!(programs.flow(&talk.key()).is_none(), "class {class}");
-        assert_eq!(programs.flows().len(), before - 1, "class {class}");
-    }
-}
-
-#[test]
-fn a_sweep_takes_nothing_from_counts_that_are_zero_already() {
-    let mut programs = limited(Limits {
-        concurrency: 5,
-        ..no_limits()
-    });
-    let mut talk = another(&mut programs, 41_000);
-    talk.asks(&mut programs, get("/"));
-    // A recount was first.
-    programs.set_state(SCOPE, ScopeState::default());
-    std::thread::sleep(std::time::Duration::from_millis(20));
-    programs.sweep([1_000_000; 4]);
-    nothing_is_held(&programs);
-}
-
-#[test]
-fn packets_keep_a_connection_from_the_sweep() {
-    let (mut programs, mut talk) = opened();
-    std::thread::sleep(std::time::Duration::from_millis(40));
-    talk.answers(&mut programs, "");
-    assert_eq!(programs.sweep([30_000_000; 4]).removed, 0);
-    assert_eq!(
-        programs.flow(&talk.key()).expect("a flow").phase,
-        phase::HTTP
-    );
 }

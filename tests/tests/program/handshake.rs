@@ -76,6 +76,52 @@ fn a_wrong_acknowledgement_does_not_complete_the_handshake() {
         );
     }
     counted(&programs, &[(counter::INVALID_DROPPED, 2)]);
+    // Of an older connection: the server resets that, and the client this one.
+    let old = talk.client(b"").with_flags(ACK).with_ack(4711);
+    assert_eq!(talk.run(&mut programs, true, &old).verdict, Verdict::Pass);
+    let flow = programs.flow(&talk.key()).expect("a flow");
+    assert_eq!(flow.phase, phase::HANDSHAKE);
+}
+
+#[test]
+fn multipath_tcp_is_taken_out_of_a_syn() {
+    // MP_CAPABLE (RFC 8684, section 3.1) among others, at an even and at an odd place.
+    let capable = [30, 4, 1, 1];
+    for (before, after) in [
+        (vec![2, 4, 5, 180], vec![1, 1, 4, 2]),
+        (vec![1, 2, 4, 5, 180], vec![3, 3, 7]),
+        (vec![30, 12, 1, 1, 1, 2, 3, 4, 5, 6, 7, 8], vec![]),
+    ] {
+        let mut programs = limited(limiter_tests::program::no_limits());
+        for (shape, complete) in [(Shape::v4(), false), (Shape::v6(), true)] {
+            let mut talk = Talk::new(shape);
+            let options = [&before[..], &capable, &after].concat();
+            let syn = talk.syn().with_options(options.clone());
+            let frame = talk.shape.wrap(&talk.ends, true, &syn);
+            let extras = limiter_tests::program::Extras {
+                checksum_complete: complete,
+                ..limiter_tests::program::Extras::default()
+            };
+            let ran = programs.run_with(limiter_tests::program::Hook::Ingress, &frame, extras);
+            assert_eq!(ran.verdict, Verdict::Pass);
+            // Its checksum is right, or it would not be decoded.
+            ran.decoded();
+            let mut padded = options;
+            let mut at = 0;
+            while at < padded.len() {
+                let (kind, size) = (padded[at], padded.get(at + 1).copied().unwrap_or(1));
+                let size = if kind == 1 { 1 } else { usize::from(size) };
+                if kind == 30 {
+                    padded[at..at + size].fill(1);
+                }
+                at += size;
+            }
+            let tcp = frame.len() - padded.len();
+            assert_eq!(ran.packet[tcp..], padded);
+            assert_eq!(ran.packet.len(), frame.len());
+        }
+        assert_eq!(programs.counter(counter::MULTIPATH_DECLINED), 2);
+    }
 }
 
 #[test]
@@ -171,7 +217,9 @@ fn a_connection_that_finds_no_room_is_reset() {
     assert_eq!(ran.decoded().flags, SYN | ACK);
     assert_eq!(programs.counter(counter::TABLE_FULL), 2);
     talk.asks(&mut programs, get("/"));
-    assert_eq!(programs.counter(counter::UNTRACKED_SEGMENTS), 1);
+    let len = u64::try_from(get("/").len()).expect("a length");
+    assert_eq!(programs.counter(counter::TABLE_FULL_BYTES), len);
+    assert_eq!(programs.counter(counter::UNTRACKED_SEGMENTS), 0);
 }
 
 #[test]

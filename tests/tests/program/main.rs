@@ -2,10 +2,13 @@
 
 mod bodies;
 mod cuts;
+mod doubts;
 mod ends;
 mod handshake;
+mod idle;
 mod limits;
 mod packets;
+mod pieces;
 mod policies;
 mod refusals;
 mod replays;
@@ -14,5 +17,6 @@ mod responses;
 mod shapes;
 mod support;
 mod suspicious;
+mod sweeps;
 mod table;
 mod tombs;

@@ -2,7 +2,7 @@
 
 use limiter_common::abi::{OWN_MARK, counter};
 use limiter_tests::program::{
-    ACK, Ends, Extension, Extras, Hook, Programs, SYN, Segment, Shape, Verdict,
+    ACK, Ends, Extension, Extras, Hook, Programs, SYN, Segment, Shape, Verdict, mend_ip_checksum,
 };
 
 use crate::{
@@ -119,6 +119,7 @@ fn a_segment_whose_headers_are_not_whole_does_not_pass_as_one() {
     let mut short = changed(46, 0xf0);
     short.truncate(54);
     short[16..18].copy_from_slice(&40_u16.to_be_bytes());
+    mend_ip_checksum(&mut short);
     let into = |what, packet| Row::new(what, Hook::Ingress, packet);
     let dropped = counter::UNREADABLE_DROPPED;
     // Ethernet 14, IPv4 20, TCP 20.

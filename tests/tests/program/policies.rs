@@ -217,7 +217,11 @@ fn what_is_not_http_may_pass_and_is_counted() {
     let bytes = u64::try_from(12 + get("/").len()).expect("a length");
     counted(
         &programs,
-        &[(counter::MALFORMED, 1), (counter::MALFORMED_BYTES, bytes)],
+        &[
+            (counter::MALFORMED, 1),
+            (counter::MALFORMED_CONNECTIONS, 1),
+            (counter::MALFORMED_BYTES, bytes),
+        ],
     );
 }
 
@@ -257,6 +261,7 @@ fn connections_that_are_not_followed_pass_or_are_reset() {
     let bytes = u64::try_from(request.len()).expect("a length");
     let passed = [
         (counter::UNTRACKED_SEGMENTS, 1),
+        (counter::UNTRACKED_CONNECTIONS, 1),
         (counter::UNTRACKED_BYTES, bytes),
     ];
     counted(&programs, &passed);

@@ -1,13 +1,13 @@
 //! Bytes that were seen before.
 
 use limiter_common::abi::counter;
-use limiter_tests::program::{Extras, Hook, Programs, RST, Talk, Verdict};
+use limiter_tests::program::{Programs, RST, Talk, Verdict};
 
 use crate::support::{KEY, SCOPE, counted, get, get_as, ok, opened};
 
 /// Runs what the client sends from its byte `at` on.
 #[track_caller]
-fn sends(programs: &mut Programs, talk: &mut Talk, at: usize, payload: &str) -> Verdict {
+pub fn sends(programs: &mut Programs, talk: &mut Talk, at: usize, payload: &str) -> Verdict {
     let at = u32::try_from(at).expect("a short way");
     let segment = talk.client_at(at, payload.as_bytes());
     let ran = talk.run(programs, true, &segment);
@@ -47,7 +47,7 @@ fn a_retransmission_after_the_response_passes_and_is_not_charged() {
 }
 
 /// A request with a body of some length.
-fn post(key: &str, len: usize) -> String {
+pub fn post(key: &str, len: usize) -> String {
     let body = "b".repeat(len);
     format!("POST / HTTP/1.1\r\nX-Api-Key: {key}\r\nContent-Length: {len}\r\n\r\n{body}")
 }
@@ -301,93 +301,5 @@ fn a_retransmitted_body_passes_whatever_it_is() {
     counted(
         &programs,
         &[(counter::ADMITTED, 1), (counter::RETRANSMITTED, 1)],
-    );
-}
-
-#[test]
-fn a_chunks_size_is_held_to_what_it_was() {
-    let (mut programs, mut talk) = opened();
-    let head = get("/").replace("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n");
-    talk.asks(&mut programs, &head);
-    let chunk = "10\r\n0123456789abcdef\r\n";
-    talk.asks(&mut programs, chunk);
-    let smaller = "01\r\n0123456789abcdef\r\n";
-    assert_eq!(
-        sends(&mut programs, &mut talk, head.len(), smaller),
-        Verdict::Drop
-    );
-    assert_eq!(
-        sends(&mut programs, &mut talk, head.len(), chunk),
-        Verdict::Pass
-    );
-    counted(
-        &programs,
-        &[
-            (counter::ADMITTED, 1),
-            (counter::CONFLICT_DROPPED, 1),
-            (counter::RETRANSMITTED, 1),
-        ],
-    );
-}
-
-/// What comes merged from packets of `SIZE` bytes (GRO), or will be cut into such (GSO).
-const SIZE: usize = 1000;
-
-/// Runs what the client sends next as one packet merged from several.
-#[track_caller]
-fn sends_merged(programs: &mut Programs, talk: &mut Talk, payload: &str) {
-    let segment = talk.client(payload.as_bytes());
-    let frame = talk.shape.wrap(&talk.ends, true, &segment);
-    let gso_size = u32::try_from(SIZE).expect("a size");
-    let ran = programs.run_with(
-        Hook::Ingress,
-        &frame,
-        Extras {
-            gso_size,
-            ..Extras::default()
-        },
-    );
-    assert_eq!(ran.verdict, Verdict::Pass);
-    talk.asked += u32::try_from(payload.len()).expect("a length");
-}
-
-#[test]
-fn a_piece_of_a_merged_segment_that_holds_only_body_passes_again() {
-    // One of the packets is lost behind a gateway, and the client knows nothing of the merging.
-    let (mut programs, mut talk) = opened();
-    let request = post(KEY, 3000);
-    sends_merged(&mut programs, &mut talk, &request);
-    let head = request.find("\r\n\r\n").expect("a head") + 4;
-    assert!(head < SIZE);
-    for at in [SIZE, 2 * SIZE] {
-        let verdict = sends(&mut programs, &mut talk, at, &request[at..at + SIZE]);
-        assert_eq!(verdict, Verdict::Pass, "from {at}");
-    }
-}
-
-#[test]
-fn the_first_piece_of_a_merged_segment_passes_again() {
-    let (mut programs, mut talk) = opened();
-    let request = post(KEY, 3000);
-    sends_merged(&mut programs, &mut talk, &request);
-    let verdict = sends(&mut programs, &mut talk, 0, &request[..SIZE]);
-    assert_eq!(verdict, Verdict::Pass);
-    let other = request.replace("3000", "2999");
-    let verdict = sends(&mut programs, &mut talk, 0, &other[..SIZE]);
-    assert_eq!(verdict, Verdict::Drop);
-}
-
-#[test]
-fn a_merged_request_is_held_to_the_byte() {
-    // Its receiver may have one packet of this and the other of another.
-    let (mut programs, mut talk) = opened();
-    sends_merged(&mut programs, &mut talk, &get("/aaaa"));
-    assert_eq!(
-        sends(&mut programs, &mut talk, 0, &get("/bbbb")),
-        Verdict::Drop
-    );
-    assert_eq!(
-        sends(&mut programs, &mut talk, 0, &get("/aaaa")),
-        Verdict::Pass
     );
 }

@@ -209,7 +209,11 @@ fn an_upgraded_connection_is_a_tunnel_and_holds_its_slot() {
     talk.answers(&mut programs, "\u{1}");
     counted(
         &programs,
-        &[(counter::ADMITTED, 1), (counter::TUNNEL_BYTES, 3)],
+        &[
+            (counter::ADMITTED, 1),
+            (counter::TUNNELS, 1),
+            (counter::TUNNEL_BYTES, 3),
+        ],
     );
     assert_eq!(programs.state(SCOPE).in_flight, 1);
 }

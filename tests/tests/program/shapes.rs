@@ -140,6 +140,7 @@ fn a_fragment_that_is_whole_is_no_fragment() {
     check(vec![
         Row::new("atomic (RFC 6946)", Hook::Ingress, packet).counts(&[
             (counter::UNTRACKED_SEGMENTS, 1),
+            (counter::UNTRACKED_CONNECTIONS, 1),
             (counter::UNTRACKED_BYTES, bytes),
         ]),
     ]);

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, fs};
 
-use limiter_common::abi::{Limits, counter};
-use limiter_tests::program::{Programs, Shape, Talk, no_limits};
+use limiter_common::abi::{Limits, ScopeState, counter};
+use limiter_tests::program::{ACK, FIN, Programs, Shape, Talk, Verdict, no_limits};
 
 /// The scope that most tests ask for, and its key.
 pub const SCOPE: u32 = 1;
@@ -49,13 +49,16 @@ pub fn another(programs: &mut Programs, port: u16) -> Talk {
 }
 
 /// Counters that say little: how many bytes, how many connections.
-const QUIET: [u32; 3] = [
+const QUIET: [u32; 6] = [
     counter::FLOWS_OPENED,
     counter::FLOWS_CLOSED,
     counter::INSPECTED_BYTES,
+    counter::RETRANSMITTED_BYTES,
+    counter::DROPPED_BYTES,
+    counter::REFUSED_BYTES,
 ];
 
-/// Nothing else was counted than this, but for connections and inspected bytes.
+/// Nothing else was counted than this, but for connections and bytes.
 #[track_caller]
 pub fn counted(programs: &Programs, expected: &[(u32, u64)]) {
     let name = |index: u32| counter::NAMES[usize::try_from(index).expect("an index")];
@@ -79,4 +82,27 @@ pub fn boot_ns() -> u64 {
         .filter(char::is_ascii_digit)
         .collect();
     digits.parse::<u64>().expect("seconds with two decimals") * 10_000_000
+}
+
+/// A FIN of one side, behind all that it sent.
+#[track_caller]
+pub fn fin(programs: &mut Programs, talk: &mut Talk, client: bool) -> Verdict {
+    let segment = if client {
+        talk.client(b"")
+    } else {
+        talk.server(b"")
+    };
+    talk.run(programs, client, &segment.with_flags(FIN | ACK))
+        .verdict
+}
+
+/// Nothing is held any more.
+#[track_caller]
+pub fn nothing_is_held(programs: &Programs) {
+    let ScopeState {
+        in_flight,
+        connections,
+        ..
+    } = programs.state(SCOPE);
+    assert_eq!((in_flight, connections), (0, 0));
 }

@@ -9,8 +9,12 @@ use std::{
 
 use crate::{TARGET, Toolchain};
 
-/// The package and its binary.
+/// The package of the product's programs, and its binary.
 pub const PACKAGE: &str = "limiter-ebpf";
+/// The same of the programs that disturb the traffic of tests.
+pub const DISORDER: &str = "limiter-disorder";
+/// All packages that build for the kernel, and for nothing else.
+pub const PACKAGES: [&str; 2] = [PACKAGE, DISORDER];
 /// The profile in the workspace's Cargo.toml.
 pub const PROFILE: &str = "bpf";
 
@@ -34,15 +38,16 @@ const OUTER: [&str; 13] = [
 
 /// Where the object of [`build`] is, below the target directory that it was given.
 #[must_use]
-pub fn object(target_dir: &Path) -> PathBuf {
-    target_dir.join(TARGET).join(PROFILE).join(PACKAGE)
+pub fn object(target_dir: &Path, package: &str) -> PathBuf {
+    target_dir.join(TARGET).join(PROFILE).join(package)
 }
 
-/// `cargo build` for the kernel program, to be run. `deny_warnings` is for lint.
+/// `cargo build` for a package of kernel programs, to be run. `deny_warnings` is for lint.
 #[must_use]
 pub fn build(
     toolchain: &Toolchain,
     workspace: &Path,
+    package: &str,
     target_dir: &Path,
     deny_warnings: bool,
 ) -> Command {
@@ -56,16 +61,22 @@ pub fn build(
         &mut command,
         toolchain,
         workspace,
+        package,
         target_dir,
         deny_warnings,
     );
     command
 }
 
-/// Clippy for the kernel program, where the toolchain has one: another release's clippy
+/// Clippy for a package of kernel programs, where the toolchain has one: another release's clippy
 /// cannot read this one's `core`.
 #[must_use]
-pub fn clippy(toolchain: &Toolchain, workspace: &Path, target_dir: &Path) -> Option<Command> {
+pub fn clippy(
+    toolchain: &Toolchain,
+    workspace: &Path,
+    package: &str,
+    target_dir: &Path,
+) -> Option<Command> {
     let mut command = match toolchain {
         Toolchain::Private(private) => {
             let mut command = Command::new(private.cargo_clippy()?);
@@ -89,7 +100,14 @@ pub fn clippy(toolchain: &Toolchain, workspace: &Path, target_dir: &Path) -> Opt
             command
         }
     };
-    prepare(&mut command, toolchain, workspace, target_dir, false);
+    prepare(
+        &mut command,
+        toolchain,
+        workspace,
+        package,
+        target_dir,
+        false,
+    );
     command.args(["--", "-D", "warnings"]);
     Some(command)
 }
@@ -98,6 +116,7 @@ fn prepare(
     command: &mut Command,
     toolchain: &Toolchain,
     workspace: &Path,
+    package: &str,
     target_dir: &Path,
     deny_warnings: bool,
 ) {
@@ -105,9 +124,9 @@ fn prepare(
         .current_dir(workspace)
         .args([
             "--package",
-            PACKAGE,
+            package,
             "--bin",
-            PACKAGE,
+            package,
             "--profile",
             PROFILE,
             "--target",
@@ -200,7 +219,7 @@ mod tests {
     #[test]
     fn the_object_is_found_where_cargo_puts_a_custom_profile() {
         assert_eq!(
-            object(Path::new("/t")),
+            object(Path::new("/t"), PACKAGE),
             Path::new("/t/bpfel-unknown-none/bpf/limiter-ebpf")
         );
     }

@@ -7,8 +7,9 @@ use std::{
 
 use crate::{DIR_VARIABLE, Toolchain, ebpf};
 
-/// What the object is made of, from the workspace's root.
+/// What the objects are made of, from the workspace's root.
 const INPUTS: [&str; 4] = ["Cargo.lock", "Cargo.toml", "limiter-common", "limiter-ebpf"];
+const DISORDER_INPUTS: [&str; 3] = ["Cargo.lock", "Cargo.toml", "tests/disorder"];
 
 /// Builds the kernel program and leaves it in OUT_DIR under its package's name, `limiter-ebpf`,
 /// where `aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/limiter-ebpf"))` takes it. Tells
@@ -18,12 +19,24 @@ const INPUTS: [&str; 4] = ["Cargo.lock", "Cargo.toml", "limiter-common", "limite
 /// Says what is missing and how to get it, or that the program does not build; why not, its
 /// compiler has printed.
 pub fn build_kernel_program() -> Result<(), String> {
+    build(ebpf::PACKAGE, &INPUTS)
+}
+
+/// The same for the programs that disturb the traffic of tests, `limiter-disorder`.
+///
+/// # Errors
+/// As [`build_kernel_program`].
+pub fn build_disorder() -> Result<(), String> {
+    build(ebpf::DISORDER, &DISORDER_INPUTS)
+}
+
+fn build(package: &str, inputs: &[&str]) -> Result<(), String> {
     let out_dir = variable("OUT_DIR")?;
     let manifest_dir = variable("CARGO_MANIFEST_DIR")?;
     let workspace = manifest_dir
         .parent()
         .ok_or("this package has no directory above it")?;
-    for input in INPUTS {
+    for input in inputs {
         println!(
             "cargo::rerun-if-changed={}",
             workspace.join(input).display()
@@ -37,7 +50,7 @@ pub fn build_kernel_program() -> Result<(), String> {
         println!("cargo::rerun-if-changed={}", private.marker().display());
     }
     let target_dir = target_dir(&out_dir)?;
-    let mut command = ebpf::build(&toolchain, workspace, &target_dir, false);
+    let mut command = ebpf::build(&toolchain, workspace, package, &target_dir, false);
     // Quiet: cargo shows what a build script printed only when it failed, and then the errors
     // are what matters.
     let status = command
@@ -46,12 +59,12 @@ pub fn build_kernel_program() -> Result<(), String> {
         .map_err(|error| format!("cannot run {command:?}: {error}"))?;
     if !status.success() {
         return Err(format!(
-            "the kernel program did not build ({status}); the toolchain was {}",
+            "{package} did not build ({status}); the toolchain was {}",
             toolchain.describe()
         ));
     }
-    let object = ebpf::object(&target_dir);
-    let copy = out_dir.join(ebpf::PACKAGE);
+    let object = ebpf::object(&target_dir, package);
+    let copy = out_dir.join(package);
     fs::copy(&object, &copy)
         .map_err(|error| format!("copy {} to {}: {error}", object.display(), copy.display()))?;
     Ok(())

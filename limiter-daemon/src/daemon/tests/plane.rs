@@ -10,7 +10,12 @@ use limiter_common::{
     day::{Day, DayCount},
 };
 
-use crate::kernel::{Attached, Hook, KernelError, Mechanism, Plane, netdev::Interface};
+use super::flows::Flow;
+use crate::kernel::{
+    Attached, Hook, KernelError, Mechanism, Plane,
+    netdev::Interface,
+    plane::{Count, Counted, First},
+};
 
 #[derive(Default)]
 pub(super) struct Tables {
@@ -21,6 +26,19 @@ pub(super) struct Tables {
     pub(super) keys: HashMap<Digest, KeyEntry>,
     pub(super) texts: HashMap<(u32, u32), String>,
     pub(super) attached: Vec<Attached>,
+    pub(super) flows: Vec<Flow>,
+    /// Flows that are not in `flows`.
+    pub(super) more_half_open: u64,
+    /// The last sweep, and all of them.
+    pub(super) sweep: abi::Sweep,
+    pub(super) sweeps: Vec<abi::Sweep>,
+    pub(super) suspects: Vec<abi::Suspect>,
+    /// Flows that each sweep misses.
+    pub(super) missed: u64,
+    pub(super) adopted: u64,
+    /// See [`Tables::counted`].
+    pub(super) noise: u64,
+    pub(super) looks: u64,
 }
 
 /// Cloned, it is the same kernel: what a second daemon takes over.
@@ -143,8 +161,63 @@ impl Plane for MemoryPlane {
         Ok((0..u64::from(counter::COUNT)).collect())
     }
 
-    fn sweep(&mut self, _idle_ns: [u64; 4]) -> Result<abi::Sweep, KernelError> {
-        Ok(abi::Sweep::default())
+    fn last_sweep(&self) -> Result<abi::Sweep, KernelError> {
+        Ok(self.tables().sweep)
+    }
+
+    fn set_recount(&mut self, number: u32) -> Result<(), KernelError> {
+        self.tables().sweep.recount = number;
+        Ok(())
+    }
+
+    fn sweep(&mut self, ask: &abi::Sweep) -> Result<abi::Sweep, KernelError> {
+        Ok(self.tables().swept(ask))
+    }
+
+    fn suspects(&self, count: u64) -> Result<Vec<abi::Suspect>, KernelError> {
+        let tables = self.tables();
+        assert_eq!(tables.suspects.len() as u64, count);
+        Ok(tables.suspects.clone())
+    }
+
+    fn forget(&mut self, suspect: &abi::Suspect) -> Result<abi::Suspect, KernelError> {
+        Ok(self.tables().forget(suspect))
+    }
+
+    fn adopted(&self) -> Result<u64, KernelError> {
+        Ok(self.tables().adopted)
+    }
+
+    fn begin_recount(&self, scope: u32, number: u32) {
+        let mut tables = self.tables();
+        let state = tables.state.entry(scope).or_default();
+        state.recount = number.into();
+        state.recounted_in_flight = 0;
+        state.recounted_connections = 0;
+    }
+
+    fn end_recount(&self, scope: u32, number: u32) {
+        let mut tables = self.tables();
+        let state = tables.state.entry(scope).or_default();
+        if state.recount == u64::from(number) {
+            state.recount = 0;
+        }
+    }
+
+    fn counted(&self, scope: u32, count: Count, first: First, number: u32) -> Option<Counted> {
+        self.tables().counted(scope, count, first, number)
+    }
+
+    fn correct(&self, scope: u32, count: Count, by: i64) -> u64 {
+        let mut tables = self.tables();
+        let state = tables.state.entry(scope).or_default();
+        let word = match count {
+            Count::InFlight => &mut state.in_flight,
+            Count::Connections => &mut state.connections,
+        };
+        let before = *word;
+        *word = before.saturating_add_signed(by);
+        word.abs_diff(before)
     }
 
     fn follow(&mut self, interfaces: &[Interface]) -> Result<Vec<String>, KernelError> {

@@ -34,3 +34,12 @@ pub fn pseudo_header(from: IpAddr, to: IpAddr, len: usize) -> Vec<u8> {
         _ => panic!("addresses of two families: {from} and {to}"),
     }
 }
+
+/// Puts the right checksum into the IPv4 header of a frame without tags.
+pub fn mend_ip_checksum(frame: &mut [u8]) {
+    let len = usize::from(frame[14] & 0x0f) * 4;
+    let header = &mut frame[14..14 + len.max(20)];
+    header[10..12].copy_from_slice(&[0; 2]);
+    let check = !sum(&[header]);
+    header[10..12].copy_from_slice(&check.to_be_bytes());
+}

@@ -18,6 +18,8 @@ pub struct Segment {
     pub ack: u32,
     pub flags: u8,
     pub window: u16,
+    /// The urgent pointer.
+    pub urgent: u16,
     /// Options, a multiple of four bytes.
     pub options: Vec<u8>,
     pub payload: Vec<u8>,
@@ -38,7 +40,8 @@ impl Segment {
         let words = u8::try_from(5 + self.options.len() / 4).expect("a short header");
         tcp.extend([words << 4, self.flags]);
         tcp.extend(self.window.to_be_bytes());
-        tcp.extend([0; 4]);
+        tcp.extend([0; 2]);
+        tcp.extend(self.urgent.to_be_bytes());
         tcp.extend(&self.options);
         tcp.extend(&self.payload);
         let pseudo = checksum::pseudo_header(from, to, tcp.len());

@@ -1,0 +1,86 @@
+//! `BPF_PROG_TEST_RUN` with all that it can do: aya passes no flags on.
+
+use std::{
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd},
+};
+
+/// A run of a program on a packet.
+pub struct Run<'a> {
+    pub packet: &'a [u8],
+    /// The packet as the program left it.
+    pub left: &'a mut [u8],
+    /// `struct __sk_buff` before the run, and after it.
+    pub context: &'a [u8],
+    pub after: &'a mut [u8],
+    /// The packet comes with a sum that the device took.
+    pub checksum_complete: bool,
+}
+
+/// The part of `union bpf_attr` for `BPF_PROG_TEST_RUN` (include/uapi/linux/bpf.h).
+#[repr(C)]
+#[derive(Default)]
+struct Attributes {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    reserved: u32,
+}
+
+const BPF_PROG_TEST_RUN: libc::c_int = 10;
+/// Linux 6.16 and later.
+const BPF_F_TEST_SKB_CHECKSUM_COMPLETE: u32 = 1 << 2;
+
+impl Run<'_> {
+    /// The length of what is left of the packet, and what the program returned.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn on(self, program: BorrowedFd<'_>) -> io::Result<(usize, u32)> {
+        let size = |len: usize| u32::try_from(len).expect("a short buffer");
+        let mut attributes = Attributes {
+            prog_fd: program.as_raw_fd().cast_unsigned(),
+            data_size_in: size(self.packet.len()),
+            data_size_out: size(self.left.len()),
+            data_in: self.packet.as_ptr() as u64,
+            data_out: self.left.as_mut_ptr() as u64,
+            repeat: 1,
+            ctx_size_in: size(self.context.len()),
+            ctx_size_out: size(self.after.len()),
+            ctx_in: self.context.as_ptr() as u64,
+            ctx_out: self.after.as_mut_ptr() as u64,
+            ..Attributes::default()
+        };
+        if self.checksum_complete {
+            attributes.flags = BPF_F_TEST_SKB_CHECKSUM_COMPLETE;
+        }
+        // SAFETY: all buffers outlive the call, and have the sizes that it is told.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_PROG_TEST_RUN,
+                &raw mut attributes,
+                size_of::<Attributes>(),
+            )
+        };
+        if done < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok((
+            usize::try_from(attributes.data_size_out).expect("a length"),
+            attributes.retval,
+        ))
+    }
+}

@@ -1,0 +1,146 @@
+//! A frame and the ways to spoil it.
+
+use std::net::IpAddr;
+
+use crate::packet::{Ends, Segment, Shape, checksum};
+
+const ETHERNET: usize = 14;
+const V6_HEADER: usize = 40;
+
+/// An Ethernet frame with IP. Each change leaves the checksums right that it is
+/// not about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    bytes: Vec<u8>,
+    /// Where the IP header begins.
+    ip: usize,
+    v6: bool,
+}
+
+impl Frame {
+    pub(super) fn new(
+        shape: &Shape,
+        ends: &Ends,
+        macs: ([u8; 6], [u8; 6]),
+        segment: &Segment,
+    ) -> Self {
+        let mut bytes = shape.wrap(ends, true, segment);
+        bytes[..6].copy_from_slice(&macs.1);
+        bytes[6..12].copy_from_slice(&macs.0);
+        Self {
+            bytes,
+            ip: ETHERNET + 4 * shape.tags,
+            v6: matches!(ends.client, IpAddr::V6(_)),
+        }
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The frames that a change to packets in flight ([`crate::frames`]) makes
+    /// of it.
+    pub fn changed(self, change: impl Fn(Vec<u8>, usize) -> Vec<Vec<u8>>) -> Vec<Self> {
+        let Self { bytes, ip, v6 } = self;
+        let changed = change(bytes, ip).into_iter();
+        changed.map(|bytes| Self { bytes, ip, v6 }).collect()
+    }
+
+    /// To another link address.
+    pub fn to_mac(mut self, mac: [u8; 6]) -> Self {
+        self.bytes[..6].copy_from_slice(&mac);
+        self
+    }
+
+    /// With another EtherType behind the tags.
+    pub fn ethertype(mut self, kind: u16) -> Self {
+        let at = self.ip - 2;
+        self.bytes[at..self.ip].copy_from_slice(&kind.to_be_bytes());
+        self
+    }
+
+    /// With tags of these VLANs, the outer one first; the lower 12 bits are the
+    /// VLAN, the upper three the priority.
+    pub fn tagged(mut self, tags: &[(u16, u16)]) -> Self {
+        let tags: Vec<u8> = tags
+            .iter()
+            .flat_map(|(kind, tag)| [kind.to_be_bytes(), tag.to_be_bytes()].concat())
+            .collect();
+        self.ip += tags.len();
+        self.bytes.splice(12..12, tags);
+        self
+    }
+
+    /// With another time to live, or hop limit.
+    pub fn hops(mut self, hops: u8) -> Self {
+        let at = self.ip + if self.v6 { 7 } else { 8 };
+        self.bytes[at] = hops;
+        self.with_ip_checksum()
+    }
+
+    /// With another IP version.
+    pub fn version(mut self, version: u8) -> Self {
+        self.bytes[self.ip] = self.bytes[self.ip] & 0x0f | version << 4;
+        self.with_ip_checksum()
+    }
+
+    /// With another total length of IPv4, or payload length of IPv6.
+    pub fn length(mut self, length: u16) -> Self {
+        let at = self.ip + if self.v6 { 4 } else { 2 };
+        self.bytes[at..at + 2].copy_from_slice(&length.to_be_bytes());
+        self.with_ip_checksum()
+    }
+
+    /// With bytes behind the IP packet.
+    pub fn trailed(mut self, bytes: &[u8]) -> Self {
+        self.bytes.extend(bytes);
+        self
+    }
+
+    /// With a wrong checksum of the IPv4 header.
+    pub fn bad_ip_checksum(mut self) -> Self {
+        assert!(!self.v6, "IPv6 has no checksum");
+        self.bytes[self.ip + 10] ^= 0x55;
+        self
+    }
+
+    /// With a wrong TCP checksum.
+    pub fn bad_tcp_checksum(mut self) -> Self {
+        let at = self.tcp() + 16;
+        self.bytes[at] ^= 0x55;
+        self
+    }
+
+    /// With its TCP header said to be of so many words.
+    pub fn data_offset(mut self, words: u8) -> Self {
+        let at = self.tcp() + 12;
+        let before = self.bytes[at];
+        self.bytes[at] = before & 0x0f | words << 4;
+        // RFC 1624: the checksum follows from what was and what is.
+        let sum = [
+            &self.bytes[at + 4..at + 6],
+            &[before, 0],
+            &[!self.bytes[at], 0xff],
+        ];
+        let sum = checksum::sum(&sum.map(|part| part));
+        self.bytes[at + 4..at + 6].copy_from_slice(&sum.to_be_bytes());
+        self
+    }
+
+    /// Where the TCP header begins; extension headers are not looked for.
+    fn tcp(&self) -> usize {
+        let header = if self.v6 {
+            V6_HEADER
+        } else {
+            usize::from(self.bytes[self.ip] & 15) * 4
+        };
+        self.ip + header
+    }
+
+    fn with_ip_checksum(mut self) -> Self {
+        if !self.v6 {
+            checksum::mend_ip_checksum(&mut self.bytes[self.ip - ETHERNET..]);
+        }
+        self
+    }
+}

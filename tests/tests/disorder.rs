@@ -1,0 +1,185 @@
+//! A way that loses, doubles, holds up and repeats packets changes nothing: every client gets every
+//! answer, nothing is charged twice, nothing is served that should be refused, nothing is left.
+
+use limiter_tests::{
+    Disorder, GUARDED, Lab, Net, Nginx, Rig, Rule, UNGUARDED, eventually, long,
+    mixture::{self, Keys, Mixture, PACED, ROOMY, SPENT, Tally},
+    percent, tools,
+};
+
+/// Both ways.
+const LOSS: Rule = Rule {
+    lose: percent(5),
+    ..Rule::NONE
+};
+const LOSS_AND_DOUBLES: Rule = Rule {
+    lose: percent(5),
+    double: percent(3),
+    echo: percent(1),
+    ..Rule::NONE
+};
+const LOSS_AND_DISORDER: Rule = Rule {
+    lose: percent(5),
+    hold: percent(3),
+    ..Rule::NONE
+};
+const ALL: Rule = Rule {
+    lose: percent(5),
+    double: percent(2),
+    echo: percent(1),
+    hold: percent(2),
+    ..Rule::NONE
+};
+
+const CLIENTS: usize = 12;
+
+/// The whole takes about as many packets as without the limiter; that it never takes half as many
+/// again, counted in halves.
+const STORM_HALVES: u64 = 3;
+
+/// Which addresses the clients use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+    Both,
+}
+
+impl Family {
+    fn addresses(self, lab: &Lab) -> Vec<std::net::IpAddr> {
+        match self {
+            Self::V4 => vec![lab.v4()],
+            Self::V6 => vec![lab.v6()],
+            Self::Both => lab.addresses().to_vec(),
+        }
+    }
+}
+
+fn lab(net: Net) -> Lab {
+    let lab = Lab::new(net);
+    lab.expect_a_bad_way();
+    lab
+}
+
+/// So many rounds of twelve clients on a bad way; returns how many packets that took.
+#[track_caller]
+fn survive(net: Net, family: Family, rule: Rule, rounds: usize) -> (Tally, u64) {
+    let rig = Rig::with(lab(net), mixture::NGINX, mixture::tiers);
+    rig.nginx.gate().open();
+    let keys = Keys::make(&rig.limiter);
+    assert_eq!(rig.get(&keys.spent).status, 200);
+    let mut disorder = Disorder::at_client(&rig.lab, GUARDED);
+    disorder.set_both(rule);
+    let addresses = family.addresses(&rig.lab);
+    let mixture = Mixture::new(&rig.lab, &addresses, keys, CLIENTS);
+    let tally = mixture.run(|round| round < rounds);
+
+    let keys = &mixture.keys;
+    rig.assert_charged_as_served(ROOMY, &keys.roomy, tally.roomy_served);
+    rig.assert_charged_as_served(SPENT, &keys.spent, 1);
+    rig.assert_charged_as_served(PACED, &keys.paced, tally.paced_served);
+    let refused = |scope: &str| rig.limiter.usage(scope).refused;
+    assert_eq!(refused(SPENT).daily_quota, tally.spent_refused);
+    assert_eq!(refused(PACED).rate, tally.paced_refused);
+    assert_eq!(
+        [ROOMY, SPENT, PACED].map(|scope| refused(scope).total()),
+        [0, tally.spent_refused, tally.paced_refused]
+    );
+    for scope in [ROOMY, SPENT, PACED] {
+        rig.assert_no_sockets(scope);
+    }
+    println!("{net:?} {family:?}: {tally:?} {disorder:?}");
+    (tally, disorder.packets())
+}
+
+/// The same clients without a limiter; returns how many packets they took.
+fn without_limiter(net: Net, family: Family, rule: Rule, rounds: usize) -> (Tally, u64) {
+    let lab = lab(net);
+    let nginx = Nginx::start_with(&lab, &[GUARDED], mixture::NGINX);
+    nginx.gate().open();
+    let mut disorder = Disorder::at_client(&lab, GUARDED);
+    disorder.set_both(rule);
+    let mut mixture = Mixture::new(&lab, &family.addresses(&lab), Keys::none(), CLIENTS);
+    mixture.limited = false;
+    let tally = mixture.run(|round| round < rounds);
+    Nginx::wait_until_no_sockets(&lab, GUARDED);
+    println!("{net:?} {family:?}, no limiter: {tally:?} {disorder:?}");
+    (tally, disorder.packets())
+}
+
+/// Rounds of each client.
+fn rounds(short: usize) -> usize {
+    if long() { short * 10 } else { short }
+}
+
+#[test]
+fn on_a_good_way_the_clients_see_the_same() {
+    survive(Net::Veth, Family::Both, Rule::NONE, rounds(20));
+}
+
+#[test]
+fn on_a_bad_way_every_answer_is_right_and_charged_once_and_no_storm_comes_of_it() {
+    let rounds = rounds(60);
+    let (tally, packets) = survive(Net::Veth, Family::Both, ALL, rounds);
+    assert!(tally.requests() > 1000, "{tally:?}");
+    let (_, without) = without_limiter(Net::Veth, Family::Both, ALL, rounds);
+    assert!(
+        packets * 2 < without * STORM_HALVES,
+        "{packets} packets, without the limiter {without}"
+    );
+}
+
+#[test]
+fn on_every_bad_way_every_answer_is_right_and_charged_once() {
+    if long() {
+        for net in Net::ALL {
+            for family in [Family::V4, Family::V6] {
+                for rule in [LOSS, LOSS_AND_DOUBLES, LOSS_AND_DISORDER, ALL] {
+                    survive(net, family, rule, 60);
+                }
+            }
+        }
+    } else {
+        survive(Net::VethNoOffload, Family::V6, LOSS_AND_DISORDER, 10);
+        survive(Net::Veth, Family::V4, LOSS, 10);
+        survive(Net::Loopback, Family::Both, LOSS_AND_DOUBLES, 10);
+    }
+}
+
+/// Sends a SYN from the port of a connection that is over.
+const OLD_SYN: &str = r#"
+import socket, struct, sys
+source, target, sport, dport = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+def checksum(data):
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total = (total & 0xffff) + (total >> 16)
+    return ~(total + (total >> 16)) & 0xffff
+def segment(check):
+    return struct.pack("!HHIIBBHHH", sport, dport, 4711, 0, 5 << 4, 2, 64000, check, 0)
+pseudo = socket.inet_aton(source) + socket.inet_aton(target) + struct.pack("!BBH", 0, 6, 20)
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)
+raw.sendto(segment(checksum(pseudo + segment(0))), (target, 0))
+print("true")
+"#;
+
+#[test]
+fn an_old_syn_that_comes_again_leaves_no_half_open_connection() {
+    let rig = Rig::veth(|config| config);
+    let key = rig.limiter.key("acme/web");
+    let (client, server) = (rig.lab.client_v4().to_string(), rig.lab.v4().to_string());
+    for to in [UNGUARDED, GUARDED] {
+        let mut conn = rig.lab.connect(to);
+        assert_eq!(conn.get("/", &key).status, 200);
+        let from = conn.local().port().to_string();
+        drop(conn);
+        Nginx::wait_until_no_sockets(&rig.lab, to);
+        let ports = [from, to.to_string()];
+        tools::python(&rig.lab, OLD_SYN, &[&client, &server, &ports[0], &ports[1]]);
+        eventually("the server answers it", || {
+            !Nginx::sockets(&rig.lab, to).is_empty()
+        });
+        // The client has an old connection there, and says so; the server has to hear it.
+        Nginx::wait_until_no_sockets(&rig.lab, to);
+    }
+    rig.assert_no_sockets("acme/web");
+}

@@ -1,0 +1,328 @@
+//! Segments that pass the program and are lost behind it, in the receiver's IP
+//! layer or for want of room: the same content passes again and is charged no
+//! more; other content does not, and such a connection is reset.
+
+use std::{
+    sync::{Mutex, mpsc},
+    time::Instant,
+};
+
+use limiter_tests::{
+    Config, GUARDED, Lab, Limiter, Rig, Server, clock, eventually,
+    packet::{Extension, Shape},
+    raw::{End, Host, Opening, RawConn},
+    request,
+};
+
+/// Other content for what was let by, after which the connection is reset.
+const CONFLICTS: usize = 6;
+
+/// Sends a segment so that it is lost behind the program.
+type Lose = fn(&mut RawConn, u32, &[u8]);
+
+/// Ways to be lost. The server's kernel drops a packet with a route in it
+/// (`ip_rcv_options`), one with an option that it has to know and does not (RFC
+/// 8200, section 4.2), and one of a VLAN that it is not in.
+const LOSSES: [(&str, bool, Lose); 3] = [
+    ("a source route", false, |conn, at, payload| {
+        let segment = conn.segment(at, payload);
+        // Loose source route (RFC 791) over 192.0.2.2, and its padding.
+        let shape = Shape::v4_with(vec![131, 7, 4, 192, 0, 2, 2, 0]);
+        conn.link.send(&conn.frame_in(&shape, &segment));
+    }),
+    ("an unknown option", true, |conn, at, payload| {
+        let segment = conn.segment(at, payload);
+        let mut options = Extension::options(60, 1);
+        options.bytes[2] = 0b1011_1110;
+        let shape = Shape::v6_with(vec![options]);
+        conn.link.send(&conn.frame_in(&shape, &segment));
+    }),
+    ("another VLAN", false, |conn, at, payload| {
+        let segment = conn.segment(at, payload);
+        let frame = conn.frame(&segment).tagged(&[(0x8100, 5)]);
+        conn.link.send(&frame);
+    }),
+];
+
+fn opening(v6: bool) -> Opening {
+    Opening {
+        v6,
+        ..Opening::default()
+    }
+}
+
+#[test]
+fn the_same_content_passes_again_and_is_charged_once() {
+    let rig = Rig::veth(|config| config);
+    let host = Host::new(&rig.lab);
+    let key = rig.limiter.key("acme/web");
+    let request = request("/", &key);
+    let mut expected = 0;
+    for (name, v6, lose) in LOSSES {
+        let mut conn = host.open(&opening(v6));
+        // Whole, then in two parts, then two at once.
+        lose(&mut conn, 0, &request);
+        assert_eq!(rig.limiter.usage("acme/web").used, expected + 1, "{name}");
+        conn.say(&request);
+        assert_eq!(conn.response().status, 200, "{name}");
+        let from = conn.said;
+        lose(&mut conn, from, &request[..40]);
+        conn.say(&request[..40]);
+        lose(&mut conn, from + 40, &request[40..]);
+        conn.say(&request[40..]);
+        assert_eq!(conn.response().status, 200, "{name}");
+        let from = conn.said;
+        lose(&mut conn, from, &request.repeat(2));
+        conn.say(&request.repeat(2));
+        assert_eq!(conn.statuses(2), [200, 200], "{name}");
+        expected += 4;
+        rig.assert_charged_as_served("acme/web", &key, expected);
+    }
+}
+
+#[test]
+fn other_content_is_dropped_and_the_connection_reset_in_the_end() {
+    let rig = Rig::veth(|config| config);
+    let host = Host::new(&rig.lab);
+    let [lost, other] = ["acme/lost", "acme/other"].map(|scope| rig.limiter.key(scope));
+    for (number, (name, v6, lose)) in (1..).zip(LOSSES) {
+        let mut conn = host.open(&opening(v6));
+        lose(&mut conn, 0, &request("/", &lost));
+        assert_eq!(rig.limiter.usage("acme/lost").used, number, "{name}");
+        for _ in 1..CONFLICTS {
+            conn.say_at(0, &request("/", &other));
+            conn.drain();
+            assert_eq!((conn.acked, conn.end()), (0, None), "{name}");
+        }
+        conn.say_at(0, &request("/", &other));
+        assert_eq!(conn.wait_for_end(), End::Reset, "{name}");
+        // What was let by before is not served now.
+        conn.say_at(0, &request("/", &lost));
+        conn.drain();
+        eventually("nothing is in flight", || {
+            rig.limiter.usage("acme/lost").in_flight == 0
+        });
+    }
+    assert_eq!(rig.nginx.served(&lost), 0);
+    rig.assert_charged_as_served("acme/other", &other, 0);
+    rig.assert_nothing_left("acme/lost");
+}
+
+/// Makes room for long segments.
+fn widen(lab: &Lab) {
+    lab.client().ip("link set c0 mtu 9000");
+    lab.server().ip("link set s0 mtu 9000");
+}
+
+#[test]
+fn a_long_head_that_was_lost_whole_is_not_served_in_parts_that_cannot_be_compared() {
+    let rig = Rig::veth(|config| config);
+    widen(&rig.lab);
+    let host = Host::new(&rig.lab);
+    let key = rig.limiter.key("acme/web");
+    let filler = format!("X-Filler: {}\r\n", "x".repeat(2000));
+    let head = format!("GET / HTTP/1.1\r\nHost: x\r\n{filler}X-Api-Key: {key}\r\n\r\n");
+    let (_, _, lose) = LOSSES[0];
+    let mut conn = host.connect();
+    lose(&mut conn, 0, head.as_bytes());
+    for _ in 0..CONFLICTS {
+        conn.say_at(0, &head.as_bytes()[..1400]);
+        conn.drain();
+    }
+    assert_eq!(conn.wait_for_end(), End::Reset);
+    assert_eq!(rig.nginx.served(&key), 0);
+    assert_eq!(rig.limiter.usage("acme/web").used, 1);
+    rig.assert_nothing_left("acme/web");
+}
+
+/// A server that reads nothing until it is told to, and then answers everything.
+struct Lazy {
+    limiter: Limiter,
+    read: mpsc::Sender<()>,
+    heard: mpsc::Receiver<String>,
+    _server: Server,
+    lab: Lab,
+}
+
+impl Lazy {
+    fn start() -> Self {
+        let lab = Lab::veth();
+        // The smallest window that there is.
+        lab.server().set("net/ipv4/tcp_rmem", "4096 4096 4096");
+        let (read, told) = mpsc::channel();
+        let (tell, heard) = mpsc::channel();
+        let told = Mutex::new(told);
+        let server = Server::start(lab.server(), GUARDED, move |mut conn| {
+            if told.lock().expect("the signal").recv().is_err() {
+                return;
+            }
+            while let Ok(head) = conn.head() {
+                if conn.body(&head).is_err() {
+                    return;
+                }
+                // The test may be over.
+                let _ = tell.send(head.line);
+                if conn
+                    .try_send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                    .is_err()
+                {
+                    return;
+                }
+            }
+        });
+        let limiter = Limiter::start(&lab, &Config::new(&lab));
+        Self {
+            limiter,
+            read,
+            heard,
+            _server: server,
+            lab,
+        }
+    }
+}
+
+#[test]
+fn what_finds_no_room_is_charged_once_when_there_is_some() {
+    let rig = Lazy::start();
+    let host = Host::new(&rig.lab);
+    let key = rig.limiter.key("acme/web");
+    let request = request("/", &key);
+    let mut conn = host.connect();
+    // Until there is no room, in the window or in the memory behind it.
+    let mut sent = 0;
+    let from = loop {
+        let from = conn.said;
+        conn.say(&request);
+        sent += 1;
+        if !conn.look_for(Instant::now() + 4 * clock::RETRY, |conn| {
+            conn.acked == conn.said
+        }) {
+            break from;
+        }
+        assert!(sent < 1000, "there is always room");
+    };
+    // A probe of one byte, and all of it, as senders try.
+    for _ in 0..2 {
+        conn.say_at(from, &request[..1]);
+        conn.say_at(from, &request);
+        conn.drain();
+    }
+    assert_eq!(conn.acked, from, "the server had room");
+    rig.read.send(()).expect("the server waits");
+    conn.insist(conn.said, |conn| conn.say_at(from, &request));
+    assert_eq!(conn.statuses(sent), vec![200; sent]);
+    assert_eq!(rig.heard.try_iter().count(), sent);
+    assert_eq!(rig.limiter.usage("acme/web").used, sent as u64);
+}
+
+/// A request of exactly so many bytes.
+fn of_length(key: &str, length: usize) -> Vec<u8> {
+    let empty = String::from_utf8(request("/", key)).expect("text");
+    let filler = "x".repeat(length - empty.len() - "X-Filler: \r\n".len());
+    empty
+        .replace("X-Api-Key", &format!("X-Filler: {filler}\r\nX-Api-Key"))
+        .into_bytes()
+}
+
+/// Linux takes what goes beyond the window as long as it has nothing else that
+/// was not read (`tcp_sequence`).
+#[test]
+fn what_does_not_fit_the_window_is_not_believed_if_the_receiver_drops_it() {
+    let rig = Lazy::start();
+    widen(&rig.lab);
+    let host = Host::new(&rig.lab);
+    let [bad, good] = ["acme/bad", "acme/good"].map(|scope| rig.limiter.key(scope));
+    for before in [0, 1] {
+        for more in [1, 1000] {
+            let mut conn = host.open(&Opening {
+                scale: None,
+                mss: Some(8940),
+                ..Opening::default()
+            });
+            for _ in 0..before {
+                conn.bring(&request("/", &good));
+            }
+            let (from, window) = (conn.said, usize::from(conn.server_window()));
+            let used = rig.limiter.usage("acme/bad").used;
+            conn.say(&of_length(&bad, window + more));
+            conn.drain();
+            let charged = rig.limiter.usage("acme/bad").used - used;
+            let taken = conn.acked > from;
+            rig.read.send(()).expect("the server waits");
+            if taken {
+                assert_eq!(charged, 1);
+                assert_eq!(conn.statuses(before + 1), vec![200; before + 1]);
+            } else {
+                assert_eq!(charged, 0, "{more} bytes beyond a window of {window}");
+                let good = request("/", &good);
+                conn.said = from;
+                conn.bring(&good);
+                assert_eq!(conn.statuses(before + 1), vec![200; before + 1]);
+            }
+        }
+    }
+    let heard: Vec<String> = rig.heard.try_iter().collect();
+    let used = ["acme/bad", "acme/good"].map(|scope| rig.limiter.usage(scope).used);
+    assert_eq!(heard.len() as u64, used[0] + used[1], "{heard:?}");
+}
+
+/// Numbers come round after 2^32 bytes. Of a longer body the receiver drops what
+/// is far ahead; who took that for said would count 2^32 bytes too many, find
+/// the body's end too early, and take for a request what is body, and the other
+/// way round.
+#[test]
+fn a_body_that_jumps_beyond_the_window_has_not_been_sent() {
+    const ROUND: u64 = 1 << 32;
+    const MORE: u64 = 100;
+    let lab = Lab::veth();
+    let (tell, heard) = mpsc::channel();
+    let _server = Server::start(lab.server(), GUARDED, move |mut conn| {
+        while let Ok(head) = conn.head() {
+            let length = head.content_length().ok().flatten().unwrap_or(0);
+            // The test may be over.
+            let _ = tell.send(head.line);
+            let mut left = length;
+            while left > 0 {
+                match conn.take(left.min(1)) {
+                    Ok(_) => left -= 1,
+                    Err(_) => return,
+                }
+            }
+            if conn
+                .try_send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                .is_err()
+            {
+                return;
+            }
+        }
+    });
+    let limiter = Limiter::start(&lab, &Config::new(&lab));
+    let key = limiter.key("acme/web");
+    let host = Host::new(&lab);
+    let mut conn = host.connect();
+    let length = ROUND + MORE;
+    let head = format!(
+        "POST / HTTP/1.1\r\nHost: x\r\nX-Api-Key: {key}\r\nContent-Length: {length}\r\n\r\n"
+    );
+    conn.bring(head.as_bytes());
+    let begin = conn.said;
+    // Once round, in steps of less than half.
+    for quarter in 1..=4 {
+        let at = begin
+            .wrapping_add((1_u32 << 30).wrapping_mul(quarter))
+            .wrapping_sub(1);
+        let far = conn.segment(at, b"x");
+        conn.send(&far);
+    }
+    conn.drain();
+    conn.said = begin;
+    conn.bring(&[b'x'; MORE as usize]);
+    // To the server this is body, and much more of it is to come.
+    conn.bring(&request("/hidden", &key));
+    let used = limiter.usage("acme/web").used;
+    assert_eq!(
+        (heard.try_iter().count(), used),
+        (1, 1),
+        "heard and charged"
+    );
+}

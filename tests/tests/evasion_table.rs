@@ -1,0 +1,142 @@
+//! Connections that the program does not follow: older than it, unknown to it,
+//! or more than it has room for.
+
+use limiter_tests::{
+    Config, Conn, GUARDED, Lab, Limiter, Nginx, Rig, clock, eventually, long,
+    packet::{ACK, PSH},
+    raw::{Host, Opening},
+    request,
+};
+
+#[test]
+fn what_connections_older_than_the_program_say_passes_by_default_and_is_counted() {
+    let lab = Lab::veth();
+    let nginx = Nginx::start(&lab, &[GUARDED]);
+    let mut old: Vec<Conn> = lab
+        .addresses()
+        .into_iter()
+        .map(|address| lab.connect_to(address, GUARDED))
+        .collect();
+    let limiter = Limiter::start(&lab, &Config::new(&lab));
+    let key = limiter.key("acme/web");
+    let request = request("/", &key);
+    for conn in &mut old {
+        // One that was begun before goes on as well as one that begins now.
+        conn.send(&request[..20]);
+        conn.send(&request[20..]);
+        assert_eq!(conn.response().status, 200);
+        assert_eq!(conn.ask(&request).status, 200);
+    }
+    assert_eq!((nginx.served(&key), limiter.usage("acme/web").used), (4, 0));
+    assert_eq!(
+        limiter.count("/coverage/untracked_bytes"),
+        4 * request.len() as u64
+    );
+    // A new connection of the same client is followed.
+    assert_eq!(lab.connect(GUARDED).ask(&request).status, 200);
+    assert_eq!(limiter.usage("acme/web").used, 1);
+}
+
+#[test]
+fn what_belongs_to_no_connection_reaches_no_server() {
+    for policy in ["pass", "reject"] {
+        let rig = Rig::veth(|config| config.policy(&format!("untracked = {policy:?}")));
+        let host = Host::new(&rig.lab);
+        let key = rig.limiter.key("acme/web");
+        for opening in [Opening::default(), Opening::v6()] {
+            let mut conn = host.begin(&opening);
+            let stray = conn.segment(0, &request("/", &key)).with_flags(ACK | PSH);
+            conn.send(&stray);
+            conn.wait_for_end();
+            // Behind a SYN whose answer was not acknowledged: of a wrong number.
+            let mut conn = host.begin(&opening);
+            conn.await_syn_ack();
+            for wrong in [1, 1000, u32::MAX] {
+                let ack = conn.server_sequence(wrong);
+                let early = conn.segment(0, &request("/", &key)).with_ack(ack);
+                conn.send(&early);
+            }
+            conn.drain();
+        }
+        rig.assert_charged_as_served("acme/web", &key, 0);
+        let mut conn = host.connect();
+        conn.say(&request("/", &key));
+        assert_eq!(conn.response().status, 200, "{policy}");
+        rig.assert_charged_as_served("acme/web", &key, 1);
+    }
+}
+
+#[test]
+fn what_finds_no_room_is_refused_or_passes_and_is_counted() {
+    const FLOWS: usize = 64;
+    for (policy, passes) in [("reject", false), ("pass", true)] {
+        let rig = Rig::veth(|config| {
+            config
+                .policy(&format!("table_full = {policy:?}"))
+                .section("tables", &tables(FLOWS))
+        });
+        let key = rig.limiter.key("acme/web");
+        let mut conns = Vec::new();
+        for _ in 0..3 * FLOWS {
+            if let Ok(conn) = Conn::try_open(rig.lab.client(), (rig.lab.v4(), GUARDED).into()) {
+                conns.push(conn);
+            }
+        }
+        let mut answered = 0;
+        for conn in &mut conns {
+            let asked = conn.try_send(&request("/", &key));
+            if asked.is_ok() && conn.try_response().is_ok_and(|answer| answer.status == 200) {
+                answered += 1;
+            }
+        }
+        let used = rig.limiter.usage("acme/web").used;
+        let bytes = rig.limiter.count("/coverage/table_full_bytes");
+        let untracked = bytes / request("/", &key).len() as u64;
+        assert_eq!(rig.nginx.served(&key), answered, "{policy}");
+        assert_eq!(used + untracked, answered, "{policy}");
+        assert_eq!(untracked > 0, passes, "{policy}");
+        assert!(used >= FLOWS as u64 / 2, "{policy}: {used}");
+        assert!(rig.limiter.count("/coverage/table_full") > 0, "{policy}");
+    }
+}
+
+fn tables(flows: usize) -> String {
+    format!("flows = {flows}\nscopes = 64\nkeys = 64\nunknown_keys = 64\n")
+}
+
+#[test]
+fn thousands_of_half_open_connections_keep_nobody_out_for_long() {
+    let (flows, strangers) = if long() { (8192, 30_000) } else { (512, 3000) };
+    let rig = Rig::veth(|config| config.section("tables", &tables(flows)));
+    let host = Host::new(&rig.lab);
+    let key = rig.limiter.key("acme/web");
+    // One that is there already is not in their way.
+    let mut open = rig.lab.connect(GUARDED);
+    assert_eq!(open.get("/", &key).status, 200);
+    let mut served = 1;
+    let mut stranger = host.begin(&Opening::default());
+    for number in 0..strangers {
+        stranger.ends.client_port = 1024 + number;
+        let syn = stranger.syn();
+        stranger.send(&syn);
+        if number % 500 == 0 {
+            assert_eq!(open.get("/", &key).status, 200);
+            served += 1;
+        }
+    }
+    eventually("the table is or was full", || {
+        rig.limiter.count("/coverage/table_full") > 0
+            || rig.limiter.count("/coverage/swept_flows") > 0
+    });
+    eventually("a good client is served", || {
+        let Ok(mut conn) = Conn::try_open(rig.lab.client(), (rig.lab.v4(), GUARDED).into()) else {
+            return false;
+        };
+        conn.set_read_timeout(4 * clock::RETRY);
+        conn.try_send(&request("/", &key)).is_ok()
+            && conn.try_response().is_ok_and(|answer| answer.status == 200)
+    });
+    served += 1;
+    assert_eq!(open.get("/", &key).status, 200);
+    assert_eq!(rig.charged_as_served("acme/web", &key), served + 1);
+}

@@ -1,0 +1,427 @@
+//! Segments that the server would not take must change nothing: what comes in their place is what
+//! counts.
+
+use limiter_common::abi::counter;
+use limiter_tests::program::{
+    ACK, Extras, Hook, Programs, Shape, Talk, Verdict, mend_ip_checksum, no_limits, timestamp,
+};
+
+use crate::support::{KEY, SCOPE, counted, get, get_as, limited};
+
+/// Makes of a good frame one that nobody takes.
+type Spoil = fn(&mut Vec<u8>);
+
+/// Where headers begin in a frame of [`Shape::v4`] and [`Shape::v6`].
+const IP: usize = 14;
+const TCP_OVER_V4: usize = 34;
+const TCP_OVER_V6: usize = 54;
+
+/// A connection with timestamps, and what it runs in.
+fn open(shape: &Shape) -> (Programs, Talk) {
+    let mut programs = limited(no_limits());
+    let mut talk = Talk::new(shape.clone());
+    talk.timestamps = true;
+    let talk = talk.opened(&mut programs);
+    (programs, talk)
+}
+
+/// What is spoiled is dropped under `counter`, and then the real content is charged once, whether it
+/// is the same or another.
+#[track_caller]
+fn not_believed(what: &str, shape: &Shape, counter: u32, spoil: Spoil) {
+    for real in [get("/a"), get_as("unknown", "/a")] {
+        let (mut programs, mut talk) = open(shape);
+        let good = talk.client(get("/a").as_bytes());
+        let mut frame = talk.shape.wrap(&talk.ends, true, &good);
+        spoil(&mut frame);
+        let ran = programs.run(Hook::Ingress, &frame);
+        assert_eq!(ran.verdict, Verdict::Drop, "{what}");
+        counted(&programs, &[(counter, 1)]);
+        talk.asks(&mut programs, &real);
+        let (charged, with) = if real.contains(KEY) {
+            (1, (counter::ADMITTED, 1))
+        } else {
+            (0, (counter::UNKNOWN_KEY, 1))
+        };
+        counted(&programs, &[(counter, 1), with]);
+        assert_eq!(programs.state(SCOPE).admitted, charged, "{what}");
+    }
+}
+
+#[test]
+fn a_wrong_checksum_is_not_believed() {
+    let flip = |frame: &mut Vec<u8>| *frame.last_mut().expect("a byte") ^= 1;
+    let counter = counter::BAD_CHECKSUM_DROPPED;
+    for shape in [Shape::v4(), Shape::v6(), Shape::v4().tagged(1)] {
+        not_believed("a byte of the payload", &shape, counter, flip);
+    }
+    not_believed("of TCP over IPv4", &Shape::v4(), counter, |frame| {
+        frame[TCP_OVER_V4 + 16] ^= 1;
+    });
+    not_believed("of TCP over IPv6", &Shape::v6(), counter, |frame| {
+        frame[TCP_OVER_V6 + 17] ^= 1;
+    });
+    not_believed("of IPv4", &Shape::v4(), counter, |frame| {
+        frame[IP + 10] ^= 1;
+    });
+    let options = Shape::v4_with(vec![1, 1, 1, 0]);
+    not_believed("of IPv4, with options", &options, counter, |frame| {
+        frame[IP + 20] ^= 1;
+    });
+}
+
+#[test]
+fn the_sum_of_the_pseudo_header_alone_is_a_wrong_checksum_where_no_device_fills_it_in() {
+    not_believed("", &Shape::v4(), counter::BAD_CHECKSUM_DROPPED, |frame| {
+        let len = u32::try_from(frame.len() - TCP_OVER_V4).expect("a length");
+        let ends = frame[IP + 12..IP + 20]
+            .chunks(2)
+            .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+        let mut sum: u32 = ends.sum::<u32>() + 6 + len;
+        sum = (sum >> 16) + (sum & 0xffff);
+        let sum = u16::try_from((sum >> 16) + (sum & 0xffff)).expect("it is folded");
+        frame[TCP_OVER_V4 + 16..TCP_OVER_V4 + 18].copy_from_slice(&sum.to_be_bytes());
+    });
+}
+
+#[test]
+fn a_sum_that_the_device_took_is_looked_at() {
+    let complete = Extras {
+        checksum_complete: true,
+        ..Extras::default()
+    };
+    let behind = vec![limiter_tests::program::Extension::options(60, 2)];
+    for shape in [
+        Shape::v4(),
+        Shape::v6(),
+        Shape::v4_with(vec![1, 1, 1, 0]),
+        Shape::v6_with(behind),
+    ] {
+        let (mut programs, talk) = open(&shape);
+        let good = talk.clone().client(get("/a").as_bytes());
+        let frame = talk.shape.wrap(&talk.ends, true, &good);
+        let mut bad = frame.clone();
+        *bad.last_mut().expect("a byte") ^= 1;
+        let ran = programs.run_with(Hook::Ingress, &bad, complete);
+        assert_eq!(ran.verdict, Verdict::Drop, "{shape:?}");
+        counted(&programs, &[(counter::BAD_CHECKSUM_DROPPED, 1)]);
+        let ran = programs.run_with(Hook::Ingress, &frame, complete);
+        assert_eq!(ran.verdict, Verdict::Pass, "{shape:?}");
+        assert_eq!(programs.state(SCOPE).admitted, 1, "{shape:?}");
+    }
+}
+
+#[test]
+fn what_is_not_the_headers_version_or_has_lived_long_enough_passes_for_nothing() {
+    let invalid = counter::INVALID_DROPPED;
+    not_believed("TTL 0", &Shape::v4(), invalid, |frame| {
+        frame[IP + 8] = 0;
+        mend_ip_checksum(frame);
+    });
+    not_believed("hop limit 0", &Shape::v6(), invalid, |frame| {
+        frame[IP + 7] = 0;
+    });
+    // Its receiver looks at the version before anything else.
+    for shape in [Shape::v4(), Shape::v6()] {
+        let (mut programs, mut talk) = open(&shape);
+        let request = talk.client(get("/a").as_bytes());
+        let mut frame = talk.shape.wrap(&talk.ends, true, &request);
+        frame[IP] ^= 0x10;
+        if shape == Shape::v4() {
+            mend_ip_checksum(&mut frame);
+        }
+        assert_eq!(programs.run(Hook::Ingress, &frame).verdict, Verdict::Pass);
+        counted(&programs, &[]);
+        talk.asks(&mut programs, get("/a"));
+        assert_eq!(programs.state(SCOPE).admitted, 1);
+    }
+}
+
+#[test]
+fn another_station_is_not_the_server() {
+    // The test-run compares with the address of the device, as a device does.
+    not_believed("", &Shape::v4(), counter::INVALID_DROPPED, |frame| {
+        frame[..6].copy_from_slice(&[0xff; 6]);
+    });
+}
+
+/// As [`not_believed`], of a segment whose TCP header a test words.
+#[track_caller]
+fn not_believed_of(
+    what: &str,
+    counter: u32,
+    reword: fn(&Talk, limiter_tests::program::Segment) -> limiter_tests::program::Segment,
+) {
+    let (mut programs, mut talk) = open(&Shape::v4());
+    let segment = talk.client(get("/a").as_bytes());
+    let segment = reword(&talk, segment);
+    let ran = talk.run(&mut programs, true, &segment);
+    assert_eq!(ran.verdict, Verdict::Drop, "{what}");
+    counted(&programs, &[(counter, 1)]);
+    talk.asks(&mut programs, get_as("unknown", "/a"));
+    counted(&programs, &[(counter, 1), (counter::UNKNOWN_KEY, 1)]);
+}
+
+#[test]
+fn an_older_timestamp_is_not_believed() {
+    not_believed_of("older", counter::STALE_DROPPED, |_, segment| {
+        segment.with_options(timestamp(1, 0))
+    });
+    not_believed_of("none", counter::INVALID_DROPPED, |_, segment| {
+        segment.with_options(Vec::new())
+    });
+}
+
+#[test]
+fn a_timestamp_of_an_acknowledgement_counts_too() {
+    let (mut programs, mut talk) = open(&Shape::v4());
+    let ahead = talk
+        .client(b"")
+        .with_flags(ACK)
+        .with_options(timestamp(1900, 0));
+    assert_eq!(talk.run(&mut programs, true, &ahead).verdict, Verdict::Pass);
+    let request = talk.client(get("/a").as_bytes());
+    assert_eq!(
+        talk.run(&mut programs, true, &request).verdict,
+        Verdict::Drop
+    );
+    counted(&programs, &[(counter::STALE_DROPPED, 1)]);
+}
+
+#[test]
+fn a_broken_timestamp_does_not_strand_a_connection() {
+    let (mut programs, mut talk) = open(&Shape::v4());
+    let ahead = talk
+        .client(b"")
+        .with_flags(ACK)
+        .with_options(timestamp(1 << 30, 0));
+    let mut frame = talk.shape.wrap(&talk.ends, true, &ahead);
+    *frame.last_mut().expect("a byte") ^= 1;
+    assert_eq!(programs.run(Hook::Ingress, &frame).verdict, Verdict::Drop);
+    counted(&programs, &[(counter::BAD_CHECKSUM_DROPPED, 1)]);
+    talk.asks(&mut programs, get("/a"));
+    assert_eq!(programs.state(SCOPE).admitted, 1);
+}
+
+#[test]
+fn timestamps_wrap() {
+    let mut programs = limited(no_limits());
+    let mut talk = Talk::new(Shape::v4());
+    talk.timestamps = true;
+    talk.set_ticks(u32::MAX - 4);
+    let mut talk = talk.opened(&mut programs);
+    for _ in 0..8 {
+        talk.asks(&mut programs, get("/a"));
+        talk.answers(&mut programs, crate::support::ok(""));
+    }
+    assert_eq!(programs.state(SCOPE).admitted, 8);
+}
+
+#[test]
+fn a_signature_that_was_not_agreed_on_is_not_believed() {
+    // RFC 2385: kind 19 of 18 bytes.
+    not_believed_of("MD5", counter::INVALID_DROPPED, |_, segment| {
+        let mut options = segment.options.clone();
+        options.extend([1, 1, 19, 18]);
+        options.extend([7; 16]);
+        segment.with_options(options)
+    });
+    // RFC 5925: kind 29.
+    not_believed_of("AO", counter::INVALID_DROPPED, |_, segment| {
+        let mut options = segment.options.clone();
+        options.extend([29, 16]);
+        options.extend([7; 14]);
+        segment.with_options(options)
+    });
+}
+
+#[test]
+fn what_goes_beyond_the_window_is_not_believed() {
+    let (mut programs, mut talk) = open(&Shape::v4());
+    let small = talk.server(b"").with_window(10);
+    talk.run(&mut programs, false, &small);
+    // What was allowed once stays allowed.
+    talk.asks(&mut programs, get("/a"));
+    let mut talk = Talk::new(Shape::v4());
+    talk.window = 20;
+    talk.ends.client_port = 41_000;
+    let mut talk = talk.opened(&mut programs);
+    let request = get("/a");
+    assert_eq!(talk.ask(&mut programs, &request).verdict, Verdict::Drop);
+    assert_eq!(programs.counter(counter::OUT_OF_WINDOW_DROPPED), 1);
+    assert_eq!(
+        talk.ask(&mut programs, &request[..20]).verdict,
+        Verdict::Pass
+    );
+    // A probe is a single byte.
+    assert_eq!(
+        talk.ask(&mut programs, &request[20..22]).verdict,
+        Verdict::Drop
+    );
+    assert_eq!(
+        talk.ask(&mut programs, &request[20..21]).verdict,
+        Verdict::Pass
+    );
+    assert_eq!(
+        talk.ask(&mut programs, &request[21..22]).verdict,
+        Verdict::Drop
+    );
+    talk.window = 100;
+    talk.server_acked = 20;
+    let open = talk.server(b"");
+    talk.run(&mut programs, false, &open);
+    assert_eq!(
+        talk.ask(&mut programs, &request[21..]).verdict,
+        Verdict::Pass
+    );
+    assert_eq!(programs.state(SCOPE).admitted, 2);
+}
+
+#[test]
+fn windows_are_scaled_as_the_server_said() {
+    for (options, len, verdict) in [
+        (vec![2, 4, 5, 180, 3, 3, 2, 0], 200, Verdict::Pass),
+        (vec![2, 4, 5, 180, 3, 3, 1, 0], 200, Verdict::Drop),
+        (vec![2, 4, 5, 180], 60, Verdict::Drop),
+    ] {
+        let mut programs = limited(no_limits());
+        let mut talk = Talk::new(Shape::v4());
+        talk.window = 50;
+        let syn_ack = talk.syn_ack().with_options(options.clone());
+        let syn = talk.syn();
+        talk.run(&mut programs, true, &syn);
+        talk.run(&mut programs, false, &syn_ack);
+        let ack = talk.client(b"").with_flags(ACK);
+        talk.run(&mut programs, true, &ack);
+        let window = talk.server(b"");
+        talk.run(&mut programs, false, &window);
+        let path = "p".repeat(len - get("/").len());
+        let ran = talk.ask(&mut programs, get(&format!("/{path}")));
+        assert_eq!(ran.verdict, verdict, "{options:?}");
+    }
+}
+
+#[test]
+fn an_acknowledgement_of_long_ago_is_not_believed() {
+    let (mut programs, mut talk) = open(&Shape::v4());
+    talk.client_window = 100;
+    talk.asks(&mut programs, get("/"));
+    // Answers reach the client, who says so with a window of 60,000 at the handshake.
+    for _ in 0..50 {
+        talk.answers(&mut programs, vec![b'x'; 1400]);
+    }
+    let now = talk.client(b"").with_flags(ACK);
+    talk.run(&mut programs, true, &now);
+    let old = talk.server_start;
+    let request = talk.client(get("/a").as_bytes()).with_ack(old);
+    assert_eq!(
+        talk.run(&mut programs, true, &request).verdict,
+        Verdict::Drop
+    );
+    assert_eq!(programs.counter(counter::INVALID_DROPPED), 1);
+    let recent = talk.server_start.wrapping_add(talk.answered - 1400);
+    let request = talk.client(get("/a").as_bytes()).with_ack(recent);
+    assert_eq!(
+        talk.run(&mut programs, true, &request).verdict,
+        Verdict::Pass
+    );
+}
+
+#[test]
+fn a_fin_that_nobody_takes_ends_nothing() {
+    let (mut programs, mut talk) = open(&Shape::v4());
+    let fin = talk
+        .client(b"")
+        .with_flags(ACK | limiter_tests::program::FIN);
+    let mut frame = talk.shape.wrap(&talk.ends, true, &fin);
+    frame[TCP_OVER_V4 + 16] ^= 1;
+    assert_eq!(programs.run(Hook::Ingress, &frame).verdict, Verdict::Drop);
+    talk.asks(&mut programs, get("/a"));
+    assert_eq!(programs.state(SCOPE).admitted, 1);
+}
+
+#[test]
+fn a_handshake_is_completed_by_what_the_server_takes_only() {
+    let mut programs = limited(no_limits());
+    let mut talk = Talk::new(Shape::v4());
+    let (syn, syn_ack) = (talk.syn(), talk.syn_ack());
+    talk.run(&mut programs, true, &syn);
+    talk.run(&mut programs, false, &syn_ack);
+    let ack = talk.client(b"").with_flags(ACK);
+    let mut frame = talk.shape.wrap(&talk.ends, true, &ack);
+    frame[TCP_OVER_V4 + 16] ^= 1;
+    assert_eq!(programs.run(Hook::Ingress, &frame).verdict, Verdict::Drop);
+    let flow = programs.flow(&talk.key()).expect("a flow");
+    assert_eq!(flow.phase, limiter_common::abi::phase::HANDSHAKE);
+}
+
+#[test]
+fn a_body_that_jumps_beyond_the_window_has_not_been_sent() {
+    let (mut programs, mut talk) = open(&Shape::v4());
+    let head = get("/a").replace("\r\n\r\n", "\r\nContent-Length: 4294967396\r\n\r\n");
+    talk.asks(&mut programs, &head);
+    // A quarter at a time it would come round to where it began.
+    for quarter in 1..=3u32 {
+        let at = talk.asked.wrapping_add(quarter << 30);
+        let byte = talk.client_at(at, b"b");
+        talk.run(&mut programs, true, &byte);
+        let next = programs.flow(&talk.key()).expect("a flow").next;
+        assert_eq!(next.0, talk.client_start.wrapping_add(talk.asked));
+    }
+    assert_eq!(programs.counter(counter::OUT_OF_WINDOW_DROPPED), 2);
+    // All of this is body, a request too.
+    talk.asks(&mut programs, get("/hidden").repeat(3));
+    assert_eq!(programs.state(SCOPE).admitted, 1);
+}
+
+#[test]
+fn an_acknowledgement_of_what_was_before_all_is_not_believed() {
+    let (mut programs, mut talk) = open(&Shape::v4());
+    let before = talk.server_start.wrapping_sub(1);
+    let request = talk.client(get("/a").as_bytes()).with_ack(before);
+    assert_eq!(
+        talk.run(&mut programs, true, &request).verdict,
+        Verdict::Drop
+    );
+    counted(&programs, &[(counter::INVALID_DROPPED, 1)]);
+    talk.asks(&mut programs, get("/a"));
+}
+
+#[test]
+fn a_length_of_none_is_not_that_of_the_frame() {
+    let unreadable = counter::UNREADABLE_DROPPED;
+    not_believed("IPv4", &Shape::v4(), unreadable, |frame| {
+        frame[IP + 2..IP + 4].fill(0);
+        mend_ip_checksum(frame);
+    });
+    not_believed("IPv6", &Shape::v6(), unreadable, |frame| {
+        frame[IP + 4..IP + 6].fill(0);
+    });
+}
+
+#[test]
+fn addresses_of_ipv4_do_not_stand_in_ipv6() {
+    not_believed("", &Shape::v6(), counter::UNREADABLE_DROPPED, |frame| {
+        frame[IP + 8..IP + 20].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
+    });
+}
+
+#[test]
+fn more_tags_than_anybody_sends_hide_no_request() {
+    for tags in [3, 4, 5, 20, 300] {
+        for shape in [Shape::v4(), Shape::v6()] {
+            let (mut programs, mut talk) = open(&shape);
+            let request = talk.client(get("/a").as_bytes());
+            let frame = shape.clone().tagged(tags).wrap(&talk.ends, true, &request);
+            let ran = programs.run(Hook::Ingress, &frame);
+            assert_eq!(ran.verdict, Verdict::Drop, "{tags} tags");
+            counted(&programs, &[(counter::UNREADABLE_DROPPED, 1)]);
+            // What is not for a guarded port is nobody's business.
+            let mut ends = talk.ends;
+            ends.server_port = 8080;
+            let other = shape.clone().tagged(tags).wrap(&ends, true, &request);
+            assert_eq!(programs.run(Hook::Ingress, &other).verdict, Verdict::Pass);
+            talk.asks(&mut programs, get("/a"));
+        }
+    }
+}

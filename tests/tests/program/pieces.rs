@@ -1,0 +1,178 @@
+//! Bytes that were seen before, where a receiver may have one part of them and not another: in chunks,
+//! and in segments that are several packets.
+
+use limiter_common::abi::{RECORDS, counter};
+use limiter_tests::program::{Extras, Hook, Programs, Talk, Verdict};
+
+use crate::{
+    replays::{post, sends},
+    support::{KEY, SCOPE, counted, get, opened},
+};
+
+#[test]
+fn a_chunks_size_is_held_to_what_it_was() {
+    let (mut programs, mut talk) = opened();
+    let head = get("/").replace("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n");
+    talk.asks(&mut programs, &head);
+    let chunk = "10\r\n0123456789abcdef\r\n";
+    talk.asks(&mut programs, chunk);
+    let smaller = "01\r\n0123456789abcdef\r\n";
+    assert_eq!(
+        sends(&mut programs, &mut talk, head.len(), smaller),
+        Verdict::Drop
+    );
+    assert_eq!(
+        sends(&mut programs, &mut talk, head.len(), chunk),
+        Verdict::Pass
+    );
+    counted(
+        &programs,
+        &[
+            (counter::ADMITTED, 1),
+            (counter::CONFLICT_DROPPED, 1),
+            (counter::RETRANSMITTED, 1),
+        ],
+    );
+}
+
+/// What comes merged from packets of `SIZE` bytes (GRO), or will be cut into such (GSO).
+const SIZE: usize = 1000;
+
+/// Runs what the client sends next as one packet merged from several.
+#[track_caller]
+fn sends_merged(programs: &mut Programs, talk: &mut Talk, payload: &str) {
+    let segment = talk.client(payload.as_bytes());
+    let frame = talk.shape.wrap(&talk.ends, true, &segment);
+    let gso_size = u32::try_from(SIZE).expect("a size");
+    let ran = programs.run_with(
+        Hook::Ingress,
+        &frame,
+        Extras {
+            gso_size,
+            ..Extras::default()
+        },
+    );
+    assert_eq!(ran.verdict, Verdict::Pass);
+    talk.asked += u32::try_from(payload.len()).expect("a length");
+}
+
+#[test]
+fn a_piece_of_a_merged_segment_that_holds_only_body_passes_again() {
+    // One of the packets is lost behind a gateway, and the client knows nothing of the merging.
+    let (mut programs, mut talk) = opened();
+    let request = post(KEY, 3000);
+    sends_merged(&mut programs, &mut talk, &request);
+    let head = request.find("\r\n\r\n").expect("a head") + 4;
+    assert!(head < SIZE);
+    for at in [SIZE, 2 * SIZE] {
+        let verdict = sends(&mut programs, &mut talk, at, &request[at..at + SIZE]);
+        assert_eq!(verdict, Verdict::Pass, "from {at}");
+    }
+}
+
+#[test]
+fn the_first_piece_of_a_merged_segment_passes_again() {
+    let (mut programs, mut talk) = opened();
+    let request = post(KEY, 3000);
+    sends_merged(&mut programs, &mut talk, &request);
+    let verdict = sends(&mut programs, &mut talk, 0, &request[..SIZE]);
+    assert_eq!(verdict, Verdict::Pass);
+    let other = request.replace("3000", "2999");
+    let verdict = sends(&mut programs, &mut talk, 0, &other[..SIZE]);
+    assert_eq!(verdict, Verdict::Drop);
+}
+
+#[test]
+fn a_merged_request_is_held_to_the_byte() {
+    // Its receiver may have one packet of this and the other of another.
+    let (mut programs, mut talk) = opened();
+    sends_merged(&mut programs, &mut talk, &get("/aaaa"));
+    assert_eq!(
+        sends(&mut programs, &mut talk, 0, &get("/bbbb")),
+        Verdict::Drop
+    );
+    assert_eq!(
+        sends(&mut programs, &mut talk, 0, &get("/aaaa")),
+        Verdict::Pass
+    );
+}
+
+/// A request with a body in chunks of `size` bytes.
+fn chunked(size: usize, chunks: usize) -> (String, Vec<String>) {
+    let head = get("/").replace("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let chunk = format!("{size:x}\r\n{}\r\n", "c".repeat(size));
+    (head, vec![chunk; chunks])
+}
+
+#[test]
+fn all_of_an_upload_in_chunks_may_be_lost_behind_the_program() {
+    let (mut programs, mut talk) = opened();
+    let (head, chunks) = chunked(1000, RECORDS - 2);
+    talk.asks(&mut programs, &head);
+    for chunk in &chunks {
+        talk.asks(&mut programs, chunk);
+    }
+    assert_eq!(sends(&mut programs, &mut talk, 0, &head), Verdict::Pass);
+    for (number, chunk) in chunks.iter().enumerate() {
+        let at = head.len() + number * chunk.len();
+        let verdict = sends(&mut programs, &mut talk, at, chunk);
+        assert_eq!(verdict, Verdict::Pass, "chunk {number}");
+        if number % 10 == 0 {
+            let other = chunk.replacen("3e8", "3e7", 1);
+            let verdict = sends(&mut programs, &mut talk, at, &other);
+            assert_eq!(verdict, Verdict::Drop, "chunk {number}");
+        }
+    }
+    assert_eq!(programs.state(SCOPE).admitted, 1);
+}
+
+#[test]
+fn more_chunks_under_way_than_can_be_kept_are_not_let_by_again() {
+    let (mut programs, mut talk) = opened();
+    let (head, chunks) = chunked(600, 2 * RECORDS);
+    talk.asks(&mut programs, &head);
+    for chunk in &chunks {
+        talk.asks(&mut programs, chunk);
+    }
+    let verdict = sends(&mut programs, &mut talk, head.len(), &chunks[0]);
+    assert_eq!(verdict, Verdict::Drop);
+    let last = head.len() + (chunks.len() - 1) * chunks[0].len();
+    assert_eq!(
+        sends(&mut programs, &mut talk, last, &chunks[0]),
+        Verdict::Pass
+    );
+}
+
+#[test]
+fn packets_of_a_merged_upload_in_chunks_pass_again_one_by_one() {
+    let (mut programs, mut talk) = opened();
+    // A size that stands in two packets, too.
+    let (head, chunks) = chunked(SIZE - 3 - 83, 2);
+    let all = head + &chunks.concat();
+    sends_merged(&mut programs, &mut talk, &all);
+    for at in (0..all.len()).step_by(SIZE) {
+        let packet = &all[at..all.len().min(at + SIZE)];
+        let verdict = sends(&mut programs, &mut talk, at, packet);
+        assert_eq!(verdict, Verdict::Pass, "from {at} on");
+    }
+    let other = all.replacen(&format!("{:x}\r\n", SIZE - 86), "ff\r\n0", 1);
+    assert_eq!(other.len(), all.len());
+    let verdict = sends(&mut programs, &mut talk, 0, &other[..SIZE]);
+    assert_eq!(verdict, Verdict::Drop);
+}
+
+#[test]
+fn packets_of_a_merged_head_pass_again_one_by_one() {
+    let (mut programs, mut talk) = opened();
+    let line = format!("X-Line: {}\r\n", "v".repeat(190));
+    let request = get("/").replace("\r\n\r\n", "\r\n") + &line.repeat(16) + "\r\n";
+    assert!(request.len() > 3 * SIZE && request.len() < 3700);
+    sends_merged(&mut programs, &mut talk, &request);
+    for at in (0..request.len()).step_by(SIZE) {
+        let packet = &request[at..request.len().min(at + SIZE)];
+        assert_eq!(sends(&mut programs, &mut talk, at, packet), Verdict::Pass);
+        let other = packet.replacen('v', "w", 1);
+        assert_eq!(sends(&mut programs, &mut talk, at, &other), Verdict::Drop);
+    }
+    assert_eq!(programs.state(SCOPE).admitted, 1);
+}

@@ -1,0 +1,335 @@
+//! What the daemon has done to the table of flows.
+
+use limiter_common::abi::{KeyEntry, Limits, ScopeState, Suspect, Sweep, counter, phase};
+use limiter_tests::program::{ACK, Programs, Shape, Talk, Verdict, no_limits};
+
+use crate::support::{
+    SCOPE, another, boot_ns, counted, fin, get, get_as, limited, nothing_is_held, ok, opened,
+};
+
+/// A connection whose client has not answered the server's SYN-ACK.
+fn half_open(programs: &mut Programs, port: u16) -> Talk {
+    let mut talk = Talk::new(Shape::v4());
+    talk.ends.client_port = port;
+    for (to_server, segment) in [(true, talk.syn()), (false, talk.syn_ack())] {
+        talk.run(programs, to_server, &segment);
+    }
+    talk
+}
+
+/// Lets the coarse clock, by which silence is told, go on.
+fn a_moment() {
+    std::thread::sleep(std::time::Duration::from_millis(20));
+}
+
+#[test]
+fn a_sweep_removes_what_is_silent_and_gives_back_what_it_held() {
+    let (mut programs, mut talk) = opened();
+    talk.asks(&mut programs, get("/") + &get("/"));
+    programs.key(
+        "other",
+        KeyEntry {
+            scope: 2,
+            flags: 0,
+            last_used_ns: 0,
+        },
+    );
+    programs.limit(2, no_limits());
+    talk.asks(&mut programs, get_as("other", "/"));
+    let patient = programs.sweep([u64::MAX; 4]);
+    assert_eq!((patient.flows, patient.removed, patient.slots), (1, 0, 0));
+    // The clock of the last packet is a coarse one.
+    a_moment();
+    let swept = programs.sweep([u64::MAX, 1_000_000, u64::MAX, u64::MAX]);
+    let idle_ns = swept.idle_ns;
+    assert_eq!(
+        swept,
+        Sweep {
+            idle_ns,
+            flows: 1,
+            removed: 1,
+            slots: 3,
+            connections: 2,
+            ..Sweep::default()
+        }
+    );
+    nothing_is_held(&programs);
+    assert_eq!(
+        (programs.state(2).in_flight, programs.state(2).connections),
+        (0, 0)
+    );
+    assert_eq!(programs.flows(), []);
+    counted(
+        &programs,
+        &[
+            (counter::ADMITTED, 3),
+            (counter::SWEPT_FLOWS, 1),
+            (counter::SWEPT_SLOTS, 3),
+        ],
+    );
+}
+
+#[test]
+fn a_sweep_looks_at_each_kind_of_connection_by_its_own_patience() {
+    let mut programs = limited(no_limits());
+    let handshake = half_open(&mut programs, 41_000);
+    let open = another(&mut programs, 41_001);
+    let mut closing = another(&mut programs, 41_002);
+    fin(&mut programs, &mut closing, true);
+    // The FIN counts when the server says that it has it.
+    closing.server_acked = 1;
+    let ack = closing.server(b"").with_flags(ACK);
+    closing.run(&mut programs, false, &ack);
+    let mut closed = another(&mut programs, 41_003);
+    fin(&mut programs, &mut closed, true);
+    closed.server_acked = 1;
+    fin(&mut programs, &mut closed, false);
+    a_moment();
+    for (class, talk) in [&handshake, &open, &closing, &closed]
+        .into_iter()
+        .enumerate()
+    {
+        let mut idle_ns = [u64::MAX; 4];
+        idle_ns[class] = 1_000_000;
+        let before = programs.flows().len();
+        assert!(programs.flow(&talk.key()).is_some());
+        assert_eq!(programs.sweep(idle_ns).removed, 1, "class {class}");
+        assert!(programs.flow(&talk.key()).is_none(), "class {class}");
+        assert_eq!(programs.flows().len(), before - 1, "class {class}");
+    }
+}
+
+#[test]
+fn a_sweep_takes_nothing_from_counts_that_are_zero_already() {
+    let mut programs = limited(Limits {
+        concurrency: 5,
+        ..no_limits()
+    });
+    let mut talk = another(&mut programs, 41_000);
+    talk.asks(&mut programs, get("/"));
+    // A recount was first.
+    programs.set_state(SCOPE, ScopeState::default());
+    a_moment();
+    programs.sweep([1_000_000; 4]);
+    nothing_is_held(&programs);
+}
+
+#[test]
+fn packets_keep_a_connection_from_the_sweep() {
+    let (mut programs, mut talk) = opened();
+    std::thread::sleep(std::time::Duration::from_millis(40));
+    talk.answers(&mut programs, "");
+    assert_eq!(programs.sweep([30_000_000; 4]).removed, 0);
+    assert_eq!(
+        programs.flow(&talk.key()).expect("a flow").phase,
+        phase::HTTP
+    );
+}
+
+/// A sweep that removes nothing.
+fn patient() -> Sweep {
+    Sweep {
+        idle_ns: [u64::MAX; 4],
+        ..Sweep::default()
+    }
+}
+
+/// Begins recount `number` of `SCOPE` as the daemon does.
+fn begin_recount(programs: &mut Programs, number: u32) {
+    let state = ScopeState {
+        recount: u64::from(number),
+        recounted_in_flight: 0,
+        recounted_connections: 0,
+        ..programs.state(SCOPE)
+    };
+    programs.set_state(SCOPE, state);
+}
+
+/// What the recount says: requests in flight and connections.
+fn recounted(programs: &Programs) -> (u64, u64) {
+    let state = programs.state(SCOPE);
+    (state.recounted_in_flight, state.recounted_connections)
+}
+
+#[test]
+fn a_recount_comes_to_what_the_flows_hold_and_goes_along_with_them() {
+    let (mut programs, mut first) = opened();
+    first.asks(&mut programs, get("/") + &get("/"));
+    let mut second = another(&mut programs, 41_000);
+    second.asks(&mut programs, get("/"));
+    // A leak of two.
+    let leaked = ScopeState {
+        in_flight: 5,
+        ..programs.state(SCOPE)
+    };
+    programs.set_state(SCOPE, leaked);
+
+    begin_recount(&mut programs, 7);
+    let ask = Sweep {
+        recount: 7,
+        ..patient()
+    };
+    assert_eq!(programs.sweep_with(ask).recounted, 2);
+    assert_eq!(recounted(&programs), (3, 2));
+    assert_eq!(programs.sweep_with(ask).recounted, 0, "each flow once");
+    assert_eq!(recounted(&programs), (3, 2));
+
+    // New connections are in it from their beginning; what is asked and answered goes along.
+    let mut third = another(&mut programs, 41_001);
+    third.asks(&mut programs, get("/"));
+    assert_eq!(recounted(&programs), (4, 3));
+    first.answers(&mut programs, ok(""));
+    second.answers(&mut programs, ok(""));
+    assert_eq!(recounted(&programs), (2, 3));
+    fin(&mut programs, &mut first, false);
+    assert_eq!(recounted(&programs), (1, 3));
+    let reset = third
+        .server(b"")
+        .with_flags(limiter_tests::program::RST | ACK);
+    third.run(&mut programs, false, &reset);
+    assert_eq!(recounted(&programs), (0, 2));
+    assert_eq!(programs.state(SCOPE).in_flight, 2, "the leak");
+    assert_eq!(programs.sweep_with(ask).recounted, 0);
+}
+
+#[test]
+fn a_flow_that_a_recount_has_not_been_at_is_not_in_it() {
+    let (mut programs, mut talk) = opened();
+    talk.asks(&mut programs, get("/"));
+    begin_recount(&mut programs, 1);
+    talk.answers(&mut programs, ok(""));
+    talk.asks(&mut programs, get("/"));
+    assert_eq!(recounted(&programs), (0, 0));
+    programs.sweep_with(Sweep {
+        recount: 1,
+        ..patient()
+    });
+    assert_eq!(recounted(&programs), (1, 1));
+}
+
+#[test]
+fn silent_flows_of_this_host_are_named_once_in_a_check() {
+    let (mut programs, _talk) = opened();
+    let other = another(&mut programs, 41_000);
+    half_open(&mut programs, 41_001);
+    a_moment();
+    let ask = Sweep {
+        check: 3,
+        suspect_ns: 1_000_000,
+        ..patient()
+    };
+    let swept = programs.sweep_with(ask);
+    let mut named: Vec<u16> = programs
+        .suspects(&swept)
+        .iter()
+        .map(|suspect| u16::from_be(suspect.key.client_port))
+        .collect();
+    named.sort_unstable();
+    assert_eq!(named, [40_000, 41_000], "not the one that is half open");
+    assert_eq!(programs.sweep_with(ask).suspects, 0, "once");
+    let next = Sweep { check: 4, ..ask };
+    assert_eq!(programs.sweep_with(next).suspects, 2);
+    let none = Sweep { check: 0, ..ask };
+    assert_eq!(programs.sweep_with(none).suspects, 0);
+    let patience = Sweep {
+        check: 5,
+        suspect_ns: 3_600_000_000_000,
+        ..ask
+    };
+    assert_eq!(programs.sweep_with(patience).suspects, 0);
+    assert!(programs.flow(&other.key()).is_some());
+}
+
+#[test]
+fn a_flow_is_forgotten_unless_its_server_spoke_meanwhile() {
+    let (mut programs, mut talk) = opened();
+    talk.asks(&mut programs, get("/"));
+    a_moment();
+    let ask = Sweep {
+        check: 1,
+        ..patient()
+    };
+    let swept = programs.sweep_with(ask);
+    let suspect = programs.suspects(&swept)[0];
+    a_moment();
+    talk.acknowledged(&mut programs);
+    assert_eq!(programs.forget(suspect).removed, 0);
+    assert_eq!(programs.state(SCOPE).in_flight, 1);
+
+    let swept = programs.sweep_with(Sweep { check: 2, ..ask });
+    let suspect = programs.suspects(&swept)[0];
+    let done = programs.forget(suspect);
+    assert_eq!((done.removed, done.slots, done.connections), (1, 1, 1));
+    nothing_is_held(&programs);
+    assert_eq!(programs.flows(), []);
+    assert_eq!(programs.counter(counter::ORPHANED_FLOWS), 1);
+    assert_eq!(programs.counter(counter::ORPHANED_SLOTS), 1);
+    let again = programs.forget(Suspect {
+        removed: 0,
+        slots: 0,
+        connections: 0,
+        ..done
+    });
+    assert_eq!((again.removed, again.slots), (0, 0));
+}
+
+#[test]
+fn a_half_open_flow_given_up_early_is_counted() {
+    let mut programs = limited(no_limits());
+    half_open(&mut programs, 41_000);
+    a_moment();
+    assert_eq!(
+        programs
+            .sweep([1_000_000, u64::MAX, u64::MAX, u64::MAX])
+            .handshakes,
+        1
+    );
+    counted(
+        &programs,
+        &[(counter::SWEPT_FLOWS, 1), (counter::HURRIED_HANDSHAKES, 1)],
+    );
+}
+
+#[test]
+fn a_connection_that_was_given_up_early_does_not_pass_for_an_old_one() {
+    let mut programs = limited(no_limits());
+    // One that is older than the program, and is known as such.
+    let mut old = Talk::new(Shape::v4());
+    old.ends.client_port = 41_001;
+    old.asks(&mut programs, get("/"));
+    let mut slow = half_open(&mut programs, 41_000);
+    a_moment();
+    programs.refuse_strangers_until(boot_ns() + 60_000_000_000);
+    programs.sweep([1_000_000, u64::MAX, u64::MAX, u64::MAX]);
+    let ack = slow.client(b"").with_flags(ACK);
+    assert_eq!(slow.run(&mut programs, true, &ack).verdict, Verdict::Pass);
+    let ran = slow.ask(&mut programs, get("/"));
+    assert_eq!(
+        ran.decoded().flags & limiter_tests::program::RST,
+        limiter_tests::program::RST
+    );
+    assert_eq!(programs.counter(counter::UNTRACKED_REFUSED), 1);
+    old.asks(&mut programs, get("/"));
+    assert_eq!(programs.counter(counter::UNTRACKED_SEGMENTS), 2);
+    // And no longer than that.
+    programs.refuse_strangers_until(1);
+    let mut another_old = Talk::new(Shape::v4());
+    another_old.ends.client_port = 41_002;
+    another_old.asks(&mut programs, get("/"));
+    assert_eq!(programs.counter(counter::UNTRACKED_CONNECTIONS), 2);
+}
+
+#[test]
+fn a_port_used_again_makes_no_stranger_of_a_connection() {
+    let mut programs = limited(no_limits());
+    let mut talk = Talk::new(Shape::v4());
+    talk.asks(&mut programs, get("/"));
+    assert_eq!(programs.counter(counter::UNTRACKED_CONNECTIONS), 1);
+    // Else the early end of this one's half-open flow would let it by as an old one.
+    let mut talk = half_open(&mut programs, talk.ends.client_port);
+    a_moment();
+    programs.refuse_strangers_until(boot_ns() + 60_000_000_000);
+    programs.sweep([1_000_000, u64::MAX, u64::MAX, u64::MAX]);
+    talk.ask(&mut programs, get("/"));
+    assert_eq!(programs.counter(counter::UNTRACKED_REFUSED), 1);
+}
