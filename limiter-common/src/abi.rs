@@ -266,7 +266,8 @@ pub const FLOW_DROP_COUNTED: u32 = 8;
 pub const FLOW_TIMESTAMPS: u32 = 16;
 /// Both sides sign their segments (RFC 2385, RFC 5925).
 pub const FLOW_SIGNED: u32 = 32;
-/// The server's socket is on this host, in the daemon's network namespace.
+/// The server's socket is on this host, in the daemon's network namespace, and knows the client by the
+/// address that the flow has.
 pub const FLOW_LOCAL: u32 = 64;
 
 /// An entry of the ring of outstanding requests: a scope id or `NO_SCOPE`, and a method.

@@ -127,7 +127,7 @@ unsafe fn opens(skb: Skb, work: *mut Work, config: *const Config) -> i32 {
         (*new).client_tsval = packet.tsecr * packet.has_timestamp;
         (*new).flags = (FLOW_TIMESTAMPS * packet.has_timestamp)
             | (FLOW_SIGNED * packet.signed)
-            | (FLOW_LOCAL * u32::from(skb.has_socket()));
+            | (FLOW_LOCAL * u32::from(skb.is_of_socket(&packet.key, packet.v6 != 0)));
         (*new).recount = maps::recount();
         (*new).server_tsval = packet.tsval * packet.has_timestamp;
         (*new).counted = [NO_SCOPE; 4];

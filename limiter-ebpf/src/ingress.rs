@@ -365,8 +365,13 @@ unsafe fn fin(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Config)
         if (*flow).phase == phase::HTTP && (*flow).request.state.in_head() {
             // There are servers that take the end of the stream for the end of the head, and
             // answer a request that was never decided over.
-            (*work).scan.state.method = (*flow).request.state.method;
-            return malformed(work, flow, config, true, false);
+            if (*config).malformed == policy::REJECT && (*config).observe == 0 {
+                (*work).scan.state.method = (*flow).request.state.method;
+                return malformed(work, flow, config, true, false);
+            }
+            maps::count(counter::MALFORMED);
+            maps::count(counter::MALFORMED_CONNECTIONS);
+            (*flow).phase = phase::OPAQUE;
         }
         flow::fin(flow, FLOW_CLIENT_FIN, at.plus(1));
         Action::Pass

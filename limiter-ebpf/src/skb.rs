@@ -13,6 +13,7 @@ use aya_ebpf::{
         bpf_skb_pull_data, bpf_skb_store_bytes,
     },
 };
+use limiter_common::abi::FlowKey;
 
 /// Let later programs and the stack have the packet (`TCX_NEXT`, and `TC_ACT_UNSPEC` of clsact).
 pub const NEXT: i32 = -1;
@@ -121,11 +122,26 @@ impl Skb {
         u32::try_from(sum).ok()
     }
 
-    /// Whether the packet comes from a socket of this host and network namespace.
+    /// Whether the packet to a client comes from a socket of this host and network namespace that
+    /// knows the client by the same address: where that is translated, the socket could not be found.
     #[inline(always)]
-    pub fn has_socket(self) -> bool {
-        // SAFETY: the context is valid.
-        unsafe { !(*self.0).__bindgen_anon_2.sk.is_null() }
+    pub fn is_of_socket(self, key: &FlowKey, v6: bool) -> bool {
+        // SAFETY: the context is valid, and the socket stays while the packet does.
+        unsafe {
+            let socket = (*self.0).__bindgen_anon_2.sk;
+            if socket.is_null() || (*socket).dst_port != key.client_port {
+                return false;
+            }
+            if !v6 {
+                return (*socket).dst_ip4 == key.client[3];
+            }
+            let [a, b, c, d] = key.client;
+            let differs = ((*socket).dst_ip6[0] ^ a)
+                | ((*socket).dst_ip6[1] ^ b)
+                | ((*socket).dst_ip6[2] ^ c)
+                | ((*socket).dst_ip6[3] ^ d);
+            differs == 0
+        }
     }
 
     /// The EtherType, as the device found it (network byte order in the lower half).

@@ -1,5 +1,7 @@
 //! Packets lost and ports translated, by the namespace's own nftables.
 
+use std::net::Ipv4Addr;
+
 use crate::{Namespace, process};
 
 /// Rules of a namespace; they go with it, or with this.
@@ -23,6 +25,13 @@ impl<'a> Rules<'a> {
         let hook = "type nat hook prerouting priority -100;";
         let rule = format!("tcp dport {from} redirect to :{to}");
         Self::add(namespace, "translate", hook, &rule)
+    }
+
+    /// Has the sockets of the namespace see all clients of a port under another address.
+    pub fn disguise(namespace: &'a Namespace, port: u16, address: Ipv4Addr) -> Self {
+        let hook = "type nat hook input priority 100;";
+        let rule = format!("ip daddr != 127.0.0.1 tcp dport {port} snat ip to {address}");
+        Self::add(namespace, "disguise", hook, &rule)
     }
 
     fn add(namespace: &'a Namespace, table: &'static str, hook: &str, rule: &str) -> Self {

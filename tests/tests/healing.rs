@@ -2,6 +2,7 @@
 //! touched.
 
 use std::{
+    net::Ipv4Addr,
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
@@ -266,6 +267,23 @@ fn a_silent_request_to_a_port_that_is_redirected_is_never_freed() {
     assert_stays(&rig.limiter, "acme/web", (1, 1));
     rig.nginx.gate().open();
     assert_eq!(held[0].response().status, 200);
+}
+
+#[test]
+fn a_silent_request_of_a_client_that_its_server_knows_by_another_address_is_never_freed() {
+    let rig = Rig::veth(quick);
+    let other = Ipv4Addr::new(192, 0, 2, 99);
+    let _rules = Rules::disguise(rig.lab.server(), GUARDED, other);
+    let key = rig.limiter.key("acme/web");
+    let mut held = nginx::hold(&rig.lab, &rig.nginx, &key, 1);
+    assert_stays(&rig.limiter, "acme/web", (1, 1));
+    rig.nginx.gate().open();
+    assert_eq!(held[0].response().status, 200);
+    let sockets = Nginx::sockets(&rig.lab, GUARDED);
+    assert!(
+        sockets.iter().any(|socket| socket.contains("192.0.2.99")),
+        "{sockets:?}"
+    );
 }
 
 /// Three requests are held when the server dies, and nobody ever hears of it.

@@ -111,6 +111,31 @@ fn a_fin_in_the_middle_of_a_head_is_refused_as_malformed() {
 }
 
 #[test]
+fn a_fin_in_the_middle_of_a_head_passes_where_what_is_malformed_does() {
+    let relaxations: [fn(&mut limiter_common::abi::Config); 2] = [
+        |config| config.malformed = limiter_common::abi::policy::PASS,
+        |config| config.observe = 1,
+    ];
+    for relax in relaxations {
+        let (mut programs, mut talk) = opened();
+        programs.configure(relax);
+        talk.asks(&mut programs, &get("/")[..20]);
+        for _ in 0..2 {
+            // And once more when it comes again.
+            let end = talk.client(b"").with_flags(FIN | ACK);
+            let ran = talk.run(&mut programs, true, &end);
+            assert_eq!(ran.verdict, Verdict::Pass);
+            assert_eq!(ran.decoded().flags, FIN | ACK);
+            assert_eq!(ran.sent, [] as [Vec<u8>; 0]);
+        }
+        counted(
+            &programs,
+            &[(counter::MALFORMED, 1), (counter::MALFORMED_CONNECTIONS, 1)],
+        );
+    }
+}
+
+#[test]
 fn what_comes_before_a_fin_in_a_head_passes_without_it() {
     let (mut programs, mut talk) = opened();
     let both = get("/a") + &get("/b")[..20];

@@ -1,6 +1,8 @@
 //! What the daemon has done to the table of flows.
 
-use limiter_common::abi::{KeyEntry, Limits, ScopeState, Suspect, Sweep, counter, phase};
+use limiter_common::abi::{
+    FLOW_LOCAL, Flow, KeyEntry, Limits, ScopeState, Suspect, Sweep, counter, phase,
+};
 use limiter_tests::program::{ACK, Programs, Shape, Talk, Verdict, no_limits};
 
 use crate::support::{
@@ -15,6 +17,16 @@ fn half_open(programs: &mut Programs, port: u16) -> Talk {
         talk.run(programs, to_server, &segment);
     }
     talk
+}
+
+/// Has a connection count as one of a socket of this host: those of the test-run come from none.
+fn of_this_host(programs: &mut Programs, talk: &Talk) {
+    let flow = programs.flow(&talk.key()).expect("a flow");
+    assert_eq!(flow.flags & FLOW_LOCAL, 0, "of no socket");
+    programs.set_flow(Flow {
+        flags: flow.flags | FLOW_LOCAL,
+        ..flow
+    });
 }
 
 /// Lets the coarse clock, by which silence is told, go on.
@@ -209,9 +221,13 @@ fn a_flow_that_a_recount_has_not_been_at_is_not_in_it() {
 
 #[test]
 fn silent_flows_of_this_host_are_named_once_in_a_check() {
-    let (mut programs, _talk) = opened();
+    let (mut programs, talk) = opened();
     let other = another(&mut programs, 41_000);
-    half_open(&mut programs, 41_001);
+    let half = half_open(&mut programs, 41_001);
+    another(&mut programs, 41_002);
+    for local in [&talk, &other, &half] {
+        of_this_host(&mut programs, local);
+    }
     a_moment();
     let ask = Sweep {
         check: 3,
@@ -225,7 +241,11 @@ fn silent_flows_of_this_host_are_named_once_in_a_check() {
         .map(|suspect| u16::from_be(suspect.key.client_port))
         .collect();
     named.sort_unstable();
-    assert_eq!(named, [40_000, 41_000], "not the one that is half open");
+    assert_eq!(
+        named,
+        [40_000, 41_000],
+        "neither half open ones nor others'"
+    );
     assert_eq!(programs.sweep_with(ask).suspects, 0, "once");
     let next = Sweep { check: 4, ..ask };
     assert_eq!(programs.sweep_with(next).suspects, 2);
@@ -244,6 +264,7 @@ fn silent_flows_of_this_host_are_named_once_in_a_check() {
 fn a_flow_is_forgotten_unless_its_server_spoke_meanwhile() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/"));
+    of_this_host(&mut programs, &talk);
     a_moment();
     let ask = Sweep {
         check: 1,
