@@ -2,20 +2,22 @@
 
 use limiter_common::{
     abi::{
-        Config, FLOW_CLIENT_FIN, FLOW_DROP_COUNTED, FLOW_SERVER_FIN, FLOW_SIGNED, FLOW_TIMESTAMPS,
-        Flow, NO_SCOPE, OWN_MARK, Stranger, counter, phase, policy, reason,
+        Config, FLOW_CLIENT_FIN, FLOW_DROP_COUNTED, FLOW_SERVER_FIN, Flow, NO_SCOPE, OWN_MARK,
+        counter, phase, policy, reason,
     },
     http,
 };
 
 use crate::{
     decide,
+    doubt::{NONE, doubt, impostor, note_timestamp},
     flow::{self, Action},
     global, maps,
-    packet::{ACK, Direction, FIN, Packet, Parsed, RST, SYN, URG, parse},
+    packet::{ACK, Direction, FIN, Parsed, RST, SYN, URG, parse},
     refuse,
     requests::requests,
-    skb::{DROP, NEXT, Skb, boot_ns},
+    skb::{DROP, NEXT, Skb},
+    stranger::stranger,
     work::Work,
 };
 
@@ -114,49 +116,6 @@ fn act(skb: Skb, len: u32, action: Action) -> i32 {
     }
 }
 
-/// A packet of a connection that is not followed: refused before, or older than the program.
-///
-/// # Safety
-/// Both point to live map values, and `work` is this CPU's.
-#[inline(always)]
-unsafe fn stranger(skb: Skb, work: *mut Work, config: *const Config) -> i32 {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let packet = &(*work).packet;
-        let key = &raw const packet.key;
-        if maps::tomb(key).is_some() {
-            maps::count_by(counter::REFUSED_BYTES, u64::from(packet.len));
-            return global::limiter_client_of_tomb(skb.0);
-        }
-        if packet.len == 0 {
-            return NEXT;
-        }
-        let known = maps::stranger(key);
-        let refuse = (*config).untracked == policy::REJECT
-            || (known.is_none() && boot_ns() < maps::refuse_strangers_until_ns());
-        let table_full = match known {
-            Some(stranger) => (*stranger).table_full != 0,
-            None => false,
-        };
-        if refuse && !table_full && (*config).observe == 0 {
-            maps::count(counter::UNTRACKED_REFUSED);
-            maps::count_by(counter::REFUSED_BYTES, u64::from(packet.len));
-            return global::limiter_reset_both(skb.0);
-        }
-        if table_full {
-            maps::count_by(counter::TABLE_FULL_BYTES, u64::from(packet.len));
-            return NEXT;
-        }
-        if known.is_none() {
-            maps::insert_stranger(key, &Stranger { table_full: 0 });
-            maps::count(counter::UNTRACKED_CONNECTIONS);
-        }
-        maps::count(counter::UNTRACKED_SEGMENTS);
-        maps::count_by(counter::UNTRACKED_BYTES, u64::from(packet.len));
-        NEXT
-    }
-}
-
 /// Follows one segment of a followed connection.
 ///
 /// # Safety
@@ -245,98 +204,6 @@ unsafe fn segment(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Con
             Action::Pass
         }
     }
-}
-
-/// Why the server may not take a segment, although its flags and its acknowledgement are good: what
-/// is told to drop it under; or [`NONE`].
-///
-/// What the server does not take must change nothing here, or the two would no longer read the same
-/// stream. It is asked for wherever a segment says something new, but not of bodies, whose content
-/// does not matter.
-///
-/// # Safety
-/// As [`segment`].
-#[inline(always)]
-unsafe fn doubt(skb: Skb, packet: &Packet, flow: *mut Flow) -> u32 {
-    // SAFETY: the caller's promise.
-    unsafe {
-        // Linux takes no acknowledgement that is older than the largest window, or than what was
-        // acknowledged so far (RFC 5961, section 5.2). This window is unscaled, so it is stricter.
-        let old = (*flow).client_ack.since(packet.ack) as u32;
-        let known = (*flow).client_ack.since((*flow).server_start) as u32;
-        if old > (*flow).client_window || old > known {
-            return counter::INVALID_DROPPED;
-        }
-        if (*flow).flags & FLOW_TIMESTAMPS != 0 {
-            if packet.has_timestamp == 0 {
-                // Must be there (RFC 7323, section 3.2).
-                return counter::INVALID_DROPPED;
-            }
-            if (packet.tsval.wrapping_sub((*flow).client_tsval) as i32) < 0 {
-                return counter::STALE_DROPPED;
-            }
-        }
-        let doubt = impostor(skb, packet, flow);
-        if doubt == NONE && packet.window > (*flow).client_window {
-            (*flow).client_window = packet.window;
-        }
-        doubt
-    }
-}
-
-/// Why the receiver may not take a segment, whatever it says: it is for another station, it is signed
-/// and should not be or the other way, or its checksum is wrong.
-///
-/// # Safety
-/// As [`segment`].
-#[inline(always)]
-unsafe fn impostor(skb: Skb, packet: &Packet, flow: *const Flow) -> u32 {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let signed = (*flow).flags & FLOW_SIGNED != 0;
-        if skb.packet_type() != (*flow).packet_type || (packet.signed != 0) != signed {
-            return counter::INVALID_DROPPED;
-        }
-    }
-    if global::limiter_checksum_is_right(skb.0) == 0 {
-        return counter::BAD_CHECKSUM_DROPPED;
-    }
-    NONE
-}
-
-/// No counter.
-const NONE: u32 = u32::MAX;
-
-/// Timestamp units that a clock may have gone on by without the checksum being looked at: a second
-/// or less (RFC 7323, section 5.4), which is as long as a mistake would last.
-const UNPROVEN_STEP: i32 = 1000;
-
-/// Notes the timestamp of a segment of which the server may note it (RFC 7323, section 4.3), where the
-/// parties have agreed on timestamps. False: it makes a great step, and its checksum is wrong.
-///
-/// # Safety
-/// As [`segment`].
-#[inline(always)]
-unsafe fn note_timestamp(skb: Skb, packet: &Packet, flow: *mut Flow) -> bool {
-    // SAFETY: the caller's promise.
-    unsafe {
-        if (*flow).flags & FLOW_TIMESTAMPS == 0
-            || packet.has_timestamp == 0
-            || (*flow).next.before(packet.seq)
-            || packet.seq.plus(packet.len).before((*flow).server_ack)
-        {
-            return true;
-        }
-        let step = packet.tsval.wrapping_sub((*flow).client_tsval) as i32;
-        if step <= 0 {
-            return true;
-        }
-        if step > UNPROVEN_STEP && global::limiter_checksum_is_right(skb.0) == 0 {
-            return false;
-        }
-        (*flow).client_tsval = packet.tsval;
-    }
-    true
 }
 
 /// The client's FIN, behind payload that passes.

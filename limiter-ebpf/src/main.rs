@@ -14,8 +14,10 @@
 mod atomic;
 #[cfg(feature = "bench")]
 mod bench;
+mod charge;
 mod checksum;
 mod decide;
+mod doubt;
 mod egress;
 mod flow;
 mod global;
@@ -26,12 +28,14 @@ mod ingress;
 )]
 mod maps;
 mod packet;
+mod print;
 mod recount;
 mod refuse;
 mod replay;
 mod requests;
 mod scan;
 mod skb;
+mod stranger;
 mod sweep;
 mod work;
 

@@ -5,12 +5,7 @@ use limiter_common::{
     http::{Parser, Scan},
 };
 
-use crate::{
-    checksum::Scratch,
-    packet::Packet,
-    refuse::Reply,
-    replay::{Identity, Sample},
-};
+use crate::{checksum::Scratch, packet::Packet, print::Sample, refuse::Reply, replay::Identity};
 
 #[repr(C)]
 pub struct Work {

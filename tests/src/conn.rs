@@ -71,6 +71,11 @@ impl Conn {
         self.stream.write_all(bytes)
     }
 
+    /// As a server: answers with nothing, or learns that nobody is there any more.
+    pub fn try_answer(&mut self) -> io::Result<()> {
+        self.try_send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    }
+
     /// Writes each piece and waits until the other side's TCP has all of it,
     /// so that every piece travels in a segment of its own.
     #[track_caller]

@@ -31,6 +31,7 @@ pub mod program;
 pub mod proxies;
 pub mod raw;
 pub mod rig;
+pub mod scripted;
 pub mod server;
 pub mod tools;
 pub mod wire;

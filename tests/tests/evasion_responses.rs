@@ -6,44 +6,10 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use limiter_tests::{Config, Conn, GUARDED, Lab, Limiter, Server, eventually, request};
-
-const PLAIN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain";
-
-struct Scripted {
-    limiter: Limiter,
-    _server: Server,
-    lab: Lab,
-    key: String,
-}
-
-impl Scripted {
-    fn serving(serve: impl Fn(Conn) + Send + Sync + 'static) -> Self {
-        let lab = Lab::veth();
-        let server = Server::start(lab.server(), GUARDED, serve);
-        let limiter = Limiter::start(&lab, &Config::new(&lab));
-        let key = limiter.key("acme/web");
-        Self {
-            limiter,
-            _server: server,
-            lab,
-            key,
-        }
-    }
-
-    #[track_caller]
-    fn assert_used(&self, expected: u64, what: &str) {
-        assert_eq!(self.limiter.usage("acme/web").used, expected, "{what}");
-    }
-
-    #[track_caller]
-    fn assert_nothing_left(&self, what: &str) {
-        eventually(&format!("nothing is left: {what}"), || {
-            let usage = self.limiter.usage("acme/web");
-            (usage.in_flight, usage.connections) == (0, 0)
-        });
-    }
-}
+use limiter_tests::{
+    Conn, GUARDED, request,
+    scripted::{PLAIN, Scripted},
+};
 
 #[test]
 fn a_server_that_closes_at_once_leaves_nothing_behind() {
@@ -71,7 +37,10 @@ fn a_server_that_closes_at_once_leaves_nothing_behind() {
     ];
     let (choose, chosen) = (Arc::new(AtomicUsize::new(0)), servers);
     let choice = Arc::clone(&choose);
-    let rig = Scripted::serving(move |conn| chosen[choice.load(Ordering::SeqCst)].1(conn));
+    let rig = Scripted::serving(
+        |config| config,
+        move |conn| chosen[choice.load(Ordering::SeqCst)].1(conn),
+    );
     for (number, (what, _)) in servers.iter().enumerate() {
         choose.store(number, Ordering::SeqCst);
         let before = rig.limiter.usage("acme/web").used;
@@ -111,22 +80,25 @@ fn nothing_in_an_answer_makes_a_tunnel_but_its_status() {
     ];
     let scripts = answers.clone();
     // The path says which answer, and in pieces of what size.
-    let rig = Scripted::serving(move |mut conn| {
-        while let Ok(head) = conn.head() {
-            let mut numbers = head
-                .line
-                .split(['/', ' '])
-                .filter_map(|word| word.parse().ok());
-            let (Some(which), Some(size)) = (numbers.next(), numbers.next()) else {
-                return;
-            };
-            let which: usize = which;
-            // Without delay: each piece is a segment.
-            for piece in scripts[which].1.as_bytes().chunks(size) {
-                conn.send(piece);
+    let rig = Scripted::serving(
+        |config| config,
+        move |mut conn| {
+            while let Ok(head) = conn.head() {
+                let mut numbers = head
+                    .line
+                    .split(['/', ' '])
+                    .filter_map(|word| word.parse().ok());
+                let (Some(which), Some(size)) = (numbers.next(), numbers.next()) else {
+                    return;
+                };
+                let which: usize = which;
+                // Without delay: each piece is a segment.
+                for piece in scripts[which].1.as_bytes().chunks(size) {
+                    conn.send(piece);
+                }
             }
-        }
-    });
+        },
+    );
     let mut expected = 0;
     for (number, (what, answer)) in answers.iter().enumerate() {
         for size in [answer.len(), 7, 1] {
@@ -145,13 +117,16 @@ fn nothing_in_an_answer_makes_a_tunnel_but_its_status() {
 
 #[test]
 fn an_answer_that_nobody_asked_for_changes_nothing() {
-    let rig = Scripted::serving(|mut conn| {
-        // As proxies do that are tired of waiting, but it stays.
-        conn.send(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n");
-        while conn.head().is_ok() {
-            conn.send(PLAIN);
-        }
-    });
+    let rig = Scripted::serving(
+        |config| config,
+        |mut conn| {
+            // As proxies do that are tired of waiting, but it stays.
+            conn.send(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n");
+            while conn.head().is_ok() {
+                conn.send(PLAIN);
+            }
+        },
+    );
     for address in rig.lab.addresses() {
         let mut conn = rig.lab.connect_to(address, GUARDED);
         assert_eq!(conn.response().status, 408);
@@ -165,14 +140,17 @@ fn an_answer_that_nobody_asked_for_changes_nothing() {
 
 #[test]
 fn an_early_answer_does_not_end_the_request_s_body() {
-    let rig = Scripted::serving(|mut conn| {
-        while let Ok(head) = conn.head() {
-            conn.send(PLAIN);
-            if conn.body(&head).is_err() {
-                return;
+    let rig = Scripted::serving(
+        |config| config,
+        |mut conn| {
+            while let Ok(head) = conn.head() {
+                conn.send(PLAIN);
+                if conn.body(&head).is_err() {
+                    return;
+                }
             }
-        }
-    });
+        },
+    );
     let inner = request("/inner", &rig.key).repeat(10);
     let bodies = [
         format!(
@@ -215,18 +193,21 @@ fn answers_that_are_none_hold_their_slots_to_the_end_and_requests_are_counted() 
         b"<html>no head at all</html>\r\n\r\n",
         b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\r\n\r\n",
     ];
-    let rig = Scripted::serving(move |mut conn| {
-        while let Ok(head) = conn.head() {
-            let number = head
-                .line
-                .split(['/', ' '])
-                .find_map(|word| word.parse().ok());
-            let Some::<usize>(number) = number else {
-                return;
-            };
-            conn.send(answers[number]);
-        }
-    });
+    let rig = Scripted::serving(
+        |config| config,
+        move |mut conn| {
+            while let Ok(head) = conn.head() {
+                let number = head
+                    .line
+                    .split(['/', ' '])
+                    .find_map(|word| word.parse().ok());
+                let Some::<usize>(number) = number else {
+                    return;
+                };
+                conn.send(answers[number]);
+            }
+        },
+    );
     let mut expected = 0;
     for (number, answer) in answers.iter().enumerate() {
         let mut conn = rig.lab.connect(GUARDED);

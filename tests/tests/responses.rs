@@ -7,7 +7,8 @@ use std::sync::{
 };
 
 use limiter_tests::{
-    Config, Conn, GUARDED, Lab, Limiter, Net, Nginx, Rig, Server, eventually, request,
+    Conn, GUARDED, Lab, Net, Nginx, Rig, Server, eventually, request,
+    scripted::{PLAIN, Scripted},
 };
 
 /// One request at a time: a slot that is not given back shows at once.
@@ -15,57 +16,24 @@ const ONE_AT_A_TIME: &str = "concurrency = 1";
 
 /// A server with the answer `answer` to everything but `/plain`, behind a
 /// limiter that allows one request at a time.
-struct Scripted {
-    limiter: Limiter,
-    _server: Server,
-    lab: Lab,
-    key: String,
+fn answering(answer: impl Fn(usize, &str) -> Vec<u8> + Send + Sync + 'static) -> Scripted {
+    on(Net::Veth, |lab| {
+        Server::answering(lab.server(), GUARDED, move |number, line| {
+            if line.contains(" /plain ") {
+                PLAIN.to_vec()
+            } else {
+                answer(number, line)
+            }
+        })
+    })
 }
 
-const PLAIN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain";
+fn serving(serve: impl Fn(Conn) + Send + Sync + 'static) -> Scripted {
+    on(Net::Veth, |lab| Server::start(lab.server(), GUARDED, serve))
+}
 
-impl Scripted {
-    fn answering(answer: impl Fn(usize, &str) -> Vec<u8> + Send + Sync + 'static) -> Self {
-        Self::on(Net::Veth, |server_of| {
-            Server::answering(server_of.server(), GUARDED, move |number, line| {
-                if line.contains(" /plain ") {
-                    PLAIN.to_vec()
-                } else {
-                    answer(number, line)
-                }
-            })
-        })
-    }
-
-    fn serving(serve: impl Fn(Conn) + Send + Sync + 'static) -> Self {
-        Self::on(Net::Veth, |lab| Server::start(lab.server(), GUARDED, serve))
-    }
-
-    fn on(net: Net, server: impl FnOnce(&Lab) -> Server) -> Self {
-        let lab = Lab::new(net);
-        let server = server(&lab);
-        let limiter = Limiter::start(&lab, &Config::new(&lab).tier("profile", ONE_AT_A_TIME));
-        let key = limiter.key("acme/web");
-        Self {
-            limiter,
-            _server: server,
-            lab,
-            key,
-        }
-    }
-
-    #[track_caller]
-    fn assert_slot_is_free(&self) {
-        eventually("the slot is free", || {
-            self.limiter.usage("acme/web").in_flight == 0
-        });
-        let refused = self.limiter.usage("acme/web").refused;
-        assert_eq!(
-            refused.total(),
-            0,
-            "a request met a slot that was not given back"
-        );
-    }
+fn on(net: Net, server: impl FnOnce(&Lab) -> Server) -> Scripted {
+    Scripted::on(net, |config| config.tier("profile", ONE_AT_A_TIME), server)
 }
 
 fn head_request(key: &str) -> Vec<u8> {
@@ -99,7 +67,7 @@ fn every_framing_of_a_response_gives_its_slot_back() {
     ];
     let (next, chosen) = (answers, Arc::new(AtomicUsize::new(0)));
     let choose = Arc::clone(&chosen);
-    let rig = Scripted::answering(move |_, _| next[choose.load(Ordering::SeqCst)].1.to_vec());
+    let rig = answering(move |_, _| next[choose.load(Ordering::SeqCst)].1.to_vec());
     for (number, (what, _)) in answers.iter().enumerate() {
         chosen.store(number, Ordering::SeqCst);
         for address in rig.lab.addresses() {
@@ -116,9 +84,8 @@ fn every_framing_of_a_response_gives_its_slot_back() {
 #[test]
 fn the_answer_to_head_ends_with_its_headers() {
     for headers in ["Content-Length: 1000", "Transfer-Encoding: chunked"] {
-        let rig = Scripted::answering(move |_, _| {
-            format!("HTTP/1.1 200 OK\r\n{headers}\r\n\r\n").into_bytes()
-        });
+        let rig =
+            answering(move |_, _| format!("HTTP/1.1 200 OK\r\n{headers}\r\n\r\n").into_bytes());
         let mut conn = rig.lab.connect(GUARDED);
         for _ in 0..3 {
             conn.send(&head_request(&rig.key));
@@ -188,7 +155,7 @@ fn an_upload_that_waits_to_be_asked_for_is_one_request() {
 fn a_response_in_pieces_holds_its_slot_to_the_last_byte() {
     let (proceed, wait) = mpsc::channel::<()>();
     let wait = Mutex::new(wait);
-    let rig = Scripted::serving(move |mut conn| {
+    let rig = serving(move |mut conn| {
         while conn.head().is_ok() {
             let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n012345678";
             conn.send_pieces(bytes.chunks(1));
@@ -215,7 +182,7 @@ fn a_response_in_pieces_holds_its_slot_to_the_last_byte() {
 
 #[test]
 fn a_response_without_length_ends_with_its_connection() {
-    let rig = Scripted::serving(|mut conn| {
+    let rig = serving(|mut conn| {
         if conn.head().is_ok() {
             conn.send(b"HTTP/1.1 200 OK\r\n\r\nall there is");
         }
@@ -231,7 +198,7 @@ fn a_response_without_length_ends_with_its_connection() {
 
 #[test]
 fn after_an_upgrade_everything_passes_and_the_end_frees_what_was_held() {
-    let rig = Scripted::serving(|mut conn| {
+    let rig = serving(|mut conn| {
         if conn.head().is_err() {
             return;
         }
@@ -261,7 +228,7 @@ fn after_an_upgrade_everything_passes_and_the_end_frees_what_was_held() {
 fn a_client_that_has_said_all_still_gets_its_answer() {
     let (proceed, wait) = mpsc::channel::<()>();
     let wait = Mutex::new(wait);
-    let rig = Scripted::serving(move |mut conn| {
+    let rig = serving(move |mut conn| {
         if conn.head().is_ok() && wait.lock().expect("the signal").recv().is_ok() {
             conn.send(PLAIN);
         }
@@ -279,7 +246,7 @@ fn a_client_that_has_said_all_still_gets_its_answer() {
 
 #[test]
 fn an_answer_that_comes_before_the_body_has_ended_gives_its_slot_back() {
-    let rig = Scripted::serving(|mut conn| {
+    let rig = serving(|mut conn| {
         if conn.head().is_ok() {
             conn.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
             conn.finish();
@@ -302,7 +269,7 @@ fn an_answer_that_comes_before_the_body_has_ended_gives_its_slot_back() {
 
 #[test]
 fn pipelined_answers_are_told_apart() {
-    let rig = Scripted::on(Net::Veth, |lab| {
+    let rig = on(Net::Veth, |lab| {
         // Answers three requests in one segment.
         Server::start(lab.server(), GUARDED, |mut conn| {
             loop {
