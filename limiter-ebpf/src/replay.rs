@@ -366,6 +366,13 @@ unsafe fn identify(skb: Skb, work: *mut Work, from: u32, to: u32) -> Option<u64>
     unsafe {
         let idle = &raw const (*work).flow.request;
         (*work).identity = Identity::begin(skb, &(*idle).state);
+        if let (Some(first), Some(last)) = (
+            from.checked_div(skb.gso_size()),
+            (to - 1).checked_div(skb.gso_size()),
+        ) {
+            // Receivers take it whole if it lies in one of several packets.
+            (*work).identity.whole = u32::from(first == last);
+        }
         let scan = &raw mut (*work).scan;
         http::begin(scan, idle, from, to);
         let rules = &raw const (*config).request_rules;

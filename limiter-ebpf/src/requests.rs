@@ -45,6 +45,10 @@ struct Requests {
     segment: Segment,
     /// How many bytes can be let by alone.
     room: u32,
+    /// How many bytes of a body follow those; 0: they end in something else.
+    body_left: u64,
+    /// It is the data of a chunk.
+    chunked: bool,
     work: *mut Work,
     flow: *mut Flow,
     config: *const Config,
@@ -83,11 +87,14 @@ pub unsafe fn requests(
                 rules: &raw const (*config).request_rules,
             },
             room: room(skb.gso_size(), packet.payload),
+            body_left: 0,
+            chunked: false,
             work,
             flow,
             config,
         };
         (*work).identity = Identity::begin(skb, &(*flow).request.state);
+        note_body(&raw mut context);
         // What is left when the loop ends without an answer.
         (*work).outcome = outcome::UNFINISHED;
         bpf_loop(
@@ -117,14 +124,25 @@ pub unsafe fn requests(
         }
         let in_body = outcome == outcome::MALFORMED && (*scan).state.in_body();
         let begins = (*scan).message_at;
-        if begins > from as i32 && !in_body {
+        // Else not even what was seen before can be let by at once: first that.
+        let reachable = context.room > from || begins <= context.room as i32;
+        if begins > from as i32 && !in_body && reachable {
             // What comes before was admitted and passes; the client sends the rest again, and then
             // it is judged by itself.
-            http::rewind(scan);
-            return admit(skb, work, flow, config, begins as u32, from);
+            let mut done = begins as u32;
+            if done > context.room && context.body_left > 0 {
+                // No further than what can be let by: of what the server cannot have, nothing need be
+                // remembered.
+                done = context.room;
+                http::rewind_into_body(scan, done, context.chunked, context.body_left);
+            } else {
+                http::rewind(scan);
+            }
+            return admit(skb, work, flow, config, done, from);
         }
         let split = begins < from as i32;
         let action = match outcome {
+            _ if begins > from as i32 && !in_body => Action::Drop(counter::NOT_QUIET_DROPPED),
             outcome::REFUSED => refused(work, flow, config, split),
             outcome::MALFORMED => malformed(work, flow, config, split, in_body),
             outcome::HTTP2 => {
@@ -141,6 +159,24 @@ pub unsafe fn requests(
         maps::count_by(counter::DROPPED_BYTES, u64::from(len - from));
         (*work).keep = from;
         Action::Cut
+    }
+}
+
+/// Notes whether `Requests::room` ends in the body that the scan has come to.
+///
+/// # Safety
+/// The context is that of [`requests`].
+#[inline(always)]
+unsafe fn note_body(context: *mut Requests) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let scan = &raw const (*(*context).work).scan;
+        let left = (*scan).state.skippable();
+        let to_room = (*context).room.wrapping_sub((*scan).at);
+        if left > u64::from(to_room) && (*scan).at <= (*context).room {
+            (*context).body_left = left - u64::from(to_room);
+            (*context).chunked = !(*scan).state.is_length_body();
+        }
     }
 }
 
@@ -204,6 +240,7 @@ unsafe extern "C" fn one_unit(_: u32, context: *mut Requests) -> i64 {
             work, flow, config, ..
         } = *context;
         if !scan::unit(&raw mut (*context).segment) {
+            note_body(context);
             replay::keep_before_chunk((*context).segment.skb, work);
             return 0;
         }
@@ -220,6 +257,7 @@ unsafe extern "C" fn one_unit(_: u32, context: *mut Requests) -> i64 {
                     (*work).identity.add(&(*scan).state, secret);
                     let body = http::request_body(&(*scan).state);
                     http::go_on(scan, body);
+                    note_body(context);
                     if !http::was_last(scan) {
                         return 0;
                     }

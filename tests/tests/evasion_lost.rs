@@ -9,6 +9,7 @@ use std::{
 
 use limiter_tests::{
     Config, GUARDED, Lab, Limiter, Rig, Server, clock, eventually,
+    lab::{CLIENT_INTERFACE, SERVER_INTERFACE},
     packet::{Extension, Shape},
     raw::{End, Host, Opening, RawConn},
     request,
@@ -319,4 +320,64 @@ fn a_body_that_jumps_beyond_the_window_has_not_been_sent() {
         (1, 1),
         "heard and charged"
     );
+}
+
+#[test]
+fn what_is_cut_off_may_come_again_in_other_pieces() {
+    // Longer than what can be let by alone, so that the cut lies in the middle of the body.
+    let lab = Lab::veth();
+    for (namespace, interface) in [
+        (lab.client(), CLIENT_INTERFACE),
+        (lab.server(), SERVER_INTERFACE),
+    ] {
+        namespace.ip(&format!("link set {interface} mtu 50000"));
+    }
+    let rig = Rig::of(lab, |config| config.tier("none", "daily_quota = 1"));
+    rig.limiter
+        .done(&["scope", "add", "acme/over", "--tier", "none"]);
+    let over = rig.limiter.another_key("acme/over");
+    assert_eq!(rig.get(&over).status, 200);
+    let key = rig.limiter.key("acme/web");
+    let host = Host::new(&rig.lab);
+    let body = vec![b'b'; 40_000];
+    let chunk = format!("{:x}\r\n", body.len());
+    let framings = [
+        (
+            format!("Content-Length: {}", body.len()),
+            vec![body.clone()],
+        ),
+        (
+            "Transfer-Encoding: chunked".to_owned(),
+            vec![chunk.into_bytes(), body, b"\r\n0\r\n\r\n".to_vec()],
+        ),
+    ];
+    let mut served = 0;
+    for (framing, parts) in framings {
+        for piece in [1000, 1441, 5000, 20_000] {
+            let head =
+                format!("POST / HTTP/1.1\r\nHost: x\r\nX-Api-Key: {key}\r\n{framing}\r\n\r\n");
+            let upload = [head.into_bytes(), parts.concat()].concat();
+            let all = [request("/", &key), upload, request("/", &over)].concat();
+            let mut conn = host.connect();
+            conn.say(&all);
+            // The server has the part before the cut.
+            conn.wait("a part is acknowledged", |conn| conn.acked > 0);
+            let from = usize::try_from(conn.acked).expect("a short way");
+            assert!(from < all.len(), "{framing}: it was not cut");
+            conn.said = conn.acked;
+            for piece in all[from..].chunks(piece) {
+                let end = conn.said + u32::try_from(piece.len()).expect("a piece");
+                if usize::try_from(end).expect("a short way") < all.len() - 60 {
+                    conn.bring(piece);
+                } else {
+                    conn.say(piece);
+                }
+            }
+            assert_eq!(conn.statuses(2), [200, 200], "{framing} in {piece}");
+            served += 2;
+            assert_eq!(conn.end(), None, "{framing} in {piece}");
+        }
+    }
+    assert_eq!(rig.limiter.count("/coverage/conflict_dropped"), 0);
+    rig.assert_charged_as_served("acme/web", &key, served);
 }

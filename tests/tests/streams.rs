@@ -2,7 +2,7 @@
 //! in bodies, sent again, out of order.
 
 use limiter_tests::{
-    Config, Conn, GUARDED, Lab, Limiter, Net, Nginx, Rig, eventually, request,
+    Config, Conn, GUARDED, Lab, Limiter, Net, Nginx, Rig, eventually, long, request,
     wire::{self, Kind, Way, Wire},
 };
 
@@ -201,6 +201,54 @@ fn big_bodies_are_skipped_and_what_follows_them_is_counted() {
         assert_eq!(conn.ask(&post(&key, b"")).status, 200, "{net:?}");
         assert_eq!(conn.get("/", &key).status, 429, "{net:?}");
         rig.assert_charged_as_served("acme/web", &key, 5);
+    }
+}
+
+#[test]
+fn what_is_refused_behind_bodies_in_one_large_segment_strands_nobody() {
+    // More than can be let by alone, in many framings: all is written at once.
+    let nets: &[Net] = if long() { &Net::ALL } else { &[Net::Veth] };
+    for &net in nets {
+        let rig = Rig::on(net, |config| config.tier("over", "daily_quota = 1"));
+        rig.limiter
+            .done(&["scope", "add", "acme/over", "--tier", "over"]);
+        let key = rig.limiter.key("acme/web");
+        let over = rig.limiter.another_key("acme/over");
+        assert_eq!(rig.get(&over).status, 200);
+        let mut served = 0;
+        let lengths: &[usize] = if long() {
+            &[100, 12_000, 20_000, 45_000]
+        } else {
+            &[45_000]
+        };
+        for &length in lengths {
+            let body = vec![b'b'; length];
+            for upload in [
+                post(&key, &body),
+                post_chunked(&key, &body, length),
+                post_chunked(&key, &body, 5000),
+                post_chunked(&key, &body, 700),
+                post_chunked(&key, &body, 90),
+            ] {
+                let mut conn = rig.lab.connect(GUARDED);
+                let get = request("/", &key);
+                let refused = request("/", &over);
+                conn.send(&[&get[..], &upload, &get, &upload, &refused].concat());
+                for number in 0..4 {
+                    let what = format!("{net:?}, {length} bytes, answer {number}");
+                    assert_eq!(conn.response().status, 200, "{what}");
+                }
+                assert_eq!(conn.response().status, 429, "{net:?}, {length} bytes");
+                conn.assert_closed();
+                served += 4;
+            }
+        }
+        rig.assert_charged_as_served("acme/web", &key, served);
+        assert_eq!(
+            rig.limiter.count("/coverage/conflict_dropped"),
+            0,
+            "{net:?}"
+        );
     }
 }
 

@@ -281,6 +281,26 @@ pub unsafe fn rewind(scan: *mut Scan) {
     scan.at = scan.message_at as u32;
 }
 
+/// Goes back to byte `at` of the segment, which lies in a body (`chunked`: in the data of a chunk) that
+/// goes on for `left` bytes from there: as if nothing after it had been seen.
+///
+/// # Safety
+/// `scan` is valid, and nothing else uses what it points to.
+#[inline(always)]
+pub unsafe fn rewind_into_body(scan: *mut Scan, at: u32, chunked: bool, left: u64) {
+    // SAFETY: by contract.
+    let scan = unsafe { &mut *scan };
+    scan.state.reset();
+    scan.state.body_left = left;
+    if chunked {
+        scan.state.seen |= SEEN_BODY;
+        scan.state.mode = MODE_CHUNK_DATA;
+    } else {
+        scan.state.mode = MODE_BODY;
+    }
+    scan.at = at;
+}
+
 /// Keeps what the next segment needs, up to `Scan::at`.
 ///
 /// # Safety
