@@ -5,7 +5,17 @@
 const fs = require('fs');
 const http = require('http');
 
-const server = http.createServer({ insecureHTTPParser: true, requireHostHeader: false }, (request, response) => {
+const options = {
+  insecureHTTPParser: true,
+  requireHostHeader: false,
+  // Heads and bodies that never end are given up.
+  headersTimeout: 3000,
+  requestTimeout: 3000,
+  connectionsCheckingInterval: 500,
+  keepAliveTimeout: 3000,
+};
+
+const server = http.createServer(options, (request, response) => {
   const fields = [];
   for (let i = 0; i < request.rawHeaders.length; i += 2) {
     fields.push([request.rawHeaders[i], request.rawHeaders[i + 1]]);
@@ -14,7 +24,4 @@ const server = http.createServer({ insecureHTTPParser: true, requireHostHeader: 
   request.resume();
   response.end('served\n');
 });
-server.keepAliveTimeout = 0;
-server.headersTimeout = 0;
-server.requestTimeout = 0;
 server.listen(Number(process.argv[1]), '::');

@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Heads and bodies that never end are given up after these seconds.
+    timeout = 3
 
     def __getattr__(self, name):
         if not name.startswith("do_"):

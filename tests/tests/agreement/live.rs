@@ -245,7 +245,8 @@ fn throw(server: impl Fn(&Lab) -> Server) {
 
 #[test]
 fn what_nginx_serves_was_charged() {
-    throw(|lab| Server::Nginx(Nginx::start(lab, &[GUARDED])));
+    let patience = "client_header_timeout 3s; client_body_timeout 3s;";
+    throw(|lab| Server::Nginx(Nginx::start_with(lab, &[GUARDED], patience)));
 }
 
 #[test]
