@@ -6,7 +6,7 @@
 use crate::{fingerprint, http::Rules};
 
 /// The version of the map layout.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// The largest number of bytes of a key.
 pub const MAX_KEY: usize = 128;
@@ -94,8 +94,9 @@ pub struct Config {
     pub adopt_first: u32,
     /// `policy::ADOPT`: how many there are.
     pub adopt_count: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// What happens to requests beyond [`Limits::allowed`] when nobody has extended it until
+    /// [`Clock::attended_until_ns`]: `policy::PASS` (up to the daily quota) or `policy::REJECT`.
+    pub unattended: u32,
     /// `policy::ADOPT`: the limits that an adopted scope gets.
     pub adopt_limits: Limits,
     /// The key of [`crate::fingerprint`], made of `request_rules.hash_key`.
@@ -118,6 +119,10 @@ pub struct Clock {
     /// `Config::untracked` says, ns: half-open ones have been given up before their time, to make
     /// room, and one of those must not pass for an older one.
     pub refuse_strangers_until_ns: u64,
+    /// `CLOCK_BOOTTIME` until which the daemon answers for its store: it has written what it had to
+    /// write not long ago. Until then [`Limits::allowed`] is held against requests; later the daemon
+    /// is away, or cannot write.
+    pub attended_until_ns: u64,
 }
 
 /// The map `ADOPTED` (array, one entry): how many scope ids have been given to unknown keys.
@@ -148,7 +153,8 @@ pub const KEY_DISABLED: u32 = 1;
 /// The key was unknown and was adopted by the program.
 pub const KEY_ADOPTED: u32 = 2;
 
-/// The value of the map `LIMITS` (array by scope id): written by the daemon.
+/// The value of the map `LIMITS` (array by scope id, `BPF_F_MMAPABLE`): written by the daemon, word by
+/// word. Likewise of the map `ENDED` (hash by scope id): what holds from `until_s` on.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -166,6 +172,14 @@ pub struct Limits {
     pub flags: u32,
     /// The text set for refusals (see [`TextKey`]).
     pub text_set: u32,
+    /// [`crate::day::DayCount`]: up to which count of which day the store knows. A request beyond it
+    /// is held, dropped until it comes again, so that no crash makes a count forgotten.
+    pub allowed: u64,
+    /// What is allowed on a day of which the store knows nothing yet; 0: `allowed` is not held against
+    /// requests.
+    pub ahead: u32,
+    /// UTC from which the entry in `ENDED` holds instead, s since the epoch; 0: never.
+    pub until_s: u32,
 }
 
 /// No limit, in the fields of [`Limits`] that say so.
@@ -300,6 +314,26 @@ pub struct Stranger {
     pub table_full: u32,
 }
 
+/// What the programs tell the daemon through the map `EVENTS` (ring buffer).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    /// One of [`event`].
+    pub kind: u32,
+    /// The scope it is about.
+    pub scope: u32,
+}
+
+/// Kinds of [`Event`].
+pub mod event {
+    /// The scope has used up much of what [`super::Limits::allowed`] allows it, or all, or has made
+    /// its first request of the day.
+    pub const ALLOWANCE: u32 = 1;
+}
+
+/// Bytes of the map `EVENTS`.
+pub const EVENT_BYTES: u32 = 256 * 1024;
+
 /// Names of the maps.
 pub mod map {
     /// [`super::Config`].
@@ -312,8 +346,12 @@ pub mod map {
     pub const KEYS: &str = "KEYS";
     /// [`super::Limits`] by scope id.
     pub const LIMITS: &str = "LIMITS";
+    /// [`super::Limits`] by scope id.
+    pub const ENDED: &str = "ENDED";
     /// [`super::ScopeState`] by scope id.
     pub const STATE: &str = "STATE";
+    /// [`super::Event`]s.
+    pub const EVENTS: &str = "EVENTS";
     /// [`super::Flow`] by [`super::FlowKey`].
     pub const FLOWS: &str = "FLOWS";
     /// [`super::Tomb`] by [`super::FlowKey`].
@@ -338,7 +376,8 @@ const _: () = {
     use core::mem::{align_of, offset_of, size_of};
     assert!(size_of::<FlowKey>() == 36);
     assert!(size_of::<KeyEntry>() == 16);
-    assert!(size_of::<Limits>() == 48);
+    assert!(size_of::<Limits>() == 64);
+    assert!(size_of::<Event>() == 8);
     assert!(size_of::<ScopeState>() == 128 && align_of::<ScopeState>() == 64);
     assert!(offset_of!(ScopeState, refused) == 64);
     assert!(size_of::<Outstanding>() == 8);
@@ -348,6 +387,6 @@ const _: () = {
     assert!(offset_of!(Flow, records).is_multiple_of(8) && size_of::<Record>() == 16);
     assert!(size_of::<Flow>().is_multiple_of(8));
     assert!(size_of::<Suspect>() == 72 && offset_of!(Suspect, last_seen_ns) == 40);
-    assert!(size_of::<Sweep>() == 112 && size_of::<Clock>() == 16);
+    assert!(size_of::<Sweep>() == 112 && size_of::<Clock>() == 24);
     assert!(counter::NAMES.len() == counter::COUNT as usize);
 };

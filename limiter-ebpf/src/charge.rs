@@ -1,7 +1,10 @@
 //! A request's charge to its scope: all limits at once, all or nothing.
 
 use limiter_common::{
-    abi::{LIMITS_IN_USE, LIMITS_OBSERVE, Limits, ScopeState, UNLIMITED, reason},
+    abi::{
+        Event, LIMITS_IN_USE, LIMITS_OBSERVE, Limits, ScopeState, UNLIMITED, counter, event,
+        policy, reason,
+    },
     day::{Day, DayCount, seconds_to_midnight},
     gcra::Rate,
 };
@@ -32,8 +35,14 @@ pub const ADMITTED: u32 = u32::MAX;
 /// The verdict of [`limiter_charge`] on a scope that is not there.
 pub const NO_LIMITS: u32 = u32::MAX - 1;
 
-/// Charges one request at `boot_ns` to a scope: [`ADMITTED`], [`NO_LIMITS`], or the reason why nothing
-/// was charged. `connects`: 1, it is the scope's first on its connection.
+/// The verdict of [`limiter_charge`] on a request that the store does not allow yet: it is to come again.
+pub const HELD: u32 = u32::MAX - 2;
+
+/// What a request has to wait for that nobody extends an allowance for, s.
+const UNATTENDED_WAIT: u32 = 5;
+
+/// Charges one request at `boot_ns` to a scope: [`ADMITTED`], [`NO_LIMITS`], [`HELD`], or the reason why
+/// nothing was charged. `connects`: 1, it is the scope's first on its connection.
 ///
 /// A global function, since the verifier looks at those once and for all, while it follows each
 /// way through others to the end of the program; so it takes numbers only.
@@ -51,16 +60,120 @@ pub extern "C" fn limiter_charge(scope: u32, connects: u32, boot_ns: u64) -> u32
     // The daemon says it for each scope: a tier may have a mode of its own.
     let observe = flags & LIMITS_OBSERVE != 0;
     let now = Now { boot_ns };
-    let day = Day::at(now.utc_ns());
+    let utc_ns = now.utc_ns();
     let charge = Charge {
-        limits,
+        // SAFETY: a live map value.
+        limits: unsafe { in_force(scope, limits, utc_ns) },
         state,
         now,
-        day,
+        day: Day::at(utc_ns),
         connects: connects != 0,
     };
-    // SAFETY: both are live map values.
-    unsafe { charge.attempt(charge.look(), observe) }
+    // SAFETY: all are live map values.
+    unsafe {
+        let count = DayCount(atomic::load(&raw const (*state).day_count)).on(charge.day);
+        let allowance = Allowance::of(limits, count, boot_ns);
+        let would = charge.look(count, &allowance);
+        let verdict = charge.attempt(would, observe, count.day(), &allowance);
+        if verdict == ADMITTED && !observe && count.count() >= allowance.allowed {
+            maps::count(counter::UNATTENDED);
+        }
+        if allowance.is_to_be_told(verdict, count) {
+            maps::tell(Event {
+                kind: event::ALLOWANCE,
+                scope,
+            });
+        }
+        verdict
+    }
+}
+
+/// The limits of a scope at `utc_ns`: some end by themselves, also while there is no daemon.
+///
+/// # Safety
+/// `limits` are the scope's entry, a live map value.
+#[inline(always)]
+unsafe fn in_force(scope: u32, limits: *const Limits, utc_ns: u64) -> *const Limits {
+    // SAFETY: the caller's promise.
+    let until_s = unsafe { (*limits).until_s };
+    if until_s == 0 || utc_ns < u64::from(until_s) * 1_000_000_000 {
+        return limits;
+    }
+    match maps::ended(scope) {
+        Some(then) => then.cast_const(),
+        None => limits,
+    }
+}
+
+/// What the store allows a scope.
+struct Allowance {
+    /// The count up to which requests are admitted, should the quota not end before.
+    limit: u64,
+    /// The count up to which the store knows of them; [`UNLIMITED`]: it need not.
+    allowed: u64,
+    ahead: u64,
+}
+
+impl Allowance {
+    /// What it is at `boot_ns` on the day of `count`.
+    ///
+    /// # Safety
+    /// `limits` is a live map value.
+    #[inline(always)]
+    unsafe fn of(limits: *const Limits, count: DayCount, boot_ns: u64) -> Self {
+        // SAFETY: the caller's promise.
+        let (word, ahead) = unsafe {
+            (
+                DayCount(atomic::load(&raw const (*limits).allowed)),
+                u64::from((*limits).ahead),
+            )
+        };
+        if ahead == 0 {
+            return Self {
+                limit: UNLIMITED,
+                allowed: UNLIMITED,
+                ahead,
+            };
+        }
+        let allowed = if word.day().0 == count.day().0 {
+            word.count()
+        } else {
+            ahead
+        };
+        let attended = boot_ns < maps::attended_until_ns();
+        Self {
+            limit: if attended || !admits_unattended() {
+                allowed
+            } else {
+                UNLIMITED
+            },
+            allowed,
+            ahead,
+        }
+    }
+
+    /// Whether the daemon should look: at the day's first request, when little is left, and when that
+    /// was too late. `count` is what there was before the request.
+    #[inline(always)]
+    fn is_to_be_told(&self, verdict: u32, count: DayCount) -> bool {
+        if verdict == HELD {
+            return true;
+        }
+        if verdict != ADMITTED || self.allowed == UNLIMITED {
+            return false;
+        }
+        let left = self.allowed.wrapping_sub(count.count() + 1);
+        count.count() == 0 || left == self.ahead / 2 || left == self.ahead / 4
+    }
+}
+
+#[inline(always)]
+fn admits_unattended() -> bool {
+    match maps::config() {
+        // SAFETY: a live map value.
+        Some(config) => unsafe { (*config).unattended == policy::PASS },
+        None => false,
+    }
 }
 
 /// Fills `Work::refusal` for a request at `boot_ns` of a scope that is over a limit.
@@ -75,8 +188,24 @@ pub extern "C" fn limiter_over_limit(scope: u32, why: u32, boot_ns: u64) -> i32 
         return 0;
     };
     let now = Now { boot_ns };
+    let utc_ns = now.utc_ns();
+    // SAFETY: a live map value.
+    let limits = unsafe { in_force(scope, limits, utc_ns) };
     let wait = match why {
-        reason::DAILY_QUOTA => seconds_to_midnight(now.utc_ns()) as u32,
+        reason::DAILY_QUOTA => {
+            // SAFETY: both are live map values.
+            let (count, quota) = unsafe {
+                (
+                    DayCount(atomic::load(&raw const (*state).day_count)).on(Day::at(utc_ns)),
+                    (*limits).daily_quota,
+                )
+            };
+            if count.count() < quota {
+                UNATTENDED_WAIT
+            } else {
+                seconds_to_midnight(utc_ns) as u32
+            }
+        }
         reason::RATE => {
             let charge = Charge {
                 limits,
@@ -112,10 +241,9 @@ impl Charge {
     /// Looking first keeps what a refused request would have charged out of the counts that other
     /// CPUs see; the charges themselves are what is exact.
     #[inline(always)]
-    unsafe fn look(self) -> u32 {
+    unsafe fn look(self, count: DayCount, allowance: &Allowance) -> u32 {
         // SAFETY: both are live map values.
         unsafe {
-            let count = DayCount(atomic::load(&raw const (*self.state).day_count)).on(self.day);
             if count.count() >= (*self.limits).daily_quota {
                 reason::DAILY_QUOTA
             } else if self.connects
@@ -127,27 +255,42 @@ impl Charge {
                 reason::CONCURRENCY
             } else if self.wait_ns() > 0 {
                 reason::RATE
+            } else if count.count() >= allowance.limit {
+                self.not_allowed()
             } else {
                 ADMITTED
             }
         }
     }
 
-    /// Charges all limits: [`ADMITTED`], or the reason why nothing was charged. `would` is what
-    /// [`Self::look`] saw; with `observe` that is counted, and the request admitted.
+    /// The verdict on a request beyond what is allowed so far.
     #[inline(always)]
-    unsafe fn attempt(self, would: u32, observe: bool) -> u32 {
+    unsafe fn not_allowed(self) -> u32 {
+        if self.now.boot_ns < maps::attended_until_ns() {
+            HELD
+        } else {
+            reason::DAILY_QUOTA
+        }
+    }
+
+    /// Charges all limits: [`ADMITTED`], or the reason why nothing was charged. `would` is what
+    /// [`Self::look`] saw; with `observe` that is counted, and the request admitted. `day` is that of
+    /// the allowance.
+    #[inline(always)]
+    unsafe fn attempt(self, would: u32, observe: bool, day: Day, allowance: &Allowance) -> u32 {
         // SAFETY: both are live map values.
         unsafe {
             let (mut quota, mut concurrency, mut connections) = (UNLIMITED, UNLIMITED, UNLIMITED);
+            let mut limit = UNLIMITED;
             if !observe {
                 if would != ADMITTED {
                     return would;
                 }
                 quota = (*self.limits).daily_quota;
+                limit = allowance.limit;
                 concurrency = (*self.limits).concurrency;
                 connections = (*self.limits).connections;
-            } else if would != ADMITTED {
+            } else if would < reason::LIMITS {
                 let counters = &raw mut (*self.state).would_refuse;
                 atomic::increment(counters.cast::<u64>().add(would as usize & 3));
             }
@@ -160,7 +303,7 @@ impl Charge {
                 self.return_connection();
                 return reason::CONNECTIONS;
             }
-            let refused = self.charge_day(quota);
+            let refused = self.charge_day(quota, limit, day);
             if refused != ADMITTED {
                 self.return_connection();
                 return refused;
@@ -206,15 +349,23 @@ impl Charge {
     }
 
     #[inline(always)]
-    unsafe fn charge_day(self, quota: u64) -> u32 {
+    unsafe fn charge_day(self, quota: u64, limit: u64, day: Day) -> u32 {
         let change = ChargeDay {
             day: self.day,
-            quota,
+            limit: if limit < quota { limit } else { quota },
+            of: if limit == UNLIMITED { None } else { Some(day) },
         };
-        // SAFETY: a live map value.
+        // SAFETY: live map values.
         match unsafe { atomic::change(&raw mut (*self.state).day_count, change) } {
             Changed::Done => ADMITTED,
-            Changed::Declined => reason::DAILY_QUOTA,
+            Changed::Declined => unsafe {
+                let word = DayCount(atomic::load(&raw const (*self.state).day_count));
+                if word.on(self.day).count() >= quota {
+                    reason::DAILY_QUOTA
+                } else {
+                    self.not_allowed()
+                }
+            },
             // So many others were admitted within these nanoseconds: too fast for any rate.
             Changed::Contended => reason::RATE,
         }
@@ -263,14 +414,20 @@ impl Charge {
 
 struct ChargeDay {
     day: Day,
-    quota: u64,
+    limit: u64,
+    /// The day that `limit` is for; `None`: any.
+    of: Option<Day>,
 }
 
 impl Change for ChargeDay {
     #[inline(always)]
     fn apply(&self, old: u64) -> Option<u64> {
         let today = DayCount(old).on(self.day);
-        if today.count() >= self.quota {
+        let other = match self.of {
+            Some(day) => day.0 != today.day().0,
+            None => false,
+        };
+        if other || today.count() >= self.limit {
             None
         } else {
             Some(today.charged().0)

@@ -10,21 +10,27 @@ use limiter_common::{
 
 use crate::{
     atomic,
-    charge::{ADMITTED, NO_LIMITS, limiter_charge, limiter_over_limit},
+    charge::{ADMITTED, HELD, NO_LIMITS, limiter_charge, limiter_over_limit},
     maps,
     recount::{self, Count},
     skb,
     work::{Refusal, Work},
 };
 
-/// Decides over the request whose head has been scanned: charges it and enters it among the
-/// outstanding, or fills `Work::refusal` and returns `false`.
+/// The request was charged, or is nobody's, and has been entered among the outstanding.
+pub const ADMITS: u32 = 0;
+/// `Work::refusal` says why it is refused.
+pub const REFUSES: u32 = 1;
+/// It has to come again.
+pub const HOLDS: u32 = 2;
+
+/// Decides over the request whose head has been scanned: [`ADMITS`], [`REFUSES`] or [`HOLDS`].
 ///
 /// # Safety
 /// All three point to live map values; the caller holds the flow's lock and has made sure that
 /// the ring of outstanding requests has room.
 #[inline(always)]
-pub unsafe fn request(work: *mut Work, flow: *mut Flow, config: *const Config) -> bool {
+pub unsafe fn request(work: *mut Work, flow: *mut Flow, config: *const Config) -> u32 {
     // SAFETY: the caller's promise.
     unsafe {
         let state = &(*work).scan.state;
@@ -89,7 +95,7 @@ unsafe fn anonymous(
     method: u32,
     why: u32,
     rule: u32,
-) -> bool {
+) -> u32 {
     // SAFETY: the caller's promise.
     unsafe {
         if rule == policy::PASS || (*config).observe != 0 {
@@ -99,10 +105,10 @@ unsafe fn anonymous(
                 _ => {}
             }
             enter(flow, NO_SCOPE, method);
-            return true;
+            return ADMITS;
         }
         refuse(work, (*config).common_texts, why, NO_SCOPE, 0, 0);
-        false
+        REFUSES
     }
 }
 
@@ -158,7 +164,7 @@ unsafe fn scoped(
     method: u32,
     scope: u32,
     boot_ns: u64,
-) -> bool {
+) -> u32 {
     // SAFETY: the caller's promise.
     unsafe {
         let connects = !is_counted(flow, scope);
@@ -170,15 +176,19 @@ unsafe fn scoped(
             }
             recount::added(flow, scope, Count::InFlight);
             enter(flow, scope, method);
-            return true;
+            return ADMITS;
         }
         if refused == NO_LIMITS {
             // The scope has just been removed, and its keys with it.
             let rule = (*config).unknown_key;
             return anonymous(work, flow, config, method, reason::UNKNOWN_KEY, rule);
         }
+        if refused == HELD {
+            maps::count(counter::HELD);
+            return HOLDS;
+        }
         limiter_over_limit(scope, refused, boot_ns);
-        false
+        REFUSES
     }
 }
 

@@ -3,16 +3,16 @@
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST},
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use limiter_common::abi::{
-    Adopted, Clock, Config, Digest, Flow, FlowKey, KeyEntry, Limits, MAX_SUSPECTS, Ports,
-    ScopeState, Stranger, Suspect, Sweep, Text, TextKey, Tomb, counter,
+    Adopted, Clock, Config, Digest, EVENT_BYTES, Event, Flow, FlowKey, KeyEntry, Limits,
+    MAX_SUSPECTS, Ports, ScopeState, Stranger, Suspect, Sweep, Text, TextKey, Tomb, counter,
 };
 
 use crate::work::Work;
 
-// The daemon sets the sizes of KEYS, LIMITS, STATE and FLOWS when it loads the programs.
+// The daemon sets the sizes of KEYS, LIMITS, ENDED, STATE and FLOWS when it loads the programs.
 
 #[map]
 static CONFIG: Array<Config> = Array::pinned(1, 0);
@@ -25,7 +25,9 @@ static ADOPTED: Array<Adopted> = Array::pinned(1, 0);
 #[map]
 static KEYS: HashMap<Digest, KeyEntry> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
 #[map]
-static LIMITS: Array<Limits> = Array::pinned(1024, 0);
+static LIMITS: Array<Limits> = Array::pinned(1024, BPF_F_MMAPABLE);
+#[map]
+static ENDED: HashMap<u32, Limits> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
 #[map]
 static STATE: Array<ScopeState> = Array::pinned(1024, BPF_F_MMAPABLE);
 #[map]
@@ -38,6 +40,8 @@ static TOMBS: LruHashMap<FlowKey, Tomb> = LruHashMap::pinned(65_536, 0);
 static TEXTS: HashMap<TextKey, Text> = HashMap::pinned(65_536, BPF_F_NO_PREALLOC);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(counter::COUNT, 0);
+#[map]
+static EVENTS: RingBuf = RingBuf::pinned(EVENT_BYTES, 0);
 #[map]
 static SWEEP: Array<Sweep> = Array::pinned(1, 0);
 #[map]
@@ -93,6 +97,22 @@ pub fn refuse_strangers_until_ns() -> u64 {
     }
 }
 
+/// `CLOCK_BOOTTIME` until which the daemon answers for its store, ns.
+#[inline(always)]
+pub fn attended_until_ns() -> u64 {
+    match CLOCK.get_ptr(0) {
+        // SAFETY: a live map value; one aligned word.
+        Some(clock) => unsafe { crate::atomic::load(&raw const (*clock).attended_until_ns) },
+        None => 0,
+    }
+}
+
+/// Tells the daemon. It may be away, or not keep up: then it finds out by itself.
+#[inline(always)]
+pub fn tell(event: Event) {
+    let _full = EVENTS.output::<Event>(event, 0);
+}
+
 /// How many scope ids have been given to unknown keys.
 #[inline(always)]
 pub fn adopted() -> u64 {
@@ -127,6 +147,12 @@ pub fn insert_key(digest: &Digest, entry: &KeyEntry) -> bool {
 #[inline(always)]
 pub fn limits(scope: u32) -> Option<*mut Limits> {
     LIMITS.get_ptr_mut(scope)
+}
+
+/// What holds for a scope when its own limits have ended.
+#[inline(always)]
+pub fn ended(scope: u32) -> Option<*mut Limits> {
+    ENDED.get_ptr_mut(&scope)
 }
 
 #[inline(always)]

@@ -250,9 +250,14 @@ unsafe extern "C" fn one_unit(_: u32, context: *mut Requests) -> i64 {
                 let many = (*flow).asked.wrapping_sub((*flow).answered) >= MAX_OUTSTANDING;
                 // Behind others, and further than they could be let by without what may follow.
                 let far = (*scan).at > (*context).room && (*scan).message_at > 0;
-                if many || far {
+                let decision = if many || far {
+                    decide::HOLDS
+                } else {
+                    decide::request(work, flow, config)
+                };
+                if decision == decide::HOLDS {
                     outcome::WAITS
-                } else if decide::request(work, flow, config) {
+                } else if decision == decide::ADMITS {
                     let secret = (*config).request_rules.secret();
                     (*work).identity.add(&(*scan).state, secret);
                     let body = http::request_body(&(*scan).state);

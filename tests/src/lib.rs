@@ -13,6 +13,7 @@ pub mod clock;
 pub mod conn;
 #[cfg(feature = "program")]
 pub mod disorder;
+pub mod faketime;
 pub mod fate;
 pub mod frames;
 pub mod gate;
@@ -40,6 +41,7 @@ pub use clock::{avoid_midnight, eventually, eventually_some, seconds_to_midnight
 pub use conn::Conn;
 #[cfg(feature = "program")]
 pub use disorder::{Disorder, Rule, percent};
+pub use faketime::FakeTime;
 pub use gate::Gate;
 pub use http::{Response, request};
 pub use lab::{Lab, Net};

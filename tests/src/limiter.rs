@@ -44,6 +44,8 @@ pub struct Limiter {
     pins: PathBuf,
     /// `None` while the daemon is down.
     process: Option<Process>,
+    /// Of the daemon.
+    environment: Vec<(String, String)>,
 }
 
 /// What a command of the CLI did.
@@ -104,6 +106,7 @@ impl Limiter {
             directory,
             pins: cleanup::pins(&format!("{}{name}", lab.name())),
             process: None,
+            environment: Vec::new(),
         };
         limiter.write_config(&config.to_string());
         limiter
@@ -123,6 +126,11 @@ impl Limiter {
         });
     }
 
+    /// Sets a variable of the daemon's environment, from its next start on.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts the daemon without waiting for anything.
     pub fn launch(&mut self, arguments: &[&str]) {
         assert!(self.process.is_none(), "the daemon runs already");
@@ -137,6 +145,7 @@ impl Limiter {
             .arg("--pin-dir")
             .arg(&self.pins)
             .args(arguments)
+            .envs(self.environment.iter().cloned())
             .env(
                 "RUST_LOG",
                 env::var("RUST_LOG").unwrap_or("info".to_owned()),

@@ -6,12 +6,18 @@ use std::{
     ops::AddAssign,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
+    time::Duration,
 };
 
-use crate::{Config, Conn, GUARDED, Lab, Limiter, Nginx, Response, nginx::FILE_BYTES};
+use crate::{Config, Conn, GUARDED, Lab, Limiter, Nginx, Response, clock, nginx::FILE_BYTES};
 
 /// The longest body of a request.
 const LONGEST: u64 = 100_000;
+
+/// How long an answer may take. The loopback device's segments hold up to 64 KiB: of one that is cut
+/// several times a retransmission timeout passes each time, and doubles while none is acknowledged as a
+/// whole; on a way that loses packets that adds up to more than [`clock::PATIENCE`].
+const PATIENCE: Duration = clock::PATIENCE.saturating_mul(6);
 
 /// Scopes with a key each; the first may do what it likes.
 pub const ROOMY: &str = "acme/web";
@@ -324,9 +330,11 @@ impl<'a> Client<'a> {
     fn connection(&mut self) -> Conn {
         let addresses = &self.mixture.addresses;
         let address = addresses[self.number % addresses.len()];
-        self.conn
-            .take()
-            .unwrap_or_else(|| self.mixture.lab.connect_to(address, GUARDED))
+        self.conn.take().unwrap_or_else(|| {
+            let conn = self.mixture.lab.connect_to(address, GUARDED);
+            conn.set_read_timeout(PATIENCE);
+            conn
+        })
     }
 
     /// Reads the answers to the requests that `what` is about.

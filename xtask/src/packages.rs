@@ -27,12 +27,17 @@ enum What {
     Program(&'static str),
     /// By the interpreter that packages of modules are for.
     PythonModule(&'static str),
+    /// Below a directory of `/usr/lib`.
+    Library(&'static str),
 }
 
 impl What {
     fn is_there(self) -> bool {
         match self {
             Self::Program(name) => find_program(name).is_some(),
+            Self::Library(name) => fs::read_dir("/usr/lib").is_ok_and(|mut directories| {
+                directories.any(|entry| entry.is_ok_and(|entry| entry.path().join(name).exists()))
+            }),
             Self::PythonModule(name) => {
                 let find = "import importlib.util, sys; \
                             sys.exit(importlib.util.find_spec(sys.argv[1]) is None)";
@@ -111,7 +116,12 @@ const LAB: [Needed; 10] = [
 ];
 
 /// What the tests want besides: clients, servers and proxies whose behaviour they hold fast.
-const TESTS: [Needed; 8] = [
+const TESTS: [Needed; 9] = [
+    Needed {
+        what: What::Library("faketime/libfaketimeMT.so.1"),
+        package: "libfaketime",
+        reason: "shows the daemon another time",
+    },
     Needed {
         what: What::Program("nft"),
         package: "nftables",

@@ -1,6 +1,7 @@
 //! What happened, by index into the map `COUNTERS` (per CPU; the daemon adds up).
 //!
-//! `*_BYTES` count bytes of TCP payload, all else counts requests or packets as said.
+//! `*_BYTES` count bytes of TCP payload, all else counts requests or packets as said. New ones are
+//! appended: counts are carried over by index to a later layout.
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
@@ -89,7 +90,8 @@ counters! {
     /// Segments dropped that held, for bytes seen before, other content or content that could
     /// not be compared.
     CONFLICT_DROPPED = "conflict_dropped",
-    /// Segments dropped because a refusal has to wait for a quiet moment.
+    /// Segments dropped because a refusal has to wait for a quiet moment, or a request until others are
+    /// answered or it is allowed.
     NOT_QUIET_DROPPED = "not_quiet_dropped",
     /// Segments dropped under `on_limit = "drop"`, each time they come.
     LIMIT_DROPPED = "limit_dropped",
@@ -142,4 +144,9 @@ counters! {
     ORPHANED_FLOWS = "orphaned_flows",
     /// Slots of requests in flight given back with those.
     ORPHANED_SLOTS = "orphaned_slots",
+    /// Times that a request was held, dropped until it came again, since its scope had used up what
+    /// the store allowed it so far.
+    HELD = "held",
+    /// Requests admitted beyond what the store allowed, while nobody extended that.
+    UNATTENDED = "unattended",
 }

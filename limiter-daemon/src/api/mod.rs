@@ -58,6 +58,9 @@ pub struct UsageView {
     pub day: NaiveDate,
     /// Requests charged.
     pub used: u64,
+    /// How much of `used` is counted only since a crash of the host hid whether it was used.
+    #[serde(default)]
+    pub lost: u64,
     /// The quota in force.
     pub daily_quota: Option<u64>,
     /// What is left of it; `null` when unlimited.

@@ -94,7 +94,7 @@ pub(super) fn usage_of(view: &UsageView, as_json: bool) -> Result<(), Failure> {
     let mut text = vec![
         format!("scope        {} ({})", view.scope, view.tier),
         format!("day          {} (UTC)", view.day),
-        format!("used         {}", view.used),
+        format!("used         {}{}", view.used, lost(view.lost)),
         format!("daily quota  {}", or_unlimited(view.daily_quota)),
         format!("left         {}", or_unlimited(view.remaining)),
         format!("rate         {}", or_unlimited(view.rate)),
@@ -107,6 +107,15 @@ pub(super) fn usage_of(view: &UsageView, as_json: bool) -> Result<(), Failure> {
     }
     text.push(format!("resets at    {}", rfc3339(&view.resets_at)));
     lines(&text)
+}
+
+/// Said only where there is any: it takes a crash.
+fn lost(lost: u64) -> String {
+    if lost == 0 {
+        String::new()
+    } else {
+        format!(", {lost} of them allowed before a crash and perhaps not used")
+    }
 }
 
 pub(super) fn refusals(refused: Refusals) -> String {

@@ -1,6 +1,7 @@
 //! The configuration file: read once, raw to resolved. What is invalid cannot be represented
 //! after [`Config::load`].
 
+mod accounting;
 mod attach;
 mod document;
 mod error;
@@ -12,6 +13,7 @@ mod tiers;
 
 use std::path::{Path, PathBuf};
 
+pub use accounting::{Accounting, Unattended};
 pub use attach::{Attach, AttachHook, InterfacePattern, Origin};
 pub use error::{ConfigError, Problem};
 pub use healing::{Healing, Interval};
@@ -44,6 +46,8 @@ pub struct Config {
     pub tables: Tables,
     /// How often counts are checked.
     pub healing: Healing,
+    /// How far counts may run ahead of the store.
+    pub accounting: Accounting,
 }
 
 /// Sizes of the kernel's tables, in entries. Memory is taken when they are made.
@@ -129,7 +133,15 @@ impl Config {
         let root = document.root();
         document.known(
             &root,
-            &["attach", "identify", "policy", "tiers", "tables", "healing"],
+            &[
+                "attach",
+                "identify",
+                "policy",
+                "tiers",
+                "tables",
+                "healing",
+                "accounting",
+            ],
         );
         let tiers = Tiers::read(&mut document, &root);
         let attach = Attach::read(&mut document, &root, overlay);
@@ -137,6 +149,7 @@ impl Config {
         let policy = Policy::read(&mut document, &root, &tiers);
         let tables = read_tables(&mut document, &root);
         let healing = Healing::read(&mut document, &root);
+        let accounting = Accounting::read(&mut document, &root);
         document.finish()?;
         Ok(Self {
             file: path.map(Path::to_path_buf),
@@ -146,6 +159,7 @@ impl Config {
             tiers,
             tables,
             healing,
+            accounting,
         })
     }
 }

@@ -78,6 +78,8 @@ impl Book {
             };
             let old = DayUsage {
                 used,
+                allowed: used,
+                lost: self.usage.lost,
                 refused: self.usage.refused.plus(refused),
                 would_refuse: self.usage.would_refuse.plus(would_refuse),
             };
@@ -148,6 +150,7 @@ mod tests {
                 MONDAY,
                 DayUsage {
                     used: 11,
+                    allowed: 11,
                     ..DayUsage::default()
                 }
             ))
@@ -166,6 +169,7 @@ mod tests {
                 MONDAY,
                 DayUsage {
                     used: 15,
+                    allowed: 15,
                     ..DayUsage::default()
                 }
             ))
@@ -184,6 +188,7 @@ mod tests {
                 MONDAY,
                 DayUsage {
                     used: 2,
+                    allowed: 2,
                     ..DayUsage::default()
                 }
             ))

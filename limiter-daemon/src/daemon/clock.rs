@@ -9,7 +9,7 @@ use std::{
 use limiter_common::abi::Clock;
 use tokio::io::unix::AsyncFd;
 
-use super::engine::UtcOffset;
+use super::engine::{Attended, UtcOffset};
 use crate::kernel::KernelError;
 
 /// How often both clocks are read for one sample: the pair with the least time between is kept.
@@ -72,15 +72,17 @@ pub fn utc_offset_ns() -> u64 {
 pub struct ClockPublisher {
     map: Mutex<Box<dyn PublishClock>>,
     offset: UtcOffset,
+    attended: Attended,
     problem: Mutex<Option<String>>,
 }
 
 impl ClockPublisher {
-    /// Publishes to `map`, and to `offset` for the daemon itself.
-    pub fn new(map: Box<dyn PublishClock>, offset: UtcOffset) -> Self {
+    /// Publishes to `map`, and to `offset` for the daemon itself; `attended` goes to `map` with it.
+    pub fn new(map: Box<dyn PublishClock>, offset: UtcOffset, attended: Attended) -> Self {
         Self {
             map: Mutex::new(map),
             offset,
+            attended,
             problem: Mutex::new(None),
         }
     }
@@ -119,10 +121,20 @@ impl ClockPublisher {
         self.offset.store(utc_offset_ns, SeqCst);
         let mut clock = Clock {
             utc_offset_ns,
+            attended_until_ns: self.attended.load(SeqCst),
             ..map.published()?
         };
         change(&mut clock);
         map.publish(clock)
+    }
+
+    /// The daemon goes: from now on nobody answers for the store.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn leave(&self) -> Result<(), KernelError> {
+        self.attended.store(0, SeqCst);
+        self.publish()
     }
 
     /// Why the last publication failed, if it did.
@@ -257,7 +269,7 @@ mod tests {
         let map = Arc::new(Mutex::new(Clock::default()));
         let daemon = || {
             let offset = Arc::new(AtomicU64::new(0));
-            ClockPublisher::new(Box::new(Map(Arc::clone(&map))), offset)
+            ClockPublisher::new(Box::new(Map(Arc::clone(&map))), offset, Arc::default())
         };
         let now = || u64::try_from(read(libc::CLOCK_BOOTTIME)).unwrap();
         let before = now();

@@ -23,6 +23,9 @@ use crate::{
 
 /// Nanoseconds to add to the boot clock for UTC: written by the clock, read by everyone.
 pub(super) type UtcOffset = Arc<AtomicU64>;
+/// `CLOCK_BOOTTIME` until which the store is known to be written, ns: written by the engine, read by the
+/// clock.
+pub(super) type Attended = Arc<AtomicU64>;
 
 /// A scope as the daemon holds it.
 pub(super) struct Scope {
@@ -59,6 +62,7 @@ pub struct Engine {
     pub(super) next_id: u32,
     pub(super) texts: TextSets,
     pub(super) utc_offset: UtcOffset,
+    pub(super) attended: Attended,
     pub(super) started_at: DateTime<Utc>,
     pub(super) since: DateTime<Utc>,
     /// Everything was taken down: nothing is to be put up again before the daemon ends.
@@ -68,6 +72,8 @@ pub struct Engine {
     /// What the last recount found wrong.
     pub(super) drifts: Drifts,
     pub(super) healed: HealedView,
+    /// The last day that the store knows may have begun.
+    pub(super) open: Day,
     health: BTreeMap<&'static str, String>,
 }
 
@@ -85,6 +91,8 @@ pub struct Parts {
     pub secret: Secret,
     /// Where the clock writes its offset.
     pub utc_offset: Arc<AtomicU64>,
+    /// Where it reads until when the store is known to be written.
+    pub attended: Arc<AtomicU64>,
 }
 
 /// The UTC day of a moment.
@@ -107,6 +115,7 @@ impl Engine {
             overlay,
             secret,
             utc_offset,
+            attended,
         } = parts;
         let mut engine = Self {
             retired: store.retired()?.into_iter().collect(),
@@ -120,18 +129,24 @@ impl Engine {
             next_id: 0,
             texts: TextSets::default(),
             utc_offset,
+            attended,
             started_at: now,
             since: now,
             detached: false,
             table: Table::default(),
             drifts: Drifts::new(),
             healed: HealedView::default(),
+            open: Day::default(),
             health: BTreeMap::new(),
         };
-        engine.since = engine.in_force_since(now)?;
+        let kept = engine.maps_were_kept()?;
+        engine.since = engine.in_force_since(kept, now)?;
         engine.continue_numbers()?;
         engine.read_scopes(now)?;
         engine.check_tiers(&engine.config)?;
+        if !kept {
+            engine.count_as_lost(now)?;
+        }
         TextSets::publish_common(engine.plane.as_mut())?;
         engine.publish_limits()?;
         engine.publish_keys()?;
@@ -139,22 +154,16 @@ impl Engine {
         engine.publish_adopted()?;
         engine.drop_unused_texts()?;
         engine.flush(now)?;
+        engine.begin(now)?;
         Ok(engine)
     }
 
     /// Since when these maps have been enforced: remembered with the maps' identity, since a
     /// daemon that takes them over leaves no gap.
-    fn in_force_since(&self, now: DateTime<Utc>) -> Result<DateTime<Utc>, ApiError> {
-        let identity = self.plane.identity();
-        if self.store.meta("maps")?.as_deref() == Some(&identity)
-            && let Some(since) = self.store.meta("since")?
-            && let Ok(since) = DateTime::parse_from_rfc3339(&since)
-        {
-            return Ok(since.with_timezone(&Utc));
-        }
-        self.store.set_meta("maps", &identity)?;
-        self.store.set_meta("since", &now.to_rfc3339())?;
-        Ok(now)
+    fn in_force_since(&self, kept: bool, now: DateTime<Utc>) -> Result<DateTime<Utc>, ApiError> {
+        let since = self.store.meta("since")?.filter(|_| kept);
+        let since = since.and_then(|since| DateTime::parse_from_rfc3339(&since).ok());
+        Ok(since.map_or(now, |since| since.with_timezone(&Utc)))
     }
 
     fn read_scopes(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {

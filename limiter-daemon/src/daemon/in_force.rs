@@ -7,11 +7,11 @@ use limiter_common::abi::{self, Digest, KEY_ADOPTED, KEY_DISABLED, KeyEntry};
 use super::{engine::Engine, publish};
 use crate::{
     api::ApiError,
-    config::UnknownKey,
+    config::{Mode, UnknownKey},
     kernel::KernelError,
     limits::Limits,
     scope::ScopeName,
-    store::{KeyRecord, KeyState},
+    store::{KeyRecord, KeyState, ScopeRecord},
 };
 
 impl Engine {
@@ -19,13 +19,40 @@ impl Engine {
     pub(super) fn publish_scope(&mut self, name: &ScopeName) -> Result<(), ApiError> {
         let record = self.scope(name)?.record.clone();
         let (limits, mode) = self.effective(&record)?;
-        let set = self.texts.number(self.plane.as_mut(), &limits)?;
-        self.plane
-            .set_limits(record.id, &publish::limits(&limits, mode, set))?;
+        let mut own = self.kernel_limits(&limits, mode)?;
+        let until = record.own.as_ref().and_then(|own| own.until);
+        // Before the limits that refer to it. A moment that the kernel cannot tell never comes there.
+        let then = match until.map(|until| u32::try_from(until.timestamp())) {
+            Some(Ok(until_s)) => {
+                own.until_s = until_s;
+                let without = ScopeRecord {
+                    own: None,
+                    ..record.clone()
+                };
+                let (limits, mode) = self.effective(&without)?;
+                Some(self.kernel_limits(&limits, mode)?)
+            }
+            Some(Err(_)) | None => None,
+        };
+        if let Some(then) = &then {
+            self.plane.set_ended(record.id, Some(then))?;
+        }
+        self.plane.set_limits(record.id, &own)?;
+        if then.is_none() {
+            self.plane.set_ended(record.id, None)?;
+        }
         if let Some(scope) = self.scopes.get_mut(name) {
+            // Another quota allows another count.
+            scope.unsaved |= scope.limits.daily_quota != limits.daily_quota;
             scope.limits = limits;
         }
         Ok(())
+    }
+
+    fn kernel_limits(&mut self, limits: &Limits, mode: Mode) -> Result<abi::Limits, ApiError> {
+        let set = self.texts.number(self.plane.as_mut(), limits)?;
+        let ahead = self.config.accounting.ahead_of(limits.daily_quota);
+        Ok(publish::limits(limits, mode, set, ahead))
     }
 
     /// Puts all scopes' limits into force.
@@ -84,7 +111,7 @@ impl Engine {
         let tier = *self.tier(name.as_str())?;
         let set = self.texts.number(self.plane.as_mut(), &tier.limits)?;
         let mode = tier.mode.unwrap_or(self.config.policy.mode);
-        Ok(Some(publish::limits(&tier.limits, mode, set)))
+        Ok(Some(publish::limits(&tier.limits, mode, set, 0)))
     }
 
     /// Policies, sources and ports.
@@ -99,6 +126,8 @@ impl Engine {
 
     pub(super) fn drop_unused_texts(&mut self) -> Result<(), KernelError> {
         let mut used: HashSet<Limits> = self.scopes.values().map(|scope| scope.limits).collect();
+        // What comes into force when own limits end.
+        used.extend(self.config.tiers.iter().map(|(_, tier)| tier.limits));
         if let UnknownKey::Tier(name) = &self.config.policy.unknown_key
             && let Some(tier) = self.config.tiers.get(name.as_str())
         {

@@ -1,5 +1,6 @@
 //! `limiter run`: from the configuration to limits in force, and on until told to stop.
 
+mod allowance;
 mod book;
 mod clock;
 mod csv_import;
@@ -49,7 +50,7 @@ pub(crate) use tests::testing;
 use crate::{
     api,
     config::{Config, Overlay},
-    kernel::{Before, Kernel, PinDirectory, Settings, netdev::Interface},
+    kernel::{Before, Events, Kernel, PinDirectory, Settings, netdev::Interface},
     secret::{self, Secret},
     store::Store,
 };
@@ -180,7 +181,7 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
         &interfaces.interfaces,
         &mut attaching,
     );
-    let (engine, clock) = match started {
+    let (engine, clock, events) = match started {
         Ok(started) => started,
         Err(error) => {
             take_back(&before, attaching);
@@ -195,8 +196,9 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
     }));
     let rounds = tokio::spawn(rounds(Arc::clone(&shared), Arc::clone(&clock)));
     let healing = tokio::spawn(healing::rounds(Arc::clone(&shared)));
+    let allowances = tokio::spawn(allowance::rounds(Arc::clone(&shared), events));
     let time = tokio::spawn(tell_time(Arc::clone(&clock)));
-    let watch = tokio::spawn(watch_clock(clock_set, clock));
+    let watch = tokio::spawn(watch_clock(clock_set, Arc::clone(&clock)));
     log::info!("ready: control socket {}", socket.display());
     notify("READY=1");
 
@@ -213,7 +215,7 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
         }
     }
     notify("STOPPING=1");
-    for task in [rounds, healing, time, watch] {
+    for task in [rounds, healing, allowances, time, watch] {
         task.abort();
     }
     // An answer that is under way, like that to `limiter detach`, is still read.
@@ -225,7 +227,7 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
     {
         server.abort();
     }
-    finish(&shared, options.detach_on_exit);
+    finish(&shared, &clock, options.detach_on_exit);
     Ok(())
 }
 
@@ -257,17 +259,19 @@ fn put_up(
     pins: PinDirectory,
     interfaces: &[Interface],
     attaching: &mut bool,
-) -> anyhow::Result<(Engine, Arc<ClockPublisher>)> {
+) -> anyhow::Result<(Engine, Arc<ClockPublisher>, Events)> {
     let settings = Settings {
         tables: config.tables,
         hook: config.attach.hook,
         pins,
     };
-    let (kernel, clock_map) = Kernel::load(&settings)?;
+    let (kernel, clock_map, events) = Kernel::load(&settings)?;
     let utc_offset = Arc::new(AtomicU64::new(0));
+    let attended = Arc::new(AtomicU64::new(0));
     let clock = Arc::new(ClockPublisher::new(
         Box::new(clock_map),
         Arc::clone(&utc_offset),
+        Arc::clone(&attended),
     ));
     clock.publish()?;
     let parts = Parts {
@@ -277,12 +281,14 @@ fn put_up(
         overlay,
         secret,
         utc_offset,
+        attended,
     };
     let mut engine = Engine::start(parts, Utc::now())?;
     // Enforcement begins here, with complete maps.
+    clock.publish()?;
     *attaching = true;
     engine.attach(interfaces)?;
-    Ok((engine, clock))
+    Ok((engine, clock, events))
 }
 
 fn take_back(before: &Before, attaching: bool) {
@@ -292,7 +298,7 @@ fn take_back(before: &Before, attaching: bool) {
     }
 }
 
-fn finish(shared: &Shared, detach: bool) {
+fn finish(shared: &Shared, clock: &ClockPublisher, detach: bool) {
     if shared.detached.load(SeqCst) {
         return;
     }
@@ -309,7 +315,11 @@ fn finish(shared: &Shared, detach: bool) {
         }
         return;
     }
-    match engine.flush(now).and_then(|()| engine.save_last_used()) {
+    if let Err(error) = clock.leave() {
+        log::error!("{error}");
+    }
+    let written = engine.flush(now).and_then(|()| engine.save_last_used());
+    match written.and_then(|()| engine.end()) {
         Ok(()) => log::info!("counts are written; limits stay in force"),
         Err(error) => log::error!("counts at the end: {}", error.message),
     }

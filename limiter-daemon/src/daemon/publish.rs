@@ -9,8 +9,8 @@ use limiter_common::{
 use super::text_sets::COMMON;
 use crate::{
     config::{
-        Config, Http2, Malformed, MissingKey, Mode, OnLimit, Source, TableFull, UnknownKey,
-        Untracked,
+        Config, Http2, Malformed, MissingKey, Mode, OnLimit, Source, TableFull, Unattended,
+        UnknownKey, Untracked,
     },
     limits::Limits,
 };
@@ -20,8 +20,8 @@ pub(super) const MAX_HEAD: u32 = 16 * 1024;
 /// Most lines of a request's header block: short lines are what costs the scanner most.
 pub(super) const MAX_LINES: u32 = 128;
 
-/// The kernel's form of a scope's limits.
-pub(super) fn limits(limits: &Limits, mode: Mode, text_set: u32) -> abi::Limits {
+/// The kernel's form of a scope's limits; `ahead` is how far its count may run ahead of the store.
+pub(super) fn limits(limits: &Limits, mode: Mode, text_set: u32, ahead: u32) -> abi::Limits {
     let rate = limits
         .rate
         .and_then(|rate| gcra::Rate::new(1, rate.interval_ns(), u64::from(limits.burst)))
@@ -42,6 +42,10 @@ pub(super) fn limits(limits: &Limits, mode: Mode, text_set: u32) -> abi::Limits 
         connections: limits.connections.map_or(UNLIMITED, u64::from),
         flags: LIMITS_IN_USE | observe,
         text_set,
+        allowed: 0,
+        // Nothing is held against a scope that is only observed.
+        ahead: if mode == Mode::Observe { 0 } else { ahead },
+        until_s: 0,
     }
 }
 
@@ -84,7 +88,7 @@ pub(super) fn config(
         } else {
             0
         },
-        reserved: 0,
+        unattended: pass_or_reject(config.accounting.unattended == Unattended::Reject),
         adopt_limits: adopt.unwrap_or_default(),
         fingerprint_key: fingerprint::key(hash_key),
     })

@@ -134,7 +134,8 @@ impl Engine {
         }
         let expired = self.expire_overrides(now).err().map(|error| error.message);
         self.note_health("overrides", expired);
-        let flushed = self.flush(now).err().map(|error| error.message);
+        let flushed = self.flush(now).and_then(|()| self.open_next_day(now));
+        let flushed = flushed.err().map(|error| error.message);
         self.note_health("store", flushed);
     }
 
@@ -175,6 +176,9 @@ fn describe_changes(old: &Config, new: &Config) -> Vec<String> {
     }
     if old.policy != new.policy {
         changes.push("policies changed".to_owned());
+    }
+    if old.accounting != new.accounting {
+        changes.push("accounting changed".to_owned());
     }
     if old.healing != new.healing {
         changes.push("times of healing changed".to_owned());

@@ -1,7 +1,7 @@
 //! Changing scopes and their limits.
 
 use chrono::{DateTime, Utc};
-use limiter_common::abi;
+use limiter_common::{abi, day::DayCount};
 
 use super::{
     book::Book,
@@ -72,6 +72,7 @@ impl Engine {
         self.ids.insert(id);
         self.next_id = id.saturating_add(1);
         self.plane.clear_state(id);
+        self.plane.set_allowed(id, DayCount::default());
         self.plane.raise_day_count(id, today, usage.used);
         let record = ScopeRecord {
             id,

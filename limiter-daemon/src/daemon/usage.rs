@@ -13,11 +13,13 @@ use super::{
 use crate::{
     api::{ApiError, UsageView},
     scope::ScopeName,
-    store::{AuditEntry, DayUsage, Seen, date_of},
+    store::{AuditEntry, DayUsage, Seen, StoreError, date_of},
 };
 
 /// What a flush has to write.
 struct Pending {
+    /// What the kernel may be told when it is written; `None`: nothing is held against the count.
+    allowed: Option<DayCount>,
     id: u32,
     name: ScopeName,
     seen: Seen,
@@ -34,16 +36,51 @@ impl Engine {
     /// The store's; what could not be written is written with the next change of the scope, and
     /// the kernel's counts go on whatever the store does.
     pub fn flush(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
+        self.write(now, |_| true)
+    }
+
+    /// As [`Self::flush`], for some scopes.
+    pub(super) fn write(
+        &mut self,
+        now: DateTime<Utc>,
+        wanted: impl Fn(u32) -> bool,
+    ) -> Result<(), ApiError> {
+        let written = self.try_write(now, wanted);
+        if written.is_ok() {
+            self.attend();
+        }
+        written
+    }
+
+    fn try_write(
+        &mut self,
+        now: DateTime<Utc>,
+        wanted: impl Fn(u32) -> bool,
+    ) -> Result<(), ApiError> {
         let today = day_of(now);
         let mut pending = Vec::new();
         for (name, scope) in &mut self.scopes {
+            if !wanted(scope.record.id) {
+                continue;
+            }
             let before = scope.book;
             let look = scope.book.look(&self.plane.state(scope.record.id), today);
             if look.changed || scope.unsaved {
                 scope.unsaved = true;
+                let (day, used) = (scope.book.day, scope.book.usage.used);
+                let ahead = self.config.accounting.ahead_of(scope.limits.daily_quota);
+                let allowed = scope.limits.daily_quota.map(|quota| {
+                    let allowed = used.saturating_add(u64::from(ahead)).min(quota);
+                    let known = self.plane.allowed(scope.record.id);
+                    let known = if known.day() == day { known.count() } else { 0 };
+                    DayCount::new(day, allowed.max(known))
+                });
+                scope.book.usage.allowed =
+                    allowed.map_or(used, |allowed| allowed.count().max(used));
                 pending.push((
                     before,
                     Pending {
+                        allowed,
                         id: scope.record.id,
                         name: name.clone(),
                         seen: scope.book.seen,
@@ -58,7 +95,8 @@ impl Engine {
             return Ok(());
         }
         let map = self.plane.identity();
-        let written = self.store.lightly(|store| {
+        // What is allowed must be on the disk before the kernel hears of it.
+        let written = self.store.change(|store| {
             for (_, scope) in &pending {
                 let name = scope.name.as_str();
                 if let Some((day, usage)) = &scope.closed {
@@ -69,11 +107,14 @@ impl Engine {
                 }
                 store.set_seen(scope.id, &map, &scope.seen)?;
             }
-            Ok(())
+            Ok::<(), StoreError>(())
         });
         match written {
             Ok(()) => {
                 for (_, scope) in &pending {
+                    if let Some(allowed) = scope.allowed {
+                        self.plane.set_allowed(scope.id, allowed);
+                    }
                     if let Some(scope) = self.scopes.get_mut(&scope.name) {
                         scope.unsaved = false;
                     }
@@ -174,6 +215,7 @@ impl Engine {
             tier: scope.record.tier.clone(),
             day: date,
             used: usage.used,
+            lost: usage.lost,
             daily_quota: quota,
             remaining: quota.map(|quota| quota.saturating_sub(usage.used)),
             rate: scope.limits.rate,
@@ -202,7 +244,13 @@ impl Engine {
         // The store first: after a crash in between, the kernel's higher count stands.
         self.store.change(|store| {
             let usage = store.usage_of(name.as_str(), today)?.unwrap_or_default();
-            store.set_usage(name.as_str(), today, &DayUsage { used: 0, ..usage })?;
+            // What is allowed stands until the kernel knows of less.
+            let reset = DayUsage {
+                used: 0,
+                lost: 0,
+                ..usage
+            };
+            store.set_usage(name.as_str(), today, &reset)?;
             let detail = format!("was {used}");
             let entry = caller.entry("reset", name.as_str(), &detail);
             store.audit(&AuditEntry {
@@ -211,10 +259,13 @@ impl Engine {
             })
         })?;
         self.plane.set_day_count(id, DayCount::new(today, 0));
+        // As on a day of which nothing is known.
+        self.plane.set_allowed(id, DayCount::default());
         if let Some(scope) = self.scopes.get_mut(name) {
             // What was charged before is no part of this day's count any more.
             scope.book.day = today;
             scope.book.usage.used = 0;
+            scope.book.usage.lost = 0;
             scope.book.seen.day = today;
             scope.book.seen.used = 0;
             scope.book.seen.admitted = seen(&self.plane.state(id)).admitted;

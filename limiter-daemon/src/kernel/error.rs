@@ -50,6 +50,18 @@ pub enum KernelError {
         /// As needed.
         wanted: u32,
     },
+    /// A newer limiter is at work here.
+    #[error(
+        "{} holds maps of layout {found}, and this limiter knows {}: run the newer limiter that made them, or `limiter detach` with it first",
+        path.display(),
+        limiter_common::abi::ABI_VERSION
+    )]
+    NewerLayout {
+        /// The directory.
+        path: PathBuf,
+        /// Its layout.
+        found: u32,
+    },
     /// The object cannot be loaded.
     #[error("cannot load the kernel program: {}", chain(.0))]
     Load(#[source] Box<EbpfError>),

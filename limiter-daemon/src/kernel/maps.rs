@@ -47,7 +47,7 @@ pub(super) struct Maps {
     pub(super) sweep: Array<MapData, Plain<abi::Sweep>>,
     pub(super) suspects: Array<MapData, Plain<abi::Suspect>>,
     pub(super) forget: Array<MapData, Plain<abi::Suspect>>,
-    pub(super) limits: Array<MapData, Plain<abi::Limits>>,
+    pub(super) ended: Entries<u32, Plain<abi::Limits>>,
     pub(super) keys: Entries<Digest, Plain<KeyEntry>>,
     pub(super) texts: Entries<Plain<TextKey>, Plain<abi::Text>>,
     pub(super) counters: PerCpuArray<MapData, u64>,

@@ -4,7 +4,7 @@ use std::fs;
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray},
     programs::{TestRun as _, TestRunOptions},
     util::KernelVersion,
 };
@@ -19,6 +19,9 @@ use super::{
     attach::{Attachments, loaded},
     detach,
     error::map_error,
+    events::Events,
+    layouts,
+    limits::LimitsMap,
     maps::{ClockMap, Maps, Plain, insert, lookup, remove},
     netdev::Interface,
     pins::{PinDirectory, TEXT_ENTRIES, key_entries, scope_entries},
@@ -52,6 +55,7 @@ pub struct Kernel {
     ebpf: Ebpf,
     maps: Maps,
     state: StateMap,
+    limits: LimitsMap,
     attachments: Attachments,
     pins: PinDirectory,
     tables: Tables,
@@ -64,9 +68,10 @@ impl Kernel {
     ///
     /// # Errors
     /// [`KernelError`].
-    pub fn load(settings: &Settings) -> Result<(Self, ClockMap), KernelError> {
+    pub fn load(settings: &Settings) -> Result<(Self, ClockMap, Events), KernelError> {
         let Settings { tables, hook, pins } = settings;
         pins.prepare()?;
+        layouts::carry_over(pins, tables)?;
         if pins.verify(tables)? {
             log::info!("taking over the maps pinned in {}", pins.root().display());
         }
@@ -74,16 +79,16 @@ impl Kernel {
             .default_map_pin_directory(pins.maps())
             .map_max_entries(map::KEYS, key_entries(tables))
             .map_max_entries(map::LIMITS, scope_entries(tables))
+            .map_max_entries(map::ENDED, scope_entries(tables))
             .map_max_entries(map::STATE, scope_entries(tables))
             .map_max_entries(map::FLOWS, tables.flows)
             .load(OBJECT)
             .map_err(|source| KernelError::Load(Box::new(source)))?;
-        let state_data = match take(&mut ebpf, map::STATE)? {
-            Map::Array(data) => data,
-            _ => return Err(KernelError::Missing(format!("array {}", map::STATE))),
-        };
+        let state_data = array_data(&mut ebpf, map::STATE)?;
         let identity = identity(&state_data)?;
         let state = StateMap::new(state_data, scope_entries(tables))?;
+        let limits_data = array_data(&mut ebpf, map::LIMITS)?;
+        let limits = LimitsMap::new(limits_data, scope_entries(tables))?;
         let maps = Maps {
             config: array(&mut ebpf, map::CONFIG)?,
             ports: array(&mut ebpf, map::PORTS)?,
@@ -91,7 +96,8 @@ impl Kernel {
             sweep: array(&mut ebpf, map::SWEEP)?,
             suspects: array(&mut ebpf, map::SUSPECTS)?,
             forget: array(&mut ebpf, map::FORGET)?,
-            limits: array(&mut ebpf, map::LIMITS)?,
+            ended: HashMap::try_from(take(&mut ebpf, map::ENDED)?)
+                .map_err(map_error(map::ENDED))?,
             keys: HashMap::try_from(take(&mut ebpf, map::KEYS)?).map_err(map_error(map::KEYS))?,
             texts: HashMap::try_from(take(&mut ebpf, map::TEXTS)?)
                 .map_err(map_error(map::TEXTS))?,
@@ -99,6 +105,7 @@ impl Kernel {
                 .map_err(map_error(map::COUNTERS))?,
         };
         let clock = ClockMap::new(take(&mut ebpf, map::CLOCK)?)?;
+        let events = Events::new(take(&mut ebpf, map::EVENTS)?)?;
         let mechanism = match hook {
             AttachHook::Tcx => Mechanism::Tcx,
             AttachHook::Clsact => Mechanism::Clsact,
@@ -109,12 +116,13 @@ impl Kernel {
             ebpf,
             maps,
             state,
+            limits,
             attachments: Attachments::new(mechanism, pins.clone()),
             pins: pins.clone(),
             tables: *tables,
             identity,
         };
-        Ok((kernel, clock))
+        Ok((kernel, clock, events))
     }
 }
 
@@ -147,6 +155,14 @@ fn has_tcx() -> bool {
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map, KernelError> {
     ebpf.take_map(name)
         .ok_or_else(|| KernelError::Missing(format!("map {name}")))
+}
+
+/// An array that is mapped, not read by system calls.
+fn array_data(ebpf: &mut Ebpf, name: &str) -> Result<MapData, KernelError> {
+    match take(ebpf, name)? {
+        Map::Array(data) => Ok(data),
+        _ => Err(KernelError::Missing(format!("array {name}"))),
+    }
 }
 
 fn array<T: Copy>(
@@ -190,19 +206,39 @@ impl Plane for Kernel {
     }
 
     fn set_limits(&mut self, scope: u32, limits: &abi::Limits) -> Result<(), KernelError> {
-        self.maps
-            .limits
-            .set(scope, Plain(*limits), 0)
-            .map_err(|error| match error {
-                MapError::OutOfBounds { .. } => KernelError::scopes_full(self.tables.scopes),
-                error => map_error(map::LIMITS)(error),
-            })?;
+        if !self.limits.set(scope, limits) {
+            return Err(KernelError::scopes_full(self.tables.scopes));
+        }
         let rate = Rate {
             interval_ns: limits.interval_ns,
             tolerance_ns: limits.tolerance_ns,
         };
         self.state.lower_tat(scope, rate, sys::boot_ns());
         Ok(())
+    }
+
+    fn set_ended(&mut self, scope: u32, limits: Option<&abi::Limits>) -> Result<(), KernelError> {
+        match limits {
+            Some(limits) => {
+                let full = KernelError::scopes_full(self.tables.scopes);
+                insert(
+                    &mut self.maps.ended,
+                    scope,
+                    Plain(*limits),
+                    map::ENDED,
+                    full,
+                )
+            }
+            None => remove(&mut self.maps.ended, &scope, map::ENDED),
+        }
+    }
+
+    fn allowed(&self, scope: u32) -> DayCount {
+        self.limits.allowed(scope)
+    }
+
+    fn set_allowed(&self, scope: u32, allowed: DayCount) {
+        self.limits.set_allowed(scope, allowed);
     }
 
     fn state(&self, scope: u32) -> abi::ScopeState {
@@ -349,7 +385,9 @@ impl Plane for Kernel {
     }
 
     fn follow(&mut self, interfaces: &[Interface]) -> Result<Vec<String>, KernelError> {
-        self.attachments.follow(&mut self.ebpf, interfaces)
+        let done = self.attachments.follow(&mut self.ebpf, interfaces)?;
+        layouts::retire(&self.pins, &mut self.maps.counters)?;
+        Ok(done)
     }
 
     fn attached(&self) -> Vec<Attached> {

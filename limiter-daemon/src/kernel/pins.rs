@@ -8,8 +8,8 @@ use std::{
 
 use aya::maps::{MapInfo, MapType};
 use limiter_common::abi::{
-    ABI_VERSION, Adopted, Clock, Config, Digest, Flow, FlowKey, KeyEntry, Limits, MAX_SUSPECTS,
-    Ports, ScopeState, Stranger, Suspect, Sweep, Text, TextKey, Tomb, counter, map,
+    ABI_VERSION, Adopted, Clock, Config, Digest, EVENT_BYTES, Flow, FlowKey, KeyEntry, Limits,
+    MAX_SUSPECTS, Ports, ScopeState, Stranger, Suspect, Sweep, Text, TextKey, Tomb, counter, map,
 };
 
 use super::KernelError;
@@ -119,8 +119,10 @@ impl PinDirectory {
 }
 
 /// What a pinned map must be.
-struct Shape {
-    name: &'static str,
+pub(super) struct Shape {
+    pub(super) name: &'static str,
+    /// The version of the layout since which the map is what it is.
+    pub(super) since: u32,
     kind: MapType,
     key: u32,
     value: u32,
@@ -137,12 +139,13 @@ pub(super) fn key_entries(tables: &Tables) -> u32 {
     tables.keys.saturating_add(tables.unknown_keys)
 }
 
-fn shapes(tables: &Tables) -> [Shape; 15] {
-    fn shape<K, V>(name: &'static str, kind: MapType, entries: u32) -> Shape {
+pub(super) fn shapes(tables: &Tables) -> [Shape; 17] {
+    fn shape<K, V>(name: &'static str, since: u32, kind: MapType, entries: u32) -> Shape {
         // Both are small types of the ABI.
         let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
         Shape {
             name,
+            since,
             kind,
             key: size(size_of::<K>()),
             value: size(size_of::<V>()),
@@ -152,21 +155,30 @@ fn shapes(tables: &Tables) -> [Shape; 15] {
     let scopes = scope_entries(tables);
     let keys = key_entries(tables);
     [
-        shape::<u32, Config>(map::CONFIG, MapType::Array, 1),
-        shape::<u32, Ports>(map::PORTS, MapType::Array, 1),
-        shape::<u32, Clock>(map::CLOCK, MapType::Array, 1),
-        shape::<u32, Adopted>(map::ADOPTED, MapType::Array, 1),
-        shape::<u32, Sweep>(map::SWEEP, MapType::Array, 1),
-        shape::<u32, Suspect>(map::SUSPECTS, MapType::Array, MAX_SUSPECTS),
-        shape::<u32, Suspect>(map::FORGET, MapType::Array, 1),
-        shape::<Digest, KeyEntry>(map::KEYS, MapType::Hash, keys),
-        shape::<u32, Limits>(map::LIMITS, MapType::Array, scopes),
-        shape::<u32, ScopeState>(map::STATE, MapType::Array, scopes),
-        shape::<FlowKey, Flow>(map::FLOWS, MapType::Hash, tables.flows),
-        shape::<FlowKey, Tomb>(map::TOMBS, MapType::LruHash, TOMB_ENTRIES),
-        shape::<FlowKey, Stranger>(map::STRANGERS, MapType::LruHash, STRANGER_ENTRIES),
-        shape::<TextKey, Text>(map::TEXTS, MapType::Hash, TEXT_ENTRIES),
-        shape::<u32, u64>(map::COUNTERS, MapType::PerCpuArray, counter::COUNT),
+        shape::<u32, Config>(map::CONFIG, 3, MapType::Array, 1),
+        shape::<u32, Ports>(map::PORTS, 1, MapType::Array, 1),
+        shape::<u32, Clock>(map::CLOCK, 3, MapType::Array, 1),
+        shape::<u32, Adopted>(map::ADOPTED, 1, MapType::Array, 1),
+        shape::<u32, Sweep>(map::SWEEP, 2, MapType::Array, 1),
+        shape::<u32, Suspect>(map::SUSPECTS, 2, MapType::Array, MAX_SUSPECTS),
+        shape::<u32, Suspect>(map::FORGET, 2, MapType::Array, 1),
+        shape::<Digest, KeyEntry>(map::KEYS, 1, MapType::Hash, keys),
+        shape::<u32, Limits>(map::LIMITS, 3, MapType::Array, scopes),
+        shape::<u32, Limits>(map::ENDED, 3, MapType::Hash, scopes),
+        Shape {
+            name: map::EVENTS,
+            since: 3,
+            kind: MapType::RingBuf,
+            key: 0,
+            value: 0,
+            entries: EVENT_BYTES,
+        },
+        shape::<u32, ScopeState>(map::STATE, 2, MapType::Array, scopes),
+        shape::<FlowKey, Flow>(map::FLOWS, 2, MapType::Hash, tables.flows),
+        shape::<FlowKey, Tomb>(map::TOMBS, 2, MapType::LruHash, TOMB_ENTRIES),
+        shape::<FlowKey, Stranger>(map::STRANGERS, 2, MapType::LruHash, STRANGER_ENTRIES),
+        shape::<TextKey, Text>(map::TEXTS, 1, MapType::Hash, TEXT_ENTRIES),
+        shape::<u32, u64>(map::COUNTERS, 3, MapType::PerCpuArray, counter::COUNT),
     ]
 }
 

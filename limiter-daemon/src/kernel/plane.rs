@@ -109,6 +109,19 @@ pub trait Plane: Send {
     /// The kernel's, or an id past the table.
     fn set_limits(&mut self, scope: u32, limits: &abi::Limits) -> Result<(), KernelError>;
 
+    /// Publishes what holds for a scope from `Limits::until_s` on; before limits that have one.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn set_ended(&mut self, scope: u32, limits: Option<&abi::Limits>) -> Result<(), KernelError>;
+
+    /// Up to which count of which day a scope's requests are admitted before the store is asked
+    /// (`Limits::allowed`).
+    fn allowed(&self, scope: u32) -> DayCount;
+
+    /// Sets that; [`Self::set_limits`] leaves it alone.
+    fn set_allowed(&self, scope: u32, allowed: DayCount);
+
     /// What a scope's state is; zero for an id past the table.
     fn state(&self, scope: u32) -> abi::ScopeState;
 

@@ -1,10 +1,6 @@
-//! The scopes' state, mapped into this process: read and changed in place, with the same atomic
-//! operations that the kernel program uses.
+//! The scopes' state, mapped into this process.
 
-use std::{
-    os::fd::{AsFd as _, AsRawFd as _},
-    sync::atomic::{AtomicU64, Ordering::SeqCst},
-};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use aya::maps::MapData;
 use limiter_common::{
@@ -12,20 +8,15 @@ use limiter_common::{
     day::{Day, DayCount},
     gcra::Rate,
 };
-use memmap2::{MmapOptions, MmapRaw};
 
 use super::{
     KernelError,
     plane::{Count, Counted, First},
+    words::Words,
 };
 
 /// The mapping of `STATE`.
-pub(super) struct StateMap {
-    mapping: MmapRaw,
-    entries: u32,
-    /// Programs that are loaded later still refer to the map by this descriptor.
-    _data: MapData,
-}
+pub(super) struct StateMap(Words);
 
 /// Words of one entry.
 const WORDS: usize = size_of::<ScopeState>() / size_of::<u64>();
@@ -64,31 +55,13 @@ fn words(count: Count) -> (usize, usize) {
 }
 
 impl StateMap {
-    /// Maps the whole map, which must be `BPF_F_MMAPABLE` and have `entries` entries.
+    /// Maps the whole map of `entries` entries.
     pub(super) fn new(data: MapData, entries: u32) -> Result<Self, KernelError> {
-        let len = entries as usize * size_of::<ScopeState>();
-        let mapping = MmapOptions::new()
-            .len(len)
-            .map_raw(data.fd().as_fd().as_raw_fd())
-            .map_err(|source| KernelError::Io {
-                path: map::STATE.into(),
-                source,
-            })?;
-        Ok(Self {
-            mapping,
-            entries,
-            _data: data,
-        })
+        Words::new(data, map::STATE, entries, WORDS).map(Self)
     }
 
     fn word(&self, scope: u32, word: usize) -> Option<&AtomicU64> {
-        if scope >= self.entries || word >= WORDS {
-            return None;
-        }
-        let at = scope as usize * WORDS + word;
-        // SAFETY: `at` lies within the mapping, which is page-aligned, as long as `self` lives,
-        // and holds plain words that everyone changes atomically.
-        Some(unsafe { AtomicU64::from_ptr(self.mapping.as_mut_ptr().cast::<u64>().add(at)) })
+        self.0.word(scope, word)
     }
 
     /// A copy of a scope's state; the words are each whole, not all of one moment.

@@ -27,7 +27,7 @@ struct LinkDetach {
 }
 
 /// CLOCK_BOOTTIME, ns: what `bpf_ktime_get_boot_ns` gives the programs.
-pub(super) fn boot_ns() -> u64 {
+pub fn boot_ns() -> u64 {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,

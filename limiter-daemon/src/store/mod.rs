@@ -1,10 +1,8 @@
 //! The store: scopes, keys, overrides, usage and the audit trail in one SQLite file.
 //!
-//! Write-ahead log with `synchronous = NORMAL`: a crash of the daemon loses nothing that was
-//! committed, and a power cut can lose the last commits but never tears the file. What an
-//! operator changes (scopes, keys, overrides) is committed with `FULL`, so that a command that
-//! has answered is on the disk; only the per-second usage is not, and there a lost second of
-//! counts is what a lost machine costs anyway.
+//! Write-ahead log with `synchronous = FULL`: a command that has answered is on the disk, and so is a count
+//! before the kernel may go beyond it; only when keys were last used may be lost with the machine.
+
 
 mod audit;
 mod keys;

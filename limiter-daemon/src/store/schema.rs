@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 /// The version that [`upgrade`] brings a file to (`PRAGMA user_version`).
-pub(super) const SCHEMA_VERSION: i64 = 1;
+pub(super) const SCHEMA_VERSION: i64 = 2;
 
 /// Version 1.
 ///
@@ -88,13 +88,24 @@ CREATE TABLE audit (
 ) STRICT;
 ";
 
+/// Version 2, usage: `allowed` is the count that the kernel may reach before the row is written again,
+/// and `lost` how much of `used` was only allowed, and is counted since a crash hid what came of it.
+const V2_USAGE: &str = "
+ALTER TABLE usage ADD COLUMN allowed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE usage ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
+UPDATE usage SET allowed = used;
+";
+
 /// Brings a file of version `found` to [`SCHEMA_VERSION`] in one transaction.
 pub(super) fn upgrade(connection: &mut Connection, found: i64) -> rusqlite::Result<()> {
     if found == SCHEMA_VERSION {
         return Ok(());
     }
     let transaction = connection.transaction()?;
-    transaction.execute_batch(V1)?;
+    if found < 1 {
+        transaction.execute_batch(V1)?;
+    }
+    transaction.execute_batch(V2_USAGE)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()
 }

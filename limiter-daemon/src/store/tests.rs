@@ -99,6 +99,8 @@ fn usage_is_kept_by_name_beyond_the_scope() {
     };
     let usage = DayUsage {
         used: 9,
+        allowed: 20,
+        lost: 3,
         refused,
         would_refuse: refused,
     };

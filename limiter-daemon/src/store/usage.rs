@@ -61,8 +61,12 @@ impl Refusals {
 /// A scope's day.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DayUsage {
-    /// Requests charged.
+    /// Requests charged, and those that are counted as such.
     pub used: u64,
+    /// What `used` may come to before this is written again.
+    pub allowed: u64,
+    /// How much of `used` is counted only since a crash hid whether it was used.
+    pub lost: u64,
     /// Requests refused.
     pub refused: Refusals,
     /// Requests that enforcement would have refused.
@@ -113,13 +117,15 @@ impl Store {
     /// [`StoreError`].
     pub fn usage_on(&self, day: Day) -> Result<Vec<(String, DayUsage)>, StoreError> {
         self.query(
-            &format!("SELECT scope, used, {REASONS} FROM usage WHERE day = ?1 ORDER BY scope"),
+            &format!("SELECT scope, used, allowed, lost, {REASONS} FROM usage WHERE day = ?1 ORDER BY scope"),
             [day.0],
             |row| {
                 let usage = DayUsage {
                     used: unsigned(row, 1)?,
-                    refused: refusals(row, 2)?,
-                    would_refuse: refusals(row, 6)?,
+                    allowed: unsigned(row, 2)?,
+                    lost: unsigned(row, 3)?,
+                    refused: refusals(row, 4)?,
+                    would_refuse: refusals(row, 8)?,
                 };
                 Ok((row.get(0)?, usage))
             },
@@ -132,13 +138,17 @@ impl Store {
     /// [`StoreError`].
     pub fn usage_of(&self, scope: &str, day: Day) -> Result<Option<DayUsage>, StoreError> {
         let mut rows = self.query(
-            &format!("SELECT used, {REASONS} FROM usage WHERE scope = ?1 AND day = ?2"),
+            &format!(
+                "SELECT used, allowed, lost, {REASONS} FROM usage WHERE scope = ?1 AND day = ?2"
+            ),
             params![scope, day.0],
             |row| {
                 Ok(DayUsage {
                     used: unsigned(row, 0)?,
-                    refused: refusals(row, 1)?,
-                    would_refuse: refusals(row, 5)?,
+                    allowed: unsigned(row, 1)?,
+                    lost: unsigned(row, 2)?,
+                    refused: refusals(row, 3)?,
+                    would_refuse: refusals(row, 7)?,
                 })
             },
         )?;
@@ -153,13 +163,15 @@ impl Store {
         let (refused, would) = (usage.refused, usage.would_refuse);
         self.execute(
             &format!(
-                "INSERT OR REPLACE INTO usage (scope, day, used, {REASONS})
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
+                "INSERT OR REPLACE INTO usage (scope, day, used, allowed, lost, {REASONS})
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)"
             ),
             params![
                 scope,
                 day.0,
                 signed(usage.used),
+                signed(usage.allowed),
+                signed(usage.lost),
                 signed(refused.rate),
                 signed(refused.concurrency),
                 signed(refused.connections),

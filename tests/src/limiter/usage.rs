@@ -18,6 +18,7 @@ pub struct Usage {
     pub tier: String,
     pub day: String,
     pub used: u64,
+    pub lost: u64,
     /// `None`: unlimited.
     pub daily_quota: Option<u64>,
     pub remaining: Option<u64>,
@@ -38,6 +39,7 @@ impl Usage {
             tier: text(json, "tier"),
             day: text(json, "day"),
             used: number(json, "used"),
+            lost: number(json, "lost"),
             daily_quota: limit(json, "daily_quota"),
             remaining: limit(json, "remaining"),
             in_flight: number(json, "in_flight"),

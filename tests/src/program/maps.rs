@@ -2,12 +2,12 @@
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf},
     util::nr_cpus,
 };
 use limiter_common::abi::{
-    Adopted, Clock, Config, Digest, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState, Stranger,
-    Suspect, Sweep, Text, TextKey, Tomb, counter, map,
+    Adopted, Clock, Config, Digest, Event, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState,
+    Stranger, Suspect, Sweep, Text, TextKey, Tomb, counter, map,
 };
 
 /// A type of the ABI as aya wants it: plain bytes.
@@ -42,6 +42,8 @@ pub struct Maps {
     pub suspects: One<Suspect>,
     pub forget: One<Suspect>,
     pub limits: One<Limits>,
+    pub ended: Table<u32, Limits>,
+    pub events: RingBuf<MapData>,
     pub state: One<ScopeState>,
     pub keys: Table<Digest, KeyEntry>,
     pub flows: Table<Plain<FlowKey>, Flow>,
@@ -63,6 +65,8 @@ impl Maps {
             suspects: take(ebpf, map::SUSPECTS),
             forget: take(ebpf, map::FORGET),
             limits: take(ebpf, map::LIMITS),
+            ended: take(ebpf, map::ENDED),
+            events: take(ebpf, map::EVENTS),
             state: take(ebpf, map::STATE),
             keys: take(ebpf, map::KEYS),
             flows: take(ebpf, map::FLOWS),
@@ -76,6 +80,8 @@ impl Maps {
     /// Empties all of them, as if they had just been made.
     pub fn clear(&mut self) {
         empty(&mut self.keys);
+        empty(&mut self.ended);
+        while self.events.next().is_some() {}
         empty(&mut self.flows);
         empty(&mut self.tombs);
         empty(&mut self.strangers);
@@ -95,6 +101,20 @@ impl Maps {
             let zeros = PerCpuValues::try_from(vec![0; cpus]).expect("a value for each CPU");
             self.counters.set(index, zeros, 0).expect("clear a counter");
         }
+    }
+
+    /// What the programs have told since the last time.
+    pub fn told(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(item) = self.events.next() {
+            let word =
+                |at: usize| u32::from_ne_bytes(item[at..at + 4].try_into().expect("four bytes"));
+            events.push(Event {
+                kind: word(0),
+                scope: word(4),
+            });
+        }
+        events
     }
 
     /// A counter, all CPUs together.

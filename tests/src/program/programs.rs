@@ -163,14 +163,7 @@ impl Programs {
 
     /// Publishes the offset from the boot clock to UTC.
     pub fn set_clock(&mut self, utc_offset_ns: u64) {
-        maps::set(
-            &mut self.object_mut().maps.clock,
-            0,
-            Clock {
-                utc_offset_ns,
-                ..Clock::default()
-            },
-        );
+        self.change_clock(|clock| clock.utc_offset_ns = utc_offset_ns);
     }
 
     /// How many scope ids were given to unknown keys.
@@ -294,16 +287,25 @@ impl Programs {
 
     /// Has connections that are not known refused until `boot_ns`.
     pub fn refuse_strangers_until(&mut self, boot_ns: u64) {
-        let clock = &mut self.object_mut().maps.clock;
-        let now = maps::get(clock, 0);
-        maps::set(
-            clock,
-            0,
-            Clock {
-                refuse_strangers_until_ns: boot_ns,
-                ..now
-            },
-        );
+        self.change_clock(|clock| clock.refuse_strangers_until_ns = boot_ns);
+    }
+
+    /// Has the daemon answer for its store until `boot_ns`.
+    pub fn attend_until(&mut self, boot_ns: u64) {
+        self.change_clock(|clock| clock.attended_until_ns = boot_ns);
+    }
+
+    fn change_clock(&mut self, change: impl FnOnce(&mut Clock)) {
+        let map = &mut self.object_mut().maps.clock;
+        let mut clock = maps::get(map, 0);
+        change(&mut clock);
+        maps::set(map, 0, clock);
+    }
+
+    /// Sets what holds for a scope when its limits end.
+    pub fn end(&mut self, scope: u32, then: Limits) {
+        let ended = &mut self.object_mut().maps.ended;
+        ended.insert(scope, Plain(then), 0).expect("enter limits");
     }
 }
 

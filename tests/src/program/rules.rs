@@ -34,7 +34,7 @@ pub fn config() -> Config {
         common_texts: COMMON_TEXTS,
         adopt_first: 0,
         adopt_count: 0,
-        reserved: 0,
+        unattended: policy::PASS,
         adopt_limits: Limits::default(),
         fingerprint_key: fingerprint::key(HASH_KEY),
     }
@@ -50,6 +50,9 @@ pub fn no_limits() -> Limits {
         connections: UNLIMITED,
         flags: LIMITS_IN_USE,
         text_set: SCOPE_TEXTS,
+        allowed: 0,
+        ahead: 0,
+        until_s: 0,
     }
 }
 

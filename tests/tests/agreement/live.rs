@@ -57,9 +57,9 @@ impl Server {
     fn served(&self) -> Vec<Fields> {
         match self {
             Self::Nginx(nginx) => {
-                // What it gives up on within the head it notes too: as malformed, or from the
-                // first digit of a version that it does not know on.
-                let served = |access: &Access| !matches!(access.status, 400 | 505);
+                // What it gives up on within the head it notes too: as malformed, as too slow, or
+                // from the first digit of a version that it does not know on.
+                let served = |access: &Access| !matches!(access.status, 400 | 408 | 505);
                 let log = nginx.log().into_iter().filter(served);
                 log.map(|access| {
                     let fields = [

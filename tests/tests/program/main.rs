@@ -1,5 +1,6 @@
 //! The kernel programs by themselves, a packet at a time (`limiter_tests::program`).
 
+mod allowances;
 mod bodies;
 mod cuts;
 mod doubts;

@@ -1,11 +1,12 @@
 //! Counts over restarts, reboots and midnight.
 
-use limiter_common::abi::reason;
+use limiter_common::{abi::reason, day::DayCount};
 
 use super::{
     host::{Host, TODAY, TOMORROW, at, caller, name, noon},
     plane::MemoryPlane,
 };
+use crate::kernel::Plane as _;
 
 #[test]
 fn counts_go_on_when_the_maps_survive_and_come_back_when_they_do_not() {
@@ -23,8 +24,9 @@ fn counts_go_on_when_the_maps_survive_and_come_back_when_they_do_not() {
         (usage.used, usage.remaining, usage.refused.rate),
         (12, Some(9988), 4)
     );
-    // The host reboots: new maps.
-    host.plane = MemoryPlane::new("two");
+    // It stops as it should, and the maps are taken away.
+    host.stop(noon());
+    host.plane = MemoryPlane::new("boot:two");
     host.start(noon()).unwrap();
     let usage = host.engine().usage_of(&name("acme"), None, noon()).unwrap();
     assert_eq!((usage.used, usage.refused.rate), (12, 4));
@@ -32,6 +34,64 @@ fn counts_go_on_when_the_maps_survive_and_come_back_when_they_do_not() {
     host.plane.refuse(id, reason::RATE, 1);
     let usage = host.engine().usage_of(&name("acme"), None, noon()).unwrap();
     assert_eq!((usage.used, usage.refused.rate), (13, 5));
+}
+
+#[test]
+fn a_crash_costs_what_was_allowed_and_no_more() {
+    let mut host = Host::new("");
+    let id = host.add("acme");
+    let idle = host.add("idle");
+    host.plane.admit(id, TODAY, 7);
+    host.engine().tick(noon());
+    // Beyond that the kernel admits nothing until the store is written.
+    assert_eq!(host.plane.allowed(id), DayCount::new(TODAY, 1007));
+    host.plane.admit(id, TODAY, 1000);
+    host.plane = MemoryPlane::new("two");
+    host.start(noon()).unwrap();
+    let mut usage = |scope: &str| {
+        let usage = host.engine().usage_of(&name(scope), None, noon());
+        usage.map(|usage| (usage.used, usage.lost)).unwrap()
+    };
+    assert_eq!(usage("acme"), (1007, 1000));
+    // Nothing was written of it; what it may have used is no more than its first allowance.
+    assert_eq!(usage("idle"), (1000, 1000));
+    assert_eq!(DayCount(host.plane.state(idle).day_count).count(), 1000);
+    // Told to the store at once: another crash costs no more.
+    host.plane = MemoryPlane::new("three");
+    host.start(noon()).unwrap();
+    assert_eq!(host.used("acme", noon()), 2007);
+    // A day of which nothing was said begins with nothing lost.
+    host.plane = MemoryPlane::new("four");
+    let tomorrow = at("2026-11-25T08:00:00Z");
+    host.start(tomorrow).unwrap();
+    assert_eq!(host.used("acme", tomorrow), 0);
+}
+
+#[test]
+fn the_next_day_is_opened_before_it_begins() {
+    let mut host = Host::new("");
+    host.add("acme");
+    host.engine().tick(at("2026-11-24T23:59:30Z"));
+    host.plane = MemoryPlane::new("two");
+    let tomorrow = at("2026-11-25T00:00:00Z");
+    host.start(tomorrow).unwrap();
+    assert_eq!(host.used("acme", tomorrow), 1000);
+}
+
+#[test]
+fn what_is_allowed_is_never_more_than_the_quota_and_follows_it() {
+    let mut host = Host::new("[tiers.master]\ndaily_quota = 60\n");
+    let id = host.add("acme");
+    host.plane.admit(id, TODAY, 55);
+    host.engine().tick(noon());
+    assert_eq!(host.plane.allowed(id), DayCount::new(TODAY, 60));
+    assert_eq!(host.plane.tables().limits[&id].ahead, 10);
+    host.configure("[tiers.master]\ndaily_quota = 600\n");
+    host.engine().reload(&caller(noon())).unwrap();
+    assert_eq!(host.plane.tables().limits[&id].ahead, 60);
+    // Not only with its next request, which would be held.
+    host.engine().tick(noon());
+    assert_eq!(host.plane.allowed(id), DayCount::new(TODAY, 115));
 }
 
 #[test]
@@ -83,7 +143,8 @@ fn a_reset_stays_reset_over_a_new_start() {
     host.plane.admit(id, TODAY, 1);
     host.start(noon()).unwrap();
     assert_eq!(host.used("acme", noon()), 1);
-    host.plane = MemoryPlane::new("two");
+    host.stop(noon());
+    host.plane = MemoryPlane::new("boot:two");
     host.start(noon()).unwrap();
     assert_eq!(host.used("acme", noon()), 1);
 }

@@ -358,7 +358,11 @@ impl PublishClock for ClockMap {
 fn flooded() -> (Host, ClockMap, ClockPublisher) {
     let host = Host::new("[tables]\nflows = 1000\n");
     let map = ClockMap::default();
-    let clock = ClockPublisher::new(Box::new(map.clone()), Arc::new(AtomicU64::new(0)));
+    let clock = ClockPublisher::new(
+        Box::new(map.clone()),
+        Arc::new(AtomicU64::new(0)),
+        Arc::default(),
+    );
     host.plane.tables().more_half_open = 800;
     (host, map, clock)
 }

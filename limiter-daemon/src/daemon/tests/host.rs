@@ -55,7 +55,7 @@ impl Host {
         std::fs::write(&file, format!("{ATTACH}{config}")).unwrap();
         let mut host = Self {
             directory,
-            plane: MemoryPlane::new("one"),
+            plane: MemoryPlane::new("boot:one"),
             engine: None,
             file,
         };
@@ -79,9 +79,17 @@ impl Host {
             config: Config::load(&overlay).unwrap(),
             overlay,
             utc_offset: Arc::new(AtomicU64::new(0)),
+            attended: Arc::default(),
         };
         self.engine = Some(Engine::start(parts, now)?);
         Ok(())
+    }
+
+    /// The daemon stops as it should.
+    pub(super) fn stop(&mut self, now: DateTime<Utc>) {
+        self.engine().flush(now).unwrap();
+        self.engine().end().unwrap();
+        self.engine = None;
     }
 
     pub(super) fn configure(&self, config: &str) {

@@ -22,6 +22,8 @@ pub(super) struct Tables {
     pub(super) config: Option<abi::Config>,
     pub(super) ports: Vec<u16>,
     pub(super) limits: BTreeMap<u32, abi::Limits>,
+    pub(super) ended: BTreeMap<u32, abi::Limits>,
+    pub(super) allowed: BTreeMap<u32, DayCount>,
     pub(super) state: BTreeMap<u32, abi::ScopeState>,
     pub(super) keys: HashMap<Digest, KeyEntry>,
     pub(super) texts: HashMap<(u32, u32), String>,
@@ -88,6 +90,27 @@ impl Plane for MemoryPlane {
     fn set_limits(&mut self, scope: u32, limits: &abi::Limits) -> Result<(), KernelError> {
         self.tables().limits.insert(scope, *limits);
         Ok(())
+    }
+
+    fn set_ended(&mut self, scope: u32, limits: Option<&abi::Limits>) -> Result<(), KernelError> {
+        let mut tables = self.tables();
+        match limits {
+            Some(limits) => tables.ended.insert(scope, *limits),
+            None => tables.ended.remove(&scope),
+        };
+        Ok(())
+    }
+
+    fn allowed(&self, scope: u32) -> DayCount {
+        self.tables()
+            .allowed
+            .get(&scope)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    fn set_allowed(&self, scope: u32, allowed: DayCount) {
+        self.tables().allowed.insert(scope, allowed);
     }
 
     fn state(&self, scope: u32) -> abi::ScopeState {

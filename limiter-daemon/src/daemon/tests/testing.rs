@@ -23,12 +23,13 @@ pub(crate) fn engine(directory: &Path) -> Engine {
         ..Overlay::default()
     };
     let parts = Parts {
-        plane: Box::new(MemoryPlane::new("one")),
+        plane: Box::new(MemoryPlane::new("boot:one")),
         store: Store::open(directory).unwrap(),
         config: Config::parse("", None, &overlay).unwrap(),
         overlay,
         secret: secret::load_or_create(directory, 0).unwrap(),
         utc_offset: Arc::new(AtomicU64::new(0)),
+        attended: Arc::default(),
     };
     Engine::start(parts, Utc::now()).unwrap()
 }

@@ -1,0 +1,314 @@
+//! A daemon that dies at any moment, a host that goes down with it, a disk that fails: no day's quota
+//! is granted twice, and what is lost is within its bound.
+
+use std::{
+    fs,
+    sync::{
+        Barrier,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    thread,
+    time::Duration,
+};
+
+use limiter_tests::{
+    GUARDED, Limiter, Rig, avoid_midnight, eventually, limiter::exit, long, process,
+};
+use proptest::{
+    strategy::{Strategy as _, ValueTree as _},
+    test_runner::TestRunner,
+};
+
+/// A test about one day's count is over long before this.
+const TEST: Duration = Duration::from_secs(60);
+
+/// The day's quota of the scopes that crash, and how far their counts may run ahead of the store.
+const QUOTA: u64 = 200;
+const AHEAD: u64 = 20;
+
+/// Crashes of a run, and of a long one.
+fn crashes() -> u64 {
+    if long() { 200 } else { 12 }
+}
+
+/// Clients at a time.
+const CLIENTS: usize = 3;
+
+/// What of the scopes' maps and programs a reboot leaves: nothing.
+fn forget_kernel(limiter: &Limiter) {
+    for directory in fs::read_dir(limiter.pin_dir()).expect("the pin directory") {
+        let directory = directory.expect("an entry").path();
+        for pin in fs::read_dir(&directory).expect("a directory of pins") {
+            fs::remove_file(pin.expect("an entry").path()).expect("remove a pin");
+        }
+    }
+}
+
+/// Lets clients use up a scope's day, and the daemon die when `dies_at` of their requests are answered;
+/// with `reboots` its maps too. How many requests were served.
+fn crash(rig: &mut Rig, scope: &str, dies_at: u64, reboots: bool) -> u64 {
+    let key = rig.limiter.key(scope);
+    let served = AtomicU64::new(0);
+    // Clients pause while the host is down, since packets would pass it.
+    let (down, up) = (Barrier::new(CLIENTS + 1), Barrier::new(CLIENTS + 1));
+    let crashed = AtomicU64::new(0);
+    let (lab, limiter) = (&rig.lab, &mut rig.limiter);
+    thread::scope(|threads| {
+        for _ in 0..CLIENTS {
+            threads.spawn(|| {
+                let mut paused = false;
+                let mut conn = lab.connect(GUARDED);
+                loop {
+                    if !paused && crashed.load(SeqCst) == 1 {
+                        paused = true;
+                        drop(conn);
+                        down.wait();
+                        up.wait();
+                        conn = lab.connect(GUARDED);
+                    }
+                    let status = conn.get("/", &key).status;
+                    if status == 200 {
+                        served.fetch_add(1, SeqCst);
+                        continue;
+                    }
+                    assert_eq!(status, 429);
+                    if paused {
+                        return;
+                    }
+                    conn = lab.connect(GUARDED);
+                }
+            });
+        }
+        eventually("so many requests are answered", || {
+            served.load(SeqCst) >= dies_at
+        });
+        limiter.kill();
+        crashed.store(1, SeqCst);
+        down.wait();
+        if reboots {
+            forget_kernel(limiter);
+        }
+        limiter.run(&[]);
+        up.wait();
+    });
+    served.into_inner()
+}
+
+#[test]
+fn a_daemon_that_dies_at_any_moment_grants_no_day_twice() {
+    avoid_midnight(TEST);
+    let mut rig = Rig::veth(|config| {
+        let tier = format!("daily_quota = {QUOTA}\nrate = \"unlimited\"\nconcurrency = 100\n");
+        config.section("tiers.profile", &tier)
+    });
+    let mut runner = TestRunner::deterministic();
+    if long() {
+        runner = TestRunner::default();
+    }
+    let moments = 0..QUOTA;
+    let (mut reboots, mut lost) = (0, 0);
+    for number in 0..crashes() {
+        let dies_at = moments.new_tree(&mut runner).expect("a number").current();
+        let reboot = number % 2 == 1;
+        let scope = format!("acme/{number}");
+        let served = crash(&mut rig, &scope, dies_at, reboot);
+        let usage = rig.limiter.usage(&scope);
+        assert_eq!(usage.used, QUOTA, "{usage:?}");
+        if reboot {
+            reboots += 1;
+            lost += usage.lost;
+            assert!(
+                (QUOTA - AHEAD..=QUOTA).contains(&served),
+                "{served} of {QUOTA} served, dying at {dies_at}: {usage:?}"
+            );
+            // What was not served is said to be lost, and what was lost may have been served.
+            assert!(
+                QUOTA - served <= usage.lost && usage.lost <= AHEAD,
+                "{usage:?}"
+            );
+        } else {
+            assert_eq!((served, usage.lost), (QUOTA, 0), "dying at {dies_at}");
+        }
+    }
+    // Not each time by luck.
+    assert!(lost > 0, "nothing lost in {reboots} reboots");
+}
+
+#[test]
+fn while_no_daemon_comes_the_day_is_used_up_to_its_last_request() {
+    avoid_midnight(TEST);
+    let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 30"));
+    let key = rig.limiter.key("acme/web");
+    assert_eq!(rig.get(&key).status, 200);
+    rig.limiter.kill();
+    let mut conn = rig.lab.connect(GUARDED);
+    for _ in 1..30 {
+        assert_eq!(conn.get("/", &key).status, 200);
+    }
+    assert_eq!(conn.get("/", &key).status, 429);
+    rig.limiter.run(&[]);
+    rig.assert_charged_as_served("acme/web", &key, 30);
+    assert!(rig.limiter.count("/coverage/unattended") >= 10);
+}
+
+#[test]
+fn or_not_beyond_what_the_store_allows_if_that_is_wanted() {
+    avoid_midnight(TEST);
+    let mut rig = Rig::veth(|config| {
+        let config = config.tier("profile", "daily_quota = 30");
+        config.section("accounting", "ahead = 5\nunattended = \"reject\"")
+    });
+    let key = rig.limiter.key("acme/web");
+    assert_eq!(rig.get(&key).status, 200);
+    rig.limiter.kill();
+    let mut served = 1;
+    let refusal = loop {
+        let response = rig.get(&key);
+        if response.status != 200 {
+            break response;
+        }
+        served += 1;
+    };
+    assert_eq!(refusal.violated(), ["daily-quota"]);
+    assert_eq!(refusal.required("retry-after").trim(), "5");
+    assert!((5..=7).contains(&served), "{served}");
+    forget_kernel(&rig.limiter);
+    rig.limiter.run(&[]);
+    let usage = rig.limiter.usage("acme/web");
+    assert!(usage.used >= served, "{usage:?}");
+    while rig.get(&key).status == 200 {
+        served += 1;
+    }
+    assert!(served <= 30, "{served}");
+}
+
+#[test]
+fn a_daemon_that_stops_as_it_should_loses_nothing() {
+    avoid_midnight(TEST);
+    let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 9"));
+    let key = rig.limiter.key("acme/web");
+    assert_eq!(rig.statuses(&key, 4), [200; 4]);
+    rig.limiter.terminate();
+    forget_kernel(&rig.limiter);
+    rig.limiter.run(&[]);
+    let usage = rig.limiter.usage("acme/web");
+    assert_eq!((usage.used, usage.lost), (4, 0));
+    assert_eq!(rig.statuses(&key, 6), [200, 200, 200, 200, 200, 429]);
+}
+
+/// A small file system of its own under the daemon's store; gone when this is dropped.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn new(path: std::path::PathBuf) -> Self {
+        fs::create_dir_all(&path).expect("the state directory");
+        let mut mount = std::process::Command::new("mount");
+        mount
+            .args(["-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs"])
+            .arg(&path);
+        process::succeed(&mut mount);
+        Self(path)
+    }
+
+    fn ballast(&self) -> std::path::PathBuf {
+        self.0.join("ballast")
+    }
+
+    /// Takes all the room that there is.
+    fn fill(&self) {
+        use std::io::Write as _;
+        let mut file = fs::File::create(self.ballast()).expect("a file");
+        while file.write_all(&[0; 4096]).is_ok() {}
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let umounted = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(&self.0)
+            .status();
+        if !umounted.is_ok_and(|status| status.success()) {
+            eprintln!("{} stays mounted", self.0.display());
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_and_stops_no_request_and_no_limit() {
+    avoid_midnight(TEST);
+    let lab = limiter_tests::Lab::veth();
+    let config = limiter_tests::Config::new(&lab)
+        .tier("profile", "daily_quota = 40")
+        .section("accounting", "ahead = 5");
+    let nginx = limiter_tests::Nginx::start(&lab, &[GUARDED]);
+    let mut limiter = Limiter::prepare(&lab, "limiter", &config);
+    let disk = SmallDisk::new(limiter.state_dir());
+    limiter.run(&[]);
+    let key = limiter.key("acme/web");
+    let ask = || lab.connect(GUARDED).get("/", &key).status;
+    assert_eq!(ask(), 200);
+    disk.fill();
+    let problem = || {
+        let health = limiter.status()["health"].clone();
+        health.as_array().is_some_and(|health| {
+            let store = health.iter().find(|entry| entry["part"] == "store");
+            store.is_some_and(|entry| {
+                let message = entry["message"].as_str().expect("a message");
+                message.contains("limiter.db") && message.contains("full")
+            })
+        })
+    };
+    // Some are held, until it is clear that nobody can write.
+    let asked: Vec<u16> = (1..30).map(|_| ask()).collect();
+    assert_eq!(asked, [200; 29]);
+    eventually("the full disk is told", problem);
+    assert!(limiter.log().contains("store"), "{}", limiter.log());
+    let refused = limiter.cli(&["scope", "add", "beta"]);
+    refused.assert_fails(exit::FAILED, &["full"]);
+    fs::remove_file(disk.ballast()).expect("make room");
+    eventually("all is well again", || {
+        limiter.status()["health"]
+            .as_array()
+            .is_some_and(Vec::is_empty)
+    });
+    let asked: Vec<u16> = (30..42).map(|_| ask()).collect();
+    assert_eq!(asked, [vec![200; 10], vec![429; 2]].concat());
+    // And it is written now: a crash loses nothing of it.
+    limiter.kill();
+    forget_kernel(&limiter);
+    limiter.run(&[]);
+    assert_eq!(ask(), 429);
+    assert_eq!(nginx.served(&key), 40);
+    drop(limiter);
+}
+
+#[test]
+fn a_store_that_is_not_one_is_left_alone_and_limits_stay_in_force() {
+    avoid_midnight(TEST);
+    let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 3"));
+    let key = rig.limiter.key("acme/web");
+    assert_eq!(rig.get(&key).status, 200);
+    rig.limiter.terminate();
+    let file = rig.limiter.state_dir().join("limiter.db");
+    let good = fs::read(&file).expect("the store");
+    let mut bad = good.clone();
+    bad[..4096].fill(b'x');
+    fs::write(&file, &bad).expect("spoil the store");
+    rig.limiter.launch(&[]);
+    assert_eq!(rig.limiter.wait_for_end(), Some(exit::FAILED));
+    let log = rig.limiter.log();
+    assert!(
+        log.contains("limiter.db") && log.contains("not a database"),
+        "{log}"
+    );
+    assert_eq!(
+        fs::read(&file).expect("the store"),
+        bad,
+        "the file was changed"
+    );
+    assert_eq!(rig.get(&key).status, 200);
+    fs::write(&file, &good).expect("mend the store");
+    rig.limiter.run(&[]);
+    assert_eq!([rig.get(&key).status, rig.get(&key).status], [200, 429]);
+}

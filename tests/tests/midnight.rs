@@ -1,0 +1,231 @@
+//! The day turns at midnight UTC, to the request, whatever becomes of the daemon and its clock.
+
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    thread,
+};
+
+use limiter_tests::{Config, FakeTime, GUARDED, Lab, Limiter, Nginx, eventually};
+
+/// The day's quota.
+const QUOTA: u64 = 300;
+
+/// Seconds before midnight at which the clients begin.
+const BEFORE: i64 = 5;
+
+struct Night {
+    limiter: Limiter,
+    nginx: Nginx,
+    time: FakeTime,
+    key: String,
+    /// Of a scope that is never served: its refusals tell what time it is in the kernel.
+    probe: String,
+    lab: Lab,
+}
+
+fn night(tier: &str) -> Night {
+    let lab = Lab::veth();
+    let nginx = Nginx::start(&lab, &[GUARDED]);
+    let config = Config::new(&lab).tier("profile", tier);
+    let mut limiter = Limiter::prepare(&lab, "limiter", &config);
+    let mut time = FakeTime::of(&mut limiter, &lab.file(""));
+    time.set_before_midnight(3600);
+    limiter.run(&[]);
+    let key = limiter.key("acme/web");
+    let probe = limiter.key("acme/probe");
+    let never = [
+        "limits",
+        "set",
+        "acme/probe",
+        "--daily-quota",
+        "0",
+        "--note",
+        "a probe",
+    ];
+    limiter.done(&never);
+    Night {
+        limiter,
+        nginx,
+        time,
+        key,
+        probe,
+        lab,
+    }
+}
+
+impl Night {
+    /// Seconds to midnight, in the kernel.
+    fn left(&self) -> i64 {
+        let refusal = self.lab.connect(GUARDED).get("/", &self.probe);
+        let after = refusal.required("retry-after").trim();
+        after.parse().expect("seconds")
+    }
+
+    fn status(&self) -> u16 {
+        self.lab.connect(GUARDED).get("/", &self.key).status
+    }
+
+    fn used_on(&self, date: &str) -> (u64, u64) {
+        let usage = self.limiter.json(&["usage", "acme/web", "--date", date]);
+        let number = |pointer: &str| {
+            let value = usage.pointer(pointer).and_then(serde_json::Value::as_u64);
+            value.unwrap_or_else(|| panic!("no {pointer} in {usage}"))
+        };
+        (number("/used"), number("/refused/daily_quota"))
+    }
+}
+
+/// Tells threads to end when the scope that waits for them is left.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+/// Clients ask without a pause, from before midnight until the next day's quota is used up too;
+/// `meanwhile` happens when the first day's is.
+fn over_midnight(meanwhile: impl FnOnce(&mut Limiter), after: impl FnOnce(&mut Limiter)) {
+    let mut night = night(&format!("daily_quota = {QUOTA}"));
+    night.time.set_before_midnight(BEFORE);
+    let midnight = (night.time.now() + BEFORE).div_euclid(86_400) * 86_400;
+    let today = night.time.date(0);
+    // The clock is published each second.
+    eventually("the kernel sees the evening", || night.left() < 60);
+    // Statuses in the order of answers, with the time of each.
+    let answers = Mutex::new(Vec::new());
+    let (served, refused_after) = (AtomicU64::new(0), AtomicU64::new(0));
+    let stop = AtomicBool::new(false);
+    let (lab, time, key) = (&night.lab, &night.time, &night.key);
+    let limiter = &mut night.limiter;
+    thread::scope(|threads| {
+        let _ends_also_when_this_fails = SetOnDrop(&stop);
+        for _ in 0..3 {
+            threads.spawn(|| {
+                let mut conn = lab.connect(GUARDED);
+                while !stop.load(SeqCst) {
+                    let status = conn.get("/", key).status;
+                    answers.lock().expect("answers").push((status, time.now()));
+                    if status == 200 {
+                        served.fetch_add(1, SeqCst);
+                    } else {
+                        conn = lab.connect(GUARDED);
+                        if served.load(SeqCst) == 2 * QUOTA {
+                            refused_after.fetch_add(1, SeqCst);
+                        }
+                    }
+                }
+            });
+        }
+        eventually("the first day's quota is used up", || {
+            served.load(SeqCst) >= QUOTA
+        });
+        meanwhile(limiter);
+        eventually("the second day's quota is used up", || {
+            served.load(SeqCst) >= 2 * QUOTA && refused_after.load(SeqCst) > 20
+        });
+    });
+    after(limiter);
+    let answers = answers.into_inner().expect("answers");
+    let (mut early, mut refused) = (0, [0u64; 2]);
+    for (status, at) in &answers {
+        match status {
+            200 if *at < midnight => early += 1,
+            200 => {}
+            429 => refused[usize::from(*at >= midnight)] += 1,
+            other => panic!("status {other}"),
+        }
+    }
+    assert_eq!((early, served.into_inner()), (QUOTA, 2 * QUOTA));
+    assert_eq!(night.nginx.served(&night.key), 2 * QUOTA);
+    // Each day was refused some: the switch was looked for.
+    assert!(refused[0] > 0 && refused[1] > 0, "{refused:?}");
+    let tomorrow = night.time.date(0);
+    assert_ne!(today, tomorrow);
+    let (old, old_refused) = night.used_on(&today);
+    let (new, new_refused) = night.used_on(&tomorrow);
+    assert_eq!((old, new), (QUOTA, QUOTA));
+    assert_eq!(old_refused + new_refused, refused.iter().sum::<u64>());
+}
+
+#[test]
+fn at_midnight_a_new_day_begins_to_the_request() {
+    over_midnight(|_| {}, |_| {});
+}
+
+#[test]
+fn while_the_daemon_is_dead_too_and_the_next_one_closes_the_books() {
+    over_midnight(Limiter::kill, |limiter| limiter.run(&[]));
+}
+
+#[test]
+fn and_while_it_is_started_again_and_again() {
+    over_midnight(
+        |limiter| {
+            for round in 0..8 {
+                if round % 2 == 0 {
+                    limiter.kill();
+                } else {
+                    limiter.terminate();
+                }
+                limiter.run(&[]);
+            }
+        },
+        |_| {},
+    );
+}
+
+#[test]
+fn a_clock_that_goes_back_opens_no_day_again() {
+    let mut night = night("daily_quota = 5");
+    let first = night.time.date(0);
+    let day = |night: &Night| night.limiter.json(&["usage", "acme/web"])["day"].clone();
+    assert_eq!([night.status(), night.status()], [200; 2]);
+    let right = night.time.ahead();
+    // Three days, and nearer to midnight.
+    night.time.set_ahead(right + 3 * 86_400 + 1800);
+    let wrong = night.time.date(0);
+    eventually("the wrong day begins", || night.left() < 2000);
+    let statuses: Vec<u16> = (0..6).map(|_| night.status()).collect();
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 429]);
+    assert_eq!(day(&night), wrong.as_str());
+    // The clock is mended: the wrong day goes on, and with it its count; nothing is granted twice.
+    night.time.set_ahead(right);
+    eventually("the clock is right again", || night.left() > 2000);
+    assert_eq!(night.status(), 429);
+    assert_eq!(day(&night), wrong.as_str());
+    // Also over a restart.
+    night.limiter.kill();
+    night.limiter.run(&[]);
+    assert_eq!(night.status(), 429);
+    // An operator who knows better says so.
+    let reset = ["reset", "acme/web", "--note", "the clock was wrong"];
+    night.limiter.done(&reset);
+    assert_eq!(day(&night), first.as_str());
+    let statuses: Vec<u16> = (0..6).map(|_| night.status()).collect();
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 429]);
+}
+
+#[test]
+fn limits_of_ones_own_end_at_their_time_without_a_daemon() {
+    let mut night = night("daily_quota = 2");
+    let until = chrono::DateTime::from_timestamp(night.time.now() + 4, 0).expect("a time");
+    let until = until.to_rfc3339();
+    let set = ["limits", "set", "acme/web", "--daily-quota", "unlimited"];
+    let set = [&set[..], &["--until", &until, "--note", "a busy hour"]].concat();
+    night.limiter.done(&set);
+    assert_eq!([night.status(), night.status(), night.status()], [200; 3]);
+    night.limiter.kill();
+    eventually("they end", || night.status() == 429);
+    night.limiter.run(&[]);
+    assert_eq!(night.status(), 429);
+    let scope = night.limiter.json(&["scope", "show", "acme/web"]);
+    assert_eq!(
+        (&scope["override"], &scope["limits"]["daily_quota"]),
+        (&serde_json::Value::Null, &2.into())
+    );
+}

@@ -1,0 +1,208 @@
+//! Counts run no further ahead than the store allows; limits that end by themselves.
+
+use limiter_common::{
+    abi::{Event, Limits, counter, event, policy},
+    day::{DAY_NS, Day, DayCount},
+};
+use limiter_tests::program::{Programs, Shape, Talk, Verdict, no_limits};
+
+use crate::support::{SCOPE, boot_ns, counted, get, limited};
+
+/// The day of the tests.
+const TODAY: Day = Day(20_000);
+
+/// Noon of it.
+const NOON_NS: u64 = 20_000 * DAY_NS + DAY_NS / 2;
+
+fn allowing(allowed: DayCount, ahead: u32) -> Limits {
+    Limits {
+        daily_quota: 100,
+        allowed: allowed.0,
+        ahead,
+        ..no_limits()
+    }
+}
+
+/// A scope with these limits at noon, the daemon there.
+fn attended(limits: Limits) -> Programs {
+    let mut programs = limited(limits);
+    set_utc(&mut programs, NOON_NS);
+    programs.attend_until(u64::MAX);
+    programs
+}
+
+fn set_utc(programs: &mut Programs, utc_ns: u64) {
+    programs.set_clock(utc_ns.wrapping_sub(boot_ns()));
+}
+
+/// Asks once on a new connection: whether the request passed, was answered, or was dropped.
+#[track_caller]
+fn ask(programs: &mut Programs) -> &'static str {
+    let mut talk = Talk::open(programs, Shape::v4());
+    let segment = talk.client(get("/").as_bytes());
+    let ran = talk.run(programs, true, &segment);
+    match (ran.verdict, ran.sent.len()) {
+        (Verdict::Pass, 0) => "passed",
+        (Verdict::Pass, _) => "refused",
+        _ => "held",
+    }
+}
+
+fn told(programs: &mut Programs) -> usize {
+    let told = programs.object_mut().maps.told();
+    let wanted = Event {
+        kind: event::ALLOWANCE,
+        scope: SCOPE,
+    };
+    assert!(told.iter().all(|event| *event == wanted), "{told:?}");
+    told.len()
+}
+
+#[test]
+fn beyond_what_is_allowed_a_request_is_held_until_more_is() {
+    let mut programs = attended(allowing(DayCount::new(TODAY, 2), 10));
+    assert_eq!([ask(&mut programs), ask(&mut programs)], ["passed"; 2]);
+    told(&mut programs);
+    assert_eq!(ask(&mut programs), "held");
+    assert_eq!(told(&mut programs), 1);
+    let state = programs.state(SCOPE);
+    // The connections before it are over.
+    assert_eq!((state.admitted, state.in_flight), (2, 0));
+    assert_eq!(DayCount(state.day_count), DayCount::new(TODAY, 2));
+    assert_eq!(state.refused, [0; 4]);
+    counted(
+        &programs,
+        &[
+            (counter::ADMITTED, 2),
+            (counter::HELD, 1),
+            (counter::NOT_QUIET_DROPPED, 1),
+        ],
+    );
+    programs.limit(SCOPE, allowing(DayCount::new(TODAY, 3), 10));
+    assert_eq!([ask(&mut programs), ask(&mut programs)], ["passed", "held"]);
+}
+
+#[test]
+fn a_request_that_was_held_is_charged_once_when_it_comes_again() {
+    let mut programs = attended(allowing(DayCount::new(TODAY, 1), 10));
+    let mut talk = Talk::open(&mut programs, Shape::v4());
+    talk.asks(&mut programs, get("/"));
+    let segment = talk.client(get("/2").as_bytes());
+    for _ in 0..3 {
+        assert_ne!(
+            talk.run(&mut programs, true, &segment).verdict,
+            Verdict::Pass
+        );
+    }
+    programs.limit(SCOPE, allowing(DayCount::new(TODAY, 9), 10));
+    let ran = talk.run(&mut programs, true, &segment);
+    assert_eq!(ran.decoded().payload, get("/2").as_bytes());
+    assert_eq!(programs.state(SCOPE).admitted, 2);
+    counted(
+        &programs,
+        &[
+            (counter::ADMITTED, 2),
+            (counter::HELD, 3),
+            (counter::NOT_QUIET_DROPPED, 3),
+        ],
+    );
+}
+
+#[test]
+fn a_day_that_nothing_is_known_of_begins_with_what_may_run_ahead() {
+    let yesterday = DayCount::new(Day(TODAY.0 - 1), 90);
+    let mut programs = attended(allowing(yesterday, 1));
+    assert_eq!(ask(&mut programs), "passed");
+    // Told at once: it is the day's first.
+    assert_eq!(told(&mut programs), 1);
+    assert_eq!(ask(&mut programs), "held");
+}
+
+#[test]
+fn the_quota_ends_what_is_allowed() {
+    let mut programs = attended(Limits {
+        daily_quota: 1,
+        ..allowing(DayCount::new(TODAY, 50), 10)
+    });
+    assert_eq!(
+        [ask(&mut programs), ask(&mut programs)],
+        ["passed", "refused"]
+    );
+    assert_eq!(programs.state(SCOPE).refused, [0, 0, 0, 1]);
+}
+
+#[test]
+fn the_daemon_is_told_in_time() {
+    let mut programs = attended(allowing(DayCount::new(TODAY, 20), 20));
+    let mut when = Vec::new();
+    for number in 1..=20 {
+        assert_eq!(ask(&mut programs), "passed");
+        if told(&mut programs) > 0 {
+            when.push(number);
+        }
+    }
+    // With the first, at the half and at three quarters.
+    assert_eq!(when, [1, 10, 15]);
+}
+
+#[test]
+fn when_nobody_writes_requests_pass_up_to_the_quota_or_not_at_all() {
+    let limits = Limits {
+        daily_quota: 3,
+        ..allowing(DayCount::new(TODAY, 1), 1)
+    };
+    let mut programs = attended(limits);
+    programs.attend_until(1);
+    let asked: Vec<_> = (0..4).map(|_| ask(&mut programs)).collect();
+    assert_eq!(asked, ["passed", "passed", "passed", "refused"]);
+    counted(
+        &programs,
+        &[
+            (counter::ADMITTED, 3),
+            (counter::UNATTENDED, 2),
+            (counter::REFUSED_DAILY_QUOTA, 1),
+            (counter::RESPONSES_SENT, 1),
+        ],
+    );
+    drop(programs);
+    let mut programs = attended(limits);
+    programs.attend_until(1);
+    programs.configure(|config| config.unattended = policy::REJECT);
+    assert_eq!(
+        [ask(&mut programs), ask(&mut programs)],
+        ["passed", "refused"]
+    );
+    assert_eq!(programs.state(SCOPE).admitted, 1);
+}
+
+#[test]
+fn what_is_observed_is_never_held() {
+    let mut programs = attended(Limits {
+        flags: no_limits().flags | limiter_common::abi::LIMITS_OBSERVE,
+        ..allowing(DayCount::new(TODAY, 1), 1)
+    });
+    assert_eq!([ask(&mut programs), ask(&mut programs)], ["passed"; 2]);
+    assert_eq!(programs.state(SCOPE).would_refuse, [0; 4]);
+}
+
+#[test]
+fn limits_end_by_themselves() {
+    let until_s = u32::try_from(NOON_NS / 1_000_000_000).expect("seconds");
+    let own = Limits {
+        until_s,
+        ..no_limits()
+    };
+    let then = Limits {
+        daily_quota: 1,
+        ..no_limits()
+    };
+    let mut programs = attended(own);
+    set_utc(&mut programs, NOON_NS - 60 * 1_000_000_000);
+    // Without what comes after, they stay.
+    assert_eq!([ask(&mut programs), ask(&mut programs)], ["passed"; 2]);
+    programs.end(SCOPE, then);
+    assert_eq!(ask(&mut programs), "passed");
+    set_utc(&mut programs, NOON_NS);
+    assert_eq!(ask(&mut programs), "refused");
+    assert_eq!(programs.state(SCOPE).refused, [0, 0, 0, 1]);
+}
