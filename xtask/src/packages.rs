@@ -55,7 +55,7 @@ impl What {
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Program(name) => f.write_str(name),
+            Self::Program(name) | Self::Library(name) => f.write_str(name),
             Self::PythonModule(name) => write!(f, "Python's {name}"),
         }
     }
