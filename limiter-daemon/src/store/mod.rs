@@ -3,7 +3,6 @@
 //! Write-ahead log with `synchronous = FULL`: a command that has answered is on the disk, and so is a count
 //! before the kernel may go beyond it; only when keys were last used may be lost with the machine.
 
-
 mod audit;
 mod keys;
 mod schema;
