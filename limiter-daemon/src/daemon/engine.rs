@@ -134,9 +134,9 @@ impl Engine {
         engine.check_tiers(&engine.config)?;
         TextSets::publish_common(engine.plane.as_mut())?;
         engine.publish_limits()?;
-        engine.publish_keys()?;
+        let adopted = engine.publish_keys()?;
         engine.publish_config()?;
-        engine.publish_adopted()?;
+        engine.publish_adopted(&adopted)?;
         engine.drop_unused_texts()?;
         engine.flush(now)?;
         Ok(engine)

@@ -302,16 +302,18 @@ impl Engine {
 
     /// When the kernel saw the key last; `None` if it has not since the maps were made.
     fn last_used(&self, record: &KeyRecord) -> Result<Option<DateTime<Utc>>, ApiError> {
-        let boot_ns = self
-            .plane
-            .key(&record.digest)?
-            .map_or(0, |entry| entry.last_used_ns);
+        let entry = self.plane.key(&record.digest)?;
+        Ok(entry.and_then(|entry| self.utc(entry.last_used_ns)))
+    }
+
+    /// A moment of the kernel's notes; 0 is none.
+    fn utc(&self, boot_ns: u64) -> Option<DateTime<Utc>> {
         if boot_ns == 0 {
-            return Ok(None);
+            return None;
         }
         let utc_ns = boot_ns.wrapping_add(self.utc_offset_ns());
         let since_epoch = TimeDelta::nanoseconds(i64::try_from(utc_ns).unwrap_or(i64::MAX));
-        Ok(DateTime::UNIX_EPOCH.checked_add_signed(since_epoch))
+        DateTime::UNIX_EPOCH.checked_add_signed(since_epoch)
     }
 
     /// Remembers in the store when keys were last used: the kernel's own notes end with the
@@ -320,17 +322,15 @@ impl Engine {
     /// # Errors
     /// The store's and the kernel's.
     pub fn save_last_used(&mut self) -> Result<(), ApiError> {
-        let mut newer = Vec::new();
-        for record in self.store.keys(None)? {
-            let used = self.last_used(&record)?;
-            if let Some(used) = used.filter(|used| Some(*used) > record.last_used_at) {
-                newer.push((record.id, used));
-            }
-        }
+        let used: Vec<(Digest, DateTime<Utc>)> = self
+            .plane
+            .keys()?
+            .into_iter()
+            .filter_map(|(digest, entry)| Some((digest, self.utc(entry.last_used_ns)?)))
+            .collect();
         self.store.lightly(|store| {
-            newer
-                .iter()
-                .try_for_each(|(id, used)| store.set_last_used(id, *used))
+            used.iter()
+                .try_for_each(|(digest, at)| store.set_last_used(*digest, *at))
         })?;
         Ok(())
     }
