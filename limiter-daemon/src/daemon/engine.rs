@@ -17,7 +17,7 @@ use crate::{
     limits::Limits,
     scope::ScopeName,
     secret::Secret,
-    store::{AuditEntry, ScopeRecord, Seen, Store},
+    store::{AuditEntry, DayUsage, ScopeRecord, Seen, Store},
     suggest::did_you_mean,
 };
 
@@ -32,6 +32,24 @@ pub(super) struct Scope {
     pub(super) limits: Limits,
     /// Whether the store does not have the book as it is.
     pub(super) unsaved: bool,
+}
+
+impl Scope {
+    /// A scope that begins today, its counters in the kernel at zero but for what a scope of its
+    /// name has used today.
+    pub(super) fn new(record: ScopeRecord, limits: Limits, usage: DayUsage, today: Day) -> Self {
+        let seen = Seen {
+            day: today,
+            used: usage.used,
+            ..Seen::default()
+        };
+        Self {
+            book: Book::new(seen, today, usage),
+            record,
+            limits,
+            unsaved: false,
+        }
+    }
 }
 
 /// Who asks for a change, and when.
@@ -206,14 +224,19 @@ impl Engine {
     }
 
     pub(super) fn tier(&self, name: &str) -> Result<&Tier, ApiError> {
-        self.config.tiers.get(name).ok_or_else(|| {
-            let names = self.config.tiers.names().map(|name| name.as_str());
-            ApiError::not_found(format!(
-                "there is no tier `{name}`{}; tiers are {}",
-                did_you_mean(name, names),
-                self.config.tiers.listed()
-            ))
-        })
+        self.config
+            .tiers
+            .get(name)
+            .ok_or_else(|| self.no_tier(name))
+    }
+
+    pub(super) fn no_tier(&self, name: &str) -> ApiError {
+        let names = self.config.tiers.names().map(|name| name.as_str());
+        ApiError::not_found(format!(
+            "there is no tier `{name}`{}; tiers are {}",
+            did_you_mean(name, names),
+            self.config.tiers.listed()
+        ))
     }
 
     pub(super) fn scope(&self, name: &ScopeName) -> Result<&Scope, ApiError> {

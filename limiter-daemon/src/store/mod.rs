@@ -130,20 +130,20 @@ impl Store {
         work: impl FnOnce(&mut Self) -> Result<T, E>,
     ) -> Result<T, E> {
         self.execute_batch("BEGIN IMMEDIATE")?;
-        match work(self) {
-            Ok(value) => {
-                self.execute_batch("COMMIT")?;
-                Ok(value)
-            }
-            Err(error) => {
-                // The first error is the one worth telling; a failed rollback leaves the
-                // transaction to be rolled back when the connection closes.
-                if let Err(rollback) = self.execute_batch("ROLLBACK") {
-                    log::error!("{rollback}");
-                }
-                Err(error)
-            }
+        let result = work(self).and_then(|value| {
+            self.execute_batch("COMMIT")?;
+            Ok(value)
+        });
+        // Some errors of SQLite's end the transaction by themselves.
+        if result.is_err()
+            && !self.connection.is_autocommit()
+            // The first error is the one worth telling; a failed rollback leaves the transaction
+            // to be rolled back when the connection closes.
+            && let Err(rollback) = self.execute_batch("ROLLBACK")
+        {
+            log::error!("{rollback}");
         }
+        result
     }
 
     /// [`Store::change`] for work on a large part of the file: with room in memory for the pages
