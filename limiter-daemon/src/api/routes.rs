@@ -17,9 +17,7 @@ use chrono::{NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinError;
 
-use super::{
-    AddScope, ApiError, CreateKey, ImportKey, ImportView, Noted, SetLimits, server::Peer,
-};
+use super::{AddScope, ApiError, CreateKey, ImportKey, ImportView, Noted, SetLimits, server::Peer};
 use crate::{
     daemon::{Caller, Engine, Shared},
     scope::ScopeName,

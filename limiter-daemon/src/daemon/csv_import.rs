@@ -21,7 +21,7 @@ const TOLD: usize = 20;
 pub(super) const STRIDE: usize = 4096;
 
 /// Hears how far an import is: what it is at, how much of it is done, and of how much.
-pub(super) type Tell<'a> = &'a (dyn Fn(ImportPhase, u64, u64) + Sync);
+pub(super) type Tell<'a> = &'a dyn Fn(ImportPhase, u64, u64);
 
 /// A file of keys.
 pub(super) struct KeyFile {
@@ -62,7 +62,11 @@ impl Problems {
     pub(super) fn note(&mut self, line: u64, problem: impl FnOnce() -> ApiError) {
         if self.told.len() == TOLD {
             self.others += 1;
-            if self.told.last_key_value().is_none_or(|(last, _)| line > *last) {
+            if self
+                .told
+                .last_key_value()
+                .is_none_or(|(last, _)| line > *last)
+            {
                 return;
             }
             self.told.pop_last();
@@ -162,10 +166,7 @@ impl Columns {
     }
 
     /// The cells of a row, in the order of [`COLUMNS`]; those that are left out are empty.
-    fn cells<'a>(
-        &self,
-        row: &'a csv::StringRecord,
-    ) -> Result<[&'a str; COLUMNS.len()], RowError> {
+    fn cells<'a>(&self, row: &'a csv::StringRecord) -> Result<[&'a str; COLUMNS.len()], RowError> {
         if row.len() < self.needed || row.len() > self.all {
             return Err(RowError::Columns {
                 found: row.len(),
@@ -182,11 +183,7 @@ impl Columns {
 ///
 /// # Errors
 /// The first line is not the columns' names, or the system has no randomness for ids.
-pub(super) fn read(
-    text: &[u8],
-    secret: [u64; 2],
-    tell: Tell<'_>,
-) -> Result<KeyFile, ApiError> {
+pub(super) fn read(text: &[u8], secret: [u64; 2], tell: Tell<'_>) -> Result<KeyFile, ApiError> {
     let mut reader = csv::ReaderBuilder::new()
         .trim(csv::Trim::All)
         // Trailing columns may be left out: what must be there is looked for below.
@@ -320,7 +317,11 @@ mod tests {
         let file = read("key,scope\nk1,acme\nk2,acme/web\nk3,acme\n").unwrap();
         let scopes: Vec<&str> = file.scopes.iter().map(ScopeName::as_str).collect();
         assert_eq!(scopes, ["acme", "acme/web"]);
-        let lines: Vec<_> = file.lines.iter().map(|line| (line.line, line.scope)).collect();
+        let lines: Vec<_> = file
+            .lines
+            .iter()
+            .map(|line| (line.line, line.scope))
+            .collect();
         assert_eq!(lines, [(2, 0), (3, 1), (4, 0)]);
         assert_eq!(file.lines[1].digest, siphash::siphash128([1, 2], b"k2"));
         let lines = read("scope,key,label,tier\nacme,k1,\"a, b\",gold\nacme,k2,,\n")
@@ -397,13 +398,20 @@ mod tests {
     fn everything_that_is_wrong_is_told_up_to_a_point() {
         let told = error("scope,key\na b,SECRET\nacme,k1\nacme\nacme,k1\nacme,k2\nacme,S C\n");
         let lines: Vec<&str> = told.lines().map(|line| &line[..7]).collect();
-        assert_eq!(lines, ["line 2:", "line 4:", "line 5:", "line 7:"], "{told}");
+        assert_eq!(
+            lines,
+            ["line 2:", "line 4:", "line 5:", "line 7:"],
+            "{told}"
+        );
         let good_again = error(b"scope,key\nacme,\xff\nacme,k1\nacme,\n");
         assert_eq!(good_again.lines().count(), 2, "{good_again}");
         let many = (0..50).fold("scope,key\n".to_owned(), |text, _| text + "acme,SECRET\n");
         let told = error(many);
         assert_eq!(told.lines().count(), TOLD + 1, "{told}");
-        assert!(told.ends_with("line 22: the same key as on line 2\nand 29 more"), "{told}");
+        assert!(
+            told.ends_with("line 22: the same key as on line 2\nand 29 more"),
+            "{told}"
+        );
         assert!(!told.contains("SECRET"), "{told}");
     }
 
@@ -414,7 +422,13 @@ mod tests {
             problems.note(line, || ApiError::conflict(format!("wrong {line}")));
         }
         let error = problems.into_error().unwrap();
-        assert!(error.message.starts_with("line 1: wrong 1\nline 2:"), "{error}");
-        assert!(error.message.ends_with("line 20: wrong 20\nand 10 more"), "{error}");
+        assert!(
+            error.message.starts_with("line 1: wrong 1\nline 2:"),
+            "{error}"
+        );
+        assert!(
+            error.message.ends_with("line 20: wrong 20\nand 10 more"),
+            "{error}"
+        );
     }
 }

@@ -97,7 +97,9 @@ impl Engine {
         tell: Tell<'_>,
     ) -> Result<Imported, ApiError> {
         if self.detached {
-            return Err(ApiError::failed("the daemon is ending: nothing is in force"));
+            return Err(ApiError::failed(
+                "the daemon is ending: nothing is in force",
+            ));
         }
         self.check_room(file.lines.len() as u64)?;
         let Plan {
@@ -193,7 +195,9 @@ impl Engine {
                     if let Some(tier) = tier.filter(|tier| *tier != place.tier) {
                         let has = &place.tier;
                         problems.note(line, || {
-                            ApiError::conflict(format!("the scope {name} has tier {has}, not {tier}"))
+                            ApiError::conflict(format!(
+                                "the scope {name} has tier {has}, not {tier}"
+                            ))
                         });
                         continue;
                     }
@@ -329,11 +333,7 @@ fn store_keys(
 }
 
 /// Adds a key; what is known already, if it is.
-fn add(
-    store: &Store,
-    new: &mut NewKey,
-    now: DateTime<Utc>,
-) -> Result<Option<KeyRecord>, ApiError> {
+fn add(store: &Store, new: &mut NewKey, now: DateTime<Utc>) -> Result<Option<KeyRecord>, ApiError> {
     while !store.try_add_key(new, now)? {
         if let Some(known) = store.key_by_digest(new.digest)? {
             return Ok(Some(known));

@@ -3,9 +3,7 @@
 use chrono::{DateTime, Utc};
 use limiter_common::abi;
 
-use super::{
-    engine::{Caller, Engine, Scope, day_of},
-};
+use super::engine::{Caller, Engine, Scope, day_of};
 use crate::{
     api::{
         AddScope, ApiError, OverrideView, Report, ScopeDetail, ScopeView, SetLimits, TierView,

@@ -116,7 +116,9 @@ pub(super) fn lookup_batch<K: Pod, V: Pod>(
 ) -> io::Result<Found> {
     let mut next: Bucket = 0;
     let mut attr = Batch {
-        in_batch: from.as_ref().map_or(0, |from| std::ptr::from_ref(from).addr() as u64),
+        in_batch: from
+            .as_ref()
+            .map_or(0, |from| std::ptr::from_ref(from).addr() as u64),
         out_batch: (&raw mut next).addr() as u64,
         keys: keys.as_mut_ptr().addr() as u64,
         values: values.as_mut_ptr().addr() as u64,

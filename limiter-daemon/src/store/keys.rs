@@ -146,7 +146,11 @@ impl Store {
         let rows = self.query("SELECT digest, scope, state FROM keys", [], |row| {
             let digest = row.get_ref(0)?.as_blob().ok().and_then(from_bytes);
             let state = row.get_ref(2)?.as_str().ok();
-            Ok((digest, row.get(1)?, state.and_then(|state| state.parse().ok())))
+            Ok((
+                digest,
+                row.get(1)?,
+                state.and_then(|state| state.parse().ok()),
+            ))
         })?;
         rows.into_iter()
             .map(|(digest, scope_id, state)| {
