@@ -22,11 +22,11 @@ use crate::{
     store::{DayUsage, KeyRecord, NewKey, ScopeRecord, Store, StoreError},
 };
 
-/// The import at work, for those who ask how far it is; another one waits for its turn elsewhere.
-struct Turn<'a>(&'a Shared);
+/// The import at work, for those who ask how far it is; there is no other one meanwhile.
+pub(super) struct Turn<'a>(&'a Shared);
 
 impl<'a> Turn<'a> {
-    fn take(shared: &'a Shared) -> Result<Self, ApiError> {
+    pub(super) fn take(shared: &'a Shared) -> Result<Self, ApiError> {
         let mut import = shared.lock_import();
         if import.is_some() {
             return Err(ApiError::conflict(

@@ -11,8 +11,8 @@ use super::{
     testing,
 };
 use crate::{
-    api::{ImportPhase, Kind},
-    daemon::{Shared, csv_import},
+    api::{ImportPhase, ImportView, Kind},
+    daemon::{Shared, csv_import, import::Turn},
 };
 
 /// A file of so many keys, each scope having ten of them.
@@ -237,7 +237,15 @@ fn one_file_is_imported_at_a_time_and_says_how_far_it_is() {
             (ImportPhase::Committing, 0, 0)
         ]
     );
-    let taken = shared.import_csv(b"scope\n", &caller(noon())).unwrap_err();
-    assert_eq!(taken.kind, Kind::InvalidKey);
-    assert_eq!(shared.import_view(), None, "an import that failed is over");
+    let turn = Turn::take(&shared).unwrap();
+    assert_eq!(shared.import_view(), Some(ImportView::default()));
+    let error = shared
+        .import_csv(text.as_bytes(), &caller(noon()))
+        .unwrap_err();
+    assert_eq!(error.kind, Kind::Conflict, "{error}");
+    assert!(shared.import_view().is_some(), "the first goes on");
+    drop(turn);
+    let error = shared.import_csv(b"scope\n", &caller(noon())).unwrap_err();
+    assert_eq!(error.kind, Kind::InvalidKey, "{error}");
+    assert_eq!(shared.import_view(), None, "one that failed is over");
 }
