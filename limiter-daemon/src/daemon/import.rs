@@ -101,7 +101,7 @@ impl Engine {
                 "the daemon is ending: nothing is in force",
             ));
         }
-        self.check_room(file.lines.len() as u64)?;
+        let room = self.config.tables.keys;
         let Plan {
             scopes,
             mut keys,
@@ -119,6 +119,10 @@ impl Engine {
             store_keys(store, &mut keys, &mut problems, caller.now, tell)?;
             if let Some(error) = problems.into_error() {
                 return Err(error);
+            }
+            // Only now: a file that was imported before is better told so.
+            if store.key_count()? > u64::from(room) {
+                return Err(KernelError::keys_full(room).into());
             }
             let imported = Imported {
                 keys: keys.len() as u64,

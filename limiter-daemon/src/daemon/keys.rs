@@ -90,7 +90,7 @@ impl Engine {
         Ok(new.id)
     }
 
-    pub(super) fn check_room(&self, more: u64) -> Result<(), ApiError> {
+    fn check_room(&self, more: u64) -> Result<(), ApiError> {
         let size = self.config.tables.keys;
         if self.store.key_count()?.saturating_add(more) > u64::from(size) {
             return Err(KernelError::keys_full(size).into());
