@@ -129,7 +129,11 @@ impl Drop for SetOnDrop<'_> {
 fn many_keys_are_imported_cost_little_and_hold_through_a_restart() {
     avoid_midnight(TEST);
     let size = Size::of_this_run();
-    let mut rig = Rig::veth(|config| size.tables(config).tier("two", "daily_quota = 2"));
+    let mut rig = Rig::veth(|config| {
+        size.tables(config)
+            .tier("two", "daily_quota = 2")
+            .policy("unknown_key = \"reject\"")
+    });
     rig.limiter.key_of_tier("before", "two");
     let begun = Instant::now();
     let output = import(&rig.limiter, &rig.lab, &size.csv(), &["--json"]);

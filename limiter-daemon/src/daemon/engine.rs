@@ -38,10 +38,14 @@ impl Scope {
     /// A scope that begins today, its counters in the kernel at zero but for what a scope of its
     /// name has used today.
     pub(super) fn new(record: ScopeRecord, limits: Limits, usage: DayUsage, today: Day) -> Self {
-        let seen = Seen {
-            day: today,
-            used: usage.used,
-            ..Seen::default()
+        // As the kernel's word is: a count of nothing opens no day.
+        let seen = match usage.used {
+            0 => Seen::default(),
+            used => Seen {
+                day: today,
+                used,
+                ..Seen::default()
+            },
         };
         Self {
             book: Book::new(seen, today, usage),

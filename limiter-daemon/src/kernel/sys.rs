@@ -77,8 +77,8 @@ pub(super) fn update_batch<K: Pod, V: Pod>(
     let mut attr = Batch {
         in_batch: 0,
         out_batch: 0,
-        keys: keys.as_ptr().addr() as u64,
-        values: values.as_ptr().addr() as u64,
+        keys: keys.as_ptr().expose_provenance() as u64,
+        values: values.as_ptr().expose_provenance() as u64,
         count: u32::try_from(entries).unwrap_or(u32::MAX),
         map_fd: map.map().fd().as_fd().as_raw_fd().cast_unsigned(),
         elem_flags: 0,
@@ -116,12 +116,12 @@ pub(super) fn lookup_batch<K: Pod, V: Pod>(
 ) -> io::Result<Found> {
     let mut next: Bucket = 0;
     let mut attr = Batch {
-        in_batch: from
-            .as_ref()
-            .map_or(0, |from| std::ptr::from_ref(from).addr() as u64),
-        out_batch: (&raw mut next).addr() as u64,
-        keys: keys.as_mut_ptr().addr() as u64,
-        values: values.as_mut_ptr().addr() as u64,
+        in_batch: from.as_ref().map_or(0, |from| {
+            std::ptr::from_ref(from).expose_provenance() as u64
+        }),
+        out_batch: (&raw mut next).expose_provenance() as u64,
+        keys: keys.as_mut_ptr().expose_provenance() as u64,
+        values: values.as_mut_ptr().expose_provenance() as u64,
         count: u32::try_from(keys.len().min(values.len())).unwrap_or(u32::MAX),
         map_fd: map.map().fd().as_fd().as_raw_fd().cast_unsigned(),
         elem_flags: 0,

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     api::{ImportPhase, ImportView, Kind},
     daemon::{Shared, csv_import, import::Turn},
+    kernel::Plane as _,
 };
 
 /// A file of so many keys, each scope having ten of them.
@@ -156,8 +157,18 @@ fn a_scope_made_again_by_a_file_goes_on_where_it_was() {
     host.engine()
         .remove_scope(&name("a/0"), false, &caller(noon()))
         .unwrap();
-    host.import(&file(10)).unwrap();
+    host.import(&file(20)).unwrap();
     assert_eq!(host.used("a/0", noon()), 9);
+    // Of what is as it was made, nothing is to be written.
+    let plane = host.plane.clone();
+    let scopes = host.engine().scopes.values_mut();
+    let looks: Vec<bool> = scopes
+        .map(|scope| {
+            let state = plane.state(scope.record.id);
+            scope.book.look(&state, TODAY).changed
+        })
+        .collect();
+    assert_eq!(looks, [false, false]);
 }
 
 #[test]
@@ -183,20 +194,11 @@ fn the_store_learns_when_keys_were_last_used_and_does_not_forget_it() {
     host.import(&file(2)).unwrap();
     let used = digest(&mut host, "key-1");
     let set = |host: &Host, ns| {
-        host.plane
-            .tables()
-            .keys
-            .get_mut(&used)
-            .unwrap()
-            .last_used_ns = ns
+        let mut tables = host.plane.tables();
+        tables.keys.get_mut(&used).unwrap().last_used_ns = ns;
     };
     let known = |host: &mut Host| {
-        host.plane
-            .tables()
-            .keys
-            .get_mut(&used)
-            .unwrap()
-            .last_used_ns = 0;
+        set(host, 0);
         let keys = host.engine().list_keys(None).unwrap();
         keys.iter()
             .filter_map(|key| key.last_used_at)
