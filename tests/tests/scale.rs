@@ -14,6 +14,7 @@ use limiter_tests::{
     Config, Lab, Limiter, Rig, avoid_midnight,
     limiter::{Output, exit},
     long,
+    program::pinned_keys,
 };
 use serde_json::json;
 
@@ -166,6 +167,8 @@ fn many_keys_are_imported_cost_little_and_hold_through_a_restart() {
     let strict = rig.limiter.another_key("before");
     assert_eq!(rig.statuses(&strict, 3), [200, 200, 429]);
     let [first, last] = [raw_key(0), raw_key(size.keys - 1)];
+    let known = pinned_keys(rig.limiter.pin_dir());
+    assert_eq!(known.len(), size.keys as usize + 2);
     for end in ["kill", "terminate"] {
         assert_eq!([rig.get(&first).status, rig.get(&last).status], [200, 200]);
         match end {
@@ -199,7 +202,25 @@ fn many_keys_are_imported_cost_little_and_hold_through_a_restart() {
         assert_eq!(rig.limiter.count("/keys"), u64::from(size.keys) + 2);
         assert_eq!(rig.limiter.count("/scopes"), u64::from(size.scopes) + 1);
         assert_eq!(rig.get(&strict).status, 429);
+        assert!(
+            pinned_keys(rig.limiter.pin_dir()) == known,
+            "keys have changed"
+        );
     }
+    let as_they_were = format!(
+        "{} keys in the kernel are the store's, 0 entered",
+        known.len()
+    );
+    let log = rig.limiter.log();
+    assert_eq!(log.matches(&as_they_were).count(), 2, "{log}");
+    // As after a reboot: all has to be entered.
+    assert_eq!(rig.limiter.detach().code, exit::DONE);
+    rig.limiter.wait_for_end();
+    rig.limiter.run(&[]);
+    assert!(
+        pinned_keys(rig.limiter.pin_dir()) == known,
+        "keys are missing"
+    );
     let keys = rig.limiter.json(&["key", "list", "a0/p0"]);
     let used = keys.as_array().expect("a list").iter();
     let used = used.filter(|key| !key["last_used_at"].is_null()).count();

@@ -47,6 +47,7 @@ impl Engine {
     pub(super) fn publish_keys(&mut self) -> Result<Vec<(Digest, KeyEntry)>, ApiError> {
         let mut present: HashMap<Digest, KeyEntry> = self.plane.keys()?.into_iter().collect();
         let mut different = Vec::new();
+        let mut same = 0u64;
         for key in self.store.key_briefs()? {
             let old = present.remove(&key.digest);
             let entry = KeyEntry {
@@ -54,13 +55,20 @@ impl Engine {
                 flags: flags(key.state),
                 last_used_ns: old.map_or(0, |entry| entry.last_used_ns),
             };
-            if old != Some(entry) {
+            if old == Some(entry) {
+                same += 1;
+            } else {
                 different.push((key.digest, entry));
             }
         }
         let (adopted, strange): (Vec<_>, Vec<_>) = present
             .into_iter()
             .partition(|(_, entry)| entry.flags & KEY_ADOPTED != 0);
+        log::info!(
+            "{same} keys in the kernel are the store's, {} entered, {} removed",
+            different.len(),
+            strange.len()
+        );
         // First, to make room.
         for (digest, _) in strange {
             self.plane.remove_key(&digest)?;
