@@ -355,17 +355,19 @@ impl Charge {
             limit: if limit < quota { limit } else { quota },
             of: if limit == UNLIMITED { None } else { Some(day) },
         };
-        // SAFETY: live map values.
+        // SAFETY: a live map value.
         match unsafe { atomic::change(&raw mut (*self.state).day_count, change) } {
             Changed::Done => ADMITTED,
-            Changed::Declined => unsafe {
-                let word = DayCount(atomic::load(&raw const (*self.state).day_count));
+            Changed::Declined => {
+                // SAFETY: live map values.
+                let word = DayCount(unsafe { atomic::load(&raw const (*self.state).day_count) });
                 if word.on(self.day).count() >= quota {
                     reason::DAILY_QUOTA
                 } else {
-                    self.not_allowed()
+                    // SAFETY: live map values.
+                    unsafe { self.not_allowed() }
                 }
-            },
+            }
             // So many others were admitted within these nanoseconds: too fast for any rate.
             Changed::Contended => reason::RATE,
         }

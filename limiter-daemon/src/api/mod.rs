@@ -317,6 +317,32 @@ pub struct Imported {
     pub scopes: u64,
 }
 
+/// What an import is at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImportPhase {
+    /// The file is read and checked; counted in bytes.
+    #[default]
+    Reading,
+    /// Keys go to the store.
+    Storing,
+    /// Keys go to the kernel.
+    Entering,
+    /// The store makes it lasting; counted in nothing.
+    Committing,
+}
+
+/// How far an import is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportView {
+    /// What it is at.
+    pub phase: ImportPhase,
+    /// How much of that is done.
+    pub done: u64,
+    /// Of how much.
+    pub total: u64,
+}
+
 /// Body of `POST /v1/scopes`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -15,8 +15,9 @@ use axum::{
 };
 use chrono::{NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinError;
 
-use super::{AddScope, ApiError, CreateKey, ImportKey, Noted, SetLimits, server::Peer};
+use super::{AddScope, ApiError, CreateKey, ImportKey, ImportView, Noted, SetLimits, server::Peer};
 use crate::{
     daemon::{Caller, Engine, Shared},
     scope::ScopeName,
@@ -52,7 +53,9 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .route(
             "/v1/keys/import-csv",
-            post(import_csv).layer(DefaultBodyLimit::max(MAX_CSV)),
+            post(import_csv)
+                .get(import_progress)
+                .layer(DefaultBodyLimit::max(MAX_CSV)),
         )
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
@@ -111,7 +114,11 @@ async fn with_engine<T: Send + 'static>(
     let shared = Arc::clone(shared);
     tokio::task::spawn_blocking(move || work(&mut shared.engine()))
         .await
-        .map_err(|error| ApiError::failed(format!("the daemon failed at this: {error}")))?
+        .map_err(|error| no_end(&error))?
+}
+
+fn no_end(error: &JoinError) -> ApiError {
+    ApiError::failed(format!("the daemon failed at this: {error}"))
 }
 
 fn caller(ConnectInfo(peer): &Sender) -> Caller {
@@ -282,7 +289,13 @@ async fn import_csv(
         Ok(body) => body,
         Err(error) => return ApiError::from(error).into_response(),
     };
-    created(answer(&shared, move |engine| engine.import_csv(&body, &caller)).await)
+    let done = tokio::task::spawn_blocking(move || shared.import_csv(&body, &caller)).await;
+    created(done.unwrap_or_else(|error| Err(no_end(&error))).map(Json))
+}
+
+/// How far the import is that is at work, or `null`: asked while its own answer is awaited.
+async fn import_progress(State(shared): App) -> Json<Option<ImportView>> {
+    Json(shared.import_view())
 }
 
 async fn change_key(

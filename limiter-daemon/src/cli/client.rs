@@ -1,6 +1,7 @@
 //! The control interface's first client.
 
 use std::{
+    convert::Infallible,
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -10,7 +11,7 @@ use anyhow::Context as _;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
     Method, Request, StatusCode,
-    body::Bytes,
+    body::{Body, Bytes},
     client::conn::http1,
     header::{CONNECTION, CONTENT_TYPE, HOST},
 };
@@ -54,14 +55,6 @@ impl Client {
         self.ask(Method::POST, path, "application/json", Vec::new())
     }
 
-    pub(super) fn post_csv<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        text: Vec<u8>,
-    ) -> Result<T, Failure> {
-        self.ask(Method::POST, path, "text/csv", text)
-    }
-
     fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -69,12 +62,19 @@ impl Client {
         content_type: &str,
         body: Vec<u8>,
     ) -> Result<T, Failure> {
+        self.run(self.exchange(method, path, content_type, Full::from(body)))
+    }
+
+    /// Waits for an answer, and takes it apart.
+    pub(super) fn run<T: DeserializeOwned>(
+        &self,
+        answer: impl Future<Output = Result<(StatusCode, Bytes), Failure>>,
+    ) -> Result<T, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("cannot start the runtime")?;
         let (status, body) = runtime.block_on(async {
-            let answer = self.exchange(method, path, content_type, body);
             tokio::time::timeout(PATIENCE, answer)
                 .await
                 .unwrap_or_else(|_elapsed| {
@@ -102,12 +102,13 @@ impl Client {
         }
     }
 
-    async fn exchange(
+    /// One request and its answer, on a connection of their own.
+    pub(super) async fn exchange(
         &self,
         method: Method,
         path: &str,
         content_type: &str,
-        body: Vec<u8>,
+        body: impl Body<Data = Bytes, Error = Infallible> + Send + 'static,
     ) -> Result<(StatusCode, Bytes), Failure> {
         let stream = UnixStream::connect(&self.socket)
             .await
@@ -123,7 +124,7 @@ impl Client {
             .header(HOST, "limiter")
             .header(CONNECTION, "close")
             .header(CONTENT_TYPE, content_type)
-            .body(Full::new(Bytes::from(body)))
+            .body(body)
             .context("cannot make the request")?;
         let response = sender.send_request(request).await.with_context(broken)?;
         let status = response.status();
@@ -151,6 +152,11 @@ impl Client {
             _ => Failure::Unreachable(format!("no daemon answers at {socket}: {error}")),
         }
     }
+}
+
+/// No body.
+pub(super) fn empty() -> Full<Bytes> {
+    Full::default()
 }
 
 /// A part of a path: everything but letters, digits and the harmless marks is escaped.

@@ -19,12 +19,10 @@ use super::{
     },
     client::{Client, escape},
     exit::Failure,
-    render, status,
+    import, render, status,
 };
 use crate::{
-    api::{
-        AddScope, CreateKey, CreatedKey, ImportKey, Imported, KeyView, Noted, Report, SetLimits,
-    },
+    api::{AddScope, CreateKey, CreatedKey, ImportKey, KeyView, Noted, Report, SetLimits},
     scope::ScopeName,
 };
 
@@ -144,12 +142,7 @@ fn key(client: &Client, command: KeyCommand, json: bool) -> Result<(), Failure> 
         }
         KeyCommand::Import {
             csv: Some(file), ..
-        } => {
-            let text =
-                std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-            let imported: Imported = client.post_csv("/v1/keys/import-csv", text)?;
-            render::imported(&imported, json)
-        }
+        } => import::import(client, &file, json),
         KeyCommand::Import {
             scope: Some(scope),
             label,

@@ -6,6 +6,7 @@ mod client;
 mod commands;
 mod detach;
 mod exit;
+mod import;
 mod render;
 mod socket;
 mod status;

@@ -17,7 +17,7 @@ use crate::{
     limits::Limits,
     scope::ScopeName,
     secret::Secret,
-    store::{AuditEntry, ScopeRecord, Seen, Store},
+    store::{AuditEntry, DayUsage, ScopeRecord, Seen, Store},
     suggest::did_you_mean,
 };
 
@@ -35,6 +35,28 @@ pub(super) struct Scope {
     pub(super) limits: Limits,
     /// Whether the store does not have the book as it is.
     pub(super) unsaved: bool,
+}
+
+impl Scope {
+    /// A scope that begins today, its counters in the kernel at zero but for what a scope of its
+    /// name has used today.
+    pub(super) fn new(record: ScopeRecord, limits: Limits, usage: DayUsage, today: Day) -> Self {
+        // As the kernel's word is: a count of nothing opens no day.
+        let seen = match usage.used {
+            0 => Seen::default(),
+            used => Seen {
+                day: today,
+                used,
+                ..Seen::default()
+            },
+        };
+        Self {
+            book: Book::new(seen, today, usage),
+            record,
+            limits,
+            unsaved: false,
+        }
+    }
 }
 
 /// Who asks for a change, and when.
@@ -149,9 +171,9 @@ impl Engine {
         }
         TextSets::publish_common(engine.plane.as_mut())?;
         engine.publish_limits()?;
-        engine.publish_keys()?;
+        let adopted = engine.publish_keys()?;
         engine.publish_config()?;
-        engine.publish_adopted()?;
+        engine.publish_adopted(&adopted)?;
         engine.drop_unused_texts()?;
         engine.flush(now)?;
         engine.begin(now)?;
@@ -215,14 +237,19 @@ impl Engine {
     }
 
     pub(super) fn tier(&self, name: &str) -> Result<&Tier, ApiError> {
-        self.config.tiers.get(name).ok_or_else(|| {
-            let names = self.config.tiers.names().map(|name| name.as_str());
-            ApiError::not_found(format!(
-                "there is no tier `{name}`{}; tiers are {}",
-                did_you_mean(name, names),
-                self.config.tiers.listed()
-            ))
-        })
+        self.config
+            .tiers
+            .get(name)
+            .ok_or_else(|| self.no_tier(name))
+    }
+
+    pub(super) fn no_tier(&self, name: &str) -> ApiError {
+        let names = self.config.tiers.names().map(|name| name.as_str());
+        ApiError::not_found(format!(
+            "there is no tier `{name}`{}; tiers are {}",
+            did_you_mean(name, names),
+            self.config.tiers.listed()
+        ))
     }
 
     pub(super) fn scope(&self, name: &ScopeName) -> Result<&Scope, ApiError> {

@@ -49,7 +49,12 @@ impl Engine {
         Ok(())
     }
 
-    fn kernel_limits(&mut self, limits: &Limits, mode: Mode) -> Result<abi::Limits, ApiError> {
+    /// The kernel's form of a scope's limits.
+    pub(super) fn kernel_limits(
+        &mut self,
+        limits: &Limits,
+        mode: Mode,
+    ) -> Result<abi::Limits, ApiError> {
         let set = self.texts.number(self.plane.as_mut(), limits)?;
         let ahead = self.config.accounting.ahead_of(limits.daily_quota);
         Ok(publish::limits(limits, mode, set, ahead))
@@ -68,36 +73,60 @@ impl Engine {
         Ok(())
     }
 
-    /// The kernel's keys become the store's; when each was last used stays.
-    pub(super) fn publish_keys(&mut self) -> Result<(), ApiError> {
+    /// The kernel's keys become the store's; when each was last used stays. What is there already
+    /// is not written again. Returns those that the kernel has made scopes of: they are not the
+    /// store's.
+    pub(super) fn publish_keys(&mut self) -> Result<Vec<(Digest, KeyEntry)>, ApiError> {
         let mut present: HashMap<Digest, KeyEntry> = self.plane.keys()?.into_iter().collect();
-        for key in self.store.keys(None)? {
+        let mut different = Vec::new();
+        let mut same = 0u64;
+        for key in self.store.key_briefs()? {
             let old = present.remove(&key.digest);
-            let entry = key_entry(&key, old.map_or(0, |entry| entry.last_used_ns));
-            if old != Some(entry) {
-                self.plane.set_key(&key.digest, &entry)?;
+            let entry = KeyEntry {
+                scope: key.scope_id,
+                flags: flags(key.state),
+                last_used_ns: old.map_or(0, |entry| entry.last_used_ns),
+            };
+            if old == Some(entry) {
+                same += 1;
+            } else {
+                different.push((key.digest, entry));
             }
         }
-        // Those that the kernel adopted are not the store's: see `publish_adopted`.
-        for (digest, entry) in present {
-            if entry.flags & KEY_ADOPTED == 0 {
-                self.plane.remove_key(&digest)?;
-            }
+        let (adopted, strange): (Vec<_>, Vec<_>) = present
+            .into_iter()
+            .partition(|(_, entry)| entry.flags & KEY_ADOPTED != 0);
+        log::info!(
+            "{same} keys in the kernel are the store's, {} entered, {} removed",
+            different.len(),
+            strange.len()
+        );
+        // First, to make room.
+        for (digest, _) in strange {
+            self.plane.remove_key(&digest)?;
         }
-        Ok(())
+        self.plane.set_keys(&different)?;
+        Ok(adopted)
+    }
+
+    /// The keys that the kernel has made scopes of.
+    pub(super) fn adopted_keys(&self) -> Result<Vec<(Digest, KeyEntry)>, KernelError> {
+        let mut keys = self.plane.keys()?;
+        keys.retain(|(_, entry)| entry.flags & KEY_ADOPTED != 0);
+        Ok(keys)
     }
 
     /// Scopes that the kernel made of unknown keys get the limits that the configuration has
     /// for them now; where it has none any more, their keys are unknown again.
-    pub(super) fn publish_adopted(&mut self) -> Result<(), ApiError> {
+    pub(super) fn publish_adopted(
+        &mut self,
+        adopted: &[(Digest, KeyEntry)],
+    ) -> Result<(), ApiError> {
         let adopt = self.adopt_limits()?;
-        for (digest, entry) in self.plane.keys()? {
-            if entry.flags & KEY_ADOPTED == 0 {
-                continue;
-            }
+        for (digest, entry) in adopted {
             match &adopt {
                 Some(limits) => self.plane.set_limits(entry.scope, limits)?,
-                None => self.plane.remove_key(&digest)?,
+                None => self.plane.remove_key(digest)?,
             }
         }
         Ok(())
@@ -139,14 +168,17 @@ impl Engine {
 
 /// The kernel's entry for a key.
 pub(super) fn key_entry(key: &KeyRecord, last_used_ns: u64) -> KeyEntry {
-    let flags = if key.state == KeyState::Active {
+    KeyEntry {
+        scope: key.scope_id,
+        flags: flags(key.state),
+        last_used_ns,
+    }
+}
+
+fn flags(state: KeyState) -> u32 {
+    if state == KeyState::Active {
         0
     } else {
         KEY_DISABLED
-    };
-    KeyEntry {
-        scope: key.scope_id,
-        flags,
-        last_used_ns,
     }
 }

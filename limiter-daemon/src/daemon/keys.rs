@@ -4,12 +4,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use limiter_common::{abi::Digest, siphash};
 
 use super::{
-    csv_import::{Line, read},
     engine::{Caller, Engine},
     in_force::key_entry,
 };
 use crate::{
-    api::{ApiError, CreateKey, CreatedKey, ImportKey, Imported, KeyView},
+    api::{ApiError, CreateKey, CreatedKey, ImportKey, KeyView},
     kernel::KernelError,
     key::{self, RawKey},
     scope::ScopeName,
@@ -89,129 +88,6 @@ impl Engine {
         self.enter_key(&new.id)?;
         log::info!("{}: key {} of {scope} registered", caller.who, new.id);
         Ok(new.id)
-    }
-
-    /// Registers many keys, all or none, and makes the scopes that do not exist.
-    ///
-    /// # Errors
-    /// With the number of the first line that is wrong.
-    pub fn import_csv(&mut self, text: &[u8], caller: &Caller) -> Result<Imported, ApiError> {
-        let lines = read(text).map_err(|error| ApiError::invalid_key(error.to_string()))?;
-        self.check_room(lines.len() as u64)?;
-        let (new_scopes, keys) = self.plan(&lines)?;
-        self.store.change(|store| {
-            for scope in &new_scopes {
-                store.add_scope(scope.id, &scope.name, &scope.tier, caller.now)?;
-                store.release(scope.id)?;
-            }
-            for (line, new) in &keys {
-                let new = NewKey {
-                    id: free_key_id(store)?,
-                    ..new.clone()
-                };
-                store.add_key(&new, caller.now).map_err(|error| {
-                    let error = ApiError::from(error);
-                    ApiError {
-                        message: format!("line {line}: {}", error.message),
-                        ..error
-                    }
-                })?;
-            }
-            let detail = format!("{} keys, {} new scopes", keys.len(), new_scopes.len());
-            store.audit(&caller.entry("key import --csv", "", &detail))?;
-            Ok::<(), ApiError>(())
-        })?;
-        for scope in &new_scopes {
-            self.enter_scope(scope.id, &scope.name, &scope.tier, caller.now)?;
-        }
-        for (_, new) in &keys {
-            if let Some(record) = self.store.key_by_digest(new.digest)? {
-                self.plane.set_key(&record.digest, &key_entry(&record, 0))?;
-            }
-        }
-        let imported = Imported {
-            keys: keys.len() as u64,
-            scopes: new_scopes.len() as u64,
-        };
-        log::info!(
-            "{}: {} keys imported, {} new scopes",
-            caller.who,
-            imported.keys,
-            imported.scopes
-        );
-        Ok(imported)
-    }
-
-    /// What lines come to: scopes to make, with their ids, and keys to add, with their lines.
-    fn plan(&mut self, lines: &[Line]) -> Result<Plan, ApiError> {
-        let mut new_scopes: Vec<NewScope> = Vec::new();
-        let mut made: std::collections::HashMap<ScopeName, usize> =
-            std::collections::HashMap::new();
-        let mut keys = Vec::with_capacity(lines.len());
-        let mut cursor = self.next_id;
-        let at = |line: u64, error: ApiError| ApiError {
-            message: format!("line {line}: {}", error.message),
-            ..error
-        };
-        for Line {
-            line,
-            scope: name,
-            key: raw,
-            label,
-            tier,
-        } in lines
-        {
-            check_label(label.as_deref()).map_err(|error| {
-                // It stands in the file: nothing was typed wrongly.
-                at(*line, ApiError::invalid_key(error.message))
-            })?;
-            let known = match (self.scopes.get(name), made.get(name)) {
-                (Some(scope), _) => Some((scope.record.id, scope.record.tier.clone())),
-                (None, Some(index)) => new_scopes.get(*index).map(|s| (s.id, s.tier.clone())),
-                (None, None) => None,
-            };
-            let scope_id = match known {
-                Some((id, has)) => {
-                    if let Some(tier) = tier.as_ref().filter(|tier| **tier != has) {
-                        let message = format!("the scope {name} has tier {has}, not {tier}");
-                        return Err(at(*line, ApiError::conflict(message)));
-                    }
-                    id
-                }
-                None => {
-                    let tier = tier
-                        .clone()
-                        .unwrap_or_else(|| name.default_tier().to_owned());
-                    self.tier(&tier).map_err(|error| at(*line, error))?;
-                    // `free_id` looks from the cursor on; ids given to earlier lines lie
-                    // before it.
-                    self.next_id = cursor;
-                    let id = self.free_id()?;
-                    if new_scopes.iter().rev().take(1).any(|last| id <= last.id) {
-                        return Err(KernelError::scopes_full(self.config.tables.scopes).into());
-                    }
-                    cursor = id.saturating_add(1);
-                    made.insert(name.clone(), new_scopes.len());
-                    new_scopes.push(NewScope {
-                        id,
-                        name: name.clone(),
-                        tier,
-                    });
-                    id
-                }
-            };
-            let digest = self.digest(raw);
-            keys.push((
-                *line,
-                NewKey {
-                    id: String::new(),
-                    scope_id,
-                    digest,
-                    label: label.clone(),
-                },
-            ));
-        }
-        Ok((new_scopes, keys))
     }
 
     fn check_room(&self, more: u64) -> Result<(), ApiError> {
@@ -302,16 +178,18 @@ impl Engine {
 
     /// When the kernel saw the key last; `None` if it has not since the maps were made.
     fn last_used(&self, record: &KeyRecord) -> Result<Option<DateTime<Utc>>, ApiError> {
-        let boot_ns = self
-            .plane
-            .key(&record.digest)?
-            .map_or(0, |entry| entry.last_used_ns);
+        let entry = self.plane.key(&record.digest)?;
+        Ok(entry.and_then(|entry| self.utc(entry.last_used_ns)))
+    }
+
+    /// A moment of the kernel's notes; 0 is none.
+    fn utc(&self, boot_ns: u64) -> Option<DateTime<Utc>> {
         if boot_ns == 0 {
-            return Ok(None);
+            return None;
         }
         let utc_ns = boot_ns.wrapping_add(self.utc_offset_ns());
         let since_epoch = TimeDelta::nanoseconds(i64::try_from(utc_ns).unwrap_or(i64::MAX));
-        Ok(DateTime::UNIX_EPOCH.checked_add_signed(since_epoch))
+        DateTime::UNIX_EPOCH.checked_add_signed(since_epoch)
     }
 
     /// Remembers in the store when keys were last used: the kernel's own notes end with the
@@ -320,30 +198,18 @@ impl Engine {
     /// # Errors
     /// The store's and the kernel's.
     pub fn save_last_used(&mut self) -> Result<(), ApiError> {
-        let mut newer = Vec::new();
-        for record in self.store.keys(None)? {
-            let used = self.last_used(&record)?;
-            if let Some(used) = used.filter(|used| Some(*used) > record.last_used_at) {
-                newer.push((record.id, used));
-            }
-        }
+        let used: Vec<(Digest, DateTime<Utc>)> = self
+            .plane
+            .keys()?
+            .into_iter()
+            .filter_map(|(digest, entry)| Some((digest, self.utc(entry.last_used_ns)?)))
+            .collect();
         self.store.lightly(|store| {
-            newer
-                .iter()
-                .try_for_each(|(id, used)| store.set_last_used(id, *used))
+            used.iter()
+                .try_for_each(|(digest, at)| store.set_last_used(*digest, *at))
         })?;
         Ok(())
     }
-}
-
-/// Scopes to make, and keys to add with the lines they stand on.
-type Plan = (Vec<NewScope>, Vec<(u64, NewKey)>);
-
-/// A scope that an import makes.
-struct NewScope {
-    id: u32,
-    name: ScopeName,
-    tier: String,
 }
 
 /// An id that no key has: 50 random bits meet again rarely, but they do.
@@ -361,7 +227,7 @@ fn some_label(label: Option<String>) -> Option<String> {
     label.filter(|label| !label.is_empty())
 }
 
-fn check_label(label: Option<&str>) -> Result<(), ApiError> {
+pub(super) fn check_label(label: Option<&str>) -> Result<(), ApiError> {
     let Some(label) = label else { return Ok(()) };
     if label.len() > MAX_LABEL || label.chars().any(char::is_control) {
         return Err(ApiError::invalid(format!(

@@ -6,6 +6,7 @@ mod clock;
 mod csv_import;
 mod engine;
 mod healing;
+mod import;
 mod in_force;
 mod keys;
 mod lock;
@@ -48,7 +49,7 @@ pub use reload::resolve_or_refuse;
 pub(crate) use tests::testing;
 
 use crate::{
-    api,
+    api::{self, ImportView},
     config::{Config, Overlay},
     kernel::{Before, Events, Kernel, PinDirectory, Settings, netdev::Interface},
     secret::{self, Secret},
@@ -95,6 +96,8 @@ pub struct RunOptions {
 /// What the control interface and the daemon's own rounds share.
 pub struct Shared {
     engine: Mutex<Engine>,
+    /// The import at work. Apart from the engine, which it holds for seconds.
+    import: Mutex<Option<ImportView>>,
     stop: Notify,
     detached: AtomicBool,
 }
@@ -104,6 +107,7 @@ impl Shared {
     pub fn new(engine: Engine) -> Self {
         Self {
             engine: Mutex::new(engine),
+            import: Mutex::new(None),
             stop: Notify::new(),
             detached: AtomicBool::new(false),
         }
@@ -114,6 +118,10 @@ impl Shared {
         // A panic in one request must not stop the counts: the engine keeps store and kernel in
         // step by itself, since the store's transactions are all or nothing.
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_import(&self) -> MutexGuard<'_, Option<ImportView>> {
+        self.import.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the daemon, after everything was taken down.

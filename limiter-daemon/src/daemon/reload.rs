@@ -82,7 +82,8 @@ impl Engine {
         report.done = describe_changes(&previous, &self.config);
         self.publish_limits()?;
         self.publish_config()?;
-        self.publish_adopted()?;
+        let adopted = self.adopted_keys()?;
+        self.publish_adopted(&adopted)?;
         self.drop_unused_texts()?;
         report
             .done

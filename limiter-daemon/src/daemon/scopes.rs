@@ -3,10 +3,7 @@
 use chrono::{DateTime, Utc};
 use limiter_common::{abi, day::DayCount};
 
-use super::{
-    book::Book,
-    engine::{Caller, Engine, Scope, day_of},
-};
+use super::engine::{Caller, Engine, Scope, day_of};
 use crate::{
     api::{
         AddScope, ApiError, OverrideView, Report, ScopeDetail, ScopeView, SetLimits, TierView,
@@ -16,7 +13,7 @@ use crate::{
     kernel::KernelError,
     limits::Override,
     scope::ScopeName,
-    store::{KeyState, ScopeRecord, Seen},
+    store::{KeyState, ScopeRecord},
 };
 
 /// The word for a mode.
@@ -82,45 +79,29 @@ impl Engine {
             own: None,
         };
         let (limits, _) = self.effective(&record)?;
-        let book = Book::new(
-            Seen {
-                day: today,
-                used: usage.used,
-                ..Seen::default()
-            },
-            today,
-            usage,
-        );
-        self.scopes.insert(
-            name.clone(),
-            Scope {
-                record,
-                book,
-                limits,
-                unsaved: false,
-            },
-        );
+        let scope = Scope::new(record, limits, usage, today);
+        self.scopes.insert(name.clone(), scope);
         self.publish_scope(name)
     }
 
     /// An id that no scope has and no flow in the kernel can still name.
-    pub(super) fn free_id(&self) -> Result<u32, ApiError> {
+    fn free_id(&self) -> Result<u32, ApiError> {
+        let full = || KernelError::scopes_full(self.config.tables.scopes).into();
+        self.free_ids().next().ok_or_else(full)
+    }
+
+    /// All such ids, each once.
+    pub(super) fn free_ids(&self) -> impl Iterator<Item = u32> {
         let limit = self.config.tables.scopes;
         let from_here = (self.next_id..limit).chain(0..self.next_id.min(limit));
         let unused = |id: &u32| !self.ids.contains(id) && !self.retired.contains(id);
-        if let Some(id) = from_here.into_iter().find(unused) {
-            return Ok(id);
-        }
         // Removed scopes' ids come back once nothing in the kernel holds on to them.
         let quiet = |id: &u32| {
             let state = self.plane.state(*id);
             state.in_flight == 0 && state.connections == 0
         };
-        self.retired
-            .iter()
-            .copied()
-            .find(quiet)
-            .ok_or_else(|| KernelError::scopes_full(limit).into())
+        let retired = self.retired.iter().copied();
+        from_here.filter(unused).chain(retired.filter(quiet))
     }
 
     /// Removes a scope with its keys.

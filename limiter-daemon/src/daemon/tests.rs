@@ -5,5 +5,6 @@ mod engine;
 mod flows;
 mod healing;
 mod host;
+mod import;
 mod plane;
 pub(crate) mod testing;

@@ -8,11 +8,19 @@ use aya::{
 };
 use limiter_common::abi::{self, Digest, KeyEntry, TextKey, map};
 
-use super::{KernelError, error::map_error};
+use super::{
+    KernelError,
+    error::map_error,
+    sys::{self, Found},
+};
+
+/// Entries that go to the kernel, or come from it, in one call: enough that the calls no longer
+/// count, and little enough to copy that a CPU is not kept from other work.
+const BATCH: usize = 4096;
 
 /// A type of the ABI as aya wants it: plain bytes.
 #[repr(transparent)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Plain<T: Copy>(pub(super) T);
 
 macro_rules! plain {
@@ -124,5 +132,69 @@ pub(super) fn remove<K: Pod, V: Pod>(
             Ok(())
         }
         Err(error) => Err(map_error(name)(error)),
+    }
+}
+
+/// Enters or replaces many entries, in order; what follows the one that failed is not entered.
+pub(super) fn insert_all<K: Pod, V: Pod>(
+    entries: &mut HashMap<MapData, K, V>,
+    new: &[(K, V)],
+    name: &'static str,
+    full: impl Fn() -> KernelError,
+) -> Result<(), KernelError> {
+    let (mut keys, mut values) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
+    let mut rest = new;
+    while !rest.is_empty() {
+        let some = rest.get(..BATCH).unwrap_or(rest);
+        keys.clear();
+        values.clear();
+        keys.extend(some.iter().map(|(key, _)| *key));
+        values.extend(some.iter().map(|(_, value)| *value));
+        let (done, result) = sys::update_batch(entries, &keys, &values);
+        rest = rest.get(done..).unwrap_or_default();
+        // Whatever stopped it, the next entry goes by itself: either it tells why, or the kernel
+        // has no such call for this map (ENOTSUPP, EINVAL), or was short of memory for a moment.
+        if result.is_err()
+            && let Some(((key, value), others)) = rest.split_first()
+        {
+            insert(entries, key, value, name, full())?;
+            rest = others;
+        }
+    }
+    Ok(())
+}
+
+/// All entries.
+pub(super) fn all<K: Pod + Default, V: Pod + Default>(
+    entries: &HashMap<MapData, K, V>,
+    name: &'static str,
+) -> Result<Vec<(K, V)>, KernelError> {
+    let mut found = Vec::new();
+    let (mut keys, mut values) = (vec![K::default(); BATCH], vec![V::default(); BATCH]);
+    let mut from = None;
+    loop {
+        let batch = sys::lookup_batch(entries, from, &mut keys, &mut values);
+        match batch {
+            Ok(Found { count, next }) => {
+                let keys = keys.iter().take(count).copied();
+                found.extend(keys.zip(values.iter().copied()));
+                if next.is_none() {
+                    return Ok(found);
+                }
+                from = next;
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                let room = keys.len() * 2;
+                keys.resize(room, K::default());
+                values.resize(room, V::default());
+            }
+            Err(error) => {
+                log::debug!("{name}: read one by one: {error}");
+                return entries
+                    .iter()
+                    .collect::<Result<_, _>>()
+                    .map_err(map_error(name));
+            }
+        }
     }
 }

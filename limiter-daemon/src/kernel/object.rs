@@ -22,7 +22,7 @@ use super::{
     events::Events,
     layouts,
     limits::LimitsMap,
-    maps::{ClockMap, Maps, Plain, insert, lookup, remove},
+    maps::{ClockMap, Maps, Plain, all, insert, insert_all, lookup, remove},
     netdev::Interface,
     pins::{PinDirectory, TEXT_ENTRIES, key_entries, scope_entries},
     plane::{Count, Counted, First},
@@ -262,6 +262,15 @@ impl Plane for Kernel {
         insert(&mut self.maps.keys, digest, Plain(*entry), map::KEYS, full)
     }
 
+    fn set_keys(&mut self, entries: &[(Digest, KeyEntry)]) -> Result<(), KernelError> {
+        let entries: Vec<_> = entries
+            .iter()
+            .map(|(digest, entry)| (*digest, Plain(*entry)))
+            .collect();
+        let full = || KernelError::keys_full(self.tables.keys);
+        insert_all(&mut self.maps.keys, &entries, map::KEYS, full)
+    }
+
     fn remove_key(&mut self, digest: &Digest) -> Result<(), KernelError> {
         remove(&mut self.maps.keys, digest, map::KEYS)
     }
@@ -271,12 +280,11 @@ impl Plane for Kernel {
     }
 
     fn keys(&self) -> Result<Vec<(Digest, KeyEntry)>, KernelError> {
-        self.maps
-            .keys
-            .iter()
-            .map(|entry| entry.map(|(digest, entry)| (digest, entry.0)))
-            .collect::<Result<_, _>>()
-            .map_err(map_error(map::KEYS))
+        let entries = all(&self.maps.keys, map::KEYS)?;
+        Ok(entries
+            .into_iter()
+            .map(|(digest, entry)| (digest, entry.0))
+            .collect())
     }
 
     fn set_text(&mut self, key: TextKey, text: &abi::Text) -> Result<(), KernelError> {

@@ -141,6 +141,12 @@ pub trait Plane: Send {
     /// [`KernelError::Full`], or the kernel's.
     fn set_key(&mut self, digest: &Digest, entry: &KeyEntry) -> Result<(), KernelError>;
 
+    /// Enters or replaces many keys, in this order. After an error some of them may be entered.
+    ///
+    /// # Errors
+    /// [`KernelError::Full`], or the kernel's.
+    fn set_keys(&mut self, entries: &[(Digest, KeyEntry)]) -> Result<(), KernelError>;
+
     /// Removes a key; it may be gone already.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! The two calls of bpf(2) that aya does not offer, and the clock that the programs read.
+//! The calls of bpf(2) that aya does not offer, and the clock that the programs read.
 
 use std::{
     ffi::CString,
@@ -8,8 +8,15 @@ use std::{
     path::Path,
 };
 
-/// `BPF_OBJ_GET` and `BPF_LINK_DETACH` (`include/uapi/linux/bpf.h`, `enum bpf_cmd`).
+use aya::{
+    Pod,
+    maps::{HashMap, IterableMap as _, MapData},
+};
+
+/// Commands (`include/uapi/linux/bpf.h`, `enum bpf_cmd`).
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_LINK_DETACH: libc::c_long = 34;
 
 /// The part of `union bpf_attr` that `BPF_OBJ_GET` reads.
@@ -24,6 +31,114 @@ struct ObjGet {
 #[repr(C)]
 struct LinkDetach {
     link_fd: u32,
+}
+
+/// The part of `union bpf_attr` that the `BPF_MAP_*_BATCH` commands read.
+#[repr(C)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+impl Batch {
+    fn call(&mut self, command: libc::c_long) -> io::Result<()> {
+        // SAFETY: `self` outlives the call, and its size is passed. What it points to is filled in
+        // below: slices of at least `count` keys and values, whose sizes aya has held against the
+        // map's.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                command,
+                std::ptr::from_mut(self),
+                size_of::<Self>(),
+            )
+        };
+        if done < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Enters or replaces entries. Says how many were, from the first on, and why not all.
+pub(super) fn update_batch<K: Pod, V: Pod>(
+    map: &HashMap<MapData, K, V>,
+    keys: &[K],
+    values: &[V],
+) -> (usize, io::Result<()>) {
+    let entries = keys.len().min(values.len());
+    let mut attr = Batch {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr().expose_provenance() as u64,
+        values: values.as_ptr().expose_provenance() as u64,
+        count: u32::try_from(entries).unwrap_or(u32::MAX),
+        map_fd: map.map().fd().as_fd().as_raw_fd().cast_unsigned(),
+        elem_flags: 0,
+        flags: 0,
+    };
+    let done = attr.call(BPF_MAP_UPDATE_BATCH);
+    let count = attr.count as usize;
+    match done {
+        Ok(()) => (count, Ok(())),
+        // Errors that come before the first entry leave `count` as it was
+        // (kernel/bpf/syscall.c, generic_map_update_batch).
+        Err(error) if count >= entries => (0, Err(error)),
+        Err(error) => (count, Err(error)),
+    }
+}
+
+/// Where [`lookup_batch`] goes on in a hash map: the number of a bucket.
+pub(super) type Bucket = u32;
+
+/// What [`lookup_batch`] found.
+pub(super) struct Found {
+    /// So many entries.
+    pub(super) count: usize,
+    /// Where to go on; `None` at the end.
+    pub(super) next: Option<Bucket>,
+}
+
+/// Reads entries, bucket by bucket from `from` on (`None` is the first). ENOSPC says that a bucket
+/// has more of them than fit.
+pub(super) fn lookup_batch<K: Pod, V: Pod>(
+    map: &HashMap<MapData, K, V>,
+    from: Option<Bucket>,
+    keys: &mut [K],
+    values: &mut [V],
+) -> io::Result<Found> {
+    let mut next: Bucket = 0;
+    let mut attr = Batch {
+        in_batch: from.as_ref().map_or(0, |from| {
+            std::ptr::from_ref(from).expose_provenance() as u64
+        }),
+        out_batch: (&raw mut next).expose_provenance() as u64,
+        keys: keys.as_mut_ptr().expose_provenance() as u64,
+        values: values.as_mut_ptr().expose_provenance() as u64,
+        count: u32::try_from(keys.len().min(values.len())).unwrap_or(u32::MAX),
+        map_fd: map.map().fd().as_fd().as_raw_fd().cast_unsigned(),
+        elem_flags: 0,
+        flags: 0,
+    };
+    let done = attr.call(BPF_MAP_LOOKUP_BATCH);
+    let count = attr.count as usize;
+    match done {
+        Ok(()) => Ok(Found {
+            count,
+            next: Some(next),
+        }),
+        // The end; the last entries come with it (kernel/bpf/hashtab.c,
+        // __htab_map_lookup_and_delete_batch).
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Found { count, next: None }),
+        Err(error) => Err(error),
+    }
 }
 
 /// CLOCK_BOOTTIME, ns: what `bpf_ktime_get_boot_ns` gives the programs.

@@ -84,6 +84,17 @@ pub struct NewKey {
     pub label: Option<String>,
 }
 
+/// What the kernel has to know of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyBrief {
+    /// What the kernel looks up.
+    pub digest: Digest,
+    /// The id of the scope it is of.
+    pub scope_id: u32,
+    /// What it may do.
+    pub state: KeyState,
+}
+
 /// A digest's 16 bytes, first half first, each little-endian, as SipHash defines its output.
 fn to_bytes(digest: Digest) -> [u8; 16] {
     let mut bytes = [0; 16];
@@ -125,6 +136,31 @@ impl Store {
             ),
             params![scope],
         )
+    }
+
+    /// All keys, in no order.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn key_briefs(&self) -> Result<Vec<KeyBrief>, StoreError> {
+        let rows = self.query("SELECT digest, scope, state FROM keys", [], |row| {
+            let digest = row.get_ref(0)?.as_blob().ok().and_then(from_bytes);
+            let state = row.get_ref(2)?.as_str().ok();
+            Ok((
+                digest,
+                row.get(1)?,
+                state.and_then(|state| state.parse().ok()),
+            ))
+        })?;
+        rows.into_iter()
+            .map(|(digest, scope_id, state)| {
+                Ok(KeyBrief {
+                    digest: digest.ok_or_else(|| self.corrupt("a digest of scope", scope_id))?,
+                    scope_id,
+                    state: state.ok_or_else(|| self.corrupt("a key's state of scope", scope_id))?,
+                })
+            })
+            .collect()
     }
 
     /// The key of that id.
@@ -206,10 +242,26 @@ impl Store {
     /// # Errors
     /// [`StoreError::KeyExists`] when its digest is known, in whatever scope and state.
     pub fn add_key(&self, key: &NewKey, now: DateTime<Utc>) -> Result<(), StoreError> {
+        if self.try_add_key(key, now)? {
+            return Ok(());
+        }
+        let known = self.key_by_digest(key.digest)?;
+        let known = known.ok_or_else(|| self.corrupt("twice the key id", &key.id))?;
+        Err(StoreError::KeyExists {
+            id: known.id,
+            scope: known.scope.to_string(),
+        })
+    }
+
+    /// Adds an active key, unless its digest or its id is known; whether it was added.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn try_add_key(&self, key: &NewKey, now: DateTime<Utc>) -> Result<bool, StoreError> {
         let digest = to_bytes(key.digest);
         let added = self.execute(
             "INSERT INTO keys (id, scope, digest, label, state, created_at)
-             VALUES (?1, ?2, ?3, ?4, 'active', ?5) ON CONFLICT (digest) DO NOTHING",
+             VALUES (?1, ?2, ?3, ?4, 'active', ?5) ON CONFLICT DO NOTHING",
             params![
                 key.id,
                 key.scope_id,
@@ -218,15 +270,7 @@ impl Store {
                 now.timestamp_millis()
             ],
         )?;
-        if added == 1 {
-            return Ok(());
-        }
-        let known = self.key_by_digest(key.digest)?;
-        let known = known.ok_or_else(|| self.corrupt("a digest of", &key.id))?;
-        Err(StoreError::KeyExists {
-            id: known.id,
-            scope: known.scope.to_string(),
-        })
+        Ok(added == 1)
     }
 
     /// Changes a key's state.
@@ -241,14 +285,17 @@ impl Store {
         Ok(())
     }
 
-    /// Remembers when a key was last used.
+    /// Remembers when a key was last used; an earlier time than the one that is known changes
+    /// nothing.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn set_last_used(&self, id: &str, at: DateTime<Utc>) -> Result<(), StoreError> {
+    pub fn set_last_used(&self, digest: Digest, at: DateTime<Utc>) -> Result<(), StoreError> {
+        let digest = to_bytes(digest);
         self.execute(
-            "UPDATE keys SET last_used_at = ?2 WHERE id = ?1",
-            params![id, at.timestamp_millis()],
+            "UPDATE keys SET last_used_at = ?2
+             WHERE digest = ?1 AND (last_used_at IS NULL OR last_used_at < ?2)",
+            params![digest.as_slice(), at.timestamp_millis()],
         )?;
         Ok(())
     }

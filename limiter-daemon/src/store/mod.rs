@@ -16,11 +16,14 @@ use rusqlite::Connection;
 use thiserror::Error;
 
 pub use audit::AuditEntry;
-pub use keys::{KeyRecord, KeyState, NewKey};
+pub use keys::{KeyBrief, KeyRecord, KeyState, NewKey};
 pub use scopes::ScopeRecord;
 pub use usage::{DayUsage, Refusals, Seen, date_of};
 
 use schema::SCHEMA_VERSION;
+
+/// Memory for pages in [`Store::change_much`], KiB: the indexes of a million keys fit.
+const MUCH_CACHE_KIB: u32 = 256 * 1024;
 
 /// Why the store refused.
 #[derive(Debug, Error)]
@@ -124,20 +127,42 @@ impl Store {
         work: impl FnOnce(&mut Self) -> Result<T, E>,
     ) -> Result<T, E> {
         self.execute_batch("BEGIN IMMEDIATE")?;
-        match work(self) {
-            Ok(value) => {
-                self.execute_batch("COMMIT")?;
-                Ok(value)
-            }
-            Err(error) => {
-                // The first error is the one worth telling; a failed rollback leaves the
-                // transaction to be rolled back when the connection closes.
-                if let Err(rollback) = self.execute_batch("ROLLBACK") {
-                    log::error!("{rollback}");
-                }
-                Err(error)
-            }
+        let result = work(self).and_then(|value| {
+            self.execute_batch("COMMIT")?;
+            Ok(value)
+        });
+        // Some errors of SQLite's end the transaction by themselves.
+        if result.is_err()
+            && !self.connection.is_autocommit()
+            // The first error is the one worth telling; a failed rollback leaves the transaction
+            // to be rolled back when the connection closes.
+            && let Err(rollback) = self.execute_batch("ROLLBACK")
+        {
+            log::error!("{rollback}");
         }
+        result
+    }
+
+    /// [`Store::change`] for work on a large part of the file: with room in memory for the pages
+    /// that it goes to and fro between, and with the log cut back afterwards.
+    ///
+    /// # Errors
+    /// Whatever `work` returns; nothing is changed then.
+    pub fn change_much<T, E: From<StoreError>>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let before: Vec<i64> = self.query("PRAGMA cache_size", [], |row| row.get(0))?;
+        self.execute_batch(&format!("PRAGMA cache_size = -{MUCH_CACHE_KIB}"))?;
+        let result = self.change(work);
+        if let Some(before) = before.first() {
+            self.execute_batch(&format!("PRAGMA cache_size = {before}"))?;
+        }
+        // The work is done or undone by now: a log that stays long costs disk, nothing else.
+        if let Err(error) = self.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
+            log::debug!("{error}");
+        }
+        result
     }
 
     /// A value that this installation remembers.

@@ -1,14 +1,34 @@
-//! The counts of a running daemon, changed behind its back.
+//! Maps of a running daemon, looked at and changed behind its back.
 
 use std::{
+    collections::HashMap,
     os::fd::{AsFd as _, AsRawFd as _},
     path::Path,
     sync::atomic::{AtomicU64, Ordering::SeqCst},
 };
 
-use aya::maps::MapData;
-use limiter_common::abi::{ABI_VERSION, ScopeState, map};
+use aya::maps::{self, Map, MapData};
+use limiter_common::abi::{ABI_VERSION, Digest, ScopeState, map};
 use memmap2::{MmapOptions, MmapRaw};
+
+/// The map of that name.
+fn open(pins: &Path, name: &str) -> MapData {
+    let path = pins.join(format!("v{ABI_VERSION}")).join(name);
+    MapData::from_pin(path).expect("a pinned map")
+}
+
+/// The keys that the kernel knows, with their scope and flags, read one by one.
+///
+/// # Panics
+/// When no daemon has pinned its maps in `pins`.
+pub fn pinned_keys(pins: &Path) -> HashMap<Digest, u64> {
+    let keys = maps::HashMap::<_, Digest, [u64; 2]>::try_from(Map::HashMap(open(pins, map::KEYS)));
+    let keys = keys.expect("the map of keys");
+    keys.iter()
+        .map(|entry| entry.map(|(digest, [scope_and_flags, _])| (digest, scope_and_flags)))
+        .collect::<Result<_, _>>()
+        .expect("read the map of keys")
+}
 
 /// The pinned map of the scopes' state, mapped as the daemon does it.
 #[derive(Debug)]
@@ -20,8 +40,7 @@ impl PinnedState {
     /// # Panics
     /// When no daemon has pinned its maps in `pins`.
     pub fn open(pins: &Path) -> Self {
-        let path = pins.join(format!("v{ABI_VERSION}")).join(map::STATE);
-        let data = MapData::from_pin(&path).expect("the pinned state");
+        let data = open(pins, map::STATE);
         let entries = data.info().expect("its shape").max_entries() as usize;
         let mapping = MmapOptions::new()
             .len(entries * size_of::<ScopeState>())

@@ -195,8 +195,8 @@ fn an_import_is_all_or_nothing() {
     let mut host = Host::new("");
     host.add("acme");
     let good =
-        b"scope,key,label,tier\nacme,k1,,\nnew/one,k2,mobile,master\nnew/one,k3,,\nnew,k4,,\n";
-    let done = host.engine().import_csv(good, &caller(noon())).unwrap();
+        "scope,key,label,tier\nacme,k1,,\nnew/one,k2,mobile,master\nnew/one,k3,,\nnew,k4,,\n";
+    let done = host.import(good).unwrap();
     assert_eq!((done.keys, done.scopes), (4, 2));
     assert_eq!(host.plane.tables().keys.len(), 4);
     assert_eq!(
@@ -221,10 +221,7 @@ fn an_import_is_all_or_nothing() {
             "line 2: the scope acme has tier master, not profile",
         ),
     ] {
-        let error = host
-            .engine()
-            .import_csv(bad.as_bytes(), &caller(noon()))
-            .unwrap_err();
+        let error = host.import(bad).unwrap_err();
         assert!(error.message.contains(wanted), "{}", error.message);
         assert!(host.engine().show_scope(&name("more")).is_err());
         assert_eq!(host.plane.tables().keys.len(), 4);

@@ -8,9 +8,9 @@ use tempfile::TempDir;
 
 use super::plane::MemoryPlane;
 use crate::{
-    api::{AddScope, ApiError},
+    api::{AddScope, ApiError, Imported},
     config::{Config, Overlay},
-    daemon::{Caller, Engine, Parts},
+    daemon::{Caller, Engine, Parts, csv_import},
     scope::ScopeName,
     secret,
     store::Store,
@@ -107,6 +107,14 @@ impl Host {
         };
         self.engine().add_scope(request, &caller(noon())).unwrap();
         self.engine().scope(&name(scope)).unwrap().record.id
+    }
+
+    /// A file of keys is imported at noon.
+    pub(super) fn import(&mut self, text: &str) -> Result<Imported, ApiError> {
+        let tell = |_, _, _| ();
+        let engine = self.engine();
+        let file = csv_import::read(text.as_bytes(), *engine.secret, &tell)?;
+        engine.import(file, &caller(noon()), &tell)
     }
 
     pub(super) fn used(&mut self, scope: &str, now: DateTime<Utc>) -> u64 {

@@ -26,6 +26,10 @@ pub(super) struct Tables {
     pub(super) allowed: BTreeMap<u32, DayCount>,
     pub(super) state: BTreeMap<u32, abi::ScopeState>,
     pub(super) keys: HashMap<Digest, KeyEntry>,
+    /// The most keys there can be.
+    pub(super) key_room: Option<usize>,
+    /// Keys entered or replaced in bulk.
+    pub(super) key_writes: usize,
     pub(super) texts: HashMap<(u32, u32), String>,
     pub(super) attached: Vec<Attached>,
     pub(super) flows: Vec<Flow>,
@@ -41,6 +45,12 @@ pub(super) struct Tables {
     /// See [`Tables::counted`].
     pub(super) noise: u64,
     pub(super) looks: u64,
+}
+
+impl Tables {
+    fn no_room_for_keys(&self) -> bool {
+        self.key_room.is_some_and(|room| self.keys.len() >= room)
+    }
 }
 
 /// Cloned, it is the same kernel: what a second daemon takes over.
@@ -136,6 +146,17 @@ impl Plane for MemoryPlane {
 
     fn set_key(&mut self, digest: &Digest, entry: &KeyEntry) -> Result<(), KernelError> {
         self.tables().keys.insert(*digest, *entry);
+        Ok(())
+    }
+
+    fn set_keys(&mut self, entries: &[(Digest, KeyEntry)]) -> Result<(), KernelError> {
+        for (digest, entry) in entries {
+            if self.tables().no_room_for_keys() {
+                return Err(KernelError::keys_full(0));
+            }
+            self.set_key(digest, entry)?;
+            self.tables().key_writes += 1;
+        }
         Ok(())
     }
 
