@@ -249,6 +249,24 @@ pub struct HealedView {
     pub orphaned_slots: u64,
 }
 
+/// `audit`: one change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditView {
+    /// When.
+    #[serde(serialize_with = "time")]
+    pub at: DateTime<Utc>,
+    /// Who, by the credentials of the control socket's other end.
+    pub who: String,
+    /// What kind of change, like `limits set`.
+    pub action: String,
+    /// The scope or key id it concerns; empty for the daemon as a whole.
+    pub object: String,
+    /// What changed.
+    pub detail: String,
+    /// The operator's reason.
+    pub note: Option<String>,
+}
+
 /// Something that an operator should know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {

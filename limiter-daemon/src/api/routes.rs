@@ -13,14 +13,14 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{get, post, put},
 };
-use chrono::{NaiveDate, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{AddScope, ApiError, CreateKey, ImportKey, Noted, SetLimits, server::Peer};
 use crate::{
     daemon::{Caller, Engine, Shared},
     scope::ScopeName,
-    store::KeyState,
+    store::{AuditFilter, KeyState},
 };
 
 /// Largest body of an ordinary request, in bytes.
@@ -44,6 +44,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/scopes/{scope}/usage", get(usage_of))
         .route("/v1/scopes/{scope}/reset", post(reset))
         .route("/v1/usage", get(usage))
+        .route("/v1/audit", get(audit))
         .route("/v1/keys", get(list_keys).post(create_key))
         .route("/v1/keys/import", post(import_key))
         .route("/v1/keys/{id}/{verb}", post(change_key))
@@ -231,6 +232,31 @@ async fn usage_of(
     })
     .await
     .into_response()
+}
+
+/// Most entries of the audit trail in one answer.
+const MAX_AUDIT: u32 = 1_000_000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuditQuery {
+    #[serde(default)]
+    object: Option<String>,
+    #[serde(default)]
+    since: Option<DateTime<Utc>>,
+    #[serde(default)]
+    limit: Option<u32>,
+}
+
+async fn audit(State(shared): App, Asked(query): Asked<AuditQuery>) -> Response {
+    let filter = AuditFilter {
+        object: query.object,
+        since: query.since,
+        limit: query.limit.unwrap_or(MAX_AUDIT).min(MAX_AUDIT),
+    };
+    answer(&shared, move |engine| engine.audit_trail(&filter))
+        .await
+        .into_response()
 }
 
 async fn reset(

@@ -8,6 +8,7 @@ use std::{
 };
 
 use axum::{Router, extract::connect_info::Connected, serve::IncomingStream};
+use nix::unistd::{Uid, User};
 use tokio::net::{UnixListener, unix::UCred};
 
 use super::routes;
@@ -30,9 +31,17 @@ impl Peer {
     /// For the audit trail.
     pub(super) fn name(&self) -> String {
         match &self.0 {
-            Some(peer) => format!("uid {}", peer.uid()),
+            Some(peer) => user(peer.uid()),
             None => "unknown".to_owned(),
         }
+    }
+}
+
+/// A user by name, as far as it has one, and number: names change hands.
+fn user(uid: u32) -> String {
+    match User::from_uid(Uid::from_raw(uid)) {
+        Ok(Some(user)) => format!("{} (uid {uid})", user.name),
+        Ok(None) | Err(_) => format!("uid {uid}"),
     }
 }
 

@@ -6,7 +6,10 @@ use chrono::NaiveDate;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
-use super::SOCKET_NAME;
+use super::{
+    SOCKET_NAME,
+    moment::{Since, Until},
+};
 use crate::{
     config::Overlay,
     daemon::{Directories, RunOptions},
@@ -81,6 +84,8 @@ pub(super) enum Command {
     /// Named limits
     #[command(subcommand)]
     Tier(TierCommand),
+    /// Who changed what, when and why; the oldest first
+    Audit(AuditArgs),
     /// Read the configuration again; a bad one changes nothing
     Reload,
     /// Take everything down: attachments, maps and pins; with a daemon or without
@@ -281,7 +286,7 @@ pub(super) struct SetArgs {
     connections: Option<Bound<u64>>,
     /// When it ends by itself: 2026-12-31, 2026-12-31T18:00:00Z, or from now on 90m, 36h, 7d
     #[arg(long, value_name = "T")]
-    pub(super) until: Option<super::commands::Until>,
+    pub(super) until: Option<Until>,
     /// Why, for the audit trail
     #[arg(long, value_name = "TEXT", value_parser = note)]
     pub(super) note: String,
@@ -303,6 +308,20 @@ impl SetArgs {
 pub(super) enum TierCommand {
     /// All tiers
     List,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AuditArgs {
+    /// Only what concerns this scope, or this key by its id
+    #[arg(value_name = "SCOPE|ID")]
+    pub(super) object: Option<String>,
+    /// Only from then on: 2026-11-24, 2026-11-24T18:00:00Z, or the last 90m, 36h, 7d
+    #[arg(long, value_name = "T")]
+    pub(super) since: Option<Since>,
+    /// The last so many of them
+    #[arg(long, value_name = "N", default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(super) limit: u32,
 }
 
 /// A reason that says something.
@@ -348,6 +367,8 @@ mod tests {
             "limiter usage acme --date 2026-01-31",
             "limiter reset acme --note typo --socket /tmp/s",
             "limiter tier list",
+            "limiter audit --since 7d --limit 5 --json",
+            "limiter audit acme/web",
             "limiter status --runtime-dir /run/other",
             "limiter --runtime-dir /run/other run",
             "limiter completions bash",
@@ -369,6 +390,8 @@ mod tests {
             "limiter limits set acme --rate 5 --note x",
             "limiter reset acme",
             "limiter usage --date yesterday",
+            "limiter audit --limit 0",
+            "limiter audit --since tomorrow",
         ] {
             assert!(!parses(line), "{line}");
         }

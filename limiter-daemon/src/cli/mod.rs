@@ -6,6 +6,7 @@ mod client;
 mod commands;
 mod detach;
 mod exit;
+mod moment;
 mod render;
 mod socket;
 mod status;

@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::{exit::Failure, table::Table};
 use crate::{
     api::{
-        CreatedKey, Imported, KeyView, Report, ScopeDetail, ScopeView, TierView, UsageView, rfc3339,
+        AuditView, CreatedKey, Imported, KeyView, Report, ScopeDetail, ScopeView, TierView,
+        UsageView, rfc3339,
     },
     limits::{Bound, Limits},
     store::Refusals,
@@ -277,6 +278,28 @@ pub(super) fn tiers(views: &[TierView], as_json: bool) -> Result<(), Failure> {
             connections,
             view.mode.clone(),
             view.scopes.to_string(),
+        ]);
+    }
+    lines(&table.lines())
+}
+
+pub(super) fn audit(entries: &[AuditView], as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        return json(&entries);
+    }
+    if entries.is_empty() {
+        return lines(&["no such changes on record".to_owned()]);
+    }
+    let mut table = Table::new(&["AT", "WHO", "ACTION", "OBJECT", "DETAIL", "NOTE"]);
+    for entry in entries {
+        let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        table.row([
+            rfc3339(&entry.at),
+            entry.who.clone(),
+            entry.action.clone(),
+            or_dash(some(&entry.object)),
+            or_dash(some(&entry.detail)),
+            or_dash(entry.note.as_ref()),
         ]);
     }
     lines(&table.lines())

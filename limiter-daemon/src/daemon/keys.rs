@@ -258,10 +258,15 @@ impl Engine {
                 "the key {id} was revoked, which is for ever: create another one"
             )));
         }
+        let action = match state {
+            KeyState::Active => "key enable",
+            KeyState::Disabled => "key disable",
+            KeyState::Revoked => "key revoke",
+        };
         self.store.change(|store| {
             store.set_key_state(id, state)?;
             let detail = format!("of {}, was {}", record.scope, record.state);
-            store.audit(&caller.entry(&format!("key {state}"), id, &detail))
+            store.audit(&caller.entry(action, id, &detail))
         })?;
         self.enter_key(id)?;
         log::info!("{}: key {id} of {} is {state}", caller.who, record.scope);

@@ -1,5 +1,6 @@
 //! `limiter run`: from the configuration to limits in force, and on until told to stop.
 
+mod audit;
 mod book;
 mod clock;
 mod csv_import;

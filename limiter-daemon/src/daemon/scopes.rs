@@ -258,15 +258,16 @@ impl Engine {
         caller: &Caller,
     ) -> Result<ScopeView, ApiError> {
         let scope = self.scope(name)?;
-        if scope.record.own.is_none() {
+        let Some(own) = &scope.record.own else {
             return Err(ApiError::conflict(format!(
                 "the scope {name} has no limits of its own"
             )));
-        }
+        };
+        let detail = format!("was {}", describe(own));
         let id = scope.record.id;
         self.store.change(|store| {
             store.clear_override(id)?;
-            let entry = caller.entry("limits clear", name.as_str(), "");
+            let entry = caller.entry("limits clear", name.as_str(), &detail);
             store.audit(&crate::store::AuditEntry {
                 note: Some(note),
                 ..entry

@@ -1,5 +1,6 @@
 //! The daemon's logic against a kernel in memory: no root, no clock but the test's own.
 
+mod audit;
 mod counts;
 mod engine;
 mod flows;

@@ -18,7 +18,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 use thiserror::Error;
 
-pub use audit::AuditEntry;
+pub use audit::{AuditEntry, AuditFilter, AuditRecord};
 pub use keys::{KeyRecord, KeyState, NewKey};
 pub use scopes::ScopeRecord;
 pub use usage::{DayUsage, Refusals, Seen, date_of};
