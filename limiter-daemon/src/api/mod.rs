@@ -52,8 +52,11 @@ fn optional_time<S: Serializer>(
 pub struct UsageView {
     /// The scope.
     pub scope: ScopeName,
-    /// Its tier.
-    pub tier: String,
+    /// Its tier; `null` for a scope that has been removed.
+    pub tier: Option<String>,
+    /// Whether the scope has been removed since.
+    #[serde(default)]
+    pub removed: bool,
     /// The UTC day.
     pub day: NaiveDate,
     /// Requests charged.

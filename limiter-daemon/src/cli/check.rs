@@ -52,6 +52,7 @@ pub(super) fn check(args: &CheckArgs, as_json: bool) -> Result<(), Failure> {
             "policy": policy,
             "tiers": tiers,
             "healing": healing(&config),
+            "history": {"keep": config.history.keep.to_string()},
             "warnings": warnings,
         }));
     }
@@ -90,6 +91,10 @@ pub(super) fn check(args: &CheckArgs, as_json: bool) -> Result<(), Failure> {
     } = config.healing;
     lines.push(format!(
         "healing      check every {check_interval} what is silent for {suspect_after}, recount every {recount_interval}"
+    ));
+    lines.push(format!(
+        "history      usage of the last {} days",
+        config.history.keep.0
     ));
     lines.push(String::new());
     render::lines(&lines)?;

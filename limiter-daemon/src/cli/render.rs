@@ -50,12 +50,26 @@ fn limit_cells(limits: &Limits) -> [String; 5] {
     ]
 }
 
+fn tier(view: &UsageView) -> String {
+    let gone = || "removed".to_owned();
+    view.tier.clone().unwrap_or_else(gone)
+}
+
+/// A scope that has been removed has no limits, which is not to say unlimited.
+fn limit<T: ToString>(view: &UsageView, limit: Option<T>) -> String {
+    if view.removed {
+        or_dash(limit)
+    } else {
+        or_unlimited(limit)
+    }
+}
+
 pub(super) fn usage(views: &[UsageView], as_json: bool) -> Result<(), Failure> {
     if as_json {
         return json(&views);
     }
     if views.is_empty() {
-        return lines(&["no scopes yet: add one with `limiter scope add`".to_owned()]);
+        return lines(&["no scopes: add one with `limiter scope add`".to_owned()]);
     }
     let mut table = Table::new(&[
         "SCOPE",
@@ -73,12 +87,12 @@ pub(super) fn usage(views: &[UsageView], as_json: bool) -> Result<(), Failure> {
     for view in views {
         table.row([
             view.scope.to_string(),
-            view.tier.clone(),
+            tier(view),
             view.day.to_string(),
             view.used.to_string(),
-            or_unlimited(view.daily_quota),
-            or_unlimited(view.remaining),
-            or_unlimited(view.rate),
+            limit(view, view.daily_quota),
+            limit(view, view.remaining),
+            limit(view, view.rate),
             or_dash(view.in_flight),
             or_dash(view.connections),
             view.refused.total().to_string(),
@@ -93,12 +107,12 @@ pub(super) fn usage_of(view: &UsageView, as_json: bool) -> Result<(), Failure> {
         return json(view);
     }
     let mut text = vec![
-        format!("scope        {} ({})", view.scope, view.tier),
+        format!("scope        {} ({})", view.scope, tier(view)),
         format!("day          {} (UTC)", view.day),
         format!("used         {}", view.used),
-        format!("daily quota  {}", or_unlimited(view.daily_quota)),
-        format!("left         {}", or_unlimited(view.remaining)),
-        format!("rate         {}", or_unlimited(view.rate)),
+        format!("daily quota  {}", limit(view, view.daily_quota)),
+        format!("left         {}", limit(view, view.remaining)),
+        format!("rate         {}", limit(view, view.rate)),
         format!("in flight    {}", or_dash(view.in_flight)),
         format!("connections  {}", or_dash(view.connections)),
         format!("refused      {}", refusals(view.refused)),

@@ -5,6 +5,7 @@ mod attach;
 mod document;
 mod error;
 mod healing;
+mod history;
 mod identify;
 mod interfaces;
 mod policy;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 pub use attach::{Attach, AttachHook, InterfacePattern, Origin};
 pub use error::{ConfigError, Problem};
 pub use healing::{Healing, Interval};
+pub use history::{Days, History};
 pub use identify::{HeaderName, MAX_HEADER_SOURCES, Source};
 pub use interfaces::{Resolution, resolve};
 pub use policy::{
@@ -44,6 +46,8 @@ pub struct Config {
     pub tables: Tables,
     /// How often counts are checked.
     pub healing: Healing,
+    /// How long the usage of past days is kept.
+    pub history: History,
 }
 
 /// Sizes of the kernel's tables, in entries. Memory is taken when they are made.
@@ -129,7 +133,9 @@ impl Config {
         let root = document.root();
         document.known(
             &root,
-            &["attach", "identify", "policy", "tiers", "tables", "healing"],
+            &[
+                "attach", "identify", "policy", "tiers", "tables", "healing", "history",
+            ],
         );
         let tiers = Tiers::read(&mut document, &root);
         let attach = Attach::read(&mut document, &root, overlay);
@@ -137,6 +143,7 @@ impl Config {
         let policy = Policy::read(&mut document, &root, &tiers);
         let tables = read_tables(&mut document, &root);
         let healing = Healing::read(&mut document, &root);
+        let history = History::read(&mut document, &root);
         document.finish()?;
         Ok(Self {
             file: path.map(Path::to_path_buf),
@@ -146,6 +153,7 @@ impl Config {
             tiers,
             tables,
             healing,
+            history,
         })
     }
 }

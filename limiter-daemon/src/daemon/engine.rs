@@ -12,7 +12,7 @@ use limiter_common::day::Day;
 use super::{book::Book, recount::Drifts, sweep::Table, text_sets::TextSets};
 use crate::{
     api::{ApiError, HealedView, Health},
-    config::{Config, Mode, Overlay, Tier},
+    config::{Config, Days, Mode, Overlay, Tier},
     kernel::Plane,
     limits::Limits,
     scope::ScopeName,
@@ -68,6 +68,8 @@ pub struct Engine {
     /// What the last recount found wrong.
     pub(super) drifts: Drifts,
     pub(super) healed: HealedView,
+    /// The day on which old days were last removed, and how many were kept.
+    pub(super) history_kept: Option<(Day, Days)>,
     health: BTreeMap<&'static str, String>,
 }
 
@@ -126,6 +128,7 @@ impl Engine {
             table: Table::default(),
             drifts: Drifts::new(),
             healed: HealedView::default(),
+            history_kept: None,
             health: BTreeMap::new(),
         };
         engine.since = engine.in_force_since(now)?;

@@ -6,6 +6,7 @@ mod clock;
 mod csv_import;
 mod engine;
 mod healing;
+mod history;
 mod in_force;
 mod keys;
 mod lock;

@@ -136,6 +136,8 @@ impl Engine {
         self.note_health("overrides", expired);
         let flushed = self.flush(now).err().map(|error| error.message);
         self.note_health("store", flushed);
+        let forgotten = self.forget_old_days(now).err().map(|error| error.message);
+        self.note_health("history", forgotten);
     }
 
     /// Notes whether UTC could be published.
@@ -178,6 +180,9 @@ fn describe_changes(old: &Config, new: &Config) -> Vec<String> {
     }
     if old.healing != new.healing {
         changes.push("times of healing changed".to_owned());
+    }
+    if old.history != new.history {
+        changes.push(format!("usage is now kept for {}", new.history.keep));
     }
     for (name, tier) in new.tiers.iter() {
         match old.tiers.get(name.as_str()) {

@@ -5,6 +5,7 @@ mod counts;
 mod engine;
 mod flows;
 mod healing;
+mod history;
 mod host;
 mod plane;
 pub(crate) mod testing;

@@ -7,6 +7,7 @@
 //! counts is what a lost machine costs anyway.
 
 mod audit;
+mod history;
 mod keys;
 mod schema;
 mod scopes;

@@ -106,6 +106,11 @@ BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END;
 CREATE INDEX audit_by_object ON audit (object);
 ";
 
+/// Version 2, history: old days are found without a look at every row.
+const V2_HISTORY: &str = "
+CREATE INDEX usage_by_day ON usage (day);
+";
+
 /// Brings a file of version `found` to [`SCHEMA_VERSION`] in one transaction.
 pub(super) fn upgrade(connection: &mut Connection, found: i64) -> rusqlite::Result<()> {
     if found == SCHEMA_VERSION {
@@ -117,6 +122,7 @@ pub(super) fn upgrade(connection: &mut Connection, found: i64) -> rusqlite::Resu
     }
     if found < 2 {
         transaction.execute_batch(V2_AUDIT)?;
+        transaction.execute_batch(V2_HISTORY)?;
     }
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()

@@ -249,3 +249,27 @@ fn a_store_of_the_first_schema_is_upgraded_with_all_that_is_in_it() {
         assert!(kept.is_err());
     }
 }
+
+#[test]
+fn days_beyond_those_that_are_kept_are_removed() {
+    let (_directory, mut store) = store();
+    let keep = |store: &mut Store, today: u32, keep: u32| -> Vec<u32> {
+        store
+            .lightly(|store| store.remove_usage_beyond(Day(today), keep))
+            .unwrap();
+        (0..30_000)
+            .filter(|day| store.usage_of("acme", Day(*day)).unwrap().is_some())
+            .collect()
+    };
+    let usage = DayUsage::default();
+    for day in [89, 90, 95, 99, 100] {
+        store.set_usage("acme", Day(day), &usage).unwrap();
+    }
+    assert_eq!(keep(&mut store, 100, 11), [89, 90, 95, 99, 100]);
+    assert_eq!(keep(&mut store, 100, 10), [90, 95, 99, 100]);
+    // The clock is set to another century, and traffic goes on.
+    store.set_usage("acme", Day(20_000), &usage).unwrap();
+    assert_eq!(keep(&mut store, 20_000, 10), [95, 99, 100, 20_000]);
+    // A day of quiet in between is none of those on record.
+    assert_eq!(keep(&mut store, 102, 2), [99, 100, 20_000]);
+}
