@@ -16,6 +16,7 @@ pub use error::{ApiError, Kind, ProblemBody};
 pub use server::{bind, serve};
 
 use crate::{
+    config::Mode,
     kernel::{Hook, Mechanism},
     limits::{Bound, Changes, Limits, Override},
     rate::Rate,
@@ -170,6 +171,11 @@ pub struct ScopeView {
     /// What of them is its own.
     #[serde(rename = "override")]
     pub own: Option<OverrideView>,
+    /// `enforce` or `observe`, as it comes to with its tier's and `policy.mode`.
+    pub mode: String,
+    /// A mode of its own.
+    #[serde(default)]
+    pub own_mode: Option<String>,
     /// When it was made.
     #[serde(serialize_with = "time")]
     pub created_at: DateTime<Utc>,
@@ -379,6 +385,39 @@ pub struct SetLimits {
     /// When it ends by itself.
     #[serde(default, serialize_with = "optional_time")]
     pub until: Option<DateTime<Utc>>,
+    /// Why.
+    pub note: String,
+}
+
+/// What a scope's mode is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum ScopeMode {
+    /// Refuse what is over a limit
+    Enforce,
+    /// Count what would be refused, refuse nothing
+    Observe,
+    /// What its tier says
+    Tier,
+}
+
+impl ScopeMode {
+    /// A mode of the scope's own, if it is to have one.
+    pub fn own(self) -> Option<Mode> {
+        match self {
+            Self::Enforce => Some(Mode::Enforce),
+            Self::Observe => Some(Mode::Observe),
+            Self::Tier => None,
+        }
+    }
+}
+
+/// Body of `PUT /v1/scopes/{scope}/mode`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetMode {
+    /// What it is to be.
+    pub mode: ScopeMode,
     /// Why.
     pub note: String,
 }

@@ -16,7 +16,7 @@ use axum::{
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{AddScope, ApiError, CreateKey, ImportKey, Noted, SetLimits, server::Peer};
+use super::{AddScope, ApiError, CreateKey, ImportKey, Noted, SetLimits, SetMode, server::Peer};
 use crate::{
     daemon::{Caller, Engine, Shared},
     scope::ScopeName,
@@ -41,6 +41,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
             "/v1/scopes/{scope}/limits",
             put(set_limits).delete(clear_limits),
         )
+        .route("/v1/scopes/{scope}/mode", put(set_mode))
         .route("/v1/scopes/{scope}/usage", get(usage_of))
         .route("/v1/scopes/{scope}/reset", post(reset))
         .route("/v1/usage", get(usage))
@@ -204,6 +205,20 @@ async fn clear_limits(
     let caller = caller(&from);
     answer(&shared, move |engine| {
         engine.clear_limits(&name, &body.note, &caller)
+    })
+    .await
+    .into_response()
+}
+
+async fn set_mode(
+    State(shared): App,
+    from: Sender,
+    Part(name): Part<ScopeName>,
+    Body(body): Body<SetMode>,
+) -> Response {
+    let caller = caller(&from);
+    answer(&shared, move |engine| {
+        engine.set_mode(&name, &body, &caller)
     })
     .await
     .into_response()

@@ -11,6 +11,7 @@ use super::{
     moment::{Since, Until},
 };
 use crate::{
+    api::ScopeMode,
     config::Overlay,
     daemon::{Directories, RunOptions},
     limits::{Bound, Changes},
@@ -186,6 +187,18 @@ pub(super) enum ScopeCommand {
         #[arg(value_name = "SCOPE")]
         scope: ScopeName,
     },
+    /// Enforce a scope's limits, or only count what they would refuse
+    Mode {
+        /// Its name
+        #[arg(value_name = "SCOPE")]
+        scope: ScopeName,
+        /// From its next request on
+        #[arg(value_name = "MODE")]
+        mode: ScopeMode,
+        /// Why, for the audit trail
+        #[arg(long, value_name = "TEXT", value_parser = note)]
+        note: String,
+    },
     /// Remove a scope; its usage stays on record
     Remove {
         /// Its name
@@ -358,6 +371,8 @@ mod tests {
             "limiter --json status",
             "limiter scope add acme/web --tier gold",
             "limiter scope remove acme --with-keys",
+            "limiter scope mode acme observe --note trial",
+            "limiter scope mode acme tier --note over",
             "limiter key import acme",
             "limiter key import --csv keys.csv",
             "limiter key list acme/web --json",
@@ -384,6 +399,8 @@ mod tests {
             "limiter run --port 70000",
             "limiter scope add a/b/c",
             "limiter key import",
+            "limiter scope mode acme observe",
+            "limiter scope mode acme lenient --note x",
             "limiter key import acme --csv keys.csv",
             "limiter limits set acme --note nothing",
             "limiter limits set acme --burst 5",

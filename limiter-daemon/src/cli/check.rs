@@ -6,8 +6,7 @@ use super::{args::CheckArgs, exit::Failure, render};
 use crate::{
     api::TierView,
     config::{
-        Config, Healing, Http2, Malformed, MissingKey, Mode, OnLimit, TableFull, UnknownKey,
-        Untracked,
+        Config, Healing, Http2, Malformed, MissingKey, OnLimit, TableFull, UnknownKey, Untracked,
     },
     daemon::resolve_or_refuse,
 };
@@ -33,7 +32,7 @@ pub(super) fn check(args: &CheckArgs, as_json: bool) -> Result<(), Failure> {
         .map(|(name, tier)| TierView {
             tier: name.to_string(),
             limits: tier.limits,
-            mode: mode(tier.mode.unwrap_or(config.policy.mode)).to_owned(),
+            mode: tier.mode.unwrap_or(config.policy.mode).as_str().to_owned(),
             scopes: 0,
         })
         .collect();
@@ -105,17 +104,10 @@ pub(super) fn check(args: &CheckArgs, as_json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn mode(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Enforce => "enforce",
-        Mode::Observe => "observe",
-    }
-}
-
 fn policy(config: &Config) -> Value {
     let policy = &config.policy;
     json!({
-        "mode": mode(policy.mode),
+        "mode": policy.mode.as_str(),
         "missing_key": match policy.missing_key {
             MissingKey::Pass => "pass",
             MissingKey::Reject => "reject",

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     api::{
         AddScope, AuditView, CreateKey, CreatedKey, ImportKey, Imported, KeyView, Noted, Report,
-        SetLimits, rfc3339,
+        SetLimits, SetMode, rfc3339,
     },
     scope::ScopeName,
 };
@@ -74,6 +74,13 @@ fn scope(client: &Client, command: ScopeCommand, json: bool) -> Result<(), Failu
         ScopeCommand::List => render::scopes(&client.get::<Vec<_>>("/v1/scopes")?, json),
         ScopeCommand::Show { scope } => {
             render::scope_detail(&client.get(&scope_path(&scope, ""))?, json)
+        }
+        ScopeCommand::Mode { scope, mode, note } => {
+            let path = scope_path(&scope, "/mode");
+            render::scope(
+                &client.send(Method::PUT, &path, &SetMode { mode, note })?,
+                json,
+            )
         }
         ScopeCommand::Remove { scope, with_keys } => {
             let path = format!("{}?with_keys={with_keys}", scope_path(&scope, ""));

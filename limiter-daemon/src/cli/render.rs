@@ -203,6 +203,7 @@ pub(super) fn scopes(views: &[ScopeView], as_json: bool) -> Result<(), Failure> 
         ">BURST",
         ">CONCURRENCY",
         ">CONNECTIONS",
+        "MODE",
         "OVERRIDE",
     ]);
     for view in views {
@@ -216,6 +217,7 @@ pub(super) fn scopes(views: &[ScopeView], as_json: bool) -> Result<(), Failure> 
             burst,
             concurrency,
             connections,
+            view.mode.clone(),
             or_dash(own),
         ]);
     }
@@ -232,6 +234,10 @@ fn scope_lines(view: &ScopeView) -> Vec<String> {
         format!("burst        {burst}"),
         format!("concurrency  {concurrency}"),
         format!("connections  {connections}"),
+        match &view.own_mode {
+            Some(own) => format!("mode         {own}, its own"),
+            None => format!("mode         {}", view.mode),
+        },
     ];
     if let Some(own) = &view.own {
         let names: Vec<&str> = own.limits.keys().map(String::as_str).collect();

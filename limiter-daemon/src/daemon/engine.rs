@@ -30,6 +30,8 @@ pub(super) struct Scope {
     pub(super) book: Book,
     /// The limits in force.
     pub(super) limits: Limits,
+    /// Whether they are enforced.
+    pub(super) mode: Mode,
     /// Whether the store does not have the book as it is.
     pub(super) unsaved: bool,
 }
@@ -135,6 +137,8 @@ impl Engine {
         engine.continue_numbers()?;
         engine.read_scopes(now)?;
         engine.check_tiers(&engine.config)?;
+        // Before anything is published: what ended while no daemon ran does not come back.
+        engine.end_overrides(now)?;
         TextSets::publish_common(engine.plane.as_mut())?;
         engine.publish_limits()?;
         engine.publish_keys()?;
@@ -195,6 +199,7 @@ impl Engine {
             let scope = Scope {
                 book,
                 limits: placeholder,
+                mode: Mode::Enforce,
                 unsaved: false,
                 record,
             };
@@ -236,7 +241,8 @@ impl Engine {
             Some(own) => own.changes.apply(tier.limits)?,
             None => tier.limits,
         };
-        Ok((limits, tier.mode.unwrap_or(self.config.policy.mode)))
+        let mode = record.mode.or(tier.mode);
+        Ok((limits, mode.unwrap_or(self.config.policy.mode)))
     }
 
     /// Now, on the boot clock.

@@ -24,6 +24,7 @@ impl Engine {
             .set_limits(record.id, &publish::limits(&limits, mode, set))?;
         if let Some(scope) = self.scopes.get_mut(name) {
             scope.limits = limits;
+            scope.mode = mode;
         }
         Ok(())
     }

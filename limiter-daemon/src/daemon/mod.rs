@@ -10,6 +10,7 @@ mod history;
 mod in_force;
 mod keys;
 mod lock;
+mod modes;
 mod notify;
 mod orphans;
 mod publish;

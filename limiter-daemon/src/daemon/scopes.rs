@@ -12,20 +12,11 @@ use crate::{
         AddScope, ApiError, OverrideView, Report, ScopeDetail, ScopeView, SetLimits, TierView,
         rfc3339,
     },
-    config::Mode,
     kernel::KernelError,
     limits::Override,
     scope::ScopeName,
     store::{KeyState, ScopeRecord, Seen},
 };
-
-/// The word for a mode.
-pub(super) fn mode_word(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Enforce => "enforce",
-        Mode::Observe => "observe",
-    }
-}
 
 impl Engine {
     /// Adds a scope.
@@ -79,8 +70,9 @@ impl Engine {
             tier: tier.to_owned(),
             created_at: now,
             own: None,
+            mode: None,
         };
-        let (limits, _) = self.effective(&record)?;
+        let (limits, mode) = self.effective(&record)?;
         let book = Book::new(
             Seen {
                 day: today,
@@ -96,6 +88,7 @@ impl Engine {
                 record,
                 book,
                 limits,
+                mode,
                 unsaved: false,
             },
         );
@@ -242,7 +235,11 @@ impl Engine {
                 ..entry
             })
         })?;
-        self.replace_override(name, Some(own))?;
+        if let Some(scope) = self.scopes.get_mut(name) {
+            scope.record.own = Some(own);
+        }
+        self.publish_scope(name)?;
+        self.drop_unused_texts()?;
         log::info!("{}: limits of {name} set: {detail}", caller.who);
         self.scope_view(name)
     }
@@ -257,14 +254,26 @@ impl Engine {
         note: &str,
         caller: &Caller,
     ) -> Result<ScopeView, ApiError> {
-        let scope = self.scope(name)?;
-        let Some(own) = &scope.record.own else {
+        self.end_override(name, note, caller)?;
+        self.publish_scope(name)?;
+        self.drop_unused_texts()?;
+        self.scope_view(name)
+    }
+
+    /// Takes a scope's override out of the store and of memory; the kernel comes next.
+    fn end_override(
+        &mut self,
+        name: &ScopeName,
+        note: &str,
+        caller: &Caller,
+    ) -> Result<(), ApiError> {
+        let record = &self.scope(name)?.record;
+        let Some(own) = &record.own else {
             return Err(ApiError::conflict(format!(
                 "the scope {name} has no limits of its own"
             )));
         };
-        let detail = format!("was {}", describe(own));
-        let id = scope.record.id;
+        let (id, detail) = (record.id, format!("was {}", describe(own)));
         self.store.change(|store| {
             store.clear_override(id)?;
             let entry = caller.entry("limits clear", name.as_str(), &detail);
@@ -273,21 +282,10 @@ impl Engine {
                 ..entry
             })
         })?;
-        self.replace_override(name, None)?;
-        log::info!("{}: limits of {name} cleared", caller.who);
-        self.scope_view(name)
-    }
-
-    fn replace_override(
-        &mut self,
-        name: &ScopeName,
-        own: Option<Override>,
-    ) -> Result<(), ApiError> {
         if let Some(scope) = self.scopes.get_mut(name) {
-            scope.record.own = own;
+            scope.record.own = None;
         }
-        self.publish_scope(name)?;
-        self.drop_unused_texts()?;
+        log::info!("{}: limits of {name} cleared, {detail}: {note}", caller.who);
         Ok(())
     }
 
@@ -296,6 +294,19 @@ impl Engine {
     /// # Errors
     /// The store's and the kernel's.
     pub fn expire_overrides(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
+        let ended = self.end_overrides(now)?;
+        for name in &ended {
+            self.publish_scope(name)?;
+        }
+        if !ended.is_empty() {
+            self.drop_unused_texts()?;
+        }
+        Ok(())
+    }
+
+    /// Takes the overrides whose time has come out of the store and of memory; which scopes'
+    /// these were.
+    pub(super) fn end_overrides(&mut self, now: DateTime<Utc>) -> Result<Vec<ScopeName>, ApiError> {
         let ended: Vec<ScopeName> = self
             .scopes
             .iter()
@@ -309,10 +320,10 @@ impl Engine {
             who: "limiter".to_owned(),
             now,
         };
-        for name in ended {
-            self.clear_limits(&name, "its end has come", &caller)?;
+        for name in &ended {
+            self.end_override(name, "its end has come", &caller)?;
         }
-        Ok(())
+        Ok(ended)
     }
 
     /// All tiers.
@@ -323,7 +334,11 @@ impl Engine {
             .map(|(name, tier)| TierView {
                 tier: name.to_string(),
                 limits: tier.limits,
-                mode: mode_word(tier.mode.unwrap_or(self.config.policy.mode)).to_owned(),
+                mode: tier
+                    .mode
+                    .unwrap_or(self.config.policy.mode)
+                    .as_str()
+                    .to_owned(),
                 scopes: self
                     .scopes
                     .values()
@@ -340,6 +355,8 @@ fn view(scope: &Scope) -> ScopeView {
         tier: scope.record.tier.clone(),
         limits: scope.limits,
         own: scope.record.own.as_ref().map(OverrideView::from),
+        mode: scope.mode.as_str().to_owned(),
+        own_mode: scope.record.mode.map(|mode| mode.as_str().to_owned()),
         created_at: scope.record.created_at,
     }
 }

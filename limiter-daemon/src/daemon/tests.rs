@@ -7,5 +7,6 @@ mod flows;
 mod healing;
 mod history;
 mod host;
+mod modes;
 mod plane;
 pub(crate) mod testing;

@@ -111,6 +111,11 @@ const V2_HISTORY: &str = "
 CREATE INDEX usage_by_day ON usage (day);
 ";
 
+/// Version 2, modes: a scope's own, instead of its tier's.
+const V2_MODE: &str = "
+ALTER TABLE scopes ADD COLUMN mode TEXT CHECK (mode IN ('enforce', 'observe'));
+";
+
 /// Brings a file of version `found` to [`SCHEMA_VERSION`] in one transaction.
 pub(super) fn upgrade(connection: &mut Connection, found: i64) -> rusqlite::Result<()> {
     if found == SCHEMA_VERSION {
@@ -123,6 +128,7 @@ pub(super) fn upgrade(connection: &mut Connection, found: i64) -> rusqlite::Resu
     if found < 2 {
         transaction.execute_batch(V2_AUDIT)?;
         transaction.execute_batch(V2_HISTORY)?;
+        transaction.execute_batch(V2_MODE)?;
     }
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()

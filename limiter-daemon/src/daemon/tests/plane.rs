@@ -22,6 +22,8 @@ pub(super) struct Tables {
     pub(super) config: Option<abi::Config>,
     pub(super) ports: Vec<u16>,
     pub(super) limits: BTreeMap<u32, abi::Limits>,
+    /// All limits that were ever in force, in order.
+    pub(super) published: Vec<(u32, abi::Limits)>,
     pub(super) state: BTreeMap<u32, abi::ScopeState>,
     pub(super) keys: HashMap<Digest, KeyEntry>,
     pub(super) texts: HashMap<(u32, u32), String>,
@@ -86,7 +88,9 @@ impl Plane for MemoryPlane {
     }
 
     fn set_limits(&mut self, scope: u32, limits: &abi::Limits) -> Result<(), KernelError> {
-        self.tables().limits.insert(scope, *limits);
+        let mut tables = self.tables();
+        tables.limits.insert(scope, *limits);
+        tables.published.push((scope, *limits));
         Ok(())
     }
 
