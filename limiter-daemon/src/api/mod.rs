@@ -18,6 +18,7 @@ pub use server::{bind, serve};
 use crate::{
     config::Mode,
     kernel::{Hook, Mechanism},
+    key::Form,
     limits::{Bound, Changes, Limits, Override},
     rate::Rate,
     scope::ScopeName,
@@ -111,6 +112,21 @@ pub struct CreatedKey {
     pub label: Option<String>,
     /// The raw key.
     pub key: String,
+}
+
+/// `key check`: what is known of a key; never the key itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyCheck {
+    /// Whether a request could carry it, and its checksum is right if it is one of ours.
+    pub well_formed: bool,
+    /// Where it has its form from; `null` when it is not well-formed.
+    pub form: Option<Form>,
+    /// Why it is not well-formed.
+    pub problem: Option<String>,
+    /// Whether it is registered.
+    pub known: bool,
+    /// As what.
+    pub registered: Option<KeyView>,
 }
 
 /// A scope's own limits: those that it names, `null` for unlimited.
@@ -372,6 +388,14 @@ pub struct ImportKey {
     /// What to call it.
     #[serde(default)]
     pub label: Option<String>,
+    /// The raw key.
+    pub key: String,
+}
+
+/// Body of `POST /v1/keys/check`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckKey {
     /// The raw key.
     pub key: String,
 }

@@ -16,7 +16,9 @@ use axum::{
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{AddScope, ApiError, CreateKey, ImportKey, Noted, SetLimits, SetMode, server::Peer};
+use super::{
+    AddScope, ApiError, CheckKey, CreateKey, ImportKey, Noted, SetLimits, SetMode, server::Peer,
+};
 use crate::{
     daemon::{Caller, Engine, Shared},
     scope::ScopeName,
@@ -48,6 +50,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/audit", get(audit))
         .route("/v1/keys", get(list_keys).post(create_key))
         .route("/v1/keys/import", post(import_key))
+        .route("/v1/keys/check", post(check_key))
         .route("/v1/keys/{id}/{verb}", post(change_key))
         .route("/v1/reload", post(reload))
         .route("/v1/detach", post(detach))
@@ -311,6 +314,12 @@ async fn create_key(State(shared): App, from: Sender, Body(body): Body<CreateKey
 async fn import_key(State(shared): App, from: Sender, Body(body): Body<ImportKey>) -> Response {
     let caller = caller(&from);
     created(answer(&shared, move |engine| engine.import_key(body, &caller)).await)
+}
+
+async fn check_key(State(shared): App, Body(body): Body<CheckKey>) -> Response {
+    answer(&shared, move |engine| engine.check_key(body))
+        .await
+        .into_response()
 }
 
 async fn import_csv(

@@ -234,6 +234,8 @@ pub(super) enum KeyCommand {
         #[arg(long, value_name = "FILE")]
         csv: Option<PathBuf>,
     },
+    /// What is known of a key from standard input: well-formed, registered, its scope and state
+    Check,
     /// All keys, or a scope's; never the keys themselves
     List {
         /// Only of this scope
@@ -376,6 +378,7 @@ mod tests {
             "limiter key import acme",
             "limiter key import --csv keys.csv",
             "limiter key list acme/web --json",
+            "limiter key check --json",
             "limiter limits set acme --daily-quota unlimited --rate 5/ms --note sync",
             "limiter limits set acme --burst 5 --until 7d --note sync",
             "limiter limits clear acme --note over",
@@ -399,6 +402,8 @@ mod tests {
             "limiter run --port 70000",
             "limiter scope add a/b/c",
             "limiter key import",
+            "limiter key import acme the-key-itself",
+            "limiter key check the-key-itself",
             "limiter scope mode acme observe",
             "limiter scope mode acme lenient --note x",
             "limiter key import acme --csv keys.csv",

@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{
     api::{
-        AddScope, AuditView, CreateKey, CreatedKey, ImportKey, Imported, KeyView, Noted, Report,
-        SetLimits, SetMode, rfc3339,
+        AddScope, AuditView, CheckKey, CreateKey, CreatedKey, ImportKey, Imported, KeyCheck,
+        KeyView, Noted, Report, SetLimits, SetMode, rfc3339,
     },
     scope::ScopeName,
 };
@@ -135,6 +135,15 @@ fn key(client: &Client, command: KeyCommand, json: bool) -> Result<(), Failure> 
         } => Err(Failure::Usage(
             "name a scope, or a file with --csv".to_owned(),
         )),
+        KeyCommand::Check => {
+            let raw = read_key()?;
+            let request = CheckKey {
+                key: raw.to_string(),
+            };
+            let check: KeyCheck = client.send(Method::POST, "/v1/keys/check", &request)?;
+            let _wiped = Zeroizing::new(request.key);
+            render::key_check(&check, json)
+        }
         KeyCommand::List { scope } => {
             let query = scope
                 .map(|scope| format!("?scope={}", escape(scope.as_str())))

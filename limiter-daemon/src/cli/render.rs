@@ -8,9 +8,10 @@ use serde::Serialize;
 use super::{exit::Failure, table::Table};
 use crate::{
     api::{
-        AuditView, CreatedKey, Imported, KeyView, Report, ScopeDetail, ScopeView, TierView,
-        UsageView, rfc3339,
+        AuditView, CreatedKey, Imported, KeyCheck, KeyView, Report, ScopeDetail, ScopeView,
+        TierView, UsageView, rfc3339,
     },
+    key::Form,
     limits::{Bound, Limits},
     store::Refusals,
 };
@@ -163,6 +164,25 @@ pub(super) fn key(view: &KeyView, as_json: bool) -> Result<(), Failure> {
         return json(view);
     }
     lines(&[format!("{} of {} is {}", view.id, view.scope, view.state)])
+}
+
+pub(super) fn key_check(check: &KeyCheck, as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        return json(check);
+    }
+    let form = match (check.form, &check.problem) {
+        (Some(Form::Limiter), _) => "yes, one of limiter's: its checksum is right".to_owned(),
+        (Some(Form::Other), _) => "yes, not one of limiter's".to_owned(),
+        (None, problem) => format!("no: {}", problem.as_deref().unwrap_or_default()),
+    };
+    let known = match &check.registered {
+        Some(key) => format!("yes, as {} of {}, {}", key.id, key.scope, key.state),
+        None => "no".to_owned(),
+    };
+    lines(&[
+        format!("well-formed  {form}"),
+        format!("registered   {known}"),
+    ])
 }
 
 pub(super) fn created_key(made: &CreatedKey, as_json: bool) -> Result<(), Failure> {

@@ -9,7 +9,7 @@ use super::{
     in_force::key_entry,
 };
 use crate::{
-    api::{ApiError, CreateKey, CreatedKey, ImportKey, Imported, KeyView},
+    api::{ApiError, CheckKey, CreateKey, CreatedKey, ImportKey, Imported, KeyCheck, KeyView},
     kernel::KernelError,
     key::{self, RawKey},
     scope::ScopeName,
@@ -62,6 +62,23 @@ impl Engine {
         key::validate(&raw).map_err(|error| ApiError::invalid_key(error.to_string()))?;
         let id = self.register(&scope, label, &raw, "key import", caller)?;
         self.key_view(&id)
+    }
+
+    /// What is known of a key: whether it is well-formed, and as what it is registered.
+    ///
+    /// # Errors
+    /// The store's and the kernel's.
+    pub fn check_key(&self, request: CheckKey) -> Result<KeyCheck, ApiError> {
+        let raw = RawKey::new(request.key);
+        let form = key::recognize(&raw);
+        let record = self.store.key_by_digest(self.digest(&raw))?;
+        Ok(KeyCheck {
+            well_formed: form.is_ok(),
+            problem: form.as_ref().err().map(ToString::to_string),
+            form: form.ok(),
+            known: record.is_some(),
+            registered: record.map(|record| self.view_key(record)).transpose()?,
+        })
     }
 
     fn register(
