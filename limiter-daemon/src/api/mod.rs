@@ -3,7 +3,9 @@
 //! The shapes here are what `--json` prints: fields may be added, never renamed. Times are
 //! RFC 3339 in UTC, an unlimited limit is `null`.
 
+mod access;
 mod error;
+mod peer;
 mod routes;
 mod server;
 #[cfg(test)]
@@ -12,6 +14,7 @@ mod tests;
 use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize, Serializer};
 
+pub use access::Access;
 pub use error::{ApiError, Kind, ProblemBody};
 pub use server::{bind, serve};
 

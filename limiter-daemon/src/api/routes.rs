@@ -10,6 +10,7 @@ use axum::{
         rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection},
     },
     http::StatusCode,
+    middleware::from_fn_with_state,
     response::{IntoResponse as _, Response},
     routing::{get, post, put},
 };
@@ -17,7 +18,9 @@ use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AddScope, ApiError, CheckKey, CreateKey, ImportKey, Noted, SetLimits, SetMode, server::Peer,
+    AddScope, ApiError, CheckKey, CreateKey, ImportKey, Noted, SetLimits, SetMode,
+    access::{self, Access},
+    peer::Peer,
 };
 use crate::{
     daemon::{Caller, Engine, Shared},
@@ -33,7 +36,7 @@ const MAX_CSV: usize = 512 * 1024 * 1024;
 type App = State<Arc<Shared>>;
 type Sender = ConnectInfo<Peer>;
 
-pub(super) fn router(shared: Arc<Shared>) -> Router {
+pub(super) fn router(shared: Arc<Shared>, access: Access) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/tiers", get(list_tiers))
@@ -61,6 +64,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         )
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
+        .layer(from_fn_with_state(Arc::new(access), access::check))
         .with_state(shared)
 }
 

@@ -51,6 +51,10 @@ pub(super) fn check(args: &CheckArgs, as_json: bool) -> Result<(), Failure> {
             "policy": policy,
             "tiers": tiers,
             "healing": healing(&config),
+            "control": {
+                "group": config.control.group,
+                "admin_group": config.control.admin_group,
+            },
             "history": {"keep": config.history.keep.to_string()},
             "warnings": warnings,
         }));
@@ -94,6 +98,10 @@ pub(super) fn check(args: &CheckArgs, as_json: bool) -> Result<(), Failure> {
     lines.push(format!(
         "history      usage of the last {} days",
         config.history.keep.0
+    ));
+    lines.push(format!(
+        "control      the group {} reads, {} changes",
+        config.control.group, config.control.admin_group
     ));
     lines.push(String::new());
     render::lines(&lines)?;

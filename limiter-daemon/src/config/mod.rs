@@ -2,6 +2,7 @@
 //! after [`Config::load`].
 
 mod attach;
+mod control;
 mod document;
 mod error;
 mod healing;
@@ -14,6 +15,7 @@ mod tiers;
 use std::path::{Path, PathBuf};
 
 pub use attach::{Attach, AttachHook, InterfacePattern, Origin};
+pub use control::Control;
 pub use error::{ConfigError, Problem};
 pub use healing::{Healing, Interval};
 pub use history::{Days, History};
@@ -48,6 +50,8 @@ pub struct Config {
     pub healing: Healing,
     /// How long the usage of past days is kept.
     pub history: History,
+    /// Who may use the control socket.
+    pub control: Control,
 }
 
 /// Sizes of the kernel's tables, in entries. Memory is taken when they are made.
@@ -134,7 +138,7 @@ impl Config {
         document.known(
             &root,
             &[
-                "attach", "identify", "policy", "tiers", "tables", "healing", "history",
+                "attach", "identify", "policy", "tiers", "tables", "healing", "history", "control",
             ],
         );
         let tiers = Tiers::read(&mut document, &root);
@@ -144,6 +148,7 @@ impl Config {
         let tables = read_tables(&mut document, &root);
         let healing = Healing::read(&mut document, &root);
         let history = History::read(&mut document, &root);
+        let control = Control::read(&mut document, &root);
         document.finish()?;
         Ok(Self {
             file: path.map(Path::to_path_buf),
@@ -154,6 +159,7 @@ impl Config {
             tables,
             healing,
             history,
+            control,
         })
     }
 }

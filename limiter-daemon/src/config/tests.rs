@@ -235,6 +235,16 @@ fn mistakes_are_told_with_place_and_remedy() {
             "`healing.suspect_after` must be a string in quotes, not an integer",
         ),
         (
+            "[control]\ngroup = \"a b\"\n",
+            "f.toml:5:9: `control.group = \"a b\"` is not a group's name",
+        ),
+        ("[control]\nadmin_group = \"0\"\n", "is not a group's name"),
+        ("[control]\ngroup = 100\n", "must be a string in quotes"),
+        (
+            "[control]\nadmingroup = \"wheel\"\n",
+            "unknown entry `control.admingroup` (did you mean `admin_group`?)",
+        ),
+        (
             "[history]\nkeep = \"1y\"\n",
             "f.toml:5:8: `history.keep = \"1y\"` is not a number of days: write it like \"400d\"",
         ),

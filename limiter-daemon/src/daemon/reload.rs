@@ -71,6 +71,12 @@ impl Engine {
                 .warnings
                 .push("`attach.hook` has changed: that takes a restart".to_owned());
         }
+        if config.control != self.config.control {
+            config.control = self.config.control.clone();
+            report
+                .warnings
+                .push("[control] has changed: that takes a restart".to_owned());
+        }
         report
             .warnings
             .extend(interfaces.warnings.iter().map(ToString::to_string));
