@@ -7,7 +7,7 @@ mod usage;
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, ExitStatus, Stdio},
     sync::OnceLock,
     thread,
 };
@@ -44,6 +44,8 @@ pub struct Limiter {
     pins: PathBuf,
     /// `None` while the daemon is down.
     process: Option<Process>,
+    /// In place of the environment's.
+    log_filter: Option<String>,
 }
 
 /// What a command of the CLI did.
@@ -104,6 +106,7 @@ impl Limiter {
             directory,
             pins: cleanup::pins(&format!("{}{name}", lab.name())),
             process: None,
+            log_filter: None,
         };
         limiter.write_config(&config.to_string());
         limiter
@@ -139,7 +142,10 @@ impl Limiter {
             .args(arguments)
             .env(
                 "RUST_LOG",
-                env::var("RUST_LOG").unwrap_or("info".to_owned()),
+                self.log_filter
+                    .clone()
+                    .or_else(|| env::var("RUST_LOG").ok())
+                    .unwrap_or("info".to_owned()),
             );
         self.process = Some(Process::start("limiter", &mut command, &self.log_path()));
     }
@@ -208,8 +214,18 @@ impl Limiter {
 
     /// Waits for the daemon, which must end by itself, and returns its status.
     pub fn wait_for_end(&mut self) -> Option<i32> {
+        self.wait_for_status().code()
+    }
+
+    /// The same with the signal that ended it.
+    pub fn wait_for_status(&mut self) -> ExitStatus {
         let mut process = self.process.take().expect("the daemon runs");
-        process.wait().code()
+        process.wait()
+    }
+
+    /// What the daemon's next start logs, as `RUST_LOG` has it.
+    pub fn set_log(&mut self, filter: &str) {
+        self.log_filter = Some(filter.to_owned());
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use axum::{
     extract::{ConnectInfo, Request, State},
-    http::Method,
+    http::{HeaderValue, Method, header::CONNECTION},
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
@@ -121,7 +121,15 @@ pub(super) async fn check(
         while let Some(Ok(_dropped)) = body.frame().await {}
         return error.into_response();
     }
-    next.run(request).await
+    let is_done_with = !matches!(*request.method(), Method::GET | Method::HEAD);
+    let mut response = next.run(request).await;
+    if is_done_with {
+        // What may have carried a key is not kept in the buffers of an idle connection.
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 #[cfg(test)]
