@@ -132,7 +132,7 @@ fn an_override_ends_at_its_time_on_open_connections_too() {
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 2"));
     let key = rig.limiter.key("acme/web");
     let mut open = rig.lab.connect(GUARDED);
-    set(&rig, &["--daily-quota", "1000", "--until", &in_seconds(4)]);
+    set(&rig, &["--daily-quota", "1000", "--until", &in_seconds(6)]);
     let admitted = (0..5).filter(|_| open.get("/", &key).status == 200).count();
     assert_eq!(admitted, 5);
     eventually("the store has no override any more", || {
@@ -149,10 +149,10 @@ fn an_override_that_ended_without_a_daemon_is_over_when_one_starts() {
     avoid_midnight(TEST);
     let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 2"));
     let key = rig.limiter.key("acme/web");
-    set(&rig, &["--daily-quota", "1000", "--until", &in_seconds(2)]);
+    set(&rig, &["--daily-quota", "1000", "--until", &in_seconds(5)]);
     assert_eq!(rig.statuses(&key, 3), [200; 3]);
     rig.limiter.kill();
-    thread::sleep(Duration::from_millis(2500));
+    thread::sleep(Duration::from_secs(6));
     rig.limiter.run(&[]);
     assert_eq!(rig.get(&key).status, 429);
     let shown = rig.limiter.json(&["scope", "show", "acme/web"]);

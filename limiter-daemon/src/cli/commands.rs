@@ -43,7 +43,10 @@ pub(super) fn run(command: Command, socket: Option<&Path>, json: bool) -> Result
                     let path = format!("/v1/scopes/{}/usage{query}", escape(scope.as_str()));
                     render::usage_of(&client.get(&path)?, json)
                 }
-                None => render::usage(&client.get::<Vec<_>>(&format!("/v1/usage{query}"))?, json),
+                None => {
+                    let views: Vec<_> = client.get(&format!("/v1/usage{query}"))?;
+                    render::usage(&views, date.is_some(), json)
+                }
             }
         }
         Command::Reset { scope, note } => {

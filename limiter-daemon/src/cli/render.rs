@@ -65,12 +65,17 @@ fn limit<T: ToString>(view: &UsageView, limit: Option<T>) -> String {
     }
 }
 
-pub(super) fn usage(views: &[UsageView], as_json: bool) -> Result<(), Failure> {
+pub(super) fn usage(views: &[UsageView], is_past: bool, as_json: bool) -> Result<(), Failure> {
     if as_json {
         return json(&views);
     }
     if views.is_empty() {
-        return lines(&["no scopes: add one with `limiter scope add`".to_owned()]);
+        let text = if is_past {
+            "no scope was there on that day"
+        } else {
+            "no scopes yet: add one with `limiter scope add`"
+        };
+        return lines(&[text.to_owned()]);
     }
     let mut table = Table::new(&[
         "SCOPE",

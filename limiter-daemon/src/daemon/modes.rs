@@ -1,6 +1,9 @@
 //! Whether a scope's limits are enforced, or what they would refuse is only counted.
 
-use super::engine::{Caller, Engine};
+use super::{
+    audit::check_note,
+    engine::{Caller, Engine},
+};
 use crate::{
     api::{ApiError, ScopeView, SetMode},
     scope::ScopeName,
@@ -11,13 +14,14 @@ impl Engine {
     /// Gives a scope a mode of its own, or that of its tier again; from its next request on.
     ///
     /// # Errors
-    /// There is no such scope; the store's and the kernel's.
+    /// There is no such scope, or the note says nothing; the store's and the kernel's.
     pub fn set_mode(
         &mut self,
         name: &ScopeName,
         request: &SetMode,
         caller: &Caller,
     ) -> Result<ScopeView, ApiError> {
+        check_note(&request.note)?;
         let record = &self.scope(name)?.record;
         let (id, own) = (record.id, request.mode.own());
         let was = record.mode.map_or("tier", |mode| mode.as_str());

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use limiter_common::abi;
 
 use super::{
+    audit::check_note,
     book::Book,
     engine::{Caller, Engine, Scope, day_of},
 };
@@ -201,6 +202,7 @@ impl Engine {
             until,
             note,
         } = request;
+        check_note(&note)?;
         if changes.is_empty() {
             return Err(ApiError::invalid("name at least one limit to set"));
         }
@@ -254,6 +256,7 @@ impl Engine {
         note: &str,
         caller: &Caller,
     ) -> Result<ScopeView, ApiError> {
+        check_note(note)?;
         self.end_override(name, note, caller)?;
         self.publish_scope(name)?;
         self.drop_unused_texts()?;

@@ -7,6 +7,7 @@ use limiter_common::{
 };
 
 use super::{
+    audit::check_note,
     book::seen,
     engine::{Caller, Engine, Scope, day_of},
     history::end_of,
@@ -186,6 +187,7 @@ impl Engine {
         note: &str,
         caller: &Caller,
     ) -> Result<UsageView, ApiError> {
+        check_note(note)?;
         let id = self.scope(name)?.record.id;
         self.flush(caller.now)?;
         let today = day_of(caller.now);

@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 
 use super::host::{Host, caller, name, noon};
 use crate::{
-    api::{AuditView, CreateKey, ImportKey, SetLimits},
+    api::{AuditView, CreateKey, ImportKey, Kind, ScopeMode, SetLimits, SetMode},
     limits::{Bound, Changes},
     store::{AuditFilter, KeyState},
 };
@@ -92,6 +92,40 @@ fn every_change_is_on_record_with_its_reason() {
     }
     let set = &entries[7];
     assert_eq!(set.detail, "burst 5, daily_quota unlimited");
+}
+
+#[test]
+fn a_note_is_one_line_that_says_something() {
+    let mut host = Host::new("");
+    host.add("acme");
+    let acme = name("acme");
+    for note in ["", " ", "two\nlines", "\u{1b}[2J", &"x".repeat(1001)] {
+        let by = caller(noon());
+        let engine = host.engine();
+        let limits = SetLimits {
+            note: note.to_owned(),
+            ..burst(None)
+        };
+        let mode = SetMode {
+            mode: ScopeMode::Observe,
+            note: note.to_owned(),
+        };
+        let errors = [
+            engine.set_limits(&acme, limits, &by).unwrap_err(),
+            engine.clear_limits(&acme, note, &by).unwrap_err(),
+            engine.set_mode(&acme, &mode, &by).unwrap_err(),
+            engine.reset(&acme, note, &by).unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!(error.kind, Kind::Invalid, "{}", error.message);
+            assert!(
+                error.message.starts_with("the note is"),
+                "{}",
+                error.message
+            );
+        }
+    }
+    assert_eq!(trail(&mut host).len(), 1);
 }
 
 #[test]
