@@ -1,6 +1,7 @@
 //! Raw keys: made by us or brought by the operator, hashed at once, and forgotten.
 
 use limiter_common::abi::MAX_KEY;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -14,6 +15,8 @@ pub const PREFIX: &str = "lmt_";
 const SECRET_DIGITS: usize = 43;
 /// Digits of the checksum: 62^6 is more than the 2^32 of a CRC.
 const CHECK_DIGITS: usize = 6;
+/// Characters of a key made by us.
+const LENGTH: usize = PREFIX.len() + SECRET_DIGITS + CHECK_DIGITS;
 /// Digits of a key's id, in base 32: 50 bits.
 const ID_DIGITS: usize = 10;
 
@@ -35,8 +38,18 @@ pub enum KeyError {
         "the key has white space or a byte that is not printable ASCII at place {0}: a key is one word"
     )]
     NotPrintable(usize),
+    /// One of ours by its prefix, longer or shorter than they are.
+    #[error(
+        "the key begins with {PREFIX} but has {0} characters instead of {LENGTH}: a typing error is likely"
+    )]
+    Length(usize),
+    /// One of ours by its prefix, with a character that none of them has.
+    #[error(
+        "the key begins with {PREFIX} but has neither letter nor digit at place {0}: a typing error is likely"
+    )]
+    Digit(usize),
     /// One of ours by its prefix, with digits that do not add up.
-    #[error("the key begins with {PREFIX} but its checksum is wrong: a typing error?")]
+    #[error("the key begins with {PREFIX} but its checksum is wrong: a typing error is likely")]
     Checksum,
 }
 
@@ -45,9 +58,7 @@ pub enum KeyError {
 /// # Errors
 /// The system has no randomness to give.
 pub fn generate() -> Result<RawKey, getrandom::Error> {
-    let mut key = Zeroizing::new(String::with_capacity(
-        PREFIX.len() + SECRET_DIGITS + CHECK_DIGITS,
-    ));
+    let mut key = Zeroizing::new(String::with_capacity(LENGTH));
     key.push_str(PREFIX);
     push_random(&mut key, BASE62, SECRET_DIGITS)?;
     let check = check_digits(&key);
@@ -88,11 +99,21 @@ fn push_random(text: &mut String, alphabet: &[u8], digits: usize) -> Result<(), 
     Ok(())
 }
 
+/// Where a key has its form from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// Made by us: prefix, secret and checksum.
+    Limiter,
+    /// Whatever an operator brings.
+    Other,
+}
+
 /// Checks a key that an operator brings.
 ///
 /// # Errors
 /// [`KeyError`] when no request could carry it, or when it is one of ours mistyped.
-pub fn validate(raw: &str) -> Result<(), KeyError> {
+pub fn recognize(raw: &str) -> Result<Form, KeyError> {
     if raw.is_empty() {
         return Err(KeyError::Empty);
     }
@@ -102,19 +123,28 @@ pub fn validate(raw: &str) -> Result<(), KeyError> {
     if raw.len() > MAX_KEY {
         return Err(KeyError::TooLong(raw.len()));
     }
-    let ours = raw.starts_with(PREFIX)
-        && raw.len() == PREFIX.len() + SECRET_DIGITS + CHECK_DIGITS
-        && raw
-            .bytes()
-            .skip(PREFIX.len())
-            .all(|byte| byte.is_ascii_alphanumeric());
-    if ours {
-        let (body, check) = raw.split_at(raw.len() - CHECK_DIGITS);
-        if check_digits(body) != check {
-            return Err(KeyError::Checksum);
-        }
+    let Some(digits) = raw.strip_prefix(PREFIX) else {
+        return Ok(Form::Other);
+    };
+    if raw.len() != LENGTH {
+        return Err(KeyError::Length(raw.len()));
     }
-    Ok(())
+    if let Some(place) = digits.bytes().position(|b| !b.is_ascii_alphanumeric()) {
+        return Err(KeyError::Digit(PREFIX.len() + place + 1));
+    }
+    let (body, check) = raw.split_at(LENGTH - CHECK_DIGITS);
+    if check_digits(body) != check {
+        return Err(KeyError::Checksum);
+    }
+    Ok(Form::Limiter)
+}
+
+/// As [`recognize`], for those who do not care where it has its form from.
+///
+/// # Errors
+/// As [`recognize`].
+pub fn validate(raw: &str) -> Result<(), KeyError> {
+    recognize(raw).map(drop)
 }
 
 /// The CRC-32 of `body` in base 62, most significant digit first.
@@ -153,7 +183,21 @@ mod tests {
         assert_ne!(*one, *other);
         assert!(one.starts_with(PREFIX));
         assert_eq!(one.len(), 53);
-        assert_eq!(validate(&one), Ok(()));
+        assert_eq!(recognize(&one), Ok(Form::Limiter));
+        assert!(one.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
+    }
+
+    #[test]
+    fn the_secret_part_has_256_bits() {
+        let bits = 62f64.log2() * SECRET_DIGITS as f64;
+        assert!(bits >= 256.0, "{bits}");
+        // Every digit turns up at every place: none is held still by a slip of arithmetic.
+        let keys: Vec<RawKey> = (0..2000).map(|_| generate().expect("randomness")).collect();
+        for place in PREFIX.len()..PREFIX.len() + SECRET_DIGITS {
+            let seen: std::collections::HashSet<u8> =
+                keys.iter().map(|key| key.as_bytes()[place]).collect();
+            assert_eq!(seen.len(), 62, "at {place}");
+        }
     }
 
     #[test]
@@ -165,6 +209,28 @@ mod tests {
             let typed = String::from_utf8(typed).expect("ascii");
             assert_eq!(validate(&typed), Err(KeyError::Checksum), "at {place}");
         }
+        for place in PREFIX.len()..key.len() - 1 {
+            let mut typed: Vec<u8> = key.bytes().collect();
+            typed.swap(place, place + 1);
+            let typed = String::from_utf8(typed).expect("ascii");
+            if typed != *key {
+                assert_eq!(validate(&typed), Err(KeyError::Checksum), "at {place}");
+            }
+        }
+        let shorter = &key[..52];
+        assert_eq!(validate(shorter), Err(KeyError::Length(52)));
+        assert_eq!(validate(&format!("{}x", &*key)), Err(KeyError::Length(54)));
+        let mut dashed = key.to_string();
+        dashed.replace_range(10..11, "-");
+        assert_eq!(validate(&dashed), Err(KeyError::Digit(11)));
+        for error in [
+            KeyError::Length(52),
+            KeyError::Digit(11),
+            KeyError::Checksum,
+        ] {
+            assert!(error.to_string().contains("a typing error is likely"));
+        }
+        assert_eq!(recognize("theirs_1234"), Ok(Form::Other));
     }
 
     #[test]

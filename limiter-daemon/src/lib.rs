@@ -18,3 +18,4 @@ pub mod secret;
 pub mod store;
 mod suggest;
 pub mod texts;
+pub mod wipe;

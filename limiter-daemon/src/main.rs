@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+use limiter_daemon::wipe::Wiping;
+
+#[global_allocator]
+static ALLOCATOR: Wiping = Wiping;
+
 fn main() -> ExitCode {
     limiter_daemon::cli::main()
 }

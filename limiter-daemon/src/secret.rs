@@ -3,10 +3,11 @@
 use std::{
     fs, io,
     io::Write as _,
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
+use nix::unistd::Uid;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -41,6 +42,14 @@ pub enum SecretError {
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+    },
+    /// It is another user's.
+    #[error("the hash secret {} belongs to the user {owner}, who may read it: chown it to root", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
     },
     /// There are keys that only the lost secret could match.
     #[error(
@@ -81,7 +90,11 @@ pub fn load_or_create(directory: &Path, keys: u64) -> Result<Secret, SecretError
         }
         Err(error) => return Err(io_error(error)),
     };
-    let mode = fs::metadata(&path).map_err(io_error)?.permissions().mode() & 0o777;
+    let metadata = fs::metadata(&path).map_err(io_error)?;
+    let (mode, owner) = (metadata.mode() & 0o777, metadata.uid());
+    if owner != 0 && owner != Uid::effective().as_raw() {
+        return Err(SecretError::Foreign { path, owner });
+    }
     if mode & 0o077 != 0 {
         return Err(SecretError::Exposed { path, mode });
     }
@@ -109,10 +122,14 @@ fn create(directory: &Path, path: &Path) -> Result<Secret, SecretError> {
     let mut bytes = Zeroizing::new([0u8; BYTES]);
     getrandom::fill(bytes.as_mut_slice())?;
     let temporary = directory.join("hash.key.new");
+    // One that a start before this left half-written has who knows what owner and mode.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
+        _ => {}
+    }
     let mut file = fs::OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o600)
         .open(&temporary)
         .map_err(io_error)?;
@@ -130,6 +147,8 @@ fn create(directory: &Path, path: &Path) -> Result<Secret, SecretError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -172,5 +191,33 @@ mod tests {
             load_or_create(directory.path(), 0),
             Err(SecretError::Exposed { .. })
         ));
+    }
+
+    #[test]
+    fn a_half_written_secret_of_before_is_not_gone_on_with() {
+        let directory = tempfile::tempdir().unwrap();
+        let left = directory.path().join("hash.key.new");
+        fs::write(&left, [1; 3]).unwrap();
+        fs::set_permissions(&left, fs::Permissions::from_mode(0o666)).unwrap();
+        load_or_create(directory.path(), 0).unwrap();
+        let made = fs::metadata(directory.path().join(FILE)).unwrap();
+        assert_eq!((made.len(), made.mode() & 0o777), (16, 0o600));
+        assert!(!left.exists());
+    }
+
+    #[test]
+    fn a_secret_of_another_user_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        load_or_create(directory.path(), 0).unwrap();
+        let path = directory.path().join(FILE);
+        if let Err(error) = std::os::unix::fs::chown(&path, Some(1), None) {
+            println!("skipped: only root gives files away: {error}");
+            return;
+        }
+        let error = load_or_create(directory.path(), 0).unwrap_err();
+        assert!(
+            matches!(error, SecretError::Foreign { owner: 1, .. }),
+            "{error}"
+        );
     }
 }

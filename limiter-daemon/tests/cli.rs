@@ -54,6 +54,11 @@ fn a_valid_configuration_is_shown_with_what_it_comes_to() {
     );
     assert_eq!(json["policy"]["unknown_key"], "pass");
     assert_eq!(json["healing"]["recount_interval"], "30s");
+    assert_eq!(json["history"]["keep"], "400d");
+    assert_eq!(
+        json["control"],
+        serde_json::json!({"group": "limiter", "admin_group": "limiter-admin"})
+    );
 }
 
 #[test]

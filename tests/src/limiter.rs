@@ -7,7 +7,7 @@ mod usage;
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, ExitStatus, Stdio},
     sync::OnceLock,
     thread,
 };
@@ -46,6 +46,8 @@ pub struct Limiter {
     process: Option<Process>,
     /// Of the daemon.
     environment: Vec<(String, String)>,
+    /// In place of the environment's.
+    log_filter: Option<String>,
 }
 
 /// What a command of the CLI did.
@@ -107,6 +109,7 @@ impl Limiter {
             pins: cleanup::pins(&format!("{}{name}", lab.name())),
             process: None,
             environment: Vec::new(),
+            log_filter: None,
         };
         limiter.write_config(&config.to_string());
         limiter
@@ -148,7 +151,10 @@ impl Limiter {
             .envs(self.environment.iter().cloned())
             .env(
                 "RUST_LOG",
-                env::var("RUST_LOG").unwrap_or("info".to_owned()),
+                self.log_filter
+                    .clone()
+                    .or_else(|| env::var("RUST_LOG").ok())
+                    .unwrap_or("info".to_owned()),
             );
         self.process = Some(Process::start("limiter", &mut command, &self.log_path()));
     }
@@ -217,8 +223,18 @@ impl Limiter {
 
     /// Waits for the daemon, which must end by itself, and returns its status.
     pub fn wait_for_end(&mut self) -> Option<i32> {
+        self.wait_for_status().code()
+    }
+
+    /// The same with the signal that ended it.
+    pub fn wait_for_status(&mut self) -> ExitStatus {
         let mut process = self.process.take().expect("the daemon runs");
-        process.wait().code()
+        process.wait()
+    }
+
+    /// What the daemon's next start logs, as `RUST_LOG` has it.
+    pub fn set_log(&mut self, filter: &str) {
+        self.log_filter = Some(filter.to_owned());
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -167,3 +167,119 @@ fn a_csv_of_keys_is_imported_as_a_whole_or_not_at_all() {
     assert_eq!(rig.statuses("key-b", 2), [200, 429]);
     assert_eq!(rig.statuses("key-c", 2), [200, 200]);
 }
+
+/// A key like this one, but for one character.
+fn mistyped(key: &str, place: usize) -> String {
+    let other = if key.as_bytes()[place] == b'x' {
+        "y"
+    } else {
+        "x"
+    };
+    let mut typed = key.to_owned();
+    typed.replace_range(place..=place, other);
+    typed
+}
+
+#[test]
+fn a_made_key_is_a_prefix_a_secret_and_a_checksum() {
+    let (limiter, _lab) = Limiter::idle();
+    let key = limiter.key("acme/web");
+    let digits = key.strip_prefix("lmt_").expect("the prefix");
+    assert_eq!(digits.len(), 43 + 6);
+    assert!(digits.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+}
+
+#[test]
+fn a_key_is_checked_without_being_shown() {
+    let (limiter, _lab) = Limiter::idle();
+    let key = limiter.key("acme/web");
+    let id = limiter.json(&["key", "list"])[0]["id"].clone();
+    let check = |input: &str| -> Value {
+        let output = limiter.cli_with_input(&["key", "check", "--json"], input);
+        assert!(!output.stdout.contains(input), "the key is shown");
+        output.json()
+    };
+    let known = check(&key);
+    assert_fields(
+        &known,
+        &["well_formed", "form", "problem", "known", "registered"],
+    );
+    assert_eq!(
+        (&known["well_formed"], &known["form"], &known["known"]),
+        (&json!(true), &json!("limiter"), &json!(true))
+    );
+    let registered = &known["registered"];
+    assert_eq!(
+        (
+            &registered["id"],
+            &registered["scope"],
+            &registered["state"]
+        ),
+        (&id, &json!("acme/web"), &json!("active"))
+    );
+    limiter.done(&["key", "revoke", id.as_str().expect("an id")]);
+    assert_eq!(check(&format!("{key}\n"))["registered"]["state"], "revoked");
+
+    // Told apart: mistyped, another installation's, somebody else's.
+    for typed in [mistyped(&key, 20), mistyped(&key, 52), key[..50].to_owned()] {
+        let told = check(&typed);
+        assert_eq!(
+            (&told["well_formed"], &told["form"], &told["known"]),
+            (&json!(false), &Value::Null, &json!(false)),
+            "{told}"
+        );
+        let problem = told["problem"].as_str().expect("a problem");
+        assert!(problem.contains("typing error"), "{problem}");
+    }
+    let (elsewhere, _another) = Limiter::idle();
+    let told = check(&elsewhere.key("beta"));
+    assert_eq!(
+        (&told["well_formed"], &told["form"], &told["known"]),
+        (&json!(true), &json!("limiter"), &json!(false))
+    );
+    let told = check("a-key-of-theirs");
+    assert_eq!(
+        (&told["well_formed"], &told["form"], &told["known"]),
+        (&json!(true), &json!("other"), &json!(false))
+    );
+    assert_eq!(check("two words")["well_formed"], false);
+
+    let output = limiter.cli_with_input(&["key", "check"], &key);
+    let text = output.stdout;
+    assert!(
+        text.contains("revoked") && text.contains("acme/web"),
+        "{text}"
+    );
+    assert!(!text.contains(&key), "the key is shown");
+    // Never on a command line, where every user of the host reads it.
+    for arguments in [
+        &["key", "check", &*key][..],
+        &["key", "import", "acme/web", &key],
+    ] {
+        assert_eq!(limiter.cli(arguments).code, exit::USAGE);
+    }
+    // A check is no change.
+    let entries = limiter.json(&["audit"]);
+    assert_eq!(entries.as_array().map(Vec::len), Some(3), "{entries}");
+}
+
+#[test]
+fn a_mistyped_key_of_ours_is_not_imported() {
+    let (limiter, lab) = Limiter::idle();
+    let (elsewhere, _another) = Limiter::idle();
+    limiter.scope("acme/web");
+    let key = elsewhere.key("acme/web");
+    let import = ["key", "import", "acme/web"];
+    for typed in [mistyped(&key, 9), key[..52].to_owned(), format!("{key}0")] {
+        let output = limiter.cli_with_input(&import, &typed);
+        output.assert_fails(exit::FAILED, &["lmt_", "a typing error is likely"]);
+        assert!(!output.stderr.contains(&typed), "the key is shown");
+        let file = lab.file("keys.csv");
+        std::fs::write(&file, format!("scope,key\nacme/web,{typed}\n")).expect("the list");
+        let output = limiter.cli(&["key", "import", "--csv", &file.display().to_string()]);
+        output.assert_fails(exit::FAILED, &["line 2", "a typing error is likely"]);
+        assert!(!output.stderr.contains(&typed), "the key is shown");
+    }
+    assert_eq!(limiter.json(&["key", "list"]), json!([]));
+    assert_eq!(limiter.cli_with_input(&import, &key).code, exit::DONE);
+}

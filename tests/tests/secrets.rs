@@ -1,8 +1,22 @@
 //! Raw keys are shown once, to the one who makes them, and are nowhere else.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    os::unix::{
+        fs::{FileExt as _, MetadataExt as _, PermissionsExt as _},
+        net::UnixStream,
+        process::ExitStatusExt as _,
+    },
+    path::Path,
+    process::Command,
+};
 
-use limiter_tests::{Conn, GUARDED, Nginx, Rig, process, request, skip};
+use limiter_tests::{
+    Config, Conn, GUARDED, Lab, Limiter, Nginx, Rig, eventually, limiter::exit, process, request,
+    skip,
+};
+use nix::sys::signal::Signal;
 
 /// Every file below `directory` that holds one of `secrets`.
 fn holding(directory: &Path, secrets: &[String]) -> Vec<String> {
@@ -22,9 +36,16 @@ fn holding(directory: &Path, secrets: &[String]) -> Vec<String> {
 }
 
 fn contains(content: &[u8], secret: &str) -> bool {
-    content
-        .windows(secret.len())
-        .any(|window| window == secret.as_bytes())
+    let secret = secret.as_bytes();
+    let first = secret[0];
+    let mut rest = content;
+    while let Some(at) = rest.iter().position(|byte| *byte == first) {
+        if rest[at..].starts_with(secret) {
+            return true;
+        }
+        rest = &rest[at + 1..];
+    }
+    false
 }
 
 /// A rig that has seen keys of every kind.
@@ -33,15 +54,23 @@ struct Used {
     keys: Vec<String>,
     /// Served, sent in pieces or in part, in flight: the kernel still knows of them.
     _open: Vec<Conn>,
+    _line: UnixStream,
 }
 
 fn used() -> Used {
-    let rig = Rig::veth(|config| {
-        config
-            .policy("unknown_key = \"tier:guest\"")
-            .tier("guest", "daily_quota = 10")
-            .tier("profile", "daily_quota = 10")
-    });
+    let lab = Lab::veth();
+    let config = Config::new(&lab)
+        .policy("unknown_key = \"tier:guest\"")
+        .tier("guest", "daily_quota = 10")
+        .tier("profile", "daily_quota = 10");
+    let mut limiter = Limiter::prepare(&lab, "limiter", &config);
+    limiter.set_log("trace");
+    limiter.run(&[]);
+    let rig = Rig {
+        limiter,
+        nginx: Nginx::start(&lab, &[GUARDED]),
+        lab,
+    };
     let made = rig.limiter.key("acme/web");
     rig.limiter.scope("acme/app");
     let imported = "imported-key-5d41402abc4b2a76".to_owned();
@@ -53,8 +82,13 @@ fn used() -> Used {
     rig.limiter
         .done(&["key", "import", "--csv", &file.display().to_string()]);
     fs::remove_file(file).expect("remove the list");
+    let refused = "refused key-a0f8a7b6c5d4e3f2".to_owned();
+    assert_ne!(rig.limiter.cli_with_input(&import, &refused).code, 0);
+    // Over the socket, by one who stays on the line.
+    let posted = "posted-key-e4da3b7fbbce2345".to_owned();
+    let line = post_and_stay(&rig, &posted);
     let unknown = "unknown-key-0cc175b9c0f1b6a8".to_owned();
-    let keys = vec![made, imported, listed, unknown];
+    let keys = vec![made, imported, listed, posted, unknown];
     let mut open = Vec::new();
     for key in &keys {
         for _ in 0..3 {
@@ -81,11 +115,30 @@ fn used() -> Used {
         let two = format!("GET / HTTP/1.1\r\nX-Api-Key: {key}\r\nX-Api-Key: x\r\n\r\n");
         rig.lab.connect(GUARDED).ask(two.as_bytes());
     }
+    // Not one that a request could carry.
+    let keys = [keys, vec![refused]].concat();
     Used {
         rig,
         keys,
         _open: open,
+        _line: line,
     }
+}
+
+/// Imports a key as a client of the socket that keeps its connection open.
+fn post_and_stay(rig: &Rig, key: &str) -> UnixStream {
+    let mut line = UnixStream::connect(rig.limiter.socket()).expect("the control socket");
+    let body = format!("{{\"scope\":\"acme/app\",\"key\":\"{key}\"}}");
+    let request = format!(
+        "POST /v1/keys/import HTTP/1.1\r\nHost: limiter\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    line.write_all(request.as_bytes()).expect("the request");
+    let mut answer = [0; 4096];
+    let length = line.read(&mut answer).expect("an answer");
+    let answer = String::from_utf8_lossy(&answer[..length]);
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    line
 }
 
 #[test]
@@ -94,12 +147,14 @@ fn raw_keys_are_in_no_file_of_the_daemon_and_in_no_listing() {
         mut rig,
         keys,
         _open,
+        _line,
     } = used();
     let commands = [
         &["key", "list"][..],
         &["scope", "list"],
         &["scope", "show", "acme/web"],
         &["usage"],
+        &["audit"],
         &["status"],
     ];
     for arguments in commands {
@@ -127,7 +182,12 @@ fn raw_keys_are_in_no_map_of_the_kernel() {
         );
         return;
     }
-    let Used { rig, keys, _open } = used();
+    let Used {
+        rig,
+        keys,
+        _open,
+        _line,
+    } = used();
     let mut maps = 0;
     let mut directories = vec![rig.limiter.pin_dir().to_owned()];
     while let Some(directory) = directories.pop() {
@@ -162,4 +222,130 @@ fn bytes_of(dump: &str) -> Vec<u8> {
     dump.split('"')
         .filter_map(|word| u8::from_str_radix(word.strip_prefix("0x")?, 16).ok())
         .collect()
+}
+
+/// The regions of a process's memory that hold one of `secrets`, by address and name.
+fn regions_with(pid: u32, secrets: &[String]) -> Vec<String> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("the regions");
+    let memory = File::open(format!("/proc/{pid}/mem")).expect("the memory");
+    let mut looked_at = 0;
+    let mut found = Vec::new();
+    for line in maps.lines() {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        // What is of a file and cannot be written is the file's.
+        if !words[1].starts_with("rw") {
+            continue;
+        }
+        let (from, to) = words[0].split_once('-').expect("a region");
+        let number = |text: &str| u64::from_str_radix(text, 16).expect("an address");
+        let (from, to) = (number(from), number(to));
+        let mut content = vec![0; usize::try_from(to - from).expect("a size")];
+        // A region may be gone since, or be a device's.
+        let Ok(read) = memory.read_at(&mut content, from) else {
+            continue;
+        };
+        looked_at += read;
+        for secret in secrets {
+            if contains(&content[..read], secret) {
+                found.push(format!("{secret} in {line}"));
+            }
+        }
+    }
+    assert!(looked_at > 1 << 20, "only {looked_at} bytes were looked at");
+    found
+}
+
+#[test]
+fn raw_keys_are_not_in_the_daemons_memory() {
+    let Used {
+        rig,
+        keys,
+        _open,
+        _line,
+    } = used();
+    let pid = rig.limiter.pid();
+    // What is looked for can be found: the daemon has its configuration's path in memory.
+    let path = rig.limiter.config_path().display().to_string();
+    assert!(!regions_with(pid, &[path]).is_empty());
+    // The last connection's buffers go when its task does.
+    eventually("no key is left", || regions_with(pid, &keys).is_empty());
+}
+
+#[test]
+fn a_daemon_that_crashes_leaves_no_core() {
+    let (mut limiter, _lab) = Limiter::idle();
+    limiter.key("acme/web");
+    let pid = limiter.pid().to_string();
+    process::succeed(Command::new("prlimit").args(["--pid", &pid, "--core=unlimited"]));
+    limiter.signal(Signal::SIGABRT);
+    let status = limiter.wait_for_status();
+    assert_eq!(status.signal(), Some(Signal::SIGABRT as i32));
+    assert!(!status.core_dumped(), "a core was dumped");
+}
+
+#[test]
+fn commands_log_no_key_whatever_they_log() {
+    let (limiter, _lab) = Limiter::idle();
+    limiter.scope("acme/web");
+    let told = limiter
+        .command(&["key", "create", "acme/web", "--json"])
+        .env("RUST_LOG", "trace")
+        .output()
+        .expect("run limiter");
+    let made: serde_json::Value = serde_json::from_slice(&told.stdout).expect("JSON");
+    let key = made["key"].as_str().expect("the key");
+    assert!(!contains(&told.stderr, key));
+    let list = limiter.socket().with_file_name("keys.csv");
+    let secret = "listed-key-9719d911017c592b";
+    fs::write(&list, format!("scope,key\nacme/csv,{secret}\n")).expect("the list");
+    let told = limiter
+        .command(&["key", "import", "--csv", &list.display().to_string()])
+        .env("RUST_LOG", "trace")
+        .output()
+        .expect("run limiter");
+    assert!(told.status.success(), "{told:?}");
+    assert!(!contains(&told.stderr, secret) && !contains(&told.stdout, secret));
+}
+
+#[test]
+fn the_hash_secret_is_made_once_and_its_loss_is_explained() {
+    let (mut limiter, lab) = Limiter::idle();
+    let file = limiter.state_dir().join("hash.key");
+    let made = fs::read(&file).expect("the secret");
+    let metadata = fs::metadata(&file).expect("the secret");
+    assert_eq!(
+        (made.len(), metadata.uid(), metadata.mode() & 0o777),
+        (16, 0, 0o600)
+    );
+    // Without a key nothing is lost with it.
+    limiter.terminate();
+    fs::remove_file(&file).expect("remove the secret");
+    limiter.run(&[]);
+    let second = fs::read(&file).expect("the secret");
+    assert_ne!(second, made);
+    let key = limiter.key("acme/web");
+    limiter.terminate();
+    limiter.run(&[]);
+    assert_eq!(fs::read(&file).expect("the secret"), second, "made once");
+
+    limiter.terminate();
+    let kept = lab.file("backup");
+    fs::rename(&file, &kept).expect("lose the secret");
+    limiter.launch(&[]);
+    assert_eq!(limiter.wait_for_end(), Some(exit::FAILED));
+    let told = limiter.log();
+    for word in ["hash.key", "missing", "1 keys", "restore", "backup"] {
+        assert!(told.contains(word), "no {word} in {told}");
+    }
+    assert!(!file.exists(), "none is made in its place");
+
+    fs::copy(&kept, &file).expect("restore the secret");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("expose it");
+    limiter.launch(&[]);
+    assert_eq!(limiter.wait_for_end(), Some(exit::FAILED));
+    assert!(limiter.log().contains("chmod 600"), "{}", limiter.log());
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("hide it");
+    limiter.run(&[]);
+    let check = limiter.cli_with_input(&["key", "check", "--json"], &key);
+    assert_eq!(check.json()["known"], true);
 }

@@ -18,6 +18,8 @@ pub enum Kind {
     NotFound,
     /// It is there already, or in a state that does not allow this.
     Conflict,
+    /// Who asks may not do this.
+    Forbidden,
     /// The request does not make sense.
     Invalid,
     /// A key, or a file of keys, is not one that could be registered. Apart from [`Kind::Invalid`],
@@ -67,6 +69,14 @@ impl ApiError {
         }
     }
 
+    /// Who asks may not do this.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Forbidden,
+            message: message.into(),
+        }
+    }
+
     /// The request does not make sense.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self {
@@ -103,6 +113,7 @@ impl ApiError {
         match self.kind {
             Kind::NotFound => StatusCode::NOT_FOUND,
             Kind::Conflict => StatusCode::CONFLICT,
+            Kind::Forbidden => StatusCode::FORBIDDEN,
             Kind::Invalid | Kind::InvalidKey => StatusCode::BAD_REQUEST,
             Kind::InvalidConfiguration => StatusCode::UNPROCESSABLE_ENTITY,
             Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,

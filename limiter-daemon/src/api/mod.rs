@@ -3,7 +3,9 @@
 //! The shapes here are what `--json` prints: fields may be added, never renamed. Times are
 //! RFC 3339 in UTC, an unlimited limit is `null`.
 
+mod access;
 mod error;
+mod peer;
 mod routes;
 mod server;
 #[cfg(test)]
@@ -12,11 +14,14 @@ mod tests;
 use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize, Serializer};
 
+pub use access::Access;
 pub use error::{ApiError, Kind, ProblemBody};
 pub use server::{bind, serve};
 
 use crate::{
+    config::Mode,
     kernel::{Hook, Mechanism},
+    key::Form,
     limits::{Bound, Changes, Limits, Override},
     rate::Rate,
     scope::ScopeName,
@@ -52,8 +57,11 @@ fn optional_time<S: Serializer>(
 pub struct UsageView {
     /// The scope.
     pub scope: ScopeName,
-    /// Its tier.
-    pub tier: String,
+    /// Its tier; `null` for a scope that has been removed.
+    pub tier: Option<String>,
+    /// Whether the scope has been removed since.
+    #[serde(default)]
+    pub removed: bool,
     /// The UTC day.
     pub day: NaiveDate,
     /// Requests charged.
@@ -110,6 +118,21 @@ pub struct CreatedKey {
     pub label: Option<String>,
     /// The raw key.
     pub key: String,
+}
+
+/// `key check`: what is known of a key; never the key itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyCheck {
+    /// Whether a request could carry it, and its checksum is right if it is one of ours.
+    pub well_formed: bool,
+    /// Where it has its form from; `null` when it is not well-formed.
+    pub form: Option<Form>,
+    /// Why it is not well-formed.
+    pub problem: Option<String>,
+    /// Whether it is registered.
+    pub known: bool,
+    /// As what.
+    pub registered: Option<KeyView>,
 }
 
 /// A scope's own limits: those that it names, `null` for unlimited.
@@ -170,6 +193,11 @@ pub struct ScopeView {
     /// What of them is its own.
     #[serde(rename = "override")]
     pub own: Option<OverrideView>,
+    /// `enforce` or `observe`, as it comes to with its tier's and `policy.mode`.
+    pub mode: String,
+    /// A mode of its own.
+    #[serde(default)]
+    pub own_mode: Option<String>,
     /// When it was made.
     #[serde(serialize_with = "time")]
     pub created_at: DateTime<Utc>,
@@ -250,6 +278,24 @@ pub struct HealedView {
     pub orphaned_flows: u64,
     /// Requests in flight given back with those.
     pub orphaned_slots: u64,
+}
+
+/// `audit`: one change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditView {
+    /// When.
+    #[serde(serialize_with = "time")]
+    pub at: DateTime<Utc>,
+    /// Who, by the credentials of the control socket's other end.
+    pub who: String,
+    /// What kind of change, like `limits set`.
+    pub action: String,
+    /// The scope or key id it concerns; empty for the daemon as a whole.
+    pub object: String,
+    /// What changed.
+    pub detail: String,
+    /// The operator's reason.
+    pub note: Option<String>,
 }
 
 /// Something that an operator should know.
@@ -378,6 +424,14 @@ pub struct ImportKey {
     pub key: String,
 }
 
+/// Body of `POST /v1/keys/check`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckKey {
+    /// The raw key.
+    pub key: String,
+}
+
 /// Body of `PUT /v1/scopes/{scope}/limits`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -387,6 +441,39 @@ pub struct SetLimits {
     /// When it ends by itself.
     #[serde(default, serialize_with = "optional_time")]
     pub until: Option<DateTime<Utc>>,
+    /// Why.
+    pub note: String,
+}
+
+/// What a scope's mode is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum ScopeMode {
+    /// Refuse what is over a limit
+    Enforce,
+    /// Count what would be refused, refuse nothing
+    Observe,
+    /// What its tier says
+    Tier,
+}
+
+impl ScopeMode {
+    /// A mode of the scope's own, if it is to have one.
+    pub fn own(self) -> Option<Mode> {
+        match self {
+            Self::Enforce => Some(Mode::Enforce),
+            Self::Observe => Some(Mode::Observe),
+            Self::Tier => None,
+        }
+    }
+}
+
+/// Body of `PUT /v1/scopes/{scope}/mode`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetMode {
+    /// What it is to be.
+    pub mode: ScopeMode,
     /// Why.
     pub note: String,
 }

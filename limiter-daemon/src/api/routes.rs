@@ -10,18 +10,23 @@ use axum::{
         rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection},
     },
     http::StatusCode,
+    middleware::from_fn_with_state,
     response::{IntoResponse as _, Response},
     routing::{get, post, put},
 };
-use chrono::{NaiveDate, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinError;
 
-use super::{AddScope, ApiError, CreateKey, ImportKey, ImportView, Noted, SetLimits, server::Peer};
+use super::{
+    AddScope, ApiError, CheckKey, CreateKey, ImportKey, ImportView, Noted, SetLimits, SetMode,
+    access::{self, Access},
+    peer::Peer,
+};
 use crate::{
     daemon::{Caller, Engine, Shared},
     scope::ScopeName,
-    store::KeyState,
+    store::{AuditFilter, KeyState},
 };
 
 /// Largest body of an ordinary request, in bytes.
@@ -32,7 +37,7 @@ const MAX_CSV: usize = 512 * 1024 * 1024;
 type App = State<Arc<Shared>>;
 type Sender = ConnectInfo<Peer>;
 
-pub(super) fn router(shared: Arc<Shared>) -> Router {
+pub(super) fn router(shared: Arc<Shared>, access: Access) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/tiers", get(list_tiers))
@@ -42,11 +47,14 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
             "/v1/scopes/{scope}/limits",
             put(set_limits).delete(clear_limits),
         )
+        .route("/v1/scopes/{scope}/mode", put(set_mode))
         .route("/v1/scopes/{scope}/usage", get(usage_of))
         .route("/v1/scopes/{scope}/reset", post(reset))
         .route("/v1/usage", get(usage))
+        .route("/v1/audit", get(audit))
         .route("/v1/keys", get(list_keys).post(create_key))
         .route("/v1/keys/import", post(import_key))
+        .route("/v1/keys/check", post(check_key))
         .route("/v1/keys/{id}/{verb}", post(change_key))
         .route("/v1/reload", post(reload))
         .route("/v1/detach", post(detach))
@@ -59,6 +67,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         )
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
+        .layer(from_fn_with_state(Arc::new(access), access::check))
         .with_state(shared)
 }
 
@@ -215,6 +224,20 @@ async fn clear_limits(
     .into_response()
 }
 
+async fn set_mode(
+    State(shared): App,
+    from: Sender,
+    Part(name): Part<ScopeName>,
+    Body(body): Body<SetMode>,
+) -> Response {
+    let caller = caller(&from);
+    answer(&shared, move |engine| {
+        engine.set_mode(&name, &body, &caller)
+    })
+    .await
+    .into_response()
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct UsageQuery {
@@ -238,6 +261,31 @@ async fn usage_of(
     })
     .await
     .into_response()
+}
+
+/// Most entries of the audit trail in one answer.
+const MAX_AUDIT: u32 = 1_000_000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuditQuery {
+    #[serde(default)]
+    object: Option<String>,
+    #[serde(default)]
+    since: Option<DateTime<Utc>>,
+    #[serde(default)]
+    limit: Option<u32>,
+}
+
+async fn audit(State(shared): App, Asked(query): Asked<AuditQuery>) -> Response {
+    let filter = AuditFilter {
+        object: query.object,
+        since: query.since,
+        limit: query.limit.unwrap_or(MAX_AUDIT).min(MAX_AUDIT),
+    };
+    answer(&shared, move |engine| engine.audit_trail(&filter))
+        .await
+        .into_response()
 }
 
 async fn reset(
@@ -277,6 +325,12 @@ async fn create_key(State(shared): App, from: Sender, Body(body): Body<CreateKey
 async fn import_key(State(shared): App, from: Sender, Body(body): Body<ImportKey>) -> Response {
     let caller = caller(&from);
     created(answer(&shared, move |engine| engine.import_key(body, &caller)).await)
+}
+
+async fn check_key(State(shared): App, Body(body): Body<CheckKey>) -> Response {
+    answer(&shared, move |engine| engine.check_key(body))
+        .await
+        .into_response()
 }
 
 async fn import_csv(

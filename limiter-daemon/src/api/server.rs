@@ -2,45 +2,28 @@
 
 use std::{
     fs, io,
-    os::unix::{fs::PermissionsExt as _, net::UnixStream as StdUnixStream},
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        net::UnixStream as StdUnixStream,
+    },
     path::Path,
     sync::Arc,
 };
 
-use axum::{Router, extract::connect_info::Connected, serve::IncomingStream};
-use tokio::net::{UnixListener, unix::UCred};
+use axum::Router;
+use tokio::net::UnixListener;
 
-use super::routes;
+use super::{access::Access, peer::Peer, routes};
 use crate::daemon::Shared;
 
-/// Who may connect: root and the socket's group.
+/// Who may connect: root and the socket's group. Who may do what, each request is asked.
 const MODE: u32 = 0o660;
 
-/// Who is at the other end, by the kernel's word.
-#[derive(Debug, Clone)]
-pub(super) struct Peer(Option<UCred>);
-
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self(stream.io().peer_cred().ok())
-    }
-}
-
-impl Peer {
-    /// For the audit trail.
-    pub(super) fn name(&self) -> String {
-        match &self.0 {
-            Some(peer) => format!("uid {}", peer.uid()),
-            None => "unknown".to_owned(),
-        }
-    }
-}
-
-/// Listens on `path`. A socket file that nobody listens on any more is replaced.
+/// Listens on `path`, for members of `group` too. A socket file that nobody listens on any more is replaced.
 ///
 /// # Errors
 /// The system's, or somebody else listening there.
-pub fn bind(path: &Path) -> io::Result<UnixListener> {
+pub fn bind(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
     match StdUnixStream::connect(path) {
         Ok(_someone) => {
             return Err(io::Error::new(
@@ -52,6 +35,8 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
         Err(_nothing_there) => {}
     }
     let listener = UnixListener::bind(path)?;
+    // The group first: nobody is let in for a moment who is not meant.
+    chown(path, None, group)?;
     fs::set_permissions(path, fs::Permissions::from_mode(MODE))?;
     Ok(listener)
 }
@@ -63,9 +48,10 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 pub async fn serve(
     listener: UnixListener,
     shared: Arc<Shared>,
+    access: Access,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let router: Router = routes::router(shared);
+    let router: Router = routes::router(shared, access);
     axum::serve(
         listener,
         router.into_make_service_with_connect_info::<Peer>(),

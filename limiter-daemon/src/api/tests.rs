@@ -7,7 +7,11 @@ use std::{
     sync::Arc,
 };
 
-use crate::daemon::{Shared, testing};
+use super::Access;
+use crate::{
+    config::Control,
+    daemon::{Shared, testing},
+};
 
 struct Server {
     _directory: tempfile::TempDir,
@@ -24,10 +28,13 @@ fn server() -> Server {
         .enable_all()
         .build()
         .unwrap();
-    let listener = runtime.block_on(async { super::bind(&socket) }).unwrap();
+    let listener = runtime
+        .block_on(async { super::bind(&socket, None) })
+        .unwrap();
     runtime.spawn(super::serve(
         listener,
         Arc::new(Shared::new(engine)),
+        Access::new(&Control::default()),
         std::future::pending(),
     ));
     Server {
@@ -168,11 +175,13 @@ fn a_socket_in_use_is_not_taken_and_a_stale_one_is() {
         .build()
         .unwrap();
     let error = runtime
-        .block_on(async { super::bind(&server.socket) })
+        .block_on(async { super::bind(&server.socket, None) })
         .unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
     let directory = tempfile::tempdir().unwrap();
     let stale = directory.path().join("s");
     drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
-    runtime.block_on(async { super::bind(&stale) }).unwrap();
+    runtime
+        .block_on(async { super::bind(&stale, None) })
+        .unwrap();
 }

@@ -6,8 +6,12 @@ use chrono::NaiveDate;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
-use super::SOCKET_NAME;
+use super::{
+    SOCKET_NAME,
+    moment::{Since, Until},
+};
 use crate::{
+    api::ScopeMode,
     config::Overlay,
     daemon::{Directories, RunOptions},
     limits::{Bound, Changes},
@@ -81,6 +85,8 @@ pub(super) enum Command {
     /// Named limits
     #[command(subcommand)]
     Tier(TierCommand),
+    /// Who changed what, when and why; the oldest first
+    Audit(AuditArgs),
     /// Read the configuration again; a bad one changes nothing
     Reload,
     /// Take everything down: attachments, maps and pins; with a daemon or without
@@ -181,6 +187,18 @@ pub(super) enum ScopeCommand {
         #[arg(value_name = "SCOPE")]
         scope: ScopeName,
     },
+    /// Enforce a scope's limits, or only count what they would refuse
+    Mode {
+        /// Its name
+        #[arg(value_name = "SCOPE")]
+        scope: ScopeName,
+        /// From its next request on
+        #[arg(value_name = "MODE")]
+        mode: ScopeMode,
+        /// Why, for the audit trail
+        #[arg(long, value_name = "TEXT", value_parser = note)]
+        note: String,
+    },
     /// Remove a scope; its usage stays on record
     Remove {
         /// Its name
@@ -216,6 +234,8 @@ pub(super) enum KeyCommand {
         #[arg(long, value_name = "FILE")]
         csv: Option<PathBuf>,
     },
+    /// What is known of a key from standard input: well-formed, registered, its scope and state
+    Check,
     /// All keys, or a scope's; never the keys themselves
     List {
         /// Only of this scope
@@ -281,7 +301,7 @@ pub(super) struct SetArgs {
     connections: Option<Bound<u64>>,
     /// When it ends by itself: 2026-12-31, 2026-12-31T18:00:00Z, or from now on 90m, 36h, 7d
     #[arg(long, value_name = "T")]
-    pub(super) until: Option<super::commands::Until>,
+    pub(super) until: Option<Until>,
     /// Why, for the audit trail
     #[arg(long, value_name = "TEXT", value_parser = note)]
     pub(super) note: String,
@@ -303,6 +323,20 @@ impl SetArgs {
 pub(super) enum TierCommand {
     /// All tiers
     List,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AuditArgs {
+    /// Only what concerns this scope, or this key by its id
+    #[arg(value_name = "SCOPE|ID")]
+    pub(super) object: Option<String>,
+    /// Only from then on: 2026-11-24, 2026-11-24T18:00:00Z, or the last 90m, 36h, 7d
+    #[arg(long, value_name = "T")]
+    pub(super) since: Option<Since>,
+    /// The last so many of them
+    #[arg(long, value_name = "N", default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(super) limit: u32,
 }
 
 /// A reason that says something.
@@ -339,15 +373,20 @@ mod tests {
             "limiter --json status",
             "limiter scope add acme/web --tier gold",
             "limiter scope remove acme --with-keys",
+            "limiter scope mode acme observe --note trial",
+            "limiter scope mode acme tier --note over",
             "limiter key import acme",
             "limiter key import --csv keys.csv",
             "limiter key list acme/web --json",
+            "limiter key check --json",
             "limiter limits set acme --daily-quota unlimited --rate 5/ms --note sync",
             "limiter limits set acme --burst 5 --until 7d --note sync",
             "limiter limits clear acme --note over",
             "limiter usage acme --date 2026-01-31",
             "limiter reset acme --note typo --socket /tmp/s",
             "limiter tier list",
+            "limiter audit --since 7d --limit 5 --json",
+            "limiter audit acme/web",
             "limiter status --runtime-dir /run/other",
             "limiter --runtime-dir /run/other run",
             "limiter completions bash",
@@ -363,12 +402,18 @@ mod tests {
             "limiter run --port 70000",
             "limiter scope add a/b/c",
             "limiter key import",
+            "limiter key import acme the-key-itself",
+            "limiter key check the-key-itself",
+            "limiter scope mode acme observe",
+            "limiter scope mode acme lenient --note x",
             "limiter key import acme --csv keys.csv",
             "limiter limits set acme --note nothing",
             "limiter limits set acme --burst 5",
             "limiter limits set acme --rate 5 --note x",
             "limiter reset acme",
             "limiter usage --date yesterday",
+            "limiter audit --limit 0",
+            "limiter audit --since tomorrow",
         ] {
             assert!(!parses(line), "{line}");
         }

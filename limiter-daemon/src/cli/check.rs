@@ -6,8 +6,7 @@ use super::{args::CheckArgs, exit::Failure, render};
 use crate::{
     api::TierView,
     config::{
-        Config, Healing, Http2, Malformed, MissingKey, Mode, OnLimit, TableFull, UnknownKey,
-        Untracked,
+        Config, Healing, Http2, Malformed, MissingKey, OnLimit, TableFull, UnknownKey, Untracked,
     },
     daemon::resolve_or_refuse,
 };
@@ -33,7 +32,7 @@ pub(super) fn check(args: &CheckArgs, as_json: bool) -> Result<(), Failure> {
         .map(|(name, tier)| TierView {
             tier: name.to_string(),
             limits: tier.limits,
-            mode: mode(tier.mode.unwrap_or(config.policy.mode)).to_owned(),
+            mode: tier.mode.unwrap_or(config.policy.mode).as_str().to_owned(),
             scopes: 0,
         })
         .collect();
@@ -52,6 +51,11 @@ pub(super) fn check(args: &CheckArgs, as_json: bool) -> Result<(), Failure> {
             "policy": policy,
             "tiers": tiers,
             "healing": healing(&config),
+            "control": {
+                "group": config.control.group,
+                "admin_group": config.control.admin_group,
+            },
+            "history": {"keep": config.history.keep.to_string()},
             "warnings": warnings,
         }));
     }
@@ -91,6 +95,14 @@ pub(super) fn check(args: &CheckArgs, as_json: bool) -> Result<(), Failure> {
     lines.push(format!(
         "healing      check every {check_interval} what is silent for {suspect_after}, recount every {recount_interval}"
     ));
+    lines.push(format!(
+        "history      usage of the last {} days",
+        config.history.keep.0
+    ));
+    lines.push(format!(
+        "control      the group {} reads, {} changes",
+        config.control.group, config.control.admin_group
+    ));
     lines.push(String::new());
     render::lines(&lines)?;
     render::tiers(&tiers, false)?;
@@ -100,17 +112,10 @@ pub(super) fn check(args: &CheckArgs, as_json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn mode(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Enforce => "enforce",
-        Mode::Observe => "observe",
-    }
-}
-
 fn policy(config: &Config) -> Value {
     let policy = &config.policy;
     json!({
-        "mode": mode(policy.mode),
+        "mode": policy.mode.as_str(),
         "missing_key": match policy.missing_key {
             MissingKey::Pass => "pass",
             MissingKey::Reject => "reject",

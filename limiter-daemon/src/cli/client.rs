@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,6 +17,7 @@ use hyper::{
     header::{CONNECTION, CONTENT_TYPE, HOST},
 };
 use hyper_util::rt::TokioIo;
+use nix::unistd::{Gid, Group};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
@@ -138,12 +140,25 @@ impl Client {
         Ok((status, body))
     }
 
+    /// The group that may use the socket.
+    fn group(&self) -> Option<String> {
+        let id = std::fs::metadata(&self.socket).ok()?.gid();
+        let group = Group::from_gid(Gid::from_raw(id)).ok()?;
+        group.map(|group| group.name)
+    }
+
     fn no_daemon(&self, error: &io::Error) -> Failure {
         let socket = self.socket.display();
         match error.kind() {
-            io::ErrorKind::PermissionDenied => Failure::Failed(anyhow::anyhow!(
-                "no permission to use the control socket {socket}: run this as root"
-            )),
+            io::ErrorKind::PermissionDenied => {
+                let group = self.group().filter(|group| group != "root");
+                let or_member = group
+                    .map(|group| format!(", or as a member of the group {group}"))
+                    .unwrap_or_default();
+                Failure::failed(format!(
+                    "no permission to use the control socket {socket}: run this as root{or_member}"
+                ))
+            }
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 Failure::Unreachable(format!(
                     "no daemon answers at {socket}: start it with `limiter run`, or name its socket with --socket"

@@ -3,11 +3,9 @@
 use std::{
     io::{self, Read as _},
     path::Path,
-    str::FromStr,
 };
 
 use anyhow::Context as _;
-use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 use hyper::Method;
 use limiter_common::abi::MAX_KEY;
 use serde_json::json;
@@ -15,61 +13,20 @@ use zeroize::Zeroizing;
 
 use super::{
     args::{
-        Command, KeyCommand, LimitsCommand, ScopeCommand, SetArgs, TierCommand, default_socket,
+        AuditArgs, Command, KeyCommand, LimitsCommand, ScopeCommand, SetArgs, TierCommand,
+        default_socket,
     },
     client::{Client, escape},
     exit::Failure,
     import, render, status,
 };
 use crate::{
-    api::{AddScope, CreateKey, CreatedKey, ImportKey, KeyView, Noted, Report, SetLimits},
+    api::{
+        AddScope, AuditView, CheckKey, CreateKey, CreatedKey, ImportKey, KeyCheck, KeyView, Noted,
+        Report, SetLimits, SetMode, rfc3339,
+    },
     scope::ScopeName,
 };
-
-/// When an override ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Until(DateTime<Utc>);
-
-impl FromStr for Until {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        until(text, Utc::now()).map(Self)
-    }
-}
-
-fn until(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, String> {
-    let wrong = || {
-        format!(
-            "`{text}` is not a time: write 2026-12-31 (its first moment, UTC), 2026-12-31T18:00:00Z, or from now on 90m, 36h, 7d"
-        )
-    };
-    let at = if let Ok(at) = DateTime::parse_from_rfc3339(text) {
-        at.with_timezone(&Utc)
-    } else if let Ok(date) = text.parse::<NaiveDate>() {
-        date.and_time(NaiveTime::MIN).and_utc()
-    } else {
-        let span = text.strip_prefix('+').unwrap_or(text);
-        let unit_at = span
-            .len()
-            .checked_sub(1)
-            .filter(|at| span.is_char_boundary(*at));
-        let (number, unit) = span.split_at(unit_at.ok_or_else(wrong)?);
-        let seconds = match unit {
-            "m" => 60,
-            "h" => 3_600,
-            "d" => 86_400,
-            _ => return Err(wrong()),
-        };
-        let number: u32 = number.parse().map_err(|_| wrong())?;
-        let span = TimeDelta::seconds(i64::from(number) * seconds);
-        now.checked_add_signed(span).ok_or_else(wrong)?
-    };
-    if at <= now {
-        return Err(format!("`{text}` has passed already"));
-    }
-    Ok(at)
-}
 
 pub(super) fn run(command: Command, socket: Option<&Path>, json: bool) -> Result<(), Failure> {
     let socket = socket.map_or_else(default_socket, Path::to_path_buf);
@@ -86,7 +43,10 @@ pub(super) fn run(command: Command, socket: Option<&Path>, json: bool) -> Result
                     let path = format!("/v1/scopes/{}/usage{query}", escape(scope.as_str()));
                     render::usage_of(&client.get(&path)?, json)
                 }
-                None => render::usage(&client.get::<Vec<_>>(&format!("/v1/usage{query}"))?, json),
+                None => {
+                    let views: Vec<_> = client.get(&format!("/v1/usage{query}"))?;
+                    render::usage(&views, date.is_some(), json)
+                }
             }
         }
         Command::Reset { scope, note } => {
@@ -96,6 +56,7 @@ pub(super) fn run(command: Command, socket: Option<&Path>, json: bool) -> Result
         Command::Tier(TierCommand::List) => {
             render::tiers(&client.get::<Vec<_>>("/v1/tiers")?, json)
         }
+        Command::Audit(args) => audit(&client, &args, json),
         Command::Reload => {
             let report: Report = client.post("/v1/reload")?;
             render::report(&report, "nothing has changed", json)
@@ -116,6 +77,13 @@ fn scope(client: &Client, command: ScopeCommand, json: bool) -> Result<(), Failu
         ScopeCommand::List => render::scopes(&client.get::<Vec<_>>("/v1/scopes")?, json),
         ScopeCommand::Show { scope } => {
             render::scope_detail(&client.get(&scope_path(&scope, ""))?, json)
+        }
+        ScopeCommand::Mode { scope, mode, note } => {
+            let path = scope_path(&scope, "/mode");
+            render::scope(
+                &client.send(Method::PUT, &path, &SetMode { mode, note })?,
+                json,
+            )
         }
         ScopeCommand::Remove { scope, with_keys } => {
             let path = format!("{}?with_keys={with_keys}", scope_path(&scope, ""));
@@ -165,6 +133,15 @@ fn key(client: &Client, command: KeyCommand, json: bool) -> Result<(), Failure> 
         } => Err(Failure::Usage(
             "name a scope, or a file with --csv".to_owned(),
         )),
+        KeyCommand::Check => {
+            let raw = read_key()?;
+            let request = CheckKey {
+                key: raw.to_string(),
+            };
+            let check: KeyCheck = client.send(Method::POST, "/v1/keys/check", &request)?;
+            let _wiped = Zeroizing::new(request.key);
+            render::key_check(&check, json)
+        }
         KeyCommand::List { scope } => {
             let query = scope
                 .map(|scope| format!("?scope={}", escape(scope.as_str())))
@@ -200,7 +177,7 @@ fn limits(client: &Client, command: LimitsCommand, json: bool) -> Result<(), Fai
             } = &args;
             let request = SetLimits {
                 limits: args.changes(),
-                until: until.map(|until| until.0),
+                until: until.map(|until| until.at()),
                 note: note.clone(),
             };
             let view = client.send(Method::PUT, &scope_path(scope, "/limits"), &request)?;
@@ -213,39 +190,21 @@ fn limits(client: &Client, command: LimitsCommand, json: bool) -> Result<(), Fai
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn now() -> DateTime<Utc> {
-        "2026-11-24T12:00:00Z".parse().unwrap()
+fn audit(client: &Client, args: &AuditArgs, json: bool) -> Result<(), Failure> {
+    let mut path = format!("/v1/audit?limit={}", args.limit);
+    if let Some(since) = &args.since {
+        path.push_str(&format!("&since={}", escape(&rfc3339(&since.at()))));
     }
-
-    #[test]
-    fn ends_are_moments_dates_or_spans() {
-        for (text, wanted) in [
-            ("2026-12-31", "2026-12-31T00:00:00Z"),
-            ("2026-12-31T18:00:00+02:00", "2026-12-31T16:00:00Z"),
-            ("90m", "2026-11-24T13:30:00Z"),
-            ("+36h", "2026-11-26T00:00:00Z"),
-            ("7d", "2026-12-01T12:00:00Z"),
-        ] {
-            let wanted: DateTime<Utc> = wanted.parse().unwrap();
-            assert_eq!(until(text, now()), Ok(wanted), "{text}");
-        }
-        for text in [
-            "",
-            "tomorrow",
-            "7",
-            "d",
-            "7w",
-            "2026-13-01",
-            "2026-11-24",
-            "0m",
-            "é",
-            "-3d",
-        ] {
-            assert!(until(text, now()).is_err(), "{text}");
-        }
+    if let Some(object) = &args.object {
+        path.push_str(&format!("&object={}", escape(object)));
     }
+    let entries: Vec<AuditView> = client.get(&path)?;
+    render::audit(&entries, json)?;
+    if !json && entries.len() == args.limit as usize {
+        eprintln!(
+            "these are the last {} entries: --limit shows more",
+            args.limit
+        );
+    }
+    Ok(())
 }

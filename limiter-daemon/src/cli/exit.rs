@@ -61,7 +61,7 @@ impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
         match error.kind {
             Kind::Invalid | Kind::InvalidConfiguration => Self::Usage(error.message),
-            Kind::NotFound | Kind::Conflict | Kind::InvalidKey | Kind::Failed => {
+            Kind::NotFound | Kind::Conflict | Kind::Forbidden | Kind::InvalidKey | Kind::Failed => {
                 Self::failed(error.message)
             }
         }
@@ -90,6 +90,7 @@ mod tests {
             (ApiError::invalid_key("x"), false),
             (ApiError::not_found("x"), false),
             (ApiError::conflict("x"), false),
+            (ApiError::forbidden("x"), false),
             (ApiError::failed("x"), false),
         ] {
             let told = format!("{error:?}");

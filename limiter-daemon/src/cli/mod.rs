@@ -7,6 +7,7 @@ mod commands;
 mod detach;
 mod exit;
 mod import;
+mod moment;
 mod render;
 mod socket;
 mod status;
@@ -29,8 +30,13 @@ pub const SOCKET_NAME: &str = "limiter.sock";
 pub fn main() -> ExitCode {
     // clap itself exits with 2 for usage errors and 0 for --help, as DESIGN.md has it.
     let cli = Cli::parse();
+    // A core dump would hold the hash secret, and keys that are just being made or imported.
+    let hidden = nix::sys::prctl::set_dumpable(false);
     let wants_log = matches!(cli.command, Command::Run(_));
     logging::init(wants_log);
+    if let Err(error) = hidden {
+        log::warn!("core dumps stay possible: {error}");
+    }
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -8,8 +8,10 @@ use serde::Serialize;
 use super::{exit::Failure, table::Table};
 use crate::{
     api::{
-        CreatedKey, Imported, KeyView, Report, ScopeDetail, ScopeView, TierView, UsageView, rfc3339,
+        AuditView, CreatedKey, Imported, KeyCheck, KeyView, Report, ScopeDetail, ScopeView,
+        TierView, UsageView, rfc3339,
     },
+    key::Form,
     limits::{Bound, Limits},
     store::Refusals,
 };
@@ -49,12 +51,31 @@ fn limit_cells(limits: &Limits) -> [String; 5] {
     ]
 }
 
-pub(super) fn usage(views: &[UsageView], as_json: bool) -> Result<(), Failure> {
+fn tier(view: &UsageView) -> String {
+    let gone = || "removed".to_owned();
+    view.tier.clone().unwrap_or_else(gone)
+}
+
+/// A scope that has been removed has no limits, which is not to say unlimited.
+fn limit<T: ToString>(view: &UsageView, limit: Option<T>) -> String {
+    if view.removed {
+        or_dash(limit)
+    } else {
+        or_unlimited(limit)
+    }
+}
+
+pub(super) fn usage(views: &[UsageView], is_past: bool, as_json: bool) -> Result<(), Failure> {
     if as_json {
         return json(&views);
     }
     if views.is_empty() {
-        return lines(&["no scopes yet: add one with `limiter scope add`".to_owned()]);
+        let text = if is_past {
+            "no scope was there on that day"
+        } else {
+            "no scopes yet: add one with `limiter scope add`"
+        };
+        return lines(&[text.to_owned()]);
     }
     let mut table = Table::new(&[
         "SCOPE",
@@ -72,12 +93,12 @@ pub(super) fn usage(views: &[UsageView], as_json: bool) -> Result<(), Failure> {
     for view in views {
         table.row([
             view.scope.to_string(),
-            view.tier.clone(),
+            tier(view),
             view.day.to_string(),
             view.used.to_string(),
-            or_unlimited(view.daily_quota),
-            or_unlimited(view.remaining),
-            or_unlimited(view.rate),
+            limit(view, view.daily_quota),
+            limit(view, view.remaining),
+            limit(view, view.rate),
             or_dash(view.in_flight),
             or_dash(view.connections),
             view.refused.total().to_string(),
@@ -92,12 +113,12 @@ pub(super) fn usage_of(view: &UsageView, as_json: bool) -> Result<(), Failure> {
         return json(view);
     }
     let mut text = vec![
-        format!("scope        {} ({})", view.scope, view.tier),
+        format!("scope        {} ({})", view.scope, tier(view)),
         format!("day          {} (UTC)", view.day),
         format!("used         {}{}", view.used, lost(view.lost)),
-        format!("daily quota  {}", or_unlimited(view.daily_quota)),
-        format!("left         {}", or_unlimited(view.remaining)),
-        format!("rate         {}", or_unlimited(view.rate)),
+        format!("daily quota  {}", limit(view, view.daily_quota)),
+        format!("left         {}", limit(view, view.remaining)),
+        format!("rate         {}", limit(view, view.rate)),
         format!("in flight    {}", or_dash(view.in_flight)),
         format!("connections  {}", or_dash(view.connections)),
         format!("refused      {}", refusals(view.refused)),
@@ -159,6 +180,25 @@ pub(super) fn key(view: &KeyView, as_json: bool) -> Result<(), Failure> {
     lines(&[format!("{} of {} is {}", view.id, view.scope, view.state)])
 }
 
+pub(super) fn key_check(check: &KeyCheck, as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        return json(check);
+    }
+    let form = match (check.form, &check.problem) {
+        (Some(Form::Limiter), _) => "yes, one of limiter's: its checksum is right".to_owned(),
+        (Some(Form::Other), _) => "yes, not one of limiter's".to_owned(),
+        (None, problem) => format!("no: {}", problem.as_deref().unwrap_or_default()),
+    };
+    let known = match &check.registered {
+        Some(key) => format!("yes, as {} of {}, {}", key.id, key.scope, key.state),
+        None => "no".to_owned(),
+    };
+    lines(&[
+        format!("well-formed  {form}"),
+        format!("registered   {known}"),
+    ])
+}
+
 pub(super) fn created_key(made: &CreatedKey, as_json: bool) -> Result<(), Failure> {
     if as_json {
         return json(made);
@@ -197,6 +237,7 @@ pub(super) fn scopes(views: &[ScopeView], as_json: bool) -> Result<(), Failure> 
         ">BURST",
         ">CONCURRENCY",
         ">CONNECTIONS",
+        "MODE",
         "OVERRIDE",
     ]);
     for view in views {
@@ -210,6 +251,7 @@ pub(super) fn scopes(views: &[ScopeView], as_json: bool) -> Result<(), Failure> 
             burst,
             concurrency,
             connections,
+            view.mode.clone(),
             or_dash(own),
         ]);
     }
@@ -226,6 +268,10 @@ fn scope_lines(view: &ScopeView) -> Vec<String> {
         format!("burst        {burst}"),
         format!("concurrency  {concurrency}"),
         format!("connections  {connections}"),
+        match &view.own_mode {
+            Some(own) => format!("mode         {own}, its own"),
+            None => format!("mode         {}", view.mode),
+        },
     ];
     if let Some(own) = &view.own {
         let names: Vec<&str> = own.limits.keys().map(String::as_str).collect();
@@ -286,6 +332,28 @@ pub(super) fn tiers(views: &[TierView], as_json: bool) -> Result<(), Failure> {
             connections,
             view.mode.clone(),
             view.scopes.to_string(),
+        ]);
+    }
+    lines(&table.lines())
+}
+
+pub(super) fn audit(entries: &[AuditView], as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        return json(&entries);
+    }
+    if entries.is_empty() {
+        return lines(&["no such changes on record".to_owned()]);
+    }
+    let mut table = Table::new(&["AT", "WHO", "ACTION", "OBJECT", "DETAIL", "NOTE"]);
+    for entry in entries {
+        let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        table.row([
+            rfc3339(&entry.at),
+            entry.who.clone(),
+            entry.action.clone(),
+            or_dash(some(&entry.object)),
+            or_dash(some(&entry.detail)),
+            or_dash(entry.note.as_ref()),
         ]);
     }
     lines(&table.lines())

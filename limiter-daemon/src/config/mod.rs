@@ -3,9 +3,11 @@
 
 mod accounting;
 mod attach;
+mod control;
 mod document;
 mod error;
 mod healing;
+mod history;
 mod identify;
 mod interfaces;
 mod policy;
@@ -15,8 +17,10 @@ use std::path::{Path, PathBuf};
 
 pub use accounting::{Accounting, Unattended};
 pub use attach::{Attach, AttachHook, InterfacePattern, Origin};
+pub use control::Control;
 pub use error::{ConfigError, Problem};
 pub use healing::{Healing, Interval};
+pub use history::{Days, History};
 pub use identify::{HeaderName, MAX_HEADER_SOURCES, Source};
 pub use interfaces::{Resolution, resolve};
 pub use policy::{
@@ -48,6 +52,10 @@ pub struct Config {
     pub healing: Healing,
     /// How far counts may run ahead of the store.
     pub accounting: Accounting,
+    /// How long the usage of past days is kept.
+    pub history: History,
+    /// Who may use the control socket.
+    pub control: Control,
 }
 
 /// Sizes of the kernel's tables, in entries. Memory is taken when they are made.
@@ -141,6 +149,8 @@ impl Config {
                 "tables",
                 "healing",
                 "accounting",
+                "history",
+                "control",
             ],
         );
         let tiers = Tiers::read(&mut document, &root);
@@ -150,6 +160,8 @@ impl Config {
         let tables = read_tables(&mut document, &root);
         let healing = Healing::read(&mut document, &root);
         let accounting = Accounting::read(&mut document, &root);
+        let history = History::read(&mut document, &root);
+        let control = Control::read(&mut document, &root);
         document.finish()?;
         Ok(Self {
             file: path.map(Path::to_path_buf),
@@ -160,6 +172,8 @@ impl Config {
             tables,
             healing,
             accounting,
+            history,
+            control,
         })
     }
 }

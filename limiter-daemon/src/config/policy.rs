@@ -15,6 +15,23 @@ pub enum Mode {
     Observe,
 }
 
+impl Mode {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+        }
+    }
+
+    /// The mode of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        MODES
+            .into_iter()
+            .find_map(|(word, mode)| (word == name).then_some(mode))
+    }
+}
+
 /// A request without a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MissingKey {

@@ -235,6 +235,37 @@ fn mistakes_are_told_with_place_and_remedy() {
             "`healing.suspect_after` must be a string in quotes, not an integer",
         ),
         (
+            "[control]\ngroup = \"a b\"\n",
+            "f.toml:5:9: `control.group = \"a b\"` is not a group's name",
+        ),
+        ("[control]\nadmin_group = \"0\"\n", "is not a group's name"),
+        ("[control]\ngroup = 100\n", "must be a string in quotes"),
+        (
+            "[control]\nadmingroup = \"wheel\"\n",
+            "unknown entry `control.admingroup` (did you mean `admin_group`?)",
+        ),
+        (
+            "[history]\nkeep = \"1y\"\n",
+            "f.toml:5:8: `history.keep = \"1y\"` is not a number of days: write it like \"400d\"",
+        ),
+        ("[history]\nkeep = \"d\"\n", "is not a number of days"),
+        (
+            "[history]\nkeep = \"1d\"\n",
+            "`history.keep = \"1d\"` is out of range: from 2d to 3660d",
+        ),
+        (
+            "[history]\nkeep = \"99999999999d\"\n",
+            "is out of range: from 2d to 3660d",
+        ),
+        (
+            "[history]\nkeep = 400\n",
+            "`history.keep` must be a string in quotes, not an integer",
+        ),
+        (
+            "[history]\nkep = \"400d\"\n",
+            "unknown entry `history.kep` (did you mean `keep`?)",
+        ),
+        (
             "[healing]\nchek_interval = \"10s\"\n",
             "unknown entry `healing.chek_interval` (did you mean `check_interval`?)",
         ),

@@ -12,7 +12,7 @@ use limiter_common::day::Day;
 use super::{book::Book, recount::Drifts, sweep::Table, text_sets::TextSets};
 use crate::{
     api::{ApiError, HealedView, Health},
-    config::{Config, Mode, Overlay, Tier},
+    config::{Config, Days, Mode, Overlay, Tier},
     kernel::Plane,
     limits::Limits,
     scope::ScopeName,
@@ -33,6 +33,8 @@ pub(super) struct Scope {
     pub(super) book: Book,
     /// The limits in force.
     pub(super) limits: Limits,
+    /// Whether they are enforced.
+    pub(super) mode: Mode,
     /// Whether the store does not have the book as it is.
     pub(super) unsaved: bool,
 }
@@ -40,7 +42,12 @@ pub(super) struct Scope {
 impl Scope {
     /// A scope that begins today, its counters in the kernel at zero but for what a scope of its
     /// name has used today.
-    pub(super) fn new(record: ScopeRecord, limits: Limits, usage: DayUsage, today: Day) -> Self {
+    pub(super) fn new(
+        record: ScopeRecord,
+        (limits, mode): (Limits, Mode),
+        usage: DayUsage,
+        today: Day,
+    ) -> Self {
         // As the kernel's word is: a count of nothing opens no day.
         let seen = match usage.used {
             0 => Seen::default(),
@@ -54,6 +61,7 @@ impl Scope {
             book: Book::new(seen, today, usage),
             record,
             limits,
+            mode,
             unsaved: false,
         }
     }
@@ -96,6 +104,8 @@ pub struct Engine {
     pub(super) healed: HealedView,
     /// The last day that the store knows may have begun.
     pub(super) open: Day,
+    /// The day on which old days were last removed, and how many were kept.
+    pub(super) history_kept: Option<(Day, Days)>,
     health: BTreeMap<&'static str, String>,
 }
 
@@ -159,6 +169,7 @@ impl Engine {
             drifts: Drifts::new(),
             healed: HealedView::default(),
             open: Day::default(),
+            history_kept: None,
             health: BTreeMap::new(),
         };
         let kept = engine.maps_were_kept()?;
@@ -166,6 +177,8 @@ impl Engine {
         engine.continue_numbers()?;
         engine.read_scopes(now)?;
         engine.check_tiers(&engine.config)?;
+        // Before anything is published: what ended while no daemon ran does not come back.
+        engine.end_overrides(now)?;
         if !kept {
             engine.count_as_lost(now)?;
         }
@@ -223,6 +236,7 @@ impl Engine {
             let scope = Scope {
                 book,
                 limits: placeholder,
+                mode: Mode::Enforce,
                 unsaved: false,
                 record,
             };
@@ -269,7 +283,8 @@ impl Engine {
             Some(own) => own.changes.apply(tier.limits)?,
             None => tier.limits,
         };
-        Ok((limits, tier.mode.unwrap_or(self.config.policy.mode)))
+        let mode = record.mode.or(tier.mode);
+        Ok((limits, mode.unwrap_or(self.config.policy.mode)))
     }
 
     /// Now, on the boot clock.

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     api::{ApiError, ImportPhase, ImportView, Imported},
+    config::Mode,
     kernel::{KernelError, Plane},
     key,
     limits::Limits,
@@ -76,6 +77,7 @@ struct Plan {
 struct NewScope {
     record: ScopeRecord,
     limits: Limits,
+    mode: Mode,
     /// The kernel's form of the limits.
     published: abi::Limits,
     /// What a scope of that name has used today.
@@ -100,6 +102,8 @@ impl Engine {
                 "the daemon is ending: nothing is in force",
             ));
         }
+        // While this holds the engine no allowance is extended: better none than one held too long.
+        self.attended.store(0, SeqCst);
         let room = self.config.tables.keys;
         let Plan {
             scopes,
@@ -220,6 +224,7 @@ impl Engine {
                         tier: tier.clone(),
                         created_at: now,
                         own: None,
+                        mode: None,
                     });
                     *place = Some(Place { id, tier });
                     id
@@ -257,6 +262,7 @@ impl Engine {
             published,
             usage: usage.unwrap_or_default(),
             limits,
+            mode,
             record,
         })
     }
@@ -279,12 +285,13 @@ impl Engine {
         let NewScope {
             record,
             limits,
+            mode,
             usage,
             ..
         } = new;
         self.retired.remove(&record.id);
         self.ids.insert(record.id);
-        let scope = Scope::new(record, limits, usage, today);
+        let scope = Scope::new(record, (limits, mode), usage, today);
         self.scopes.insert(scope.record.name.clone(), scope);
     }
 

@@ -45,6 +45,7 @@ impl Engine {
             // Another quota allows another count.
             scope.unsaved |= scope.limits.daily_quota != limits.daily_quota;
             scope.limits = limits;
+            scope.mode = mode;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use super::{
     in_force::key_entry,
 };
 use crate::{
-    api::{ApiError, CreateKey, CreatedKey, ImportKey, KeyView},
+    api::{ApiError, CheckKey, CreateKey, CreatedKey, ImportKey, KeyCheck, KeyView},
     kernel::KernelError,
     key::{self, RawKey},
     scope::ScopeName,
@@ -61,6 +61,23 @@ impl Engine {
         key::validate(&raw).map_err(|error| ApiError::invalid_key(error.to_string()))?;
         let id = self.register(&scope, label, &raw, "key import", caller)?;
         self.key_view(&id)
+    }
+
+    /// What is known of a key: whether it is well-formed, and as what it is registered.
+    ///
+    /// # Errors
+    /// The store's and the kernel's.
+    pub fn check_key(&self, request: CheckKey) -> Result<KeyCheck, ApiError> {
+        let raw = RawKey::new(request.key);
+        let form = key::recognize(&raw);
+        let record = self.store.key_by_digest(self.digest(&raw))?;
+        Ok(KeyCheck {
+            well_formed: form.is_ok(),
+            problem: form.as_ref().err().map(ToString::to_string),
+            form: form.ok(),
+            known: record.is_some(),
+            registered: record.map(|record| self.view_key(record)).transpose()?,
+        })
     }
 
     fn register(
@@ -134,10 +151,15 @@ impl Engine {
                 "the key {id} was revoked, which is for ever: create another one"
             )));
         }
+        let action = match state {
+            KeyState::Active => "key enable",
+            KeyState::Disabled => "key disable",
+            KeyState::Revoked => "key revoke",
+        };
         self.store.change(|store| {
             store.set_key_state(id, state)?;
             let detail = format!("of {}, was {}", record.scope, record.state);
-            store.audit(&caller.entry(&format!("key {state}"), id, &detail))
+            store.audit(&caller.entry(action, id, &detail))
         })?;
         self.enter_key(id)?;
         log::info!("{}: key {id} of {} is {state}", caller.who, record.scope);

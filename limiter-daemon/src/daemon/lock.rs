@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -61,6 +61,26 @@ pub fn make_directory(path: &Path, mode: u32) -> Result<(), LockError> {
                 },
             }
         })
+}
+
+/// The same for a directory that everybody may pass through, whatever the umask of who starts the
+/// daemon; one that is there already stays as its owner has it.
+///
+/// # Errors
+/// [`LockError::NotDirectory`], [`LockError::Io`].
+pub fn make_open_directory(path: &Path) -> Result<(), LockError> {
+    const MODE: u32 = 0o755;
+    let is_new = !path.exists();
+    make_directory(path, MODE)?;
+    if is_new {
+        fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map_err(|why| {
+            LockError::Io {
+                path: path.to_path_buf(),
+                why,
+            }
+        })?;
+    }
+    Ok(())
 }
 
 impl DirectoryLock {

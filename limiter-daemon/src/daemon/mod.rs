@@ -1,15 +1,18 @@
 //! `limiter run`: from the configuration to limits in force, and on until told to stop.
 
 mod allowance;
+mod audit;
 mod book;
 mod clock;
 mod csv_import;
 mod engine;
 mod healing;
+mod history;
 mod import;
 mod in_force;
 mod keys;
 mod lock;
+mod modes;
 mod notify;
 mod orphans;
 mod publish;
@@ -49,7 +52,7 @@ pub use reload::resolve_or_refuse;
 pub(crate) use tests::testing;
 
 use crate::{
-    api::{self, ImportView},
+    api::{self, Access, ImportView},
     config::{Config, Overlay},
     kernel::{Before, Events, Kernel, PinDirectory, Settings, netdev::Interface},
     secret::{self, Secret},
@@ -57,7 +60,7 @@ use crate::{
 };
 use clock::{ClockPublisher, ClockSet};
 use engine::check_tiers;
-use lock::make_directory;
+use lock::{make_directory, make_open_directory};
 
 /// How often clock and counts are looked after.
 const TICK: Duration = Duration::from_secs(1);
@@ -162,7 +165,7 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
     }
     // What can fail without the kernel comes first: a start that fails leaves nothing behind.
     make_directory(state, 0o700)?;
-    make_directory(runtime, 0o755)?;
+    make_open_directory(runtime)?;
     let _locks = [DirectoryLock::take(state)?, DirectoryLock::take(runtime)?];
     let store = Store::open(state)?;
     check_tiers(&store.scopes()?, &config)?;
@@ -171,7 +174,8 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
     let socket = socket
         .clone()
         .unwrap_or_else(|| runtime.join(crate::cli::SOCKET_NAME));
-    let (listener, _socket_file) = listen(&socket)?;
+    let access = Access::new(&config.control);
+    let (listener, _socket_file) = listen(&socket, access.socket_group())?;
 
     let pin_directory = PinDirectory::new(pins);
     let mut before = Before::look(&pin_directory);
@@ -198,7 +202,7 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
     };
     let shared = Arc::new(Shared::new(engine));
     let (stop_server, server_stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = tokio::spawn(api::serve(listener, Arc::clone(&shared), async {
+    let server = tokio::spawn(api::serve(listener, Arc::clone(&shared), access, async {
         // Dropping the sender stops the server too.
         let _stopped = server_stopped.await;
     }));
@@ -251,11 +255,11 @@ impl Drop for SocketFile {
 }
 
 /// Listens on the control socket, and makes the directory that it is in.
-fn listen(socket: &Path) -> anyhow::Result<(UnixListener, SocketFile)> {
+fn listen(socket: &Path, group: Option<u32>) -> anyhow::Result<(UnixListener, SocketFile)> {
     if let Some(parent) = socket.parent().filter(|path| !path.as_os_str().is_empty()) {
-        make_directory(parent, 0o755)?;
+        make_open_directory(parent)?;
     }
-    let listener = api::bind(socket)
+    let listener = api::bind(socket, group)
         .with_context(|| format!("cannot listen on the control socket {}", socket.display()))?;
     Ok((listener, SocketFile(socket.to_path_buf())))
 }

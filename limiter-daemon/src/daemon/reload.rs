@@ -71,6 +71,12 @@ impl Engine {
                 .warnings
                 .push("`attach.hook` has changed: that takes a restart".to_owned());
         }
+        if config.control != self.config.control {
+            config.control = self.config.control.clone();
+            report
+                .warnings
+                .push("[control] has changed: that takes a restart".to_owned());
+        }
         report
             .warnings
             .extend(interfaces.warnings.iter().map(ToString::to_string));
@@ -138,6 +144,8 @@ impl Engine {
         let flushed = self.flush(now).and_then(|()| self.open_next_day(now));
         let flushed = flushed.err().map(|error| error.message);
         self.note_health("store", flushed);
+        let forgotten = self.forget_old_days(now).err().map(|error| error.message);
+        self.note_health("history", forgotten);
     }
 
     /// Notes whether UTC could be published.
@@ -183,6 +191,9 @@ fn describe_changes(old: &Config, new: &Config) -> Vec<String> {
     }
     if old.healing != new.healing {
         changes.push("times of healing changed".to_owned());
+    }
+    if old.history != new.history {
+        changes.push(format!("usage is now kept for {}", new.history.keep));
     }
     for (name, tier) in new.tiers.iter() {
         match old.tiers.get(name.as_str()) {

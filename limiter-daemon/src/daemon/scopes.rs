@@ -3,26 +3,20 @@
 use chrono::{DateTime, Utc};
 use limiter_common::{abi, day::DayCount};
 
-use super::engine::{Caller, Engine, Scope, day_of};
+use super::{
+    audit::check_note,
+    engine::{Caller, Engine, Scope, day_of},
+};
 use crate::{
     api::{
         AddScope, ApiError, OverrideView, Report, ScopeDetail, ScopeView, SetLimits, TierView,
         rfc3339,
     },
-    config::Mode,
     kernel::KernelError,
     limits::Override,
     scope::ScopeName,
     store::{KeyState, ScopeRecord},
 };
-
-/// The word for a mode.
-pub(super) fn mode_word(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Enforce => "enforce",
-        Mode::Observe => "observe",
-    }
-}
 
 impl Engine {
     /// Adds a scope.
@@ -77,9 +71,10 @@ impl Engine {
             tier: tier.to_owned(),
             created_at: now,
             own: None,
+            mode: None,
         };
-        let (limits, _) = self.effective(&record)?;
-        let scope = Scope::new(record, limits, usage, today);
+        let in_force = self.effective(&record)?;
+        let scope = Scope::new(record, in_force, usage, today);
         self.scopes.insert(name.clone(), scope);
         self.publish_scope(name)
     }
@@ -190,6 +185,7 @@ impl Engine {
             until,
             note,
         } = request;
+        check_note(&note)?;
         if changes.is_empty() {
             return Err(ApiError::invalid("name at least one limit to set"));
         }
@@ -224,7 +220,11 @@ impl Engine {
                 ..entry
             })
         })?;
-        self.replace_override(name, Some(own))?;
+        if let Some(scope) = self.scopes.get_mut(name) {
+            scope.record.own = Some(own);
+        }
+        self.publish_scope(name)?;
+        self.drop_unused_texts()?;
         log::info!("{}: limits of {name} set: {detail}", caller.who);
         self.scope_view(name)
     }
@@ -239,36 +239,39 @@ impl Engine {
         note: &str,
         caller: &Caller,
     ) -> Result<ScopeView, ApiError> {
-        let scope = self.scope(name)?;
-        if scope.record.own.is_none() {
+        check_note(note)?;
+        self.end_override(name, note, caller)?;
+        self.publish_scope(name)?;
+        self.drop_unused_texts()?;
+        self.scope_view(name)
+    }
+
+    /// Takes a scope's override out of the store and of memory; the kernel comes next.
+    fn end_override(
+        &mut self,
+        name: &ScopeName,
+        note: &str,
+        caller: &Caller,
+    ) -> Result<(), ApiError> {
+        let record = &self.scope(name)?.record;
+        let Some(own) = &record.own else {
             return Err(ApiError::conflict(format!(
                 "the scope {name} has no limits of its own"
             )));
-        }
-        let id = scope.record.id;
+        };
+        let (id, detail) = (record.id, format!("was {}", describe(own)));
         self.store.change(|store| {
             store.clear_override(id)?;
-            let entry = caller.entry("limits clear", name.as_str(), "");
+            let entry = caller.entry("limits clear", name.as_str(), &detail);
             store.audit(&crate::store::AuditEntry {
                 note: Some(note),
                 ..entry
             })
         })?;
-        self.replace_override(name, None)?;
-        log::info!("{}: limits of {name} cleared", caller.who);
-        self.scope_view(name)
-    }
-
-    fn replace_override(
-        &mut self,
-        name: &ScopeName,
-        own: Option<Override>,
-    ) -> Result<(), ApiError> {
         if let Some(scope) = self.scopes.get_mut(name) {
-            scope.record.own = own;
+            scope.record.own = None;
         }
-        self.publish_scope(name)?;
-        self.drop_unused_texts()?;
+        log::info!("{}: limits of {name} cleared, {detail}: {note}", caller.who);
         Ok(())
     }
 
@@ -277,6 +280,19 @@ impl Engine {
     /// # Errors
     /// The store's and the kernel's.
     pub fn expire_overrides(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
+        let ended = self.end_overrides(now)?;
+        for name in &ended {
+            self.publish_scope(name)?;
+        }
+        if !ended.is_empty() {
+            self.drop_unused_texts()?;
+        }
+        Ok(())
+    }
+
+    /// Takes the overrides whose time has come out of the store and of memory; which scopes'
+    /// these were.
+    pub(super) fn end_overrides(&mut self, now: DateTime<Utc>) -> Result<Vec<ScopeName>, ApiError> {
         let ended: Vec<ScopeName> = self
             .scopes
             .iter()
@@ -290,10 +306,10 @@ impl Engine {
             who: "limiter".to_owned(),
             now,
         };
-        for name in ended {
-            self.clear_limits(&name, "its end has come", &caller)?;
+        for name in &ended {
+            self.end_override(name, "its end has come", &caller)?;
         }
-        Ok(())
+        Ok(ended)
     }
 
     /// All tiers.
@@ -304,7 +320,11 @@ impl Engine {
             .map(|(name, tier)| TierView {
                 tier: name.to_string(),
                 limits: tier.limits,
-                mode: mode_word(tier.mode.unwrap_or(self.config.policy.mode)).to_owned(),
+                mode: tier
+                    .mode
+                    .unwrap_or(self.config.policy.mode)
+                    .as_str()
+                    .to_owned(),
                 scopes: self
                     .scopes
                     .values()
@@ -321,6 +341,8 @@ fn view(scope: &Scope) -> ScopeView {
         tier: scope.record.tier.clone(),
         limits: scope.limits,
         own: scope.record.own.as_ref().map(OverrideView::from),
+        mode: scope.mode.as_str().to_owned(),
+        own_mode: scope.record.mode.map(|mode| mode.as_str().to_owned()),
         created_at: scope.record.created_at,
     }
 }

@@ -3,7 +3,7 @@
 use limiter_common::abi::counter;
 use serde_json::Value;
 
-use super::{engine::Engine, scopes::mode_word};
+use super::engine::Engine;
 use crate::{
     api::{ApiError, AttachedView, StatusView, Totals},
     store::Refusals,
@@ -53,7 +53,7 @@ impl Engine {
             since: self.since,
             started_at: self.started_at,
             guarded_ports: self.config.attach.ports.clone(),
-            mode: mode_word(self.config.policy.mode).to_owned(),
+            mode: self.config.policy.mode.as_str().to_owned(),
             scopes: self.scopes.len() as u64,
             keys: self.store.key_count()?,
             totals: Totals {

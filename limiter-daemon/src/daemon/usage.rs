@@ -1,14 +1,16 @@
 //! What scopes used, and keeping the store up with it.
 
-use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use limiter_common::{
     abi::ScopeState,
     day::{Day, DayCount},
 };
 
 use super::{
+    audit::check_note,
     book::seen,
     engine::{Caller, Engine, Scope, day_of},
+    history::end_of,
 };
 use crate::{
     api::{ApiError, UsageView},
@@ -136,32 +138,40 @@ impl Engine {
     /// All scopes' usage today, or on a past day.
     ///
     /// # Errors
-    /// The store's, or a day that has not begun.
+    /// The store's; a day that has not begun, or is kept no longer.
     pub fn usage(
         &self,
         date: Option<NaiveDate>,
         now: DateTime<Utc>,
     ) -> Result<Vec<UsageView>, ApiError> {
-        let past = self.past_day(date, now)?;
-        let mut views = Vec::with_capacity(self.scopes.len());
-        for scope in self.scopes.values() {
-            views.push(self.usage_view(scope, past, now)?);
+        if let Some(day) = self.past_day(date, now)? {
+            return self.usage_on(day);
         }
-        Ok(views)
+        self.scopes
+            .values()
+            .map(|scope| Ok(self.usage_view(scope, now)))
+            .collect()
     }
 
     /// One scope's usage today, or on a past day.
     ///
     /// # Errors
-    /// There is no such scope, or the day has not begun.
+    /// There is no such scope; the day has not begun, or is kept no longer.
     pub fn usage_of(
         &self,
         name: &ScopeName,
         date: Option<NaiveDate>,
         now: DateTime<Utc>,
     ) -> Result<UsageView, ApiError> {
-        let past = self.past_day(date, now)?;
-        self.usage_view(self.scope(name)?, past, now)
+        if let Some(day) = self.past_day(date, now)? {
+            return self.past_usage_of(name, day);
+        }
+        match self.scopes.get(name) {
+            Some(scope) => Ok(self.usage_view(scope, now)),
+            // One that was removed today has its books closed already.
+            None if date.is_some() => self.past_usage_of(name, day_of(now)),
+            None => self.scope(name).map(|scope| self.usage_view(scope, now)),
+        }
     }
 
     /// The day asked for, unless it is today.
@@ -180,51 +190,33 @@ impl Engine {
         if date == today {
             return Ok(None);
         }
+        self.check_kept(date, today)?;
         let midnight = date.and_time(NaiveTime::MIN).and_utc();
         Ok(Some(day_of(midnight)))
     }
 
-    fn usage_view(
-        &self,
-        scope: &Scope,
-        past: Option<Day>,
-        now: DateTime<Utc>,
-    ) -> Result<UsageView, ApiError> {
-        let name = &scope.record.name;
-        let (day, usage, state) = match past {
-            Some(day) => (
-                day,
-                self.store.usage_of(name.as_str(), day)?.unwrap_or_default(),
-                None,
-            ),
-            None => {
-                let state: ScopeState = self.plane.state(scope.record.id);
-                // Look without keeping it: reading changes nothing.
-                let mut book = scope.book;
-                book.look(&state, day_of(now));
-                (book.day, book.usage, Some(state))
-            }
-        };
-        let date = date_of(day).unwrap_or(NaiveDate::MAX);
+    fn usage_view(&self, scope: &Scope, now: DateTime<Utc>) -> UsageView {
+        let state: ScopeState = self.plane.state(scope.record.id);
+        // Look without keeping it: reading changes nothing.
+        let mut book = scope.book;
+        book.look(&state, day_of(now));
         let quota = scope.limits.daily_quota;
-        let next = date
-            .checked_add_days(Days::new(1))
-            .unwrap_or(NaiveDate::MAX);
-        Ok(UsageView {
-            scope: name.clone(),
-            tier: scope.record.tier.clone(),
-            day: date,
-            used: usage.used,
-            lost: usage.lost,
+        UsageView {
+            scope: scope.record.name.clone(),
+            tier: Some(scope.record.tier.clone()),
+            removed: false,
+            day: date_of(book.day).unwrap_or(NaiveDate::MAX),
+            used: book.usage.used,
+            lost: book.usage.lost,
             daily_quota: quota,
-            remaining: quota.map(|quota| quota.saturating_sub(usage.used)),
+            remaining: quota.map(|quota| quota.saturating_sub(book.usage.used)),
             rate: scope.limits.rate,
-            in_flight: state.map(|state| state.in_flight),
-            connections: state.map(|state| state.connections),
-            refused: usage.refused,
-            would_refuse: usage.would_refuse,
-            resets_at: next.and_time(NaiveTime::MIN).and_utc(),
-        })
+            in_flight: Some(state.in_flight),
+            connections: Some(state.connections),
+            refused: book.usage.refused,
+            would_refuse: book.usage.would_refuse,
+            resets_at: end_of(book.day),
+        }
     }
 
     /// Sets a scope's count of today back to zero.
@@ -237,6 +229,7 @@ impl Engine {
         note: &str,
         caller: &Caller,
     ) -> Result<UsageView, ApiError> {
+        check_note(note)?;
         let id = self.scope(name)?.record.id;
         self.flush(caller.now)?;
         let today = day_of(caller.now);

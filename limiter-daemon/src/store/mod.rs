@@ -4,6 +4,7 @@
 //! before the kernel may go beyond it; only when keys were last used may be lost with the machine.
 
 mod audit;
+mod history;
 mod keys;
 mod schema;
 mod scopes;
@@ -15,7 +16,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::Connection;
 use thiserror::Error;
 
-pub use audit::AuditEntry;
+pub use audit::{AuditEntry, AuditFilter, AuditRecord};
 pub use keys::{KeyBrief, KeyRecord, KeyState, NewKey};
 pub use scopes::ScopeRecord;
 pub use usage::{DayUsage, Refusals, Seen, date_of};

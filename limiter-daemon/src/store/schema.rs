@@ -10,7 +10,7 @@ pub(super) const SCHEMA_VERSION: i64 = 2;
 /// Usage goes by the scope's name, not its id: a scope that is removed and made again on the
 /// same day must not get its day twice. `seen` is what the kernel's counters said last, so that
 /// the next look can tell what came since; `map` names the kernel map they were read from.
-const V1: &str = "
+pub(super) const V1: &str = "
 CREATE TABLE meta (
     name  TEXT PRIMARY KEY,
     value TEXT NOT NULL
@@ -96,6 +96,34 @@ ALTER TABLE usage ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
 UPDATE usage SET allowed = used;
 ";
 
+/// Version 2, the audit trail: entries are added and nothing else, whoever opens the file.
+///
+/// An `INSERT OR REPLACE` takes an entry away without the trigger for deletions
+/// (<https://www.sqlite.org/lang_conflict.html>), so an entry's id must be a new one.
+const V2_AUDIT: &str = "
+CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
+BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END;
+
+CREATE TRIGGER audit_is_not_shortened BEFORE DELETE ON audit
+BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END;
+
+CREATE TRIGGER audit_is_not_replaced BEFORE INSERT ON audit
+WHEN EXISTS (SELECT 1 FROM audit WHERE id = NEW.id)
+BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END;
+
+CREATE INDEX audit_by_object ON audit (object);
+";
+
+/// Version 2, history: old days are found without a look at every row.
+const V2_HISTORY: &str = "
+CREATE INDEX usage_by_day ON usage (day);
+";
+
+/// Version 2, modes: a scope's own, instead of its tier's.
+const V2_MODE: &str = "
+ALTER TABLE scopes ADD COLUMN mode TEXT CHECK (mode IN ('enforce', 'observe'));
+";
+
 /// Brings a file of version `found` to [`SCHEMA_VERSION`] in one transaction.
 pub(super) fn upgrade(connection: &mut Connection, found: i64) -> rusqlite::Result<()> {
     if found == SCHEMA_VERSION {
@@ -105,7 +133,12 @@ pub(super) fn upgrade(connection: &mut Connection, found: i64) -> rusqlite::Resu
     if found < 1 {
         transaction.execute_batch(V1)?;
     }
-    transaction.execute_batch(V2_USAGE)?;
+    if found < 2 {
+        transaction.execute_batch(V2_USAGE)?;
+        transaction.execute_batch(V2_AUDIT)?;
+        transaction.execute_batch(V2_HISTORY)?;
+        transaction.execute_batch(V2_MODE)?;
+    }
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()
 }

@@ -5,6 +5,7 @@ use rusqlite::params;
 
 use super::{Store, StoreError};
 use crate::{
+    config::Mode,
     limits::{Changes, Override},
     scope::ScopeName,
 };
@@ -22,6 +23,8 @@ pub struct ScopeRecord {
     pub created_at: DateTime<Utc>,
     /// Limits of its own.
     pub own: Option<Override>,
+    /// A mode of its own; `None` follows its tier.
+    pub mode: Option<Mode>,
 }
 
 impl Store {
@@ -38,9 +41,10 @@ impl Store {
             Option<String>,
             Option<i64>,
             Option<String>,
+            Option<String>,
         );
         let rows: Vec<Row> = self.query(
-            "SELECT s.id, s.name, s.tier, s.created_at, o.changes, o.until, o.note
+            "SELECT s.id, s.name, s.tier, s.created_at, o.changes, o.until, o.note, s.mode
              FROM scopes s LEFT JOIN overrides o ON o.scope = s.id ORDER BY s.name",
             [],
             |row| {
@@ -52,11 +56,12 @@ impl Store {
                     row.get(4)?,
                     row.get(5)?,
                     row.get(6)?,
+                    row.get(7)?,
                 ))
             },
         )?;
         rows.into_iter()
-            .map(|(id, name, tier, created_at, changes, until, note)| {
+            .map(|(id, name, tier, created_at, changes, until, note, mode)| {
                 let own = match changes {
                     None => None,
                     Some(changes) => Some(Override {
@@ -74,6 +79,13 @@ impl Store {
                     tier,
                     created_at: self.moment(created_at)?,
                     own,
+                    mode: match mode {
+                        None => None,
+                        Some(mode) => Some(
+                            Mode::named(&mode)
+                                .ok_or_else(|| self.corrupt("a scope's mode", &mode))?,
+                        ),
+                    },
                 })
             })
             .collect()
@@ -154,6 +166,18 @@ impl Store {
                 own.note,
                 now.timestamp_millis()
             ],
+        )?;
+        Ok(())
+    }
+
+    /// Sets a scope's own mode; `None` follows its tier.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn set_mode(&self, scope: u32, mode: Option<Mode>) -> Result<(), StoreError> {
+        self.execute(
+            "UPDATE scopes SET mode = ?2 WHERE id = ?1",
+            params![scope, mode.map(Mode::as_str)],
         )?;
         Ok(())
     }

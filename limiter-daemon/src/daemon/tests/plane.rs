@@ -24,6 +24,8 @@ pub(super) struct Tables {
     pub(super) limits: BTreeMap<u32, abi::Limits>,
     pub(super) ended: BTreeMap<u32, abi::Limits>,
     pub(super) allowed: BTreeMap<u32, DayCount>,
+    /// All limits that were ever in force, in order.
+    pub(super) published: Vec<(u32, abi::Limits)>,
     pub(super) state: BTreeMap<u32, abi::ScopeState>,
     pub(super) keys: HashMap<Digest, KeyEntry>,
     /// The most keys there can be.
@@ -98,7 +100,9 @@ impl Plane for MemoryPlane {
     }
 
     fn set_limits(&mut self, scope: u32, limits: &abi::Limits) -> Result<(), KernelError> {
-        self.tables().limits.insert(scope, *limits);
+        let mut tables = self.tables();
+        tables.limits.insert(scope, *limits);
+        tables.published.push((scope, *limits));
         Ok(())
     }
 

@@ -1,0 +1,197 @@
+//! Who may do what over the control socket.
+
+use std::{fmt, sync::Arc};
+
+use axum::{
+    extract::{ConnectInfo, Request, State},
+    http::{HeaderValue, Method, header::CONNECTION},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use http_body_util::BodyExt as _;
+use nix::unistd::{Group, Uid};
+
+use super::{ApiError, peer::Peer};
+use crate::config::Control;
+
+/// A path that only reads, though it takes a body: a key has no place in a path.
+const READS_WITH_BODY: &str = "/v1/keys/check";
+
+/// A group, and its id where it exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Named {
+    name: String,
+    id: Option<u32>,
+}
+
+impl Named {
+    fn look_up(name: &str) -> Self {
+        let id = match Group::from_name(name) {
+            Ok(group) => group.map(|group| group.gid.as_raw()),
+            Err(error) => {
+                log::warn!("cannot look up the group {name}: {error}");
+                None
+            }
+        };
+        Self {
+            name: name.to_owned(),
+            id,
+        }
+    }
+
+    fn has(&self, peer: &Peer) -> bool {
+        self.id.is_some_and(|id| peer.groups.contains(&id))
+    }
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the group {}", self.name)?;
+        match self.id {
+            Some(_) => Ok(()),
+            None => f.write_str(" (which did not exist when the daemon started)"),
+        }
+    }
+}
+
+/// Who may read and who may make changes: root and the daemon's own user both, members of the
+/// one group read, members of the other do both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    own: u32,
+    readers: Named,
+    admins: Named,
+}
+
+impl Access {
+    /// What the configuration says, with the groups as they are now.
+    pub fn new(control: &Control) -> Self {
+        Self {
+            own: Uid::effective().as_raw(),
+            readers: Named::look_up(&control.group),
+            admins: Named::look_up(&control.admin_group),
+        }
+    }
+
+    /// The group that may connect: that of readers, or that of admins where there is no other.
+    pub fn socket_group(&self) -> Option<u32> {
+        self.readers.id.or(self.admins.id)
+    }
+
+    fn is_trusted(&self, peer: &Peer) -> bool {
+        peer.uid.is_some_and(|uid| uid == 0 || uid == self.own)
+    }
+
+    fn check(&self, peer: &Peer, changes: bool) -> Result<(), ApiError> {
+        if self.is_trusted(peer) || self.admins.has(peer) {
+            return Ok(());
+        }
+        if changes {
+            return Err(ApiError::forbidden(format!(
+                "{} may make no changes: that takes root, or a member of {}",
+                peer.name(),
+                self.admins
+            )));
+        }
+        if self.readers.has(peer) {
+            return Ok(());
+        }
+        Err(ApiError::forbidden(format!(
+            "{} may not use the control socket: that takes root, or a member of {} to read, or of {} to make changes",
+            peer.name(),
+            self.readers,
+            self.admins
+        )))
+    }
+}
+
+/// Lets a request by, or refuses it with 403. What is not known to read is a change.
+pub(super) async fn check(
+    State(access): State<Arc<Access>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD)
+        || request.uri().path() == READS_WITH_BODY;
+    if let Err(error) = access.check(&peer, !reads) {
+        log::warn!("{} {}: {error}", request.method(), request.uri().path());
+        // Read to its end, so that who sent it is there to read the answer.
+        let mut body = request.into_body();
+        while let Some(Ok(_dropped)) = body.frame().await {}
+        return error.into_response();
+    }
+    let is_done_with = !matches!(*request.method(), Method::GET | Method::HEAD);
+    let mut response = next.run(request).await;
+    if is_done_with {
+        // What may have carried a key is not kept in the buffers of an idle connection.
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access(readers: Option<u32>, admins: Option<u32>) -> Access {
+        let named = |name: &str, id| Named {
+            name: name.to_owned(),
+            id,
+        };
+        Access {
+            own: 500,
+            readers: named("limiter", readers),
+            admins: named("limiter-admin", admins),
+        }
+    }
+
+    #[test]
+    fn readers_read_and_admins_change() {
+        let both = access(Some(10), Some(20));
+        let none = access(None, None);
+        for (access, uid, groups, reads, changes) in [
+            (&both, Some(0), vec![0], true, true),
+            (&both, Some(500), vec![], true, true),
+            (&both, Some(1000), vec![1000], false, false),
+            (&both, Some(1000), vec![10], true, false),
+            (&both, Some(1000), vec![1000, 20], true, true),
+            (&both, Some(1000), vec![10, 20], true, true),
+            // Whoever the kernel does not name.
+            (&both, None, vec![], false, false),
+            (&none, Some(0), vec![0], true, true),
+            (&none, Some(1000), vec![10, 20], false, false),
+        ] {
+            let peer = Peer { uid, groups };
+            assert_eq!(access.check(&peer, false).is_ok(), reads, "{peer:?} reads");
+            assert_eq!(
+                access.check(&peer, true).is_ok(),
+                changes,
+                "{peer:?} changes"
+            );
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_group_that_it_takes() {
+        let peer = Peer {
+            uid: Some(4_000_000),
+            groups: vec![10],
+        };
+        let told = |access: Access| access.check(&peer, true).unwrap_err().message;
+        assert_eq!(
+            told(access(Some(10), Some(20))),
+            "uid 4000000 may make no changes: that takes root, or a member of the group limiter-admin"
+        );
+        assert!(told(access(Some(10), None)).contains("did not exist"));
+    }
+
+    #[test]
+    fn the_socket_is_of_the_group_that_there_is() {
+        assert_eq!(access(Some(10), Some(20)).socket_group(), Some(10));
+        assert_eq!(access(None, Some(20)).socket_group(), Some(20));
+        assert_eq!(access(None, None).socket_group(), None);
+    }
+}

@@ -1,0 +1,242 @@
+//! Who may use the control socket: members of one group read, those of another make changes.
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use limiter_tests::{
+    Config, Lab, Limiter,
+    limiter::{Output, binary, exit},
+};
+use serde_json::json;
+
+/// Groups that every Debian has, in place of those that an operator would make.
+const READERS: &str = "games";
+const ADMINS: &str = "daemon";
+/// A user without a name, and a group without one.
+const STRANGER: u32 = 64_999;
+
+fn gid(name: &str) -> u32 {
+    let groups = fs::read_to_string("/etc/group").expect("the groups");
+    let line = groups
+        .lines()
+        .find(|line| line.split(':').next() == Some(name))
+        .unwrap_or_else(|| panic!("no group {name}"));
+    let id = line.split(':').nth(2).expect("an id");
+    id.parse().expect("a number")
+}
+
+/// A daemon, and its binary where everybody can run it.
+struct Host {
+    limiter: Limiter,
+    binary: PathBuf,
+    _lab: Lab,
+}
+
+impl Host {
+    fn new(control: &str) -> Self {
+        let lab = Lab::loopback();
+        let config = Config::published(&lab).small_tables();
+        let mut limiter = Limiter::prepare(&lab, "limiter", &config.section("control", control));
+        limiter.run(&[]);
+        let copy = lab.file("limiter-for-all");
+        fs::copy(binary(), &copy).expect("copy the binary");
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("for all");
+        Self {
+            limiter,
+            binary: copy,
+            _lab: lab,
+        }
+    }
+
+    fn with_groups() -> Self {
+        Self::new(&format!("group = {READERS:?}\nadmin_group = {ADMINS:?}\n"))
+    }
+
+    /// A command as a user of these groups, the first of which is its own.
+    fn command_as(&self, uid: u32, groups: &[u32], arguments: &[&str]) -> Command {
+        let rest: Vec<String> = groups[1..].iter().map(ToString::to_string).collect();
+        let supplementary = if rest.is_empty() {
+            "--clear-groups".to_owned()
+        } else {
+            format!("--groups={}", rest.join(","))
+        };
+        let mut command = Command::new("setpriv");
+        command
+            .arg(format!("--reuid={uid}"))
+            .arg(format!("--regid={}", groups[0]))
+            .arg(supplementary)
+            .arg("--")
+            .arg(&self.binary)
+            .arg("--socket")
+            .arg(self.limiter.socket())
+            .args(arguments)
+            .env_remove("LIMITER_SOCKET")
+            .current_dir("/")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run_as(&self, uid: u32, groups: &[u32], arguments: &[&str]) -> Output {
+        let output = self.command_as(uid, groups, arguments).output();
+        output.expect("run setpriv").into()
+    }
+}
+
+const READS: [&[&str]; 9] = [
+    &["status"],
+    &["scope", "list"],
+    &["scope", "show", "acme"],
+    &["key", "list"],
+    &["usage"],
+    &["usage", "acme"],
+    &["tier", "list"],
+    &["audit"],
+    &["key", "check"],
+];
+
+const CHANGES: [&[&str]; 13] = [
+    &["scope", "add", "beta"],
+    &["scope", "remove", "acme", "--with-keys"],
+    &["scope", "mode", "acme", "observe", "--note", "x"],
+    &["key", "create", "acme"],
+    &["key", "import", "acme"],
+    &["key", "disable", "ID"],
+    &["key", "enable", "ID"],
+    &["key", "revoke", "ID"],
+    &["limits", "set", "acme", "--burst", "9", "--note", "x"],
+    &["limits", "clear", "acme", "--note", "x"],
+    &["reset", "acme", "--note", "x"],
+    &["reload"],
+    &["detach"],
+];
+
+#[test]
+fn members_of_the_one_group_read_and_of_the_other_make_changes() {
+    let host = Host::with_groups();
+    let (readers, admins) = (gid(READERS), gid(ADMINS));
+    host.limiter.key("acme");
+    let before = host.limiter.json(&["audit"]);
+    let id = before[1]["object"].as_str().expect("the key's id");
+    for groups in [&[STRANGER, 7, readers][..], &[readers]] {
+        for arguments in READS {
+            let output = host.run_as(STRANGER, groups, arguments);
+            assert_eq!(output.code, exit::DONE, "{arguments:?}: {output:?}");
+        }
+        for arguments in CHANGES {
+            let arguments: Vec<&str> = arguments
+                .iter()
+                .map(|word| if *word == "ID" { id } else { word })
+                .collect();
+            let output = host.run_as(STRANGER, groups, &arguments);
+            output.assert_fails(exit::FAILED, &["uid 64999", ADMINS, "no changes"]);
+        }
+    }
+    assert_eq!(host.limiter.json(&["audit"]), before, "nothing was changed");
+
+    // More than a first guess has room for.
+    let many: Vec<u32> = [STRANGER, admins, readers]
+        .into_iter()
+        .chain(100_000..100_060)
+        .collect();
+    for groups in [&[STRANGER, readers, admins][..], &[admins, readers], &many] {
+        let set = [
+            "limits",
+            "set",
+            "acme",
+            "--burst",
+            "9",
+            "--note",
+            "by an admin",
+        ];
+        let output = host.run_as(STRANGER, groups, &set);
+        assert_eq!(output.code, exit::DONE, "{groups:?}: {output:?}");
+    }
+    let entries = host.limiter.json(&["audit", "acme"]);
+    let last = entries.as_array().and_then(|all| all.last());
+    let last = last.expect("an entry");
+    assert_eq!(
+        (&last["who"], &last["note"]),
+        (&json!("uid 64999"), &json!("by an admin"))
+    );
+    let told = host.limiter.log();
+    assert!(told.contains("uid 64999 may make no changes"), "{told}");
+}
+
+#[test]
+fn a_large_list_of_keys_is_refused_with_the_same_words() {
+    let host = Host::with_groups();
+    let list = host.limiter.socket().with_file_name("keys.csv");
+    let lines: String = (0..200_000).map(|n| format!("acme,key-{n}\n")).collect();
+    fs::write(&list, format!("scope,key\n{lines}")).expect("the list");
+    let import = ["key", "import", "--csv", &list.display().to_string()];
+    let output = host.run_as(STRANGER, &[gid(READERS)], &import);
+    output.assert_fails(exit::FAILED, &["no changes", ADMINS]);
+    assert_eq!(host.limiter.json(&["key", "list"]), json!([]));
+}
+
+#[test]
+fn others_do_not_get_to_the_socket() {
+    let host = Host::with_groups();
+    for arguments in [&["status"][..], &["scope", "add", "acme"]] {
+        let output = host.run_as(STRANGER, &[STRANGER, 7], arguments);
+        output.assert_fails(exit::FAILED, &["permission", "root", READERS]);
+    }
+    // Not even when the socket's file lets them.
+    let socket = host.limiter.socket();
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).expect("open the socket");
+    let output = host.run_as(STRANGER, &[STRANGER, 7], &["status"]);
+    output.assert_fails(exit::FAILED, &["uid 64999", READERS, ADMINS]);
+    let output = host.run_as(STRANGER, &[STRANGER, 7], &["scope", "add", "acme"]);
+    output.assert_fails(exit::FAILED, &["uid 64999", ADMINS]);
+    assert_eq!(host.limiter.json(&["scope", "list"]), json!([]));
+}
+
+/// Owner, group and mode of a file.
+fn rights(path: &Path) -> (u32, u32, u32) {
+    let file = fs::metadata(path).expect("it is there");
+    (file.uid(), file.gid(), file.mode() & 0o777)
+}
+
+#[test]
+fn the_socket_is_of_the_group_and_the_directory_lets_it_through() {
+    let host = Host::with_groups();
+    assert_eq!(rights(&host.limiter.socket()), (0, gid(READERS), 0o660));
+    assert_eq!(rights(&host.limiter.runtime_dir()), (0, 0, 0o755));
+    assert_eq!(rights(&host.limiter.state_dir()), (0, 0, 0o700));
+
+    // Groups that do not exist: root alone.
+    let host = Host::new("group = \"no-such-group\"\nadmin_group = \"nor-this\"\n");
+    assert_eq!(rights(&host.limiter.socket()), (0, 0, 0o660));
+    let output = host.run_as(STRANGER, &[STRANGER, gid(READERS)], &["status"]);
+    output.assert_fails(exit::FAILED, &["permission", "root"]);
+    host.limiter.done(&["scope", "add", "acme"]);
+}
+
+#[test]
+fn another_group_takes_a_restart() {
+    let mut host = Host::with_groups();
+    let config = fs::read_to_string(host.limiter.config_path()).expect("the configuration");
+    host.limiter.write_config(&config.replace(READERS, "users"));
+    let report = host.limiter.json(&["reload"]);
+    assert!(
+        report["warnings"].to_string().contains("[control]"),
+        "{report}"
+    );
+    let status = ["status"];
+    assert_eq!(
+        host.run_as(STRANGER, &[gid(READERS)], &status).code,
+        exit::DONE
+    );
+    host.limiter.terminate();
+    host.limiter.run(&[]);
+    let output = host.run_as(STRANGER, &[gid(READERS)], &status);
+    output.assert_fails(exit::FAILED, &["permission", "users"]);
+    assert_eq!(
+        host.run_as(STRANGER, &[gid("users")], &status).code,
+        exit::DONE
+    );
+}
