@@ -156,12 +156,16 @@ impl Store {
         let before: Vec<i64> = self.query("PRAGMA cache_size", [], |row| row.get(0))?;
         self.execute_batch(&format!("PRAGMA cache_size = -{MUCH_CACHE_KIB}"))?;
         let result = self.change(work);
-        if let Some(before) = before.first() {
-            self.execute_batch(&format!("PRAGMA cache_size = {before}"))?;
-        }
-        // The work is done or undone by now: a log that stays long costs disk, nothing else.
-        if let Err(error) = self.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
-            log::debug!("{error}");
+        // The work is done or undone by now, whatever becomes of these: more memory for pages and a
+        // log that stays long cost room, nothing else.
+        let before = before.first().copied().unwrap_or_default();
+        for tidy in [
+            format!("PRAGMA cache_size = {before}"),
+            "PRAGMA wal_checkpoint(TRUNCATE)".to_owned(),
+        ] {
+            if let Err(error) = self.execute_batch(&tidy) {
+                log::debug!("{error}");
+            }
         }
         result
     }
