@@ -1,6 +1,9 @@
 //! Registering a file of keys, all or none.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::atomic::Ordering::SeqCst,
+};
 
 use chrono::{DateTime, Utc};
 use limiter_common::{
