@@ -51,6 +51,10 @@ pub(super) fn check(args: &CheckArgs, as_json: bool) -> Result<(), Failure> {
             "policy": policy,
             "tiers": tiers,
             "healing": healing(&config),
+            "accounting": {
+                "ahead": config.accounting.ahead,
+                "unattended": config.accounting.unattended.as_str(),
+            },
             "control": {
                 "group": config.control.group,
                 "admin_group": config.control.admin_group,
@@ -94,6 +98,11 @@ pub(super) fn check(args: &CheckArgs, as_json: bool) -> Result<(), Failure> {
     } = config.healing;
     lines.push(format!(
         "healing      check every {check_interval} what is silent for {suspect_after}, recount every {recount_interval}"
+    ));
+    lines.push(format!(
+        "accounting   {} requests ahead of the store, then {}",
+        config.accounting.ahead,
+        config.accounting.unattended.as_str()
     ));
     lines.push(format!(
         "history      usage of the last {} days",

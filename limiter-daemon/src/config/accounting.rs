@@ -26,6 +26,16 @@ pub enum Unattended {
     Reject,
 }
 
+impl Unattended {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Reject => "reject",
+        }
+    }
+}
+
 impl Default for Accounting {
     fn default() -> Self {
         Self {
