@@ -54,7 +54,7 @@ fn a_valid_configuration_is_shown_with_what_it_comes_to() {
     );
     assert_eq!(json["policy"]["unknown_key"], "pass");
     assert_eq!(json["healing"]["recount_interval"], "30s");
-    assert_eq!(json["accounting"]["ahead"], 1000);
+    assert_eq!(json["accounting"]["ahead"], 10_000);
     assert_eq!(json["accounting"]["unattended"], "pass");
     assert_eq!(json["history"]["keep"], "400d");
     assert_eq!(

@@ -39,7 +39,7 @@ impl Unattended {
 impl Default for Accounting {
     fn default() -> Self {
         Self {
-            ahead: 1000,
+            ahead: 10_000,
             unattended: Unattended::Pass,
         }
     }

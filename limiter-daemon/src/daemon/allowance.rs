@@ -153,7 +153,7 @@ impl Engine {
         if self.detached {
             return Ok(());
         }
-        self.write(now, |id| scopes.contains(&id))
+        self.flush_some(scopes, now)
     }
 }
 

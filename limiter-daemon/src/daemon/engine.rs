@@ -1,7 +1,7 @@
 //! The daemon's state, and how it begins: store and kernel brought to agree.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -86,8 +86,8 @@ pub struct Engine {
     pub(super) scopes: BTreeMap<ScopeName, Scope>,
     /// Ids of removed scopes that the kernel may still name.
     pub(super) retired: BTreeSet<u32>,
-    /// Ids of scopes.
-    pub(super) ids: HashSet<u32>,
+    /// Names of scopes by their ids.
+    pub(super) ids: HashMap<u32, ScopeName>,
     /// Where the search for a free id begins.
     pub(super) next_id: u32,
     pub(super) texts: TextSets,
@@ -157,7 +157,7 @@ impl Engine {
             overlay,
             secret,
             scopes: BTreeMap::new(),
-            ids: HashSet::new(),
+            ids: HashMap::new(),
             next_id: 0,
             texts: TextSets::default(),
             utc_offset,
@@ -232,7 +232,7 @@ impl Engine {
                 Some(seen) => Book::new(seen, today, stored),
                 None => Book::new(Seen::default(), today, stored),
             };
-            self.ids.insert(record.id);
+            self.ids.insert(record.id, record.name.clone());
             let scope = Scope {
                 book,
                 limits: placeholder,

@@ -293,7 +293,7 @@ impl Engine {
             ..
         } = new;
         self.retired.remove(&record.id);
-        self.ids.insert(record.id);
+        self.ids.insert(record.id, record.name.clone());
         let scope = Scope::new(record, (limits, mode), usage, today);
         self.scopes.insert(scope.record.name.clone(), scope);
     }

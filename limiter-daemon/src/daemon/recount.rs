@@ -176,7 +176,7 @@ impl Engine {
         let tables = &self.config.tables;
         let adopted = self.plane.adopted()?.min(tables.unknown_keys.into());
         let adopted = tables.scopes..tables.scopes + u32::try_from(adopted).unwrap_or(0);
-        let named = self.ids.iter().chain(&self.retired).copied();
+        let named = self.ids.keys().chain(&self.retired).copied();
         Ok(named.chain(adopted).collect())
     }
 

@@ -60,7 +60,7 @@ impl Engine {
             .usage_of(name.as_str(), today)?
             .unwrap_or_default();
         self.retired.remove(&id);
-        self.ids.insert(id);
+        self.ids.insert(id, name.clone());
         self.next_id = id.saturating_add(1);
         self.plane.clear_state(id);
         self.plane.set_allowed(id, DayCount::default());
@@ -89,7 +89,7 @@ impl Engine {
     pub(super) fn free_ids(&self) -> impl Iterator<Item = u32> {
         let limit = self.config.tables.scopes;
         let from_here = (self.next_id..limit).chain(0..self.next_id.min(limit));
-        let unused = |id: &u32| !self.ids.contains(id) && !self.retired.contains(id);
+        let unused = |id: &u32| !self.ids.contains_key(id) && !self.retired.contains(id);
         // Removed scopes' ids come back once nothing in the kernel holds on to them.
         let quiet = |id: &u32| {
             let state = self.plane.state(*id);

@@ -1,5 +1,7 @@
 //! What scopes used, and keeping the store up with it.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use limiter_common::{
     abi::ScopeState,
@@ -8,18 +10,22 @@ use limiter_common::{
 
 use super::{
     audit::check_note,
-    book::seen,
+    book::{Book, seen},
     engine::{Caller, Engine, Scope, day_of},
     history::end_of,
 };
 use crate::{
     api::{ApiError, UsageView},
+    config::Accounting,
+    kernel::Plane,
     scope::ScopeName,
     store::{AuditEntry, DayUsage, Seen, StoreError, date_of},
 };
 
 /// What a flush has to write.
 struct Pending {
+    /// The book before the look.
+    before: Book,
     /// What the kernel may be told when it is written; `None`: nothing is held against the count.
     allowed: Option<DayCount>,
     id: u32,
@@ -30,6 +36,49 @@ struct Pending {
     closed: Option<(Day, DayUsage)>,
 }
 
+/// Looks at a scope's counters: what there is to write, if anything. Its book is then as after that.
+fn look_at(
+    scope: &mut Scope,
+    plane: &dyn Plane,
+    accounting: &Accounting,
+    today: Day,
+) -> Option<Pending> {
+    let before = scope.book;
+    let look = scope.book.look(&plane.state(scope.record.id), today);
+    if !look.changed && !scope.unsaved {
+        return None;
+    }
+    let Book { seen, day, usage } = scope.book;
+    let closed_nothing = look.closed.is_none_or(|(_, usage)| usage.is_nothing());
+    if !scope.unsaved && seen == before.seen && usage.is_nothing() && closed_nothing {
+        // A day has turned for a scope that nobody uses.
+        return None;
+    }
+    scope.unsaved = true;
+    let quota = scope.limits.daily_quota;
+    let ahead = u64::from(accounting.ahead_of(quota));
+    // A day on which nothing happened yet is allowed that much anyway.
+    let begins = look.closed.is_some() && usage.is_nothing();
+    let allowed = quota.filter(|_| !begins).map(|quota| {
+        let allowed = usage.used.saturating_add(ahead).min(quota);
+        let known = plane.allowed(scope.record.id);
+        let known = if known.day() == day { known.count() } else { 0 };
+        DayCount::new(day, allowed.max(known))
+    });
+    let used = usage.used;
+    scope.book.usage.allowed = allowed.map_or(used, |allowed| allowed.count().max(used));
+    Some(Pending {
+        before,
+        allowed,
+        id: scope.record.id,
+        name: scope.record.name.clone(),
+        seen,
+        day,
+        usage: scope.book.usage,
+        closed: look.closed,
+    })
+}
+
 impl Engine {
     /// Looks at every scope's counters and writes what changed; closes the books of a day that
     /// has ended.
@@ -38,73 +87,63 @@ impl Engine {
     /// The store's; what could not be written is written with the next change of the scope, and
     /// the kernel's counts go on whatever the store does.
     pub fn flush(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
-        self.write(now, |_| true)
+        let looks = self.look_at_all(now);
+        self.write(looks)
     }
 
     /// As [`Self::flush`], for some scopes.
-    pub(super) fn write(
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn flush_some(
         &mut self,
+        ids: &HashSet<u32>,
         now: DateTime<Utc>,
-        wanted: impl Fn(u32) -> bool,
     ) -> Result<(), ApiError> {
-        let written = self.try_write(now, wanted);
+        let today = day_of(now);
+        let mut pending = Vec::new();
+        for id in ids {
+            // Others are of unknown keys, or have just been removed.
+            if let Some(name) = self.ids.get(id)
+                && let Some(scope) = self.scopes.get_mut(name)
+            {
+                let accounting = &self.config.accounting;
+                pending.extend(look_at(scope, self.plane.as_ref(), accounting, today));
+            }
+        }
+        self.write(pending)
+    }
+
+    fn look_at_all(&mut self, now: DateTime<Utc>) -> Vec<Pending> {
+        let today = day_of(now);
+        let (plane, accounting) = (self.plane.as_ref(), &self.config.accounting);
+        self.scopes
+            .values_mut()
+            .filter_map(|scope| look_at(scope, plane, accounting, today))
+            .collect()
+    }
+
+    fn write(&mut self, pending: Vec<Pending>) -> Result<(), ApiError> {
+        let written = self.try_write(pending);
         if written.is_ok() {
             self.attend();
         }
         written
     }
 
-    fn try_write(
-        &mut self,
-        now: DateTime<Utc>,
-        wanted: impl Fn(u32) -> bool,
-    ) -> Result<(), ApiError> {
-        let today = day_of(now);
-        let mut pending = Vec::new();
-        for (name, scope) in &mut self.scopes {
-            if !wanted(scope.record.id) {
-                continue;
-            }
-            let before = scope.book;
-            let look = scope.book.look(&self.plane.state(scope.record.id), today);
-            if look.changed || scope.unsaved {
-                scope.unsaved = true;
-                let (day, used) = (scope.book.day, scope.book.usage.used);
-                let ahead = self.config.accounting.ahead_of(scope.limits.daily_quota);
-                let allowed = scope.limits.daily_quota.map(|quota| {
-                    let allowed = used.saturating_add(u64::from(ahead)).min(quota);
-                    let known = self.plane.allowed(scope.record.id);
-                    let known = if known.day() == day { known.count() } else { 0 };
-                    DayCount::new(day, allowed.max(known))
-                });
-                scope.book.usage.allowed =
-                    allowed.map_or(used, |allowed| allowed.count().max(used));
-                pending.push((
-                    before,
-                    Pending {
-                        allowed,
-                        id: scope.record.id,
-                        name: name.clone(),
-                        seen: scope.book.seen,
-                        day: scope.book.day,
-                        usage: scope.book.usage,
-                        closed: look.closed,
-                    },
-                ));
-            }
-        }
+    fn try_write(&mut self, pending: Vec<Pending>) -> Result<(), ApiError> {
         if pending.is_empty() {
             return Ok(());
         }
         let map = self.plane.identity();
         // What is allowed must be on the disk before the kernel hears of it.
         let written = self.store.change(|store| {
-            for (_, scope) in &pending {
+            for scope in &pending {
                 let name = scope.name.as_str();
                 if let Some((day, usage)) = &scope.closed {
                     store.set_usage(name, *day, usage)?;
                 }
-                if scope.usage != DayUsage::default() || scope.closed.is_none() {
+                if !scope.usage.is_nothing() || scope.closed.is_none() {
                     store.set_usage(name, scope.day, &scope.usage)?;
                 }
                 store.set_seen(scope.id, &map, &scope.seen)?;
@@ -113,7 +152,7 @@ impl Engine {
         });
         match written {
             Ok(()) => {
-                for (_, scope) in &pending {
+                for scope in &pending {
                     if let Some(allowed) = scope.allowed {
                         self.plane.set_allowed(scope.id, allowed);
                     }
@@ -125,8 +164,8 @@ impl Engine {
             }
             Err(error) => {
                 // As if the look had not been: a day that was to be closed is closed next time.
-                for (before, scope) in pending {
-                    if let Some(scope) = self.scopes.get_mut(&scope.name) {
+                for Pending { name, before, .. } in pending {
+                    if let Some(scope) = self.scopes.get_mut(&name) {
                         scope.book = before;
                     }
                 }

@@ -73,6 +73,13 @@ pub struct DayUsage {
     pub would_refuse: Refusals,
 }
 
+impl DayUsage {
+    /// Whether nothing happened on that day.
+    pub fn is_nothing(&self) -> bool {
+        self.used + self.lost + self.refused.total() + self.would_refuse.total() == 0
+    }
+}
+
 /// What a scope's counters said when they were last looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Seen {

@@ -177,3 +177,21 @@ fn limits_are_in_force_since_the_maps_were_made() {
     host.start(later).unwrap();
     assert_eq!(host.engine().status().unwrap().since, later);
 }
+
+#[test]
+fn midnight_writes_nothing_for_scopes_that_nobody_uses() {
+    let mut host = Host::new("");
+    let busy = host.add("busy");
+    host.add("idle");
+    host.plane.admit(busy, TODAY, 1);
+    host.engine().tick(noon());
+    let after = at("2026-11-25T00:00:01Z");
+    host.engine().tick(after);
+    let mut names = |day| -> Vec<String> {
+        let usage = host.engine().store.usage_on(day).unwrap();
+        usage.into_iter().map(|(name, _)| name).collect()
+    };
+    assert_eq!(names(TODAY), ["busy"]);
+    assert!(names(TOMORROW).is_empty());
+    assert_eq!(host.used("idle", after), 0);
+}
