@@ -3,6 +3,8 @@
 
 use std::{
     fs,
+    path::PathBuf,
+    process::Command,
     sync::{
         Barrier,
         atomic::{AtomicU64, Ordering::SeqCst},
@@ -12,7 +14,8 @@ use std::{
 };
 
 use limiter_tests::{
-    GUARDED, Limiter, Rig, avoid_midnight, eventually, limiter::exit, long, process,
+    Config, GUARDED, Lab, Limiter, Nginx, Rig, avoid_midnight, eventually, limiter::exit, long,
+    process,
 };
 use proptest::{
     strategy::{Strategy as _, ValueTree as _},
@@ -99,7 +102,12 @@ fn a_daemon_that_dies_at_any_moment_grants_no_day_twice() {
     avoid_midnight(TEST);
     let mut rig = Rig::veth(|config| {
         let tier = format!("daily_quota = {QUOTA}\nrate = \"unlimited\"\nconcurrency = 100\n");
-        config.section("tiers.profile", &tier)
+        // Clients wait for their answers before the host goes down: longer than the store is
+        // answered for, if it was too early for some.
+        let strict = "unattended = \"reject\"";
+        config
+            .section("tiers.profile", &tier)
+            .section("accounting", strict)
     });
     let mut runner = TestRunner::deterministic();
     if long() {
@@ -197,12 +205,12 @@ fn a_daemon_that_stops_as_it_should_loses_nothing() {
 }
 
 /// A small file system of its own under the daemon's store; gone when this is dropped.
-struct SmallDisk(std::path::PathBuf);
+struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn new(path: std::path::PathBuf) -> Self {
+    fn new(path: PathBuf) -> Self {
         fs::create_dir_all(&path).expect("the state directory");
-        let mut mount = std::process::Command::new("mount");
+        let mut mount = Command::new("mount");
         mount
             .args(["-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs"])
             .arg(&path);
@@ -210,7 +218,7 @@ impl SmallDisk {
         Self(path)
     }
 
-    fn ballast(&self) -> std::path::PathBuf {
+    fn ballast(&self) -> PathBuf {
         self.0.join("ballast")
     }
 
@@ -224,10 +232,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let umounted = std::process::Command::new("umount")
-            .arg("-l")
-            .arg(&self.0)
-            .status();
+        let umounted = Command::new("umount").arg("-l").arg(&self.0).status();
         if !umounted.is_ok_and(|status| status.success()) {
             eprintln!("{} stays mounted", self.0.display());
         }
@@ -237,11 +242,11 @@ impl Drop for SmallDisk {
 #[test]
 fn a_full_disk_is_told_and_stops_no_request_and_no_limit() {
     avoid_midnight(TEST);
-    let lab = limiter_tests::Lab::veth();
-    let config = limiter_tests::Config::new(&lab)
+    let lab = Lab::veth();
+    let config = Config::new(&lab)
         .tier("profile", "daily_quota = 40")
         .section("accounting", "ahead = 5");
-    let nginx = limiter_tests::Nginx::start(&lab, &[GUARDED]);
+    let nginx = Nginx::start(&lab, &[GUARDED]);
     let mut limiter = Limiter::prepare(&lab, "limiter", &config);
     let disk = SmallDisk::new(limiter.state_dir());
     limiter.run(&[]);
@@ -280,6 +285,46 @@ fn a_full_disk_is_told_and_stops_no_request_and_no_limit() {
     limiter.run(&[]);
     assert_eq!(ask(), 429);
     assert_eq!(nginx.served(&key), 40);
+    drop(limiter);
+}
+
+/// Builds the library that makes a disk slow.
+fn slow_disk(lab: &Lab) -> PathBuf {
+    let source = lab.file("slow_disk.c");
+    fs::write(&source, include_str!("../peers/slow_disk.c")).expect("write the source");
+    let library = lab.file("slow_disk.so");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-O2", "-o"]);
+    process::succeed(compiler.arg(&library).arg(&source));
+    library
+}
+
+#[test]
+fn a_slow_disk_holds_requests_and_refuses_none() {
+    avoid_midnight(TEST);
+    let lab = Lab::veth();
+    let config = Config::new(&lab)
+        .tier("profile", "daily_quota = 60")
+        .section("accounting", "ahead = 10");
+    let nginx = Nginx::start(&lab, &[GUARDED]);
+    let mut limiter = Limiter::prepare(&lab, "limiter", &config);
+    let library = slow_disk(&lab);
+    limiter.set_env("LD_PRELOAD", library.to_str().expect("a path in UTF-8"));
+    limiter.set_env("SLOW_DISK_MS", "100");
+    limiter.run(&[]);
+    let key = limiter.key("acme/web");
+    let mut conn = lab.connect(GUARDED);
+    for _ in 0..60 {
+        assert_eq!(conn.get("/", &key).status, 200);
+    }
+    assert_eq!(conn.get("/", &key).status, 429);
+    assert_eq!(
+        (nginx.served(&key), limiter.usage("acme/web").used),
+        (60, 60)
+    );
+    // It was slow, and nobody went ahead of it.
+    assert!(limiter.count("/coverage/held") > 0);
+    assert_eq!(limiter.count("/coverage/unattended"), 0);
     drop(limiter);
 }
 

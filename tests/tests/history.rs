@@ -27,7 +27,7 @@ fn put(store: &Connection, scope: &str, days_ago: u32, used: i64) {
     let refused = "1, 2, 3, 4, 0, 0, 0, 0";
     store
         .execute(
-            &format!("INSERT INTO usage VALUES (?1, ?2, ?3, {refused})"),
+            &format!("INSERT INTO usage VALUES (?1, ?2, ?3, {refused}, 0, 0)"),
             (scope, ago(days_ago).1, used),
         )
         .expect("write a day");
