@@ -48,7 +48,12 @@ pub struct Limiter {
     environment: Vec<(String, String)>,
     /// In place of the environment's.
     log_filter: Option<String>,
+    /// The daemon runs as [`NOBODY`].
+    unprivileged: bool,
 }
+
+/// A user without rights, and its group.
+const NOBODY: u32 = 65534;
 
 /// What a command of the CLI did.
 #[derive(Debug)]
@@ -110,6 +115,7 @@ impl Limiter {
             process: None,
             environment: Vec::new(),
             log_filter: None,
+            unprivileged: false,
         };
         limiter.write_config(&config.to_string());
         limiter
@@ -137,7 +143,11 @@ impl Limiter {
     /// Starts the daemon without waiting for anything.
     pub fn launch(&mut self, arguments: &[&str]) {
         assert!(self.process.is_none(), "the daemon runs already");
-        let mut command = self.in_namespace();
+        let mut command = if self.unprivileged {
+            self.as_nobody()
+        } else {
+            self.in_namespace()
+        };
         command
             .args(["run", "-c"])
             .arg(self.config_path())
@@ -157,6 +167,45 @@ impl Limiter {
                     .unwrap_or("info".to_owned()),
             );
         self.process = Some(Process::start("limiter", &mut command, &self.log_path()));
+    }
+
+    /// From its next start on the daemon, which is down, runs as a user that has nothing but its own
+    /// directories and the capabilities that it cannot do without, and pins in `pins`, which is to be
+    /// that user's too.
+    pub fn drop_privileges(&mut self, pins: &Path) {
+        pins.clone_into(&mut self.pins);
+        self.unprivileged = true;
+        for directory in [self.state_dir(), self.runtime_dir()] {
+            fs::create_dir_all(&directory).expect("a directory for the daemon");
+            Self::give_to_nobody(&directory);
+        }
+        // Where it is built others may not look.
+        fs::copy(binary(), self.copy()).expect("a copy of the binary");
+    }
+
+    /// Makes a file or directory the unprivileged daemon's.
+    pub fn give_to_nobody(path: &Path) {
+        std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).expect("another owner");
+    }
+
+    fn copy(&self) -> PathBuf {
+        self.directory.join("limiter")
+    }
+
+    fn as_nobody(&self) -> Command {
+        let mut command = Namespace::command_in(&self.namespace, "setpriv");
+        let capabilities = "-all,+bpf,+net_admin,+perfmon";
+        command
+            .args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")])
+            .arg("--clear-groups")
+            .args(
+                ["inh-caps", "ambient-caps", "bounding-set"]
+                    .map(|set| format!("--{set}={capabilities}")),
+            )
+            .arg("--no-new-privs")
+            .arg(self.copy())
+            .env_remove("LIMITER_SOCKET");
+        command
     }
 
     fn in_namespace(&self) -> Command {

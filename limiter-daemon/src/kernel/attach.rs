@@ -18,6 +18,7 @@ use super::{
     links::{link_pin, pinned_links, unpin_link},
     netdev::{Interface, LinkLayer},
     pins::PinDirectory,
+    sys,
 };
 
 /// What is attached where.
@@ -33,6 +34,14 @@ impl Hook {
         match self {
             Self::Ingress => TcAttachType::Ingress,
             Self::Egress => TcAttachType::Egress,
+        }
+    }
+
+    /// `enum bpf_attach_type` (include/uapi/linux/bpf.h) of its TCX.
+    fn tcx_type(self) -> u32 {
+        match self {
+            Self::Ingress => 46,
+            Self::Egress => 47,
         }
     }
 }
@@ -289,9 +298,13 @@ fn current_link(
         Err(error) => return Err(link_error(pin)(error)),
     };
     let program = link.info().map_err(link_error(pin))?.program_id();
-    let (_, programs) = SchedClassifier::query_tcx(&interface.name, hook.attach_type())
-        .map_err(|source| attach_error(interface, hook, &source))?;
-    if programs.iter().any(|info| info.id() == program) {
+    let programs =
+        sys::query_tcx(interface.index, hook.tcx_type()).map_err(|error| KernelError::Attach {
+            interface: interface.name.clone(),
+            hook: hook.as_str(),
+            reason: format!("cannot list what is attached: {error}"),
+        })?;
+    if programs.contains(&program) {
         return SchedClassifierLink::try_from(link)
             .map(Some)
             .map_err(link_error(pin));

@@ -15,6 +15,7 @@ use aya::{
 
 /// Commands (`include/uapi/linux/bpf.h`, `enum bpf_cmd`).
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_LINK_DETACH: libc::c_long = 34;
@@ -26,6 +27,23 @@ struct ObjGet {
     bpf_fd: u32,
     file_flags: u32,
 }
+
+/// The part of `union bpf_attr` that `BPF_PROG_QUERY` reads and writes, for TCX.
+#[repr(C)]
+struct ProgQuery {
+    target_ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    count: u32,
+    reserved: u32,
+    /// Of flags and links, which are not asked for, and the revision.
+    others: [u64; 4],
+}
+
+/// The most programs of a TCX hook (`BPF_MPROG_MAX`, include/linux/bpf_mprog.h).
+const MPROG_MAX: usize = 64;
 
 /// The part of `union bpf_attr` that `BPF_LINK_DETACH` reads.
 #[repr(C)]
@@ -175,6 +193,41 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the kernel just gave us this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The ids of the programs on a TCX hook of an interface. As aya's `query_tcx`, but that also opens each
+/// program, which takes more than CAP_NET_ADMIN.
+pub(super) fn query_tcx(ifindex: u32, attach_type: u32) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0u32; MPROG_MAX];
+    let mut attr = ProgQuery {
+        target_ifindex: ifindex,
+        attach_type,
+        query_flags: 0,
+        attach_flags: 0,
+        prog_ids: ids.as_mut_ptr().addr() as u64,
+        count: u32::try_from(ids.len()).unwrap_or(0),
+        reserved: 0,
+        others: [0; 4],
+    };
+    // SAFETY: `attr` and the ids it points to outlive the call, and their sizes are passed.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_QUERY,
+            &raw mut attr,
+            size_of::<ProgQuery>(),
+        )
+    };
+    if done < 0 {
+        let error = io::Error::last_os_error();
+        return match error.raw_os_error() {
+            // Nothing was ever attached.
+            Some(libc::ENOENT) => Ok(Vec::new()),
+            _ => Err(error),
+        };
+    }
+    ids.truncate(attr.count as usize);
+    Ok(ids)
 }
 
 /// Takes a link off its hook now. Unpinning alone leaves it there until the kernel gets round to
