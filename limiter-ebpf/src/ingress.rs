@@ -13,7 +13,7 @@ use crate::{
     doubt::{NONE, doubt, impostor, note_timestamp},
     flow::{self, Action},
     global, maps,
-    packet::{ACK, Direction, FIN, Parsed, RST, SYN, URG, parse},
+    packet::{ACK, Direction, FIN, Packet, Parsed, RST, SYN, URG, parse},
     refuse,
     requests::requests,
     skb::{DROP, NEXT, Skb},
@@ -53,6 +53,11 @@ pub fn run<const L2: bool>(skb: Skb) -> i32 {
                 maps::count_by(counter::DROPPED_BYTES, u64::from(packet.len));
                 return dropped(counter::SYN_DATA_DROPPED);
             }
+            if is_of_tomb(packet) {
+                // It would open a connection at the server, whose answers would end the one that the
+                // client still reads the refusal on.
+                return dropped(counter::AFTER_END_DROPPED);
+            }
             if packet.multipath != 0 {
                 if global::limiter_single_path(skb.0) == 0 {
                     return dropped(counter::UNREADABLE_DROPPED);
@@ -83,6 +88,21 @@ pub fn run<const L2: bool>(skb: Skb) -> i32 {
         }
         act(skb, packet.len, action)
     }
+}
+
+/// How far behind the end of a refused connection a SYN lies that is still of that one, in bytes. Another
+/// one between the same ports begins elsewhere (RFC 6528), whatever clock or chance has chosen its number.
+const OLD_SYN: i32 = 1 << 20;
+
+/// Whether a SYN has opened a connection that has been refused since, and comes again.
+#[inline(always)]
+fn is_of_tomb(packet: &Packet) -> bool {
+    let Some(tomb) = maps::tomb(&raw const packet.key) else {
+        return false;
+    };
+    // SAFETY: a live map value; one word.
+    let behind = unsafe { (*tomb).client_next }.since(packet.seq);
+    behind > 0 && behind < OLD_SYN
 }
 
 #[inline(always)]

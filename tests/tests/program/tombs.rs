@@ -89,6 +89,21 @@ impl Buried {
 }
 
 #[test]
+fn the_syn_that_comes_again_is_dropped_and_another_one_passes() {
+    let mut buried = buried();
+    let syn = buried.talk.syn();
+    let ran = buried.talk.run(&mut buried.programs, true, &syn);
+    assert_eq!((ran.verdict, ran.sent.len()), (Verdict::Drop, 0));
+    let count = buried.programs.counter(counter::AFTER_END_DROPPED);
+    assert_eq!(count, 1);
+    let mut another = Talk::open(&mut buried.programs, Shape::v4());
+    let segment = another.client(get("/").as_bytes());
+    let ran = another.run(&mut buried.programs, true, &segment);
+    // It is followed, and refused as the first was.
+    ran.answer();
+}
+
+#[test]
 fn the_clients_acknowledgement_of_the_response_goes_nowhere() {
     let mut buried = buried();
     let (request, response) = (buried.request, buried.response);
