@@ -120,17 +120,23 @@ impl Engine {
                 "the scope {name} has {active} active keys: revoke them first, or say --with-keys"
             )));
         }
-        // The day's last counts stay in the store, under the scope's name.
-        self.flush(caller.now)?;
-        self.store.change(|store| {
-            store.remove_scope(id)?;
-            let detail = format!("{} keys", keys.len());
-            store.audit(&caller.entry("scope remove", name.as_str(), &detail))
-        })?;
+        // Nothing is charged to it any more; the day's last counts stay in the store, under its name.
+        self.plane.set_limits(id, &abi::Limits::default())?;
+        let removed = self.flush(caller.now).and_then(|()| {
+            self.store.change(|store| {
+                store.remove_scope(id)?;
+                let detail = format!("{} keys", keys.len());
+                store.audit(&caller.entry("scope remove", name.as_str(), &detail))?;
+                Ok(())
+            })
+        });
+        if let Err(error) = removed {
+            self.publish_scope(name)?;
+            return Err(error);
+        }
         for key in &keys {
             self.plane.remove_key(&key.digest)?;
         }
-        self.plane.set_limits(id, &abi::Limits::default())?;
         self.scopes.remove(name);
         self.ids.remove(&id);
         self.retired.insert(id);

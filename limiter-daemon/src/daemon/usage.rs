@@ -88,7 +88,10 @@ impl Engine {
     /// the kernel's counts go on whatever the store does.
     pub fn flush(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
         let looks = self.look_at_all(now);
-        self.write(looks)
+        self.write(looks)?;
+        // All is written that there is.
+        self.attend();
+        Ok(())
     }
 
     /// As [`Self::flush`], for some scopes.
@@ -111,7 +114,13 @@ impl Engine {
                 pending.extend(look_at(scope, self.plane.as_ref(), accounting, today));
             }
         }
-        self.write(pending)
+        // Nothing to write for these says nothing of the disk, and of what others wait for.
+        let writes = !pending.is_empty();
+        self.write(pending)?;
+        if writes {
+            self.attend();
+        }
+        Ok(())
     }
 
     fn look_at_all(&mut self, now: DateTime<Utc>) -> Vec<Pending> {
@@ -124,14 +133,6 @@ impl Engine {
     }
 
     fn write(&mut self, pending: Vec<Pending>) -> Result<(), ApiError> {
-        let written = self.try_write(pending);
-        if written.is_ok() {
-            self.attend();
-        }
-        written
-    }
-
-    fn try_write(&mut self, pending: Vec<Pending>) -> Result<(), ApiError> {
         if pending.is_empty() {
             return Ok(());
         }

@@ -119,6 +119,14 @@ impl Store {
         })
     }
 
+    /// From now on the file takes nothing, as on a disk that has become read-only.
+    #[cfg(test)]
+    pub fn refuse_changes(&self) {
+        self.connection
+            .pragma_update(None, "query_only", true)
+            .expect("a setting of SQLite");
+    }
+
     /// Runs `work` in one transaction that is on the disk when this returns.
     ///
     /// # Errors

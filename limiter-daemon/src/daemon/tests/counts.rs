@@ -1,12 +1,14 @@
 //! Counts over restarts, reboots and midnight.
 
+use std::sync::atomic::Ordering::SeqCst;
+
 use limiter_common::{abi::reason, day::DayCount};
 
 use super::{
     host::{Host, TODAY, TOMORROW, at, caller, name, noon},
     plane::MemoryPlane,
 };
-use crate::kernel::Plane as _;
+use crate::{daemon::Engine, kernel::Plane as _};
 
 #[test]
 fn counts_go_on_when_the_maps_survive_and_come_back_when_they_do_not() {
@@ -194,4 +196,39 @@ fn midnight_writes_nothing_for_scopes_that_nobody_uses() {
     assert_eq!(names(TODAY), ["busy"]);
     assert!(names(TOMORROW).is_empty());
     assert_eq!(host.used("idle", after), 0);
+}
+
+#[test]
+fn only_what_was_written_is_answered_for() {
+    let mut host = Host::new("");
+    let id = host.add("acme");
+    let engine = host.engine();
+    let asked = |engine: &Engine| engine.attended.load(SeqCst) > 0;
+    engine.tick(noon());
+    engine.attended.store(0, SeqCst);
+    // A scope that has nothing to write, and one that is nobody's.
+    engine.extend(&[id, 999].into(), noon()).unwrap();
+    assert!(!asked(engine));
+    host.plane.admit(id, TODAY, 1);
+    let engine = host.engine();
+    engine.extend(&[id].into(), noon()).unwrap();
+    assert!(asked(engine));
+    engine.attended.store(0, SeqCst);
+    engine.tick(noon());
+    assert!(asked(engine));
+}
+
+#[test]
+fn a_scope_whose_removal_fails_is_as_it_was() {
+    let mut host = Host::new("");
+    let id = host.add("acme");
+    let before = host.plane.tables().limits[&id];
+    host.plane.admit(id, TODAY, 7);
+    host.engine().store.refuse_changes();
+    let removed = host
+        .engine()
+        .remove_scope(&name("acme"), false, &caller(noon()));
+    assert!(removed.is_err());
+    assert_eq!(host.plane.tables().limits[&id], before);
+    assert_eq!(host.used("acme", noon()), 7);
 }
