@@ -6,7 +6,7 @@
 use crate::{fingerprint, http::Rules};
 
 /// The version of the map layout.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// The largest number of bytes of a key.
 pub const MAX_KEY: usize = 128;
@@ -90,13 +90,13 @@ pub struct Config {
     pub observe: u32,
     /// The text set (see [`TextKey`]) of refusals that concern no scope (401, 400).
     pub common_texts: u32,
-    /// `policy::ADOPT`: the first scope id of those that the program gives to unknown keys.
-    pub adopt_first: u32,
-    /// `policy::ADOPT`: how many there are.
-    pub adopt_count: u32,
     /// What happens to requests beyond [`Limits::allowed`] when nobody has extended it until
     /// [`Clock::attended_until_ns`]: `policy::PASS` (up to the daily quota) or `policy::REJECT`.
     pub unattended: u32,
+    /// Zero, aligns.
+    pub reserved: u32,
+    /// `policy::ADOPT`: [`crate::day::DayCount`] that an adopted scope begins with.
+    pub adopt_count: u64,
     /// `policy::ADOPT`: the limits that an adopted scope gets.
     pub adopt_limits: Limits,
     /// The key of [`crate::fingerprint`], made of `request_rules.hash_key`.
@@ -125,12 +125,30 @@ pub struct Clock {
     pub attended_until_ns: u64,
 }
 
-/// The map `ADOPTED` (array, one entry): how many scope ids have been given to unknown keys.
-#[repr(C)]
+/// Entry 0 of the map `UNUSED` (array of u64, `BPF_F_MMAPABLE`), a stack of the scope ids that
+/// unknown keys can get: how many there are. Entry n is the n-th of them.
+///
+/// The programs take ids away, the daemon adds them. Each changes the number of changes too, so that
+/// a compare-and-swap of the word fails whenever anything was taken or added since it was read.
+#[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Adopted {
-    /// Ids given out so far; may run past `Config::adopt_count` when there were none left.
-    pub given: u64,
+pub struct Unused(pub u64);
+
+impl Unused {
+    /// How many ids there are.
+    #[inline(always)]
+    #[must_use]
+    pub const fn left(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// After a change: so many ids.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with(self, left: u32) -> Self {
+        let changes = ((self.0 >> 32) as u32).wrapping_add(1);
+        Self(((changes as u64) << 32) | left as u64)
+    }
 }
 
 /// The key of the map `KEYS` (hash): SipHash-2-4-128 of the raw key, first and second half.
@@ -322,6 +340,8 @@ pub struct Event {
     pub kind: u32,
     /// The scope it is about.
     pub scope: u32,
+    /// [`event::ADOPTED`]: the key; else zero.
+    pub key: Digest,
 }
 
 /// Kinds of [`Event`].
@@ -329,6 +349,8 @@ pub mod event {
     /// The scope has used up much of what [`super::Limits::allowed`] allows it, or all, or has made
     /// its first request of the day.
     pub const ALLOWANCE: u32 = 1;
+    /// The scope is that of an unknown key from now on.
+    pub const ADOPTED: u32 = 2;
 }
 
 /// Bytes of the map `EVENTS`.
@@ -360,8 +382,8 @@ pub mod map {
     pub const TEXTS: &str = "TEXTS";
     /// u64 by [`super::counter`], per CPU.
     pub const COUNTERS: &str = "COUNTERS";
-    /// [`super::Adopted`].
-    pub const ADOPTED: &str = "ADOPTED";
+    /// [`super::Unused`], and ids.
+    pub const UNUSED: &str = "UNUSED";
     /// [`super::Sweep`].
     pub const SWEEP: &str = "SWEEP";
     /// [`super::Suspect`] by number.
@@ -377,7 +399,7 @@ const _: () = {
     assert!(size_of::<FlowKey>() == 36);
     assert!(size_of::<KeyEntry>() == 16);
     assert!(size_of::<Limits>() == 64);
-    assert!(size_of::<Event>() == 8);
+    assert!(size_of::<Event>() == 24);
     assert!(size_of::<ScopeState>() == 128 && align_of::<ScopeState>() == 64);
     assert!(offset_of!(ScopeState, refused) == 64);
     assert!(size_of::<Outstanding>() == 8);

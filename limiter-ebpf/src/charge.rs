@@ -82,6 +82,7 @@ pub extern "C" fn limiter_charge(scope: u32, connects: u32, boot_ns: u64) -> u32
             maps::tell(Event {
                 kind: event::ALLOWANCE,
                 scope,
+                key: [0; 2],
             });
         }
         verdict

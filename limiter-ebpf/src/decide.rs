@@ -2,8 +2,8 @@
 
 use limiter_common::{
     abi::{
-        CONNECTION_SCOPES, Config, Flow, KEY_ADOPTED, KEY_DISABLED, KeyEntry, MAX_OUTSTANDING,
-        NO_SCOPE, Outstanding, TextKey, counter, policy, reason,
+        CONNECTION_SCOPES, Config, Event, Flow, KEY_ADOPTED, KEY_DISABLED, KeyEntry,
+        MAX_OUTSTANDING, NO_SCOPE, Outstanding, TextKey, counter, event, policy, reason,
     },
     http,
 };
@@ -126,19 +126,14 @@ extern "C" fn limiter_adopt(boot_ns: u64) -> i32 {
         let Some(digest) = http::key(&(*work).scan.state) else {
             return 0;
         };
-        let count = u64::from((*config).adopt_count);
-        if maps::adopted() >= count {
+        let Some(scope) = maps::take_unused() else {
             return 0;
-        }
-        let given = maps::next_adopted();
-        if given >= count {
-            return 0;
-        }
-        let scope = (*config).adopt_first.wrapping_add(given as u32);
-        let Some(limits) = maps::limits(scope) else {
+        };
+        let (Some(limits), Some(state)) = (maps::limits(scope), maps::state(scope)) else {
             return 0;
         };
         *limits = (*config).adopt_limits;
+        (*state).day_count = (*config).adopt_count;
         let entry = &raw mut (*work).key_entry;
         *entry = KeyEntry {
             scope,
@@ -149,6 +144,11 @@ extern "C" fn limiter_adopt(boot_ns: u64) -> i32 {
         // stays unused until the daemon gives it back.
         if maps::insert_key(digest, &*entry) {
             maps::count(counter::UNKNOWN_KEY_ADOPTED);
+            maps::tell(Event {
+                kind: event::ADOPTED,
+                scope,
+                key: *digest,
+            });
         }
     }
     1

@@ -6,13 +6,13 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use limiter_common::abi::{
-    Adopted, Clock, Config, Digest, EVENT_BYTES, Event, Flow, FlowKey, KeyEntry, Limits,
-    MAX_SUSPECTS, Ports, ScopeState, Stranger, Suspect, Sweep, Text, TextKey, Tomb, counter,
+    Clock, Config, Digest, EVENT_BYTES, Event, Flow, FlowKey, KeyEntry, Limits, MAX_SUSPECTS,
+    Ports, ScopeState, Stranger, Suspect, Sweep, Text, TextKey, Tomb, Unused, counter,
 };
 
 use crate::work::Work;
 
-// The daemon sets the sizes of KEYS, LIMITS, ENDED, STATE and FLOWS when it loads the programs.
+// The daemon sets the sizes of KEYS, LIMITS, ENDED, STATE, UNUSED and FLOWS when it loads the programs.
 
 #[map]
 static CONFIG: Array<Config> = Array::pinned(1, 0);
@@ -21,7 +21,7 @@ static PORTS: Array<Ports> = Array::pinned(1, 0);
 #[map]
 static CLOCK: Array<Clock> = Array::pinned(1, 0);
 #[map]
-static ADOPTED: Array<Adopted> = Array::pinned(1, 0);
+static UNUSED: Array<u64> = Array::pinned(1024, BPF_F_MMAPABLE);
 #[map]
 static KEYS: HashMap<Digest, KeyEntry> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
 #[map]
@@ -113,24 +113,30 @@ pub fn tell(event: Event) {
     let _full = EVENTS.output::<Event>(event, 0);
 }
 
-/// How many scope ids have been given to unknown keys.
-#[inline(always)]
-pub fn adopted() -> u64 {
-    match ADOPTED.get_ptr(0) {
-        // SAFETY: a live map value.
-        Some(adopted) => unsafe { crate::atomic::load(&raw const (*adopted).given) },
-        None => u64::MAX,
-    }
-}
+/// How often another CPU may come between when an unused id is taken.
+const TAKES: u32 = 8;
 
-/// A number no other caller got.
+/// Takes a scope id that nobody uses, if there is one; also none when others took one each time this
+/// one tried.
 #[inline(always)]
-pub fn next_adopted() -> u64 {
-    match ADOPTED.get_ptr_mut(0) {
-        // SAFETY: a live map value.
-        Some(adopted) => unsafe { crate::atomic::increment(&raw mut (*adopted).given) },
-        None => u64::MAX,
+pub fn take_unused() -> Option<u32> {
+    let word = UNUSED.get_ptr_mut(0)?;
+    for _ in 0..TAKES {
+        // SAFETY: live map values.
+        unsafe {
+            let unused = Unused(crate::atomic::load(word));
+            let left = unused.left();
+            if left == 0 {
+                return None;
+            }
+            let id = crate::atomic::load(UNUSED.get_ptr(left)?);
+            // An id that was read while others changed the stack is not taken.
+            if crate::atomic::swap(word, unused.0, unused.with(left - 1).0) {
+                return Some(id as u32);
+            }
+        }
     }
+    None
 }
 
 #[inline(always)]

@@ -133,6 +133,9 @@ pub struct KeyCheck {
     pub known: bool,
     /// As what.
     pub registered: Option<KeyView>,
+    /// The scope that the kernel has made of it, since it is not registered.
+    #[serde(default)]
+    pub unknown_scope: Option<ScopeName>,
 }
 
 /// A scope's own limits: those that it names, `null` for unlimited.
@@ -198,6 +201,9 @@ pub struct ScopeView {
     /// A mode of its own.
     #[serde(default)]
     pub own_mode: Option<String>,
+    /// Whether the kernel has made it of a key that is not registered.
+    #[serde(default)]
+    pub unknown_key: bool,
     /// When it was made.
     #[serde(serialize_with = "time")]
     pub created_at: DateTime<Utc>,
@@ -330,6 +336,9 @@ pub struct StatusView {
     pub scopes: u64,
     /// Keys registered.
     pub keys: u64,
+    /// Scopes that the kernel has made of unknown keys.
+    #[serde(default)]
+    pub unknown_scopes: u64,
     /// Sums since the maps were made.
     pub totals: Totals,
     /// Every other counter of the kernel program, by name.

@@ -191,7 +191,10 @@ pub(super) fn key_check(check: &KeyCheck, as_json: bool) -> Result<(), Failure> 
     };
     let known = match &check.registered {
         Some(key) => format!("yes, as {} of {}, {}", key.id, key.scope, key.state),
-        None => "no".to_owned(),
+        None => match &check.unknown_scope {
+            Some(scope) => format!("no: it is charged to {scope}"),
+            None => "no".to_owned(),
+        },
     };
     lines(&[
         format!("well-formed  {form}"),

@@ -111,7 +111,12 @@ fn text(view: &StatusView) -> Vec<String> {
         format!("in force since  {}", rfc3339(&view.since)),
         format!("daemon since    {}", rfc3339(&view.started_at)),
         format!("guarded ports   {}", ports.join(", ")),
-        format!("scopes, keys    {}, {}", view.scopes, view.keys),
+        format!(
+            "scopes, keys    {}, {}{}",
+            view.scopes,
+            view.keys,
+            unknown_scopes(view.unknown_scopes)
+        ),
         format!("connections     {open} ({half_open} half open) of {capacity}"),
         String::new(),
     ];
@@ -217,6 +222,14 @@ fn healed(healed: &HealedView) -> Option<String> {
         ));
     }
     (!parts.is_empty()).then(|| format!("healed: {}", parts.join("; ")))
+}
+
+/// How many scopes of unknown keys there are, if any.
+fn unknown_scopes(count: u64) -> String {
+    match count {
+        0 => String::new(),
+        count => format!(" (and {count} scopes of unknown keys)"),
+    }
 }
 
 #[cfg(test)]

@@ -71,6 +71,13 @@ pub struct Tables {
     pub unknown_keys: u32,
 }
 
+impl Tables {
+    /// Scope ids: for as many scopes as can be registered, and for those of unknown keys.
+    pub fn scope_ids(&self) -> u32 {
+        self.scopes.saturating_add(self.unknown_keys)
+    }
+}
+
 impl Default for Tables {
     fn default() -> Self {
         Self {

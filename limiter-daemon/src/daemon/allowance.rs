@@ -12,7 +12,10 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use limiter_common::{abi::event, day::Day};
+use limiter_common::{
+    abi::{Digest, event},
+    day::Day,
+};
 
 use super::{
     Shared,
@@ -67,6 +70,10 @@ impl Engine {
             .map(|scope| scope.record.clone())
             .collect();
         for record in records {
+            if record.unknown.is_some() && self.unknown_tier().is_none() {
+                // Nothing is charged to it any more.
+                continue;
+            }
             let (limits, _) = self.effective(&record)?;
             let Some(quota) = limits.daily_quota else {
                 continue;
@@ -90,6 +97,9 @@ impl Engine {
                 lost += more;
                 self.plane.raise_day_count(record.id, today, allowed);
             }
+        }
+        if open {
+            self.begin_unknown_later(today)?;
         }
         if lost > 0 {
             log::warn!(
@@ -141,6 +151,21 @@ impl Engine {
         self.attended.store(boot_ns().saturating_add(ahead), SeqCst);
     }
 
+    /// The kernel says that it has made scopes of these unknown keys.
+    ///
+    /// # Errors
+    /// The store's and the kernel's; the next round tries again.
+    pub(super) fn hear_of_unknown(
+        &mut self,
+        adopted: &[(Digest, u32)],
+        now: DateTime<Utc>,
+    ) -> Result<(), ApiError> {
+        if self.detached {
+            return Ok(());
+        }
+        self.note_unknown(adopted, now)
+    }
+
     /// Writes the counts of these scopes, and so lets them go on.
     ///
     /// # Errors
@@ -183,15 +208,18 @@ pub(super) async fn rounds(shared: Arc<Shared>, events: Events) {
                 return;
             }
         };
-        let scopes: HashSet<u32> = events
-            .iter()
-            .filter(|event| event.kind == event::ALLOWANCE)
-            .map(|event| event.scope)
+        let of = |kind| events.iter().filter(move |event| event.kind == kind);
+        let scopes: HashSet<u32> = of(event::ALLOWANCE).map(|event| event.scope).collect();
+        let adopted: Vec<(Digest, u32)> = of(event::ADOPTED)
+            .map(|event| (event.key, event.scope))
             .collect();
         let shared = Arc::clone(&shared);
         let work = tokio::task::spawn_blocking(move || {
             let mut engine = shared.engine();
-            let extended = engine.extend(&scopes, Utc::now());
+            let now = Utc::now();
+            // A scope that is not known yet is not extended either.
+            let noted = engine.hear_of_unknown(&adopted, now);
+            let extended = noted.and_then(|()| engine.extend(&scopes, now));
             let problem = extended.err().map(|error| error.message);
             engine.note_health("store", problem);
         });

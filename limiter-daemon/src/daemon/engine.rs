@@ -9,7 +9,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use limiter_common::day::Day;
 
-use super::{book::Book, recount::Drifts, sweep::Table, text_sets::TextSets};
+use super::{book::Book, recount::Drifts, sweep::Table, text_sets::TextSets, unknown::Unknown};
 use crate::{
     api::{ApiError, HealedView, Health},
     config::{Config, Days, Mode, Overlay, Tier},
@@ -99,6 +99,8 @@ pub struct Engine {
     pub(super) detached: bool,
     /// What is known of the table of flows.
     pub(super) table: Table,
+    /// Scopes of unknown keys.
+    pub(super) unknown: Unknown,
     /// What the last recount found wrong.
     pub(super) drifts: Drifts,
     pub(super) healed: HealedView,
@@ -166,6 +168,7 @@ impl Engine {
             since: now,
             detached: false,
             table: Table::default(),
+            unknown: Unknown::default(),
             drifts: Drifts::new(),
             healed: HealedView::default(),
             open: Day::default(),
@@ -176,17 +179,24 @@ impl Engine {
         engine.since = engine.in_force_since(kept, now)?;
         engine.continue_numbers()?;
         engine.read_scopes(now)?;
+        engine.continue_unknown()?;
         engine.check_tiers(&engine.config)?;
         // Before anything is published: what ended while no daemon ran does not come back.
         engine.end_overrides(now)?;
         if !kept {
             engine.count_as_lost(now)?;
         }
+        if engine.unknown_tier().is_none() {
+            engine.drop_unknown_scopes(now)?;
+        }
+        let registered = engine.store.registered_unknown_keys()?;
+        engine.drop_unknown(&registered, now)?;
         TextSets::publish_common(engine.plane.as_mut())?;
         engine.publish_limits()?;
         let adopted = engine.publish_keys()?;
         engine.publish_config()?;
-        engine.publish_adopted(&adopted)?;
+        engine.note_unknown(&adopted, now)?;
+        engine.fill_unused()?;
         engine.drop_unused_texts()?;
         engine.flush(now)?;
         engine.begin(now)?;
@@ -345,7 +355,8 @@ pub(super) fn check_tiers<'a>(
     config: &Config,
 ) -> Result<(), ApiError> {
     let mut lost: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for record in scopes {
+    // Those of unknown keys get another one.
+    for record in scopes.into_iter().filter(|scope| scope.unknown.is_none()) {
         if config.tiers.get(&record.tier).is_none() {
             lost.entry(&record.tier)
                 .or_default()

@@ -151,6 +151,8 @@ impl Engine {
                 for scope in scopes {
                     self.keep(scope, day_of(caller.now));
                 }
+                let unknown: Vec<Digest> = adopted.iter().map(|(key, _)| *key).collect();
+                self.drop_unknown(&unknown, caller.now)?;
                 log::info!(
                     "{}: {} keys imported, {} new scopes",
                     caller.who,
@@ -201,6 +203,12 @@ impl Engine {
                 continue;
             };
             let scope_id = match place {
+                Some(_) if self.is_of_unknown_key(name) => {
+                    problems.note(line, || {
+                        ApiError::conflict(format!("the scope {name} is of an unknown key"))
+                    });
+                    continue;
+                }
                 Some(place) => {
                     if let Some(tier) = tier.filter(|tier| *tier != place.tier) {
                         let has = &place.tier;
@@ -228,6 +236,7 @@ impl Engine {
                         created_at: now,
                         own: None,
                         mode: None,
+                        unknown: None,
                     });
                     *place = Some(Place { id, tier });
                     id

@@ -2,7 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use limiter_common::abi::{self, Digest, KEY_ADOPTED, KEY_DISABLED, KeyEntry};
+use limiter_common::{
+    abi::{self, Digest, KEY_ADOPTED, KEY_DISABLED, KeyEntry},
+    day::DayCount,
+};
 
 use super::{engine::Engine, publish};
 use crate::{
@@ -75,28 +78,42 @@ impl Engine {
     }
 
     /// The kernel's keys become the store's; when each was last used stays. What is there already
-    /// is not written again. Returns those that the kernel has made scopes of: they are not the
-    /// store's.
-    pub(super) fn publish_keys(&mut self) -> Result<Vec<(Digest, KeyEntry)>, ApiError> {
+    /// is not written again. Returns those that the kernel has made scopes of, of which the store
+    /// does not know, or not under these ids.
+    pub(super) fn publish_keys(&mut self) -> Result<Vec<(Digest, u32)>, ApiError> {
         let mut present: HashMap<Digest, KeyEntry> = self.plane.keys()?.into_iter().collect();
         let mut different = Vec::new();
         let mut same = 0u64;
-        for key in self.store.key_briefs()? {
-            let old = present.remove(&key.digest);
+        let registered = self.store.key_briefs()?;
+        let registered = registered
+            .into_iter()
+            .map(|key| (key.digest, key.scope_id, flags(key.state)));
+        let of_unknown_keys = self.scopes.values().filter_map(|scope| {
+            let key = scope.record.unknown?;
+            // Where the kernel has it as another one, that is the newer truth.
+            let other = present.get(&key).is_some_and(|entry| {
+                entry.flags & KEY_ADOPTED != 0 && entry.scope != scope.record.id
+            });
+            (!other).then_some((key, scope.record.id, KEY_ADOPTED))
+        });
+        let of_unknown_keys: Vec<_> = of_unknown_keys.collect();
+        for (digest, scope, flags) in registered.chain(of_unknown_keys) {
+            let old = present.remove(&digest);
             let entry = KeyEntry {
-                scope: key.scope_id,
-                flags: flags(key.state),
+                scope,
+                flags,
                 last_used_ns: old.map_or(0, |entry| entry.last_used_ns),
             };
             if old == Some(entry) {
                 same += 1;
             } else {
-                different.push((key.digest, entry));
+                different.push((digest, entry));
             }
         }
+        let adopts = self.unknown_tier().is_some();
         let (adopted, strange): (Vec<_>, Vec<_>) = present
             .into_iter()
-            .partition(|(_, entry)| entry.flags & KEY_ADOPTED != 0);
+            .partition(|(_, entry)| adopts && entry.flags & KEY_ADOPTED != 0);
         log::info!(
             "{same} keys in the kernel are the store's, {} entered, {} removed",
             different.len(),
@@ -107,7 +124,8 @@ impl Engine {
             self.plane.remove_key(&digest)?;
         }
         self.plane.set_keys(&different)?;
-        Ok(adopted)
+        let adopted = adopted.into_iter();
+        Ok(adopted.map(|(key, entry)| (key, entry.scope)).collect())
     }
 
     /// The keys that the kernel has made scopes of.
@@ -117,37 +135,28 @@ impl Engine {
         Ok(keys)
     }
 
-    /// Scopes that the kernel made of unknown keys get the limits that the configuration has
-    /// for them now; where it has none any more, their keys are unknown again.
-    pub(super) fn publish_adopted(
-        &mut self,
-        adopted: &[(Digest, KeyEntry)],
-    ) -> Result<(), ApiError> {
-        let adopt = self.adopt_limits()?;
-        for (digest, entry) in adopted {
-            match &adopt {
-                Some(limits) => self.plane.set_limits(entry.scope, limits)?,
-                None => self.plane.remove_key(digest)?,
-            }
-        }
-        Ok(())
-    }
-
     /// What a scope of an unknown key gets, when the configuration makes scopes of them.
     fn adopt_limits(&mut self) -> Result<Option<abi::Limits>, ApiError> {
-        let UnknownKey::Tier(name) = &self.config.policy.unknown_key else {
+        let Some(name) = self.unknown_tier() else {
             return Ok(None);
         };
         let tier = *self.tier(name.as_str())?;
-        let set = self.texts.number(self.plane.as_mut(), &tier.limits)?;
         let mode = tier.mode.unwrap_or(self.config.policy.mode);
-        Ok(Some(publish::limits(&tier.limits, mode, set, 0)))
+        let mut limits = self.kernel_limits(&tier.limits, mode)?;
+        let begin = self.unknown.begin;
+        if begin.count() > 0 {
+            // The store knows of that much, and of what comes by itself.
+            let allowed = begin.count().saturating_add(limits.ahead.into());
+            let allowed = allowed.min(limits.daily_quota);
+            limits.allowed = DayCount::new(begin.day(), allowed).0;
+        }
+        Ok(Some(limits))
     }
 
     /// Policies, sources and ports.
     pub(super) fn publish_config(&mut self) -> Result<(), ApiError> {
         let adopt = self.adopt_limits()?;
-        let config = publish::config(&self.config, *self.secret, adopt)
+        let config = publish::config(&self.config, *self.secret, adopt, self.unknown.begin)
             .map_err(|error| ApiError::configuration(format!("`identify.sources`: {error}")))?;
         self.plane.set_config(&config)?;
         self.plane.set_ports(&self.config.attach.ports)?;

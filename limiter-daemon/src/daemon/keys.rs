@@ -70,12 +70,14 @@ impl Engine {
     pub fn check_key(&self, request: CheckKey) -> Result<KeyCheck, ApiError> {
         let raw = RawKey::new(request.key);
         let form = key::recognize(&raw);
-        let record = self.store.key_by_digest(self.digest(&raw))?;
+        let digest = self.digest(&raw);
+        let record = self.store.key_by_digest(digest)?;
         Ok(KeyCheck {
             well_formed: form.is_ok(),
             problem: form.as_ref().err().map(ToString::to_string),
             form: form.ok(),
             known: record.is_some(),
+            unknown_scope: self.unknown.scope(&digest).cloned(),
             registered: record.map(|record| self.view_key(record)).transpose()?,
         })
     }
@@ -89,6 +91,7 @@ impl Engine {
         caller: &Caller,
     ) -> Result<String, ApiError> {
         check_label(label.as_deref())?;
+        self.check_registered(scope)?;
         let scope_id = self.scope(scope)?.record.id;
         self.check_room(1)?;
         let new = NewKey {
@@ -103,6 +106,7 @@ impl Engine {
             store.audit(&caller.entry(action, &new.id, &detail))
         })?;
         self.enter_key(&new.id)?;
+        self.drop_unknown(&[new.digest], caller.now)?;
         log::info!("{}: key {} of {scope} registered", caller.who, new.id);
         Ok(new.id)
     }

@@ -24,6 +24,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod text_sets;
+mod unknown;
 mod usage;
 
 use std::{

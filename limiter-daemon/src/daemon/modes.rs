@@ -22,6 +22,7 @@ impl Engine {
         caller: &Caller,
     ) -> Result<ScopeView, ApiError> {
         check_note(&request.note)?;
+        self.check_registered(name)?;
         let record = &self.scope(name)?.record;
         let (id, own) = (record.id, request.mode.own());
         let was = record.mode.map_or("tier", |mode| mode.as_str());

@@ -2,6 +2,7 @@
 
 use limiter_common::{
     abi::{self, LIMITS_IN_USE, LIMITS_OBSERVE, UNLIMITED, policy},
+    day::DayCount,
     fingerprint, gcra,
     http::{self, Rules, RulesError},
 };
@@ -50,7 +51,7 @@ pub(super) fn limits(limits: &Limits, mode: Mode, text_set: u32, ahead: u32) -> 
 }
 
 /// The kernel's form of the configuration. `adopt` is what a scope of an unknown key gets, when
-/// the configuration makes scopes of them.
+/// the configuration makes scopes of them, and `begin` the count that it begins with.
 ///
 /// # Errors
 /// A source that the scanner cannot look for; the configuration lets none by.
@@ -58,6 +59,7 @@ pub(super) fn config(
     config: &Config,
     hash_key: [u64; 2],
     adopt: Option<abi::Limits>,
+    begin: DayCount,
 ) -> Result<abi::Config, RulesError> {
     let pass_or_reject = |reject: bool| if reject { policy::REJECT } else { policy::PASS };
     let rules = &config.policy;
@@ -82,13 +84,9 @@ pub(super) fn config(
         },
         observe: u32::from(rules.mode == Mode::Observe),
         common_texts: COMMON,
-        adopt_first: config.tables.scopes,
-        adopt_count: if adopt.is_some() {
-            config.tables.unknown_keys
-        } else {
-            0
-        },
         unattended: pass_or_reject(config.accounting.unattended == Unattended::Reject),
+        reserved: 0,
+        adopt_count: begin.0,
         adopt_limits: adopt.unwrap_or_default(),
         fingerprint_key: fingerprint::key(hash_key),
     })

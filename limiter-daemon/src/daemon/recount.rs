@@ -160,7 +160,7 @@ impl Engine {
             return Ok(None);
         }
         let number = self.table.recount.wrapping_add(1).max(1);
-        let scopes = self.counted_scopes()?;
+        let scopes = self.counted_scopes();
         for scope in &scopes {
             self.plane.begin_recount(*scope, number);
         }
@@ -170,14 +170,9 @@ impl Engine {
         Ok(Some(Recount { number, scopes }))
     }
 
-    /// Ids that the kernel may have counted for: those of scopes, of scopes that were removed, and
-    /// those that it gave to unknown keys.
-    fn counted_scopes(&self) -> Result<Vec<u32>, KernelError> {
-        let tables = &self.config.tables;
-        let adopted = self.plane.adopted()?.min(tables.unknown_keys.into());
-        let adopted = tables.scopes..tables.scopes + u32::try_from(adopted).unwrap_or(0);
-        let named = self.ids.keys().chain(&self.retired).copied();
-        Ok(named.chain(adopted).collect())
+    /// Ids that the kernel may have counted for: those of scopes, and of scopes that were removed.
+    fn counted_scopes(&self) -> Vec<u32> {
+        self.ids.keys().chain(&self.retired).copied().collect()
     }
 
     fn end_recount(&mut self, recount: &Recount, drifts: Option<Drifts>) {

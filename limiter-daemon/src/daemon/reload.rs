@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::engine::{Caller, Engine};
+use super::engine::{Caller, Engine, Scope};
 use crate::{
     api::{ApiError, Report},
     config::{self, Config, Resolution},
@@ -86,10 +86,15 @@ impl Engine {
             return Err(error);
         }
         report.done = describe_changes(&previous, &self.config);
+        self.follow_unknown_tier();
+        if self.unknown_tier().is_none() {
+            // The kernel makes no more of them first.
+            self.publish_config()?;
+            self.drop_all_unknown(caller.now)?;
+        }
         self.publish_limits()?;
         self.publish_config()?;
-        let adopted = self.adopted_keys()?;
-        self.publish_adopted(&adopted)?;
+        self.fill_unused()?;
         self.drop_unused_texts()?;
         report
             .done
@@ -107,7 +112,8 @@ impl Engine {
 
     /// Overrides must make sense over the new tiers.
     fn check_overrides(&self) -> Result<(), ApiError> {
-        for scope in self.scopes.values() {
+        let own = |scope: &&Scope| scope.record.own.is_some();
+        for scope in self.scopes.values().filter(own) {
             self.effective(&scope.record)?;
         }
         Ok(())
@@ -144,6 +150,8 @@ impl Engine {
         let flushed = self.flush(now).and_then(|()| self.open_next_day(now));
         let flushed = flushed.err().map(|error| error.message);
         self.note_health("store", flushed);
+        let unknown = self.tend_unknown(now).err().map(|error| error.message);
+        self.note_health("unknown_keys", unknown);
         let forgotten = self.forget_old_days(now).err().map(|error| error.message);
         self.note_health("history", forgotten);
     }

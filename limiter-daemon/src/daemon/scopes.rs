@@ -72,6 +72,7 @@ impl Engine {
             created_at: now,
             own: None,
             mode: None,
+            unknown: None,
         };
         let in_force = self.effective(&record)?;
         let scope = Scope::new(record, in_force, usage, today);
@@ -85,18 +86,29 @@ impl Engine {
         self.free_ids().next().ok_or_else(full)
     }
 
-    /// All such ids, each once.
+    /// All such ids, each once, as many as there can be scopes more.
     pub(super) fn free_ids(&self) -> impl Iterator<Item = u32> {
-        let limit = self.config.tables.scopes;
-        let from_here = (self.next_id..limit).chain(0..self.next_id.min(limit));
-        let unused = |id: &u32| !self.ids.contains_key(id) && !self.retired.contains(id);
-        // Removed scopes' ids come back once nothing in the kernel holds on to them.
-        let quiet = |id: &u32| {
-            let state = self.plane.state(*id);
-            state.in_flight == 0 && state.connections == 0
+        let tables = &self.config.tables;
+        let (limit, all) = (tables.scopes, tables.scope_ids());
+        let next = self.next_id.min(limit);
+        let unused = |id: &u32| {
+            !self.ids.contains_key(id)
+                && !self.retired.contains(id)
+                && !self.unknown.may_take(*id)
+                && self.is_quiet(*id)
         };
+        // Removed scopes' ids come back once nothing in the kernel holds on to them.
         let retired = self.retired.iter().copied();
-        from_here.filter(unused).chain(retired.filter(quiet))
+        let busy = retired.clone().filter(|id| !self.is_quiet(*id)).count();
+        let registered = self.scopes.len() - self.unknown.count();
+        // Those beyond the limit are for unknown keys, which may have had some below it when the
+        // limit was a smaller one.
+        (next..limit)
+            .chain(0..next)
+            .filter(unused)
+            .chain(retired.filter(|id| self.is_quiet(*id)))
+            .chain((limit..all).filter(unused))
+            .take((limit as usize).saturating_sub(registered + busy))
     }
 
     /// Removes a scope with its keys.
@@ -109,6 +121,7 @@ impl Engine {
         with_keys: bool,
         caller: &Caller,
     ) -> Result<Report, ApiError> {
+        self.check_registered(name)?;
         let id = self.scope(name)?.record.id;
         let keys = self.store.keys(Some(id))?;
         let active = keys
@@ -201,6 +214,7 @@ impl Engine {
                 "the end {until} has passed already"
             )));
         }
+        self.check_registered(name)?;
         let scope = self.scope(name)?;
         // Over an override that is there already: what this one does not name stays, its end too.
         let (changes, until) = match &scope.record.own {
@@ -349,6 +363,7 @@ fn view(scope: &Scope) -> ScopeView {
         own: scope.record.own.as_ref().map(OverrideView::from),
         mode: scope.mode.as_str().to_owned(),
         own_mode: scope.record.mode.map(|mode| mode.as_str().to_owned()),
+        unknown_key: scope.record.unknown.is_some(),
         created_at: scope.record.created_at,
     }
 }

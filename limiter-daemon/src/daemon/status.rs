@@ -54,7 +54,8 @@ impl Engine {
             started_at: self.started_at,
             guarded_ports: self.config.attach.ports.clone(),
             mode: self.config.policy.mode.as_str().to_owned(),
-            scopes: self.scopes.len() as u64,
+            scopes: (self.scopes.len() - self.unknown.count()) as u64,
+            unknown_scopes: self.unknown.count() as u64,
             keys: self.store.key_count()?,
             totals: Totals {
                 admitted: at(counter::ADMITTED),

@@ -11,3 +11,4 @@ mod import;
 mod modes;
 mod plane;
 pub(crate) mod testing;
+mod unknown;

@@ -106,7 +106,7 @@ impl Engine {
         let today = day_of(now);
         let mut pending = Vec::new();
         for id in ids {
-            // Others are of unknown keys, or have just been removed.
+            // Others have just been removed, or are not known yet.
             if let Some(name) = self.ids.get(id)
                 && let Some(scope) = self.scopes.get_mut(name)
             {

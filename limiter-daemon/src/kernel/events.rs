@@ -57,9 +57,11 @@ impl EventWatch {
 
 /// An event from its bytes; none from what is not one.
 fn read(bytes: &[u8]) -> Option<abi::Event> {
-    let (kind, scope) = bytes.split_at_checked(4)?;
+    let short = |at| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
+    let long = |at| Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
     Some(abi::Event {
-        kind: u32::from_ne_bytes(kind.try_into().ok()?),
-        scope: u32::from_ne_bytes(scope.get(..4)?.try_into().ok()?),
+        kind: short(0)?,
+        scope: short(4)?,
+        key: [long(8)?, long(16)?],
     })
 }

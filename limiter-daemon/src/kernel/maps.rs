@@ -35,7 +35,6 @@ macro_rules! plain {
 plain!(
     abi::Config,
     abi::Ports,
-    abi::Adopted,
     abi::Clock,
     abi::Suspect,
     abi::Sweep,
@@ -51,7 +50,6 @@ type Entries<K, V> = HashMap<MapData, K, V>;
 pub(super) struct Maps {
     pub(super) config: Array<MapData, Plain<abi::Config>>,
     pub(super) ports: Array<MapData, Plain<abi::Ports>>,
-    pub(super) adopted: Array<MapData, Plain<abi::Adopted>>,
     pub(super) sweep: Array<MapData, Plain<abi::Sweep>>,
     pub(super) suspects: Array<MapData, Plain<abi::Suspect>>,
     pub(super) forget: Array<MapData, Plain<abi::Suspect>>,

@@ -17,6 +17,7 @@ pub mod sockets;
 mod state;
 mod sys;
 mod undo;
+mod unused;
 mod words;
 
 pub use detach::{Removed, remove_all};

@@ -24,10 +24,11 @@ use super::{
     limits::LimitsMap,
     maps::{ClockMap, Maps, Plain, all, insert, insert_all, lookup, remove},
     netdev::Interface,
-    pins::{PinDirectory, TEXT_ENTRIES, key_entries, scope_entries},
+    pins::{PinDirectory, TEXT_ENTRIES, key_entries, unused_entries},
     plane::{Count, Counted, First},
     state::StateMap,
     sys,
+    unused::UnusedMap,
 };
 use crate::config::{AttachHook, Tables};
 
@@ -56,6 +57,7 @@ pub struct Kernel {
     maps: Maps,
     state: StateMap,
     limits: LimitsMap,
+    unused: UnusedMap,
     attachments: Attachments,
     pins: PinDirectory,
     tables: Tables,
@@ -78,21 +80,23 @@ impl Kernel {
         let mut ebpf = EbpfLoader::new()
             .default_map_pin_directory(pins.maps())
             .map_max_entries(map::KEYS, key_entries(tables))
-            .map_max_entries(map::LIMITS, scope_entries(tables))
-            .map_max_entries(map::ENDED, scope_entries(tables))
-            .map_max_entries(map::STATE, scope_entries(tables))
+            .map_max_entries(map::LIMITS, tables.scope_ids())
+            .map_max_entries(map::ENDED, tables.scope_ids())
+            .map_max_entries(map::STATE, tables.scope_ids())
+            .map_max_entries(map::UNUSED, unused_entries(tables))
             .map_max_entries(map::FLOWS, tables.flows)
             .load(OBJECT)
             .map_err(|source| KernelError::Load(Box::new(source)))?;
         let state_data = array_data(&mut ebpf, map::STATE)?;
         let identity = identity(&state_data)?;
-        let state = StateMap::new(state_data, scope_entries(tables))?;
+        let state = StateMap::new(state_data, tables.scope_ids())?;
         let limits_data = array_data(&mut ebpf, map::LIMITS)?;
-        let limits = LimitsMap::new(limits_data, scope_entries(tables))?;
+        let limits = LimitsMap::new(limits_data, tables.scope_ids())?;
+        let unused_data = array_data(&mut ebpf, map::UNUSED)?;
+        let unused = UnusedMap::new(unused_data, unused_entries(tables))?;
         let maps = Maps {
             config: array(&mut ebpf, map::CONFIG)?,
             ports: array(&mut ebpf, map::PORTS)?,
-            adopted: array(&mut ebpf, map::ADOPTED)?,
             sweep: array(&mut ebpf, map::SWEEP)?,
             suspects: array(&mut ebpf, map::SUSPECTS)?,
             forget: array(&mut ebpf, map::FORGET)?,
@@ -117,6 +121,7 @@ impl Kernel {
             maps,
             state,
             limits,
+            unused,
             attachments: Attachments::new(mechanism, pins.clone()),
             pins: pins.clone(),
             tables: *tables,
@@ -253,6 +258,10 @@ impl Plane for Kernel {
         self.state.raise_day_count(scope, day, used);
     }
 
+    fn add_to_day_count(&self, scope: u32, day: Day, more: u64) {
+        self.state.add_to_day_count(scope, day, more);
+    }
+
     fn clear_state(&self, scope: u32) {
         self.state.clear(scope);
     }
@@ -371,9 +380,20 @@ impl Plane for Kernel {
         Ok(self.maps.forget.get(&0, 0).map_err(forget)?.0)
     }
 
-    fn adopted(&self) -> Result<u64, KernelError> {
-        let adopted = self.maps.adopted.get(&0, 0);
-        Ok(adopted.map_err(map_error(map::ADOPTED))?.0.given)
+    fn unused_left(&self) -> usize {
+        self.unused.left() as usize
+    }
+
+    fn unused(&self) -> Vec<u32> {
+        self.unused.list()
+    }
+
+    fn add_unused(&self, ids: &[u32]) {
+        self.unused.add(ids);
+    }
+
+    fn clear_unused(&self) {
+        self.unused.clear();
     }
 
     fn begin_recount(&self, scope: u32, number: u32) {

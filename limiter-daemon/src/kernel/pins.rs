@@ -8,8 +8,8 @@ use std::{
 
 use aya::maps::{MapInfo, MapType};
 use limiter_common::abi::{
-    ABI_VERSION, Adopted, Clock, Config, Digest, EVENT_BYTES, Flow, FlowKey, KeyEntry, Limits,
-    MAX_SUSPECTS, Ports, ScopeState, Stranger, Suspect, Sweep, Text, TextKey, Tomb, counter, map,
+    ABI_VERSION, Clock, Config, Digest, EVENT_BYTES, Flow, FlowKey, KeyEntry, Limits, MAX_SUSPECTS,
+    Ports, ScopeState, Stranger, Suspect, Sweep, Text, TextKey, Tomb, counter, map,
 };
 
 use super::KernelError;
@@ -129,14 +129,14 @@ pub(super) struct Shape {
     entries: u32,
 }
 
-/// Scope ids: the registered ones, then those that the kernel gives to unknown keys.
-pub(super) fn scope_entries(tables: &Tables) -> u32 {
-    tables.scopes.saturating_add(tables.unknown_keys)
-}
-
 /// Keys: the registered ones and the unknown ones that became scopes.
 pub(super) fn key_entries(tables: &Tables) -> u32 {
     tables.keys.saturating_add(tables.unknown_keys)
+}
+
+/// The ids that unknown keys can get, after the word that says how many there are.
+pub(super) fn unused_entries(tables: &Tables) -> u32 {
+    tables.unknown_keys.saturating_add(1)
 }
 
 pub(super) fn shapes(tables: &Tables) -> [Shape; 17] {
@@ -152,13 +152,12 @@ pub(super) fn shapes(tables: &Tables) -> [Shape; 17] {
             entries,
         }
     }
-    let scopes = scope_entries(tables);
+    let scopes = tables.scope_ids();
     let keys = key_entries(tables);
     [
-        shape::<u32, Config>(map::CONFIG, 3, MapType::Array, 1),
+        shape::<u32, Config>(map::CONFIG, 4, MapType::Array, 1),
         shape::<u32, Ports>(map::PORTS, 1, MapType::Array, 1),
         shape::<u32, Clock>(map::CLOCK, 3, MapType::Array, 1),
-        shape::<u32, Adopted>(map::ADOPTED, 1, MapType::Array, 1),
         shape::<u32, Sweep>(map::SWEEP, 2, MapType::Array, 1),
         shape::<u32, Suspect>(map::SUSPECTS, 2, MapType::Array, MAX_SUSPECTS),
         shape::<u32, Suspect>(map::FORGET, 2, MapType::Array, 1),
@@ -167,12 +166,13 @@ pub(super) fn shapes(tables: &Tables) -> [Shape; 17] {
         shape::<u32, Limits>(map::ENDED, 3, MapType::Hash, scopes),
         Shape {
             name: map::EVENTS,
-            since: 3,
+            since: 4,
             kind: MapType::RingBuf,
             key: 0,
             value: 0,
             entries: EVENT_BYTES,
         },
+        shape::<u32, u64>(map::UNUSED, 4, MapType::Array, unused_entries(tables)),
         shape::<u32, ScopeState>(map::STATE, 2, MapType::Array, scopes),
         shape::<FlowKey, Flow>(map::FLOWS, 2, MapType::Hash, tables.flows),
         shape::<FlowKey, Tomb>(map::TOMBS, 2, MapType::LruHash, TOMB_ENTRIES),

@@ -132,6 +132,10 @@ pub trait Plane: Send {
     /// stands at an earlier one. Never takes a charge back.
     fn raise_day_count(&self, scope: u32, day: Day, used: u64);
 
+    /// Adds `more` to a scope's count of `day`, and opens that day if the word stands at an earlier
+    /// one; nothing if it stands at a later one.
+    fn add_to_day_count(&self, scope: u32, day: Day, more: u64);
+
     /// Zeroes a scope's state for its next owner.
     fn clear_state(&self, scope: u32);
 
@@ -220,11 +224,17 @@ pub trait Plane: Send {
     /// The kernel's.
     fn forget(&mut self, suspect: &abi::Suspect) -> Result<abi::Suspect, KernelError>;
 
-    /// How many scope ids have been given to unknown keys.
-    ///
-    /// # Errors
-    /// The kernel's.
-    fn adopted(&self) -> Result<u64, KernelError>;
+    /// How many scope ids unknown keys can still get.
+    fn unused_left(&self) -> usize;
+
+    /// These ids.
+    fn unused(&self) -> Vec<u32>;
+
+    /// Lets unknown keys get these ids too.
+    fn add_unused(&self, ids: &[u32]);
+
+    /// Lets unknown keys get none.
+    fn clear_unused(&self);
 
     /// Lets a scope's recount of this number begin at zero.
     fn begin_recount(&self, scope: u32, number: u32);

@@ -100,6 +100,19 @@ impl StateMap {
         let _not_lower = word.fetch_update(SeqCst, SeqCst, raised);
     }
 
+    pub(super) fn add_to_day_count(&self, scope: u32, day: Day, more: u64) {
+        let Some(word) = self.word(scope, DAY_COUNT) else {
+            return;
+        };
+        let added = |current: u64| {
+            let current = DayCount(current).on(day);
+            let count = current.count().saturating_add(more);
+            (current.day() == day).then(|| DayCount::new(day, count).0)
+        };
+        // An error here says that the word stands at a later day.
+        let _later = word.fetch_update(SeqCst, SeqCst, added);
+    }
+
     /// Lets a scope go at `rate` from now on (`boot_ns` of the boot clock): what it has used ahead of
     /// its schedule is cut to what the new rate allows, or a slow rate would outlast its end.
     pub(super) fn lower_tat(&self, scope: u32, rate: Rate, boot_ns: u64) {

@@ -96,14 +96,14 @@ pub struct KeyBrief {
 }
 
 /// A digest's 16 bytes, first half first, each little-endian, as SipHash defines its output.
-fn to_bytes(digest: Digest) -> [u8; 16] {
+pub(super) fn to_bytes(digest: Digest) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&digest[0].to_le_bytes());
     bytes[8..].copy_from_slice(&digest[1].to_le_bytes());
     bytes
 }
 
-fn from_bytes(bytes: &[u8]) -> Option<Digest> {
+pub(super) fn from_bytes(bytes: &[u8]) -> Option<Digest> {
     let (first, second) = bytes.split_at_checked(8)?;
     Some([
         u64::from_le_bytes(first.try_into().ok()?),
@@ -161,6 +161,20 @@ impl Store {
                 })
             })
             .collect()
+    }
+
+    /// Keys that are registered although scopes of unknown keys are there for them.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn registered_unknown_keys(&self) -> Result<Vec<Digest>, StoreError> {
+        let digests = self.query(
+            "SELECT k.digest FROM scopes s JOIN keys k ON k.digest = s.unknown
+             WHERE s.unknown IS NOT NULL",
+            [],
+            |row| Ok(row.get_ref(0)?.as_blob().ok().and_then(from_bytes)),
+        )?;
+        Ok(digests.into_iter().flatten().collect())
     }
 
     /// The key of that id.

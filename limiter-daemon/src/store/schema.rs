@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 /// The version that [`upgrade`] brings a file to (`PRAGMA user_version`).
-pub(super) const SCHEMA_VERSION: i64 = 2;
+pub(super) const SCHEMA_VERSION: i64 = 3;
 
 /// Version 1.
 ///
@@ -124,6 +124,12 @@ const V2_MODE: &str = "
 ALTER TABLE scopes ADD COLUMN mode TEXT CHECK (mode IN ('enforce', 'observe'));
 ";
 
+/// Version 3: scopes of unknown keys, which have that key's digest and no row in `keys`.
+const V3_UNKNOWN: &str = "
+ALTER TABLE scopes ADD COLUMN unknown BLOB CHECK (length(unknown) = 16);
+CREATE UNIQUE INDEX scopes_by_unknown ON scopes (unknown) WHERE unknown IS NOT NULL;
+";
+
 /// Brings a file of version `found` to [`SCHEMA_VERSION`] in one transaction.
 pub(super) fn upgrade(connection: &mut Connection, found: i64) -> rusqlite::Result<()> {
     if found == SCHEMA_VERSION {
@@ -138,6 +144,9 @@ pub(super) fn upgrade(connection: &mut Connection, found: i64) -> rusqlite::Resu
         transaction.execute_batch(V2_AUDIT)?;
         transaction.execute_batch(V2_HISTORY)?;
         transaction.execute_batch(V2_MODE)?;
+    }
+    if found < 3 {
+        transaction.execute_batch(V3_UNKNOWN)?;
     }
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()

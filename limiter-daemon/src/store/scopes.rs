@@ -1,9 +1,13 @@
 //! Scopes and their overrides.
 
 use chrono::{DateTime, Utc};
+use limiter_common::abi::Digest;
 use rusqlite::params;
 
-use super::{Store, StoreError};
+use super::{
+    Store, StoreError,
+    keys::{from_bytes, to_bytes},
+};
 use crate::{
     config::Mode,
     limits::{Changes, Override},
@@ -25,6 +29,8 @@ pub struct ScopeRecord {
     pub own: Option<Override>,
     /// A mode of its own; `None` follows its tier.
     pub mode: Option<Mode>,
+    /// The key that it is of, if that is known by nothing else: the kernel has made the scope.
+    pub unknown: Option<Digest>,
 }
 
 impl Store {
@@ -42,9 +48,11 @@ impl Store {
             Option<i64>,
             Option<String>,
             Option<String>,
+            Option<Vec<u8>>,
         );
         let rows: Vec<Row> = self.query(
-            "SELECT s.id, s.name, s.tier, s.created_at, o.changes, o.until, o.note, s.mode
+            "SELECT s.id, s.name, s.tier, s.created_at, o.changes, o.until, o.note, s.mode,
+                    s.unknown
              FROM scopes s LEFT JOIN overrides o ON o.scope = s.id ORDER BY s.name",
             [],
             |row| {
@@ -57,11 +65,13 @@ impl Store {
                     row.get(5)?,
                     row.get(6)?,
                     row.get(7)?,
+                    row.get(8)?,
                 ))
             },
         )?;
         rows.into_iter()
-            .map(|(id, name, tier, created_at, changes, until, note, mode)| {
+            .map(|row| {
+                let (id, name, tier, created_at, changes, until, note, mode, unknown) = row;
                 let own = match changes {
                     None => None,
                     Some(changes) => Some(Override {
@@ -86,6 +96,7 @@ impl Store {
                                 .ok_or_else(|| self.corrupt("a scope's mode", &mode))?,
                         ),
                     },
+                    unknown: unknown.as_deref().and_then(from_bytes),
                 })
             })
             .collect()
@@ -110,6 +121,50 @@ impl Store {
         if added == 0 {
             return Err(StoreError::ScopeExists(name.to_string()));
         }
+        Ok(())
+    }
+
+    /// Adds the scope of an unknown key, which the kernel has made under the id `id`; if the key has one
+    /// already, that has another id now.
+    ///
+    /// # Errors
+    /// [`StoreError::ScopeExists`]: the name is another scope's.
+    pub fn add_unknown(
+        &self,
+        id: u32,
+        name: &ScopeName,
+        tier: &str,
+        key: Digest,
+        now: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        let added = self.execute(
+            "INSERT INTO scopes (id, name, tier, created_at, unknown) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (unknown) WHERE unknown IS NOT NULL DO UPDATE SET id = ?1
+             ON CONFLICT (name) DO NOTHING",
+            params![
+                id,
+                name.as_str(),
+                tier,
+                now.timestamp_millis(),
+                to_bytes(key)
+            ],
+        )?;
+        if added == 0 {
+            return Err(StoreError::ScopeExists(name.to_string()));
+        }
+        Ok(())
+    }
+
+    /// Forgets the scope of an unknown key, whose id is free then. Its usage stays.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn forget_unknown(&self, id: u32) -> Result<(), StoreError> {
+        self.execute("DELETE FROM seen WHERE scope = ?1", [id])?;
+        self.execute(
+            "DELETE FROM scopes WHERE id = ?1 AND unknown IS NOT NULL",
+            [id],
+        )?;
         Ok(())
     }
 

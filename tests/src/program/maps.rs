@@ -6,8 +6,8 @@ use aya::{
     util::nr_cpus,
 };
 use limiter_common::abi::{
-    Adopted, Clock, Config, Digest, Event, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState,
-    Stranger, Suspect, Sweep, Text, TextKey, Tomb, counter, map,
+    Clock, Config, Digest, Event, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState, Stranger,
+    Suspect, Sweep, Text, TextKey, Tomb, counter, map,
 };
 
 /// A type of the ABI as aya wants it: plain bytes.
@@ -25,8 +25,8 @@ macro_rules! plain {
 }
 
 plain!(
-    Adopted, Clock, Config, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState, Stranger, Suspect,
-    Sweep, Text, TextKey, Tomb,
+    Clock, Config, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState, Stranger, Suspect, Sweep,
+    Text, TextKey, Tomb,
 );
 
 type One<T> = Array<MapData, Plain<T>>;
@@ -37,7 +37,7 @@ pub struct Maps {
     pub config: One<Config>,
     pub ports: One<Ports>,
     pub clock: One<Clock>,
-    pub adopted: One<Adopted>,
+    pub unused: Array<MapData, u64>,
     pub sweep: One<Sweep>,
     pub suspects: One<Suspect>,
     pub forget: One<Suspect>,
@@ -60,7 +60,7 @@ impl Maps {
             config: take(ebpf, map::CONFIG),
             ports: take(ebpf, map::PORTS),
             clock: take(ebpf, map::CLOCK),
-            adopted: take(ebpf, map::ADOPTED),
+            unused: take(ebpf, map::UNUSED),
             sweep: take(ebpf, map::SWEEP),
             suspects: take(ebpf, map::SUSPECTS),
             forget: take(ebpf, map::FORGET),
@@ -93,7 +93,7 @@ impl Maps {
             set(&mut self.state, scope, ScopeState::default());
         }
         set(&mut self.clock, 0, Clock::default());
-        set(&mut self.adopted, 0, Adopted::default());
+        self.unused.set(0, 0, 0).expect("empty the stack of ids");
         set(&mut self.sweep, 0, Sweep::default());
         set(&mut self.ports, 0, Ports([0; 1024]));
         let cpus = nr_cpus().expect("the number of CPUs");
@@ -109,9 +109,11 @@ impl Maps {
         while let Some(item) = self.events.next() {
             let word =
                 |at: usize| u32::from_ne_bytes(item[at..at + 4].try_into().expect("four bytes"));
+            let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
             events.push(Event {
                 kind: word(0),
                 scope: word(4),
+                key: [long(8), long(16)],
             });
         }
         events

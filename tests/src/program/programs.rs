@@ -7,8 +7,8 @@ use std::{
 };
 
 use limiter_common::abi::{
-    Adopted, Clock, Config, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState, Suspect, Sweep,
-    TextKey, Tomb, counter, reason,
+    Clock, Config, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState, Suspect, Sweep, TextKey,
+    Tomb, Unused, counter, reason,
 };
 
 use super::{
@@ -166,10 +166,21 @@ impl Programs {
         self.change_clock(|clock| clock.utc_offset_ns = utc_offset_ns);
     }
 
-    /// How many scope ids were given to unknown keys.
-    pub fn adopted(&self) -> u64 {
-        let Adopted { given } = maps::get(&self.object().maps.adopted, 0);
-        given
+    /// Adds scope ids for unknown keys; the last comes first.
+    pub fn offer(&mut self, ids: &[u32]) {
+        let unused = &mut self.object_mut().maps.unused;
+        for id in ids {
+            let head = Unused(unused.get(&0, 0).expect("the stack of ids"));
+            let left = head.left() + 1;
+            unused.set(left, u64::from(*id), 0).expect("offer an id");
+            unused.set(0, head.with(left).0, 0).expect("offer an id");
+        }
+    }
+
+    /// How many scope ids are left for unknown keys.
+    pub fn unused(&self) -> u32 {
+        let head = self.object().maps.unused.get(&0, 0);
+        Unused(head.expect("the stack of ids")).left()
     }
 
     /// Forgets a text.

@@ -32,9 +32,9 @@ pub fn config() -> Config {
         on_limit: policy::ON_LIMIT_CLOSE,
         observe: 0,
         common_texts: COMMON_TEXTS,
-        adopt_first: 0,
-        adopt_count: 0,
         unattended: policy::PASS,
+        reserved: 0,
+        adopt_count: 0,
         adopt_limits: Limits::default(),
         fingerprint_key: fingerprint::key(HASH_KEY),
     }

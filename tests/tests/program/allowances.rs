@@ -53,6 +53,7 @@ fn told(programs: &mut Programs) -> usize {
     let wanted = Event {
         kind: event::ALLOWANCE,
         scope: SCOPE,
+        key: [0; 2],
     };
     assert!(told.iter().all(|event| *event == wanted), "{told:?}");
     told.len()

@@ -1,11 +1,13 @@
 //! What the policies say is done, and counted.
 
 use limiter_common::abi::{
-    KEY_DISABLED, KeyEntry, LIMITS_IN_USE, LIMITS_OBSERVE, Limits, counter, phase, policy,
+    Event, KEY_DISABLED, KeyEntry, LIMITS_IN_USE, LIMITS_OBSERVE, Limits, counter, event, phase,
+    policy,
 };
-use limiter_tests::program::{ACK, Programs, RST, Shape, Talk, Verdict, no_limits};
+use limiter_common::day::{DAY_NS, Day, DayCount};
+use limiter_tests::program::{ACK, Programs, RST, Shape, Talk, Verdict, digest, no_limits};
 
-use crate::support::{KEY, SCOPE, counted, get, get_as, limited, ok};
+use crate::support::{KEY, SCOPE, boot_ns, counted, get, get_as, limited, ok};
 
 const ANONYMOUS: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -111,9 +113,9 @@ fn unknown_keys_become_scopes_of_their_own_as_long_as_there_is_room() {
         daily_quota: 2,
         ..no_limits()
     };
+    programs.offer(&[9, 8]);
     programs.configure(|config| {
         config.unknown_key = policy::ADOPT;
-        (config.adopt_first, config.adopt_count) = (8, 2);
         config.adopt_limits = limits;
     });
     for (key, scope) in [("new-a", 8), ("new-b", 9)] {
@@ -130,6 +132,15 @@ fn unknown_keys_become_scopes_of_their_own_as_long_as_there_is_room() {
     }
     assert_eq!(programs.counter(counter::UNKNOWN_KEY_ADOPTED), 2);
     assert_eq!(programs.counter(counter::UNKNOWN_KEY), 6);
+    let adopted = |key, scope| Event {
+        kind: event::ADOPTED,
+        scope,
+        key: digest(key),
+    };
+    assert_eq!(
+        programs.object_mut().maps.told(),
+        [adopted("new-a", 8), adopted("new-b", 9)]
+    );
     // No room any more: `table_full` decides.
     assert_eq!(
         status(&mut programs, &get_as("new-c", "/")).as_deref(),
@@ -137,13 +148,37 @@ fn unknown_keys_become_scopes_of_their_own_as_long_as_there_is_room() {
     );
     assert_eq!(programs.counter(counter::UNKNOWN_KEY_OVERFLOW), 1);
     assert_eq!(programs.entry("new-c"), None);
-    assert_eq!(programs.adopted(), 2);
     programs.configure(|config| {
         config.unknown_key = policy::ADOPT;
-        (config.adopt_first, config.adopt_count) = (8, 2);
         config.table_full = policy::PASS;
     });
     assert_eq!(status(&mut programs, &get_as("new-c", "/")), None);
+    assert_eq!(programs.entry("new-c"), None);
+    // The next id that is given back is for it.
+    programs.offer(&[3]);
+    assert_eq!(status(&mut programs, &get_as("new-c", "/")), None);
+    assert_eq!(programs.entry("new-c").expect("new-c").scope, 3);
+    assert_eq!(programs.unused(), 0);
+}
+
+#[test]
+fn a_scope_of_an_unknown_key_begins_with_what_it_may_have_used() {
+    let today = Day(20_000);
+    for (day, left) in [(today, 1), (Day(19_999), 3)] {
+        let mut programs = limited(no_limits());
+        programs.set_clock((20_000 * DAY_NS).wrapping_sub(boot_ns()));
+        programs.offer(&[8]);
+        programs.configure(|config| {
+            config.unknown_key = policy::ADOPT;
+            config.adopt_count = DayCount::new(day, 2).0;
+            config.adopt_limits = Limits {
+                daily_quota: 3,
+                ..no_limits()
+            };
+        });
+        let passed = (0..5).filter(|_| status(&mut programs, &get_as("new", "/")).is_none());
+        assert_eq!(passed.count(), left, "{day:?}");
+    }
 }
 
 #[test]

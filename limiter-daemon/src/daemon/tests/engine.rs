@@ -369,7 +369,6 @@ fn keys_that_the_store_does_not_have_leave_the_kernel() {
     host.start(noon()).unwrap();
     assert_eq!(host.plane.tables().keys.len(), 1);
     let config = host.plane.tables().config.unwrap();
-    assert_eq!(config.adopt_first, 131_072);
     assert_eq!(config.adopt_limits.daily_quota, 1000);
 }
 

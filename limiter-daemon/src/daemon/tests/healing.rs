@@ -288,15 +288,21 @@ fn counts_that_are_too_low_are_corrected_too() {
 fn scopes_that_were_removed_or_adopted_are_recounted() {
     let healed = Healed::new("[policy]\nunknown_key = \"tier:profile\"\n");
     let adopted = 131_072 + 1;
+    healed.tables(|tables| {
+        let entry = crate::daemon::unknown::unknown_entry(adopted, 0);
+        tables.keys.insert([7, 7], entry);
+    });
     {
         let mut engine = healed.shared.engine();
+        engine
+            .note_unknown(&[([7, 7], adopted)], super::host::noon())
+            .unwrap();
         let caller = super::host::caller(super::host::noon());
         engine
             .remove_scope(&super::host::name("acme"), true, &caller)
             .unwrap();
     }
     healed.tables(|tables| {
-        tables.adopted = 2;
         for id in [healed.id, adopted] {
             tables.state.entry(id).or_default().in_flight = 5;
         }

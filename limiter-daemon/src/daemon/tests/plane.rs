@@ -43,7 +43,8 @@ pub(super) struct Tables {
     pub(super) suspects: Vec<abi::Suspect>,
     /// Flows that each sweep misses.
     pub(super) missed: u64,
-    pub(super) adopted: u64,
+    /// Ids for unknown keys.
+    pub(super) unused: Vec<u32>,
     /// See [`Tables::counted`].
     pub(super) noise: u64,
     pub(super) looks: u64,
@@ -144,6 +145,15 @@ impl Plane for MemoryPlane {
         }
     }
 
+    fn add_to_day_count(&self, scope: u32, day: Day, more: u64) {
+        let mut tables = self.tables();
+        let state = tables.state.entry(scope).or_default();
+        let word = DayCount(state.day_count).on(day);
+        if word.day() == day {
+            state.day_count = DayCount::new(day, word.count() + more).0;
+        }
+    }
+
     fn clear_state(&self, scope: u32) {
         self.tables().state.remove(&scope);
     }
@@ -232,8 +242,20 @@ impl Plane for MemoryPlane {
         Ok(self.tables().forget(suspect))
     }
 
-    fn adopted(&self) -> Result<u64, KernelError> {
-        Ok(self.tables().adopted)
+    fn unused_left(&self) -> usize {
+        self.tables().unused.len()
+    }
+
+    fn unused(&self) -> Vec<u32> {
+        self.tables().unused.clone()
+    }
+
+    fn add_unused(&self, ids: &[u32]) {
+        self.tables().unused.extend(ids);
+    }
+
+    fn clear_unused(&self) {
+        self.tables().unused.clear();
     }
 
     fn begin_recount(&self, scope: u32, number: u32) {

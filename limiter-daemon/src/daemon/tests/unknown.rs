@@ -1,0 +1,314 @@
+//! Scopes that the kernel makes of unknown keys.
+
+use limiter_common::{
+    abi::{Digest, KEY_ADOPTED, KeyEntry},
+    day::{Day, DayCount},
+};
+
+use super::{
+    host::{Host, TODAY, TOMORROW, at, caller, name, noon},
+    plane::MemoryPlane,
+};
+use crate::{
+    api::{ImportKey, UsageView},
+    kernel::Plane as _,
+    limits::Changes,
+};
+
+const CONFIG: &str = "[policy]\nunknown_key = \"tier:profile\"\n[tables]\nunknown_keys = 64\n";
+
+/// An unknown key, and its scope.
+const KEY: Digest = [0xabcd, 1];
+const SCOPE: &str = "unknown/000000000000abcd";
+
+fn morning() -> chrono::DateTime<chrono::Utc> {
+    at("2026-11-25T00:00:01Z")
+}
+
+/// The kernel meets an unknown key, `requests` of which it admits on `day`: the id it gave.
+fn meet(host: &Host, key: Digest, day: Day, requests: u64) -> u32 {
+    let id = {
+        let mut tables = host.plane.tables();
+        let id = tables.unused.pop().unwrap();
+        let config = tables.config.unwrap();
+        tables.limits.insert(id, config.adopt_limits);
+        tables.state.entry(id).or_default().day_count = config.adopt_count;
+        let entry = KeyEntry {
+            scope: id,
+            flags: KEY_ADOPTED,
+            last_used_ns: 1,
+        };
+        tables.keys.insert(key, entry);
+        id
+    };
+    host.plane.admit(id, day, requests);
+    id
+}
+
+/// As [`meet`], and the daemon hears of it.
+fn adopt(host: &mut Host, key: Digest, requests: u64) -> u32 {
+    let id = meet(host, key, TODAY, requests);
+    host.engine().hear_of_unknown(&[(key, id)], noon()).unwrap();
+    id
+}
+
+fn usage(host: &mut Host, scope: &str) -> UsageView {
+    let usage = host.engine().usage_of(&name(scope), None, noon());
+    usage.unwrap()
+}
+
+fn unused(host: &Host) -> usize {
+    host.plane.tables().unused.len()
+}
+
+fn entry(host: &Host) -> Option<u32> {
+    let entry = host.plane.tables().keys.get(&KEY).copied();
+    entry.map(|entry| entry.scope)
+}
+
+#[test]
+fn they_are_scopes_as_others_are() {
+    let mut host = Host::new(CONFIG);
+    assert_eq!(unused(&host), 64);
+    let id = adopt(&mut host, KEY, 3);
+    let of = usage(&mut host, SCOPE);
+    assert_eq!(
+        (of.tier.as_deref(), of.used, of.remaining),
+        (Some("profile"), 3, Some(997))
+    );
+    assert_eq!(host.plane.allowed(id), DayCount::new(TODAY, 103));
+    host.plane.admit(id, TODAY, 5);
+    host.engine().tick(noon());
+    assert_eq!(usage(&mut host, SCOPE).used, 8);
+    let shown = host.engine().show_scope(&name(SCOPE)).unwrap();
+    assert!(shown.scope.unknown_key && shown.keys.is_empty());
+    let status = host.engine().status().unwrap();
+    assert_eq!((status.scopes, status.unknown_scopes), (0, 1));
+    // The tier's limits are theirs when they change.
+    host.configure(&format!("{CONFIG}[tiers.profile]\ndaily_quota = 50\n"));
+    host.engine().reload(&caller(noon())).unwrap();
+    assert_eq!(host.plane.tables().limits[&id].daily_quota, 50);
+}
+
+#[test]
+fn their_counts_survive_the_daemon_and_the_host() {
+    let mut host = Host::new(CONFIG);
+    let id = adopt(&mut host, KEY, 3);
+    // While no daemon runs, more come, and another key.
+    host.plane.admit(id, TODAY, 4);
+    meet(&host, [0xef, 2], TODAY, 2);
+    host.start(noon()).unwrap();
+    assert_eq!(usage(&mut host, SCOPE).used, 7);
+    assert_eq!(usage(&mut host, "unknown/00000000000000ef").used, 2);
+    assert_eq!(unused(&host), 62);
+    // A reboot that was announced.
+    host.stop(noon());
+    host.plane = MemoryPlane::new("boot:two");
+    host.start(noon()).unwrap();
+    assert_eq!(entry(&host), Some(id));
+    assert_eq!(DayCount(host.plane.state(id).day_count).count(), 7);
+    assert_eq!((usage(&mut host, SCOPE).used, unused(&host)), (7, 62));
+}
+
+#[test]
+fn after_a_crash_what_may_have_been_used_counts_for_new_ones_too() {
+    let mut host = Host::new(CONFIG);
+    adopt(&mut host, KEY, 3);
+    for (boot, begin) in [("two", 100), ("three", 200)] {
+        // A key that the store knows nothing of may have used what comes by itself.
+        host.plane = MemoryPlane::new(boot);
+        host.start(noon()).unwrap();
+        let config = host.plane.tables().config.unwrap();
+        assert_eq!(DayCount(config.adopt_count), DayCount::new(TODAY, begin));
+        let allowed = DayCount(config.adopt_limits.allowed);
+        assert_eq!(allowed, DayCount::new(TODAY, begin + 100));
+    }
+    // One that is known has lost its own, each time.
+    let of = usage(&mut host, SCOPE);
+    assert_eq!((of.used, of.lost), (203, 200));
+    adopt(&mut host, [5, 5], 1);
+    let of = usage(&mut host, "unknown/0000000000000005");
+    assert_eq!((of.used, of.lost), (201, 200));
+    // Nothing of it is left on the next day.
+    host.stop(noon());
+    host.start(morning()).unwrap();
+    let id = meet(&host, [6, 6], TOMORROW, 1);
+    assert_eq!(DayCount(host.plane.state(id).day_count).count(), 1);
+}
+
+#[test]
+fn they_are_forgotten_after_their_day_when_nothing_holds_them() {
+    let mut host = Host::new(CONFIG);
+    let idle = adopt(&mut host, KEY, 3);
+    let busy: Vec<u32> = (1..=4).map(|n| adopt(&mut host, [n, n], 1)).collect();
+    host.engine().tick(noon());
+    assert_eq!(
+        (entry(&host), unused(&host)),
+        (Some(idle), 59),
+        "on its day"
+    );
+    host.plane.admit(busy[0], TOMORROW, 1);
+    {
+        let mut tables = host.plane.tables();
+        tables.state.get_mut(&busy[1]).unwrap().in_flight = 1;
+        tables.state.get_mut(&busy[2]).unwrap().connections = 1;
+        tables.state.get_mut(&busy[3]).unwrap().tat_ns = u64::MAX;
+    }
+    host.engine().tick(morning());
+    assert_eq!((entry(&host), unused(&host)), (None, 59), "on its way");
+    host.engine().tick(morning());
+    assert_eq!(unused(&host), 60);
+    assert!(host.plane.tables().unused.contains(&idle));
+    let status = host.engine().status().unwrap();
+    assert_eq!(status.unknown_scopes, 4);
+    // What it used stays on record.
+    let date = "2026-11-24".parse().unwrap();
+    let of = host.engine().usage_of(&name(SCOPE), Some(date), morning());
+    let of = of.unwrap();
+    assert_eq!((of.used, of.removed), (3, true));
+}
+
+#[test]
+fn one_that_comes_back_while_it_is_forgotten_loses_no_count() {
+    let mut host = Host::new(CONFIG);
+    let old = adopt(&mut host, KEY, 3);
+    host.engine().tick(noon());
+    host.engine().tick(morning());
+    assert_eq!(entry(&host), None);
+    // A packet that had looked the key up before is charged late, and the next one makes it a new
+    // scope.
+    host.plane.admit(old, TOMORROW, 1);
+    let new = meet(&host, KEY, TOMORROW, 4);
+    host.engine().tick(morning());
+    host.engine()
+        .hear_of_unknown(&[(KEY, new)], morning())
+        .unwrap();
+    assert_eq!(host.used(SCOPE, morning()), 5);
+    assert_eq!(DayCount(host.plane.state(new).day_count).count(), 5);
+    for _ in 0..3 {
+        host.engine().tick(morning());
+    }
+    assert_eq!((entry(&host), unused(&host)), (Some(new), 63));
+    // With the late packet alone, it keeps the scope that it had.
+    host.plane.admit(new, TOMORROW, 0);
+    let night = at("2026-11-26T00:00:01Z");
+    host.engine().tick(night);
+    assert_eq!(entry(&host), None);
+    host.plane.admit(new, Day(TOMORROW.0 + 1), 1);
+    host.engine().tick(night);
+    assert_eq!((entry(&host), host.used(SCOPE, night)), (Some(new), 1));
+}
+
+#[test]
+fn what_nobody_heard_of_is_found() {
+    let mut host = Host::new(CONFIG);
+    meet(&host, KEY, TODAY, 3);
+    // Two packets of a new key at once took this one for nothing.
+    let lost = host.plane.tables().unused.pop().unwrap();
+    host.engine().tick(noon());
+    assert!(
+        host.engine().list_scopes().is_empty(),
+        "it may be under way"
+    );
+    host.engine().tick(noon());
+    assert_eq!(usage(&mut host, SCOPE).used, 3);
+    assert_eq!(unused(&host), 63);
+    assert!(host.plane.tables().unused.contains(&lost));
+}
+
+#[test]
+fn registering_the_key_makes_it_another_scopes() {
+    let mut host = Host::new(CONFIG);
+    host.add("acme");
+    let request = ImportKey {
+        scope: name("acme"),
+        label: None,
+        key: "a-key-that-was-unknown".to_owned().into(),
+    };
+    host.engine().import_key(request, &caller(noon())).unwrap();
+    let key = *host.plane.tables().keys.keys().next().unwrap();
+    let id = host.plane.tables().keys.remove(&key).unwrap().scope;
+    // As if it had been the other way round.
+    let unknown = adopt(&mut host, key, 2);
+    let entry = KeyEntry {
+        scope: id,
+        ..KeyEntry::default()
+    };
+    host.plane.tables().keys.insert(key, entry);
+    host.start(noon()).unwrap();
+    assert_eq!(host.engine().status().unwrap().unknown_scopes, 0);
+    assert_eq!(host.plane.tables().keys[&key].scope, id);
+    host.engine().tick(noon());
+    assert_eq!(unused(&host), 64);
+    assert!(host.plane.tables().unused.contains(&unknown));
+}
+
+#[test]
+fn they_are_no_operators_to_change() {
+    let mut host = Host::new(CONFIG);
+    adopt(&mut host, KEY, 1);
+    let engine = host.engine();
+    let scope = name(SCOPE);
+    let errors = [
+        engine
+            .remove_scope(&scope, true, &caller(noon()))
+            .unwrap_err(),
+        engine
+            .set_limits(
+                &scope,
+                crate::api::SetLimits {
+                    limits: Changes {
+                        burst: Some(2),
+                        ..Changes::default()
+                    },
+                    until: None,
+                    note: "x".to_owned(),
+                },
+                &caller(noon()),
+            )
+            .unwrap_err(),
+        host.import(&format!("scope,key\n{SCOPE},another\n"))
+            .unwrap_err(),
+    ];
+    for error in errors {
+        assert!(error.message.contains("key"), "{error}");
+    }
+    assert_eq!(host.used(SCOPE, noon()), 1);
+}
+
+#[test]
+fn a_policy_that_makes_no_scopes_any_more_forgets_them_and_not_their_day() {
+    let mut host = Host::new(CONFIG);
+    adopt(&mut host, KEY, 3);
+    host.configure("[tables]\nunknown_keys = 64\n");
+    host.engine().reload(&caller(noon())).unwrap();
+    assert_eq!(entry(&host), None);
+    assert!(host.engine().list_scopes().is_empty());
+    host.configure(CONFIG);
+    host.engine().reload(&caller(noon())).unwrap();
+    adopt(&mut host, KEY, 2);
+    assert_eq!(usage(&mut host, SCOPE).used, 5);
+    // Likewise when a start finds out.
+    host.configure("[tables]\nunknown_keys = 64\n");
+    host.start(noon()).unwrap();
+    assert_eq!(entry(&host), None);
+    host.configure(CONFIG);
+    host.start(noon()).unwrap();
+    let id = adopt(&mut host, KEY, 1);
+    assert_eq!(DayCount(host.plane.state(id).day_count).count(), 6);
+}
+
+#[test]
+fn ids_that_this_store_has_given_to_scopes_are_not_for_unknown_keys() {
+    let mut host = Host::new(CONFIG);
+    let id = host.add("acme");
+    host.plane.add_unused(&[id]);
+    host.start(noon()).unwrap();
+    assert_eq!(unused(&host), 64);
+    assert!(!host.plane.tables().unused.contains(&id));
+    // Nor are theirs for new scopes.
+    host.configure(&format!("{CONFIG}scopes = 128\n"));
+    host.start(noon()).unwrap();
+    let new = host.add("b");
+    assert!(!host.plane.tables().unused.contains(&new));
+}
