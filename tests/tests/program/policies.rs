@@ -150,6 +150,7 @@ fn unknown_keys_become_scopes_of_their_own_as_long_as_there_is_room() {
     assert_eq!(programs.entry("new-c"), None);
     programs.configure(|config| {
         config.unknown_key = policy::ADOPT;
+        config.adopt_limits = limits;
         config.table_full = policy::PASS;
     });
     assert_eq!(status(&mut programs, &get_as("new-c", "/")), None);

@@ -41,7 +41,9 @@ fn meet(host: &Host, key: Digest, day: Day, requests: u64) -> u32 {
         tables.keys.insert(key, entry);
         id
     };
-    host.plane.admit(id, day, requests);
+    if requests > 0 {
+        host.plane.admit(id, day, requests);
+    }
     id
 }
 
@@ -141,12 +143,13 @@ fn they_are_forgotten_after_their_day_when_nothing_holds_them() {
     let mut host = Host::new(CONFIG);
     let idle = adopt(&mut host, KEY, 3);
     let busy: Vec<u32> = (1..=4).map(|n| adopt(&mut host, [n, n], 1)).collect();
-    host.engine().tick(noon());
-    assert_eq!(
-        (entry(&host), unused(&host)),
-        (Some(idle), 59),
-        "on its day"
-    );
+    // All of its requests were refused.
+    adopt(&mut host, [9, 9], 0);
+    for _ in 0..2 {
+        host.engine().tick(noon());
+    }
+    let on_its_day = (entry(&host), unused(&host));
+    assert_eq!(on_its_day, (Some(idle), 58));
     host.plane.admit(busy[0], TOMORROW, 1);
     {
         let mut tables = host.plane.tables();
@@ -155,7 +158,7 @@ fn they_are_forgotten_after_their_day_when_nothing_holds_them() {
         tables.state.get_mut(&busy[3]).unwrap().tat_ns = u64::MAX;
     }
     host.engine().tick(morning());
-    assert_eq!((entry(&host), unused(&host)), (None, 59), "on its way");
+    assert_eq!((entry(&host), unused(&host)), (None, 58), "on its way");
     host.engine().tick(morning());
     assert_eq!(unused(&host), 60);
     assert!(host.plane.tables().unused.contains(&idle));
@@ -200,6 +203,21 @@ fn one_that_comes_back_while_it_is_forgotten_loses_no_count() {
 }
 
 #[test]
+fn one_that_comes_back_while_no_daemon_runs_loses_no_count_either() {
+    let mut host = Host::new(CONFIG);
+    let old = adopt(&mut host, KEY, 3);
+    host.engine().tick(noon());
+    host.engine().tick(morning());
+    host.plane.admit(old, TOMORROW, 1);
+    let new = meet(&host, KEY, TOMORROW, 4);
+    host.start(morning()).unwrap();
+    assert_eq!(entry(&host), Some(new));
+    assert_eq!(host.used(SCOPE, morning()), 5);
+    host.engine().tick(morning());
+    assert_eq!(unused(&host), 63);
+}
+
+#[test]
 fn what_nobody_heard_of_is_found() {
     let mut host = Host::new(CONFIG);
     meet(&host, KEY, TODAY, 3);
@@ -223,7 +241,7 @@ fn registering_the_key_makes_it_another_scopes() {
     let request = ImportKey {
         scope: name("acme"),
         label: None,
-        key: "a-key-that-was-unknown".to_owned().into(),
+        key: "a-key-that-was-unknown".to_owned(),
     };
     host.engine().import_key(request, &caller(noon())).unwrap();
     let key = *host.plane.tables().keys.keys().next().unwrap();
