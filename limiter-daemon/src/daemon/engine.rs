@@ -140,6 +140,43 @@ impl Engine {
     /// A tier that scopes have and the configuration does not; the store's and the kernel's
     /// errors.
     pub fn start(parts: Parts, now: DateTime<Utc>) -> Result<Self, ApiError> {
+        let mut engine = Self::new(parts, now)?;
+        let kept = engine.maps_were_kept()?;
+        engine.since = engine.in_force_since(kept, now)?;
+        engine.continue_numbers()?;
+        engine.read_scopes(now)?;
+        engine.check_tiers(&engine.config)?;
+        // Before anything is published: what ended while no daemon ran does not come back.
+        engine.end_overrides(now)?;
+        if !kept {
+            engine.count_as_lost(now)?;
+        }
+        TextSets::publish_common(engine.plane.as_mut())?;
+        engine.publish_limits()?;
+        let adopted = engine.publish_keys()?;
+        engine.publish_config()?;
+        engine.publish_adopted(&adopted)?;
+        engine.drop_unused_texts()?;
+        engine.flush(now)?;
+        engine.begin(now)?;
+        Ok(engine)
+    }
+
+    /// Reads the books, and changes nothing: for an engine that is only to be detached. `None` when the
+    /// store is not that of these maps.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn read(parts: Parts, now: DateTime<Utc>) -> Result<Option<Self>, ApiError> {
+        let mut engine = Self::new(parts, now)?;
+        if !engine.maps_were_kept()? {
+            return Ok(None);
+        }
+        engine.read_scopes(now)?;
+        Ok(Some(engine))
+    }
+
+    fn new(parts: Parts, now: DateTime<Utc>) -> Result<Self, ApiError> {
         let Parts {
             plane,
             store,
@@ -149,7 +186,7 @@ impl Engine {
             utc_offset,
             attended,
         } = parts;
-        let mut engine = Self {
+        Ok(Self {
             retired: store.retired()?.into_iter().collect(),
             plane,
             store,
@@ -171,26 +208,7 @@ impl Engine {
             open: Day::default(),
             history_kept: None,
             health: BTreeMap::new(),
-        };
-        let kept = engine.maps_were_kept()?;
-        engine.since = engine.in_force_since(kept, now)?;
-        engine.continue_numbers()?;
-        engine.read_scopes(now)?;
-        engine.check_tiers(&engine.config)?;
-        // Before anything is published: what ended while no daemon ran does not come back.
-        engine.end_overrides(now)?;
-        if !kept {
-            engine.count_as_lost(now)?;
-        }
-        TextSets::publish_common(engine.plane.as_mut())?;
-        engine.publish_limits()?;
-        let adopted = engine.publish_keys()?;
-        engine.publish_config()?;
-        engine.publish_adopted(&adopted)?;
-        engine.drop_unused_texts()?;
-        engine.flush(now)?;
-        engine.begin(now)?;
-        Ok(engine)
+        })
     }
 
     /// Since when these maps have been enforced: remembered with the maps' identity, since a
