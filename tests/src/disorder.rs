@@ -3,7 +3,7 @@
 //! device, both ways of loopback. (A [`crate::wire::Wire`] sees what comes out of a device.)
 
 #[path = "../disorder/src/abi.rs"]
-mod abi;
+pub(crate) mod abi;
 
 use std::{ffi::CString, fmt, process::Command};
 
@@ -23,7 +23,8 @@ use crate::{
 pub use self::abi::Rule;
 
 /// Built by build.rs.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/limiter-disorder"));
+pub(crate) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/limiter-disorder"));
 
 /// The veth pair through which late packets go. Its queue (tbf) has every packet for
 /// [`QUEUE_OVERHEAD`] bytes longer than it is, and lets [`QUEUE_BURST`] bytes through at once: one

@@ -22,6 +22,8 @@ pub mod lab;
 pub mod limiter;
 pub mod mixture;
 pub mod namespace;
+#[cfg(feature = "program")]
+pub mod neighbour;
 pub mod netfilter;
 pub mod nginx;
 pub mod packet;
@@ -47,6 +49,8 @@ pub use http::{Response, request};
 pub use lab::{Lab, Net};
 pub use limiter::{Config, Limiter};
 pub use namespace::Namespace;
+#[cfg(feature = "program")]
+pub use neighbour::{Neighbour, Place};
 pub use nginx::Nginx;
 pub use rig::Rig;
 pub use server::Server;

@@ -396,8 +396,17 @@ impl Limiter {
 
     /// Removes the programs from the kernel, as an operator would.
     pub fn detach(&self) -> Output {
-        let pins = self.pins.display().to_string();
-        self.cli(&["detach", "--pin-dir", &pins])
+        self.detach_with(&self.state_dir())
+    }
+
+    /// The same with another state directory, for when no daemon runs.
+    pub fn detach_with(&self, state: &Path) -> Output {
+        let mut command = self.command(&["detach", "--state-dir"]);
+        command
+            .arg(state)
+            .arg("--runtime-dir")
+            .arg(self.runtime_dir());
+        Output::of(command.arg("--pin-dir").arg(&self.pins))
     }
 }
 
@@ -411,7 +420,8 @@ impl Drop for Limiter {
                 fs::read_to_string(self.config_path()).unwrap_or_default()
             );
         }
-        self.detach();
+        // The store goes with the test.
+        self.detach_with(Path::new("/nonexistent"));
         // Whatever a failed detach leaves; pins hold programs and maps.
         let _ = fs::remove_dir_all(&self.pins);
     }

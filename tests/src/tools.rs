@@ -1,13 +1,14 @@
 //! The clients that people use: curl, wrk, Python.
 
-use std::{fs, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::{
     Lab, Namespace, Response,
     http::Head,
-    process::{output, succeed},
+    process::{Process, output, succeed},
 };
 
 /// Debian's Python, which has Debian's packages; one of another kind may come first in the path.
@@ -113,6 +114,68 @@ pub fn wrk(lab: &Lab, url: &str, key: &str, connections: u32, seconds: u32) -> W
         url,
     ]));
     Wrk::parse(&text)
+}
+
+/// wrk's script: once there is a file of the name that it is given, no connection asks any more.
+const UNTIL_TOLD: &str = r#"
+local told
+function init(arguments)
+    told = arguments[1]
+end
+function delay()
+    local file = told and io.open(told)
+    if file then
+        file:close()
+        told = nil
+    end
+    return told and 0 or 3600000
+end
+"#;
+
+/// Longest that wrk goes on by itself, in seconds.
+const WRK_SECONDS: u32 = 600;
+
+/// A wrk that goes on until it is told to end.
+#[derive(Debug)]
+pub struct Load {
+    wrk: Process,
+    told: PathBuf,
+}
+
+impl Load {
+    /// One thread in the client's namespace; `name` is for its files. `headers` go with each request.
+    pub fn start(lab: &Lab, name: &str, url: &str, connections: u32, headers: &[&str]) -> Self {
+        let script = lab.file(&format!("{name}.lua"));
+        let told = lab.file(&format!("{name}.told"));
+        fs::write(&script, UNTIL_TOLD).expect("write wrk's script");
+        let mut command = lab.client().command("wrk");
+        command.args(["-t1", "--timeout", &format!("{WRK_SECONDS}s")]);
+        command.args([format!("-c{connections}"), format!("-d{WRK_SECONDS}s")]);
+        for header in headers {
+            command.args(["-H", header]);
+        }
+        command.arg("-s").arg(script).arg(url).arg("--").arg(&told);
+        let wrk = Process::start("wrk", &mut command, &lab.file(&format!("{name}.log")));
+        Self { wrk, told }
+    }
+
+    /// Has each connection end after the answer to what it has asked.
+    pub fn tell(&self) {
+        fs::write(&self.told, "").expect("tell wrk");
+    }
+
+    /// Ends it; what it saw. After [`Self::tell`], and when the answers have come, no request is broken off.
+    #[track_caller]
+    pub fn finish(mut self) -> Wrk {
+        self.wrk.signal(Signal::SIGINT);
+        let status = self.wrk.wait();
+        assert!(
+            status.success(),
+            "wrk ended with {status}: {}",
+            self.wrk.log()
+        );
+        Wrk::parse(&self.wrk.log())
+    }
 }
 
 impl Wrk {

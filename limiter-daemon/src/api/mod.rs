@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 pub use access::Access;
 pub use error::{ApiError, Kind, ProblemBody};
+pub use peer::user_name;
 pub use server::{bind, serve};
 
 use crate::{

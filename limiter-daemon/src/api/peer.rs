@@ -44,13 +44,15 @@ impl Peer {
 
     /// For the audit trail: by name, as far as there is one, and number, since names change hands.
     pub(super) fn name(&self) -> String {
-        let Some(uid) = self.uid else {
-            return "unknown".to_owned();
-        };
-        match User::from_uid(Uid::from_raw(uid)) {
-            Ok(Some(user)) => format!("{} (uid {uid})", user.name),
-            Ok(None) | Err(_) => format!("uid {uid}"),
-        }
+        self.uid.map_or_else(|| "unknown".to_owned(), user_name)
+    }
+}
+
+/// A user as the audit trail has it.
+pub fn user_name(uid: u32) -> String {
+    match User::from_uid(Uid::from_raw(uid)) {
+        Ok(Some(user)) => format!("{} (uid {uid})", user.name),
+        Ok(None) | Err(_) => format!("uid {uid}"),
     }
 }
 

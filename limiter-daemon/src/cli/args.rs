@@ -1,6 +1,9 @@
 //! What can be typed.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use chrono::NaiveDate;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -163,9 +166,24 @@ pub(super) struct CheckArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct DetachArgs {
+    /// Where the store is that the last counts are written to, for when no daemon answers
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+    state_dir: PathBuf,
     /// Where maps and links are pinned, for when no daemon answers
     #[arg(long, value_name = "DIR", default_value = DEFAULT_PINS)]
-    pub(super) pin_dir: PathBuf,
+    pin_dir: PathBuf,
+}
+
+impl DetachArgs {
+    /// Those of the daemon that is gone.
+    pub(super) fn directories(&self, runtime: Option<&Path>) -> Directories {
+        Directories {
+            state: self.state_dir.clone(),
+            runtime: runtime.map_or_else(|| PathBuf::from(DEFAULT_RUNTIME), Path::to_path_buf),
+            pins: self.pin_dir.clone(),
+            socket: None,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,38 +9,37 @@ use super::{
     render,
 };
 use crate::{
-    api::Report,
-    daemon::{DirectoryLock, LockError},
-    kernel::{PinDirectory, remove_all},
+    api::{Report, user_name},
+    daemon::{Directories, LockError, detach_offline},
 };
 
-pub(super) fn detach(args: &DetachArgs, socket: Option<&Path>, json: bool) -> Result<(), Failure> {
+pub(super) fn detach(
+    args: &DetachArgs,
+    runtime: Option<&Path>,
+    socket: Option<&Path>,
+    json: bool,
+) -> Result<(), Failure> {
     let socket = socket.map_or_else(default_socket, Path::to_path_buf);
     let report = match Client::new(&socket).post("/v1/detach") {
         Ok(report) => report,
-        Err(Failure::Unreachable(_no_daemon)) => without_daemon(&args.pin_dir)?,
+        Err(Failure::Unreachable(_no_daemon)) => without_daemon(&args.directories(runtime))?,
         Err(failure) => return Err(failure),
     };
     render::report(&report, "nothing was attached and nothing pinned", json)
 }
 
-fn without_daemon(pins: &Path) -> Result<Report, Failure> {
-    if !pins.exists() {
-        return Ok(Report::default());
-    }
-    // A daemon behind another socket must not lose its maps under its feet.
-    let lock = DirectoryLock::take(pins).map_err(|error| match error {
-        LockError::Held(path) => Failure::failed(format!(
-            "a daemon is using {}: name its socket with --socket, so that it detaches itself",
+fn without_daemon(directories: &Directories) -> Result<Report, Failure> {
+    let who = format!(
+        "{} (no daemon)",
+        user_name(nix::unistd::Uid::current().as_raw())
+    );
+    detach_offline(directories, who).map_err(|error| match error.downcast::<LockError>() {
+        Ok(LockError::Held { path, holder }) => Failure::failed(format!(
+            "a daemon{} is using {}: name its socket with --socket, so that it detaches itself, or other directories (--state-dir, --runtime-dir, --pin-dir)",
+            holder.map_or_else(String::new, |pid| format!(" (pid {pid})")),
             path.display()
         )),
-        other => Failure::Failed(other.into()),
-    })?;
-    let done =
-        remove_all(&PinDirectory::new(pins)).map_err(|error| Failure::Failed(error.into()))?;
-    drop(lock);
-    Ok(Report {
-        done,
-        warnings: Vec::new(),
+        Ok(other) => Failure::Failed(other.into()),
+        Err(error) => Failure::from(error),
     })
 }

@@ -68,7 +68,10 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             args::print_completions(shell);
             Ok(())
         }
-        Command::Detach(args) => detach::detach(&args, Some(&said.to_ask()), cli.json),
+        Command::Detach(args) => {
+            let runtime = said.runtime.as_deref();
+            detach::detach(&args, runtime, Some(&said.to_ask()), cli.json)
+        }
         command => commands::run(command, Some(&said.to_ask()), cli.json),
     }
 }

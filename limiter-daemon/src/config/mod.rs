@@ -145,6 +145,23 @@ impl Config {
     /// [`ConfigError::Invalid`] with every problem found.
     pub fn parse(text: &str, path: Option<&Path>, overlay: &Overlay) -> Result<Self, ConfigError> {
         let mut document = Document::new(text, path)?;
+        let config = Self::read(&mut document, path, overlay);
+        document.finish()?;
+        Ok(config)
+    }
+
+    /// What holds where nothing is configured, nothing attached and no port guarded: for taking down what
+    /// a daemon left, whatever its file says by now.
+    ///
+    /// # Errors
+    /// None that an empty file could have.
+    pub fn nowhere() -> Result<Self, ConfigError> {
+        let mut document = Document::new("", None)?;
+        // Not finished: it lacks what a daemon needs.
+        Ok(Self::read(&mut document, None, &Overlay::default()))
+    }
+
+    fn read(document: &mut Document<'_>, path: Option<&Path>, overlay: &Overlay) -> Self {
         let root = document.root();
         document.known(
             &root,
@@ -160,17 +177,16 @@ impl Config {
                 "control",
             ],
         );
-        let tiers = Tiers::read(&mut document, &root);
-        let attach = Attach::read(&mut document, &root, overlay);
-        let sources = identify::read(&mut document, &root);
-        let policy = Policy::read(&mut document, &root, &tiers);
-        let tables = read_tables(&mut document, &root);
-        let healing = Healing::read(&mut document, &root);
-        let accounting = Accounting::read(&mut document, &root);
-        let history = History::read(&mut document, &root);
-        let control = Control::read(&mut document, &root);
-        document.finish()?;
-        Ok(Self {
+        let tiers = Tiers::read(document, &root);
+        let attach = Attach::read(document, &root, overlay);
+        let sources = identify::read(document, &root);
+        let policy = Policy::read(document, &root, &tiers);
+        let tables = read_tables(document, &root);
+        let healing = Healing::read(document, &root);
+        let accounting = Accounting::read(document, &root);
+        let history = History::read(document, &root);
+        let control = Control::read(document, &root);
+        Self {
             file: path.map(Path::to_path_buf),
             attach,
             sources,
@@ -181,7 +197,7 @@ impl Config {
             accounting,
             history,
             control,
-        })
+        }
     }
 }
 

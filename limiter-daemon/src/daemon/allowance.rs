@@ -24,14 +24,15 @@ use super::{
 use crate::{
     api::ApiError,
     kernel::{Events, boot_ns},
-    store::StoreError,
+    store::{AuditEntry, StoreError},
 };
 
 /// How long after the store was written last its allowances are held against requests. Beyond that the
 /// daemon is away, or its disk is: then `accounting.unattended` decides.
 const ATTENDED: Duration = Duration::from_secs(5);
 
-/// Which maps are in force; written when all counts have been carried over to them.
+/// Which maps are in force; written when all counts have been carried over to them. Empty: none, and
+/// nothing was admitted that is not written.
 const MAPS: &str = "maps";
 /// Since when.
 const SINCE: &str = "since";
@@ -52,9 +53,10 @@ impl Engine {
     /// The maps are new, and the last daemon did not say that it went in peace: what it allowed may
     /// have been used.
     pub(super) fn count_as_lost(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
-        let Some(maps) = self.store.meta(MAPS)? else {
+        let maps = self.store.meta(MAPS)?.unwrap_or_default();
+        if maps.is_empty() {
             return Ok(());
-        };
+        }
         let stopped = self.store.meta(STOPPED)?.unwrap_or_default();
         if !stopped.is_empty() && stopped == boot_of(&self.plane.identity()) {
             return Ok(());
@@ -128,6 +130,19 @@ impl Engine {
     pub(super) fn end(&mut self) -> Result<(), ApiError> {
         let boot = boot_of(&self.plane.identity()).to_owned();
         self.store.change(|store| store.set_meta(STOPPED, &boot))?;
+        Ok(())
+    }
+
+    /// All counts are written, and the maps are gone: nothing can be charged any more before a daemon
+    /// starts, whatever becomes of the host.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) fn close(&mut self, entry: &AuditEntry<'_>) -> Result<(), ApiError> {
+        self.store.change(|store| {
+            store.set_meta(MAPS, "")?;
+            store.audit(entry)
+        })?;
         Ok(())
     }
 

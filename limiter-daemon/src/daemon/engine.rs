@@ -142,39 +142,7 @@ impl Engine {
     /// A tier that scopes have and the configuration does not; the store's and the kernel's
     /// errors.
     pub fn start(parts: Parts, now: DateTime<Utc>) -> Result<Self, ApiError> {
-        let Parts {
-            plane,
-            store,
-            config,
-            overlay,
-            secret,
-            utc_offset,
-            attended,
-        } = parts;
-        let mut engine = Self {
-            retired: store.retired()?.into_iter().collect(),
-            plane,
-            store,
-            config,
-            overlay,
-            secret,
-            scopes: BTreeMap::new(),
-            ids: HashMap::new(),
-            next_id: 0,
-            texts: TextSets::default(),
-            utc_offset,
-            attended,
-            started_at: now,
-            since: now,
-            detached: false,
-            table: Table::default(),
-            unknown: Unknown::default(),
-            drifts: Drifts::new(),
-            healed: HealedView::default(),
-            open: Day::default(),
-            history_kept: None,
-            health: BTreeMap::new(),
-        };
+        let mut engine = Self::new(parts, now)?;
         let kept = engine.maps_were_kept()?;
         engine.since = engine.in_force_since(kept, now)?;
         engine.continue_numbers()?;
@@ -201,6 +169,57 @@ impl Engine {
         engine.flush(now)?;
         engine.begin(now)?;
         Ok(engine)
+    }
+
+    /// Reads the books, and changes nothing: for an engine that is only to be detached. `None` when the
+    /// store is not that of these maps.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn read(parts: Parts, now: DateTime<Utc>) -> Result<Option<Self>, ApiError> {
+        let mut engine = Self::new(parts, now)?;
+        if !engine.maps_were_kept()? {
+            return Ok(None);
+        }
+        engine.read_scopes(now)?;
+        engine.name_unknown();
+        Ok(Some(engine))
+    }
+
+    fn new(parts: Parts, now: DateTime<Utc>) -> Result<Self, ApiError> {
+        let Parts {
+            plane,
+            store,
+            config,
+            overlay,
+            secret,
+            utc_offset,
+            attended,
+        } = parts;
+        Ok(Self {
+            retired: store.retired()?.into_iter().collect(),
+            plane,
+            store,
+            config,
+            overlay,
+            secret,
+            scopes: BTreeMap::new(),
+            ids: HashMap::new(),
+            next_id: 0,
+            texts: TextSets::default(),
+            utc_offset,
+            attended,
+            started_at: now,
+            since: now,
+            detached: false,
+            table: Table::default(),
+            unknown: Unknown::default(),
+            drifts: Drifts::new(),
+            healed: HealedView::default(),
+            open: Day::default(),
+            history_kept: None,
+            health: BTreeMap::new(),
+        })
     }
 
     /// Since when these maps have been enforced: remembered with the maps' identity, since a

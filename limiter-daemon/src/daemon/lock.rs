@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -14,10 +14,16 @@ use thiserror::Error;
 pub enum LockError {
     /// Another process holds it.
     #[error(
-        "another limiter uses {}: stop it first, or give this one directories of its own (--state-dir, --runtime-dir, --pin-dir)",
-        .0.display()
+        "another limiter{} uses {}: stop it first, or give this one directories of its own (--state-dir, --runtime-dir, --pin-dir)",
+        holder.map_or_else(String::new, |pid| format!(" (pid {pid})")),
+        path.display()
     )]
-    Held(PathBuf),
+    Held {
+        /// The path.
+        path: PathBuf,
+        /// Which one, if the kernel says so.
+        holder: Option<u32>,
+    },
     /// There is something else of that name.
     #[error("{} is not a directory: remove it, or name another", .0.display())]
     NotDirectory(PathBuf),
@@ -97,10 +103,40 @@ impl DirectoryLock {
         let directory = File::open(path).map_err(io_error)?;
         match directory.try_lock() {
             Ok(()) => Ok(Self { _held: directory }),
-            Err(fs::TryLockError::WouldBlock) => Err(LockError::Held(path.to_path_buf())),
+            Err(fs::TryLockError::WouldBlock) => Err(LockError::Held {
+                path: path.to_path_buf(),
+                holder: holder(&directory),
+            }),
             Err(fs::TryLockError::Error(source)) => Err(io_error(source)),
         }
     }
+}
+
+/// Looks for the holder of a lock.
+const LOOKS: u32 = 8;
+
+/// The process that holds a lock on the file, as `/proc/locks` (proc_locks(5)) has it. That tells
+/// nothing of processes that this one may not see, nor where stat(2) has another device than the file system.
+fn holder(file: &File) -> Option<u32> {
+    let metadata = file.metadata().ok()?;
+    let device = metadata.dev();
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    let wanted = format!("{major:02x}:{minor:02x}:{}", metadata.ino());
+    // The list is read in pieces, and others come and go meanwhile.
+    (0..LOOKS).find_map(|_| listed_holder(&wanted))
+}
+
+/// The process that `/proc/locks` has for `wanted`.
+fn listed_holder(wanted: &str) -> Option<u32> {
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| {
+        // Number, kind, whether it binds, for what, process, file.
+        let mut words = line.split_ascii_whitespace().skip(1);
+        let kind = words.next()?;
+        let (pid, file) = (words.nth(2)?, words.next()?);
+        let pid = pid.parse().ok().filter(|pid| *pid > 0)?;
+        (kind == "FLOCK" && file == wanted).then_some(pid)
+    })
 }
 
 #[cfg(test)]
@@ -129,10 +165,18 @@ mod tests {
     fn a_directory_is_held_once_and_free_afterwards() {
         let directory = tempfile::tempdir().unwrap();
         let first = DirectoryLock::take(directory.path()).unwrap();
-        assert!(matches!(
-            DirectoryLock::take(directory.path()),
-            Err(LockError::Held(_))
-        ));
+        let error = DirectoryLock::take(directory.path()).unwrap_err();
+        let LockError::Held { path, holder } = &error else {
+            panic!("{error}");
+        };
+        assert_eq!(path, directory.path());
+        assert_eq!(*holder, Some(std::process::id()));
+        let told = format!(
+            "limiter (pid {}) uses {}",
+            std::process::id(),
+            path.display()
+        );
+        assert!(error.to_string().contains(&told), "{error}");
         drop(first);
         DirectoryLock::take(directory.path()).unwrap();
     }

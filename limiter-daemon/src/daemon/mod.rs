@@ -14,6 +14,7 @@ mod keys;
 mod lock;
 mod modes;
 mod notify;
+mod offline;
 mod orphans;
 mod publish;
 mod recount;
@@ -48,6 +49,7 @@ use tokio::{
 pub use engine::{Caller, Engine, Parts};
 pub use lock::{DirectoryLock, LockError};
 pub use notify::notify;
+pub use offline::detach as detach_offline;
 pub use reload::resolve_or_refuse;
 #[cfg(test)]
 pub(crate) use tests::testing;

@@ -119,25 +119,31 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes attachments, maps and pins; counts are written first.
+    /// Removes attachments, maps and pins; counts are written in between, when they stand still.
     ///
     /// # Errors
     /// The kernel's; the store's are only told, since nothing is in force any more then.
     pub fn detach(&mut self, caller: &Caller) -> Result<Report, ApiError> {
-        if let Err(error) = self.flush(caller.now).and_then(|()| self.save_last_used()) {
-            log::error!("counts before detaching: {}", error.message);
-        }
         self.detached = true;
-        let done = self.plane.detach()?;
-        self.store.change(|store| {
-            let detail = done.join("; ");
-            store.audit(&caller.entry("detach", "", &detail))
-        })?;
+        let mut done = self.plane.release()?;
+        let written = self
+            .flush(caller.now)
+            .and_then(|()| self.record_unheard(caller.now))
+            .and_then(|()| self.save_last_used());
+        done.extend(self.plane.detach()?);
+        let detail = done.join("; ");
+        let entry = caller.entry("detach", "", &detail);
+        let closed = written.and_then(|()| self.close(&entry));
+        let warnings: Vec<_> = closed
+            .err()
+            .map(|error| lost_counts(&error))
+            .into_iter()
+            .collect();
+        for warning in &warnings {
+            log::error!("{warning}");
+        }
         log::info!("{}: detached", caller.who);
-        Ok(Report {
-            done,
-            warnings: Vec::new(),
-        })
+        Ok(Report { done, warnings })
     }
 
     /// Everything that comes round every second, but the clock.
@@ -160,6 +166,11 @@ impl Engine {
     pub fn note_clock(&mut self, problem: Option<String>) {
         self.note_health("clock", problem);
     }
+}
+
+/// What an operator has to know when the maps are gone and the store does not have what they counted.
+pub(super) fn lost_counts(why: &impl std::fmt::Display) -> String {
+    format!("today's counts since they were last written are lost: {why}")
 }
 
 /// The interfaces that `config` means here, all of which must exist.

@@ -92,10 +92,7 @@ impl Engine {
 
     /// Takes up what the daemon before this one knew: its scopes have been read.
     pub(super) fn continue_unknown(&mut self) -> Result<(), ApiError> {
-        let known = self.scopes.iter();
-        self.unknown.names = known
-            .filter_map(|(name, scope)| Some((scope.record.unknown?, name.clone())))
-            .collect();
+        self.name_unknown();
         let begin = self.store.meta(BEGIN)?;
         self.unknown.begin = begin
             .and_then(|word| word.parse().ok().map(DayCount))
@@ -108,6 +105,43 @@ impl Engine {
         } else {
             self.unknown.offered = unused.into_iter().collect();
         }
+        Ok(())
+    }
+
+    /// Finds scopes of unknown keys among those that have been read.
+    pub(super) fn name_unknown(&mut self) {
+        let known = self.scopes.iter();
+        self.unknown.names = known
+            .filter_map(|(name, scope)| Some((scope.record.unknown?, name.clone())))
+            .collect();
+    }
+
+    /// Puts on record what scopes have used of which the kernel has not told yet: it is about to be
+    /// taken down.
+    ///
+    /// # Errors
+    /// The store's and the kernel's.
+    pub(super) fn record_unheard(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
+        let today = day_of(now);
+        let unheard: Vec<(ScopeName, u64)> = self
+            .adopted_keys()?
+            .into_iter()
+            .filter(|(_, entry)| !self.ids.contains_key(&entry.scope))
+            .filter_map(|(key, entry)| {
+                let [name, _] = names(&key);
+                let word = DayCount(self.plane.state(entry.scope).day_count).on(today);
+                Some((name?, word.count()))
+            })
+            .collect();
+        self.store.change(|store| {
+            for (name, used) in &unheard {
+                let mut usage = store.usage_of(name.as_str(), today)?.unwrap_or_default();
+                usage.used = usage.used.saturating_add(*used);
+                usage.allowed = usage.used;
+                store.set_usage(name.as_str(), today, &usage)?;
+            }
+            Ok::<(), StoreError>(())
+        })?;
         Ok(())
     }
 

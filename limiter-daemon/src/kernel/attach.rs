@@ -1,6 +1,6 @@
 //! Putting the programs on interfaces, and taking over what an earlier daemon put there.
 
-use std::{collections::BTreeMap, io, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 use aya::{
     Ebpf,
@@ -15,8 +15,8 @@ use super::{
     Attached, Hook, KernelError, Mechanism,
     clsact::{CLSACT_PRIORITY, clsact_handle, remove_filter},
     error::{chain, link_error, pin_error},
-    links::{link_pin, pinned_links, unpin_link},
-    netdev::{Interface, LinkLayer},
+    links::{interface_of, link_pin, pinned_links, unpin_link},
+    netdev::{self, Interface, LinkLayer},
     pins::PinDirectory,
     sys,
 };
@@ -112,16 +112,19 @@ impl Attachments {
                 loaded(ebpf, program_name(hook, interface.link_layer))?;
             }
         }
-        let mut changes = Vec::new();
+        let mut changes = self.follow_names(interfaces)?;
+        if self.attached.is_empty() {
+            changes.extend(self.release_old_filters(interfaces)?);
+        }
         let mut failed = None;
         for interface in interfaces {
+            if self.is_attached(interface)? {
+                continue;
+            }
             for hook in Hook::ATTACH_ORDER {
-                let at = (interface.name.clone(), hook);
-                if self.attached.get(&at) == Some(&interface.index) {
-                    continue;
-                }
                 match self.attach(ebpf, interface, hook) {
                     Ok(change) => {
+                        let at = (interface.name.clone(), hook);
                         self.attached.insert(at, interface.index);
                         changes.push(change);
                     }
@@ -136,6 +139,75 @@ impl Attachments {
             }
         }
         failed.map_or(Ok(changes), Err)
+    }
+
+    /// Whether both programs are on this interface. It may be another one with the name and the index of
+    /// one that has gone, and others may take off what is ours.
+    fn is_attached(&self, interface: &Interface) -> Result<bool, KernelError> {
+        for hook in Hook::ATTACH_ORDER {
+            let at = (interface.name.clone(), hook);
+            if self.attached.get(&at) != Some(&interface.index) {
+                return Ok(false);
+            }
+            if self.mechanism == Mechanism::Tcx {
+                let pin = link_pin(&self.pins, &interface.name, hook);
+                if interface_of(&pin)? != Some(interface.index) {
+                    return Ok(false);
+                }
+            }
+        }
+        // Filters go with their qdisc: where it can be added, there was none.
+        Ok(self.mechanism == Mechanism::Tcx || tc::qdisc_add_clsact(&interface.name).is_err())
+    }
+
+    /// Links stay on an interface that gets another name: their pins follow it.
+    fn follow_names(&mut self, interfaces: &[Interface]) -> Result<Vec<String>, KernelError> {
+        let mut changes = Vec::new();
+        for (name, hook, pin) in pinned_links(&self.pins)? {
+            let Some(index) = interface_of(&pin)? else {
+                continue;
+            };
+            let Some(interface) = interfaces.iter().find(|known| known.index == index) else {
+                continue;
+            };
+            let new = link_pin(&self.pins, &interface.name, hook);
+            match interface_of(&new)? {
+                None => {}
+                // Of one that had the name before, and has gone.
+                Some(0) => unpin_link(&new)?,
+                Some(_) => continue,
+            }
+            if current_link(&pin, interface, hook)?.is_none() {
+                continue;
+            }
+            fs::rename(&pin, &new).map_err(|source| KernelError::Io { path: pin, source })?;
+            if let Some(index) = self.attached.remove(&(name.clone(), hook)) {
+                self.attached.insert((interface.name.clone(), hook), index);
+            }
+            changes.push(format!(
+                "{name} is called {} now ({})",
+                interface.name,
+                hook.as_str()
+            ));
+        }
+        Ok(changes)
+    }
+
+    /// Filters have no pins that would tell where an earlier daemon put them.
+    fn release_old_filters(&self, wanted: &[Interface]) -> Result<Vec<String>, KernelError> {
+        let present = netdev::interfaces().map_err(|source| KernelError::Io {
+            path: "network interfaces".into(),
+            source,
+        })?;
+        let mut changes = Vec::new();
+        for Interface { name, .. } in present.iter().filter(|found| !wanted.contains(found)) {
+            for hook in Hook::ATTACH_ORDER {
+                if remove_filter(&self.pins, name, hook)? {
+                    changes.push(format!("let go of {name} ({})", hook.as_str()));
+                }
+            }
+        }
+        Ok(changes)
     }
 
     /// What is attached, by us or by an earlier daemon on the same pins, and not wanted.
@@ -304,7 +376,8 @@ fn current_link(
             hook: hook.as_str(),
             reason: format!("cannot list what is attached: {error}"),
         })?;
-    if programs.contains(&program) {
+    // Of another namespace's interface the index may be the same, and the program may be on several.
+    if programs.contains(&program) && interface_of(pin)? == Some(interface.index) {
         return SchedClassifierLink::try_from(link)
             .map(Some)
             .map_err(link_error(pin));

@@ -5,6 +5,7 @@ use std::{fs, io, path::Path};
 use super::{
     Hook, KernelError, Mechanism,
     clsact::remove_filter,
+    layouts,
     links::{pinned_links, unpin_link},
     netdev,
     pins::PinDirectory,
@@ -19,6 +20,17 @@ pub type Removed = Vec<String>;
 /// # Errors
 /// The first that failed; the rest stays as it is, so that a second try can finish.
 pub fn remove_all(pins: &PinDirectory) -> Result<Removed, KernelError> {
+    let mut removed = remove_attachments(pins)?;
+    removed.extend(remove_maps(pins.root())?);
+    Ok(removed)
+}
+
+/// Removes links and filters: from then on no packet changes the maps. (Taking off a link waits for the
+/// packets that are under way: `tcx_entry_sync`, `include/net/tcx.h`.)
+///
+/// # Errors
+/// The first that failed.
+pub(super) fn remove_attachments(pins: &PinDirectory) -> Result<Removed, KernelError> {
     let mut removed = Vec::new();
     for (interface, hook, pin) in pinned_links(pins)? {
         unpin_link(&pin)?;
@@ -44,21 +56,24 @@ pub fn remove_all(pins: &PinDirectory) -> Result<Removed, KernelError> {
             }
         }
     }
-    removed.extend(remove_maps(pins.root())?);
     Ok(removed)
 }
 
 /// Removes the pinned maps of every layout and the directories, as far as they are ours.
-fn remove_maps(root: &Path) -> Result<Removed, KernelError> {
+///
+/// # Errors
+/// The first that failed.
+pub(super) fn remove_maps(root: &Path) -> Result<Removed, KernelError> {
     let mut removed = Vec::new();
     for directory in list(root)? {
         let name = directory
             .file_name()
             .and_then(|name| name.to_str())
             .unwrap_or_default();
-        let is_layout = name.strip_prefix('v').is_some_and(|version| {
-            !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit())
-        });
+        let is_layout = name == layouts::UNFINISHED
+            || name.strip_prefix('v').is_some_and(|version| {
+                !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit())
+            });
         if !is_layout && name != "links" {
             continue;
         }
@@ -111,5 +126,38 @@ fn list(directory: &Path) -> Result<Vec<std::path::PathBuf>, KernelError> {
             .map_err(io_error),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(io_error(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_of_every_layout_go_and_what_is_not_ours_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        for ours in ["v1", "v12", layouts::UNFINISHED, "links"] {
+            fs::create_dir(root.join(ours)).unwrap();
+            fs::write(root.join(ours).join("STATE"), "").unwrap();
+        }
+        for other in ["v", "vmlinux", "v1x"] {
+            fs::create_dir(root.join(other)).unwrap();
+        }
+        let removed = remove_maps(root).unwrap();
+        assert_eq!(removed.len(), 3, "{removed:?}");
+        let mut left: Vec<_> = list(root).unwrap();
+        left.sort();
+        assert_eq!(left, ["v", "v1x", "vmlinux"].map(|name| root.join(name)));
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_directory_that_is_ours_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("limiter");
+        fs::create_dir_all(root.join(layouts::UNFINISHED)).unwrap();
+        fs::create_dir(root.join("v3")).unwrap();
+        remove_maps(&root).unwrap();
+        assert!(!root.exists());
     }
 }

@@ -14,10 +14,10 @@ use super::{
 use crate::config::Tables;
 
 /// What has the pins of `v<number>` under way: complete when it is renamed.
-const UNFINISHED: &str = "unfinished";
+pub(super) const UNFINISHED: &str = "unfinished";
 
 /// Layouts that are pinned, by version.
-fn layouts(pins: &PinDirectory) -> Result<Vec<(u32, PathBuf)>, KernelError> {
+pub(super) fn layouts(pins: &PinDirectory) -> Result<Vec<(u32, PathBuf)>, KernelError> {
     let root = pins.root();
     let io_error = |source| KernelError::Io {
         path: root.to_path_buf(),

@@ -65,6 +65,19 @@ pub(super) fn pinned_links(
     Ok(links)
 }
 
+/// The index of the interface that a pinned link is on; 0 when that has gone, `None` without such a pin.
+pub(super) fn interface_of(pin: &Path) -> Result<Option<u32>, KernelError> {
+    let index = match sys::open_pin(pin) {
+        Ok(link) => sys::link_interface(link).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    };
+    index.map_err(|source| KernelError::Io {
+        path: pin.to_path_buf(),
+        source,
+    })
+}
+
 /// Takes a pinned link off its hook and removes the pin.
 pub(super) fn unpin_link(pin: &Path) -> Result<(), KernelError> {
     let io_error = |source| KernelError::Io {

@@ -11,6 +11,7 @@ mod links;
 mod maps;
 pub mod netdev;
 mod object;
+mod pinned;
 mod pins;
 pub mod plane;
 pub mod sockets;

@@ -426,9 +426,15 @@ impl Plane for Kernel {
         self.attachments.mechanism()
     }
 
-    fn detach(&mut self) -> Result<Vec<String>, KernelError> {
-        let removed = detach::remove_all(&self.pins)?;
+    fn release(&mut self) -> Result<Vec<String>, KernelError> {
+        let removed = detach::remove_attachments(&self.pins)?;
         self.attachments = Attachments::new(self.attachments.mechanism(), self.pins.clone());
+        Ok(removed)
+    }
+
+    fn detach(&mut self) -> Result<Vec<String>, KernelError> {
+        let mut removed = self.release()?;
+        removed.extend(detach::remove_maps(self.pins.root())?);
         Ok(removed)
     }
 

@@ -261,7 +261,13 @@ pub trait Plane: Send {
     /// How it is attached.
     fn mechanism(&self) -> Mechanism;
 
-    /// Takes everything down: attachments, maps and pins. Says what was removed.
+    /// Takes all attachments off: packets pass, and the maps stay as they are. Says what was removed.
+    ///
+    /// # Errors
+    /// The first that failed.
+    fn release(&mut self) -> Result<Vec<String>, KernelError>;
+
+    /// Takes everything down: what is still attached, maps and pins. Says what was removed.
     ///
     /// # Errors
     /// The first that failed.

@@ -15,6 +15,7 @@ use aya::{
 
 /// Commands (`include/uapi/linux/bpf.h`, `enum bpf_cmd`).
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
@@ -44,6 +45,26 @@ struct ProgQuery {
 
 /// The most programs of a TCX hook (`BPF_MPROG_MAX`, include/linux/bpf_mprog.h).
 const MPROG_MAX: usize = 64;
+
+/// The part of `union bpf_attr` that `BPF_OBJ_GET_INFO_BY_FD` reads.
+#[repr(C)]
+struct GetInfo {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// The beginning of `struct bpf_link_info`, of a TCX link.
+#[repr(C)]
+#[derive(Default)]
+struct TcxInfo {
+    kind: u32,
+    id: u32,
+    prog_id: u32,
+    padding: u32,
+    ifindex: u32,
+    attach_type: u32,
+}
 
 /// The part of `union bpf_attr` that `BPF_LINK_DETACH` reads.
 #[repr(C)]
@@ -228,6 +249,30 @@ pub(super) fn query_tcx(ifindex: u32, attach_type: u32) -> io::Result<Vec<u32>> 
     }
     ids.truncate(attr.count as usize);
     Ok(ids)
+}
+
+/// The index of the interface that a TCX link is on; 0 when that has gone, or the link was taken off.
+pub(super) fn link_interface(link: impl AsFd) -> io::Result<u32> {
+    let mut info = TcxInfo::default();
+    let attr = GetInfo {
+        bpf_fd: link.as_fd().as_raw_fd().cast_unsigned(),
+        info_len: u32::try_from(size_of::<TcxInfo>()).map_err(io::Error::other)?,
+        info: (&raw mut info).expose_provenance() as u64,
+    };
+    // SAFETY: `attr` and what it points to outlive the call, and their sizes are passed.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET_INFO_BY_FD,
+            &raw const attr,
+            size_of::<GetInfo>(),
+        )
+    };
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(info.ifindex)
+    }
 }
 
 /// Takes a link off its hook now. Unpinning alone leaves it there until the kernel gets round to

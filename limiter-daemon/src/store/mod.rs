@@ -23,6 +23,9 @@ pub use usage::{DayUsage, Refusals, Seen, date_of};
 
 use schema::SCHEMA_VERSION;
 
+/// The file in the state directory.
+const FILE: &str = "limiter.db";
+
 /// Memory for pages in [`Store::change_much`], KiB: the indexes of a million keys fit.
 const MUCH_CACHE_KIB: u32 = 256 * 1024;
 
@@ -78,12 +81,17 @@ pub struct Store {
 }
 
 impl Store {
+    /// Whether there is a store in `directory`.
+    pub fn exists(directory: &Path) -> bool {
+        directory.join(FILE).exists()
+    }
+
     /// Opens the store in `directory`, making or upgrading it as needed.
     ///
     /// # Errors
     /// [`StoreError::Newer`] for a file of a later version, [`StoreError::Sqlite`] for all else.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
-        let path = directory.join("limiter.db");
+        let path = directory.join(FILE);
         let connection = Connection::open(&path).map_err(|source| StoreError::Sqlite {
             path: path.clone(),
             source,

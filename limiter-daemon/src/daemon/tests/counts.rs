@@ -70,6 +70,72 @@ fn a_crash_costs_what_was_allowed_and_no_more() {
 }
 
 #[test]
+fn what_is_taken_down_loses_nothing_even_if_the_host_goes_down_after_it() {
+    let mut host = Host::new("");
+    let id = host.add("acme");
+    host.add("idle");
+    host.plane.admit(id, TODAY, 7);
+    host.engine().tick(noon());
+    host.plane.tables().last_requests.insert(id, (TODAY, 3));
+    let report = host.engine().detach(&caller(noon())).unwrap();
+    assert!(report.warnings.is_empty(), "{report:?}");
+    host.plane = MemoryPlane::new("another boot:two");
+    host.start(noon()).unwrap();
+    let mut usage = |scope: &str| {
+        let usage = host.engine().usage_of(&name(scope), None, noon());
+        usage.map(|usage| (usage.used, usage.lost)).unwrap()
+    };
+    assert_eq!((usage("acme"), usage("idle")), ((10, 0), (0, 0)));
+    // From then on a crash costs again what was allowed.
+    host.plane = MemoryPlane::new("another boot:three");
+    host.start(noon()).unwrap();
+    assert!(host.used("acme", noon()) > 10);
+}
+
+#[test]
+fn what_is_taken_down_while_the_store_takes_nothing_is_told_and_counts_as_lost() {
+    let mut host = Host::new("");
+    let id = host.add("acme");
+    host.plane.admit(id, TODAY, 7);
+    host.engine().tick(noon());
+    host.plane.admit(id, TODAY, 5);
+    host.engine().store.refuse_changes();
+    let report = host.engine().detach(&caller(noon())).unwrap();
+    let warnings = report.warnings.join("\n");
+    assert!(
+        warnings.contains("are lost") && warnings.contains("limiter.db"),
+        "{warnings}"
+    );
+    host.plane = MemoryPlane::new("boot:two");
+    host.start(noon()).unwrap();
+    assert_eq!(host.used("acme", noon()), 1007);
+}
+
+#[test]
+fn an_engine_that_only_reads_knows_its_maps_and_leaves_others() {
+    let mut host = Host::new("");
+    let id = host.add("acme");
+    host.plane.admit(id, TODAY, 7);
+    host.engine().tick(noon());
+    // The daemon is killed; the kernel goes on.
+    host.plane.admit(id, TODAY, 5);
+    assert!(
+        Engine::read(host.parts(MemoryPlane::new("boot:other")), noon())
+            .unwrap()
+            .is_none()
+    );
+    let published = host.plane.tables().published.len();
+    let mut engine = Engine::read(host.parts(host.plane.clone()), noon())
+        .unwrap()
+        .unwrap();
+    assert_eq!(host.plane.tables().published.len(), published);
+    engine.detach(&caller(noon())).unwrap();
+    host.plane = MemoryPlane::new("boot:two");
+    host.start(noon()).unwrap();
+    assert_eq!(host.used("acme", noon()), 12);
+}
+
+#[test]
 fn the_next_day_is_opened_before_it_begins() {
     let mut host = Host::new("");
     host.add("acme");

@@ -66,13 +66,20 @@ impl Host {
     /// A daemon starts; one that ran before is gone without a word, as after kill -9.
     pub(super) fn start(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
         self.engine = None;
+        let parts = self.parts(self.plane.clone());
+        self.engine = Some(Engine::start(parts, now)?);
+        Ok(())
+    }
+
+    /// What an engine over these maps is made of.
+    pub(super) fn parts(&self, plane: MemoryPlane) -> Parts {
         let overlay = Overlay {
             file: Some(self.file.clone()),
             ..Overlay::default()
         };
         let store = Store::open(self.directory.path()).unwrap();
-        let parts = Parts {
-            plane: Box::new(self.plane.clone()),
+        Parts {
+            plane: Box::new(plane),
             secret: secret::load_or_create(self.directory.path(), store.key_count().unwrap())
                 .unwrap(),
             store,
@@ -80,9 +87,7 @@ impl Host {
             overlay,
             utc_offset: Arc::new(AtomicU64::new(0)),
             attended: Arc::default(),
-        };
-        self.engine = Some(Engine::start(parts, now)?);
-        Ok(())
+        }
     }
 
     /// The daemon stops as it should.

@@ -48,9 +48,18 @@ pub(super) struct Tables {
     /// See [`Tables::counted`].
     pub(super) noise: u64,
     pub(super) looks: u64,
+    /// What is admitted before the last attachment is off.
+    pub(super) last_requests: BTreeMap<u32, (Day, u64)>,
 }
 
 impl Tables {
+    fn admit(&mut self, scope: u32, day: Day, requests: u64) {
+        let state = self.state.entry(scope).or_default();
+        let word = DayCount(state.day_count).on(day);
+        state.day_count = DayCount::new(word.day(), word.count() + requests).0;
+        state.admitted += requests;
+    }
+
     fn no_room_for_keys(&self) -> bool {
         self.key_room.is_some_and(|room| self.keys.len() >= room)
     }
@@ -77,11 +86,7 @@ impl MemoryPlane {
 
     /// `requests` requests of a scope are admitted on `day`.
     pub(super) fn admit(&self, scope: u32, day: Day, requests: u64) {
-        let mut tables = self.tables();
-        let state = tables.state.entry(scope).or_default();
-        let word = DayCount(state.day_count).on(day);
-        state.day_count = DayCount::new(word.day(), word.count() + requests).0;
-        state.admitted += requests;
+        self.tables().admit(scope, day, requests);
     }
 
     pub(super) fn refuse(&self, scope: u32, reason: u32, requests: u64) {
@@ -307,6 +312,15 @@ impl Plane for MemoryPlane {
 
     fn mechanism(&self) -> Mechanism {
         Mechanism::Tcx
+    }
+
+    fn release(&mut self) -> Result<Vec<String>, KernelError> {
+        let mut tables = self.tables();
+        tables.attached.clear();
+        for (scope, (day, requests)) in std::mem::take(&mut tables.last_requests) {
+            tables.admit(scope, day, requests);
+        }
+        Ok(vec!["attachments".to_owned()])
     }
 
     fn detach(&mut self) -> Result<Vec<String>, KernelError> {

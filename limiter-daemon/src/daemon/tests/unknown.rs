@@ -330,3 +330,15 @@ fn ids_that_this_store_has_given_to_scopes_are_not_for_unknown_keys() {
     let new = host.add("b");
     assert!(!host.plane.tables().unused.contains(&new));
 }
+
+#[test]
+fn what_is_taken_down_before_it_was_heard_of_is_on_record() {
+    let mut host = Host::new(CONFIG);
+    meet(&host, KEY, TODAY, 3);
+    host.engine().detach(&caller(noon())).unwrap();
+    host.plane = MemoryPlane::new("boot:two");
+    host.start(noon()).unwrap();
+    let id = adopt(&mut host, KEY, 1);
+    assert_eq!(usage(&mut host, SCOPE).used, 4);
+    assert_eq!(DayCount(host.plane.state(id).day_count).count(), 4);
+}

@@ -1,0 +1,231 @@
+//! `limiter detach`: nothing is left in the kernel, and no count is lost with what is taken away.
+
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    thread,
+    time::Duration,
+};
+
+use limiter_tests::{GUARDED, Limiter, Rig, avoid_midnight, eventually, limiter::exit};
+
+/// A test about one day's count is over long before this.
+const TEST: Duration = Duration::from_secs(60);
+
+/// What a scope may use up before the store is written again is much of it.
+const QUOTA: u64 = 100_000;
+
+fn rig() -> Rig {
+    Rig::veth(|config| config.tier("profile", &format!("daily_quota = {QUOTA}")))
+}
+
+/// Clients ask all the while; `end` happens when some hundred are answered. How many were at last.
+fn under_load(rig: &mut Rig, key: &str, end: impl FnOnce(&mut Limiter)) -> u64 {
+    let (stop, asked) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (lab, limiter) = (&rig.lab, &mut rig.limiter);
+    thread::scope(|threads| {
+        let clients: Vec<_> = (0..3)
+            .map(|_| {
+                threads.spawn(|| {
+                    let mut conn = lab.connect(GUARDED);
+                    while !stop.load(SeqCst) {
+                        assert_eq!(conn.get("/", key).status, 200);
+                        asked.fetch_add(1, SeqCst);
+                    }
+                })
+            })
+            .collect();
+        eventually("clients ask", || asked.load(SeqCst) > 500);
+        end(limiter);
+        stop.store(true, SeqCst);
+        for client in clients {
+            client.join().expect("a client");
+        }
+    });
+    asked.into_inner()
+}
+
+/// What was counted when the programs were gone, and what the next daemon finds.
+fn assert_goes_on(rig: &mut Rig, key: &str, least: u64) {
+    assert!(!rig.limiter.pin_dir().exists(), "pins are left");
+    rig.limiter.run(&[]);
+    let found = rig.limiter.usage("acme/web");
+    assert_eq!(found.lost, 0, "{found:?}");
+    assert!(
+        found.used >= least && found.used <= rig.nginx.served(key),
+        "{found:?}"
+    );
+    assert_eq!(rig.get(key).status, 200);
+    assert_eq!(rig.limiter.usage("acme/web").used, found.used + 1);
+}
+
+#[test]
+fn of_a_daemon_that_was_killed_under_load_every_count_is_written() {
+    avoid_midnight(TEST);
+    let mut rig = rig();
+    let key = rig.limiter.key("acme/web");
+    let mut conn = rig.lab.connect(GUARDED);
+    let asked = under_load(&mut rig, &key, Limiter::kill);
+    // These are known to the maps alone.
+    for _ in 0..20 {
+        assert_eq!(conn.get("/", &key).status, 200);
+    }
+    let output = rig.limiter.detach();
+    assert_eq!((output.code, output.stderr.as_str()), (exit::DONE, ""));
+    assert_eq!(rig.nginx.served(&key), asked + 20);
+    assert_goes_on(&mut rig, &key, asked + 20);
+    // In the trail of changes it stands who did it.
+    let audit = rig.limiter.json(&["audit"]);
+    let entries = audit.as_array().expect("a list");
+    let detached = entries.iter().filter(|entry| entry["action"] == "detach");
+    let who: Vec<_> = detached.map(|entry| entry["who"].clone()).collect();
+    assert_eq!(who, ["root (uid 0) (no daemon)"]);
+}
+
+#[test]
+fn while_requests_come_the_last_one_that_is_admitted_is_counted() {
+    avoid_midnight(TEST);
+    for running in [true, false] {
+        let mut rig = rig();
+        let key = rig.limiter.key("acme/web");
+        under_load(&mut rig, &key, |limiter| {
+            if !running {
+                limiter.kill();
+            }
+            let output = limiter.detach();
+            assert_eq!(
+                (output.code, output.stderr.as_str()),
+                (exit::DONE, ""),
+                "{running}"
+            );
+            if running {
+                assert_eq!(limiter.wait_for_end(), Some(exit::DONE));
+            }
+        });
+        assert_goes_on(&mut rig, &key, 500);
+    }
+}
+
+#[test]
+fn a_host_that_goes_down_after_it_loses_nothing() {
+    avoid_midnight(TEST);
+    for arguments in [&[][..], &["--detach-on-exit"]] {
+        let mut rig = rig();
+        rig.limiter.terminate();
+        rig.limiter.run(arguments);
+        let key = rig.limiter.key("acme/web");
+        assert_eq!(rig.statuses(&key, 3), [200; 3]);
+        if arguments.is_empty() {
+            assert_eq!(rig.limiter.detach().code, exit::DONE);
+            assert_eq!(rig.limiter.wait_for_end(), Some(exit::DONE));
+        } else {
+            rig.limiter.terminate();
+        }
+        rig.limiter.run(&[]);
+        let usage = rig.limiter.usage("acme/web");
+        assert_eq!((usage.used, usage.lost), (3, 0), "{arguments:?}");
+    }
+}
+
+#[test]
+fn without_a_store_that_can_be_read_everything_goes_all_the_same_with_a_warning() {
+    avoid_midnight(TEST);
+    let spoil = |rig: &Rig| {
+        let file = rig.limiter.state_dir().join("limiter.db");
+        // What a daemon that was killed has written last is in the log beside it.
+        fs::remove_file(file.with_extension("db-wal")).expect("the store's log");
+        fs::write(file, "no database").expect("spoil the store");
+    };
+    let other = rig();
+    type Case<'a> = (&'a dyn Fn(&Rig), &'a Path, &'a str);
+    let foreign = other.limiter.state_dir();
+    let mut other = other;
+    other.limiter.terminate();
+    let missing = Path::new("/nonexistent");
+    let cases: [Case<'_>; 3] = [
+        (&|_| (), missing, "no store in /nonexistent"),
+        (&spoil, Path::new(""), "not a database"),
+        (&|_| (), &foreign, "is not that of the maps"),
+    ];
+    for (spoil, state, why) in cases {
+        let mut rig = rig();
+        let key = rig.limiter.key("acme/web");
+        assert_eq!(rig.get(&key).status, 200);
+        rig.limiter.kill();
+        spoil(&rig);
+        let own = rig.limiter.state_dir();
+        let state = if state == Path::new("") { &own } else { state };
+        let output = rig.limiter.detach_with(state);
+        assert_eq!(output.code, exit::DONE, "{output:?}");
+        for words in ["today's counts since they were last written are lost", why] {
+            assert!(output.stderr.contains(words), "no {words:?} in {output:?}");
+        }
+        assert!(!rig.limiter.pin_dir().exists(), "pins are left");
+    }
+    // A store of other maps was left as it was.
+    other.limiter.run(&[]);
+    assert_eq!(other.limiter.json(&["audit"]), serde_json::json!([]));
+}
+
+#[test]
+fn a_daemon_that_is_not_asked_keeps_its_maps() {
+    let rig = Rig::veth(|config| config.tier("profile", "rate = \"1/min\"\nburst = 1"));
+    let key = rig.limiter.key("acme/web");
+    assert_eq!(rig.get(&key).status, 200);
+    let pid = format!("pid {}", rig.limiter.pid());
+    let nowhere = ["--socket", "/nonexistent/limiter.sock", "detach"];
+    let (state, run) = (rig.limiter.state_dir(), rig.limiter.runtime_dir());
+    let path = |path: &Path| path.display().to_string();
+    for (held, state, run, pins) in [
+        (
+            &*state,
+            path(&state),
+            "/nonexistent".to_owned(),
+            "/sys/fs/bpf".to_owned(),
+        ),
+        (
+            &*run,
+            "/nonexistent".to_owned(),
+            path(&run),
+            "/sys/fs/bpf".to_owned(),
+        ),
+        (
+            rig.limiter.pin_dir(),
+            "/nonexistent".to_owned(),
+            "/nonexistent".to_owned(),
+            path(rig.limiter.pin_dir()),
+        ),
+    ] {
+        let directories = [
+            "--state-dir",
+            &state,
+            "--runtime-dir",
+            &run,
+            "--pin-dir",
+            &pins,
+        ];
+        let output = Limiter::alone(&[&nowhere[..], &directories].concat());
+        output.assert_fails(exit::FAILED, &[&path(held), &pid, "--socket"]);
+    }
+    assert_eq!(rig.get(&key).status, 429);
+}
+
+#[test]
+fn what_an_interrupted_start_left_goes_too() {
+    let mut rig = rig();
+    rig.limiter.terminate();
+    let (pins, left) = (
+        rig.limiter.pin_dir(),
+        rig.limiter.pin_dir().join("unfinished"),
+    );
+    let maps = fs::read_dir(pins).expect("the pins").find_map(|entry| {
+        let path = entry.expect("an entry").path();
+        path.join("STATE").exists().then_some(path)
+    });
+    let map = maps.expect("the maps").join("STATE");
+    fs::create_dir(&left).expect("a directory");
+    fs::hard_link(map, left.join("STATE")).expect("a second pin");
+    assert_eq!(rig.limiter.detach().code, exit::DONE);
+    assert!(!rig.limiter.pin_dir().exists(), "pins are left");
+}
