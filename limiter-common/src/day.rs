@@ -116,6 +116,32 @@ mod tests {
     }
 
     #[test]
+    fn a_leap_second_that_is_stepped_belongs_to_the_day_that_has_begun() {
+        let midnight = 20_000 * DAY_NS;
+        let tenth = DAY_NS / 864_000;
+        // Ten requests a second. At midnight the last second of the day comes again (clock_adjtime(2),
+        // `STA_INS`, as POSIX counts).
+        let before = (1..=20).rev().map(|tenths| midnight - tenths * tenth);
+        let after = [0]
+            .into_iter()
+            .chain((1..=10).rev())
+            .map(|tenths| midnight - tenths * tenth);
+        let later = (0..20).map(|tenths| midnight + tenths * tenth);
+        let mut word = DayCount::default();
+        let mut of_the_old = 0;
+        for now in before.chain(after).chain(later) {
+            word = word.on(Day::at(now)).charged();
+            of_the_old = of_the_old.max(if word.day() == Day(19_999) {
+                word.count()
+            } else {
+                0
+            });
+        }
+        assert_eq!(of_the_old, 20);
+        assert_eq!(word, DayCount::new(Day(20_000), 31));
+    }
+
+    #[test]
     fn seconds_to_midnight_are_rounded_up() {
         assert_eq!(seconds_to_midnight(0), 86_400);
         assert_eq!(seconds_to_midnight(1), 86_400);
@@ -134,6 +160,27 @@ mod tests {
         fn day_and_count_come_back(day in 0u32..1 << 24, count in 0u64..=MAX_COUNT) {
             let word = DayCount::new(Day(day), count);
             prop_assert_eq!((word.day(), word.count()), (Day(day), count));
+        }
+
+        /// Whatever the clock does in between (steps, leap seconds that come twice): of no day is more
+        /// charged than its quota, and none comes again.
+        #[test]
+        fn no_clock_grants_a_day_twice(
+            seconds in proptest::collection::vec(-200_000i64..=200_000, 1..200),
+            quota in 1u64..20,
+        ) {
+            let mut word = DayCount::default();
+            let mut charged = std::collections::BTreeMap::new();
+            for second in seconds {
+                let utc_ns = u64::try_from(1_000_000 + second).unwrap() * 1_000_000_000;
+                let now = word.on(Day::at(utc_ns));
+                prop_assert!(now.day() >= word.day());
+                if now.count() < quota {
+                    word = now.charged();
+                    *charged.entry(word.day()).or_insert(0) += 1;
+                }
+            }
+            prop_assert!(charged.values().all(|count| *count <= quota), "{charged:?}");
         }
 
         #[test]

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::{
         Barrier,
@@ -254,16 +254,7 @@ fn a_full_disk_is_told_and_stops_no_request_and_no_limit() {
     let ask = || lab.connect(GUARDED).get("/", &key).status;
     assert_eq!(ask(), 200);
     disk.fill();
-    let problem = || {
-        let health = limiter.status()["health"].clone();
-        health.as_array().is_some_and(|health| {
-            let store = health.iter().find(|entry| entry["part"] == "store");
-            store.is_some_and(|entry| {
-                let message = entry["message"].as_str().expect("a message");
-                message.contains("limiter.db") && message.contains("full")
-            })
-        })
-    };
+    let problem = || store_problem(&limiter).is_some_and(|message| message.contains("full"));
     // Some are held, until it is clear that nobody can write.
     let asked: Vec<u16> = (1..30).map(|_| ask()).collect();
     assert_eq!(asked, [200; 29]);
@@ -288,15 +279,156 @@ fn a_full_disk_is_told_and_stops_no_request_and_no_limit() {
     drop(limiter);
 }
 
-/// Builds the library that makes a disk slow.
-fn slow_disk(lab: &Lab) -> PathBuf {
-    let source = lab.file("slow_disk.c");
-    fs::write(&source, include_str!("../peers/slow_disk.c")).expect("write the source");
-    let library = lab.file("slow_disk.so");
+/// What `status` says of the store, if anything is wrong with it: it names the file.
+fn store_problem(limiter: &Limiter) -> Option<String> {
+    let health = limiter.status()["health"].clone();
+    let mut parts = health.as_array().expect("a list").iter();
+    let store = parts.find(|entry| entry["part"] == "store")?;
+    let message = store["message"].as_str().expect("a message").to_owned();
+    assert!(message.contains("limiter.db"), "{message}");
+    Some(message)
+}
+
+/// Builds a library that stands between the daemon and its disk.
+fn library(lab: &Lab, text: &str) -> PathBuf {
+    let source = lab.file("disk.c");
+    fs::write(&source, text).expect("write the source");
+    let library = lab.file("disk.so");
     let mut compiler = Command::new("cc");
     compiler.args(["-shared", "-fPIC", "-O2", "-o"]);
     process::succeed(compiler.arg(&library).arg(&source));
     library
+}
+
+/// The files of a store, by name, and what is in them.
+fn files(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let entries = fs::read_dir(directory).expect("the state directory");
+    let mut files: Vec<_> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .map(|path| {
+            let content = fs::read(&path).expect("a file");
+            (path, content)
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_disk_that_becomes_read_only_is_told_and_caught_up_with_when_it_can_be_written_again() {
+    avoid_midnight(TEST);
+    let lab = Lab::veth();
+    let config = Config::new(&lab)
+        .tier("profile", "daily_quota = 40")
+        .section("accounting", "ahead = 5");
+    let nginx = Nginx::start(&lab, &[GUARDED]);
+    let mut limiter = Limiter::prepare(&lab, "limiter", &config);
+    let library = library(&lab, include_str!("../peers/read_only_disk.c"));
+    let flag = lab.file("read-only");
+    let text = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
+    limiter.set_env("LD_PRELOAD", &text(&library));
+    limiter.set_env("READ_ONLY_WHILE", &text(&flag));
+    limiter.run(&[]);
+    let key = limiter.key("acme/web");
+    let ask = || lab.connect(GUARDED).get("/", &key).status;
+    assert_eq!(ask(), 200);
+    eventually("it is written", || store_problem(&limiter).is_none());
+    fs::write(&flag, "").expect("make it read-only");
+    // Some are held, until it is clear that nobody can write.
+    let asked: Vec<u16> = (1..30).map(|_| ask()).collect();
+    assert_eq!(asked, [200; 29]);
+    eventually("it is told", || store_problem(&limiter).is_some());
+    assert!(
+        limiter.log().contains("store: the store"),
+        "{}",
+        limiter.log()
+    );
+    limiter
+        .cli(&["scope", "add", "beta"])
+        .assert_fails(exit::FAILED, &["limiter.db"]);
+    assert_eq!(limiter.usage("acme/web").used, 30);
+    // Another daemon cannot start now, and changes nothing.
+    limiter.kill();
+    let before = files(&limiter.state_dir());
+    limiter.launch(&[]);
+    assert_eq!(limiter.wait_for_end(), Some(exit::FAILED));
+    assert_eq!(files(&limiter.state_dir()), before);
+    assert_eq!(ask(), 200);
+    fs::remove_file(&flag).expect("make it writable");
+    limiter.run(&[]);
+    assert_eq!(limiter.usage("acme/web").used, 31);
+    // While a daemon runs it recovers by itself.
+    fs::write(&flag, "").expect("make it read-only");
+    assert_eq!(ask(), 200);
+    eventually("it is told again", || store_problem(&limiter).is_some());
+    fs::remove_file(&flag).expect("make it writable");
+    eventually("all is well again", || store_problem(&limiter).is_none());
+    let asked: Vec<u16> = (32..42).map(|_| ask()).collect();
+    assert_eq!(asked, [vec![200; 8], vec![429; 2]].concat());
+    limiter.terminate();
+    // It is all in the store.
+    forget_kernel(&limiter);
+    limiter.run(&[]);
+    let usage = limiter.usage("acme/web");
+    assert_eq!((usage.used, usage.lost, nginx.served(&key)), (40, 0, 40));
+    drop(limiter);
+}
+
+/// A directory that is read-only; as before when this is dropped.
+struct ReadOnly<'a>(&'a Path);
+
+impl<'a> ReadOnly<'a> {
+    fn new(path: &'a Path) -> Self {
+        process::succeed(Command::new("mount").arg("--bind").arg(path).arg(path));
+        let read_only = Self(path);
+        process::succeed(
+            Command::new("mount")
+                .args(["-o", "remount,bind,ro"])
+                .arg(path),
+        );
+        read_only
+    }
+}
+
+impl Drop for ReadOnly<'_> {
+    fn drop(&mut self) {
+        let umounted = Command::new("umount").arg("-l").arg(self.0).status();
+        if !umounted.is_ok_and(|status| status.success()) {
+            eprintln!("{} stays mounted", self.0.display());
+        }
+    }
+}
+
+#[test]
+fn on_a_read_only_disk_no_daemon_starts_and_limits_stay_in_force() {
+    avoid_midnight(TEST);
+    for killed in [true, false] {
+        let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 4"));
+        let key = rig.limiter.key("acme/web");
+        assert_eq!(rig.get(&key).status, 200);
+        if killed {
+            rig.limiter.kill();
+        } else {
+            rig.limiter.terminate();
+        }
+        let state = rig.limiter.state_dir();
+        let before = files(&state);
+        let read_only = ReadOnly::new(&state);
+        rig.limiter.launch(&[]);
+        assert_eq!(rig.limiter.wait_for_end(), Some(exit::FAILED));
+        let log = rig.limiter.log();
+        assert!(
+            log.contains("limiter.db") && log.contains("Read-only file system"),
+            "{log}"
+        );
+        assert_eq!(files(&state), before);
+        assert_eq!(rig.get(&key).status, 200);
+        drop(read_only);
+        rig.limiter.run(&[]);
+        assert_eq!(rig.statuses(&key, 3), [200, 200, 429]);
+        rig.assert_charged_as_served("acme/web", &key, 4);
+        assert_eq!(rig.limiter.usage("acme/web").lost, 0);
+    }
 }
 
 #[test]
@@ -308,7 +440,7 @@ fn a_slow_disk_holds_requests_and_refuses_none() {
         .section("accounting", "ahead = 10");
     let nginx = Nginx::start(&lab, &[GUARDED]);
     let mut limiter = Limiter::prepare(&lab, "limiter", &config);
-    let library = slow_disk(&lab);
+    let library = library(&lab, include_str!("../peers/slow_disk.c"));
     limiter.set_env("LD_PRELOAD", library.to_str().expect("a path in UTF-8"));
     limiter.set_env("SLOW_DISK_MS", "100");
     limiter.run(&[]);

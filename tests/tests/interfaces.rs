@@ -18,9 +18,9 @@ const INDEX: u32 = 4711;
 
 /// Joins the ends of a lab that is [`Net::Apart`].
 fn plug(lab: &Lab) {
-    let server = lab.server().name();
-    lab.client().ip(&format!(
-        "link add c0 type veth peer name s0 index {INDEX} netns {server}"
+    let client = lab.client().name();
+    lab.server().ip(&format!(
+        "link add s0 index {INDEX} type veth peer name c0 netns {client}"
     ));
     lab.address_ends();
 }

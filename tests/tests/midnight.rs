@@ -211,6 +211,37 @@ fn a_clock_that_goes_back_opens_no_day_again() {
 }
 
 #[test]
+fn a_leap_second_that_is_stepped_opens_no_day_again_and_grants_none_twice() {
+    // By one, as clocks do; and by so many that the kernel surely sees the old day once more.
+    for step in [1, 3] {
+        let mut night = night("daily_quota = 5");
+        night.time.set_before_midnight(BEFORE);
+        let (today, tomorrow) = (night.time.date(0), night.time.date(1));
+        eventually("the kernel sees the evening", || night.left() < 60);
+        let statuses =
+            |night: &Night, count| -> Vec<u16> { (0..count).map(|_| night.status()).collect() };
+        assert_eq!(statuses(&night, 6), [200, 200, 200, 200, 200, 429]);
+        eventually("the new day begins", || night.status() == 200);
+        let ahead = night.time.ahead();
+        night.time.set_ahead(ahead - step);
+        if step > 1 {
+            eventually("the clock has gone back", || night.left() < 60);
+        }
+        assert_eq!(statuses(&night, 5), [200, 200, 200, 200, 429]);
+        eventually("midnight has come again", || {
+            night.time.date(0) == tomorrow && night.left() > 60
+        });
+        assert_eq!(statuses(&night, 2), [429; 2]);
+        assert_eq!(
+            (night.used_on(&today).0, night.used_on(&tomorrow).0),
+            (5, 5),
+            "{step}"
+        );
+        assert_eq!(night.nginx.served(&night.key), 10, "{step}");
+    }
+}
+
+#[test]
 fn limits_of_ones_own_end_at_their_time_without_a_daemon() {
     let mut night = night("daily_quota = 2");
     let until = chrono::DateTime::from_timestamp(night.time.now() + 4, 0).expect("a time");

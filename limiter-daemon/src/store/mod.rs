@@ -10,9 +10,16 @@ mod schema;
 mod scopes;
 mod usage;
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use chrono::{DateTime, Utc};
+use nix::{
+    fcntl::{AT_FDCWD, AtFlags},
+    unistd::{AccessFlags, faccessat},
+};
 use rusqlite::Connection;
 use thiserror::Error;
 
@@ -39,6 +46,14 @@ pub enum StoreError {
         path: PathBuf,
         /// What SQLite said.
         source: rusqlite::Error,
+    },
+    /// SQLite would only say that it cannot open the file.
+    #[error("the store {} cannot be written: {source}", path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said of its directory.
+        source: io::Error,
     },
     /// A newer limiter wrote the file.
     #[error(
@@ -89,9 +104,16 @@ impl Store {
     /// Opens the store in `directory`, making or upgrading it as needed.
     ///
     /// # Errors
-    /// [`StoreError::Newer`] for a file of a later version, [`StoreError::Sqlite`] for all else.
+    /// [`StoreError::Newer`] for a file of a later version, [`StoreError::Unwritable`] on a read-only disk,
+    /// [`StoreError::Sqlite`] for all else.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let path = directory.join(FILE);
+        faccessat(AT_FDCWD, directory, AccessFlags::W_OK, AtFlags::AT_EACCESS).map_err(
+            |error| StoreError::Unwritable {
+                path: path.clone(),
+                source: error.into(),
+            },
+        )?;
         let connection = Connection::open(&path).map_err(|source| StoreError::Sqlite {
             path: path.clone(),
             source,
