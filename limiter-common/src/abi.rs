@@ -356,6 +356,30 @@ pub mod event {
 /// Bytes of the map `EVENTS`.
 pub const EVENT_BYTES: u32 = 256 * 1024;
 
+/// The map `SWITCH` (array of u64, one entry, `BPF_F_MMAPABLE`): which of two sets of maps is in force
+/// while one takes the place of the other. It has a place in no layout: it is there for that time only,
+/// and means the same for every version.
+pub mod switch {
+    /// The set that was there before.
+    pub const OLD: u64 = 0;
+    /// The new one.
+    pub const NEW: u64 = 1;
+    // Anything else is the `CLOCK_BOOTTIME` in ns until which neither is, while one is copied to the
+    // other; from then on it is the old one again, which the first program that finds so says here.
+
+    /// The map `PROGRAMS` (program array): this many programs of the old set, then those of the new one,
+    /// in the order of the next four.
+    pub const PROGRAMS: u32 = 4;
+    /// Packets that arrive, on devices with Ethernet headers.
+    pub const INGRESS: u32 = 0;
+    /// Packets that leave, on devices with Ethernet headers.
+    pub const EGRESS: u32 = 1;
+    /// Packets that arrive, on devices without.
+    pub const INGRESS_L3: u32 = 2;
+    /// Packets that leave, on devices without.
+    pub const EGRESS_L3: u32 = 3;
+}
+
 /// Names of the maps.
 pub mod map {
     /// [`super::Config`].
@@ -392,6 +416,10 @@ pub mod map {
     pub const FORGET: &str = "FORGET";
     /// [`super::Stranger`] by [`super::FlowKey`].
     pub const STRANGERS: &str = "STRANGERS";
+    /// One of [`super::switch`].
+    pub const SWITCH: &str = "SWITCH";
+    /// Programs, see [`super::switch::PROGRAMS`].
+    pub const PROGRAMS: &str = "PROGRAMS";
 }
 
 const _: () = {

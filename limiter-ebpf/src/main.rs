@@ -37,9 +37,12 @@ mod scan;
 mod skb;
 mod stranger;
 mod sweep;
+mod switch;
 mod work;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
+use limiter_common::abi::switch::{EGRESS, EGRESS_L3, INGRESS, INGRESS_L3};
+use packet::Direction;
 use skb::Skb;
 
 /// Packets from clients, on devices with Ethernet headers.
@@ -68,6 +71,30 @@ pub fn limiter_ingress_l3(ctx: TcContext) -> i32 {
 #[inline(always)]
 pub fn limiter_egress_l3(ctx: TcContext) -> i32 {
     egress::run::<false>(Skb(ctx.skb.skb))
+}
+
+/// In place of `limiter_ingress` while other maps take the place of its own.
+#[classifier]
+pub fn limiter_hold_ingress(ctx: TcContext) -> i32 {
+    switch::run::<true>(&ctx, Direction::ToServer, INGRESS)
+}
+
+/// In place of `limiter_egress`, likewise.
+#[classifier]
+pub fn limiter_hold_egress(ctx: TcContext) -> i32 {
+    switch::run::<true>(&ctx, Direction::ToClient, EGRESS)
+}
+
+/// In place of `limiter_ingress_l3`, likewise.
+#[classifier]
+pub fn limiter_hold_ingress_l3(ctx: TcContext) -> i32 {
+    switch::run::<false>(&ctx, Direction::ToServer, INGRESS_L3)
+}
+
+/// In place of `limiter_egress_l3`, likewise.
+#[classifier]
+pub fn limiter_hold_egress_l3(ctx: TcContext) -> i32 {
+    switch::run::<false>(&ctx, Direction::ToClient, EGRESS_L3)
 }
 
 /// Removes dead flows; run by the daemon (`BPF_PROG_TEST_RUN`), attached nowhere.

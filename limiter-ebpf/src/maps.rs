@@ -3,11 +3,12 @@
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST},
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
+    programs::TcContext,
 };
 use limiter_common::abi::{
     Clock, Config, Digest, EVENT_BYTES, Event, Flow, FlowKey, KeyEntry, Limits, MAX_SUSPECTS,
-    Ports, ScopeState, Stranger, Suspect, Sweep, Text, TextKey, Tomb, Unused, counter,
+    Ports, ScopeState, Stranger, Suspect, Sweep, Text, TextKey, Tomb, Unused, counter, switch,
 };
 
 use crate::work::Work;
@@ -51,6 +52,11 @@ static FORGET: Array<Suspect> = Array::pinned(1, 0);
 // Says only under which policy a connection passes.
 #[map]
 static STRANGERS: LruHashMap<FlowKey, Stranger> = LruHashMap::pinned(65_536, 0);
+// Not pinned with the others: which set of maps is in force while one takes the place of another.
+#[map]
+static SWITCH: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(2 * switch::PROGRAMS, 0);
 #[map]
 static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 
@@ -272,4 +278,17 @@ pub fn count_by(counter: u32, by: u64) {
 #[inline(always)]
 pub fn count(counter: u32) {
     count_by(counter, 1);
+}
+
+/// Which set of maps is in force: one of [`switch`].
+#[inline(always)]
+pub fn switched() -> Option<*mut u64> {
+    SWITCH.get_ptr_mut(0)
+}
+
+/// Goes on as the program with this number in `PROGRAMS`. Returns only if there is none.
+#[inline(always)]
+pub fn go_on(ctx: &TcContext, program: u32) {
+    // SAFETY: what is on the stack needs no dropping.
+    unsafe { PROGRAMS.tail_call(ctx, program) };
 }

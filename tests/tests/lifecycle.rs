@@ -253,30 +253,6 @@ fn a_second_daemon_on_the_same_directories_gives_way_and_says_why() {
 }
 
 #[test]
-fn tables_of_another_size_are_told_and_leave_the_limits_in_force() {
-    let mut rig = Rig::veth(|config| config.tier("profile", "rate = \"1/min\"\nburst = 1"));
-    let key = rig.limiter.key("acme/web");
-    assert_eq!(rig.get(&key).status, 200);
-    rig.limiter.terminate();
-    let good = fs::read_to_string(rig.limiter.config_path()).expect("the configuration");
-    rig.limiter
-        .write_config(&good.replace("flows = 8192", "flows = 4096"));
-    rig.limiter.launch(&[]);
-    assert_eq!(rig.limiter.wait_for_end(), Some(exit::FAILED));
-    for word in ["FLOWS", "8192", "4096", "limiter detach"] {
-        assert!(
-            rig.limiter.log().contains(word),
-            "no {word} in {}",
-            rig.limiter.log()
-        );
-    }
-    assert_eq!(rig.get(&key).status, 429);
-    assert_eq!(rig.limiter.detach().code, exit::DONE);
-    rig.limiter.run(&[]);
-    assert_eq!(rig.limiter.usage("acme/web").used, 1);
-}
-
-#[test]
 fn daemons_with_directories_of_their_own_run_side_by_side() {
     let lab = Lab::veth();
     let nginx = Nginx::start(&lab, &[GUARDED, 8080]);

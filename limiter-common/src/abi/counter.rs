@@ -119,7 +119,8 @@ counters! {
     FRAGMENT_DROPPED = "fragment_dropped",
     /// Packets dropped whose headers could not be read (truncated, or too many IPv6 extensions).
     UNREADABLE_DROPPED = "unreadable_dropped",
-    /// Packets dropped because another CPU held their flow for too long.
+    /// Packets dropped because another CPU held their flow for too long, or the daemon held all of them
+    /// while it made a table larger.
     CONTENDED_DROPPED = "contended_dropped",
     /// Responses sent by the program (429, 401, 400).
     RESPONSES_SENT = "responses_sent",

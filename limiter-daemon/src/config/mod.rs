@@ -76,6 +76,16 @@ impl Tables {
     pub fn scope_ids(&self) -> u32 {
         self.scopes.saturating_add(self.unknown_keys)
     }
+
+    /// These, and where `wanted` has more, as many as that.
+    pub fn at_least(&self, wanted: &Self) -> Self {
+        Self {
+            flows: self.flows.max(wanted.flows),
+            scopes: self.scopes.max(wanted.scopes),
+            keys: self.keys.max(wanted.keys),
+            unknown_keys: self.unknown_keys.max(wanted.unknown_keys),
+        }
+    }
 }
 
 impl Default for Tables {

@@ -22,6 +22,7 @@ mod reload;
 mod scopes;
 mod status;
 mod sweep;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod text_sets;
@@ -187,6 +188,7 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
         return Err(error.into());
     }
     let _pins_lock = DirectoryLock::take(pins)?;
+    pin_directory.settle()?;
     before.note_pins()?;
     let overlay = options.overlay.clone();
     let mut attaching = false;
@@ -270,17 +272,19 @@ fn listen(socket: &Path, group: Option<u32>) -> anyhow::Result<(UnixListener, So
 /// Loads, fills the maps, and attaches: limits are in force when this returns. `attaching` is
 /// set when programs may be attached, however this ends.
 fn put_up(
-    (config, overlay, store, secret): (Config, Overlay, Store, Secret),
+    (mut config, overlay, store, secret): (Config, Overlay, Store, Secret),
     pins: PinDirectory,
     interfaces: &[Interface],
     attaching: &mut bool,
 ) -> anyhow::Result<(Engine, Arc<ClockPublisher>, Events)> {
+    let wanted = config.tables;
     let settings = Settings {
-        tables: config.tables,
+        tables: wanted,
         hook: config.attach.hook,
         pins,
     };
     let (kernel, clock_map, events) = Kernel::load(&settings)?;
+    config.tables = kernel.tables();
     let utc_offset = Arc::new(AtomicU64::new(0));
     let attended = Arc::new(AtomicU64::new(0));
     let clock = Arc::new(ClockPublisher::new(
@@ -303,6 +307,12 @@ fn put_up(
     clock.publish()?;
     *attaching = true;
     engine.attach(interfaces)?;
+    if engine.prepare_tables(&wanted) {
+        // Meanwhile nobody has answered for the store.
+        engine.tick(Utc::now());
+        clock.publish()?;
+        engine.make_tables_larger(&wanted)?;
+    }
     Ok((engine, clock, events))
 }
 

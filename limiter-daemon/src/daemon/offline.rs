@@ -43,6 +43,7 @@ pub fn detach(directories: &Directories, who: String) -> anyhow::Result<Report> 
         .map(|path| DirectoryLock::take(path))
         .collect::<Result<Vec<_>, _>>()?;
     let pins = PinDirectory::new(pins);
+    pins.settle()?;
     let counts = match pins.pinned_tables() {
         Ok(None) => Ok(None),
         Ok(Some(tables)) => books(state, &pins, tables).map(Some),

@@ -60,11 +60,8 @@ impl Engine {
         self.check_tiers(&config)?;
         let mut report = Report::default();
         // Sizes are those of the pinned maps, and links stay what they are.
-        if config.tables != self.config.tables {
-            config.tables = self.config.tables;
-            let text = "[tables] has changed: that takes `limiter detach` and a new start";
-            report.warnings.push(text.to_owned());
-        }
+        report.warnings.extend(self.note_tables(&config.tables));
+        config.tables = self.config.tables;
         if config.attach.hook != self.config.attach.hook {
             config.attach.hook = self.config.attach.hook;
             report

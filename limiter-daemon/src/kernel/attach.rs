@@ -56,6 +56,19 @@ pub(super) fn program_name(hook: Hook, link_layer: LinkLayer) -> &'static str {
     }
 }
 
+/// The program in whose place that one goes on while maps take the place of others.
+pub(super) fn hold_name(hook: Hook, link_layer: LinkLayer) -> &'static str {
+    match (hook, link_layer) {
+        (Hook::Ingress, LinkLayer::Ethernet) => "limiter_hold_ingress",
+        (Hook::Egress, LinkLayer::Ethernet) => "limiter_hold_egress",
+        (Hook::Ingress, LinkLayer::None) => "limiter_hold_ingress_l3",
+        (Hook::Egress, LinkLayer::None) => "limiter_hold_egress_l3",
+    }
+}
+
+/// Which program goes on a hook of such an interface.
+pub(super) type Named = fn(Hook, LinkLayer) -> &'static str;
+
 /// The program `name` of the object, accepted by the kernel: loaded when it is first wanted.
 pub(super) fn loaded<'a>(
     ebpf: &'a mut Ebpf,
@@ -122,7 +135,7 @@ impl Attachments {
                 continue;
             }
             for hook in Hook::ATTACH_ORDER {
-                match self.attach(ebpf, interface, hook) {
+                match self.attach(ebpf, interface, hook, program_name) {
                     Ok(change) => {
                         let at = (interface.name.clone(), hook);
                         self.attached.insert(at, interface.index);
@@ -210,6 +223,55 @@ impl Attachments {
         Ok(changes)
     }
 
+    /// Which programs are attached.
+    ///
+    /// # Errors
+    /// [`KernelError::Io`].
+    pub(super) fn programs(&self) -> Result<Vec<(Hook, LinkLayer)>, KernelError> {
+        let mut programs = Vec::new();
+        for (_, hook, interface) in self.interfaces()? {
+            let program = (hook, interface.link_layer);
+            if !programs.contains(&program) {
+                programs.push(program);
+            }
+        }
+        Ok(programs)
+    }
+
+    /// What is attached, by the name that it is known by, and the interface. One that has gone has taken
+    /// its programs along.
+    fn interfaces(&self) -> Result<Vec<(String, Hook, Interface)>, KernelError> {
+        let present = netdev::interfaces().map_err(|source| KernelError::Io {
+            path: "network interfaces".into(),
+            source,
+        })?;
+        let found = self.attached.iter().filter_map(|((name, hook), index)| {
+            let interface = present.iter().find(|known| known.index == *index)?;
+            Some((name.clone(), *hook, interface.clone()))
+        });
+        Ok(found.collect())
+    }
+
+    /// Puts other programs in the place of those that are attached. What cannot be had is not attached any
+    /// more as far as [`Self::follow`] knows, which tries again.
+    ///
+    /// # Errors
+    /// The first that failed; the others get theirs all the same.
+    pub(super) fn replace(&mut self, ebpf: &mut Ebpf, named: Named) -> Result<(), KernelError> {
+        let mut failed = None;
+        for (name, hook, interface) in self.interfaces()? {
+            let known_as = Interface {
+                name: name.clone(),
+                ..interface
+            };
+            if let Err(error) = self.attach(ebpf, &known_as, hook, named) {
+                self.attached.remove(&(name, hook));
+                failed = failed.or(Some(error));
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
     /// What is attached, by us or by an earlier daemon on the same pins, and not wanted.
     fn unwanted(&self, wanted: &[Interface]) -> Result<Vec<(String, Hook)>, KernelError> {
         let mut found: Vec<(String, Hook)> = self.attached.keys().cloned().collect();
@@ -229,8 +291,9 @@ impl Attachments {
         ebpf: &mut Ebpf,
         interface: &Interface,
         hook: Hook,
+        named: Named,
     ) -> Result<String, KernelError> {
-        let program = loaded(ebpf, program_name(hook, interface.link_layer))?;
+        let program = loaded(ebpf, named(hook, interface.link_layer))?;
         // An earlier daemon may have attached the other way (the kernel was upgraded, or
         // `attach.hook` changed): both at once would charge each request twice.
         match self.mechanism {

@@ -8,7 +8,7 @@ use super::{
     layouts,
     links::{pinned_links, unpin_link},
     netdev,
-    pins::PinDirectory,
+    pins::{GROWING, PinDirectory},
 };
 
 /// What was taken down, for people.
@@ -72,6 +72,7 @@ pub(super) fn remove_maps(root: &Path) -> Result<Removed, KernelError> {
             .unwrap_or_default();
         let is_layout = name == layouts::UNFINISHED
             || name.strip_prefix('v').is_some_and(|version| {
+                let version = version.strip_suffix(GROWING).unwrap_or(version);
                 !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit())
             });
         if !is_layout && name != "links" {
@@ -137,7 +138,7 @@ mod tests {
     fn maps_of_every_layout_go_and_what_is_not_ours_stays() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
-        for ours in ["v1", "v12", layouts::UNFINISHED, "links"] {
+        for ours in ["v1", "v12", "v12-growing", layouts::UNFINISHED, "links"] {
             fs::create_dir(root.join(ours)).unwrap();
             fs::write(root.join(ours).join("STATE"), "").unwrap();
         }
@@ -145,7 +146,7 @@ mod tests {
             fs::create_dir(root.join(other)).unwrap();
         }
         let removed = remove_maps(root).unwrap();
-        assert_eq!(removed.len(), 3, "{removed:?}");
+        assert_eq!(removed.len(), 4, "{removed:?}");
         let mut left: Vec<_> = list(root).unwrap();
         left.sort();
         assert_eq!(left, ["v", "v1x", "vmlinux"].map(|name| root.join(name)));

@@ -37,7 +37,7 @@ pub enum KernelError {
     },
     /// A pinned map is not the one that this program would make.
     #[error(
-        "the pinned map {} has {what} {found}, this configuration needs {wanted}: run `limiter detach` to drop the old tables (the day's counts come back from the store), or keep the old sizes under [tables]",
+        "the pinned map {} has {what} {found}, this limiter needs {wanted}: it was not made by limiter, or was changed; run `limiter detach` to drop the pinned maps (the day's counts come back from the store)",
         path.display()
     )]
     Different {
@@ -104,6 +104,9 @@ pub enum KernelError {
         /// What the kernel said.
         reason: String,
     },
+    /// Packets were let by while maps were copied.
+    #[error("packets are held for a second, and copying the tables took longer")]
+    Lapsed,
     /// A table is full.
     #[error("the kernel's table of {what} is full ({entries} entries): {hint}")]
     Full {
@@ -158,7 +161,7 @@ pub(super) fn pin_error(path: &std::path::Path) -> impl Fn(PinError) -> KernelEr
 impl KernelError {
     /// The table of scopes has no room.
     pub fn scopes_full(entries: u32) -> Self {
-        let hint = "raise `tables.scopes`, and restart after `limiter detach`";
+        let hint = "raise `tables.scopes`, and restart";
         Self::Full {
             what: "scopes",
             entries,
@@ -168,7 +171,7 @@ impl KernelError {
 
     /// The table of keys has no room.
     pub fn keys_full(entries: u32) -> Self {
-        let hint = "raise `tables.keys`, and restart after `limiter detach`";
+        let hint = "raise `tables.keys`, and restart";
         Self::Full {
             what: "keys",
             entries,

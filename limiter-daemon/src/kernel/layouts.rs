@@ -9,6 +9,7 @@ use limiter_common::abi::{ABI_VERSION, counter, map};
 use super::{
     KernelError,
     error::map_error,
+    growth,
     pins::{PinDirectory, Shape, shapes},
 };
 use crate::config::Tables;
@@ -81,6 +82,9 @@ pub(super) fn carry_over(pins: &PinDirectory, tables: &Tables) -> Result<(), Ker
         } else {
             fs::hard_link(old.join(name), unfinished.join(name)).map_err(io_error)?;
         }
+    }
+    if !left.contains(&map::STATE) {
+        growth::carry_identity(old, &unfinished)?;
     }
     fs::rename(&unfinished, pins.maps()).map_err(io_error)?;
     log::info!(

@@ -24,6 +24,11 @@ impl LimitsMap {
         Words::new(data, map::LIMITS, entries, WORDS).map(Self)
     }
 
+    /// Takes over the scopes' limits of a map that is not larger; nobody else changes either meanwhile.
+    pub(super) fn copy(&self, from: &Self) {
+        self.0.copy(&from.0);
+    }
+
     /// Sets a scope's limits; what it is allowed stays. False: there is no such entry.
     pub(super) fn set(&self, scope: u32, limits: &Limits) -> bool {
         if scope >= self.0.entries() {

@@ -20,7 +20,7 @@ const BATCH: usize = 4096;
 
 /// A type of the ABI as aya wants it: plain bytes.
 #[repr(transparent)]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Plain<T: Copy>(pub(super) T);
 
 macro_rules! plain {
@@ -40,11 +40,13 @@ plain!(
     abi::Sweep,
     KeyEntry,
     abi::Limits,
+    abi::Flow,
+    abi::FlowKey,
     abi::Text,
     TextKey,
 );
 
-type Entries<K, V> = HashMap<MapData, K, V>;
+pub(super) type Entries<K, V> = HashMap<MapData, K, V>;
 
 /// All maps but `STATE`.
 pub(super) struct Maps {
@@ -55,6 +57,7 @@ pub(super) struct Maps {
     pub(super) forget: Array<MapData, Plain<abi::Suspect>>,
     pub(super) ended: Entries<u32, Plain<abi::Limits>>,
     pub(super) keys: Entries<Digest, Plain<KeyEntry>>,
+    pub(super) flows: Entries<Plain<abi::FlowKey>, Plain<abi::Flow>>,
     pub(super) texts: Entries<Plain<TextKey>, Plain<abi::Text>>,
     pub(super) counters: PerCpuArray<MapData, u64>,
 }
@@ -163,36 +166,76 @@ pub(super) fn insert_all<K: Pod, V: Pod>(
 }
 
 /// All entries.
-pub(super) fn all<K: Pod + Default, V: Pod + Default>(
+pub(super) fn all<K: Pod, V: Pod>(
     entries: &HashMap<MapData, K, V>,
     name: &'static str,
 ) -> Result<Vec<(K, V)>, KernelError> {
     let mut found = Vec::new();
-    let (mut keys, mut values) = (vec![K::default(); BATCH], vec![V::default(); BATCH]);
+    each(entries, name, |some| {
+        found.extend_from_slice(some);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// All entries, some thousand at a time.
+pub(super) fn each<K: Pod, V: Pod>(
+    entries: &HashMap<MapData, K, V>,
+    name: &'static str,
+    mut take: impl FnMut(&[(K, V)]) -> Result<(), KernelError>,
+) -> Result<(), KernelError> {
+    let (mut keys, mut values) = (vec![zero::<K>(); BATCH], vec![zero::<V>(); BATCH]);
+    let mut some = Vec::with_capacity(BATCH);
     let mut from = None;
     loop {
         let batch = sys::lookup_batch(entries, from, &mut keys, &mut values);
         match batch {
             Ok(Found { count, next }) => {
                 let keys = keys.iter().take(count).copied();
-                found.extend(keys.zip(values.iter().copied()));
+                some.clear();
+                some.extend(keys.zip(values.iter().copied()));
+                take(&some)?;
                 if next.is_none() {
-                    return Ok(found);
+                    return Ok(());
                 }
                 from = next;
             }
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
                 let room = keys.len() * 2;
-                keys.resize(room, K::default());
-                values.resize(room, V::default());
+                keys.resize(room, zero());
+                values.resize(room, zero());
+            }
+            Err(error) if from.is_none() => {
+                log::debug!("{name}: read one by one: {error}");
+                for entry in entries.iter() {
+                    take(&[entry.map_err(map_error(name))?])?;
+                }
+                return Ok(());
             }
             Err(error) => {
-                log::debug!("{name}: read one by one: {error}");
-                return entries
-                    .iter()
-                    .collect::<Result<_, _>>()
-                    .map_err(map_error(name));
+                return Err(KernelError::Io {
+                    path: name.into(),
+                    source: error,
+                });
             }
         }
     }
+}
+
+/// Removes all entries.
+pub(super) fn clear<K: Pod, V: Pod>(
+    entries: &mut HashMap<MapData, K, V>,
+    name: &'static str,
+) -> Result<(), KernelError> {
+    let keys = entries.keys().collect::<Result<Vec<K>, _>>();
+    for key in keys.map_err(map_error(name))? {
+        remove(entries, &key, name)?;
+    }
+    Ok(())
+}
+
+/// What the kernel is to write over.
+fn zero<T: Pod>() -> T {
+    // SAFETY: aya's `Pod` is of types that are plain bytes, of which any will do.
+    unsafe { std::mem::zeroed() }
 }

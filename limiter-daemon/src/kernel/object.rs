@@ -1,10 +1,6 @@
 //! The loaded object: programs, maps and attachments together.
 
-use std::fs;
-
 use aya::{
-    Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray},
     programs::{TestRun as _, TestRunOptions},
     util::KernelVersion,
 };
@@ -16,24 +12,20 @@ use limiter_common::{
 
 use super::{
     Attached, KernelError, Mechanism, Plane,
-    attach::{Attachments, loaded},
+    attach::{Attachments, loaded, program_name},
     detach,
     error::map_error,
     events::Events,
+    growth::{self, Larger},
     layouts,
-    limits::LimitsMap,
-    maps::{ClockMap, Maps, Plain, all, insert, insert_all, lookup, remove},
+    maps::{ClockMap, Plain, all, insert, insert_all, lookup, remove},
     netdev::Interface,
-    pins::{PinDirectory, TEXT_ENTRIES, key_entries, unused_entries},
+    pins::{PinDirectory, TEXT_ENTRIES},
     plane::{Count, Counted, First},
-    state::StateMap,
+    set::MapSet,
     sys,
-    unused::UnusedMap,
 };
 use crate::config::{AttachHook, Tables};
-
-/// The kernel program, built by build.rs.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/limiter-ebpf"));
 
 /// The program that removes dead flows.
 const SWEEP_PROGRAM: &str = "limiter_sweep";
@@ -43,7 +35,7 @@ const FORGET_PROGRAM: &str = "limiter_forget";
 /// What to load, and where to keep it.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Sizes of the tables.
+    /// Sizes of the tables that are not pinned yet; see [`Plane::prepare_larger`] for the others.
     pub tables: Tables,
     /// How to attach.
     pub hook: AttachHook,
@@ -53,14 +45,11 @@ pub struct Settings {
 
 /// The kernel's side, for real.
 pub struct Kernel {
-    ebpf: Ebpf,
-    maps: Maps,
-    state: StateMap,
-    limits: LimitsMap,
-    unused: UnusedMap,
+    set: MapSet,
+    /// What is to take its place.
+    larger: Option<Larger>,
     attachments: Attachments,
     pins: PinDirectory,
-    tables: Tables,
     identity: String,
 }
 
@@ -74,42 +63,12 @@ impl Kernel {
         let Settings { tables, hook, pins } = settings;
         pins.prepare()?;
         layouts::carry_over(pins, tables)?;
-        if pins.verify(tables)? {
+        let tables = pins.tables(tables)?;
+        if pins.verify(&tables)? {
             log::info!("taking over the maps pinned in {}", pins.root().display());
         }
-        let mut ebpf = EbpfLoader::new()
-            .default_map_pin_directory(pins.maps())
-            .map_max_entries(map::KEYS, key_entries(tables))
-            .map_max_entries(map::LIMITS, tables.scope_ids())
-            .map_max_entries(map::ENDED, tables.scope_ids())
-            .map_max_entries(map::STATE, tables.scope_ids())
-            .map_max_entries(map::UNUSED, unused_entries(tables))
-            .map_max_entries(map::FLOWS, tables.flows)
-            .load(OBJECT)
-            .map_err(|source| KernelError::Load(Box::new(source)))?;
-        let state_data = array_data(&mut ebpf, map::STATE)?;
-        let identity = identity(&state_data)?;
-        let state = StateMap::new(state_data, tables.scope_ids())?;
-        let limits_data = array_data(&mut ebpf, map::LIMITS)?;
-        let limits = LimitsMap::new(limits_data, tables.scope_ids())?;
-        let unused_data = array_data(&mut ebpf, map::UNUSED)?;
-        let unused = UnusedMap::new(unused_data, unused_entries(tables))?;
-        let maps = Maps {
-            config: array(&mut ebpf, map::CONFIG)?,
-            ports: array(&mut ebpf, map::PORTS)?,
-            sweep: array(&mut ebpf, map::SWEEP)?,
-            suspects: array(&mut ebpf, map::SUSPECTS)?,
-            forget: array(&mut ebpf, map::FORGET)?,
-            ended: HashMap::try_from(take(&mut ebpf, map::ENDED)?)
-                .map_err(map_error(map::ENDED))?,
-            keys: HashMap::try_from(take(&mut ebpf, map::KEYS)?).map_err(map_error(map::KEYS))?,
-            texts: HashMap::try_from(take(&mut ebpf, map::TEXTS)?)
-                .map_err(map_error(map::TEXTS))?,
-            counters: PerCpuArray::try_from(take(&mut ebpf, map::COUNTERS)?)
-                .map_err(map_error(map::COUNTERS))?,
-        };
-        let clock = ClockMap::new(take(&mut ebpf, map::CLOCK)?)?;
-        let events = Events::new(take(&mut ebpf, map::EVENTS)?)?;
+        let (set, clock, events) = MapSet::open(&pins.maps(), &tables)?;
+        let identity = growth::identity(&pins.maps())?;
         let mechanism = match hook {
             AttachHook::Tcx => Mechanism::Tcx,
             AttachHook::Clsact => Mechanism::Clsact,
@@ -117,14 +76,10 @@ impl Kernel {
             AttachHook::Auto => Mechanism::Clsact,
         };
         let kernel = Self {
-            ebpf,
-            maps,
-            state,
-            limits,
-            unused,
+            set,
+            larger: None,
             attachments: Attachments::new(mechanism, pins.clone()),
             pins: pins.clone(),
-            tables: *tables,
             identity,
         };
         Ok((kernel, clock, events))
@@ -132,9 +87,14 @@ impl Kernel {
 }
 
 impl Kernel {
+    /// What sizes the tables have.
+    pub fn tables(&self) -> Tables {
+        self.set.tables
+    }
+
     /// Runs a program that is attached nowhere.
     fn run_program(&mut self, name: &str) -> Result<(), KernelError> {
-        let program = loaded(&mut self.ebpf, name)?;
+        let program = loaded(&mut self.set.ebpf, name)?;
         // The kernel wants an Ethernet frame to run a classifier on; the programs do not look.
         let frame = [0u8; 64];
         let options = TestRunOptions {
@@ -157,43 +117,10 @@ fn has_tcx() -> bool {
     KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
 }
 
-fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map, KernelError> {
-    ebpf.take_map(name)
-        .ok_or_else(|| KernelError::Missing(format!("map {name}")))
-}
-
-/// An array that is mapped, not read by system calls.
-fn array_data(ebpf: &mut Ebpf, name: &str) -> Result<MapData, KernelError> {
-    match take(ebpf, name)? {
-        Map::Array(data) => Ok(data),
-        _ => Err(KernelError::Missing(format!("array {name}"))),
-    }
-}
-
-fn array<T: Copy>(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-) -> Result<Array<MapData, Plain<T>>, KernelError>
-where
-    Plain<T>: aya::Pod,
-{
-    Array::try_from(take(ebpf, name)?).map_err(map_error(name))
-}
-
-/// Map ids are never used twice before a reboot, and the boot id tells reboots apart.
-fn identity(state: &MapData) -> Result<String, KernelError> {
-    let path = "/proc/sys/kernel/random/boot_id";
-    let boot = fs::read_to_string(path).map_err(|source| KernelError::Io {
-        path: path.into(),
-        source,
-    })?;
-    let info = state.info().map_err(map_error(map::STATE))?;
-    Ok(format!("{}:{}", boot.trim(), info.id()))
-}
-
 impl Plane for Kernel {
     fn set_config(&mut self, config: &abi::Config) -> Result<(), KernelError> {
-        self.maps
+        self.set
+            .maps
             .config
             .set(0, Plain(*config), 0)
             .map_err(map_error(map::CONFIG))
@@ -204,71 +131,78 @@ impl Plane for Kernel {
         for port in ports {
             bits.0[usize::from(port >> 6)] |= 1 << (port & 63);
         }
-        self.maps
+        self.set
+            .maps
             .ports
             .set(0, Plain(bits), 0)
             .map_err(map_error(map::PORTS))
     }
 
     fn set_limits(&mut self, scope: u32, limits: &abi::Limits) -> Result<(), KernelError> {
-        if !self.limits.set(scope, limits) {
-            return Err(KernelError::scopes_full(self.tables.scopes));
+        if !self.set.limits.set(scope, limits) {
+            return Err(KernelError::scopes_full(self.set.tables.scopes));
         }
         let rate = Rate {
             interval_ns: limits.interval_ns,
             tolerance_ns: limits.tolerance_ns,
         };
-        self.state.lower_tat(scope, rate, sys::boot_ns());
+        self.set.state.lower_tat(scope, rate, sys::boot_ns());
         Ok(())
     }
 
     fn set_ended(&mut self, scope: u32, limits: Option<&abi::Limits>) -> Result<(), KernelError> {
         match limits {
             Some(limits) => {
-                let full = KernelError::scopes_full(self.tables.scopes);
+                let full = KernelError::scopes_full(self.set.tables.scopes);
                 insert(
-                    &mut self.maps.ended,
+                    &mut self.set.maps.ended,
                     scope,
                     Plain(*limits),
                     map::ENDED,
                     full,
                 )
             }
-            None => remove(&mut self.maps.ended, &scope, map::ENDED),
+            None => remove(&mut self.set.maps.ended, &scope, map::ENDED),
         }
     }
 
     fn allowed(&self, scope: u32) -> DayCount {
-        self.limits.allowed(scope)
+        self.set.limits.allowed(scope)
     }
 
     fn set_allowed(&self, scope: u32, allowed: DayCount) {
-        self.limits.set_allowed(scope, allowed);
+        self.set.limits.set_allowed(scope, allowed);
     }
 
     fn state(&self, scope: u32) -> abi::ScopeState {
-        self.state.read(scope)
+        self.set.state.read(scope)
     }
 
     fn set_day_count(&self, scope: u32, count: DayCount) {
-        self.state.set_day_count(scope, count);
+        self.set.state.set_day_count(scope, count);
     }
 
     fn raise_day_count(&self, scope: u32, day: Day, used: u64) {
-        self.state.raise_day_count(scope, day, used);
+        self.set.state.raise_day_count(scope, day, used);
     }
 
     fn add_to_day_count(&self, scope: u32, day: Day, more: u64) {
-        self.state.add_to_day_count(scope, day, more);
+        self.set.state.add_to_day_count(scope, day, more);
     }
 
     fn clear_state(&self, scope: u32) {
-        self.state.clear(scope);
+        self.set.state.clear(scope);
     }
 
     fn set_key(&mut self, digest: &Digest, entry: &KeyEntry) -> Result<(), KernelError> {
-        let full = KernelError::keys_full(self.tables.keys);
-        insert(&mut self.maps.keys, digest, Plain(*entry), map::KEYS, full)
+        let full = KernelError::keys_full(self.set.tables.keys);
+        insert(
+            &mut self.set.maps.keys,
+            digest,
+            Plain(*entry),
+            map::KEYS,
+            full,
+        )
     }
 
     fn set_keys(&mut self, entries: &[(Digest, KeyEntry)]) -> Result<(), KernelError> {
@@ -276,20 +210,20 @@ impl Plane for Kernel {
             .iter()
             .map(|(digest, entry)| (*digest, Plain(*entry)))
             .collect();
-        let full = || KernelError::keys_full(self.tables.keys);
-        insert_all(&mut self.maps.keys, &entries, map::KEYS, full)
+        let full = || KernelError::keys_full(self.set.tables.keys);
+        insert_all(&mut self.set.maps.keys, &entries, map::KEYS, full)
     }
 
     fn remove_key(&mut self, digest: &Digest) -> Result<(), KernelError> {
-        remove(&mut self.maps.keys, digest, map::KEYS)
+        remove(&mut self.set.maps.keys, digest, map::KEYS)
     }
 
     fn key(&self, digest: &Digest) -> Result<Option<KeyEntry>, KernelError> {
-        Ok(lookup(&self.maps.keys, digest, map::KEYS)?.map(|entry| entry.0))
+        Ok(lookup(&self.set.maps.keys, digest, map::KEYS)?.map(|entry| entry.0))
     }
 
     fn keys(&self) -> Result<Vec<(Digest, KeyEntry)>, KernelError> {
-        let entries = all(&self.maps.keys, map::KEYS)?;
+        let entries = all(&self.set.maps.keys, map::KEYS)?;
         Ok(entries
             .into_iter()
             .map(|(digest, entry)| (digest, entry.0))
@@ -304,7 +238,7 @@ impl Plane for Kernel {
             hint,
         };
         insert(
-            &mut self.maps.texts,
+            &mut self.set.maps.texts,
             Plain(key),
             Plain(*text),
             map::TEXTS,
@@ -313,11 +247,12 @@ impl Plane for Kernel {
     }
 
     fn remove_text(&mut self, key: TextKey) -> Result<(), KernelError> {
-        remove(&mut self.maps.texts, &Plain(key), map::TEXTS)
+        remove(&mut self.set.maps.texts, &Plain(key), map::TEXTS)
     }
 
     fn text_keys(&self) -> Result<Vec<TextKey>, KernelError> {
-        self.maps
+        self.set
+            .maps
             .texts
             .keys()
             .map(|key| key.map(|key| key.0))
@@ -329,6 +264,7 @@ impl Plane for Kernel {
         (0..counter::COUNT)
             .map(|index| {
                 let values = self
+                    .set
                     .maps
                     .counters
                     .get(&index, 0)
@@ -339,7 +275,13 @@ impl Plane for Kernel {
     }
 
     fn last_sweep(&self) -> Result<abi::Sweep, KernelError> {
-        Ok(self.maps.sweep.get(&0, 0).map_err(map_error(map::SWEEP))?.0)
+        Ok(self
+            .set
+            .maps
+            .sweep
+            .get(&0, 0)
+            .map_err(map_error(map::SWEEP))?
+            .0)
     }
 
     fn set_recount(&mut self, number: u32) -> Result<(), KernelError> {
@@ -347,14 +289,16 @@ impl Plane for Kernel {
             recount: number,
             ..self.last_sweep()?
         };
-        self.maps
+        self.set
+            .maps
             .sweep
             .set(0, Plain(sweep), 0)
             .map_err(map_error(map::SWEEP))
     }
 
     fn sweep(&mut self, ask: &abi::Sweep) -> Result<abi::Sweep, KernelError> {
-        self.maps
+        self.set
+            .maps
             .sweep
             .set(0, Plain(*ask), 0)
             .map_err(map_error(map::SWEEP))?;
@@ -365,56 +309,60 @@ impl Plane for Kernel {
     fn suspects(&self, count: u64) -> Result<Vec<abi::Suspect>, KernelError> {
         let count = u32::try_from(count).unwrap_or(abi::MAX_SUSPECTS);
         (0..count.min(abi::MAX_SUSPECTS))
-            .map(|number| Ok(self.maps.suspects.get(&number, 0)?.0))
+            .map(|number| Ok(self.set.maps.suspects.get(&number, 0)?.0))
             .collect::<Result<_, _>>()
             .map_err(map_error(map::SUSPECTS))
     }
 
     fn forget(&mut self, suspect: &abi::Suspect) -> Result<abi::Suspect, KernelError> {
         let forget = map_error(map::FORGET);
-        self.maps
+        self.set
+            .maps
             .forget
             .set(0, Plain(*suspect), 0)
             .map_err(&forget)?;
         self.run_program(FORGET_PROGRAM)?;
-        Ok(self.maps.forget.get(&0, 0).map_err(forget)?.0)
+        Ok(self.set.maps.forget.get(&0, 0).map_err(forget)?.0)
     }
 
     fn unused_left(&self) -> usize {
-        self.unused.left() as usize
+        self.set.unused.left() as usize
     }
 
     fn unused(&self) -> Vec<u32> {
-        self.unused.list()
+        self.set.unused.list()
     }
 
     fn add_unused(&self, ids: &[u32]) {
-        self.unused.add(ids);
+        self.set.unused.add(ids);
     }
 
     fn clear_unused(&self) {
-        self.unused.clear();
+        self.set.unused.clear();
     }
 
     fn begin_recount(&self, scope: u32, number: u32) {
-        self.state.begin_recount(scope, number);
+        self.set.state.begin_recount(scope, number);
     }
 
     fn end_recount(&self, scope: u32, number: u32) {
-        self.state.end_recount(scope, number);
+        self.set.state.end_recount(scope, number);
     }
 
     fn counted(&self, scope: u32, count: Count, first: First, number: u32) -> Option<Counted> {
-        self.state.counted(scope, count, first, number)
+        self.set.state.counted(scope, count, first, number)
     }
 
     fn correct(&self, scope: u32, count: Count, by: i64) -> u64 {
-        self.state.correct(scope, count, by)
+        self.set.state.correct(scope, count, by)
     }
 
     fn follow(&mut self, interfaces: &[Interface]) -> Result<Vec<String>, KernelError> {
-        let done = self.attachments.follow(&mut self.ebpf, interfaces)?;
-        layouts::retire(&self.pins, &mut self.maps.counters)?;
+        let done = self.attachments.follow(&mut self.set.ebpf, interfaces)?;
+        layouts::retire(&self.pins, &mut self.set.maps.counters)?;
+        if self.larger.is_none() {
+            growth::clear(&self.pins)?;
+        }
         Ok(done)
     }
 
@@ -436,6 +384,32 @@ impl Plane for Kernel {
         let mut removed = self.release()?;
         removed.extend(detach::remove_maps(self.pins.root())?);
         Ok(removed)
+    }
+
+    fn prepare_larger(&mut self, wanted: &Tables) -> Result<bool, KernelError> {
+        let tables = self.set.tables.at_least(wanted);
+        if tables == self.set.tables {
+            return Ok(false);
+        }
+        let (pins, attachments) = (&self.pins, &self.attachments);
+        let larger = Larger::prepare(pins, &mut self.set, &tables, attachments, &self.identity)?;
+        self.larger = Some(larger);
+        Ok(true)
+    }
+
+    fn make_larger(&mut self) -> Result<Tables, KernelError> {
+        if let Some(larger) = self.larger.take() {
+            self.set = larger.put_in_force(&self.pins, &mut self.set, &mut self.attachments)?;
+            // From here on it is done; what is not tidy is tidied by `follow`, or by the next start.
+            let programs = self
+                .attachments
+                .replace(&mut self.set.ebpf, program_name)
+                .and_then(|()| growth::clear(&self.pins));
+            if let Err(error) = programs {
+                log::warn!("the tables are larger; still to be tidied up: {error}");
+            }
+        }
+        Ok(self.set.tables)
     }
 
     fn identity(&self) -> String {

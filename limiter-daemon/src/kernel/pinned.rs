@@ -23,25 +23,55 @@ impl PinDirectory {
         let Some((_, maps)) = known.filter(|(_, maps)| maps.join(map::STATE).exists()) else {
             return Ok(None);
         };
-        // Unknown keys have their scopes and keys in the same maps.
-        Ok(Some(Tables {
-            flows: entries(maps, map::FLOWS)?,
-            scopes: entries(maps, map::STATE)?,
-            keys: entries(maps, map::KEYS)?,
+        // What is not there will be made as small as can be.
+        let smallest = Tables {
+            flows: 1,
+            scopes: 1,
+            keys: 1,
             unknown_keys: 0,
-        }))
+        };
+        Ok(Some(sizes(maps, &smallest)?))
+    }
+
+    /// The sizes that the tables of this layout have, or will be made with if they are not pinned yet.
+    pub(super) fn tables(&self, wanted: &Tables) -> Result<Tables, KernelError> {
+        sizes(&self.maps(), wanted)
     }
 }
 
-/// How many a map takes; one that is not there will be made as small as can be.
-fn entries(maps: &Path, name: &'static str) -> Result<u32, KernelError> {
+fn sizes(maps: &Path, wanted: &Tables) -> Result<Tables, KernelError> {
+    let scope_ids = entries(maps, map::STATE)?;
+    let keys = entries(maps, map::KEYS)?;
+    // Unknown keys have their scopes and keys in the same maps. As many as layouts before the fourth had
+    // are not to be told from these; half of them is room enough to begin with.
+    let unknown = match entries(maps, map::UNUSED)? {
+        Some(entries) => entries.saturating_sub(1),
+        None => [scope_ids, keys]
+            .into_iter()
+            .flatten()
+            .map(|entries| entries / 2)
+            .fold(wanted.unknown_keys, u32::min),
+    };
+    let registered = |entries: Option<u32>, wanted: u32| {
+        entries.map_or(wanted, |entries| entries.saturating_sub(unknown))
+    };
+    Ok(Tables {
+        flows: entries(maps, map::FLOWS)?.unwrap_or(wanted.flows),
+        scopes: registered(scope_ids, wanted.scopes),
+        keys: registered(keys, wanted.keys),
+        unknown_keys: unknown,
+    })
+}
+
+/// How many a map takes; `None` if it is not there.
+fn entries(maps: &Path, name: &'static str) -> Result<Option<u32>, KernelError> {
     let pin = maps.join(name);
     if !pin.exists() {
-        return Ok(1);
+        return Ok(None);
     }
     let info = MapInfo::from_pin(&pin).map_err(|source| KernelError::Map {
         name,
         source: Box::new(source),
     })?;
-    Ok(info.max_entries())
+    Ok(Some(info.max_entries()))
 }

@@ -18,6 +18,9 @@ use crate::config::Tables;
 /// Where the kernel's own BPF file system belongs.
 const BPFFS: &str = "/sys/fs/bpf";
 
+/// Ends the name of a directory of maps that are to take the place of those in the directory without it.
+pub(super) const GROWING: &str = "-growing";
+
 /// Entries of the map of texts: a set of four for each distinct set of limits.
 pub(super) const TEXT_ENTRIES: u32 = 65_536;
 /// Entries of the map of refused connections.
@@ -47,6 +50,11 @@ impl PinDirectory {
     /// Maps of this layout.
     pub(super) fn maps(&self) -> PathBuf {
         self.root.join(format!("v{ABI_VERSION}"))
+    }
+
+    /// Maps of this layout that are to take the place of those, and the programs of both.
+    pub(super) fn growing(&self) -> PathBuf {
+        self.root.join(format!("v{ABI_VERSION}{GROWING}"))
     }
 
     /// Links: they belong to no layout, since a newer program is put under an older link.
@@ -81,11 +89,11 @@ impl PinDirectory {
     }
 
     /// Whether the maps are pinned here already. Each one that is must be what this program
-    /// would make: aya takes a pin as it is.
+    /// would make with these sizes: aya takes a pin as it is.
     ///
     /// # Errors
     /// [`KernelError::Different`].
-    pub fn verify(&self, tables: &Tables) -> Result<bool, KernelError> {
+    pub(super) fn verify(&self, tables: &Tables) -> Result<bool, KernelError> {
         let mut present = false;
         for shape in shapes(tables) {
             let path = self.maps().join(shape.name);
@@ -126,7 +134,7 @@ pub(super) struct Shape {
     kind: MapType,
     key: u32,
     value: u32,
-    entries: u32,
+    pub(super) entries: u32,
 }
 
 /// Keys: the registered ones and the unknown ones that became scopes.

@@ -8,6 +8,7 @@ use limiter_common::{
 use serde::{Deserialize, Serialize};
 
 use super::{KernelError, netdev::Interface};
+use crate::config::Tables;
 
 /// Which way packets go through an attachment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -273,6 +274,22 @@ pub trait Plane: Send {
     /// The first that failed.
     fn detach(&mut self) -> Result<Vec<String>, KernelError>;
 
-    /// What tells this set of maps from any other: counters go on counting only within one.
+    /// Makes maps beside those that are in force where `wanted` asks for larger ones; false if it does
+    /// not. Nothing else changes yet.
+    ///
+    /// # Errors
+    /// The kernel's; what was made is gone again.
+    fn prepare_larger(&mut self, wanted: &Tables) -> Result<bool, KernelError>;
+
+    /// Puts what [`Self::prepare_larger`] has made into force, with all that the maps before have in them:
+    /// what sizes the tables have then. Packets of guarded ports are dropped for that moment, and come
+    /// again.
+    ///
+    /// # Errors
+    /// The kernel's; the maps before stay in force.
+    fn make_larger(&mut self) -> Result<Tables, KernelError>;
+
+    /// What tells this set of maps from any other: counters go on counting only within one. Maps that were
+    /// made larger are of the same set.
     fn identity(&self) -> String;
 }

@@ -60,6 +60,11 @@ impl StateMap {
         Words::new(data, map::STATE, entries, WORDS).map(Self)
     }
 
+    /// Takes over the scopes' state of a map that is not larger; nobody else changes either meanwhile.
+    pub(super) fn copy(&self, from: &Self) {
+        self.0.copy(&from.0);
+    }
+
     fn word(&self, scope: u32, word: usize) -> Option<&AtomicU64> {
         self.0.word(scope, word)
     }

@@ -6,6 +6,7 @@ use std::{
     os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd},
     os::unix::ffi::OsStrExt as _,
     path::Path,
+    time::Duration,
 };
 
 use aya::{
@@ -189,6 +190,19 @@ pub fn boot_ns() -> u64 {
     // SAFETY: the pointer is valid; the clock is always there (clock_gettime(2)).
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
     time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
+}
+
+/// Returns when every program has ended that runs now: programs run in read-side critical sections of RCU,
+/// and membarrier(2) waits for those (`MEMBARRIER_CMD_GLOBAL`, kernel/sched/membarrier.c). With a single
+/// CPU it does not need to: none of the programs runs then.
+pub(super) fn wait_for_programs() {
+    const GLOBAL: libc::c_int = 1;
+    // SAFETY: takes numbers only.
+    let waited = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
+    if waited < 0 {
+        // Kernels with CPUs that know no ticks have no such call; a program takes microseconds.
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// Opens a pinned object.

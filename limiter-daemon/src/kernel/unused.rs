@@ -16,6 +16,11 @@ impl UnusedMap {
         Words::new(data, map::UNUSED, entries, 1).map(Self)
     }
 
+    /// Takes over the ids of a map that is not larger; nobody else changes either meanwhile.
+    pub(super) fn copy(&self, from: &Self) {
+        self.0.copy(&from.0);
+    }
+
     fn head(&self) -> Option<&AtomicU64> {
         self.0.word(0, 0)
     }

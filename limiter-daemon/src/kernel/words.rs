@@ -3,7 +3,7 @@
 
 use std::{
     os::fd::{AsFd as _, AsRawFd as _},
-    sync::atomic::AtomicU64,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use aya::maps::MapData;
@@ -18,7 +18,7 @@ pub(super) struct Words {
     /// Words of one entry.
     words: usize,
     /// Programs that are loaded later still refer to the map by this descriptor.
-    _data: MapData,
+    data: MapData,
 }
 
 impl Words {
@@ -42,13 +42,30 @@ impl Words {
             mapping,
             entries,
             words,
-            _data: data,
+            data,
         })
+    }
+
+    /// The map.
+    pub(super) fn data(&self) -> &MapData {
+        &self.data
     }
 
     /// How many entries there are.
     pub(super) fn entries(&self) -> u32 {
         self.entries
+    }
+
+    /// Takes over all that is in another mapping of such entries, which must not have more of them. Nobody
+    /// else changes either meanwhile.
+    pub(super) fn copy(&self, from: &Self) {
+        for entry in 0..from.entries {
+            for word in 0..from.words {
+                if let (Some(from), Some(to)) = (from.word(entry, word), self.word(entry, word)) {
+                    to.store(from.load(Relaxed), Relaxed);
+                }
+            }
+        }
     }
 
     /// A word of an entry, if there is one.

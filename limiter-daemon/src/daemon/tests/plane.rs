@@ -11,10 +11,13 @@ use limiter_common::{
 };
 
 use super::flows::Flow;
-use crate::kernel::{
-    Attached, Hook, KernelError, Mechanism, Plane,
-    netdev::Interface,
-    plane::{Count, Counted, First},
+use crate::{
+    config,
+    kernel::{
+        Attached, Hook, KernelError, Mechanism, Plane,
+        netdev::Interface,
+        plane::{Count, Counted, First},
+    },
 };
 
 #[derive(Default)]
@@ -50,6 +53,16 @@ pub(super) struct Tables {
     pub(super) looks: u64,
     /// What is admitted before the last attachment is off.
     pub(super) last_requests: BTreeMap<u32, (Day, u64)>,
+    /// What sizes were asked for.
+    pub(super) larger: Option<config::Tables>,
+    /// Where making tables larger fails.
+    pub(super) no_larger: Option<NoLarger>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum NoLarger {
+    Prepared,
+    Made,
 }
 
 impl Tables {
@@ -326,6 +339,23 @@ impl Plane for MemoryPlane {
     fn detach(&mut self) -> Result<Vec<String>, KernelError> {
         *self.tables() = Tables::default();
         Ok(vec!["everything".to_owned()])
+    }
+
+    fn prepare_larger(&mut self, wanted: &config::Tables) -> Result<bool, KernelError> {
+        let mut tables = self.tables();
+        tables.larger = Some(*wanted);
+        match tables.no_larger {
+            Some(NoLarger::Prepared) => Err(KernelError::Lapsed),
+            _ => Ok(true),
+        }
+    }
+
+    fn make_larger(&mut self) -> Result<config::Tables, KernelError> {
+        let tables = self.tables();
+        match tables.no_larger {
+            Some(_) => Err(KernelError::Lapsed),
+            None => tables.larger.ok_or(KernelError::Lapsed),
+        }
     }
 
     fn identity(&self) -> String {

@@ -1,0 +1,114 @@
+//! A set of maps, and the programs that work on it.
+
+use std::path::Path;
+
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, HashMap, Map, MapData, PerCpuArray},
+};
+use limiter_common::abi::map;
+
+use super::{
+    KernelError,
+    error::map_error,
+    events::Events,
+    limits::LimitsMap,
+    maps::{ClockMap, Entries, Maps, Plain},
+    pins::{key_entries, unused_entries},
+    state::StateMap,
+    unused::UnusedMap,
+};
+use crate::config::Tables;
+
+/// The kernel program, built by build.rs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/limiter-ebpf"));
+
+/// The loaded object, and its maps.
+pub(super) struct MapSet {
+    pub(super) ebpf: Ebpf,
+    pub(super) maps: Maps,
+    pub(super) state: StateMap,
+    pub(super) limits: LimitsMap,
+    pub(super) unused: UnusedMap,
+    pub(super) tables: Tables,
+}
+
+impl MapSet {
+    /// Takes the maps that are pinned in `directory`, and makes and pins there those that are not.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn open(
+        directory: &Path,
+        tables: &Tables,
+    ) -> Result<(Self, ClockMap, Events), KernelError> {
+        let mut ebpf = EbpfLoader::new()
+            .default_map_pin_directory(directory)
+            .map_max_entries(map::KEYS, key_entries(tables))
+            .map_max_entries(map::LIMITS, tables.scope_ids())
+            .map_max_entries(map::ENDED, tables.scope_ids())
+            .map_max_entries(map::STATE, tables.scope_ids())
+            .map_max_entries(map::UNUSED, unused_entries(tables))
+            .map_max_entries(map::FLOWS, tables.flows)
+            .load(OBJECT)
+            .map_err(|source| KernelError::Load(Box::new(source)))?;
+        let (data, entries) = array_data(&mut ebpf, map::STATE)?;
+        let state = StateMap::new(data, entries)?;
+        let (data, entries) = array_data(&mut ebpf, map::LIMITS)?;
+        let limits = LimitsMap::new(data, entries)?;
+        let (data, entries) = array_data(&mut ebpf, map::UNUSED)?;
+        let unused = UnusedMap::new(data, entries)?;
+        let maps = Maps {
+            config: array(&mut ebpf, map::CONFIG)?,
+            ports: array(&mut ebpf, map::PORTS)?,
+            sweep: array(&mut ebpf, map::SWEEP)?,
+            suspects: array(&mut ebpf, map::SUSPECTS)?,
+            forget: array(&mut ebpf, map::FORGET)?,
+            ended: hash(&mut ebpf, map::ENDED)?,
+            keys: hash(&mut ebpf, map::KEYS)?,
+            flows: hash(&mut ebpf, map::FLOWS)?,
+            texts: hash(&mut ebpf, map::TEXTS)?,
+            counters: PerCpuArray::try_from(take(&mut ebpf, map::COUNTERS)?)
+                .map_err(map_error(map::COUNTERS))?,
+        };
+        let clock = ClockMap::new(take(&mut ebpf, map::CLOCK)?)?;
+        let events = Events::new(take(&mut ebpf, map::EVENTS)?)?;
+        let set = Self {
+            ebpf,
+            maps,
+            state,
+            limits,
+            unused,
+            tables: *tables,
+        };
+        Ok((set, clock, events))
+    }
+}
+
+pub(super) fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map, KernelError> {
+    ebpf.take_map(name)
+        .ok_or_else(|| KernelError::Missing(format!("map {name}")))
+}
+
+/// An array that is mapped, not read by system calls, and how many entries it has.
+fn array_data(ebpf: &mut Ebpf, name: &'static str) -> Result<(MapData, u32), KernelError> {
+    let Map::Array(data) = take(ebpf, name)? else {
+        return Err(KernelError::Missing(format!("array {name}")));
+    };
+    let entries = data.info().map_err(map_error(name))?.max_entries();
+    Ok((data, entries))
+}
+
+fn hash<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Entries<K, V>, KernelError> {
+    HashMap::try_from(take(ebpf, name)?).map_err(map_error(name))
+}
+
+fn array<T: Copy>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<Array<MapData, Plain<T>>, KernelError>
+where
+    Plain<T>: Pod,
+{
+    Array::try_from(take(ebpf, name)?).map_err(map_error(name))
+}
