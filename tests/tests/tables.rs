@@ -217,7 +217,8 @@ fn a_daemon_that_dies_while_it_makes_tables_larger_leaves_one_set_in_force_and_w
     if long() {
         runner = TestRunner::default();
     }
-    let delays = 0..30_000u64;
+    // From 50 µs to 0.2 s, each scale as often as any other.
+    let delays = (50..100u64, 0..12u32).prop_map(|(us, scale)| us << scale);
     let mut in_the_middle = 0;
     let asked = under_load(&mut rig, &key, |limiter, progress| {
         limiter.kill();

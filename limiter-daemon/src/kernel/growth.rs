@@ -153,7 +153,7 @@ impl Larger {
     fn take_over(&mut self, old: &MapSet) -> Result<Duration, KernelError> {
         let begun = Instant::now();
         for _ in 0..TRIES {
-            let mut hold = Hold::begin(&self.switch)?;
+            let mut hold = Hold::begin(self.switch.word()?)?;
             wait_for_programs();
             match self.copy.all(old, &mut hold).and_then(|()| hold.commit()) {
                 Ok(()) => return Ok(begun.elapsed()),
@@ -290,8 +290,7 @@ struct Hold<'a> {
 }
 
 impl<'a> Hold<'a> {
-    fn begin(switch: &'a Switch) -> Result<Self, KernelError> {
-        let word = switch.word()?;
+    fn begin(word: &'a AtomicU64) -> Result<Self, KernelError> {
         let mut hold = Self {
             word,
             until: switch::OLD,
@@ -469,5 +468,111 @@ fn remove(directory: &Path) -> Result<(), KernelError> {
             source: error,
         }),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_put_into_force_only_if_packets_were_held_all_the_while() {
+        let word = AtomicU64::new(switch::OLD);
+        let mut hold = Hold::begin(&word).unwrap();
+        let first = word.load(SeqCst);
+        assert!(first > boot_ns());
+        hold.renew().unwrap();
+        assert!(word.load(SeqCst) > first);
+        hold.commit().unwrap();
+        assert_eq!(word.load(SeqCst), switch::NEW);
+        // Nothing holds what is in force.
+        assert!(matches!(Hold::begin(&word), Err(KernelError::Lapsed)));
+
+        word.store(switch::OLD, SeqCst);
+        let mut hold = Hold::begin(&word).unwrap();
+        // A program has found the moment to have passed.
+        word.store(switch::OLD, SeqCst);
+        assert!(matches!(hold.renew(), Err(KernelError::Lapsed)));
+        assert!(matches!(hold.commit(), Err(KernelError::Lapsed)));
+        assert_eq!(word.load(SeqCst), switch::OLD);
+    }
+
+    /// A pin directory with maps in it, each a file that says of which set it is.
+    fn pinned(names: &[&str]) -> (tempfile::TempDir, PinDirectory) {
+        let directory = tempfile::tempdir().unwrap();
+        let pins = PinDirectory::new(directory.path());
+        fs::create_dir_all(pins.maps()).unwrap();
+        for name in names {
+            fs::write(pins.maps().join(name), "old").unwrap();
+        }
+        (directory, pins)
+    }
+
+    const ALL: [&str; 6] = [
+        map::FLOWS,
+        map::STATE,
+        map::KEYS,
+        map::LIMITS,
+        map::ENDED,
+        map::UNUSED,
+    ];
+
+    #[test]
+    fn what_stays_as_large_is_the_same_in_both_and_pins_move_even_if_some_have_before() {
+        let old = Tables::default();
+        let new = Tables {
+            flows: old.flows + 1,
+            ..old
+        };
+        let names = shapes(&old).map(|shape| shape.name);
+        let (_directory, pins) = pinned(&names);
+        make_directory(&pins, &old, &new, "boot:1").unwrap();
+        let made = pins.growing();
+        assert!(!made.join(map::FLOWS).exists());
+        for name in [map::FLOWS, map::SWITCH, map::PROGRAMS] {
+            fs::write(made.join(name), "new").unwrap();
+        }
+        let one = made.join(map::STATE);
+        fs::rename(&one, pins.maps().join(map::STATE)).unwrap();
+        fs::remove_file(&one).unwrap();
+        move_pins(&made, &pins.maps()).unwrap();
+        for name in names {
+            let text = fs::read_to_string(pins.maps().join(name)).unwrap();
+            let wanted = if name == map::FLOWS { "new" } else { "old" };
+            assert_eq!(text, wanted, "{name}");
+        }
+        assert_eq!(identity(&pins.maps()).unwrap(), "boot:1");
+        let mut left: Vec<_> = list(&made).unwrap();
+        left.sort();
+        // What leads to them.
+        assert_eq!(
+            left,
+            [map::PROGRAMS, map::SWITCH].map(|name| made.join(name))
+        );
+    }
+
+    #[test]
+    fn what_never_came_into_force_is_cleared_away() {
+        let (_directory, pins) = pinned(&ALL);
+        fs::create_dir(pins.growing()).unwrap();
+        // It died before anything led to it.
+        fs::write(pins.growing().join(map::FLOWS), "new").unwrap();
+        pins.settle().unwrap();
+        clear(&pins).unwrap();
+        assert!(!pins.growing().exists());
+        let text = fs::read_to_string(pins.maps().join(map::FLOWS)).unwrap();
+        assert_eq!(text, "old");
+    }
+
+    #[test]
+    fn a_later_layout_says_the_same_of_itself() {
+        let (_directory, pins) = pinned(&ALL);
+        let later = pins.root().join("later");
+        fs::create_dir(&later).unwrap();
+        carry_identity(&pins.maps(), &later).unwrap();
+        assert!(list(&later).unwrap().is_empty());
+        symlink("boot:7", pins.maps().join(IDENTITY)).unwrap();
+        carry_identity(&pins.maps(), &later).unwrap();
+        assert_eq!(identity(&later).unwrap(), "boot:7");
     }
 }

@@ -10,7 +10,7 @@ use super::{
     KernelError,
     error::map_error,
     growth,
-    pins::{PinDirectory, Shape, shapes},
+    pins::{COUNTERS_SINCE, PinDirectory, Shape, shapes},
 };
 use crate::config::Tables;
 
@@ -107,7 +107,8 @@ fn carry_counters(
     let counters_error = map_error(map::COUNTERS);
     for (version, path) in layouts(pins)? {
         let pin = path.join(map::COUNTERS);
-        if version >= ABI_VERSION || !pin.exists() {
+        if version >= COUNTERS_SINCE || !pin.exists() {
+            // They are the same ones.
             continue;
         }
         let data = MapData::from_pin(&pin).map_err(&counters_error)?;

@@ -25,6 +25,8 @@ pub(super) const GROWING: &str = "-growing";
 pub(super) const TEXT_ENTRIES: u32 = 65_536;
 /// Entries of the map of refused connections.
 const TOMB_ENTRIES: u32 = 65_536;
+/// The layout in which the last counter was added.
+pub(super) const COUNTERS_SINCE: u32 = 3;
 /// Entries of the map of connections that are not followed.
 const STRANGER_ENTRIES: u32 = 65_536;
 
@@ -186,7 +188,12 @@ pub(super) fn shapes(tables: &Tables) -> [Shape; 17] {
         shape::<FlowKey, Tomb>(map::TOMBS, 2, MapType::LruHash, TOMB_ENTRIES),
         shape::<FlowKey, Stranger>(map::STRANGERS, 2, MapType::LruHash, STRANGER_ENTRIES),
         shape::<TextKey, Text>(map::TEXTS, 1, MapType::Hash, TEXT_ENTRIES),
-        shape::<u32, u64>(map::COUNTERS, 3, MapType::PerCpuArray, counter::COUNT),
+        shape::<u32, u64>(
+            map::COUNTERS,
+            COUNTERS_SINCE,
+            MapType::PerCpuArray,
+            counter::COUNT,
+        ),
     ]
 }
 

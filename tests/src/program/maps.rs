@@ -2,12 +2,14 @@
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf},
+    maps::{
+        Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, ProgramArray, RingBuf,
+    },
     util::nr_cpus,
 };
 use limiter_common::abi::{
     Clock, Config, Digest, Event, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState, Stranger,
-    Suspect, Sweep, Text, TextKey, Tomb, counter, map,
+    Suspect, Sweep, Text, TextKey, Tomb, counter, map, switch,
 };
 
 /// A type of the ABI as aya wants it: plain bytes.
@@ -51,6 +53,8 @@ pub struct Maps {
     pub strangers: Table<Plain<FlowKey>, Stranger>,
     pub texts: Table<Plain<TextKey>, Text>,
     pub counters: PerCpuArray<MapData, u64>,
+    pub switch: Array<MapData, u64>,
+    pub programs: ProgramArray<MapData>,
 }
 
 impl Maps {
@@ -74,6 +78,8 @@ impl Maps {
             strangers: take(ebpf, map::STRANGERS),
             texts: take(ebpf, map::TEXTS),
             counters: take(ebpf, map::COUNTERS),
+            switch: take(ebpf, map::SWITCH),
+            programs: take(ebpf, map::PROGRAMS),
         }
     }
 
@@ -96,6 +102,11 @@ impl Maps {
         self.unused.set(0, 0, 0).expect("empty the stack of ids");
         set(&mut self.sweep, 0, Sweep::default());
         set(&mut self.ports, 0, Ports([0; 1024]));
+        self.switch.set(0, switch::OLD, 0).expect("the old maps");
+        for number in 0..2 * switch::PROGRAMS {
+            // There may be none.
+            let _ = self.programs.clear_index(&number);
+        }
         let cpus = nr_cpus().expect("the number of CPUs");
         for index in 0..counter::COUNT {
             let zeros = PerCpuValues::try_from(vec![0; cpus]).expect("a value for each CPU");

@@ -101,6 +101,16 @@ impl Object {
             .as_fd()
     }
 
+    /// Lets `PROGRAMS` lead to a program.
+    pub fn lead_to(&mut self, number: u32, program: &str) {
+        let Some(Program::SchedClassifier(program)) = self.ebpf.program(program) else {
+            panic!("the object has no classifier {program}");
+        };
+        let fd = program.fd().expect("the program is loaded");
+        let set = self.maps.programs.set(number, fd, 0);
+        set.expect("an entry of the array of programs");
+    }
+
     /// Runs a program that looks at no packet.
     pub fn run_bare(&self, program: &str) {
         let options = TestRunOptions {

@@ -24,6 +24,11 @@ pub enum Hook {
     Egress,
     IngressBare,
     EgressBare,
+    /// What is there instead while maps take the place of others.
+    HoldIngress,
+    HoldEgress,
+    HoldIngressBare,
+    HoldEgressBare,
 }
 
 impl Hook {
@@ -43,11 +48,28 @@ impl Hook {
             Self::Egress => "limiter_egress",
             Self::IngressBare => "limiter_ingress_l3",
             Self::EgressBare => "limiter_egress_l3",
+            Self::HoldIngress => "limiter_hold_ingress",
+            Self::HoldEgress => "limiter_hold_egress",
+            Self::HoldIngressBare => "limiter_hold_ingress_l3",
+            Self::HoldEgressBare => "limiter_hold_egress_l3",
+        }
+    }
+
+    /// What is there instead while maps take the place of others.
+    pub fn holding(self) -> Self {
+        match self {
+            Self::Ingress | Self::HoldIngress => Self::HoldIngress,
+            Self::Egress | Self::HoldEgress => Self::HoldEgress,
+            Self::IngressBare | Self::HoldIngressBare => Self::HoldIngressBare,
+            Self::EgressBare | Self::HoldEgressBare => Self::HoldEgressBare,
         }
     }
 
     pub fn ethernet(self) -> bool {
-        matches!(self, Self::Ingress | Self::Egress)
+        matches!(
+            self,
+            Self::Ingress | Self::Egress | Self::HoldIngress | Self::HoldEgress
+        )
     }
 }
 

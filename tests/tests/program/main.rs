@@ -19,5 +19,6 @@ mod shapes;
 mod support;
 mod suspicious;
 mod sweeps;
+mod switch;
 mod table;
 mod tombs;

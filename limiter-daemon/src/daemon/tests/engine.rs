@@ -4,9 +4,13 @@ use limiter_common::abi::{
     KEY_ADOPTED, KEY_DISABLED, KeyEntry, LIMITS_IN_USE, LIMITS_OBSERVE, UNLIMITED, reason,
 };
 
-use super::host::{Host, at, caller, name, noon};
+use super::{
+    host::{Host, at, caller, name, noon},
+    plane::NoLarger,
+};
 use crate::{
     api::{AddScope, CreateKey, ImportKey, Kind, SetLimits},
+    config::Tables,
     limits::{Bound, Changes},
     store::KeyState,
 };
@@ -435,4 +439,53 @@ fn an_empty_label_is_none_and_a_long_one_is_refused() {
         .map(|_| ())
         .map_err(|error| error.kind);
     assert_eq!(kind, Err(Kind::Invalid));
+}
+
+#[test]
+fn tables_that_cannot_be_made_larger_stay_what_they_are_and_that_is_told() {
+    let mut host = Host::new("[tables]\nflows = 100\n");
+    let wanted = Tables {
+        flows: 200,
+        ..host.engine().config.tables
+    };
+    let problem = |host: &mut Host| {
+        let health = host.engine().health();
+        let tables = health.iter().find(|health| health.part == "tables");
+        tables.map(|health| health.message.clone())
+    };
+    for (fails, prepared) in [(NoLarger::Prepared, false), (NoLarger::Made, true)] {
+        host.plane.tables().no_larger = Some(fails);
+        assert_eq!(host.engine().prepare_tables(&wanted), prepared);
+        if prepared {
+            host.engine().make_tables_larger(&wanted).unwrap();
+        }
+        let told = problem(&mut host).unwrap();
+        assert!(told.contains("`tables.flows` from 100 to 200"), "{told}");
+        assert_eq!(host.engine().config.tables.flows, 100);
+        // Reading the configuration again does not make it better.
+        host.configure("[tables]\nflows = 200\n");
+        let report = host.engine().reload(&caller(noon())).unwrap();
+        assert!(report.warnings[0].contains("a restart"), "{report:?}");
+        assert_eq!(problem(&mut host), Some(told));
+    }
+    host.plane.tables().no_larger = None;
+    assert!(host.engine().prepare_tables(&wanted));
+    host.engine().make_tables_larger(&wanted).unwrap();
+    assert_eq!(host.engine().config.tables, wanted);
+    assert_eq!(problem(&mut host), None);
+    // And what is smaller is told as long as it is so.
+    host.configure("[tables]\nflows = 64\n");
+    let report = host.engine().reload(&caller(noon())).unwrap();
+    assert!(report.warnings[0].contains("stays 200"), "{report:?}");
+    assert!(problem(&mut host).is_some_and(|told| told.contains("limiter detach")));
+    host.configure("[tables]\nflows = 200\n");
+    assert_eq!(
+        host.engine()
+            .reload(&caller(noon()))
+            .unwrap()
+            .warnings
+            .len(),
+        0
+    );
+    assert_eq!(problem(&mut host), None);
 }

@@ -1,0 +1,121 @@
+//! What is on the hooks while maps take the place of others.
+
+use limiter_common::abi::{OWN_MARK, counter, switch};
+use limiter_tests::{
+    GUARDED,
+    program::{Extras, Hook, Programs, Shape, Talk, Verdict, no_limits},
+};
+
+use crate::support::{boot_ns, get, limited, ok};
+
+/// Each hook, and its program's number.
+const HOOKS: [(bool, bool, u32); 4] = [
+    (true, true, switch::INGRESS),
+    (false, true, switch::EGRESS),
+    (true, false, switch::INGRESS_L3),
+    (false, false, switch::EGRESS_L3),
+];
+
+/// The old set's programs lead on; of the new set, none do.
+fn old_only(programs: &mut Programs) {
+    for (to_server, ethernet, number) in HOOKS {
+        let program = Hook::of(to_server, ethernet).program();
+        programs.object_mut().lead_to(number, program);
+    }
+}
+
+fn say(programs: &mut Programs, word: u64) {
+    let set = programs.object_mut().maps.switch.set(0, word, 0);
+    set.expect("the switch");
+}
+
+fn said(programs: &Programs) -> u64 {
+    let word = programs.object().maps.switch.get(&0, 0);
+    word.expect("the switch")
+}
+
+/// Runs what is on the hook instead on a packet of a connection, for each kind of device.
+fn verdicts(programs: &mut Programs, to_server: bool) -> [Verdict; 2] {
+    [(Shape::v4(), 40_001), (Shape::v4().bare(), 40_002)].map(|(shape, port)| {
+        let hook = Hook::of(to_server, shape.ethernet).holding();
+        let mut talk = Talk::new(shape);
+        talk.ends.client_port = port;
+        let mut talk = talk.opened(programs);
+        let segment = if to_server {
+            talk.client(get("/").as_bytes())
+        } else {
+            talk.asks(programs, get("/"));
+            talk.server(ok("").as_bytes())
+        };
+        let packet = talk.shape.wrap(&talk.ends, to_server, &segment);
+        programs.run(hook, &packet).verdict
+    })
+}
+
+#[test]
+fn packets_go_the_way_of_the_set_that_is_in_force() {
+    for to_server in [true, false] {
+        let mut programs = limited(no_limits());
+        old_only(&mut programs);
+        let in_flight = |programs: &Programs| programs.state(crate::support::SCOPE).in_flight;
+        assert_eq!(verdicts(&mut programs, to_server), [Verdict::Pass; 2]);
+        // The old set's programs have been at work.
+        assert_eq!(in_flight(&programs), if to_server { 2 } else { 0 });
+        // Where no program leads on, nothing that is guarded does.
+        say(&mut programs, switch::NEW);
+        assert_eq!(verdicts(&mut programs, to_server), [Verdict::Drop; 2]);
+        assert_eq!(said(&programs), switch::NEW);
+        for (to_server, ethernet, number) in HOOKS {
+            let program = Hook::of(to_server, ethernet).program();
+            let number = switch::PROGRAMS + number;
+            programs.object_mut().lead_to(number, program);
+        }
+        assert_eq!(verdicts(&mut programs, to_server), [Verdict::Pass; 2]);
+    }
+}
+
+#[test]
+fn held_packets_change_nothing_and_are_counted_and_others_pass() {
+    for to_server in [true, false] {
+        let mut programs = limited(no_limits());
+        old_only(&mut programs);
+        let until = boot_ns() + 60_000_000_000;
+        say(&mut programs, until);
+        let before = programs.counter(counter::INSPECTED_BYTES);
+        assert_eq!(verdicts(&mut programs, to_server), [Verdict::Drop; 2]);
+        assert_eq!(programs.counter(counter::CONTENDED_DROPPED), 2);
+        let (dropped, inspected) = (
+            programs.counter(counter::DROPPED_BYTES),
+            programs.counter(counter::INSPECTED_BYTES) - before,
+        );
+        let bytes = 2 * get("/").len() as u64;
+        // To the client the requests have passed before.
+        let wanted = if to_server { (bytes, 0) } else { (0, bytes) };
+        assert_eq!((dropped, inspected), wanted);
+        assert_eq!(said(&programs), until);
+        // What the programs send themselves, and what is not guarded.
+        let hook = Hook::of(to_server, true).holding();
+        let mut talk = Talk::new(Shape::v4());
+        let segment = talk.client(b"x");
+        let packet = talk.shape.wrap(&talk.ends, to_server, &segment);
+        let own = Extras {
+            mark: OWN_MARK,
+            ..Extras::default()
+        };
+        assert_eq!(programs.run_with(hook, &packet, own).verdict, Verdict::Pass);
+        programs.guard(&[GUARDED + 1]);
+        assert_eq!(programs.run(hook, &packet).verdict, Verdict::Pass);
+    }
+}
+
+#[test]
+fn when_nobody_puts_the_moment_off_the_old_maps_are_in_force_again_and_that_is_said() {
+    for to_server in [true, false] {
+        let mut programs = limited(no_limits());
+        old_only(&mut programs);
+        say(&mut programs, boot_ns());
+        assert_eq!(verdicts(&mut programs, to_server), [Verdict::Pass; 2]);
+        assert_eq!(said(&programs), switch::OLD);
+        assert_eq!(programs.counter(counter::CONTENDED_DROPPED), 0);
+    }
+}
