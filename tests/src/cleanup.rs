@@ -40,6 +40,37 @@ pub fn pins(name: &str) -> PathBuf {
     Path::new(BPF_FS).join(name)
 }
 
+/// The cgroup of the lab `name`, directly below the root of the hierarchy of version 2.
+///
+/// # Panics
+/// When that is mounted nowhere.
+pub fn cgroup(name: &str) -> PathBuf {
+    cgroups()
+        .expect("cgroups of version 2 are mounted")
+        .join(name)
+}
+
+/// Where cgroups of version 2 are mounted (proc_pid_mounts(5)).
+fn cgroups() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    mounts.lines().find_map(|line| {
+        let mut words = line.split(' ').skip(1);
+        let (place, kind) = (words.next()?, words.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(place))
+    })
+}
+
+/// Removes a cgroup with those in it; tells whether it is gone. It stays while there are processes in it.
+pub fn remove_cgroup(path: &Path) -> bool {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroup(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(path);
+    !path.exists()
+}
+
 /// Removes what labs of this process have made, for use before an exit that
 /// runs no destructors (an interrupt).
 pub fn everything_of_this_process() {
@@ -60,6 +91,9 @@ fn sweep(chosen: impl Fn(u32) -> bool) {
     for namespace in entries(Path::new(NAMESPACES), chosen) {
         let name = namespace.file_name().unwrap_or_default();
         let _ = Command::new("ip").args(["netns", "del"]).arg(name).output();
+    }
+    for cgroup in cgroups().iter().flat_map(|root| entries(root, chosen)) {
+        remove_cgroup(&cgroup);
     }
     for directory in entries(&std::env::temp_dir(), chosen) {
         let _ = fs::remove_dir_all(directory);

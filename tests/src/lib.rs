@@ -20,6 +20,7 @@ pub mod gate;
 pub mod http;
 pub mod lab;
 pub mod limiter;
+pub mod machine;
 pub mod mixture;
 pub mod namespace;
 #[cfg(feature = "program")]
@@ -48,6 +49,7 @@ pub use gate::Gate;
 pub use http::{Response, request};
 pub use lab::{Lab, Net};
 pub use limiter::{Config, Limiter};
+pub use machine::Machine;
 pub use namespace::Namespace;
 #[cfg(feature = "program")]
 pub use neighbour::{Neighbour, Place};

@@ -8,6 +8,7 @@ mod context;
 mod debian;
 mod demo;
 mod lint;
+mod package;
 mod packages;
 mod policy;
 mod privilege;
@@ -16,6 +17,7 @@ mod resolve;
 mod setup;
 mod summary;
 mod test;
+mod tools;
 
 use std::{env, process::ExitCode};
 
@@ -32,6 +34,7 @@ usage: cargo xtask COMMAND
                              ARGS go to cargo test; needs root
   demo [ARGS]                real clients limited in front of a real server; needs root
   bench [ARGS]               what a packet costs; needs root
+  package [--static]         the Debian package; or one binary that needs no library
 
 LIMITER_TOOLCHAIN_DIR names the toolchain's directory in place of the one in the user's cache.";
 
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         "test" => test::run,
         "demo" => demo::run,
         "bench" => bench::run,
+        "package" => package::run,
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
             return ExitCode::SUCCESS;

@@ -115,8 +115,9 @@ const LAB: [Needed; 10] = [
     },
 ];
 
-/// What the tests want besides: clients, servers and proxies whose behaviour they hold fast.
-const TESTS: [Needed; 9] = [
+/// What the tests want besides: clients, servers and proxies whose behaviour they hold fast, and what packages are made
+/// and tried with.
+const TESTS: [Needed; 13] = [
     Needed {
         what: What::Library("faketime/libfaketimeMT.so.1"),
         package: "libfaketime",
@@ -156,6 +157,26 @@ const TESTS: [Needed; 9] = [
         what: What::Program("go"),
         package: "golang-go",
         reason: "is a customer in Go",
+    },
+    Needed {
+        what: What::Program("mmdebstrap"),
+        package: "mmdebstrap",
+        reason: "makes the clean Debian that the package is installed in",
+    },
+    Needed {
+        what: What::Program("lintian"),
+        package: "lintian",
+        reason: "knows how a package has to be",
+    },
+    Needed {
+        what: What::Program("dpkg-shlibdeps"),
+        package: "dpkg-dev",
+        reason: "finds the libraries that the package depends on",
+    },
+    Needed {
+        what: What::Program("readelf"),
+        package: "binutils",
+        reason: "shows what a binary needs, and strips it",
     },
     Needed {
         what: What::Program("haproxy"),

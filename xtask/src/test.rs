@@ -1,15 +1,16 @@
 //! `cargo xtask test`: unit tests as the user, integration tests as root on the release binary.
 
-use std::{fs, path::Path, thread};
+use std::{fs, path::PathBuf, thread};
 
 use anyhow::{Context as _, anyhow};
 
 use crate::{
     build,
     context::Context,
-    packages,
+    package, packages,
     privilege::Privilege,
     summary::{self, Summary, TestsFailed},
+    tools,
 };
 
 /// Crates whose tests need neither root nor the network.
@@ -23,10 +24,33 @@ const INTEGRATION: &str = "limiter-tests";
 
 /// The release binary that the integration tests drive.
 const BINARY_VARIABLE: &str = "LIMITER_BIN";
+/// The Debian package, and the clean Debian that it is tested in.
+const DEB_VARIABLE: &str = "LIMITER_DEB";
+const DEBIAN_ROOT_VARIABLE: &str = "LIMITER_DEBIAN_ROOT";
+/// The static binary, which takes minutes to build: not there without `--long`.
+const STATIC_VARIABLE: &str = "LIMITER_STATIC";
 /// A file to which a test that skips itself appends a line, `NAME: REASON`.
 const SKIPPED_VARIABLE: &str = "LIMITER_SKIPPED";
 /// Set: tests try more, as long as it takes.
 const LONG_VARIABLE: &str = "LIMITER_LONG";
+
+/// What the integration tests are about, by the variables that they find it in.
+struct Given(Vec<(&'static str, PathBuf)>);
+
+impl Given {
+    fn make(context: &Context, privilege: Privilege, long: bool) -> anyhow::Result<Self> {
+        let binary = build::release(context)?;
+        let mut given = vec![
+            (DEB_VARIABLE, package::debian(context, &binary)?),
+            (DEBIAN_ROOT_VARIABLE, tools::debian_root(privilege)?),
+            (BINARY_VARIABLE, binary),
+        ];
+        if long {
+            given.push((STATIC_VARIABLE, package::static_binary(context)?));
+        }
+        Ok(Self(given))
+    }
+}
 
 /// What was asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -86,15 +110,16 @@ pub fn run(context: &Context, args: &[String]) -> anyhow::Result<()> {
             anyhow!("{error:#}; `cargo xtask test --unit` runs those that do without root")
         })?;
         packages::for_tests()?;
-        Some((privilege, build::release(context)?))
+        let given = Given::make(context, privilege, request.long)?;
+        Some((privilege, given))
     } else {
         None
     };
     if request.unit {
         total.add(unit(context, &request)?);
     }
-    if let Some((privilege, binary)) = privilege {
-        total.add(integration(context, &request, privilege, &binary)?);
+    if let Some((privilege, given)) = privilege {
+        total.add(integration(context, &request, privilege, &given)?);
     }
     println!("\n{total}");
     if total.failed > 0 {
@@ -123,24 +148,22 @@ fn integration(
     context: &Context,
     request: &Request<'_>,
     privilege: Privilege,
-    binary: &Path,
+    given: &Given,
 ) -> anyhow::Result<Summary> {
     let skipped_file = context.target_dir().join("skipped-tests");
     fs::write(&skipped_file, "").with_context(|| format!("write {}", skipped_file.display()))?;
 
     let mut command = context.cargo();
     command.args(["test", "--no-fail-fast", "--package", INTEGRATION]);
-    command
-        .env(BINARY_VARIABLE, binary)
-        .env(SKIPPED_VARIABLE, &skipped_file);
+    let mut variables = given.0.clone();
+    variables.push((SKIPPED_VARIABLE, skipped_file.clone()));
     if request.long {
-        command.env(LONG_VARIABLE, "1");
+        variables.push((LONG_VARIABLE, PathBuf::from("1")));
     }
     if privilege == Privilege::Sudo {
-        command
-            .arg("--config")
-            .arg(sudo_runner(binary, &skipped_file, request.long));
+        command.arg("--config").arg(sudo_runner(&variables));
     }
+    command.envs(variables);
     command
         .args(&request.cargo_args)
         .arg("--")
@@ -158,16 +181,13 @@ fn integration(
 
 /// cargo builds as the user and runs the test programs through sudo, which by itself passes
 /// no variables on.
-fn sudo_runner(binary: &Path, skipped_file: &Path, long: bool) -> String {
-    let mut runner = vec![
-        "sudo".to_owned(),
-        "env".to_owned(),
-        format!("{BINARY_VARIABLE}={}", binary.display()),
-        format!("{SKIPPED_VARIABLE}={}", skipped_file.display()),
-    ];
-    if long {
-        runner.push(format!("{LONG_VARIABLE}=1"));
-    }
+fn sudo_runner(variables: &[(&str, PathBuf)]) -> String {
+    let mut runner = vec!["sudo".to_owned(), "env".to_owned()];
+    runner.extend(
+        variables
+            .iter()
+            .map(|(name, value)| format!("{name}={}", value.display())),
+    );
     // Debug's quoting of a string is TOML's for everything that a path of sense holds.
     format!("target.'cfg(all())'.runner = {runner:?}")
 }
@@ -228,10 +248,14 @@ mod tests {
 
     #[test]
     fn sudos_runner_is_a_setting_that_cargo_takes() {
-        let runner = |long| sudo_runner(Path::new("/t/limiter"), Path::new("/t/skipped"), long);
-        let always = "target.'cfg(all())'.runner = [\"sudo\", \"env\", \
-                      \"LIMITER_BIN=/t/limiter\", \"LIMITER_SKIPPED=/t/skipped\"";
-        assert_eq!(runner(false), format!("{always}]"));
-        assert_eq!(runner(true), format!("{always}, \"LIMITER_LONG=1\"]"));
+        let variables = [
+            (BINARY_VARIABLE, PathBuf::from("/t/limiter")),
+            (LONG_VARIABLE, PathBuf::from("1")),
+        ];
+        assert_eq!(
+            sudo_runner(&variables),
+            "target.'cfg(all())'.runner = [\"sudo\", \"env\", \
+             \"LIMITER_BIN=/t/limiter\", \"LIMITER_LONG=1\"]"
+        );
     }
 }

@@ -99,6 +99,12 @@ pub(super) enum Command {
         /// The shell
         shell: Shell,
     },
+    /// Write the manual pages, of limiter and of each command
+    #[command(hide = true)]
+    ManPages {
+        /// Where to
+        directory: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -367,6 +373,11 @@ fn note(text: &str) -> Result<String, String> {
 
 pub(super) fn print_completions(shell: Shell) {
     clap_complete::generate(shell, &mut Cli::command(), "limiter", &mut io::stdout());
+}
+
+/// Writes `limiter.1`, `limiter-run.1` and so on.
+pub(super) fn write_man_pages(directory: &Path) -> io::Result<()> {
+    clap_mangen::generate_to(Cli::command(), directory)
 }
 
 #[cfg(test)]

@@ -61,7 +61,11 @@ pub(super) fn run(command: Command, socket: Option<&Path>, json: bool) -> Result
             let report: Report = client.post("/v1/reload")?;
             render::report(&report, "nothing has changed", json)
         }
-        Command::Run(_) | Command::Check(_) | Command::Detach(_) | Command::Completions { .. } => {
+        Command::Run(_)
+        | Command::Check(_)
+        | Command::Detach(_)
+        | Command::Completions { .. }
+        | Command::ManPages { .. } => {
             // `dispatch` keeps these for itself: they do not ask a daemon first.
             Err(Failure::failed("this command does not ask a daemon"))
         }

@@ -68,6 +68,12 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
             args::print_completions(shell);
             Ok(())
         }
+        Command::ManPages { directory } => args::write_man_pages(&directory).map_err(|error| {
+            Failure::failed(format!(
+                "cannot write manual pages to {}: {error}",
+                directory.display()
+            ))
+        }),
         Command::Detach(args) => {
             let runtime = said.runtime.as_deref();
             detach::detach(&args, runtime, Some(&said.to_ask()), cli.json)

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Shared, TICK, orphans, recount};
+use super::{Shared, TICK, orphans, recount, watchdog};
 use crate::{
     config::Healing,
     kernel::sockets::{KernelSockets, SocketTable},
@@ -50,6 +50,7 @@ pub(super) async fn rounds(shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         let work = tokio::task::spawn_blocking(move || {
             healer.run(&shared);
+            shared.pulse.beat(watchdog::Round::Healing);
             healer
         });
         healer = match work.await {

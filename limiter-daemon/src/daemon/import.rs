@@ -57,6 +57,7 @@ impl Shared {
         let turn = Turn::take(self)?;
         let tell = |phase, done, total| {
             *turn.0.lock_import() = Some(ImportView { phase, done, total });
+            self.pulse.step();
         };
         let secret = self.engine().secret.clone();
         let file = read(text, *secret, &tell)?;

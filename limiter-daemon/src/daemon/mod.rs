@@ -28,6 +28,7 @@ mod tests;
 mod text_sets;
 mod unknown;
 mod usage;
+mod watchdog;
 
 use std::{
     path::{Path, PathBuf},
@@ -44,6 +45,7 @@ use tokio::{
     net::UnixListener,
     signal::unix::{SignalKind, signal},
     sync::Notify,
+    task::JoinHandle,
     time::MissedTickBehavior,
 };
 
@@ -65,6 +67,7 @@ use crate::{
 use clock::{ClockPublisher, ClockSet};
 use engine::check_tiers;
 use lock::{make_directory, make_open_directory};
+use watchdog::{Pulse, Round};
 
 /// How often clock and counts are looked after.
 const TICK: Duration = Duration::from_secs(1);
@@ -105,6 +108,7 @@ pub struct Shared {
     engine: Mutex<Engine>,
     /// The import at work. Apart from the engine, which it holds for seconds.
     import: Mutex<Option<ImportView>>,
+    pulse: Pulse,
     stop: Notify,
     detached: AtomicBool,
 }
@@ -115,6 +119,7 @@ impl Shared {
         Self {
             engine: Mutex::new(engine),
             import: Mutex::new(None),
+            pulse: Pulse::default(),
             stop: Notify::new(),
             detached: AtomicBool::new(false),
         }
@@ -214,10 +219,16 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
     let rounds = tokio::spawn(rounds(Arc::clone(&shared), Arc::clone(&clock)));
     let healing = tokio::spawn(healing::rounds(Arc::clone(&shared)));
     let allowances = tokio::spawn(allowance::rounds(Arc::clone(&shared), events));
-    let time = tokio::spawn(tell_time(Arc::clone(&clock)));
+    let time = tokio::spawn(tell_time(Arc::clone(&shared), Arc::clone(&clock)));
     let watch = tokio::spawn(watch_clock(clock_set, Arc::clone(&clock)));
+    let mut tasks = vec![rounds, healing, allowances, time, watch];
     log::info!("ready: control socket {}", socket.display());
     notify("READY=1");
+    if let Some(patience) = watchdog::patience() {
+        let watched = tasks.iter().map(JoinHandle::abort_handle).collect();
+        let signs = watchdog::watch(Arc::clone(&shared), patience, watched);
+        tasks.push(tokio::spawn(signs));
+    }
 
     loop {
         tokio::select! {
@@ -232,7 +243,7 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
         }
     }
     notify("STOPPING=1");
-    for task in [rounds, healing, allowances, time, watch] {
+    for task in tasks {
         task.abort();
     }
     // An answer that is under way, like that to `limiter detach`, is still read.
@@ -367,13 +378,14 @@ async fn reload(shared: &Arc<Shared>) {
 }
 
 /// Publishes the clock every second, whatever the engine is busy with.
-async fn tell_time(clock: Arc<ClockPublisher>) {
+async fn tell_time(shared: Arc<Shared>, clock: Arc<ClockPublisher>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         // A failure is told by the engine's next round.
         let _kept = clock.publish();
+        shared.pulse.beat(Round::Clock);
     }
 }
 
@@ -396,6 +408,8 @@ async fn rounds(shared: Arc<Shared>, clock: Arc<ClockPublisher>) {
             if round.is_multiple_of(SWEEP_EVERY) || engine.is_crowded() {
                 engine.sweep(&clock);
             }
+            drop(engine);
+            shared.pulse.beat(Round::Counts);
         });
         if let Err(error) = work.await {
             log::error!("a round failed: {error}");

@@ -97,13 +97,16 @@ pub(super) fn remove_maps(root: &Path) -> Result<Removed, KernelError> {
             source,
         })?;
     }
-    // The directory itself only if nothing of somebody else is in it.
+    // The directory itself only if nothing of somebody else is in it, and it is not where a service manager
+    // has mounted what it gives us of a BPF file system.
     match fs::remove_dir(root) {
         Ok(()) => {}
         Err(error)
             if matches!(
                 error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::DirectoryNotEmpty
+                    | io::ErrorKind::ResourceBusy
             ) => {}
         Err(source) => {
             return Err(KernelError::Io {

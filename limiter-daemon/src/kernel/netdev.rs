@@ -35,7 +35,7 @@ pub struct Interface {
 /// The kernel does not answer.
 pub fn interfaces() -> io::Result<Vec<Interface>> {
     // SAFETY: a plain system call; the result is checked.
-    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    let socket = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if socket < 0 {
         return Err(io::Error::last_os_error());
     }

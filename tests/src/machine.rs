@@ -1,0 +1,152 @@
+//! A clean Debian with systemd as its process 1, in the server's namespace of a lab.
+
+use std::{
+    fs, panic,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+};
+
+use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::{
+    Lab, cleanup, clock,
+    limiter::Output,
+    process::{self, Process},
+};
+
+const BEGIN: &str = include_str!("machine/begin.sh");
+const INIT: &str = include_str!("machine/init.sh");
+
+/// A running system. It sees the network of the lab's server, and a BPF file system of its own; when it is
+/// dropped, all of its processes and files are gone.
+#[derive(Debug)]
+pub struct Machine {
+    init: Process,
+    cgroup: PathBuf,
+    /// Of its process 1.
+    pid: u32,
+}
+
+impl Machine {
+    /// Boots what is in the directory `root`, which stays as it is.
+    #[track_caller]
+    pub fn boot(lab: &Lab, root: &Path) -> Self {
+        let directory = lab.file("machine");
+        fs::create_dir(&directory).expect("a directory to mount on");
+        let [begin, init] = [("begin.sh", BEGIN), ("init.sh", INIT)].map(|(name, text)| {
+            let path = lab.file(name);
+            fs::write(&path, text).expect("write a script");
+            path
+        });
+        let cgroup = cleanup::cgroup(lab.name());
+        let mut command = lab.server().command("sh");
+        command
+            .arg(begin)
+            .arg(root)
+            .args([&directory, &cgroup, &init]);
+        let mut init = Process::start("the machine", &mut command, &lab.file("machine.log"));
+        let pid = clock::eventually_some("the machine's process 1", || {
+            assert!(init.ended().is_none(), "the machine ended: {}", init.log());
+            child_of_unshare(init.pid())
+        });
+        let machine = Self { init, cgroup, pid };
+        clock::eventually("the machine is up", || machine.is_up());
+        machine
+    }
+
+    fn is_up(&self) -> bool {
+        // Of the second script until it is systemd.
+        comm(self.pid).is_some_and(|name| name == "systemd")
+            && ["running", "degraded"]
+                .contains(&self.run(&["systemctl", "is-system-running"]).stdout.trim())
+    }
+
+    /// A command in it, as root, not run yet.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .args([
+                "--all",
+                "--target",
+                &self.pid.to_string(),
+                "--",
+                "env",
+                "-i",
+            ])
+            .args(["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8"])
+            .args(words);
+        command
+    }
+
+    /// Runs a command in it.
+    #[track_caller]
+    pub fn run(&self, words: &[&str]) -> Output {
+        process::output(&mut self.command(words)).into()
+    }
+
+    /// Runs a command in it that must succeed; returns what it printed.
+    #[track_caller]
+    pub fn done(&self, words: &[&str]) -> String {
+        let output = self.run(words);
+        assert_eq!(output.code, 0, "{words:?}: {output:?}");
+        output.stdout
+    }
+
+    /// One of its files, as it is seen from outside.
+    pub fn file(&self, path: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{path}", self.pid))
+    }
+
+    /// Runs `work` on a thread of its own to which the machine's files are those of the system. (A path
+    /// through `/proc/PID/root` does not do where links are followed by hand, as SQLite does.)
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let mounts = fs::File::open(format!("/proc/{}/ns/mnt", self.pid)).expect("its mounts");
+        thread::scope(|scope| {
+            let entered = scope.spawn(|| {
+                // setns(2): not while the root directory is shared with other threads.
+                unshare(CloneFlags::CLONE_FS).expect("a root directory of its own");
+                setns(&mounts, CloneFlags::CLONE_NEWNS).expect("enter the machine");
+                work()
+            });
+            entered
+                .join()
+                .unwrap_or_else(|payload| panic::resume_unwind(payload))
+        })
+    }
+
+    /// A property of a unit, by systemctl(1).
+    #[track_caller]
+    pub fn property(&self, unit: &str, name: &str) -> String {
+        let value = self.done(&["systemctl", "show", "--value", "--property", name, unit]);
+        value.trim().to_owned()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let journal = self.run(&["journalctl", "--no-pager", "--lines=60"]);
+            eprintln!("---- the machine's journal:\n{}", journal.stdout);
+        }
+        // Its process 1 dies with it, and all others with that.
+        self.init.kill();
+        clock::eventually("the machine's cgroup is empty", || {
+            cleanup::remove_cgroup(&self.cgroup)
+        });
+    }
+}
+
+/// The child of unshare(1), once the first script has become that.
+fn child_of_unshare(pid: u32) -> Option<u32> {
+    if comm(pid)? != "unshare" {
+        return None;
+    }
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
+}
+
+fn comm(pid: u32) -> Option<String> {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(name.trim().to_owned())
+}
