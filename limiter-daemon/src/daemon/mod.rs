@@ -6,6 +6,8 @@ mod book;
 mod clock;
 mod csv_import;
 mod engine;
+mod events;
+mod explain;
 mod healing;
 mod history;
 mod import;
@@ -15,8 +17,10 @@ mod lock;
 mod modes;
 mod notify;
 mod orphans;
+mod pace;
 mod publish;
 mod recount;
+mod refusals;
 mod reload;
 mod scopes;
 mod status;
@@ -24,6 +28,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod text_sets;
+mod top;
 mod unknown;
 mod usage;
 
@@ -46,6 +51,7 @@ use tokio::{
 };
 
 pub use engine::{Caller, Engine, Parts};
+pub use events::{EventLog, Following};
 pub use lock::{DirectoryLock, LockError};
 pub use notify::notify;
 pub use reload::resolve_or_refuse;
@@ -55,7 +61,7 @@ pub(crate) use tests::testing;
 use crate::{
     api::{self, Access, ImportView},
     config::{Config, Overlay},
-    kernel::{Before, Events, Kernel, PinDirectory, Settings, netdev::Interface},
+    kernel::{Before, Kernel, PinDirectory, Rings, Settings, netdev::Interface},
     secret::{self, Secret},
     store::Store,
 };
@@ -102,6 +108,7 @@ pub struct Shared {
     engine: Mutex<Engine>,
     /// The import at work. Apart from the engine, which it holds for seconds.
     import: Mutex<Option<ImportView>>,
+    events: Arc<EventLog>,
     stop: Notify,
     detached: AtomicBool,
 }
@@ -110,6 +117,7 @@ impl Shared {
     /// Wraps an engine.
     pub fn new(engine: Engine) -> Self {
         Self {
+            events: Arc::clone(&engine.events),
             engine: Mutex::new(engine),
             import: Mutex::new(None),
             stop: Notify::new(),
@@ -122,6 +130,11 @@ impl Shared {
         // A panic in one request must not stop the counts: the engine keeps store and kernel in
         // step by itself, since the store's transactions are all or nothing.
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What happened. Apart from the engine, too: who asks waits for nobody.
+    pub fn events(&self) -> &EventLog {
+        &self.events
     }
 
     fn lock_import(&self) -> MutexGuard<'_, Option<ImportView>> {
@@ -194,7 +207,7 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
         &interfaces.interfaces,
         &mut attaching,
     );
-    let (engine, clock, events) = match started {
+    let (engine, clock, rings) = match started {
         Ok(started) => started,
         Err(error) => {
             take_back(&before, attaching);
@@ -209,10 +222,15 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
     }));
     let rounds = tokio::spawn(rounds(Arc::clone(&shared), Arc::clone(&clock)));
     let healing = tokio::spawn(healing::rounds(Arc::clone(&shared)));
-    let allowances = tokio::spawn(allowance::rounds(Arc::clone(&shared), events));
+    let allowances = tokio::spawn(allowance::rounds(Arc::clone(&shared), rings.events));
+    let refusals = tokio::spawn(refusals::rounds(Arc::clone(&shared), rings.refusals));
     let time = tokio::spawn(tell_time(Arc::clone(&clock)));
     let watch = tokio::spawn(watch_clock(clock_set, Arc::clone(&clock)));
     log::info!("ready: control socket {}", socket.display());
+    let pid = std::process::id();
+    shared.events.say(format!(
+        "limits are in force, the daemon's process is {pid}"
+    ));
     notify("READY=1");
 
     loop {
@@ -228,9 +246,11 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
         }
     }
     notify("STOPPING=1");
-    for task in [rounds, healing, allowances, time, watch] {
+    for task in [rounds, healing, allowances, refusals, time, watch] {
         task.abort();
     }
+    shared.events.say("the daemon ends");
+    shared.events.close();
     // An answer that is under way, like that to `limiter detach`, is still read.
     drop(stop_server);
     let mut server = server;
@@ -272,13 +292,13 @@ fn put_up(
     pins: PinDirectory,
     interfaces: &[Interface],
     attaching: &mut bool,
-) -> anyhow::Result<(Engine, Arc<ClockPublisher>, Events)> {
+) -> anyhow::Result<(Engine, Arc<ClockPublisher>, Rings)> {
     let settings = Settings {
         tables: config.tables,
         hook: config.attach.hook,
         pins,
     };
-    let (kernel, clock_map, events) = Kernel::load(&settings)?;
+    let (kernel, clock_map, rings) = Kernel::load(&settings)?;
     let utc_offset = Arc::new(AtomicU64::new(0));
     let attended = Arc::new(AtomicU64::new(0));
     let clock = Arc::new(ClockPublisher::new(
@@ -301,7 +321,7 @@ fn put_up(
     clock.publish()?;
     *attaching = true;
     engine.attach(interfaces)?;
-    Ok((engine, clock, events))
+    Ok((engine, clock, rings))
 }
 
 fn take_back(before: &Before, attaching: bool) {

@@ -19,7 +19,7 @@ use super::{
     attach::{Attachments, loaded},
     detach,
     error::map_error,
-    events::Events,
+    events::{Events, Refusals},
     layouts,
     limits::LimitsMap,
     maps::{ClockMap, Maps, Plain, all, insert, insert_all, lookup, remove},
@@ -51,6 +51,14 @@ pub struct Settings {
     pub pins: PinDirectory,
 }
 
+/// What the programs tell.
+pub struct Rings {
+    /// What counts depend on.
+    pub events: Events,
+    /// Whose requests are refused.
+    pub refusals: Refusals,
+}
+
 /// The kernel's side, for real.
 pub struct Kernel {
     ebpf: Ebpf,
@@ -70,7 +78,7 @@ impl Kernel {
     ///
     /// # Errors
     /// [`KernelError`].
-    pub fn load(settings: &Settings) -> Result<(Self, ClockMap, Events), KernelError> {
+    pub fn load(settings: &Settings) -> Result<(Self, ClockMap, Rings), KernelError> {
         let Settings { tables, hook, pins } = settings;
         pins.prepare()?;
         layouts::carry_over(pins, tables)?;
@@ -109,7 +117,10 @@ impl Kernel {
                 .map_err(map_error(map::COUNTERS))?,
         };
         let clock = ClockMap::new(take(&mut ebpf, map::CLOCK)?)?;
-        let events = Events::new(take(&mut ebpf, map::EVENTS)?)?;
+        let rings = Rings {
+            events: Events::new(take(&mut ebpf, map::EVENTS)?, map::EVENTS)?,
+            refusals: Refusals::new(take(&mut ebpf, map::REFUSALS)?, map::REFUSALS)?,
+        };
         let mechanism = match hook {
             AttachHook::Tcx => Mechanism::Tcx,
             AttachHook::Clsact => Mechanism::Clsact,
@@ -127,7 +138,7 @@ impl Kernel {
             tables: *tables,
             identity,
         };
-        Ok((kernel, clock, events))
+        Ok((kernel, clock, rings))
     }
 }
 
@@ -236,6 +247,14 @@ impl Plane for Kernel {
             }
             None => remove(&mut self.maps.ended, &scope, map::ENDED),
         }
+    }
+
+    fn limits(&self, scope: u32) -> abi::Limits {
+        self.limits.get(scope)
+    }
+
+    fn ended(&self, scope: u32) -> Result<Option<abi::Limits>, KernelError> {
+        Ok(lookup(&self.maps.ended, &scope, map::ENDED)?.map(|limits| limits.0))
     }
 
     fn allowed(&self, scope: u32) -> DayCount {

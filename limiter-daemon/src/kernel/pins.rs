@@ -9,7 +9,7 @@ use std::{
 use aya::maps::{MapInfo, MapType};
 use limiter_common::abi::{
     ABI_VERSION, Clock, Config, Digest, EVENT_BYTES, Flow, FlowKey, KeyEntry, Limits, MAX_SUSPECTS,
-    Ports, ScopeState, Stranger, Suspect, Sweep, Text, TextKey, Tomb, counter, map,
+    Ports, REFUSAL_BYTES, ScopeState, Stranger, Suspect, Sweep, Text, TextKey, Tomb, counter, map,
 };
 
 use super::KernelError;
@@ -139,7 +139,7 @@ pub(super) fn unused_entries(tables: &Tables) -> u32 {
     tables.unknown_keys.saturating_add(1)
 }
 
-pub(super) fn shapes(tables: &Tables) -> [Shape; 17] {
+pub(super) fn shapes(tables: &Tables) -> [Shape; 18] {
     fn shape<K, V>(name: &'static str, since: u32, kind: MapType, entries: u32) -> Shape {
         // Both are small types of the ABI.
         let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -172,13 +172,21 @@ pub(super) fn shapes(tables: &Tables) -> [Shape; 17] {
             value: 0,
             entries: EVENT_BYTES,
         },
+        Shape {
+            name: map::REFUSALS,
+            since: 4,
+            kind: MapType::RingBuf,
+            key: 0,
+            value: 0,
+            entries: REFUSAL_BYTES,
+        },
         shape::<u32, u64>(map::UNUSED, 4, MapType::Array, unused_entries(tables)),
         shape::<u32, ScopeState>(map::STATE, 2, MapType::Array, scopes),
         shape::<FlowKey, Flow>(map::FLOWS, 2, MapType::Hash, tables.flows),
         shape::<FlowKey, Tomb>(map::TOMBS, 2, MapType::LruHash, TOMB_ENTRIES),
         shape::<FlowKey, Stranger>(map::STRANGERS, 2, MapType::LruHash, STRANGER_ENTRIES),
         shape::<TextKey, Text>(map::TEXTS, 1, MapType::Hash, TEXT_ENTRIES),
-        shape::<u32, u64>(map::COUNTERS, 3, MapType::PerCpuArray, counter::COUNT),
+        shape::<u32, u64>(map::COUNTERS, 4, MapType::PerCpuArray, counter::COUNT),
     ]
 }
 
