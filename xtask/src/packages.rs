@@ -116,11 +116,16 @@ const LAB: [Needed; 10] = [
 ];
 
 /// What the tests want besides: clients, servers and proxies whose behaviour they hold fast.
-const TESTS: [Needed; 9] = [
+const TESTS: [Needed; 10] = [
     Needed {
         what: What::Library("faketime/libfaketimeMT.so.1"),
         package: "libfaketime",
         reason: "shows the daemon another time",
+    },
+    Needed {
+        what: What::Program("tmux"),
+        package: "tmux",
+        reason: "is the terminal that `limiter top` draws on",
     },
     Needed {
         what: What::Program("nft"),

@@ -158,3 +158,33 @@ fn line(event: &EventView) -> Bytes {
     line.push(b'\n');
     line.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::EventLog;
+
+    #[tokio::test]
+    async fn the_past_the_present_and_what_was_missed_are_lines_of_one_stream() {
+        let log = EventLog::default();
+        log.say("before");
+        let lines = lines(log.follow(usize::MAX, 0).unwrap());
+        // Nobody reads while more happens than is kept for one who is slow.
+        for number in 0..3000 {
+            log.say(number.to_string());
+        }
+        log.close();
+        let text: Vec<Bytes> = lines.map(|line| line.unwrap()).collect().await;
+        let text = text.concat();
+        let events: Vec<EventView> = text
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .map(|line| serde_json::from_slice(line).unwrap())
+            .collect();
+        assert_eq!(events[0].message.as_deref(), Some("before"));
+        assert_eq!(events[1].kind, EventKind::Missed);
+        let read = events.len() as u64 - 2;
+        assert_eq!(events[1].count + read, 3000);
+        assert_eq!(events.last().unwrap().message.as_deref(), Some("2999"));
+    }
+}

@@ -20,4 +20,5 @@ mod support;
 mod suspicious;
 mod sweeps;
 mod table;
+mod told;
 mod tombs;
