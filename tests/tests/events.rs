@@ -243,7 +243,7 @@ fn changes_are_told_and_remembered() {
     let last = limiter.done(&["events", "--limit", "1"]);
     assert_eq!(last.lines().count(), 1);
     assert!(
-        last.contains("change    root: scope acme/web removed"),
+        last.contains("  change    root (uid 0): scope acme/web removed"),
         "{last}"
     );
     assert!(!last.contains('\x1b'), "colours without a terminal: {last}");

@@ -44,7 +44,7 @@ fn each_limit_is_named_before_it_refuses() {
     assert_eq!(limit(&view, "daily_quota")["from"], "tier");
 
     // Nobody knows better than the schedule when a request came, and when the next may.
-    set(&["--rate", "1/min"]);
+    set(&["--rate", "1/min", "--burst", "1"]);
     assert_eq!(explained(&rig, "acme/web", &key).0, "passes");
     let (verdict, view) = explained(&rig, "acme/web", &key);
     assert_eq!(

@@ -163,7 +163,7 @@ fn scopes_are_seen_sorted_filtered_and_paused() {
     process::succeed(&mut terminal.tmux(&["resize-window", "-x", "60", "-y", "10"]));
     terminal.until("it fits the smaller one", |screen| {
         screen.len() == 10
-            && line(screen, "acme/busy").is_some()
+            && line(screen, "acme/b").is_some()
             && screen[9].starts_with("c connections")
     });
     terminal.keys(&["q"]);
@@ -245,9 +245,8 @@ fn colours_are_for_those_who_want_them() {
         let terminal = Terminal::start(&rig.limiter, rig.lab.file(name), script);
         terminal.until("it runs", |screen| line(screen, "acme/web").is_some());
         let painted = terminal.painted();
-        ["\x1b[31m", "\x1b[36m"]
-            .iter()
-            .any(|colour| painted.contains(colour))
+        // tmux tells of a colour by its number: the first is red.
+        painted.contains("\x1b[38;5;1m")
     };
     assert!(coloured("$LIMITER top", "with"));
     assert!(!coloured("export NO_COLOR=1; $LIMITER top", "without"));
