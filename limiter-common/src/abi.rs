@@ -3,7 +3,7 @@
 //! Every type here is `repr(C)` with explicit, zeroed padding; `const` assertions pin the layout.
 //! Any change to one of them is a change of [`ABI_VERSION`], which the pin directory carries.
 
-use crate::{fingerprint, http::Rules};
+use crate::{fingerprint, gcra, http::Rules};
 
 /// The version of the map layout.
 pub const ABI_VERSION: u32 = 4;
@@ -380,6 +380,39 @@ pub mod switch {
     pub const EGRESS_L3: u32 = 3;
 }
 
+/// A refused request, in the map `REFUSALS` (ring buffer): so that the daemon can say whose it was. How
+/// many there are the counters say, which count a refusal after it has been told here: whoever reads them
+/// first and the ring then knows of each refusal that was told.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refused {
+    /// `CLOCK_BOOTTIME`, ns.
+    pub at_ns: u64,
+    /// The key that the request carries; zero if there is none, or if it is not HTTP.
+    pub key: Digest,
+    /// The client's address, as in [`FlowKey`].
+    pub client: [u32; 4],
+    /// The scope that is over its limit, or [`NO_SCOPE`].
+    pub scope: u32,
+    /// One of [`reason`].
+    pub reason: u32,
+    /// The client's port, network byte order.
+    pub client_port: u16,
+    /// Zero, aligns.
+    pub reserved: [u16; 3],
+}
+
+/// Bytes of the map `REFUSALS`: room for four thousand of them.
+pub const REFUSAL_BYTES: u32 = 256 * 1024;
+
+/// How often each CPU tells of refusals in the long run, and how many it may tell at once after a pause.
+/// A flood costs the programs no more than a look at the clock for each request then; what is not told is
+/// still counted.
+pub const REFUSALS_TOLD: gcra::Rate = gcra::Rate {
+    interval_ns: 1_000_000,
+    tolerance_ns: 255 * 1_000_000,
+};
+
 /// Names of the maps.
 pub mod map {
     /// [`super::Config`].
@@ -398,6 +431,8 @@ pub mod map {
     pub const STATE: &str = "STATE";
     /// [`super::Event`]s.
     pub const EVENTS: &str = "EVENTS";
+    /// [`super::Refused`] requests.
+    pub const REFUSALS: &str = "REFUSALS";
     /// [`super::Flow`] by [`super::FlowKey`].
     pub const FLOWS: &str = "FLOWS";
     /// [`super::Tomb`] by [`super::FlowKey`].
@@ -428,6 +463,7 @@ const _: () = {
     assert!(size_of::<KeyEntry>() == 16);
     assert!(size_of::<Limits>() == 64);
     assert!(size_of::<Event>() == 24);
+    assert!(size_of::<Refused>() == 56 && offset_of!(Refused, client_port) == 48);
     assert!(size_of::<ScopeState>() == 128 && align_of::<ScopeState>() == 64);
     assert!(offset_of!(ScopeState, refused) == 64);
     assert!(size_of::<Outstanding>() == 8);

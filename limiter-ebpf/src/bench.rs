@@ -9,7 +9,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use limiter_common::{
-    abi::{FlowKey, ScopeState},
+    abi::{FLOW_DROP_COUNTED, FlowKey, ScopeState},
     seq::Seq,
 };
 
@@ -36,6 +36,8 @@ fn rewind() {
         };
         (*flow).next = (*to).next;
         (*flow).answered = (*flow).asked;
+        // A request that is dropped comes again uncounted; here each is a new one.
+        (*flow).flags &= !FLOW_DROP_COUNTED;
         let Some(state) = maps::state((*to).scope) else {
             return;
         };

@@ -215,44 +215,6 @@ pub unsafe fn refuse(
     }
 }
 
-/// Counts the refusal in `Work::refusal`, which is being carried out.
-///
-/// # Safety
-/// `work` is a live map value.
-#[inline(always)]
-pub unsafe fn count_refusal(work: *const Work) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let refusal = &(*work).refusal;
-        match refusal.text.reason {
-            reason::RATE => maps::count(counter::REFUSED_RATE),
-            reason::CONCURRENCY => maps::count(counter::REFUSED_CONCURRENCY),
-            reason::CONNECTIONS => maps::count(counter::REFUSED_CONNECTIONS),
-            reason::DAILY_QUOTA => maps::count(counter::REFUSED_DAILY_QUOTA),
-            reason::MISSING_KEY => {
-                maps::count(counter::MISSING_KEY);
-                maps::count(counter::MISSING_KEY_REFUSED);
-            }
-            reason::UNKNOWN_KEY => {
-                maps::count(counter::UNKNOWN_KEY);
-                maps::count(counter::UNKNOWN_KEY_REFUSED);
-            }
-            reason::DISABLED_KEY => maps::count(counter::DISABLED_KEY_REFUSED),
-            _ => {
-                maps::count(counter::MALFORMED);
-                maps::count(counter::MALFORMED_REFUSED);
-            }
-        }
-        if refusal.scope != NO_SCOPE
-            && refusal.text.reason < reason::LIMITS
-            && let Some(state) = maps::state(refusal.scope)
-        {
-            let counters = &raw mut (*state).refused;
-            atomic::increment(counters.cast::<u64>().add(refusal.text.reason as usize & 3));
-        }
-    }
-}
-
 /// Enters a request among those that await their response.
 #[inline(always)]
 unsafe fn enter(flow: *mut Flow, scope: u32, method: u32) {

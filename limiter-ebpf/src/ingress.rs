@@ -14,6 +14,7 @@ use crate::{
     flow::{self, Action},
     global, maps,
     packet::{ACK, Direction, FIN, Packet, Parsed, RST, SYN, URG, parse},
+    refusals::limiter_count_refusal,
     refuse,
     requests::requests,
     skb::{DROP, NEXT, Skb},
@@ -400,7 +401,7 @@ pub unsafe fn malformed(
         );
         if in_body {
             // The server is at work on it, so no response can tell, and it can never be complete.
-            decide::count_refusal(work);
+            limiter_count_refusal();
             return bury(work, flow, true, true);
         }
         refused(work, flow, config, split)
@@ -431,13 +432,13 @@ pub unsafe fn refused(
         if way == policy::ON_LIMIT_DROP {
             if (*flow).flags & FLOW_DROP_COUNTED == 0 {
                 (*flow).flags |= FLOW_DROP_COUNTED;
-                decide::count_refusal(work);
+                limiter_count_refusal();
             }
             return Action::Drop(counter::LIMIT_DROPPED);
         }
         if (*flow).flags & FLOW_SERVER_FIN != 0 {
             // The server has closed: it will not answer, and nor can we after its FIN.
-            decide::count_refusal(work);
+            limiter_count_refusal();
             return bury(work, flow, split, true);
         }
         // Only in a quiet moment, lest an earlier response arrive after ours: nothing awaits an
@@ -448,7 +449,7 @@ pub unsafe fn refused(
         if !quiet {
             return Action::Drop(counter::NOT_QUIET_DROPPED);
         }
-        decide::count_refusal(work);
+        limiter_count_refusal();
         bury(work, flow, split, way == policy::ON_LIMIT_RESET)
     }
 }

@@ -30,6 +30,7 @@ mod maps;
 mod packet;
 mod print;
 mod recount;
+mod refusals;
 mod refuse;
 mod replay;
 mod requests;

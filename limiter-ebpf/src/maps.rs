@@ -8,7 +8,8 @@ use aya_ebpf::{
 };
 use limiter_common::abi::{
     Clock, Config, Digest, EVENT_BYTES, Event, Flow, FlowKey, KeyEntry, Limits, MAX_SUSPECTS,
-    Ports, ScopeState, Stranger, Suspect, Sweep, Text, TextKey, Tomb, Unused, counter, switch,
+    Ports, REFUSAL_BYTES, Refused, ScopeState, Stranger, Suspect, Sweep, Text, TextKey, Tomb,
+    Unused, counter, switch,
 };
 
 use crate::work::Work;
@@ -43,6 +44,9 @@ static TEXTS: HashMap<TextKey, Text> = HashMap::pinned(65_536, BPF_F_NO_PREALLOC
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(counter::COUNT, 0);
 #[map]
 static EVENTS: RingBuf = RingBuf::pinned(EVENT_BYTES, 0);
+// Apart from the other events, on which counts depend: these must not crowd them out.
+#[map]
+static REFUSALS: RingBuf = RingBuf::pinned(REFUSAL_BYTES, 0);
 #[map]
 static SWEEP: Array<Sweep> = Array::pinned(1, 0);
 #[map]
@@ -116,7 +120,17 @@ pub fn attended_until_ns() -> u64 {
 /// Tells the daemon. It may be away, or not keep up: then it finds out by itself.
 #[inline(always)]
 pub fn tell(event: Event) {
-    let _full = EVENTS.output::<Event>(event, 0);
+    if EVENTS.output::<Event>(event, 0).is_err() {
+        count(counter::EVENTS_LOST);
+    }
+}
+
+/// Tells the daemon of a refusal.
+#[inline(always)]
+pub fn tell_refusal(refused: &Refused) {
+    if REFUSALS.output::<Refused>(*refused, 0).is_err() {
+        count(counter::EVENTS_LOST);
+    }
 }
 
 /// How often another CPU may come between when an unused id is taken.

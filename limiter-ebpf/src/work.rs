@@ -21,6 +21,9 @@ pub struct Work {
     pub identity: Identity,
     pub sample: Sample,
     pub scratch: Scratch,
+    /// Theoretical arrival time of the next refusal that is told ([`limiter_common::gcra`]), ns of the
+    /// coarse clock.
+    pub told_ns: u64,
     /// A new entry of the map of keys.
     pub key_entry: KeyEntry,
     /// A new flow, before it is copied into the map.

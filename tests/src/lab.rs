@@ -141,6 +141,14 @@ impl Lab {
         }
     }
 
+    /// The same of the other family.
+    pub fn client_v6(&self) -> IpAddr {
+        match self.net {
+            Net::Loopback => Ipv6Addr::LOCALHOST.into(),
+            _ => CLIENT_V6.into(),
+        }
+    }
+
     /// The server's address of both families.
     pub fn addresses(&self) -> [IpAddr; 2] {
         [self.v4(), self.v6()]

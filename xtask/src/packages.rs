@@ -117,11 +117,16 @@ const LAB: [Needed; 10] = [
 
 /// What the tests want besides: clients, servers and proxies whose behaviour they hold fast, and what packages are made
 /// and tried with.
-const TESTS: [Needed; 13] = [
+const TESTS: [Needed; 14] = [
     Needed {
         what: What::Library("faketime/libfaketimeMT.so.1"),
         package: "libfaketime",
         reason: "shows the daemon another time",
+    },
+    Needed {
+        what: What::Program("tmux"),
+        package: "tmux",
+        reason: "is the terminal that `limiter top` draws on",
     },
     Needed {
         what: What::Program("nft"),

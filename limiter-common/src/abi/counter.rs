@@ -150,4 +150,7 @@ counters! {
     HELD = "held",
     /// Requests admitted beyond what the store allowed, while nobody extended that.
     UNATTENDED = "unattended",
+    /// Words to the daemon that found no room in their ring buffer: it is away, or does not keep up. What
+    /// they were about it finds out, or is counted elsewhere.
+    EVENTS_LOST = "events_lost",
 }

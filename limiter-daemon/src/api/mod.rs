@@ -5,6 +5,8 @@
 
 mod access;
 mod error;
+mod events;
+mod insight;
 mod peer;
 mod routes;
 mod server;
@@ -16,6 +18,8 @@ use serde::{Deserialize, Serialize, Serializer};
 
 pub use access::Access;
 pub use error::{ApiError, Kind, ProblemBody};
+pub use events::{EventKind, EventView};
+pub use insight::{ExplainView, LimitView, TopColumn, TopQuery, TopRow, TopView, Verdict};
 pub use peer::user_name;
 pub use server::{bind, serve};
 

@@ -21,6 +21,7 @@ use tokio::task::JoinError;
 use super::{
     AddScope, ApiError, CheckKey, CreateKey, ImportKey, ImportView, Noted, SetLimits, SetMode,
     access::{self, Access},
+    events, insight,
     peer::Peer,
 };
 use crate::{
@@ -34,7 +35,7 @@ const MAX_BODY: usize = 64 * 1024;
 /// Largest file of keys, in bytes: a million keys of the longest kind fit.
 const MAX_CSV: usize = 512 * 1024 * 1024;
 
-type App = State<Arc<Shared>>;
+pub(super) type App = State<Arc<Shared>>;
 type Sender = ConnectInfo<Peer>;
 
 pub(super) fn router(shared: Arc<Shared>, access: Access) -> Router {
@@ -52,6 +53,9 @@ pub(super) fn router(shared: Arc<Shared>, access: Access) -> Router {
         .route("/v1/scopes/{scope}/reset", post(reset))
         .route("/v1/usage", get(usage))
         .route("/v1/audit", get(audit))
+        .route("/v1/events", get(events::events))
+        .route("/v1/explain/{object}", get(insight::explain))
+        .route("/v1/top", get(insight::top))
         .route("/v1/keys", get(list_keys).post(create_key))
         .route("/v1/keys/import", post(import_key))
         .route("/v1/keys/check", post(check_key))
@@ -79,12 +83,12 @@ struct Body<T>(T);
 /// A part of the path, percent-decoded.
 #[derive(FromRequestParts)]
 #[from_request(via(Path), rejection(ApiError))]
-struct Part<T>(T);
+pub(super) struct Part<T>(pub(super) T);
 
 /// The query.
 #[derive(FromRequestParts)]
 #[from_request(via(Query), rejection(ApiError))]
-struct Asked<T>(T);
+pub(super) struct Asked<T>(pub(super) T);
 
 impl From<JsonRejection> for ApiError {
     fn from(error: JsonRejection) -> Self {
@@ -139,7 +143,7 @@ fn caller(ConnectInfo(peer): &Sender) -> Caller {
 
 type Answer<T> = Result<Json<T>, ApiError>;
 
-async fn answer<T: Serialize + Send + 'static>(
+pub(super) async fn answer<T: Serialize + Send + 'static>(
     shared: &Arc<Shared>,
     work: impl FnOnce(&mut Engine) -> Result<T, ApiError> + Send + 'static,
 ) -> Answer<T> {

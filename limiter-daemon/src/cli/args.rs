@@ -14,7 +14,7 @@ use super::{
     moment::{Since, Until},
 };
 use crate::{
-    api::ScopeMode,
+    api::{ScopeMode, TopColumn},
     config::Overlay,
     daemon::{Directories, RunOptions},
     limits::{Bound, Changes},
@@ -90,6 +90,16 @@ pub(super) enum Command {
     Tier(TierCommand),
     /// Who changed what, when and why; the oldest first
     Audit(AuditArgs),
+    /// Would a request pass now; if not, which limit is it, since when, until when
+    Explain {
+        /// A scope, or a key by its id
+        #[arg(value_name = "SCOPE|KEY-ID")]
+        object: String,
+    },
+    /// Refusals, changes and troubles: the latest, or as they come
+    Events(EventsArgs),
+    /// The busiest scopes, live
+    Top(TopArgs),
     /// Read the configuration again; a bad one changes nothing
     Reload,
     /// Take everything down: attachments, maps and pins; with a daemon or without
@@ -363,6 +373,27 @@ pub(super) struct AuditArgs {
     pub(super) limit: u32,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct EventsArgs {
+    /// Go on with what happens from now on, over restarts of the daemon too
+    #[arg(short, long)]
+    pub(super) follow: bool,
+    /// The last so many of what the daemon remembers
+    #[arg(long, value_name = "N", default_value_t = 20,
+        value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub(super) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TopArgs {
+    /// What to sort by first
+    #[arg(long, value_name = "COLUMN", default_value = "rate")]
+    pub(super) by: TopColumn,
+    /// Only scopes with this in their names
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(super) filter: String,
+}
+
 /// A reason that says something.
 fn note(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
@@ -416,6 +447,11 @@ mod tests {
             "limiter tier list",
             "limiter audit --since 7d --limit 5 --json",
             "limiter audit acme/web",
+            "limiter explain acme/web --json",
+            "limiter events",
+            "limiter events --follow --limit 0 --json",
+            "limiter top",
+            "limiter top --by in_flight --filter acme",
             "limiter status --runtime-dir /run/other",
             "limiter --runtime-dir /run/other run",
             "limiter completions bash",
@@ -442,6 +478,9 @@ mod tests {
             "limiter reset acme",
             "limiter usage --date yesterday",
             "limiter audit --limit 0",
+            "limiter explain",
+            "limiter events --limit 1001",
+            "limiter top --by colour",
             "limiter audit --since tomorrow",
         ] {
             assert!(!parses(line), "{line}");

@@ -11,15 +11,15 @@ use std::{
 use anyhow::Context as _;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
-    Method, Request, StatusCode,
-    body::{Body, Bytes},
+    Method, Request, Response, StatusCode,
+    body::{Body, Bytes, Incoming},
     client::conn::http1,
     header::{CONNECTION, CONTENT_TYPE, HOST},
 };
 use hyper_util::rt::TokioIo;
 use nix::unistd::{Gid, Group};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, task::JoinHandle};
 
 use super::exit::Failure;
 use crate::api::{ApiError, ProblemBody};
@@ -28,6 +28,7 @@ use crate::api::{ApiError, ProblemBody};
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A daemon, by its socket.
+#[derive(Clone)]
 pub(super) struct Client {
     socket: PathBuf,
 }
@@ -86,12 +87,21 @@ impl Client {
                     )))
                 })
         })?;
+        self.read(status, &body)
+    }
+
+    /// What an answer says.
+    pub(super) fn read<T: DeserializeOwned>(
+        &self,
+        status: StatusCode,
+        body: &[u8],
+    ) -> Result<T, Failure> {
         if status.is_success() {
-            return serde_json::from_slice(&body)
+            return serde_json::from_slice(body)
                 .context("the daemon's answer is not what this limiter expects: are both of one version?")
                 .map_err(Failure::from);
         }
-        match serde_json::from_slice::<ProblemBody>(&body) {
+        match serde_json::from_slice::<ProblemBody>(body) {
             Ok(problem) => Err(ApiError {
                 kind: problem.kind,
                 message: problem.detail,
@@ -112,10 +122,34 @@ impl Client {
         content_type: &str,
         body: impl Body<Data = Bytes, Error = Infallible> + Send + 'static,
     ) -> Result<(StatusCode, Bytes), Failure> {
+        let (response, connection) = self.begin(method, path, content_type, body).await?;
+        let status = response.status();
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .with_context(|| self.broken())?
+            .to_bytes();
+        connection.abort();
+        Ok((status, body))
+    }
+
+    fn broken(&self) -> String {
+        format!("the daemon at {} hung up", self.socket.display())
+    }
+
+    /// One request and the beginning of its answer; the rest comes as long as the task runs.
+    pub(super) async fn begin(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: impl Body<Data = Bytes, Error = Infallible> + Send + 'static,
+    ) -> Result<(Response<Incoming>, JoinHandle<hyper::Result<()>>), Failure> {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|error| self.no_daemon(&error))?;
-        let broken = || format!("the daemon at {} hung up", self.socket.display());
+        let broken = || self.broken();
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .with_context(broken)?;
@@ -129,15 +163,7 @@ impl Client {
             .body(body)
             .context("cannot make the request")?;
         let response = sender.send_request(request).await.with_context(broken)?;
-        let status = response.status();
-        let body = response
-            .into_body()
-            .collect()
-            .await
-            .with_context(broken)?
-            .to_bytes();
-        connection.abort();
-        Ok((status, body))
+        Ok((response, connection))
     }
 
     /// The group that may use the socket.

@@ -17,8 +17,9 @@ use super::{
         default_socket,
     },
     client::{Client, escape},
+    events,
     exit::Failure,
-    import, render, status,
+    explain, import, render, status, top,
 };
 use crate::{
     api::{
@@ -57,6 +58,16 @@ pub(super) fn run(command: Command, socket: Option<&Path>, json: bool) -> Result
             render::tiers(&client.get::<Vec<_>>("/v1/tiers")?, json)
         }
         Command::Audit(args) => audit(&client, &args, json),
+        Command::Explain { object } => {
+            let view = client.get(&format!("/v1/explain/{}", escape(&object)))?;
+            explain::explain(&view, json)
+        }
+        Command::Events(args) if args.follow => events::follow(&client, args.limit, json),
+        Command::Events(args) => {
+            let path = format!("/v1/events?limit={}", args.limit);
+            events::recent(&client.get::<Vec<_>>(&path)?, json)
+        }
+        Command::Top(args) => top::top(client, &args, json),
         Command::Reload => {
             let report: Report = client.post("/v1/reload")?;
             render::report(&report, "nothing has changed", json)

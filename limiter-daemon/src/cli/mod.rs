@@ -3,15 +3,19 @@
 mod args;
 mod check;
 mod client;
+mod colour;
 mod commands;
 mod detach;
+mod events;
 mod exit;
+mod explain;
 mod import;
 mod moment;
 mod render;
 mod socket;
 mod status;
 mod table;
+mod top;
 
 use std::{os::unix::net::UnixStream, path::PathBuf, process::ExitCode};
 

@@ -9,7 +9,10 @@ use std::{
 use chrono::{DateTime, Utc};
 use limiter_common::day::Day;
 
-use super::{book::Book, recount::Drifts, sweep::Table, text_sets::TextSets, unknown::Unknown};
+use super::{
+    book::Book, events::EventLog, pace::Pace, recount::Drifts, sweep::Table, text_sets::TextSets,
+    unknown::Unknown,
+};
 use crate::{
     api::{ApiError, HealedView, Health},
     config::{Config, Days, Mode, Overlay, Tier},
@@ -37,6 +40,8 @@ pub(super) struct Scope {
     pub(super) mode: Mode,
     /// Whether the store does not have the book as it is.
     pub(super) unsaved: bool,
+    /// How fast requests come, and since when it is over a limit.
+    pub(super) pace: Pace,
 }
 
 impl Scope {
@@ -63,6 +68,7 @@ impl Scope {
             limits,
             mode,
             unsaved: false,
+            pace: Pace::default(),
         }
     }
 }
@@ -108,6 +114,8 @@ pub struct Engine {
     pub(super) open: Day,
     /// The day on which old days were last removed, and how many were kept.
     pub(super) history_kept: Option<(Day, Days)>,
+    /// What happened.
+    pub(super) events: Arc<EventLog>,
     health: BTreeMap<&'static str, String>,
 }
 
@@ -218,6 +226,7 @@ impl Engine {
             healed: HealedView::default(),
             open: Day::default(),
             history_kept: None,
+            events: Arc::default(),
             health: BTreeMap::new(),
         })
     }
@@ -267,6 +276,7 @@ impl Engine {
                 limits: placeholder,
                 mode: Mode::Enforce,
                 unsaved: false,
+                pace: Pace::default(),
                 record,
             };
             self.scopes.insert(scope.record.name.clone(), scope);
@@ -327,12 +337,14 @@ impl Engine {
             Some(message) => {
                 if self.health.get(part) != Some(&message) {
                     log::error!("{part}: {message}");
+                    self.tell_health(format!("{part}: {message}"));
                     self.health.insert(part, message);
                 }
             }
             None => {
                 if self.health.remove(part).is_some() {
                     log::info!("{part}: works again");
+                    self.tell_health(format!("{part}: works again"));
                 }
             }
         }

@@ -154,12 +154,11 @@ impl Engine {
                 }
                 let unknown: Vec<Digest> = adopted.iter().map(|(key, _)| *key).collect();
                 self.drop_unknown(&unknown, caller.now)?;
-                log::info!(
-                    "{}: {} keys imported, {} new scopes",
-                    caller.who,
-                    imported.keys,
-                    imported.scopes
+                let what = format!(
+                    "{} keys imported, {} new scopes",
+                    imported.keys, imported.scopes
                 );
+                self.tell_change(caller, "key import --csv", None, None, what);
                 Ok(imported)
             }
             Err(error) => {

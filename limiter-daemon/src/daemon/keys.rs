@@ -87,7 +87,7 @@ impl Engine {
         scope: &ScopeName,
         label: Option<String>,
         raw: &str,
-        action: &str,
+        action: &'static str,
         caller: &Caller,
     ) -> Result<String, ApiError> {
         check_label(label.as_deref())?;
@@ -107,7 +107,8 @@ impl Engine {
         })?;
         self.enter_key(&new.id)?;
         self.drop_unknown(&[new.digest], caller.now)?;
-        log::info!("{}: key {} of {scope} registered", caller.who, new.id);
+        let what = format!("key {} of {scope} registered", new.id);
+        self.tell_change(caller, action, Some(scope), Some(&new.id), what);
         Ok(new.id)
     }
 
@@ -166,7 +167,8 @@ impl Engine {
             store.audit(&caller.entry(action, id, &detail))
         })?;
         self.enter_key(id)?;
-        log::info!("{}: key {id} of {} is {state}", caller.who, record.scope);
+        let what = format!("key {id} of {} is {state}", record.scope);
+        self.tell_change(caller, action, Some(&record.scope), Some(id), what);
         self.key_view(id)
     }
 
@@ -190,7 +192,7 @@ impl Engine {
         self.view_key(self.key_record(id)?)
     }
 
-    fn view_key(&self, record: KeyRecord) -> Result<KeyView, ApiError> {
+    pub(super) fn view_key(&self, record: KeyRecord) -> Result<KeyView, ApiError> {
         let kernel = self.last_used(&record)?;
         Ok(KeyView {
             last_used_at: kernel.max(record.last_used_at),
@@ -209,7 +211,7 @@ impl Engine {
     }
 
     /// A moment of the kernel's notes; 0 is none.
-    fn utc(&self, boot_ns: u64) -> Option<DateTime<Utc>> {
+    pub(super) fn utc(&self, boot_ns: u64) -> Option<DateTime<Utc>> {
         if boot_ns == 0 {
             return None;
         }

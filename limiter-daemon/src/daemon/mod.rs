@@ -6,6 +6,8 @@ mod book;
 mod clock;
 mod csv_import;
 mod engine;
+mod events;
+mod explain;
 mod healing;
 mod history;
 mod import;
@@ -16,8 +18,10 @@ mod modes;
 mod notify;
 mod offline;
 mod orphans;
+mod pace;
 mod publish;
 mod recount;
+mod refusals;
 mod reload;
 mod scopes;
 mod status;
@@ -26,6 +30,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod text_sets;
+mod top;
 mod unknown;
 mod usage;
 mod watchdog;
@@ -50,6 +55,7 @@ use tokio::{
 };
 
 pub use engine::{Caller, Engine, Parts};
+pub use events::{EventLog, Following};
 pub use lock::{DirectoryLock, LockError};
 pub use notify::notify;
 pub use offline::detach as detach_offline;
@@ -60,7 +66,7 @@ pub(crate) use tests::testing;
 use crate::{
     api::{self, Access, ImportView},
     config::{Config, Overlay},
-    kernel::{Before, Events, Kernel, PinDirectory, Settings, netdev::Interface},
+    kernel::{Before, Kernel, PinDirectory, Rings, Settings, netdev::Interface},
     secret::{self, Secret},
     store::Store,
 };
@@ -109,6 +115,7 @@ pub struct Shared {
     /// The import at work. Apart from the engine, which it holds for seconds.
     import: Mutex<Option<ImportView>>,
     pulse: Pulse,
+    events: Arc<EventLog>,
     stop: Notify,
     detached: AtomicBool,
 }
@@ -117,6 +124,7 @@ impl Shared {
     /// Wraps an engine.
     pub fn new(engine: Engine) -> Self {
         Self {
+            events: Arc::clone(&engine.events),
             engine: Mutex::new(engine),
             import: Mutex::new(None),
             pulse: Pulse::default(),
@@ -130,6 +138,11 @@ impl Shared {
         // A panic in one request must not stop the counts: the engine keeps store and kernel in
         // step by itself, since the store's transactions are all or nothing.
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What happened. Apart from the engine, too: who asks waits for nobody.
+    pub fn events(&self) -> &EventLog {
+        &self.events
     }
 
     fn lock_import(&self) -> MutexGuard<'_, Option<ImportView>> {
@@ -203,7 +216,7 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
         &interfaces.interfaces,
         &mut attaching,
     );
-    let (engine, clock, events) = match started {
+    let (engine, clock, rings) = match started {
         Ok(started) => started,
         Err(error) => {
             take_back(&before, attaching);
@@ -218,11 +231,16 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
     }));
     let rounds = tokio::spawn(rounds(Arc::clone(&shared), Arc::clone(&clock)));
     let healing = tokio::spawn(healing::rounds(Arc::clone(&shared)));
-    let allowances = tokio::spawn(allowance::rounds(Arc::clone(&shared), events));
+    let allowances = tokio::spawn(allowance::rounds(Arc::clone(&shared), rings.events));
+    let refusals = tokio::spawn(refusals::rounds(Arc::clone(&shared), rings.refusals));
     let time = tokio::spawn(tell_time(Arc::clone(&shared), Arc::clone(&clock)));
     let watch = tokio::spawn(watch_clock(clock_set, Arc::clone(&clock)));
     let mut tasks = vec![rounds, healing, allowances, time, watch];
     log::info!("ready: control socket {}", socket.display());
+    let pid = std::process::id();
+    shared.events.say(format!(
+        "limits are in force, the daemon's process is {pid}"
+    ));
     notify("READY=1");
     if let Some(patience) = watchdog::patience() {
         let watched = tasks.iter().map(JoinHandle::abort_handle).collect();
@@ -246,6 +264,8 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
     for task in tasks {
         task.abort();
     }
+    shared.events.say("the daemon ends");
+    shared.events.close();
     // An answer that is under way, like that to `limiter detach`, is still read.
     drop(stop_server);
     let mut server = server;
@@ -287,14 +307,14 @@ fn put_up(
     pins: PinDirectory,
     interfaces: &[Interface],
     attaching: &mut bool,
-) -> anyhow::Result<(Engine, Arc<ClockPublisher>, Events)> {
+) -> anyhow::Result<(Engine, Arc<ClockPublisher>, Rings)> {
     let wanted = config.tables;
     let settings = Settings {
         tables: wanted,
         hook: config.attach.hook,
         pins,
     };
-    let (kernel, clock_map, events) = Kernel::load(&settings)?;
+    let (kernel, clock_map, rings) = Kernel::load(&settings)?;
     config.tables = kernel.tables();
     let utc_offset = Arc::new(AtomicU64::new(0));
     let attended = Arc::new(AtomicU64::new(0));
@@ -324,7 +344,7 @@ fn put_up(
         clock.publish()?;
         engine.make_tables_larger(&wanted)?;
     }
-    Ok((engine, clock, events))
+    Ok((engine, clock, rings))
 }
 
 fn take_back(before: &Before, attaching: bool) {

@@ -39,7 +39,8 @@ impl Engine {
             scope.record.mode = own;
         }
         self.publish_scope(name)?;
-        log::info!("{}: mode of {name} is {detail}", caller.who);
+        let what = format!("mode of {name} is {detail}");
+        self.tell_change(caller, "scope mode", Some(name), None, what);
         self.scope_view(name)
     }
 }

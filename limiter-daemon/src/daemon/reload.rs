@@ -19,6 +19,7 @@ impl Engine {
         let done = self.plane.follow(interfaces)?;
         for line in &done {
             log::info!("{line}");
+            self.events.say(line.as_str());
         }
         Ok(Report {
             done,
@@ -103,7 +104,11 @@ impl Engine {
         for warning in &report.warnings {
             log::warn!("{warning}");
         }
-        log::info!("{}: configuration read again", caller.who);
+        let what = match report.done.as_slice() {
+            [] => "configuration read again, nothing has changed".to_owned(),
+            done => format!("configuration read again: {}", done.join("; ")),
+        };
+        self.tell_change(caller, "reload", None, None, what);
         Ok(report)
     }
 
@@ -139,7 +144,7 @@ impl Engine {
         for warning in &warnings {
             log::error!("{warning}");
         }
-        log::info!("{}: detached", caller.who);
+        self.tell_change(caller, "detach", None, None, "detached");
         Ok(Report { done, warnings })
     }
 

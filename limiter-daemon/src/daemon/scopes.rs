@@ -41,7 +41,8 @@ impl Engine {
             store.audit(&caller.entry("scope add", name.as_str(), &detail))
         })?;
         self.enter_scope(id, &name, &tier, caller.now)?;
-        log::info!("{}: scope {name} added, tier {tier}", caller.who);
+        let what = format!("scope {name} added, tier {tier}");
+        self.tell_change(caller, "scope add", Some(&name), None, what);
         self.scope_view(&name)
     }
 
@@ -153,11 +154,8 @@ impl Engine {
         self.scopes.remove(name);
         self.ids.remove(&id);
         self.retired.insert(id);
-        log::info!(
-            "{}: scope {name} removed with {} keys",
-            caller.who,
-            keys.len()
-        );
+        let what = format!("scope {name} removed with {} keys", keys.len());
+        self.tell_change(caller, "scope remove", Some(name), None, what);
         let done = vec![format!(
             "removed the scope {name} and its {} keys",
             keys.len()
@@ -245,7 +243,8 @@ impl Engine {
         }
         self.publish_scope(name)?;
         self.drop_unused_texts()?;
-        log::info!("{}: limits of {name} set: {detail}", caller.who);
+        let what = format!("limits of {name} set: {detail}");
+        self.tell_change(caller, "limits set", Some(name), None, what);
         self.scope_view(name)
     }
 
@@ -291,7 +290,8 @@ impl Engine {
         if let Some(scope) = self.scopes.get_mut(name) {
             scope.record.own = None;
         }
-        log::info!("{}: limits of {name} cleared, {detail}: {note}", caller.who);
+        let what = format!("limits of {name} cleared, {detail}: {note}");
+        self.tell_change(caller, "limits clear", Some(name), None, what);
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 mod audit;
 mod counts;
 mod engine;
+mod explain;
 mod flows;
 mod healing;
 mod history;
@@ -11,4 +12,5 @@ mod import;
 mod modes;
 mod plane;
 pub(crate) mod testing;
+mod top;
 mod unknown;

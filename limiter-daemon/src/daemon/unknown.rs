@@ -16,6 +16,7 @@ use limiter_common::{
 use super::{
     book::Book,
     engine::{Engine, Scope, day_of},
+    pace::Pace,
 };
 use crate::{
     api::ApiError,
@@ -294,6 +295,7 @@ impl Engine {
             limits,
             mode,
             unsaved: true,
+            pace: Pace::default(),
         };
         self.ids.insert(id, name.clone());
         self.unknown.names.insert(key, name.clone());

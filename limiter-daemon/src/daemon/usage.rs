@@ -41,10 +41,12 @@ fn look_at(
     scope: &mut Scope,
     plane: &dyn Plane,
     accounting: &Accounting,
-    today: Day,
+    now: DateTime<Utc>,
 ) -> Option<Pending> {
     let before = scope.book;
-    let look = scope.book.look(&plane.state(scope.record.id), today);
+    let state = plane.state(scope.record.id);
+    scope.pace.note(&state, &scope.limits, now);
+    let look = scope.book.look(&state, day_of(now));
     if !look.changed && !scope.unsaved {
         return None;
     }
@@ -103,7 +105,6 @@ impl Engine {
         ids: &HashSet<u32>,
         now: DateTime<Utc>,
     ) -> Result<(), ApiError> {
-        let today = day_of(now);
         let mut pending = Vec::new();
         for id in ids {
             // Others have just been removed, or are not known yet.
@@ -111,7 +112,7 @@ impl Engine {
                 && let Some(scope) = self.scopes.get_mut(name)
             {
                 let accounting = &self.config.accounting;
-                pending.extend(look_at(scope, self.plane.as_ref(), accounting, today));
+                pending.extend(look_at(scope, self.plane.as_ref(), accounting, now));
             }
         }
         // Nothing to write for these says nothing of the disk, and of what others wait for.
@@ -124,11 +125,10 @@ impl Engine {
     }
 
     fn look_at_all(&mut self, now: DateTime<Utc>) -> Vec<Pending> {
-        let today = day_of(now);
         let (plane, accounting) = (self.plane.as_ref(), &self.config.accounting);
         self.scopes
             .values_mut()
-            .filter_map(|scope| look_at(scope, plane, accounting, today))
+            .filter_map(|scope| look_at(scope, plane, accounting, now))
             .collect()
     }
 
@@ -305,10 +305,8 @@ impl Engine {
             scope.unsaved = true;
         }
         self.flush(caller.now)?;
-        log::info!(
-            "{}: today's count of {name} set back from {used} to 0",
-            caller.who
-        );
+        let what = format!("today's count of {name} set back from {used} to 0");
+        self.tell_change(caller, "reset", Some(name), None, what);
         self.usage_of(name, None, caller.now)
     }
 }

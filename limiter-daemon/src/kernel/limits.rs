@@ -46,6 +46,14 @@ impl LimitsMap {
         true
     }
 
+    /// A scope's limits, as the programs find them; none in force for an id past the table.
+    pub(super) fn get(&self, scope: u32) -> Limits {
+        let load = |at| self.0.word(scope, at).map_or(0, |word| word.load(SeqCst));
+        let words: [u64; WORDS] = std::array::from_fn(load);
+        // SAFETY: `Limits` is plain words without padding, as many as the array has.
+        unsafe { std::mem::transmute(words) }
+    }
+
     /// What a scope is allowed, see [`Limits::allowed`].
     pub(super) fn allowed(&self, scope: u32) -> DayCount {
         let word = self.0.word(scope, ALLOWED);

@@ -25,10 +25,11 @@ mod words;
 
 pub use detach::{Removed, remove_all};
 pub use error::KernelError;
-pub use events::Events;
+pub use events::{Events, Refusals, Watch};
 pub use maps::ClockMap;
 pub use object::{Kernel, Settings};
 pub use pins::PinDirectory;
 pub use plane::{Attached, Hook, Mechanism, Plane};
+pub use set::Rings;
 pub use sys::boot_ns;
 pub use undo::Before;

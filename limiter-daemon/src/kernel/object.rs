@@ -15,14 +15,13 @@ use super::{
     attach::{Attachments, loaded, program_name},
     detach,
     error::map_error,
-    events::Events,
     growth::{self, Larger},
     layouts,
     maps::{ClockMap, Plain, all, insert, insert_all, lookup, remove},
     netdev::Interface,
     pins::{PinDirectory, TEXT_ENTRIES},
     plane::{Count, Counted, First},
-    set::MapSet,
+    set::{MapSet, Rings},
     sys,
 };
 use crate::config::{AttachHook, Tables};
@@ -59,7 +58,7 @@ impl Kernel {
     ///
     /// # Errors
     /// [`KernelError`].
-    pub fn load(settings: &Settings) -> Result<(Self, ClockMap, Events), KernelError> {
+    pub fn load(settings: &Settings) -> Result<(Self, ClockMap, Rings), KernelError> {
         let Settings { tables, hook, pins } = settings;
         pins.prepare()?;
         layouts::carry_over(pins, tables)?;
@@ -67,7 +66,7 @@ impl Kernel {
         if pins.verify(&tables)? {
             log::info!("taking over the maps pinned in {}", pins.root().display());
         }
-        let (set, clock, events) = MapSet::open(&pins.maps(), &tables)?;
+        let (set, clock, rings) = MapSet::open(&pins.maps(), &tables)?;
         let identity = growth::identity(&pins.maps())?;
         let mechanism = match hook {
             AttachHook::Tcx => Mechanism::Tcx,
@@ -82,7 +81,7 @@ impl Kernel {
             pins: pins.clone(),
             identity,
         };
-        Ok((kernel, clock, events))
+        Ok((kernel, clock, rings))
     }
 }
 
@@ -164,6 +163,14 @@ impl Plane for Kernel {
             }
             None => remove(&mut self.set.maps.ended, &scope, map::ENDED),
         }
+    }
+
+    fn limits(&self, scope: u32) -> abi::Limits {
+        self.set.limits.get(scope)
+    }
+
+    fn ended(&self, scope: u32) -> Result<Option<abi::Limits>, KernelError> {
+        Ok(lookup(&self.set.maps.ended, &scope, map::ENDED)?.map(|limits| limits.0))
     }
 
     fn allowed(&self, scope: u32) -> DayCount {

@@ -9,7 +9,7 @@ use std::{
 use aya::maps::{MapInfo, MapType};
 use limiter_common::abi::{
     ABI_VERSION, Clock, Config, Digest, EVENT_BYTES, Flow, FlowKey, KeyEntry, Limits, MAX_SUSPECTS,
-    Ports, ScopeState, Stranger, Suspect, Sweep, Text, TextKey, Tomb, counter, map,
+    Ports, REFUSAL_BYTES, ScopeState, Stranger, Suspect, Sweep, Text, TextKey, Tomb, counter, map,
 };
 
 use super::KernelError;
@@ -26,7 +26,7 @@ pub(super) const TEXT_ENTRIES: u32 = 65_536;
 /// Entries of the map of refused connections.
 const TOMB_ENTRIES: u32 = 65_536;
 /// The layout in which the last counter was added.
-pub(super) const COUNTERS_SINCE: u32 = 3;
+pub(super) const COUNTERS_SINCE: u32 = 4;
 /// Entries of the map of connections that are not followed.
 const STRANGER_ENTRIES: u32 = 65_536;
 
@@ -149,7 +149,7 @@ pub(super) fn unused_entries(tables: &Tables) -> u32 {
     tables.unknown_keys.saturating_add(1)
 }
 
-pub(super) fn shapes(tables: &Tables) -> [Shape; 17] {
+pub(super) fn shapes(tables: &Tables) -> [Shape; 18] {
     fn shape<K, V>(name: &'static str, since: u32, kind: MapType, entries: u32) -> Shape {
         // Both are small types of the ABI.
         let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -181,6 +181,14 @@ pub(super) fn shapes(tables: &Tables) -> [Shape; 17] {
             key: 0,
             value: 0,
             entries: EVENT_BYTES,
+        },
+        Shape {
+            name: map::REFUSALS,
+            since: 4,
+            kind: MapType::RingBuf,
+            key: 0,
+            value: 0,
+            entries: REFUSAL_BYTES,
         },
         shape::<u32, u64>(map::UNUSED, 4, MapType::Array, unused_entries(tables)),
         shape::<u32, ScopeState>(map::STATE, 2, MapType::Array, scopes),

@@ -116,6 +116,15 @@ pub trait Plane: Send {
     /// The kernel's.
     fn set_ended(&mut self, scope: u32, limits: Option<&abi::Limits>) -> Result<(), KernelError>;
 
+    /// A scope's limits, with what it is allowed, as the programs find them.
+    fn limits(&self, scope: u32) -> abi::Limits;
+
+    /// What holds for a scope from `Limits::until_s` on.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn ended(&self, scope: u32) -> Result<Option<abi::Limits>, KernelError>;
+
     /// Up to which count of which day a scope's requests are admitted before the store is asked
     /// (`Limits::allowed`).
     fn allowed(&self, scope: u32) -> DayCount;

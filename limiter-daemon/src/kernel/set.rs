@@ -11,7 +11,7 @@ use limiter_common::abi::map;
 use super::{
     KernelError,
     error::map_error,
-    events::Events,
+    events::{Events, Refusals},
     limits::LimitsMap,
     maps::{ClockMap, Entries, Maps, Plain},
     pins::{key_entries, unused_entries},
@@ -22,6 +22,14 @@ use crate::config::Tables;
 
 /// The kernel program, built by build.rs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/limiter-ebpf"));
+
+/// What the programs tell.
+pub struct Rings {
+    /// What counts depend on.
+    pub events: Events,
+    /// Whose requests are refused.
+    pub refusals: Refusals,
+}
 
 /// The loaded object, and its maps.
 pub(super) struct MapSet {
@@ -41,7 +49,7 @@ impl MapSet {
     pub(super) fn open(
         directory: &Path,
         tables: &Tables,
-    ) -> Result<(Self, ClockMap, Events), KernelError> {
+    ) -> Result<(Self, ClockMap, Rings), KernelError> {
         let mut ebpf = EbpfLoader::new()
             .default_map_pin_directory(directory)
             .map_max_entries(map::KEYS, key_entries(tables))
@@ -72,7 +80,10 @@ impl MapSet {
                 .map_err(map_error(map::COUNTERS))?,
         };
         let clock = ClockMap::new(take(&mut ebpf, map::CLOCK)?)?;
-        let events = Events::new(take(&mut ebpf, map::EVENTS)?)?;
+        let rings = Rings {
+            events: Events::new(take(&mut ebpf, map::EVENTS)?, map::EVENTS)?,
+            refusals: Refusals::new(take(&mut ebpf, map::REFUSALS)?, map::REFUSALS)?,
+        };
         let set = Self {
             ebpf,
             maps,
@@ -81,7 +92,7 @@ impl MapSet {
             unused,
             tables: *tables,
         };
-        Ok((set, clock, events))
+        Ok((set, clock, rings))
     }
 }
 

@@ -8,8 +8,8 @@ use aya::{
     util::nr_cpus,
 };
 use limiter_common::abi::{
-    Clock, Config, Digest, Event, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState, Stranger,
-    Suspect, Sweep, Text, TextKey, Tomb, counter, map, switch,
+    Clock, Config, Digest, Event, Flow, FlowKey, KeyEntry, Limits, Ports, Refused, ScopeState,
+    Stranger, Suspect, Sweep, Text, TextKey, Tomb, counter, map, switch,
 };
 
 /// A type of the ABI as aya wants it: plain bytes.
@@ -46,6 +46,7 @@ pub struct Maps {
     pub limits: One<Limits>,
     pub ended: Table<u32, Limits>,
     pub events: RingBuf<MapData>,
+    pub refusals: RingBuf<MapData>,
     pub state: One<ScopeState>,
     pub keys: Table<Digest, KeyEntry>,
     pub flows: Table<Plain<FlowKey>, Flow>,
@@ -71,6 +72,7 @@ impl Maps {
             limits: take(ebpf, map::LIMITS),
             ended: take(ebpf, map::ENDED),
             events: take(ebpf, map::EVENTS),
+            refusals: take(ebpf, map::REFUSALS),
             state: take(ebpf, map::STATE),
             keys: take(ebpf, map::KEYS),
             flows: take(ebpf, map::FLOWS),
@@ -88,6 +90,7 @@ impl Maps {
         empty(&mut self.keys);
         empty(&mut self.ended);
         while self.events.next().is_some() {}
+        while self.refusals.next().is_some() {}
         empty(&mut self.flows);
         empty(&mut self.tombs);
         empty(&mut self.strangers);
@@ -128,6 +131,17 @@ impl Maps {
             });
         }
         events
+    }
+
+    /// The refusals that the programs have told of since the last time.
+    pub fn told_refusals(&mut self) -> Vec<Refused> {
+        let mut refusals = Vec::new();
+        while let Some(item) = self.refusals.next() {
+            assert_eq!(item.len(), size_of::<Refused>());
+            // SAFETY: as many bytes as the type has, which is made of integers.
+            refusals.push(unsafe { item.as_ptr().cast::<Refused>().read_unaligned() });
+        }
+        refusals
     }
 
     /// A counter, all CPUs together.

@@ -22,6 +22,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/li
 /// Names a file to load in place of the embedded object.
 const OBJECT_VARIABLE: &str = "LIMITER_OBJECT";
 
+/// Bytes of the ring of refusals: a page, so that it can be filled.
+const SMALL_RING: u32 = 4096;
+
 /// Sizes of the maps that a daemon sizes.
 #[derive(Debug, Clone, Copy)]
 pub struct Tables {
@@ -62,6 +65,7 @@ impl Object {
             .map_max_entries(map::STATE, tables.scopes)
             .map_max_entries(map::KEYS, tables.keys)
             .map_max_entries(map::FLOWS, tables.flows)
+            .map_max_entries(map::REFUSALS, SMALL_RING)
             .load(bytes)
             .unwrap_or_else(|error| panic!("load the object: {error:?}"));
         for (name, program) in ebpf.programs_mut() {

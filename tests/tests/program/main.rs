@@ -21,4 +21,5 @@ mod suspicious;
 mod sweeps;
 mod switch;
 mod table;
+mod told;
 mod tombs;

@@ -134,6 +134,18 @@ impl Plane for MemoryPlane {
         Ok(())
     }
 
+    fn limits(&self, scope: u32) -> abi::Limits {
+        let limits = self.tables().limits.get(&scope).copied();
+        abi::Limits {
+            allowed: self.allowed(scope).0,
+            ..limits.unwrap_or_default()
+        }
+    }
+
+    fn ended(&self, scope: u32) -> Result<Option<abi::Limits>, KernelError> {
+        Ok(self.tables().ended.get(&scope).copied())
+    }
+
     fn allowed(&self, scope: u32) -> DayCount {
         self.tables()
             .allowed

@@ -1,0 +1,256 @@
+//! `limiter events`.
+
+use std::{
+    io::{self, Write as _},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use http_body_util::BodyExt as _;
+use hyper::{Method, Response, body::Incoming};
+
+use super::{
+    client::{Client, empty},
+    colour::{self, Colour, paint},
+    exit::Failure,
+    render::{json, lines},
+};
+use crate::api::{EventKind, EventView, rfc3339};
+
+/// How long to wait before the daemon is looked for again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// The latest events.
+pub(super) fn recent(events: &[EventView], as_json: bool) -> Result<(), Failure> {
+    if as_json {
+        return json(&events);
+    }
+    if events.is_empty() {
+        return lines(&[
+            "nothing has happened since the daemon started: --follow waits for what comes"
+                .to_owned(),
+        ]);
+    }
+    let colours = colour::is_wanted();
+    let text: Vec<String> = events.iter().map(|event| line(event, colours)).collect();
+    lines(&text)
+}
+
+/// An event, for people: when, what kind, whose, why and how often.
+fn line(event: &EventView, colours: bool) -> String {
+    let at = rfc3339(&event.at);
+    let colour = match event.kind {
+        EventKind::Refused | EventKind::Missed => Colour::Yellow,
+        EventKind::Health => Colour::Red,
+        EventKind::Change => Colour::Cyan,
+        EventKind::Daemon => Colour::Green,
+    };
+    let kind = paint(&format!("{:<8}", event.kind.as_str()), colour, colours);
+    let what = match (&event.message, event.kind) {
+        (Some(message), _) => message.clone(),
+        (None, _) => refused(event),
+    };
+    format!("{at:<24}  {kind}  {what}")
+}
+
+fn refused(event: &EventView) -> String {
+    let scope = event.scope.as_ref().map_or("-", |scope| scope.as_str());
+    let key = event.key.as_deref().unwrap_or("-");
+    let reason = event.reason.as_deref().unwrap_or("-");
+    let client = match event.client {
+        Some(client) => client.to_string(),
+        None => "others".to_owned(),
+    };
+    format!(
+        "{scope}  {reason}  key {key}  from {client}  {}",
+        times(event.count)
+    )
+}
+
+fn times(count: u64) -> String {
+    match count {
+        1 => "once".to_owned(),
+        count => format!("{count} times"),
+    }
+}
+
+/// Why the events end.
+enum End {
+    /// The daemon has gone.
+    Daemon,
+    /// Nobody reads what is printed any more.
+    Reader,
+}
+
+/// How far the events have been followed.
+struct Follower {
+    as_json: bool,
+    colours: bool,
+    /// The number of the last one.
+    last: u64,
+    limit: u32,
+}
+
+/// Prints the last `limit` events and then each as it comes, until it is interrupted. While no daemon
+/// answers it waits for one; only the first time that is an error.
+pub(super) fn follow(client: &Client, limit: u32, as_json: bool) -> Result<(), Failure> {
+    let mut follower = Follower {
+        as_json,
+        colours: colour::is_wanted(),
+        last: 0,
+        limit,
+    };
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(follower.run(client))
+}
+
+impl Follower {
+    async fn run(&mut self, client: &Client) -> Result<(), Failure> {
+        let mut stream = self.open(client).await?;
+        loop {
+            if matches!(self.print(stream).await?, End::Reader) {
+                return Ok(());
+            }
+            note("the daemon went away: waiting for the next one");
+            stream = loop {
+                tokio::time::sleep(AGAIN).await;
+                match self.open(client).await {
+                    Ok(stream) => break stream,
+                    Err(Failure::Unreachable(_)) => {}
+                    Err(failure) => return Err(failure),
+                }
+            };
+            note("a daemon answers again; what was refused in between stands in `limiter usage`");
+        }
+    }
+
+    async fn open(&mut self, client: &Client) -> Result<Response<Incoming>, Failure> {
+        let path = format!(
+            "/v1/events?follow=true&limit={}&after={}",
+            self.limit, self.last
+        );
+        let answer = client
+            .begin(Method::GET, &path, "application/json", empty())
+            .await;
+        let response = match answer {
+            Ok((response, _running)) => response,
+            // It went while it was asked.
+            Err(Failure::Failed(error)) if error.is::<hyper::Error>() => {
+                return Err(Failure::Unreachable(format!("{error:#}")));
+            }
+            Err(failure) => return Err(failure),
+        };
+        if response.status().is_success() {
+            // All that the next daemon remembers is new.
+            self.limit = 1000;
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = response.into_body().collect().await;
+        let body = body.context("the daemon hung up")?.to_bytes();
+        client.read::<serde_json::Value>(status, &body)?;
+        Err(Failure::failed("the daemon's answer makes no sense"))
+    }
+
+    async fn print(&mut self, response: Response<Incoming>) -> Result<End, Failure> {
+        let mut body = response.into_body();
+        let mut pending = Vec::new();
+        while let Some(Ok(frame)) = body.frame().await {
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            pending.extend_from_slice(&data);
+            let Some(end) = pending.iter().rposition(|byte| *byte == b'\n') else {
+                continue;
+            };
+            let rest = pending.split_off(end + 1);
+            let text = self.text(&pending)?;
+            pending = rest;
+            let mut out = io::stdout().lock();
+            match out.write_all(&text).and_then(|()| out.flush()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(End::Reader),
+                Err(error) => {
+                    let error = anyhow::Error::from(error);
+                    return Err(error.context("cannot write to standard output").into());
+                }
+            }
+        }
+        Ok(End::Daemon)
+    }
+
+    /// Whole lines as they are printed.
+    fn text(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
+        let mut text = Vec::new();
+        for bytes in bytes.split(|byte| *byte == b'\n') {
+            if bytes.is_empty() {
+                continue;
+            }
+            let event: EventView = serde_json::from_slice(bytes)
+                .context("an event is not what this limiter expects: are both of one version?")?;
+            self.last = self.last.max(event.id);
+            if self.as_json {
+                text.extend_from_slice(bytes);
+            } else {
+                text.extend_from_slice(line(&event, self.colours).as_bytes());
+            }
+            text.push(b'\n');
+        }
+        Ok(text)
+    }
+}
+
+/// For people, apart from what is read.
+fn note(text: &str) {
+    eprintln!("limiter: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(text: &str) -> EventView {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_line_says_whose_request_was_refused_and_why() {
+        let refused = r#"{"id": 1, "at": "2026-11-24T12:00:00Z", "kind": "refused", "scope": "acme/web",
+            "key": "k_7m3k9p2rtx", "client": "10.0.0.2", "client_port": 9, "reason": "rate",
+            "action": null, "count": 7, "message": null}"#;
+        assert_eq!(
+            line(&event(refused), false),
+            "2026-11-24T12:00:00Z      refused   acme/web  rate  key k_7m3k9p2rtx  from 10.0.0.2  7 times"
+        );
+        let others = EventView {
+            client: None,
+            key: None,
+            ..event(refused)
+        };
+        assert!(line(&others, false).ends_with("key -  from others  7 times"));
+        assert!(line(&others, true).contains("\x1b[33mrefused \x1b[0m"));
+    }
+
+    #[test]
+    fn events_are_read_however_they_are_cut() {
+        let mut follower = Follower {
+            as_json: true,
+            colours: false,
+            last: 0,
+            limit: 5,
+        };
+        let said = r#"{"id":8,"at":"2026-11-24T12:00:00Z","kind":"daemon","scope":null,"key":null,"client":null,"client_port":null,"reason":null,"action":null,"count":1,"message":"x"}"#;
+        let text = follower
+            .text(format!("\n{said}\n\n{said}\n").as_bytes())
+            .unwrap();
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            format!("{said}\n{said}\n")
+        );
+        assert_eq!(follower.last, 8);
+        assert!(follower.text(b"{}\n").is_err());
+    }
+}

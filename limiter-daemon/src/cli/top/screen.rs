@@ -1,0 +1,572 @@
+//! What `limiter top` shows, and what keys do to it.
+
+use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use ratatui::{
+    Frame,
+    style::{Color, Modifier, Style},
+    text::{Line, Span},
+    widgets::Paragraph,
+};
+
+use crate::{
+    api::{TopColumn, TopRow, TopView, rfc3339},
+    cli::exit::Failure,
+};
+
+/// Lines above the scopes, and below them.
+const HEAD: u16 = 4;
+const FOOT: u16 = 2;
+/// Least room for a scope's name.
+const LEAST_NAME: usize = 8;
+/// From which part of the quota on it is shown as nearly used up.
+const NEARLY: f64 = 0.8;
+
+/// A column of numbers.
+struct Column {
+    head: &'static str,
+    width: usize,
+    /// What it is sorted by.
+    by: TopColumn,
+    cell: fn(&TopRow) -> String,
+}
+
+const fn column(
+    head: &'static str,
+    width: usize,
+    by: TopColumn,
+    cell: fn(&TopRow) -> String,
+) -> Column {
+    Column {
+        head,
+        width,
+        by,
+        cell,
+    }
+}
+
+/// Together with 20 for the name they are 80 wide.
+const COLUMNS: [Column; 10] = [
+    column("REQ/S", 7, TopColumn::Rate, |row| pace(row.rate)),
+    column("REF/S", 7, TopColumn::RefusedRate, |row| {
+        pace(row.refused_rate)
+    }),
+    column("USED", 7, TopColumn::Used, |row| short(row.used)),
+    column("QUOTA", 6, TopColumn::Quota, share),
+    column("FLY", 5, TopColumn::InFlight, |row| short(row.in_flight)),
+    column("CONN", 6, TopColumn::Connections, |row| {
+        short(row.connections)
+    }),
+    column("RATE", 6, TopColumn::Refused, |row| short(row.refused.rate)),
+    column("FLY", 5, TopColumn::Refused, |row| {
+        short(row.refused.concurrency)
+    }),
+    column("CONN", 5, TopColumn::Refused, |row| {
+        short(row.refused.connections)
+    }),
+    column("DAY", 6, TopColumn::Refused, |row| {
+        short(row.refused.daily_quota)
+    }),
+];
+
+/// Keys that sort.
+const SORT: [(char, TopColumn); 8] = [
+    ('s', TopColumn::Scope),
+    ('r', TopColumn::Rate),
+    ('f', TopColumn::RefusedRate),
+    ('u', TopColumn::Used),
+    ('p', TopColumn::Quota),
+    ('i', TopColumn::InFlight),
+    ('c', TopColumn::Connections),
+    ('x', TopColumn::Refused),
+];
+
+const HELP: [&str; FOOT as usize] = [
+    "sort: s scope, r req/s, f refused/s, u used, p part of quota, i in flight,",
+    "c connections, x refused today    / filter    space pause    q quit",
+];
+
+/// What a key asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Nothing but to be seen.
+    Draw,
+    /// Other scopes: the daemon is to be asked.
+    Ask,
+    /// The end.
+    Quit,
+}
+
+/// What is shown.
+pub(super) struct Screen {
+    view: Option<TopView>,
+    by: TopColumn,
+    filter: String,
+    /// The filter is being typed.
+    typing: bool,
+    paused: bool,
+    /// Why the daemon's last answer is an old one.
+    trouble: Option<String>,
+    colours: bool,
+}
+
+impl Screen {
+    pub(super) fn new(by: TopColumn, filter: String, colours: bool) -> Self {
+        Self {
+            view: None,
+            by,
+            filter,
+            typing: false,
+            paused: false,
+            trouble: None,
+            colours,
+        }
+    }
+
+    pub(super) fn by(&self) -> TopColumn {
+        self.by
+    }
+
+    pub(super) fn filter(&self) -> &str {
+        &self.filter
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// The daemon's answer.
+    pub(super) fn take(&mut self, view: TopView) {
+        self.trouble = None;
+        self.view = Some(view);
+    }
+
+    /// The daemon gave none.
+    pub(super) fn trouble(&mut self, failure: &Failure) {
+        self.trouble = Some(match failure {
+            Failure::Unreachable(_) => "no daemon answers: trying again".to_owned(),
+            Failure::Usage(message) => message.clone(),
+            Failure::Failed(error) => format!("{error:#}: trying again"),
+        });
+    }
+
+    /// A key was pressed.
+    pub(super) fn key(&mut self, key: KeyEvent) -> Next {
+        if key.kind == KeyEventKind::Release {
+            return Next::Draw;
+        }
+        if key.modifiers.contains(KeyModifiers::CONTROL) {
+            return match key.code {
+                KeyCode::Char('c' | 'd') => Next::Quit,
+                _ => Next::Draw,
+            };
+        }
+        if self.typing {
+            return self.type_filter(key.code);
+        }
+        match key.code {
+            KeyCode::Char('q') => Next::Quit,
+            KeyCode::Char('/') => {
+                self.typing = true;
+                Next::Draw
+            }
+            KeyCode::Char(' ') => {
+                self.paused = !self.paused;
+                self.unless_paused()
+            }
+            KeyCode::Esc if !self.filter.is_empty() => {
+                self.filter.clear();
+                self.unless_paused()
+            }
+            KeyCode::Char(letter) => {
+                let sort = SORT.iter().find(|(key, _)| *key == letter);
+                sort.map_or(Next::Draw, |(_, by)| self.sort(*by))
+            }
+            _ => Next::Draw,
+        }
+    }
+
+    fn unless_paused(&self) -> Next {
+        if self.paused { Next::Draw } else { Next::Ask }
+    }
+
+    fn sort(&mut self, by: TopColumn) -> Next {
+        self.by = by;
+        // At once; whether others come before these the daemon knows.
+        if let Some(view) = &mut self.view {
+            view.top.sort_by(|one, other| by.rank(one, other));
+        }
+        self.unless_paused()
+    }
+
+    fn type_filter(&mut self, key: KeyCode) -> Next {
+        match key {
+            KeyCode::Enter => self.typing = false,
+            KeyCode::Esc => {
+                self.typing = false;
+                self.filter.clear();
+            }
+            KeyCode::Backspace => {
+                self.filter.pop();
+            }
+            KeyCode::Char(letter) => self.filter.push(letter),
+            _ => return Next::Draw,
+        }
+        self.unless_paused()
+    }
+
+    pub(super) fn draw(&self, frame: &mut Frame<'_>) {
+        let area = frame.area();
+        let width = usize::from(area.width);
+        let room = area.height.saturating_sub(HEAD + FOOT);
+        let numbers: usize = COLUMNS.iter().map(|column| column.width).sum();
+        let name = width.saturating_sub(numbers).max(LEAST_NAME);
+        let mut lines = vec![self.sums(), self.state()];
+        lines.extend(self.head(name));
+        let shown = self.view.iter().flat_map(|view| &view.top);
+        // While it is paused the filter picks from what stands there.
+        let shown = shown.filter(|row| row.scope.as_str().contains(&self.filter));
+        let rows: Vec<Line<'_>> = shown
+            .take(room.into())
+            .map(|row| self.row(row, name))
+            .collect();
+        if rows.is_empty() {
+            lines.push(Line::raw(self.nothing()));
+        }
+        lines.extend(rows);
+        lines.resize(usize::from(HEAD + room), Line::default());
+        let dim = Style::new().add_modifier(Modifier::DIM);
+        lines.extend(HELP.map(|help| Line::styled(help, dim)));
+        frame.render_widget(Paragraph::new(lines), area);
+    }
+
+    fn colour(&self, colour: Color) -> Style {
+        if self.colours {
+            Style::new().fg(colour)
+        } else {
+            Style::new()
+        }
+    }
+
+    fn sums(&self) -> Line<'_> {
+        let bold = Style::new().add_modifier(Modifier::BOLD);
+        let mut spans = vec![Span::styled("limiter top", bold)];
+        if let Some(view) = &self.view {
+            let at = rfc3339(&view.at);
+            let time = at.get(11..19).unwrap_or_default();
+            spans.push(Span::raw(format!(
+                "  {time}  scopes {}  req/s {}  refused/s {}  in flight {}",
+                view.scopes,
+                pace(view.rate),
+                pace(view.refused_rate),
+                view.in_flight
+            )));
+        }
+        if self.paused {
+            let style = self.colour(Color::Yellow).add_modifier(Modifier::REVERSED);
+            spans.push(Span::raw("  "));
+            spans.push(Span::styled(" paused ", style));
+        }
+        Line::from(spans)
+    }
+
+    /// What is wrong, or what is filtered.
+    fn state(&self) -> Line<'_> {
+        if let Some(trouble) = &self.trouble {
+            let style = self.colour(Color::Red).add_modifier(Modifier::BOLD);
+            return Line::styled(trouble.as_str(), style);
+        }
+        if self.typing {
+            return Line::raw(format!("filter: {}_", self.filter));
+        }
+        if self.filter.is_empty() {
+            return Line::default();
+        }
+        let matching = self.view.as_ref().map_or(0, |view| view.matching);
+        Line::raw(format!(
+            "filter: {} ({matching} scopes; Esc shows all)",
+            self.filter
+        ))
+    }
+
+    fn head(&self, name: usize) -> [Line<'_>; 2] {
+        let is_refused = |column: &&Column| column.by == TopColumn::Refused;
+        let width = |columns: &mut dyn Iterator<Item = &Column>| -> usize {
+            columns.map(|column| column.width).sum()
+        };
+        let before = name + width(&mut COLUMNS.iter().filter(|column| !is_refused(column)));
+        let refused = width(&mut COLUMNS.iter().filter(is_refused));
+        let group = format!("{:before$}{:>refused$}", "", "REFUSED TODAY: BY");
+        let mark = |by| {
+            if by == self.by {
+                self.colour(Color::Cyan)
+                    .add_modifier(Modifier::BOLD | Modifier::REVERSED)
+            } else {
+                Style::new().add_modifier(Modifier::BOLD)
+            }
+        };
+        let mut spans = vec![
+            Span::styled("SCOPE", mark(TopColumn::Scope)),
+            Span::raw(" ".repeat(name.saturating_sub("SCOPE".len()))),
+        ];
+        for column in &COLUMNS {
+            let space = column.width.saturating_sub(column.head.len());
+            spans.push(Span::raw(" ".repeat(space)));
+            spans.push(Span::styled(column.head, mark(column.by)));
+        }
+        [
+            Line::styled(group, Style::new().add_modifier(Modifier::DIM)),
+            Line::from(spans),
+        ]
+    }
+
+    fn row(&self, row: &TopRow, name: usize) -> Line<'_> {
+        let mut spans = vec![Span::raw(fit(row.scope.as_str(), name))];
+        for column in &COLUMNS {
+            let cell = format!("{:>width$}", (column.cell)(row), width = column.width);
+            let style = match column.by {
+                TopColumn::Quota => match row.quota_share() {
+                    Some(share) if share >= 1.0 => self.colour(Color::Red),
+                    Some(share) if share >= NEARLY => self.colour(Color::Yellow),
+                    _ => Style::new(),
+                },
+                TopColumn::RefusedRate if row.refused_rate > 0.0 => self.colour(Color::Yellow),
+                _ => Style::new(),
+            };
+            spans.push(Span::styled(cell, style));
+        }
+        Line::from(spans)
+    }
+
+    fn nothing(&self) -> &'static str {
+        match &self.view {
+            None => "",
+            Some(view) if view.scopes == 0 => "no scopes yet: add one with `limiter scope add`",
+            Some(_) => "no scope has that in its name",
+        }
+    }
+}
+
+/// A name in so many columns, with a space behind it; what is cut is marked.
+fn fit(name: &str, width: usize) -> String {
+    let room = width.saturating_sub(1);
+    // Names are ASCII.
+    match name.get(..room.saturating_sub(1)) {
+        Some(begin) if name.len() > room => format!("{begin}~ "),
+        _ => format!("{name:<width$}"),
+    }
+}
+
+/// A number in five columns at most.
+fn short(number: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")];
+    if number < 10_000 {
+        return number.to_string();
+    }
+    let unit = UNITS.iter().find(|(unit, _)| number >= *unit);
+    let (unit, name) = unit.copied().unwrap_or((1, ""));
+    let (whole, tenths) = (number / unit, number % unit * 10 / unit);
+    if whole < 100 {
+        format!("{whole}.{tenths}{name}")
+    } else {
+        format!("{whole}{name}")
+    }
+}
+
+/// A rate: what is slow with a tenth.
+fn pace(rate: f64) -> String {
+    if rate > 0.0 && rate < 10.0 {
+        format!("{rate:.1}")
+    } else {
+        // Whole requests are what is counted; more than 64 bits of them there never are.
+        short(rate.round() as u64)
+    }
+}
+
+/// How much of the quota is used. Never all of it as long as there is something left.
+fn share(row: &TopRow) -> String {
+    match row.quota_share() {
+        Some(share) if share >= 1.0 => "100%".to_owned(),
+        Some(share) => format!("{}%", (share * 100.0).floor()),
+        None => "-".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::{Terminal, backend::TestBackend};
+
+    use super::*;
+    use crate::store::Refusals;
+
+    fn row(scope: &str, rate: f64, used: u64) -> TopRow {
+        TopRow {
+            scope: scope.parse().unwrap(),
+            rate,
+            refused_rate: 2.5,
+            used,
+            daily_quota: Some(1000),
+            in_flight: 7,
+            connections: 12,
+            refused: Refusals {
+                rate: 12_345,
+                concurrency: 1,
+                connections: 2,
+                daily_quota: 3,
+            },
+        }
+    }
+
+    fn view(top: Vec<TopRow>) -> TopView {
+        TopView {
+            at: "2026-11-24T12:34:56.789Z".parse().unwrap(),
+            scopes: 100_000,
+            matching: top.len() as u64,
+            rate: 1234.0,
+            refused_rate: 5.0,
+            in_flight: 9,
+            top,
+        }
+    }
+
+    fn screen(top: Vec<TopRow>) -> Screen {
+        let mut screen = Screen::new(TopColumn::Rate, String::new(), false);
+        screen.take(view(top));
+        screen
+    }
+
+    fn drawn(screen: &Screen, width: u16, height: u16) -> Vec<String> {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| screen.draw(frame)).unwrap();
+        let buffer = terminal.backend().buffer();
+        let rows = buffer.content.chunks(width.into());
+        rows.map(|row| row.iter().map(|cell| cell.symbol()).collect::<String>())
+            .map(|row| row.trim_end().to_owned())
+            .collect()
+    }
+
+    fn press(screen: &mut Screen, keys: &str) -> Next {
+        let mut next = Next::Draw;
+        for letter in keys.chars() {
+            let code = match letter {
+                '\n' => KeyCode::Enter,
+                '\x1b' => KeyCode::Esc,
+                '\x08' => KeyCode::Backspace,
+                letter => KeyCode::Char(letter),
+            };
+            next = screen.key(KeyEvent::new(code, KeyModifiers::NONE));
+        }
+        next
+    }
+
+    #[test]
+    fn it_fits_eighty_by_twenty_four() {
+        let long = "a-customer-with-a-very-long-name/and-a-profile";
+        let mut rows = vec![row("acme/web", 123.4, 1000), row(long, 3.25, 999)];
+        rows.extend((0..50).map(|number| row(&format!("n{number}"), 0.0, 0)));
+        let lines = drawn(&screen(rows), 80, 24);
+        assert_eq!(
+            lines[0],
+            "limiter top  12:34:56  scopes 100000  req/s 1234  refused/s 5.0  in flight 9"
+        );
+        assert_eq!(
+            lines[2..6],
+            [
+                "                                                               REFUSED TODAY: BY",
+                "SCOPE                 REQ/S  REF/S   USED QUOTA  FLY  CONN  RATE  FLY CONN   DAY",
+                "acme/web                123    2.5   1000  100%    7    12 12.3k    1    2     3",
+                "a-customer-with-a-~     3.2    2.5    999   99%    7    12 12.3k    1    2     3",
+            ]
+        );
+        assert_eq!(lines.len(), 24);
+        assert!(lines[21].starts_with("n15"), "{lines:#?}");
+        assert!(lines[22].starts_with("sort: s scope"));
+        assert!(lines[23].ends_with("q quit"));
+    }
+
+    #[test]
+    fn whatever_the_size_nothing_breaks() {
+        for (width, height) in [(1, 1), (20, 5), (79, 6), (300, 100)] {
+            drawn(&screen(vec![row("acme", 1.0, 1)]), width, height);
+        }
+    }
+
+    #[test]
+    fn keys_sort_at_once_and_ask() {
+        let mut screen = screen(vec![row("a", 9.0, 1), row("b", 1.0, 5)]);
+        assert_eq!(press(&mut screen, "u"), Next::Ask);
+        assert_eq!(screen.by(), TopColumn::Used);
+        assert!(drawn(&screen, 80, 24)[4].starts_with("b "));
+        press(&mut screen, "s");
+        assert!(drawn(&screen, 80, 24)[4].starts_with("a "));
+        assert_eq!(press(&mut screen, "q"), Next::Quit);
+    }
+
+    #[test]
+    fn a_filter_is_typed_and_taken_back() {
+        let mut screen = screen(vec![row("acme", 1.0, 1), row("quark", 1.0, 1)]);
+        // What would sort or quit is a letter now.
+        assert_eq!(press(&mut screen, "/qurz\x08"), Next::Ask);
+        assert_eq!(screen.filter(), "qur");
+        assert_eq!(drawn(&screen, 80, 24)[1], "filter: qur_");
+        press(&mut screen, "\x08\x08uark\n");
+        let lines = drawn(&screen, 80, 24);
+        assert_eq!(lines[1], "filter: quark (2 scopes; Esc shows all)");
+        assert!(lines[4].starts_with("quark"));
+        assert_eq!(lines[5], "");
+        press(&mut screen, "/z\n");
+        assert_eq!(drawn(&screen, 80, 24)[4], "no scope has that in its name");
+        press(&mut screen, "\x1b");
+        assert_eq!(screen.filter(), "");
+    }
+
+    #[test]
+    fn paused_it_asks_for_nothing_and_says_so() {
+        let mut screen = screen(vec![row("a", 9.0, 1), row("b", 1.0, 5)]);
+        assert_eq!(press(&mut screen, " "), Next::Draw);
+        assert!(screen.is_paused());
+        assert!(drawn(&screen, 100, 24)[0].ends_with(" paused"));
+        assert_eq!(press(&mut screen, "u/b"), Next::Draw);
+        assert_eq!(press(&mut screen, "\n "), Next::Ask);
+    }
+
+    #[test]
+    fn a_daemon_that_is_gone_is_told_until_it_is_back() {
+        let mut screen = screen(vec![row("a", 9.0, 1)]);
+        screen.trouble(&Failure::Unreachable("x".to_owned()));
+        let lines = drawn(&screen, 80, 24);
+        assert_eq!(lines[1], "no daemon answers: trying again");
+        assert!(lines[4].starts_with("a "));
+        screen.take(view(Vec::new()));
+        assert_eq!(drawn(&screen, 80, 24)[1], "");
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        for (number, text) in [
+            (0, "0"),
+            (9999, "9999"),
+            (10_000, "10.0k"),
+            (123_456, "123k"),
+            (9_999_999, "9.9M"),
+            (12_345_678_901, "12.3G"),
+        ] {
+            assert_eq!(short(number), text);
+        }
+        assert_eq!([pace(0.0), pace(0.26), pace(99.6)], ["0", "0.3", "100"]);
+    }
+
+    #[test]
+    fn without_colours_there_are_none() {
+        let mut screen = screen(vec![row("a", 9.0, 1000)]);
+        screen.trouble(&Failure::Unreachable(String::new()));
+        let colours = |screen: &Screen| {
+            let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+            terminal.draw(|frame| screen.draw(frame)).unwrap();
+            let cells = terminal.backend().buffer().content.iter();
+            cells.filter(|cell| cell.fg != Color::Reset).count()
+        };
+        assert_eq!(colours(&screen), 0);
+        screen.colours = true;
+        assert!(colours(&screen) > 0);
+    }
+}

@@ -1,0 +1,176 @@
+//! What the daemon is told of refusals, and what a flood of them is not.
+
+use std::{net::IpAddr, time::Instant};
+
+use aya::util::nr_cpus;
+use limiter_common::abi::{
+    KEY_DISABLED, KeyEntry, Limits, NO_SCOPE, REFUSALS_TOLD, Refused, counter, policy, reason,
+};
+use limiter_tests::{
+    clock::eventually_some,
+    program::{Programs, Shape, Talk, digest, no_limits},
+};
+
+use crate::support::{KEY, SCOPE, boot_ns, get, get_as, limited};
+
+/// A record of the ring with its header (`BPF_RINGBUF_HDR_SZ`, kernel/bpf/ringbuf.c).
+const RECORD: u64 = 64;
+/// Bytes of the ring here.
+const RING: u64 = 4096;
+
+fn shut() -> Programs {
+    limited(Limits {
+        daily_quota: 0,
+        ..no_limits()
+    })
+}
+
+fn ask(programs: &mut Programs, shape: &Shape, request: &str) -> Talk {
+    let mut talk = Talk::open(programs, shape.clone());
+    let segment = talk.client(request.as_bytes());
+    talk.run(programs, true, &segment);
+    talk
+}
+
+/// Asks until that is told: a CPU that has told of many just now is silent for a moment.
+fn told(programs: &mut Programs, shape: &Shape, request: &str) -> (Refused, Talk) {
+    eventually_some("a refusal is told", || {
+        programs.object_mut().maps.told_refusals();
+        let talk = ask(programs, shape, request);
+        let told = programs.object_mut().maps.told_refusals();
+        assert!(told.len() <= 1, "{told:?}");
+        told.first().map(|told| (*told, talk.clone()))
+    })
+}
+
+/// An address as the programs have it.
+fn words(address: IpAddr) -> [u32; 4] {
+    let bytes = match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    };
+    let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+    [word(0), word(4), word(8), word(12)]
+}
+
+#[test]
+fn a_refusal_tells_whose_it_is_and_why() {
+    let mut programs = shut();
+    programs.configure(|config| {
+        config.missing_key = policy::REJECT;
+        config.unknown_key = policy::REJECT;
+    });
+    let disabled = KeyEntry {
+        scope: SCOPE,
+        flags: KEY_DISABLED,
+        last_used_ns: 0,
+    };
+    programs.key("disabled", disabled);
+    let none = [0; 2];
+    for shape in [Shape::v4(), Shape::v6()] {
+        for (request, scope, why, key) in [
+            (get("/"), SCOPE, reason::DAILY_QUOTA, digest(KEY)),
+            // Each without a key comes behind one with a key, whose digest is still at hand.
+            (
+                "GET / HTTP/1.1\r\n\r\n".to_owned(),
+                NO_SCOPE,
+                reason::MISSING_KEY,
+                none,
+            ),
+            (
+                get_as("nobody", "/"),
+                NO_SCOPE,
+                reason::UNKNOWN_KEY,
+                digest("nobody"),
+            ),
+            (
+                "GET  / HTTP/1.1\n \r\n\r\n".to_owned(),
+                NO_SCOPE,
+                reason::MALFORMED,
+                none,
+            ),
+            (
+                get_as("disabled", "/"),
+                NO_SCOPE,
+                reason::DISABLED_KEY,
+                digest("disabled"),
+            ),
+        ] {
+            let before = boot_ns();
+            let (refused, talk) = told(&mut programs, &shape, &request);
+            assert_eq!(
+                (refused.scope, refused.reason, refused.key),
+                (scope, why, key),
+                "{request}"
+            );
+            assert_eq!(refused.client, words(talk.ends.client), "{request}");
+            assert_eq!(u16::from_be(refused.client_port), talk.ends.client_port);
+            assert!(refused.at_ns >= before, "{refused:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_admitted_or_only_observed_is_not_told() {
+    let mut programs = limited(Limits {
+        daily_quota: 1,
+        flags: no_limits().flags | limiter_common::abi::LIMITS_OBSERVE,
+        ..no_limits()
+    });
+    for _ in 0..3 {
+        ask(&mut programs, &Shape::v4(), &get("/"));
+    }
+    assert_eq!(programs.object_mut().maps.told_refusals(), []);
+}
+
+#[test]
+fn a_flood_is_counted_whole_and_told_in_part() {
+    const FLOOD: u64 = 3000;
+    let mut programs = shut();
+    let start = Instant::now();
+    let mut told = 0;
+    for _ in 0..FLOOD {
+        ask(&mut programs, &Shape::v4(), &get("/"));
+        told += programs.object_mut().maps.told_refusals().len() as u64;
+    }
+    let interval = u128::from(REFUSALS_TOLD.interval_ns);
+    let since = u64::try_from(start.elapsed().as_nanos() / interval).expect("a short time");
+    let at_once = REFUSALS_TOLD.tolerance_ns / REFUSALS_TOLD.interval_ns + 1;
+    // The clock that is looked at stands still for a tick.
+    let bound = (at_once + since + 10) * nr_cpus().expect("the number of CPUs") as u64;
+    assert!((1..=bound).contains(&told), "{told} told, at most {bound}");
+    assert!(told < FLOOD, "all {told} were told");
+    assert_eq!(programs.state(SCOPE).refused, [0, 0, 0, FLOOD]);
+    assert_eq!(programs.counter(counter::REFUSED_DAILY_QUOTA), FLOOD);
+    assert_eq!(programs.counter(counter::EVENTS_LOST), 0);
+}
+
+#[test]
+fn what_finds_no_room_is_counted_as_lost_and_leaves_the_other_events_alone() {
+    let mut programs = shut();
+    let room = RING / RECORD;
+    eventually_some("the ring is full", || {
+        ask(&mut programs, &Shape::v4(), &get("/"));
+        (programs.counter(counter::EVENTS_LOST) > 0).then_some(())
+    });
+    let lost = programs.counter(counter::EVENTS_LOST);
+    assert_eq!(lost, 1);
+    // What counts depend on still finds its way.
+    programs.attend_until(u64::MAX);
+    programs.limit(
+        SCOPE,
+        Limits {
+            daily_quota: 5,
+            allowed: 0,
+            ahead: 1,
+            ..no_limits()
+        },
+    );
+    ask(&mut programs, &Shape::v4(), &get("/"));
+    assert_eq!(programs.object_mut().maps.told().len(), 1);
+    let told = programs.object_mut().maps.told_refusals().len() as u64;
+    // A record never fills the ring to its last byte.
+    assert!((room - 1..=room).contains(&told), "{told} of {room}");
+    let refused = programs.state(SCOPE).refused[3];
+    assert!(told + lost <= refused, "{told} and {lost} of {refused}");
+}

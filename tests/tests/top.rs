@@ -1,0 +1,268 @@
+//! `limiter top` in a real terminal: tmux.
+
+use std::{
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    thread,
+};
+
+use limiter_tests::{Limiter, Rig, eventually_some, process};
+
+/// A tmux of its own, with one window of 80 by 24.
+struct Terminal {
+    socket: PathBuf,
+}
+
+impl Terminal {
+    /// A shell command in it, which finds `limiter` as `$LIMITER`.
+    fn start(limiter: &Limiter, socket: PathBuf, script: &str) -> Self {
+        let command = limiter.command(&[]);
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let words: Vec<_> = words.map(|word| word.to_str().expect("UTF-8")).collect();
+        let terminal = Self { socket };
+        let script = format!("LIMITER='{}'; {script}", words.join(" "));
+        process::succeed(
+            terminal
+                .tmux(&[
+                    "new-session",
+                    "-d",
+                    "-x",
+                    "80",
+                    "-y",
+                    "24",
+                    "sh",
+                    "-c",
+                    &script,
+                ])
+                .env("LANG", "C.UTF-8"),
+        );
+        terminal
+    }
+
+    fn tmux(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("tmux");
+        command
+            .arg("-S")
+            .arg(&self.socket)
+            .args(["-f", "/dev/null"]);
+        command.args(words);
+        command
+    }
+
+    fn keys(&self, keys: &[&str]) {
+        process::succeed(self.tmux(&["send-keys"]).args(keys));
+    }
+
+    fn screen(&self) -> Vec<String> {
+        let text = process::succeed(&mut self.tmux(&["capture-pane", "-p"]));
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// The same with the escape sequences of colours.
+    fn painted(&self) -> String {
+        process::succeed(&mut self.tmux(&["capture-pane", "-p", "-e"]))
+    }
+
+    #[track_caller]
+    fn until(&self, what: &str, fits: impl Fn(&[String]) -> bool) -> Vec<String> {
+        let mut seen = Vec::new();
+        let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            eventually_some(what, || {
+                seen = self.screen();
+                fits(&seen).then(|| seen.clone())
+            })
+        }));
+        found.unwrap_or_else(|_| panic!("{what}: {seen:#?}"))
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // It has ended by itself with its last command, or not.
+        let _ = self.tmux(&["kill-server"]).output();
+    }
+}
+
+fn line<'a>(screen: &'a [String], begin: &str) -> Option<&'a String> {
+    screen.iter().find(|line| line.starts_with(begin))
+}
+
+/// The columns of a scope's line.
+fn cells(screen: &[String], scope: &str) -> Option<Vec<String>> {
+    let line = line(screen, &format!("{scope} "))?;
+    Some(line.split_whitespace().map(str::to_owned).collect())
+}
+
+#[test]
+fn scopes_are_seen_sorted_filtered_and_paused() {
+    let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 20"));
+    let busy = rig.limiter.key("acme/busy");
+    let calm = rig.limiter.key_of_tier("zoo/calm", "master");
+    for _ in 0..3 {
+        rig.get(&calm);
+    }
+    assert_eq!(rig.statuses(&busy, 22)[20..], [429, 429]);
+    let terminal = Terminal::start(
+        &rig.limiter,
+        rig.lab.file("tmux"),
+        "$LIMITER top; echo status $?; cat",
+    );
+    let screen = terminal.until("the counts are shown", |screen| {
+        let cells = cells(screen, "acme/busy");
+        cells.is_some_and(|cells| cells[3..5] == ["20", "100%"] && cells[10] == "2")
+    });
+    assert_eq!(screen.len(), 24, "{screen:#?}");
+    assert!(
+        screen[0].starts_with("limiter top  ") && screen[0].contains("scopes 2"),
+        "{screen:#?}"
+    );
+    assert!(screen[23].ends_with("q quit"), "{screen:#?}");
+    assert!(
+        screen.iter().all(|line| line.chars().count() <= 80),
+        "{screen:#?}"
+    );
+    let first = |screen: &[String]| screen.get(4).cloned().unwrap_or_default();
+
+    terminal.keys(&["u"]);
+    terminal.until("sorted by used", |screen| {
+        first(screen).starts_with("acme/busy")
+    });
+    // A request at work is the first by that column.
+    let mut held = rig.lab.connect(limiter_tests::GUARDED);
+    held.send(&limiter_tests::request(limiter_tests::Nginx::SLOW, &calm));
+    rig.nginx.gate().wait_for(1);
+    terminal.keys(&["i"]);
+    terminal.until("sorted by requests in flight", |screen| {
+        first(screen).starts_with("zoo/calm")
+            && cells(screen, "zoo/calm").is_some_and(|cells| cells[5] == "1")
+    });
+
+    terminal.keys(&["/", "b", "u", "s"]);
+    terminal.until("filtered", |screen| {
+        screen[1].starts_with("filter: bus_") && line(screen, "zoo/calm").is_none()
+    });
+    terminal.keys(&["Enter"]);
+    terminal.until("the filter stays", |screen| screen[1].contains("1 scopes"));
+    terminal.keys(&["Escape"]);
+    terminal.until("all are back", |screen| line(screen, "zoo/calm").is_some());
+
+    terminal.keys(&["Space"]);
+    terminal.until("it is paused", |screen| screen[0].ends_with(" paused"));
+    let before = terminal.screen();
+    rig.get(&calm);
+    rig.limiter.scope("acme/new");
+    assert_eq!(terminal.screen(), before);
+    terminal.keys(&["Space"]);
+    terminal.until("it goes on", |screen| screen[0].contains("scopes 3"));
+
+    process::succeed(&mut terminal.tmux(&["resize-window", "-x", "100", "-y", "30"]));
+    terminal.until("it fills the larger window", |screen| {
+        screen.len() == 30 && screen[29].ends_with("q quit")
+    });
+    process::succeed(&mut terminal.tmux(&["resize-window", "-x", "60", "-y", "10"]));
+    terminal.until("it fits the smaller one", |screen| {
+        screen.len() == 10
+            && line(screen, "acme/b").is_some()
+            && screen[9].starts_with("c connections")
+    });
+    terminal.keys(&["q"]);
+    let screen = terminal.until("it ends", |screen| line(screen, "status 0").is_some());
+    assert!(line(&screen, "limiter top").is_none(), "{screen:#?}");
+    rig.nginx.gate().open();
+}
+
+#[test]
+fn a_rate_is_shown_while_requests_come() {
+    let rig = Rig::veth(|config| config);
+    let key = rig.limiter.key("acme/web");
+    let terminal = Terminal::start(&rig.limiter, rig.lab.file("tmux"), "$LIMITER top");
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut conn = rig.lab.connect(limiter_tests::GUARDED);
+            while !done.load(SeqCst) {
+                conn.get("/", &key);
+            }
+        });
+        terminal.until("requests a second", |screen| {
+            cells(screen, "acme/web").is_some_and(|cells| cells[1] != "0")
+        });
+        done.store(true, SeqCst);
+    });
+    terminal.until("none any more", |screen| {
+        cells(screen, "acme/web").is_some_and(|cells| cells[1] == "0")
+    });
+}
+
+#[test]
+fn a_daemon_that_goes_is_told_and_found_again() {
+    let mut rig = Rig::veth(|config| config);
+    rig.limiter.scope("acme/web");
+    let terminal = Terminal::start(&rig.limiter, rig.lab.file("tmux"), "$LIMITER top");
+    terminal.until("it runs", |screen| line(screen, "acme/web").is_some());
+    rig.limiter.kill();
+    terminal.until("it says so", |screen| {
+        line(screen, "no daemon answers").is_some()
+    });
+    rig.limiter.run(&[]);
+    rig.limiter.scope("acme/new");
+    terminal.until("it goes on", |screen| {
+        line(screen, "no daemon answers").is_none() && line(screen, "acme/new").is_some()
+    });
+}
+
+#[test]
+fn a_signal_leaves_the_terminal_as_it_was() {
+    let rig = Rig::veth(|config| config);
+    let pid = rig.lab.file("pid");
+    let script = format!(
+        "echo before; sh -c 'echo $$ > {}; exec '\"$LIMITER\"' top'; echo status $?; stty -a; cat",
+        pid.display()
+    );
+    let terminal = Terminal::start(&rig.limiter, rig.lab.file("tmux"), &script);
+    terminal.until("it runs", |screen| line(screen, "limiter top").is_some());
+    let pid = std::fs::read_to_string(pid).expect("its pid");
+    process::succeed(Command::new("kill").args(["-TERM", pid.trim()]));
+    let screen = terminal.until("it ends", |screen| {
+        screen.iter().any(|line| line.contains(" icanon"))
+    });
+    assert!(
+        line(&screen, "before").is_some() && line(&screen, "status 0").is_some(),
+        "{screen:#?}"
+    );
+    assert!(
+        screen.iter().any(|line| line.contains(" echo ")),
+        "{screen:#?}"
+    );
+}
+
+#[test]
+fn colours_are_for_those_who_want_them() {
+    let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 0"));
+    rig.limiter.scope("acme/web");
+    let coloured = |script: &str, name: &str| {
+        let terminal = Terminal::start(&rig.limiter, rig.lab.file(name), script);
+        terminal.until("it runs", |screen| line(screen, "acme/web").is_some());
+        let painted = terminal.painted();
+        // tmux tells of a colour by its number: the first is red.
+        painted.contains("\x1b[38;5;1m")
+    };
+    assert!(coloured("$LIMITER top", "with"));
+    assert!(!coloured("export NO_COLOR=1; $LIMITER top", "without"));
+}
+
+#[test]
+fn without_a_terminal_it_says_what_to_use() {
+    let (limiter, _lab) = Limiter::idle();
+    limiter.scope("acme/web");
+    let output = limiter.cli(&["top"]);
+    output.assert_fails(
+        limiter_tests::limiter::exit::USAGE,
+        &["terminal", "limiter top --json"],
+    );
+    let top = limiter.json(&["top", "--filter", "acme"]);
+    assert_eq!(top["top"][0]["scope"], "acme/web");
+    assert_eq!((&top["scopes"], &top["matching"]), (&1.into(), &1.into()));
+    assert_eq!(limiter.json(&["top", "--filter", "other"])["matching"], 0);
+}
