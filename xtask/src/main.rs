@@ -4,9 +4,12 @@
 
 mod bench;
 mod build;
+mod cache;
 mod context;
 mod debian;
 mod demo;
+mod docs;
+mod links;
 mod lint;
 mod packages;
 mod policy;
@@ -32,6 +35,7 @@ usage: cargo xtask COMMAND
                              ARGS go to cargo test; needs root
   demo [ARGS]                real clients limited in front of a real server; needs root
   bench [ARGS]               what a packet costs; needs root
+  docs                       build the book of docs/ into the target directory, check its links
 
 LIMITER_TOOLCHAIN_DIR names the toolchain's directory in place of the one in the user's cache.";
 
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
         "test" => test::run,
         "demo" => demo::run,
         "bench" => bench::run,
+        "docs" => docs::run,
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
             return ExitCode::SUCCESS;

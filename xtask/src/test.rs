@@ -1,11 +1,15 @@
 //! `cargo xtask test`: unit tests as the user, integration tests as root on the release binary.
 
-use std::{fs, path::Path, thread};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread,
+};
 
 use anyhow::{Context as _, anyhow};
 
 use crate::{
-    build,
+    build, cache,
     context::Context,
     packages,
     privilege::Privilege,
@@ -25,6 +29,8 @@ const INTEGRATION: &str = "limiter-tests";
 const BINARY_VARIABLE: &str = "LIMITER_BIN";
 /// A file to which a test that skips itself appends a line, `NAME: REASON`.
 const SKIPPED_VARIABLE: &str = "LIMITER_SKIPPED";
+/// An Envoy for the tests of the operators' guide.
+const ENVOY_VARIABLE: &str = "LIMITER_ENVOY";
 /// Set: tests try more, as long as it takes.
 const LONG_VARIABLE: &str = "LIMITER_LONG";
 
@@ -128,18 +134,12 @@ fn integration(
     let skipped_file = context.target_dir().join("skipped-tests");
     fs::write(&skipped_file, "").with_context(|| format!("write {}", skipped_file.display()))?;
 
+    let variables = variables(binary, &skipped_file, envoy().as_deref(), request.long);
     let mut command = context.cargo();
     command.args(["test", "--no-fail-fast", "--package", INTEGRATION]);
-    command
-        .env(BINARY_VARIABLE, binary)
-        .env(SKIPPED_VARIABLE, &skipped_file);
-    if request.long {
-        command.env(LONG_VARIABLE, "1");
-    }
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
     if privilege == Privilege::Sudo {
-        command
-            .arg("--config")
-            .arg(sudo_runner(binary, &skipped_file, request.long));
+        command.arg("--config").arg(sudo_runner(&variables));
     }
     command
         .args(&request.cargo_args)
@@ -156,18 +156,43 @@ fn integration(
     Ok(summary)
 }
 
+/// Where it cannot be had, the tests that want it skip themselves.
+fn envoy() -> Option<PathBuf> {
+    cache::envoy()
+        .inspect_err(|error| eprintln!("no Envoy to test with: {error:#}"))
+        .ok()
+}
+
+/// What the test programs are told.
+fn variables(
+    binary: &Path,
+    skipped_file: &Path,
+    envoy: Option<&Path>,
+    long: bool,
+) -> Vec<(&'static str, String)> {
+    let path = |path: &Path| path.display().to_string();
+    let mut variables = vec![
+        (BINARY_VARIABLE, path(binary)),
+        (SKIPPED_VARIABLE, path(skipped_file)),
+    ];
+    if let Some(envoy) = envoy {
+        variables.push((ENVOY_VARIABLE, path(envoy)));
+    }
+    if long {
+        variables.push((LONG_VARIABLE, "1".to_owned()));
+    }
+    variables
+}
+
 /// cargo builds as the user and runs the test programs through sudo, which by itself passes
 /// no variables on.
-fn sudo_runner(binary: &Path, skipped_file: &Path, long: bool) -> String {
-    let mut runner = vec![
-        "sudo".to_owned(),
-        "env".to_owned(),
-        format!("{BINARY_VARIABLE}={}", binary.display()),
-        format!("{SKIPPED_VARIABLE}={}", skipped_file.display()),
-    ];
-    if long {
-        runner.push(format!("{LONG_VARIABLE}=1"));
-    }
+fn sudo_runner(variables: &[(&str, String)]) -> String {
+    let mut runner = vec!["sudo".to_owned(), "env".to_owned()];
+    runner.extend(
+        variables
+            .iter()
+            .map(|(name, value)| format!("{name}={value}")),
+    );
     // Debug's quoting of a string is TOML's for everything that a path of sense holds.
     format!("target.'cfg(all())'.runner = {runner:?}")
 }
@@ -228,10 +253,14 @@ mod tests {
 
     #[test]
     fn sudos_runner_is_a_setting_that_cargo_takes() {
-        let runner = |long| sudo_runner(Path::new("/t/limiter"), Path::new("/t/skipped"), long);
+        let (binary, skipped) = (Path::new("/t/limiter"), Path::new("/t/skipped"));
+        let runner = |envoy, long| sudo_runner(&variables(binary, skipped, envoy, long));
         let always = "target.'cfg(all())'.runner = [\"sudo\", \"env\", \
                       \"LIMITER_BIN=/t/limiter\", \"LIMITER_SKIPPED=/t/skipped\"";
-        assert_eq!(runner(false), format!("{always}]"));
-        assert_eq!(runner(true), format!("{always}, \"LIMITER_LONG=1\"]"));
+        assert_eq!(runner(None, false), format!("{always}]"));
+        assert_eq!(
+            runner(Some(Path::new("/t/envoy")), true),
+            format!("{always}, \"LIMITER_ENVOY=/t/envoy\", \"LIMITER_LONG=1\"]")
+        );
     }
 }
