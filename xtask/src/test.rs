@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, thread};
 use anyhow::{Context as _, anyhow};
 
 use crate::{
-    build,
+    build, cache,
     context::Context,
     package, packages,
     privilege::Privilege,
@@ -31,6 +31,8 @@ const DEBIAN_ROOT_VARIABLE: &str = "LIMITER_DEBIAN_ROOT";
 const STATIC_VARIABLE: &str = "LIMITER_STATIC";
 /// A file to which a test that skips itself appends a line, `NAME: REASON`.
 const SKIPPED_VARIABLE: &str = "LIMITER_SKIPPED";
+/// An Envoy for the tests of the operators' guide.
+const ENVOY_VARIABLE: &str = "LIMITER_ENVOY";
 /// Set: tests try more, as long as it takes.
 const LONG_VARIABLE: &str = "LIMITER_LONG";
 
@@ -45,6 +47,11 @@ impl Given {
             (DEBIAN_ROOT_VARIABLE, tools::debian_root(privilege)?),
             (BINARY_VARIABLE, binary),
         ];
+        // Where it cannot be had, the tests that want it skip themselves.
+        match cache::envoy() {
+            Ok(envoy) => given.push((ENVOY_VARIABLE, envoy)),
+            Err(error) => eprintln!("no Envoy to test with: {error:#}"),
+        }
         if long {
             given.push((STATIC_VARIABLE, package::static_binary(context)?));
         }

@@ -1,0 +1,153 @@
+//! What the pages of `docs/` tell operators to write and to type.
+//!
+//! A fenced block is meant to be run when its info string says so after the language:
+//! `example=NAME` whose example it belongs to, and `file=PATH` where it is written, or `run=NAME` when
+//! it is typed; `host=NAME` on which host, where there are several.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+/// A block that is meant to be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Block {
+    attributes: BTreeMap<String, String>,
+    pub text: String,
+}
+
+impl Block {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.attributes.get(name).map(String::as_str)
+    }
+}
+
+/// The blocks of one example.
+#[derive(Debug)]
+pub struct Example {
+    name: String,
+    blocks: Vec<Block>,
+}
+
+impl Example {
+    /// Of a page of `docs/`, by its file's name, or of the README.
+    ///
+    /// # Panics
+    /// When there is none of that name.
+    #[track_caller]
+    pub fn of(page: &str, name: &str) -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let path = match page {
+            "README.md" => root.join(page),
+            _ => root.join("docs").join(page),
+        };
+        let text = fs::read_to_string(&path)
+            .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
+        let blocks: Vec<Block> = parse(&text)
+            .into_iter()
+            .filter(|block| block.get("example") == Some(name))
+            .collect();
+        assert!(!blocks.is_empty(), "{page} has no example {name}");
+        Self {
+            name: name.to_owned(),
+            blocks,
+        }
+    }
+
+    /// The files of a host, each with its text; of an example with one host only by `None`.
+    #[track_caller]
+    pub fn files(&self, host: Option<&str>) -> Vec<(&str, &str)> {
+        let files: Vec<_> = self
+            .blocks
+            .iter()
+            .filter(|block| block.get("host") == host)
+            .filter_map(|block| Some((block.get("file")?, block.text.as_str())))
+            .collect();
+        assert!(!files.is_empty(), "no files of {host:?} in {}", self.name);
+        files
+    }
+
+    /// What is typed at one point.
+    ///
+    /// # Panics
+    /// Unless there is exactly one such block.
+    #[track_caller]
+    pub fn run(&self, name: &str) -> &str {
+        let mut found = self
+            .blocks
+            .iter()
+            .filter(|block| block.get("run") == Some(name));
+        let block = found.next();
+        assert!(
+            found.next().is_none(),
+            "{}: {name} is there twice",
+            self.name
+        );
+        let block = block.unwrap_or_else(|| panic!("{} runs no {name}", self.name));
+        &block.text
+    }
+
+    /// The names of all that is typed, in the page's order.
+    pub fn runs(&self) -> Vec<&str> {
+        self.blocks
+            .iter()
+            .filter_map(|block| block.get("run"))
+            .collect()
+    }
+}
+
+/// The commands of a transcript, lines that begin with `$ `, each with what it printed.
+pub fn transcript(text: &str) -> Vec<(String, String)> {
+    let mut steps: Vec<(String, String)> = Vec::new();
+    for line in text.lines() {
+        match (line.strip_prefix("$ "), steps.last_mut()) {
+            (Some(command), _) => steps.push((command.to_owned(), String::new())),
+            (None, Some((_, printed))) => {
+                printed.push_str(line);
+                printed.push('\n');
+            }
+            (None, None) => panic!("a transcript begins with a command, not with {line:?}"),
+        }
+    }
+    steps
+}
+
+/// The blocks of a page that have attributes.
+fn parse(text: &str) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let Some(info) = line.strip_prefix("```") else {
+            continue;
+        };
+        let content: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+        let attributes: BTreeMap<String, String> = info
+            .split_whitespace()
+            .filter_map(|word| word.split_once('='))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        if !attributes.is_empty() {
+            let text = content.iter().flat_map(|line| [*line, "\n"]).collect();
+            blocks.push(Block { attributes, text });
+        }
+    }
+    blocks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_with_attributes_are_found_and_others_are_not() {
+        let page = "# A\n\n```toml example=a file=/etc/x\nb = 1\n```\n\n```\nnot\n```\n";
+        let blocks = parse(page);
+        assert_eq!(blocks.len(), 1);
+        assert_eq!(blocks[0].get("file"), Some("/etc/x"));
+        assert_eq!(blocks[0].text, "b = 1\n");
+    }
+
+    #[test]
+    fn a_transcript_is_commands_and_what_they_print() {
+        let steps = transcript("$ a\n1\n2\n$ b\n");
+        let expected = [("a", "1\n2\n"), ("b", "")];
+        assert_eq!(steps, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+    }
+}

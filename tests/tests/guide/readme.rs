@@ -1,0 +1,28 @@
+//! The README's first limited request.
+
+use std::time::Duration;
+
+use limiter_tests::{Host, Lab, avoid_midnight, pages::Example};
+
+use crate::customer::write_files;
+
+/// Longer than the test takes: its counts are of one day.
+const TEST: Duration = Duration::from_secs(60);
+
+#[test]
+fn the_first_limited_request_is_limited() {
+    avoid_midnight(TEST);
+    let lab = Lab::loopback();
+    let mut host = Host::new(&lab, lab.server(), "host");
+    let example = Example::of("README.md", "readme");
+    write_files(&host, &example, None);
+    host.start(example.run("api"), &Host::listening(8080));
+    host.start(example.run("daemon"), "limiter status");
+    let printed = host.sh(example.run("first")).stdout;
+    assert!(printed.contains("\n200\n200\n429\n"), "{printed}");
+    let usage = host.usage("acme/web");
+    assert_eq!((usage.used, usage.refused.daily_quota), (2, 1));
+    host.sh(example.run("out"));
+    let open = "curl -sS -o /dev/null -w '%{http_code}' -H 'X-Api-Key: x' http://127.0.0.1:8080/";
+    assert_eq!(host.sh(open).stdout, "200");
+}

@@ -1,0 +1,118 @@
+//! `docs/SIZING.md`: its numbers are what is measured here.
+
+use std::fmt::Write as _;
+
+use limiter_tests::{Conn, GUARDED, Host, Lab, Nginx, eventually, pages::Example};
+
+const PAGE: &str = "SIZING.md";
+
+/// Connections, and keys, of which the part of one is found.
+const MANY: u64 = 1_000;
+
+/// How much more than measured the page may say, percent.
+const SLACK: u64 = 10;
+
+/// What the page says in the row that begins with `start`: bytes.
+#[track_caller]
+fn said(page: &str, start: &str) -> u64 {
+    let mut rows = page
+        .lines()
+        .filter_map(|line| line.strip_prefix(&format!("| {start} |")));
+    let row = rows
+        .next()
+        .unwrap_or_else(|| panic!("{PAGE} has no row {start:?}"));
+    let digits: String = row.chars().filter(char::is_ascii_digit).collect();
+    digits
+        .parse()
+        .unwrap_or_else(|_| panic!("no number in {row}"))
+}
+
+/// Asserts that the page says of each row what was measured, or a little more.
+#[track_caller]
+fn assert_said(page: &str, measured: &[(String, u64)]) {
+    let wrong: Vec<String> = measured
+        .iter()
+        .map(|(row, bytes)| (row, *bytes, said(page, row)))
+        .inspect(|(row, bytes, said)| println!("{row}: {bytes} bytes, and {PAGE} says {said}"))
+        .filter(|(_, bytes, said)| !(*bytes..=bytes + bytes * SLACK / 100).contains(said))
+        .map(|(row, bytes, said)| format!("{row}: {bytes} bytes, not {said}"))
+        .collect();
+    assert_eq!(wrong, [""; 0]);
+}
+
+/// A host whose daemon has these lines under `[tables]`.
+#[track_caller]
+fn host(lab: &Lab, name: &str, tables: &str) -> Host {
+    let mut host = Host::new(lab, lab.server(), name);
+    let configuration = format!(
+        "[attach]\ninterfaces = [{:?}]\nports = [{GUARDED}]\n[tables]\n{tables}",
+        lab.interface()
+    );
+    host.write("/etc/limiter/limiter.toml", &configuration);
+    host.start_limiter();
+    host
+}
+
+/// What the page's command says.
+#[track_caller]
+fn memory(host: &Host) -> u64 {
+    let printed = host.sh(Example::of(PAGE, "sizes").run("memory")).stdout;
+    printed
+        .trim()
+        .parse()
+        .unwrap_or_else(|_| panic!("{printed} is no number"))
+}
+
+#[test]
+fn memory_is_what_the_page_says() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/SIZING.md");
+    let page = std::fs::read_to_string(path).expect("the page");
+    let lab = Lab::veth();
+    let _nginx = Nginx::start(&lab, &[GUARDED]);
+
+    let defaults = host(&lab, "defaults", "");
+    let empty = memory(&defaults);
+    let resident = defaults
+        .sh(Example::of(PAGE, "sizes").run("resident"))
+        .stdout;
+    assert!(
+        resident.trim().parse::<u64>().is_ok_and(|kib| kib > 0),
+        "{resident}"
+    );
+    defaults.sh(Example::of(PAGE, "sizes").run("disk"));
+    let mut measured = vec![(
+        "the tables, empty, at their default sizes".to_owned(),
+        empty,
+    )];
+
+    let conns: Vec<Conn> = (0..MANY).map(|_| lab.connect(GUARDED)).collect();
+    eventually("all connections are followed", || {
+        defaults.count("/flows/open") >= MANY
+    });
+    let with_connections = memory(&defaults);
+    measured.push((
+        "a connection that is open".to_owned(),
+        (with_connections - empty) / MANY,
+    ));
+    drop(conns);
+    eventually("no connection is followed", || {
+        defaults.count("/flows/open") == 0
+    });
+
+    let before = memory(&defaults);
+    let mut csv = "scope,key\n".to_owned();
+    for key in 0..MANY {
+        writeln!(csv, "many,customer-{key:032}").expect("a string");
+    }
+    defaults.write("/etc/keys.csv", &csv);
+    defaults.sh("limiter key import --csv /etc/keys.csv");
+    measured.push(("a key".to_owned(), (memory(&defaults) - before) / MANY));
+    drop(defaults);
+
+    for (table, default) in [("flows", 262_144), ("keys", 1_048_576), ("scopes", 131_072)] {
+        let larger = host(&lab, table, &format!("{table} = {}\n", 2 * default));
+        let place = (memory(&larger) - empty) / default;
+        measured.push((format!("a place in `{table}`"), place));
+    }
+    assert_said(&page, &measured);
+}

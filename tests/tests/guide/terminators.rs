@@ -1,0 +1,110 @@
+//! `docs/TERMINATORS.md`: the terminator and the API on one host, with `lo` between them.
+
+use std::{path::PathBuf, time::Duration};
+
+use limiter_tests::{Host, Lab, Nginx, avoid_midnight, pages::Example, skip};
+
+use crate::customer::{Certificate, Trial, customer, write_files};
+
+const PAGE: &str = "TERMINATORS.md";
+/// Of the API.
+const PORT: u16 = 8080;
+/// Longer than a test here takes: its counts are of one day.
+const TEST: Duration = Duration::from_secs(60);
+
+/// A host with the API, the limiter of the guide and a certificate, and a customer on another.
+struct Setting {
+    customer: Host,
+    host: Host,
+    api: Nginx,
+    _lab: Lab,
+}
+
+impl Setting {
+    #[track_caller]
+    fn new(terminator: &str) -> Self {
+        avoid_midnight(TEST);
+        let lab = Lab::veth();
+        let api = Nginx::start(&lab, &[PORT]);
+        let certificate = Certificate::new(&lab);
+        let mut host = Host::new(&lab, lab.server(), "host");
+        certificate.install(&host);
+        write_files(&host, &Example::of(PAGE, "terminators"), None);
+        write_files(&host, &Example::of(PAGE, terminator), None);
+        host.start_limiter();
+        let customer = customer(&lab, lab.client(), &certificate, &lab.v4().to_string());
+        Self {
+            customer,
+            host,
+            api,
+            _lab: lab,
+        }
+    }
+
+    #[track_caller]
+    fn start(&mut self, lines: &str) {
+        self.host.start(lines, &Host::listening(443));
+    }
+
+    /// What the page promises, with a customer that speaks this version of HTTP.
+    #[track_caller]
+    fn keeps_the_promise(&mut self, version: &str) {
+        let trial = Trial {
+            limiter: &self.host,
+            options: "",
+            customer: &mut self.customer,
+            api: &self.api,
+            version,
+        };
+        trial.run(Example::of(PAGE, "terminators").run("operator"));
+    }
+}
+
+#[test]
+fn behind_nginx() {
+    let mut setting = Setting::new("nginx");
+    setting.start("nginx -g 'daemon off;'");
+    setting.keeps_the_promise("2");
+}
+
+#[test]
+fn behind_haproxy() {
+    let mut setting = Setting::new("haproxy");
+    setting.start("haproxy -db -f /etc/haproxy/haproxy.cfg");
+    setting.keeps_the_promise("2");
+}
+
+#[test]
+fn behind_envoy() {
+    // Of no Debian package: `cargo xtask test` has it from another registry.
+    let Some(envoy) = std::env::var_os("LIMITER_ENVOY") else {
+        return skip(
+            "behind_envoy",
+            "LIMITER_ENVOY names no Envoy, `cargo xtask test` sets it",
+        );
+    };
+    let mut setting = Setting::new("envoy");
+    setting.host.provide("envoy", &PathBuf::from(envoy));
+    setting.start("envoy -c /etc/envoy/envoy.yaml");
+    setting.keeps_the_promise("2");
+}
+
+#[test]
+fn behind_stunnel() {
+    let mut setting = Setting::new("stunnel");
+    // It goes to the background by itself.
+    setting.host.sh("stunnel /etc/stunnel/api.conf");
+    setting.keeps_the_promise("1.1");
+}
+
+#[test]
+fn a_terminator_that_speaks_the_proxy_protocol_is_answered_with_400() {
+    let setting = Setting::new("stunnel");
+    let proxied = "sed -i 's/^connect.*/&\\nprotocol = proxy/' /etc/stunnel/api.conf; \
+                   stunnel /etc/stunnel/api.conf";
+    setting.host.sh(proxied);
+    let asked = "curl -sS -o /dev/null -w '%{http_code}' https://api.example.com/";
+    assert_eq!(setting.customer.sh(asked).stdout, "400");
+    assert_eq!(setting.host.count("/totals/malformed"), 1);
+    assert_eq!(setting.api.log(), []);
+}
