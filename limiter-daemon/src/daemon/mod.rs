@@ -235,7 +235,7 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
     let refusals = tokio::spawn(refusals::rounds(Arc::clone(&shared), rings.refusals));
     let time = tokio::spawn(tell_time(Arc::clone(&shared), Arc::clone(&clock)));
     let watch = tokio::spawn(watch_clock(clock_set, Arc::clone(&clock)));
-    let mut tasks = vec![rounds, healing, allowances, time, watch];
+    let mut tasks = vec![rounds, healing, allowances, refusals, time, watch];
     log::info!("ready: control socket {}", socket.display());
     let pid = std::process::id();
     shared.events.say(format!(
