@@ -21,7 +21,7 @@ mod test_run;
 
 pub use maps::{Maps, Plain, find, get, set};
 pub use object::{Object, Tables};
-pub use pinned::{PinnedState, pinned_keys};
+pub use pinned::{PinnedState, Switched, pinned_keys, switched};
 pub use programs::Programs;
 pub use rules::{KEY_FIELD, config, digest, no_limits, text};
 pub use run::{Extras, Hook, Ran, Verdict};

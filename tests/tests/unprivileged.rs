@@ -56,7 +56,10 @@ fn three_capabilities_are_enough_from_the_start_to_the_takeover() {
     assert_eq!([ask(), ask()], [200, 200]);
     limiter.kill();
     assert_eq!(ask(), 200);
+    let config = fs::read_to_string(limiter.config_path()).expect("the configuration");
+    limiter.write_config(&config.replace("flows = 8192", "flows = 16384"));
     limiter.run(&[]);
+    assert_eq!(limiter.count("/flows/capacity"), 16384);
     limiter.done(&["reload"]);
     assert_eq!([ask(), ask()], [200, 429]);
     assert_eq!((nginx.served(&key), limiter.usage("acme/web").used), (4, 4));

@@ -8,7 +8,7 @@ use std::{
 };
 
 use aya::maps::{self, Map, MapData};
-use limiter_common::abi::{ABI_VERSION, Digest, ScopeState, map};
+use limiter_common::abi::{ABI_VERSION, Digest, ScopeState, map, switch};
 use memmap2::{MmapOptions, MmapRaw};
 
 /// The map of that name.
@@ -28,6 +28,29 @@ pub fn pinned_keys(pins: &Path) -> HashMap<Digest, u64> {
         .map(|entry| entry.map(|(digest, [scope_and_flags, _])| (digest, scope_and_flags)))
         .collect::<Result<_, _>>()
         .expect("read the map of keys")
+}
+
+/// How far a daemon has got, or had when it died, with maps that are to take the place of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Switched {
+    /// The old ones are in force.
+    Old,
+    /// Packets are held, if the moment has not passed.
+    Held,
+    /// The new ones are in force.
+    New,
+}
+
+/// That; `None` when there are no such maps that anything would depend on.
+pub fn switched(pins: &Path) -> Option<Switched> {
+    let directory = pins.join(format!("v{ABI_VERSION}-growing"));
+    let data = MapData::from_pin(directory.join(map::SWITCH)).ok()?;
+    let word = maps::Array::<_, u64>::try_from(Map::Array(data)).expect("the switch");
+    Some(match word.get(&0, 0).expect("read the switch") {
+        switch::OLD => Switched::Old,
+        switch::NEW => Switched::New,
+        _ => Switched::Held,
+    })
 }
 
 /// The pinned map of the scopes' state, mapped as the daemon does it.
