@@ -170,6 +170,8 @@ impl Street {
         let seen = |neighbours: &[Neighbour]| -> Vec<[u64; 2]> {
             neighbours.iter().map(Neighbour::seen).collect()
         };
+        // What the connection before still had to say is over.
+        Nginx::wait_until_no_sockets(&self.rig.lab, GUARDED);
         let (before, after) = (seen(&self.before), seen(&self.after));
         let refused = || self.rig.limiter.usage("acme/web").refused.daily_quota;
         let mut conn = self.rig.lab.connect(GUARDED);

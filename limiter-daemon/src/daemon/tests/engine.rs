@@ -416,7 +416,7 @@ fn a_reload_applies_and_a_bad_one_changes_nothing() {
     host.configure("[tables]\nflows = 200\n[tiers.gold]\ndaily_quota = 9\nrate = \"1/s\"\n");
     let report = host.engine().reload(&caller(noon())).unwrap();
     assert!(
-        report.warnings[0].contains("[tables]"),
+        report.warnings[0].contains("`tables.flows` from 100 to 200"),
         "{:?}",
         report.warnings
     );
