@@ -172,6 +172,15 @@ fn scopes_are_seen_sorted_filtered_and_paused() {
     rig.nginx.gate().open();
 }
 
+/// Ends what goes on until then, also when the test fails.
+struct Until<'a>(&'a AtomicBool);
+
+impl Drop for Until<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
 #[test]
 fn a_rate_is_shown_while_requests_come() {
     let rig = Rig::veth(|config| config);
@@ -179,6 +188,7 @@ fn a_rate_is_shown_while_requests_come() {
     let terminal = Terminal::start(&rig.limiter, rig.lab.file("tmux"), "$LIMITER top");
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _until = Until(&done);
         scope.spawn(|| {
             let mut conn = rig.lab.connect(limiter_tests::GUARDED);
             while !done.load(SeqCst) {
@@ -188,7 +198,6 @@ fn a_rate_is_shown_while_requests_come() {
         terminal.until("requests a second", |screen| {
             cells(screen, "acme/web").is_some_and(|cells| cells[1] != "0")
         });
-        done.store(true, SeqCst);
     });
     terminal.until("none any more", |screen| {
         cells(screen, "acme/web").is_some_and(|cells| cells[1] == "0")

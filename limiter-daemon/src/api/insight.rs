@@ -120,7 +120,7 @@ pub enum TopColumn {
 
 impl TopColumn {
     /// Which of two scopes comes first; by name where they are the same.
-    pub fn rank(self, one: &TopRow, other: &TopRow) -> Ordering {
+    pub fn rank<Name: Ord>(self, one: &TopRow<Name>, other: &TopRow<Name>) -> Ordering {
         let greatest = match self {
             Self::Scope => Ordering::Equal,
             Self::Rate => other.rate.total_cmp(&one.rate),
@@ -128,7 +128,7 @@ impl TopColumn {
             Self::Used => other.used.cmp(&one.used),
             Self::Quota => {
                 // No quota is less used up than any.
-                let share = |row: &TopRow| row.quota_share().unwrap_or(-1.0);
+                let share = |row: &TopRow<Name>| row.quota_share().unwrap_or(-1.0);
                 share(other).total_cmp(&share(one))
             }
             Self::InFlight => other.in_flight.cmp(&one.in_flight),
@@ -175,9 +175,9 @@ pub struct TopView {
 
 /// A scope of `top`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TopRow {
+pub struct TopRow<Name = ScopeName> {
     /// The scope.
-    pub scope: ScopeName,
+    pub scope: Name,
     /// Requests admitted in a second, at the last look.
     pub rate: f64,
     /// Requests refused in a second.
@@ -194,7 +194,7 @@ pub struct TopRow {
     pub refused: Refusals,
 }
 
-impl TopRow {
+impl<Name> TopRow<Name> {
     /// How much of the quota is used, 1 for all of it; `None` without one.
     pub fn quota_share(&self) -> Option<f64> {
         self.daily_quota.map(|quota| match quota {

@@ -3,7 +3,10 @@
 use chrono::{DateTime, Utc};
 
 use super::engine::{Engine, Scope};
-use crate::api::{TopQuery, TopRow, TopView};
+use crate::{
+    api::{TopQuery, TopRow, TopView},
+    scope::ScopeName,
+};
 
 /// Scopes in an answer, unless another number is asked for.
 const LIMIT: usize = 50;
@@ -14,12 +17,12 @@ impl Engine {
     /// The first scopes by what `query` says.
     ///
     /// Their counts of the day are those of the last look at them, a second ago at most, so that no more
-    /// is read than what is ranked by: with a hundred thousand scopes this takes some milliseconds.
+    /// is read than what is ranked by: with a hundred thousand scopes it takes some twenty milliseconds.
     pub fn top(&self, query: &TopQuery, now: DateTime<Utc>) -> TopView {
         let limit = query.limit.unwrap_or(LIMIT).min(MOST);
         let (mut matching, mut rate, mut refused_rate, mut in_flight) = (0, 0.0, 0.0, 0);
         let mut rows = Vec::with_capacity(2 * limit);
-        let order = |one: &TopRow, other: &TopRow| query.by.rank(one, other);
+        let order = |one: &TopRow<_>, other: &TopRow<_>| query.by.rank(one, other);
         for scope in self.scopes.values() {
             if !scope.record.name.as_str().contains(&query.filter) {
                 continue;
@@ -44,14 +47,14 @@ impl Engine {
             rate,
             refused_rate,
             in_flight,
-            top: rows,
+            top: rows.into_iter().map(named).collect(),
         }
     }
 
-    fn top_row(&self, scope: &Scope) -> TopRow {
+    fn top_row<'a>(&self, scope: &'a Scope) -> TopRow<&'a ScopeName> {
         let state = self.plane.state(scope.record.id);
         TopRow {
-            scope: scope.record.name.clone(),
+            scope: &scope.record.name,
             rate: scope.pace.admitted,
             refused_rate: scope.pace.refused,
             used: scope.book.usage.used,
@@ -60,5 +63,19 @@ impl Engine {
             connections: state.connections,
             refused: scope.book.usage.refused,
         }
+    }
+}
+
+/// A row that is handed out.
+fn named(row: TopRow<&ScopeName>) -> TopRow {
+    TopRow {
+        scope: row.scope.clone(),
+        rate: row.rate,
+        refused_rate: row.refused_rate,
+        used: row.used,
+        daily_quota: row.daily_quota,
+        in_flight: row.in_flight,
+        connections: row.connections,
+        refused: row.refused,
     }
 }
