@@ -85,7 +85,7 @@ const DROPPED: [Line; 15] = [
         None,
     ),
     line(
-        "  flow held by another CPU",
+        "  while another CPU held the flow, or tables grew",
         Some("contended_dropped"),
         None,
     ),

@@ -166,21 +166,6 @@ impl Engine {
         self.attended.store(boot_ns().saturating_add(ahead), SeqCst);
     }
 
-    /// The kernel says that it has made scopes of these unknown keys.
-    ///
-    /// # Errors
-    /// The store's and the kernel's; the next round tries again.
-    pub(super) fn hear_of_unknown(
-        &mut self,
-        adopted: &[(Digest, u32)],
-        now: DateTime<Utc>,
-    ) -> Result<(), ApiError> {
-        if self.detached {
-            return Ok(());
-        }
-        self.note_unknown(adopted, now)
-    }
-
     /// Writes the counts of these scopes, and so lets them go on.
     ///
     /// # Errors

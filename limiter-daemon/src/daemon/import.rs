@@ -229,15 +229,7 @@ impl Engine {
                     }
                     let full = || KernelError::scopes_full(self.config.tables.scopes);
                     let id = free_ids.next().ok_or_else(full)?;
-                    new.push(ScopeRecord {
-                        id,
-                        name: name.clone(),
-                        tier: tier.clone(),
-                        created_at: now,
-                        own: None,
-                        mode: None,
-                        unknown: None,
-                    });
+                    new.push(ScopeRecord::new(id, name.clone(), tier.clone(), now));
                     *place = Some(Place { id, tier });
                     id
                 }

@@ -66,15 +66,7 @@ impl Engine {
         self.plane.clear_state(id);
         self.plane.set_allowed(id, DayCount::default());
         self.plane.raise_day_count(id, today, usage.used);
-        let record = ScopeRecord {
-            id,
-            name: name.clone(),
-            tier: tier.to_owned(),
-            created_at: now,
-            own: None,
-            mode: None,
-            unknown: None,
-        };
+        let record = ScopeRecord::new(id, name.clone(), tier.to_owned(), now);
         let in_force = self.effective(&record)?;
         let scope = Scope::new(record, in_force, usage, today);
         self.scopes.insert(name.clone(), scope);

@@ -5,9 +5,11 @@
 //! over and nothing of it is left in the kernel; so a flood of random keys can use up the ids of a day
 //! (then `policy.table_full` decides over further unknown keys), but takes none from a known one.
 
+mod rounds;
+
 use std::collections::{HashMap, HashSet};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use limiter_common::{
     abi::{Digest, KEY_ADOPTED, KeyEntry, ScopeState},
     day::{Day, DayCount},
@@ -21,19 +23,12 @@ use super::{
 use crate::{
     api::ApiError,
     config::{TierName, UnknownKey},
-    kernel::boot_ns,
     scope::ScopeName,
     store::{DayUsage, ScopeRecord, Seen, StoreError},
 };
 
 /// The account that these scopes' names say they are of.
 const ACCOUNT: &str = "unknown";
-
-/// Between two looks for what can be forgotten, on one day.
-const LOOK_EVERY: TimeDelta = TimeDelta::minutes(1);
-
-/// Scopes that are forgotten in one round.
-const FORGET_AT_ONCE: usize = 8192;
 
 /// What a scope of an unknown key begins with: the day, and how many requests of it.
 const BEGIN: &str = "unknown_keys_begin";
@@ -47,6 +42,8 @@ pub(super) struct Unknown {
     offered: HashSet<u32>,
     /// Of these, what it had taken at the last round.
     taken: HashSet<u32>,
+    /// Keys that it has made scopes of by these ids, and that are not on record yet.
+    unrecorded: HashMap<u32, Digest>,
     /// Keys that have been taken out of the kernel, to be forgotten if they have not come back.
     leaving: Vec<Digest>,
     /// When to look for more of them: on the first round of a day, and from this moment on.
@@ -184,6 +181,33 @@ impl Engine {
         Ok(())
     }
 
+    /// The kernel says that it has made scopes of these unknown keys.
+    ///
+    /// # Errors
+    /// The store's and the kernel's; the next round tries again.
+    pub(super) fn hear_of_unknown(
+        &mut self,
+        adopted: &[(Digest, u32)],
+        now: DateTime<Utc>,
+    ) -> Result<(), ApiError> {
+        if self.detached {
+            return Ok(());
+        }
+        let adopted = adopted.iter().map(|(key, id)| (*id, *key));
+        self.unknown.unrecorded.extend(adopted);
+        self.note_unrecorded(now)
+    }
+
+    fn note_unrecorded(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
+        let unrecorded = &self.unknown.unrecorded;
+        let adopted: Vec<(Digest, u32)> = unrecorded.iter().map(|(id, key)| (*key, *id)).collect();
+        if !adopted.is_empty() {
+            self.note_unknown(&adopted, now)?;
+            self.unknown.unrecorded.clear();
+        }
+        Ok(())
+    }
+
     /// The kernel has made scopes of these keys; the store learns of them.
     ///
     /// # Errors
@@ -279,13 +303,8 @@ impl Engine {
                 ScopeRecord { id, ..known.record }
             }
             None => ScopeRecord {
-                id,
-                name: name.clone(),
-                tier: tier.to_owned(),
-                created_at: now,
-                own: None,
-                mode: None,
                 unknown: Some(key),
+                ..ScopeRecord::new(id, name.clone(), tier.to_owned(), now)
             },
         };
         let (limits, mode) = self.effective(&record)?;
@@ -301,142 +320,6 @@ impl Engine {
         self.unknown.names.insert(key, name.clone());
         self.scopes.insert(name.clone(), scope);
         self.publish_scope(&name)
-    }
-
-    /// What comes round every second.
-    ///
-    /// # Errors
-    /// The store's and the kernel's.
-    pub(super) fn tend_unknown(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
-        self.find_taken(now)?;
-        self.forget_idle(now)?;
-        self.fill_unused()
-    }
-
-    /// Finds out about scopes that the kernel has made without a word, or whose word was lost.
-    fn find_taken(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
-        if self.plane.unused_left() == self.unknown.offered.len() {
-            self.unknown.taken.clear();
-            return Ok(());
-        }
-        let left: HashSet<u32> = self.plane.unused().into_iter().collect();
-        let taken: HashSet<u32> = self.unknown.offered.difference(&left).copied().collect();
-        // The word of what was taken just now is under way.
-        let before = std::mem::replace(&mut self.unknown.taken, taken);
-        let late: HashSet<u32> = before.intersection(&self.unknown.taken).copied().collect();
-        if late.is_empty() {
-            return Ok(());
-        }
-        let keys = self.adopted_keys()?;
-        let found: Vec<(Digest, u32)> = keys
-            .into_iter()
-            .map(|(key, entry)| (key, entry.scope))
-            .filter(|(_, id)| late.contains(id))
-            .collect();
-        self.note_unknown(&found, now)?;
-        // Two packets of one new key at once take two ids, of which one is no scope's.
-        for id in late {
-            self.unknown.offered.remove(&id);
-        }
-        Ok(())
-    }
-
-    /// Forgets what was used last on an earlier day and holds nothing in the kernel.
-    fn forget_idle(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
-        let today = day_of(now);
-        let mut gone = Vec::new();
-        for key in std::mem::take(&mut self.unknown.leaving) {
-            if self.plane.key(&key)?.is_some() {
-                // Adopted anew: the word of it brings count and scope together.
-                continue;
-            }
-            match self.idle(&key, today) {
-                Some(id) => gone.push((key, id)),
-                // A packet was under way with it.
-                None => self.enter_unknown_key(&key)?,
-            }
-        }
-        if let Err(error) = self.forget_unknown(&gone) {
-            self.unknown.leaving = gone.into_iter().map(|(key, _)| key).collect();
-            return Err(error);
-        }
-        if !gone.is_empty() {
-            log::info!("{} unknown keys of earlier days are forgotten", gone.len());
-        }
-        let next = &mut self.unknown.next_look;
-        if next.0 == today && next.1 > now {
-            return Ok(());
-        }
-        *next = (today, now + LOOK_EVERY);
-        let idle = self.unknown.names.keys();
-        let idle = idle.filter(|key| self.idle(key, today).is_some());
-        let leaving: Vec<Digest> = idle.take(FORGET_AT_ONCE).copied().collect();
-        if leaving.len() == FORGET_AT_ONCE {
-            self.unknown.next_look = (today, now);
-        }
-        for key in &leaving {
-            self.plane.remove_key(key)?;
-        }
-        self.unknown.leaving = leaving;
-        Ok(())
-    }
-
-    /// The id of a key's scope, if that can be forgotten.
-    fn idle(&self, key: &Digest, today: Day) -> Option<u32> {
-        let scope = self.scopes.get(self.unknown.names.get(key)?)?;
-        let state = self.plane.state(scope.record.id);
-        let idle = is_quiet(&state)
-            && DayCount(state.day_count).day() < today
-            // A slow rate outlasts its day.
-            && state.tat_ns <= boot_ns();
-        let closed =
-            scope.book.day >= today && !scope.unsaved && day_of(scope.record.created_at) < today;
-        (idle && closed).then_some(scope.record.id)
-    }
-
-    fn enter_unknown_key(&mut self, key: &Digest) -> Result<(), ApiError> {
-        let Some(scope) = self
-            .unknown
-            .names
-            .get(key)
-            .and_then(|name| self.scopes.get(name))
-        else {
-            return Ok(());
-        };
-        let entry = unknown_entry(scope.record.id, 0);
-        Ok(self.plane.set_key(key, &entry)?)
-    }
-
-    /// Whether no connection counts for the scope with this id.
-    pub(super) fn is_quiet(&self, id: u32) -> bool {
-        is_quiet(&self.plane.state(id))
-    }
-
-    /// Lets the kernel have as many ids as the configuration says.
-    pub(super) fn fill_unused(&mut self) -> Result<(), ApiError> {
-        if self.unknown_tier().is_none() {
-            return Ok(());
-        }
-        let tables = &self.config.tables;
-        let held = self.unknown.offered.len() + self.unknown.names.len();
-        let wanted = (tables.unknown_keys as usize).saturating_sub(held);
-        if wanted == 0 {
-            return Ok(());
-        }
-        // From the end: registered scopes begin at the beginning.
-        let ids: Vec<u32> = (0..tables.scope_ids())
-            .rev()
-            .filter(|id| !self.is_named(*id) && !self.unknown.may_take(*id))
-            .filter(|id| self.is_quiet(*id))
-            .take(wanted)
-            .collect();
-        for id in &ids {
-            self.plane.clear_state(*id);
-            self.plane.set_ended(*id, None)?;
-        }
-        self.plane.add_unused(&ids);
-        self.unknown.offered.extend(ids);
-        Ok(())
     }
 
     /// Keys that are unknown no longer, or get no scopes any more: what they used stays on record.

@@ -9,17 +9,18 @@
 //! after the moment until which packets are held; afterwards it is the new one, whose pins the next daemon
 //! moves to where they belong. A copy during which that moment has passed is not put into force.
 
+mod switch;
+
 use std::{
     collections::HashMap,
     fs, io,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering::SeqCst},
     time::{Duration, Instant},
 };
 
-use aya::maps::{Map, MapData, MapInfo, ProgramArray};
-use limiter_common::abi::{Digest, KeyEntry, map, switch};
+use aya::maps::{MapInfo, ProgramArray};
+use limiter_common::abi::{self, Digest, KeyEntry, map};
 
 use super::{
     Hook, KernelError, PinDirectory,
@@ -29,18 +30,14 @@ use super::{
     netdev::LinkLayer,
     pins::{GROWING, key_entries, shapes},
     set::{MapSet, take},
-    sys::{boot_ns, wait_for_programs},
-    words::Words,
+    sys::wait_for_programs,
 };
 use crate::config::Tables;
+use switch::{Hold, Switch};
 
 /// Says which set of maps these go on as: a symbolic link, since nothing else can be written on a BPF file
 /// system.
 const IDENTITY: &str = "identity";
-
-/// How long packets are held without a word from this process: longer than it waits for a CPU on a host
-/// that is busy, and no longer than TCP takes for a lost packet anyway.
-const HOLD: Duration = Duration::from_secs(1);
 
 /// How often to copy anew when that was too short.
 const TRIES: u32 = 3;
@@ -94,7 +91,10 @@ impl Larger {
             .map_err(map_error(map::PROGRAMS))?;
         for (hook, link_layer) in attachments.programs()? {
             let number = number(hook, link_layer);
-            for (set, number) in [(&mut *old, number), (&mut set, switch::PROGRAMS + number)] {
+            for (set, number) in [
+                (&mut *old, number),
+                (&mut set, abi::switch::PROGRAMS + number),
+            ] {
                 let name = program_name(hook, link_layer);
                 let program = loaded(&mut set.ebpf, name)?;
                 let fd = program.fd().map_err(|source| KernelError::Program {
@@ -129,7 +129,7 @@ impl Larger {
         attachments: &mut Attachments,
     ) -> Result<MapSet, KernelError> {
         let pin = pins.growing().join(map::SWITCH);
-        let pinned = self.switch.0.data().pin(&pin).map_err(pin_error(&pin));
+        let pinned = self.switch.data().pin(&pin).map_err(pin_error(&pin));
         let done = pinned
             .and_then(|()| attachments.replace(&mut self.copy.set.ebpf, hold_name))
             .and_then(|()| self.take_over(old));
@@ -233,94 +233,10 @@ impl Copy {
 /// The number of a program in `PROGRAMS`.
 fn number(hook: Hook, link_layer: LinkLayer) -> u32 {
     match (hook, link_layer) {
-        (Hook::Ingress, LinkLayer::Ethernet) => switch::INGRESS,
-        (Hook::Egress, LinkLayer::Ethernet) => switch::EGRESS,
-        (Hook::Ingress, LinkLayer::None) => switch::INGRESS_L3,
-        (Hook::Egress, LinkLayer::None) => switch::EGRESS_L3,
-    }
-}
-
-/// The map `SWITCH`, mapped into this process.
-struct Switch(Words);
-
-impl Switch {
-    fn new(map: Map) -> Result<Self, KernelError> {
-        let Map::Array(data) = map else {
-            return Err(KernelError::Missing(format!("array {}", map::SWITCH)));
-        };
-        Words::new(data, map::SWITCH, 1, 1).map(Self)
-    }
-
-    /// That of a growth that is under way, or has come to no end.
-    fn of(directory: &Path) -> Result<Option<Self>, KernelError> {
-        let pin = directory.join(map::SWITCH);
-        if !pin.exists() {
-            return Ok(None);
-        }
-        let error = map_error(map::SWITCH);
-        let data = MapData::from_pin(&pin).map_err(&error)?;
-        Self::new(Map::from_map_data(data).map_err(&error)?).map(Some)
-    }
-
-    fn word(&self) -> Result<&AtomicU64, KernelError> {
-        let missing = || KernelError::Missing(format!("entry of {}", map::SWITCH));
-        self.0.word(0, 0).ok_or_else(missing)
-    }
-
-    /// Whether the new maps are in force.
-    fn is_new(&self) -> bool {
-        self.word()
-            .is_ok_and(|word| word.load(SeqCst) == switch::NEW)
-    }
-
-    /// Holds no packets any more; the old maps are in force if the new ones are not.
-    fn let_go(&self) {
-        if let Ok(word) = self.word() {
-            let old = |word| (word != switch::NEW).then_some(switch::OLD);
-            // An error here says that the new ones are.
-            let _new = word.fetch_update(SeqCst, SeqCst, old);
-        }
-    }
-}
-
-/// Packets are held until a moment that is put off and off.
-struct Hold<'a> {
-    word: &'a AtomicU64,
-    until: u64,
-}
-
-impl<'a> Hold<'a> {
-    fn begin(word: &'a AtomicU64) -> Result<Self, KernelError> {
-        let mut hold = Self {
-            word,
-            until: switch::OLD,
-        };
-        hold.renew()?;
-        Ok(hold)
-    }
-
-    fn swap(&self, new: u64) -> Result<(), KernelError> {
-        let swapped = self.word.compare_exchange(self.until, new, SeqCst, SeqCst);
-        // A program has found that the moment has passed, and has gone on.
-        swapped.map(drop).map_err(|_| KernelError::Lapsed)
-    }
-
-    /// # Errors
-    /// [`KernelError::Lapsed`]: packets have passed meanwhile.
-    fn renew(&mut self) -> Result<(), KernelError> {
-        let hold_ns = u64::try_from(HOLD.as_nanos()).unwrap_or(u64::MAX);
-        let until = boot_ns().saturating_add(hold_ns);
-        self.swap(until)?;
-        self.until = until;
-        Ok(())
-    }
-
-    /// Puts the new maps into force.
-    ///
-    /// # Errors
-    /// [`KernelError::Lapsed`]: packets have passed meanwhile.
-    fn commit(self) -> Result<(), KernelError> {
-        self.swap(switch::NEW)
+        (Hook::Ingress, LinkLayer::Ethernet) => abi::switch::INGRESS,
+        (Hook::Egress, LinkLayer::Ethernet) => abi::switch::EGRESS,
+        (Hook::Ingress, LinkLayer::None) => abi::switch::INGRESS_L3,
+        (Hook::Egress, LinkLayer::None) => abi::switch::EGRESS_L3,
     }
 }
 
@@ -474,28 +390,6 @@ fn remove(directory: &Path) -> Result<(), KernelError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_copy_is_put_into_force_only_if_packets_were_held_all_the_while() {
-        let word = AtomicU64::new(switch::OLD);
-        let mut hold = Hold::begin(&word).unwrap();
-        let first = word.load(SeqCst);
-        assert!(first > boot_ns());
-        hold.renew().unwrap();
-        assert!(word.load(SeqCst) > first);
-        hold.commit().unwrap();
-        assert_eq!(word.load(SeqCst), switch::NEW);
-        // Nothing holds what is in force.
-        assert!(matches!(Hold::begin(&word), Err(KernelError::Lapsed)));
-
-        word.store(switch::OLD, SeqCst);
-        let mut hold = Hold::begin(&word).unwrap();
-        // A program has found the moment to have passed.
-        word.store(switch::OLD, SeqCst);
-        assert!(matches!(hold.renew(), Err(KernelError::Lapsed)));
-        assert!(matches!(hold.commit(), Err(KernelError::Lapsed)));
-        assert_eq!(word.load(SeqCst), switch::OLD);
-    }
 
     /// A pin directory with maps in it, each a file that says of which set it is.
     fn pinned(names: &[&str]) -> (tempfile::TempDir, PinDirectory) {

@@ -18,6 +18,9 @@ use super::{
 /// count, and little enough to copy that a CPU is not kept from other work.
 const BATCH: usize = 4096;
 
+/// Only where there is no such entry (`include/uapi/linux/bpf.h`).
+const BPF_NOEXIST: u64 = 1;
+
 /// A type of the ABI as aya wants it: plain bytes.
 #[repr(transparent)]
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -110,7 +113,33 @@ pub(super) fn insert<K: Pod, V: Pod>(
     name: &'static str,
     full: KernelError,
 ) -> Result<(), KernelError> {
-    match entries.insert(key, value, 0) {
+    told(entries.insert(key, value, 0), name, full)
+}
+
+/// Enters, where there is nothing yet; what is there stays.
+pub(super) fn add<K: Pod, V: Pod>(
+    entries: &mut HashMap<MapData, K, V>,
+    key: impl Borrow<K>,
+    value: impl Borrow<V>,
+    name: &'static str,
+    full: KernelError,
+) -> Result<(), KernelError> {
+    match entries.insert(key, value, BPF_NOEXIST) {
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::EEXIST) =>
+        {
+            Ok(())
+        }
+        added => told(added, name, full),
+    }
+}
+
+fn told(
+    entered: Result<(), MapError>,
+    name: &'static str,
+    full: KernelError,
+) -> Result<(), KernelError> {
+    match entered {
         Ok(()) => Ok(()),
         Err(MapError::SyscallError(error))
             if error.io_error.raw_os_error() == Some(libc::E2BIG) =>

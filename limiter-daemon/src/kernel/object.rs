@@ -17,7 +17,7 @@ use super::{
     error::map_error,
     growth::{self, Larger},
     layouts,
-    maps::{ClockMap, Plain, all, insert, insert_all, lookup, remove},
+    maps::{ClockMap, Plain, add, all, insert, insert_all, lookup, remove},
     netdev::Interface,
     pins::{PinDirectory, TEXT_ENTRIES},
     plane::{Count, Counted, First},
@@ -204,6 +204,17 @@ impl Plane for Kernel {
     fn set_key(&mut self, digest: &Digest, entry: &KeyEntry) -> Result<(), KernelError> {
         let full = KernelError::keys_full(self.set.tables.keys);
         insert(
+            &mut self.set.maps.keys,
+            digest,
+            Plain(*entry),
+            map::KEYS,
+            full,
+        )
+    }
+
+    fn add_key(&mut self, digest: &Digest, entry: &KeyEntry) -> Result<(), KernelError> {
+        let full = KernelError::keys_full(self.set.tables.keys);
+        add(
             &mut self.set.maps.keys,
             digest,
             Plain(*entry),

@@ -155,6 +155,12 @@ pub trait Plane: Send {
     /// [`KernelError::Full`], or the kernel's.
     fn set_key(&mut self, digest: &Digest, entry: &KeyEntry) -> Result<(), KernelError>;
 
+    /// Enters a key, unless it is there already.
+    ///
+    /// # Errors
+    /// [`KernelError::Full`], or the kernel's.
+    fn add_key(&mut self, digest: &Digest, entry: &KeyEntry) -> Result<(), KernelError>;
+
     /// Enters or replaces many keys, in this order. After an error some of them may be entered.
     ///
     /// # Errors

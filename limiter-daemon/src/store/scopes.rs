@@ -33,6 +33,21 @@ pub struct ScopeRecord {
     pub unknown: Option<Digest>,
 }
 
+impl ScopeRecord {
+    /// A scope as its tier has it.
+    pub fn new(id: u32, name: ScopeName, tier: String, created_at: DateTime<Utc>) -> Self {
+        Self {
+            id,
+            name,
+            tier,
+            created_at,
+            own: None,
+            mode: None,
+            unknown: None,
+        }
+    }
+}
+
 impl Store {
     /// All scopes by name.
     ///

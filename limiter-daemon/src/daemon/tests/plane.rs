@@ -46,6 +46,8 @@ pub(super) struct Tables {
     pub(super) suspects: Vec<abi::Suspect>,
     /// Flows that each sweep misses.
     pub(super) missed: u64,
+    /// Looks through all keys.
+    pub(super) key_scans: usize,
     /// Ids for unknown keys.
     pub(super) unused: Vec<u32>,
     /// See [`Tables::counted`].
@@ -193,6 +195,11 @@ impl Plane for MemoryPlane {
         Ok(())
     }
 
+    fn add_key(&mut self, digest: &Digest, entry: &KeyEntry) -> Result<(), KernelError> {
+        self.tables().keys.entry(*digest).or_insert(*entry);
+        Ok(())
+    }
+
     fn set_keys(&mut self, entries: &[(Digest, KeyEntry)]) -> Result<(), KernelError> {
         for (digest, entry) in entries {
             if self.tables().no_room_for_keys() {
@@ -214,6 +221,7 @@ impl Plane for MemoryPlane {
     }
 
     fn keys(&self) -> Result<Vec<(Digest, KeyEntry)>, KernelError> {
+        self.tables().key_scans += 1;
         Ok(self
             .tables()
             .keys

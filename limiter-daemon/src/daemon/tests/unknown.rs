@@ -342,3 +342,26 @@ fn what_is_taken_down_before_it_was_heard_of_is_on_record() {
     assert_eq!(usage(&mut host, SCOPE).used, 4);
     assert_eq!(DayCount(host.plane.state(id).day_count).count(), 4);
 }
+
+#[test]
+fn what_the_store_does_not_take_is_taken_up_when_it_does() {
+    let mut host = Host::new(CONFIG);
+    let id = meet(&host, KEY, TODAY, 3);
+    host.plane.tables().key_scans = 0;
+    let file = host.directory.path().join("limiter.db");
+    let other = rusqlite::Connection::open(file).unwrap();
+    let full = "CREATE TRIGGER full BEFORE INSERT ON scopes BEGIN SELECT RAISE(ABORT, 'full'); END";
+    other.execute_batch(full).unwrap();
+    let adopted = [(KEY, id)];
+    host.engine().hear_of_unknown(&adopted, noon()).unwrap_err();
+    for _ in 0..4 {
+        host.engine().tick(noon());
+    }
+    // Not one look through all keys for it: there may be a million.
+    assert_eq!(host.plane.tables().key_scans, 0);
+    assert!(host.engine().list_scopes().is_empty());
+    other.execute_batch("DROP TRIGGER full").unwrap();
+    host.engine().tick(noon());
+    assert_eq!(usage(&mut host, SCOPE).used, 3);
+    assert_eq!(unused(&host), 63);
+}

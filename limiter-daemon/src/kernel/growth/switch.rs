@@ -1,0 +1,132 @@
+//! The word that says which of two sets of maps is in force, and holding packets by it.
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
+    time::Duration,
+};
+
+use aya::maps::{Map, MapData};
+use limiter_common::abi::{map, switch};
+
+use crate::kernel::{KernelError, error::map_error, sys::boot_ns, words::Words};
+
+/// How long packets are held without a word from this process: longer than it waits for a CPU on a host
+/// that is busy, and no longer than TCP takes for a lost packet anyway.
+const HOLD: Duration = Duration::from_secs(1);
+
+/// The map `SWITCH`, mapped into this process.
+pub(super) struct Switch(Words);
+
+impl Switch {
+    pub(super) fn new(map: Map) -> Result<Self, KernelError> {
+        let Map::Array(data) = map else {
+            return Err(KernelError::Missing(format!("array {}", map::SWITCH)));
+        };
+        Words::new(data, map::SWITCH, 1, 1).map(Self)
+    }
+
+    /// That of a growth that is under way, or has come to no end.
+    pub(super) fn of(directory: &Path) -> Result<Option<Self>, KernelError> {
+        let pin = directory.join(map::SWITCH);
+        if !pin.exists() {
+            return Ok(None);
+        }
+        let error = map_error(map::SWITCH);
+        let data = MapData::from_pin(&pin).map_err(&error)?;
+        Self::new(Map::from_map_data(data).map_err(&error)?).map(Some)
+    }
+
+    /// The map itself.
+    pub(super) fn data(&self) -> &MapData {
+        self.0.data()
+    }
+
+    pub(super) fn word(&self) -> Result<&AtomicU64, KernelError> {
+        let missing = || KernelError::Missing(format!("entry of {}", map::SWITCH));
+        self.0.word(0, 0).ok_or_else(missing)
+    }
+
+    /// Whether the new maps are in force.
+    pub(super) fn is_new(&self) -> bool {
+        self.word()
+            .is_ok_and(|word| word.load(SeqCst) == switch::NEW)
+    }
+
+    /// Holds no packets any more; the old maps are in force if the new ones are not.
+    pub(super) fn let_go(&self) {
+        if let Ok(word) = self.word() {
+            let old = |word| (word != switch::NEW).then_some(switch::OLD);
+            // An error here says that the new ones are.
+            let _new = word.fetch_update(SeqCst, SeqCst, old);
+        }
+    }
+}
+
+/// Packets are held until a moment that is put off and off.
+pub(super) struct Hold<'a> {
+    word: &'a AtomicU64,
+    until: u64,
+}
+
+impl<'a> Hold<'a> {
+    pub(super) fn begin(word: &'a AtomicU64) -> Result<Self, KernelError> {
+        let mut hold = Self {
+            word,
+            until: switch::OLD,
+        };
+        hold.renew()?;
+        Ok(hold)
+    }
+
+    fn swap(&self, new: u64) -> Result<(), KernelError> {
+        let swapped = self.word.compare_exchange(self.until, new, SeqCst, SeqCst);
+        // A program has found that the moment has passed, and has gone on.
+        swapped.map(drop).map_err(|_| KernelError::Lapsed)
+    }
+
+    /// # Errors
+    /// [`KernelError::Lapsed`]: packets have passed meanwhile.
+    pub(super) fn renew(&mut self) -> Result<(), KernelError> {
+        let hold_ns = u64::try_from(HOLD.as_nanos()).unwrap_or(u64::MAX);
+        let until = boot_ns().saturating_add(hold_ns);
+        self.swap(until)?;
+        self.until = until;
+        Ok(())
+    }
+
+    /// Puts the new maps into force.
+    ///
+    /// # Errors
+    /// [`KernelError::Lapsed`]: packets have passed meanwhile.
+    pub(super) fn commit(self) -> Result<(), KernelError> {
+        self.swap(switch::NEW)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_put_into_force_only_if_packets_were_held_all_the_while() {
+        let word = AtomicU64::new(switch::OLD);
+        let mut hold = Hold::begin(&word).unwrap();
+        let first = word.load(SeqCst);
+        assert!(first > boot_ns());
+        hold.renew().unwrap();
+        assert!(word.load(SeqCst) > first);
+        hold.commit().unwrap();
+        assert_eq!(word.load(SeqCst), switch::NEW);
+        // Nothing holds what is in force.
+        assert!(matches!(Hold::begin(&word), Err(KernelError::Lapsed)));
+
+        word.store(switch::OLD, SeqCst);
+        let mut hold = Hold::begin(&word).unwrap();
+        // A program has found the moment to have passed.
+        word.store(switch::OLD, SeqCst);
+        assert!(matches!(hold.renew(), Err(KernelError::Lapsed)));
+        assert!(matches!(hold.commit(), Err(KernelError::Lapsed)));
+        assert_eq!(word.load(SeqCst), switch::OLD);
+    }
+}
