@@ -264,16 +264,20 @@ unsafe fn record(records: *mut Record, number: u32) -> *mut Record {
 
 const _: () = assert!(RECORDS == 32, "the mask in `record`");
 
+/// The loops of a comparison share it: below them the scanner runs, and frames of the stack are scarce
+/// there. (512 bytes for all, each frame being counted in steps of 32 before 6.8: `check_max_stack_depth`
+/// of kernel/bpf/verifier.c.)
 struct Comparison {
     skb: Skb,
     work: *mut Work,
     flow: *mut Flow,
     /// The first byte that the server has not acknowledged.
     first: Seq,
-    /// Behind the last byte that was seen before.
+    /// Behind the last byte that may pass; `first`, once something differs.
     last: Seq,
-    differs: bool,
 }
+
+const _: () = assert!(size_of::<Comparison>() == 32, "a frame of the stack");
 
 /// Whether the first `len` payload bytes of the packet, all seen before, may pass again.
 ///
@@ -298,7 +302,6 @@ pub unsafe fn may_pass(skb: Skb, work: *mut Work, flow: *mut Flow, len: u32) -> 
             flow,
             first,
             last,
-            differs: false,
         };
         bpf_loop(
             RECORDS as u32,
@@ -306,7 +309,7 @@ pub unsafe fn may_pass(skb: Skb, work: *mut Work, flow: *mut Flow, len: u32) -> 
             (&raw mut context).cast(),
             0,
         );
-        !context.differs
+        context.first.before(context.last)
     }
 }
 
@@ -329,41 +332,35 @@ unsafe extern "C" fn compare(number: u32, context: *mut Comparison) -> i64 {
         let from = kept.start.since(packet.seq);
         // Only a whole record can be compared.
         if from < 0 || last.before(kept.end) {
-            (*context).differs = true;
+            (*context).last = first;
             return 1;
         }
         let (from, len) = (from as u32, kept.end.since(kept.start) as u32);
         let same = if kept.print & IS_IDENTITY != 0 {
             // A server that has acknowledged a part does take segments in parts.
-            !kept.start.before(first) && identify(skb, work, from, from + len) == Some(kept.print)
+            !kept.start.before(first) && identify(context, from, from + len) == Some(kept.print)
         } else {
             let mut print = 0;
             sample(skb, work, from, len, &raw mut print) && print & !IS_IDENTITY == kept.print
         };
         if !same {
-            (*context).differs = true;
+            (*context).last = first;
             return 1;
         }
     }
     0
 }
 
-struct Identifying {
-    segment: Segment,
-    work: *mut Work,
-    secret: *const [u64; 2],
-}
-
 /// The identity of the payload bytes [`from`, `to`), if they are whole requests.
 ///
 /// # Safety
-/// `work` is this CPU's.
+/// `context` is whole, and its `work` this CPU's.
 #[inline(always)]
-unsafe fn identify(skb: Skb, work: *mut Work, from: u32, to: u32) -> Option<u64> {
-    let config = maps::config()?;
+unsafe fn identify(context: *mut Comparison, from: u32, to: u32) -> Option<u64> {
     // SAFETY: the caller's promise; the context outlives the loop. The flow in `Work` is a new one,
     // so its parser is before the first message.
     unsafe {
+        let Comparison { skb, work, .. } = *context;
         let idle = &raw const (*work).flow.request;
         (*work).identity = Identity::begin(skb, &(*idle).state);
         if let (Some(first), Some(last)) = (
@@ -375,23 +372,7 @@ unsafe fn identify(skb: Skb, work: *mut Work, from: u32, to: u32) -> Option<u64>
         }
         let scan = &raw mut (*work).scan;
         http::begin(scan, idle, from, to);
-        let rules = &raw const (*config).request_rules;
-        let mut context = Identifying {
-            segment: Segment {
-                skb,
-                payload: (*work).packet.payload,
-                scan,
-                rules,
-            },
-            work,
-            secret: (*rules).secret(),
-        };
-        bpf_loop(
-            http::UNITS,
-            identify_unit as *mut c_void,
-            (&raw mut context).cast(),
-            0,
-        );
+        bpf_loop(http::UNITS, identify_unit as *mut c_void, context.cast(), 0);
         if (*scan).event != http::EVENT_MORE {
             return None;
         }
@@ -399,18 +380,28 @@ unsafe fn identify(skb: Skb, work: *mut Work, from: u32, to: u32) -> Option<u64>
     }
 }
 
-unsafe extern "C" fn identify_unit(_: u32, context: *mut Identifying) -> i64 {
-    // SAFETY: `identify` passes its own context.
+unsafe extern "C" fn identify_unit(_: u32, context: *mut Comparison) -> i64 {
+    let Some(config) = maps::config() else {
+        return 1;
+    };
+    // SAFETY: `identify` passes the context of `may_pass`.
     unsafe {
-        if !scan::unit(&raw mut (*context).segment) {
+        let Comparison { skb, work, .. } = *context;
+        let scan = &raw mut (*work).scan;
+        let rules = &raw const (*config).request_rules;
+        let mut segment = Segment {
+            skb,
+            payload: (*work).packet.payload,
+            scan,
+            rules,
+        };
+        if !scan::unit(&raw mut segment) {
             return 0;
         }
-        let work = (*context).work;
-        let scan = &raw mut (*work).scan;
         if (*scan).event != http::EVENT_HEAD {
             return 1;
         }
-        (*work).identity.add(&(*scan).state, &*(*context).secret);
+        (*work).identity.add(&(*scan).state, (*rules).secret());
         http::go_on(scan, http::request_body(&(*scan).state));
     }
     0

@@ -40,6 +40,7 @@ pub mod rig;
 pub mod scripted;
 pub mod server;
 pub mod tools;
+pub mod vm;
 pub mod wire;
 
 pub use clock::{avoid_midnight, eventually, eventually_some, seconds_to_midnight};

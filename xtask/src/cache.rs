@@ -63,19 +63,25 @@ pub fn envoy() -> anyhow::Result<PathBuf> {
     )
 }
 
+/// Where such things are: beside the toolchain.
+pub fn directory() -> anyhow::Result<PathBuf> {
+    let private = Private::locate().map_err(|error| anyhow!(error))?;
+    let mut directory = private.dir().as_os_str().to_owned();
+    directory.push("-tools");
+    let directory = PathBuf::from(directory);
+    fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
+    Ok(directory)
+}
+
 /// The file `program` of what `install` puts into a directory that it is given, after the cache's.
 /// It is there as a whole or not at all, and made by one process at a time.
-fn installed(
+pub fn installed(
     name: &str,
     version: &str,
     program: &Path,
     install: impl FnOnce(&Path, &Path) -> anyhow::Result<()>,
 ) -> anyhow::Result<PathBuf> {
-    let private = Private::locate().map_err(|error| anyhow!(error))?;
-    let mut cache = private.dir().as_os_str().to_owned();
-    cache.push("-tools");
-    let cache = PathBuf::from(cache);
-    fs::create_dir_all(&cache).with_context(|| format!("make {}", cache.display()))?;
+    let cache = directory()?;
     let lock = cache.join("lock");
     let held = File::create(&lock).with_context(|| format!("open {}", lock.display()))?;
     held.lock()

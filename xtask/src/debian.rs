@@ -72,29 +72,33 @@ pub fn install(private: &Private) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Downloads with the system's package lists, or with lists of our own where those are absent
-/// or too old to be downloaded from.
 fn download(private: &Private) -> anyhow::Result<Vec<Package>> {
+    with_apt(&private.dir().join("apt"), |apt| apt.fetch(private))
+}
+
+/// Does something with the system's package lists, or with lists of our own in `state` where those
+/// are absent or too old to be downloaded from.
+pub fn with_apt<T>(state: &Path, act: impl Fn(&Apt) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let system = Apt {
         private_state: None,
     };
-    let system_error = match system.fetch(private) {
-        Ok(packages) => return Ok(packages),
+    let system_error = match act(&system) {
+        Ok(done) => return Ok(done),
         Err(error) => error,
     };
     eprintln!(
         "setup: the system's package lists are absent or do not do, fetching some of our own"
     );
     let own = Apt {
-        private_state: Some(private.dir().join("apt")),
+        private_state: Some(state.to_owned()),
     };
     own.update()
-        .and_then(|()| own.fetch(private))
+        .and_then(|()| act(&own))
         .map_err(|own| anyhow!("{own:#}; before that, with the system's lists: {system_error:#}"))
 }
 
 /// apt-get, with the system's state or with one of our own.
-struct Apt {
+pub struct Apt {
     private_state: Option<PathBuf>,
 }
 
@@ -153,12 +157,28 @@ impl Apt {
         for package in &packages {
             eprintln!("setup: fetching {} {}", package.name, package.version);
         }
+        self.download(&packages, &debs)?;
+        Ok(packages)
+    }
+
+    /// Downloads packages into a directory, which is there.
+    pub fn download(&self, packages: &[Package], directory: &Path) -> anyhow::Result<()> {
         run(self
             .command()
-            .current_dir(&debs)
+            .current_dir(directory)
             .arg("download")
-            .args(packages.iter().map(Package::pinned)))?;
-        Ok(packages)
+            .args(packages.iter().map(Package::pinned)))
+        .map(drop)
+    }
+
+    /// What would be installed for these names if nothing were.
+    pub fn simulate(&self, names: &[&str]) -> anyhow::Result<Vec<Package>> {
+        let output = run(self
+            .command()
+            .args(["--simulate", "-o", "Dir::State::status=/dev/null"])
+            .args(["install", "--no-install-recommends"])
+            .args(names))?;
+        Ok(resolve::simulated(&output))
     }
 
     /// Everything that the compiler depends on, as if nothing were installed: what is installed
@@ -166,16 +186,12 @@ impl Apt {
     fn resolve(&self) -> anyhow::Result<Vec<Package>> {
         let mut reasons = Vec::new();
         for (compiler, clippy) in COMPILERS.iter().zip(CLIPPY) {
-            let simulate = |names: &[&str]| {
-                run(self
-                    .command()
-                    .args(["--simulate", "-o", "Dir::State::status=/dev/null"])
-                    .args(["install", "--no-install-recommends"])
-                    .args(names))
-            };
             let [rustc, core] = *compiler;
-            match simulate(&[rustc, core, clippy]).or_else(|_| simulate(&[rustc, core])) {
-                Ok(output) => return Ok(resolve::simulated(&output)),
+            match self
+                .simulate(&[rustc, core, clippy])
+                .or_else(|_| self.simulate(&[rustc, core]))
+            {
+                Ok(packages) => return Ok(packages),
                 Err(error) => reasons.push(format!("{error:#}")),
             }
         }

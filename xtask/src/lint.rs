@@ -11,6 +11,8 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
     eprintln!("lint: clippy, host");
     let mut clippy = context.cargo();
     clippy.args(["clippy", "--workspace", "--all-targets"]);
+    // Not among all targets, since `cargo test` is not to run it.
+    clippy.args(["--test", "vm"]);
     for package in ebpf::PACKAGES {
         clippy.args(["--exclude", package]);
     }

@@ -21,6 +21,7 @@ mod setup;
 mod summary;
 mod test;
 mod tools;
+mod vm;
 
 use std::{env, process::ExitCode};
 
@@ -32,9 +33,10 @@ usage: cargo xtask COMMAND
   setup                      get the toolchain of the kernel program, if it is not there
   build [--release] [ARGS]   build the binary `limiter`; ARGS go to cargo build
   lint                       formatting, clippy, dependency policy; warnings are errors
-  test [--unit|--integration] [--long] [ARGS] [-- ARGS]
-                             all tests, or one half, or with more cases each, for an hour or so;
-                             ARGS go to cargo test; needs root
+  test [--unit|--integration|--vm] [--kernel DEB]... [--long] [ARGS] [-- ARGS]
+                             all tests, or the unit tests, those on this kernel, or those on others
+                             in emulated machines (Debian's, or those of the packages DEB); --long:
+                             with more cases each, for an hour or so; ARGS go to cargo test; needs root
   demo [ARGS]                real clients limited in front of a real server; needs root
   bench [ARGS]               what a packet costs; needs root
   package [--static]         the Debian package; or one binary that needs no library

@@ -210,6 +210,40 @@ const TESTS: [Needed; 18] = [
     },
 ];
 
+/// What machines are emulated and their disks made with.
+const MACHINES: [Needed; 6] = [
+    Needed {
+        what: What::Program("qemu-system-x86_64"),
+        package: "qemu-system-x86",
+        reason: "is a machine for other kernels",
+    },
+    Needed {
+        what: What::Program("busybox"),
+        package: "busybox-static",
+        reason: "finds the root disk in it",
+    },
+    Needed {
+        what: What::Program("mke2fs"),
+        package: "e2fsprogs",
+        reason: "makes its disks",
+    },
+    Needed {
+        what: What::Program("depmod"),
+        package: "kmod",
+        reason: "sorts its modules",
+    },
+    Needed {
+        what: What::Program("xz"),
+        package: "xz-utils",
+        reason: "unpacks its modules",
+    },
+    Needed {
+        what: What::Program("mmdebstrap"),
+        package: "mmdebstrap",
+        reason: "makes the Debian that runs in it",
+    },
+];
+
 /// Packages that would start a service with the machine.
 const SERVICES: [&str; 3] = ["nginx", "haproxy", "stunnel4"];
 
@@ -226,7 +260,17 @@ pub fn for_demo() -> anyhow::Result<()> {
 
 /// The same for the tests.
 pub fn for_tests() -> anyhow::Result<()> {
-    ensure("the tests", LAB.iter().chain(&TESTS))
+    ensure("the tests", LAB.iter().chain(&TESTS).chain(&MACHINES))
+}
+
+/// The same for machines alone.
+pub fn for_machines() -> anyhow::Result<()> {
+    ensure("machines", &MACHINES)
+}
+
+/// The packages that the lab is made of.
+pub fn of_lab() -> impl Iterator<Item = &'static str> {
+    LAB.iter().map(|needed| needed.package)
 }
 
 fn ensure(what: &str, needed: impl IntoIterator<Item = &'static Needed>) -> anyhow::Result<()> {

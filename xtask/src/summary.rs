@@ -97,7 +97,7 @@ pub fn skipped(file: &Path) -> anyhow::Result<Vec<String>> {
 }
 
 /// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; ...`
-fn result_line(line: &str) -> Option<Summary> {
+pub fn result_line(line: &str) -> Option<Summary> {
     let counts = line
         .trim()
         .strip_prefix("test result: ")?

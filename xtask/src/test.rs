@@ -1,8 +1,9 @@
-//! `cargo xtask test`: unit tests as the user, integration tests as root on the release binary.
+//! `cargo xtask test`: unit tests as the user, integration tests as root on the release binary, on
+//! this kernel and in machines with others.
 
 use std::{fs, path::PathBuf, thread};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, ensure};
 
 use crate::{
     build, cache,
@@ -11,6 +12,7 @@ use crate::{
     privilege::Privilege,
     summary::{self, Summary, TestsFailed},
     tools,
+    vm::Vm,
 };
 
 /// Crates whose tests need neither root nor the network.
@@ -64,13 +66,17 @@ impl Given {
 struct Request<'a> {
     unit: bool,
     integration: bool,
+    /// Integration tests in machines.
+    vm: bool,
+    /// Packages with the kernels of the machines; Debian's where there are none.
+    kernels: Vec<PathBuf>,
     long: bool,
     cargo_args: Vec<&'a str>,
     harness_args: Vec<&'a str>,
 }
 
 impl<'a> Request<'a> {
-    fn parse(args: &'a [String]) -> Self {
+    fn parse(args: &'a [String]) -> anyhow::Result<Self> {
         let mut parts = args.splitn(2, |arg| arg == "--");
         let strings = |part: Option<&'a [String]>| -> Vec<&'a str> {
             part.unwrap_or_default()
@@ -82,15 +88,31 @@ impl<'a> Request<'a> {
         let harness_args = strings(parts.next());
         let only_unit = cargo_args.contains(&"--unit");
         let only_integration = cargo_args.contains(&"--integration");
+        let only_vm = cargo_args.contains(&"--vm");
         let long = cargo_args.contains(&"--long");
-        cargo_args.retain(|arg| !matches!(*arg, "--unit" | "--integration" | "--long"));
-        Self {
-            unit: only_unit || !only_integration,
-            integration: only_integration || !only_unit,
+        let mut kernels = Vec::new();
+        while let Some(at) = cargo_args.iter().position(|arg| *arg == "--kernel") {
+            ensure!(at + 1 < cargo_args.len(), "--kernel wants a package's path");
+            kernels.push(PathBuf::from(cargo_args.remove(at + 1)));
+            cargo_args.remove(at);
+        }
+        cargo_args.retain(|arg| !matches!(*arg, "--unit" | "--integration" | "--vm" | "--long"));
+        let all = !(only_unit || only_integration || only_vm);
+        let request = Self {
+            unit: only_unit || all,
+            integration: only_integration || all,
+            // What is chosen among the tests of this kernel is not chosen among those.
+            vm: only_vm || all && cargo_args.is_empty() && harness_args.is_empty(),
+            kernels,
             long,
             cargo_args,
             harness_args,
-        }
+        };
+        ensure!(
+            request.vm || request.kernels.is_empty(),
+            "--kernel names a kernel for machines: say --vm too"
+        );
+        Ok(request)
     }
 
     /// `--test-threads`, unless the caller chose.
@@ -109,24 +131,51 @@ impl<'a> Request<'a> {
 }
 
 pub fn run(context: &Context, args: &[String]) -> anyhow::Result<()> {
-    let request = Request::parse(args);
+    let request = Request::parse(args)?;
     let mut total = Summary::default();
     // What the integration tests lack is said before the minutes of building.
-    let privilege = if request.integration {
+    let privilege = if request.integration || request.vm {
         let privilege = Privilege::acquire("running the integration tests").map_err(|error| {
             anyhow!("{error:#}; `cargo xtask test --unit` runs those that do without root")
         })?;
-        packages::for_tests()?;
-        let given = Given::make(context, privilege, request.long)?;
-        Some((privilege, given))
+        if request.integration {
+            packages::for_tests()?;
+        }
+        Some(privilege)
     } else {
         None
+    };
+    let machines = match privilege {
+        Some(privilege) if request.vm => {
+            packages::for_machines()?;
+            let binary = build::release(context)?;
+            let vm = Vm::prepare(context, privilege, &request.kernels)?;
+            // A program that another kernel does not take is not worth testing on this one.
+            let loaded = vm.load(&binary)?;
+            total.add(loaded);
+            if loaded.failed > 0 {
+                println!("\n{total}");
+                return Err(TestsFailed.into());
+            }
+            Some((vm, binary))
+        }
+        _ => None,
+    };
+    let given = match privilege {
+        Some(privilege) if request.integration => {
+            Some((privilege, Given::make(context, privilege, request.long)?))
+        }
+        _ => None,
     };
     if request.unit {
         total.add(unit(context, &request)?);
     }
-    if let Some((privilege, given)) = privilege {
+    if let Some((privilege, given)) = given {
         total.add(integration(context, &request, privilege, &given)?);
+    }
+    if let Some((vm, binary)) = machines {
+        // There is time for more when nothing else runs.
+        total.add(vm.rest(&binary, request.long || !request.integration)?);
     }
     println!("\n{total}");
     if total.failed > 0 {
@@ -209,8 +258,8 @@ mod tests {
 
     #[test]
     fn without_arguments_everything_runs() {
-        let request = Request::parse(&[]);
-        assert!(request.unit && request.integration);
+        let request = Request::parse(&[]).unwrap();
+        assert!(request.unit && request.integration && request.vm);
         assert!(request.threads().is_some());
     }
 
@@ -224,12 +273,14 @@ mod tests {
             "--test-threads",
             "1",
         ]);
-        let request = Request::parse(&args);
+        let request = Request::parse(&args).unwrap();
         assert_eq!(
             request,
             Request {
                 unit: true,
                 integration: false,
+                vm: false,
+                kernels: Vec::new(),
                 long: false,
                 cargo_args: vec!["daily"],
                 harness_args: vec!["--nocapture", "--test-threads", "1"],
@@ -241,14 +292,32 @@ mod tests {
     #[test]
     fn one_half_can_be_asked_for() {
         let args = strings(&["--integration"]);
-        let request = Request::parse(&args);
+        let request = Request::parse(&args).unwrap();
         assert!(!request.unit && request.integration && request.cargo_args.is_empty());
+    }
+
+    #[test]
+    fn machines_alone_can_be_asked_for_and_with_other_kernels() {
+        let args = strings(&["--vm", "--kernel", "a.deb", "--kernel", "b.deb"]);
+        let request = Request::parse(&args).unwrap();
+        assert!(!request.unit && !request.integration && request.vm);
+        assert_eq!(request.kernels, ["a.deb", "b.deb"].map(PathBuf::from));
+        assert!(request.cargo_args.is_empty());
+        for wrong in [&["--vm", "--kernel"][..], &["--unit", "--kernel", "a.deb"]] {
+            assert!(Request::parse(&strings(wrong)).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_choice_among_the_tests_of_this_kernel_leaves_machines_out() {
+        let args = strings(&["--", "daily"]);
+        assert!(!Request::parse(&args).unwrap().vm);
     }
 
     #[test]
     fn more_can_be_asked_for() {
         let args = strings(&["--long"]);
-        let request = Request::parse(&args);
+        let request = Request::parse(&args).unwrap();
         assert!(request.unit && request.integration && request.long);
         assert!(request.cargo_args.is_empty());
     }

@@ -8,10 +8,9 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, anyhow};
-use limiter_toolchain::Private;
+use anyhow::Context as _;
 
-use crate::{context, privilege::Privilege, process};
+use crate::{cache, context, privilege::Privilege, process};
 
 const CARGO_DEB_VERSION: &str = "3.8.0";
 
@@ -30,16 +29,6 @@ const ROOT_PACKAGES: [&str; 7] = [
     "zsh",
 ];
 
-/// Where such things are: beside the toolchain.
-fn cache() -> anyhow::Result<PathBuf> {
-    let private = Private::locate().map_err(|error| anyhow!(error))?;
-    let mut path = private.dir().as_os_str().to_owned();
-    path.push("-tools");
-    let path = PathBuf::from(path);
-    fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
-    Ok(path)
-}
-
 /// Held while something is made, by one process at a time.
 fn lock(cache: &Path) -> anyhow::Result<File> {
     let path = cache.join("lock");
@@ -51,7 +40,7 @@ fn lock(cache: &Path) -> anyhow::Result<File> {
 
 /// The directory of cargo-deb, which is installed if it is not there.
 pub fn cargo_deb() -> anyhow::Result<PathBuf> {
-    let cache = cache()?;
+    let cache = cache::directory()?;
     let root = cache.join(format!("cargo-deb-{CARGO_DEB_VERSION}"));
     let bin = root.join("bin");
     let _held = lock(&cache)?;
@@ -83,7 +72,7 @@ pub fn path_with(directory: &Path) -> anyhow::Result<OsString> {
 
 /// The directory with a clean Debian of this machine's release, for tests to put theirs over.
 pub fn debian_root(privilege: Privilege) -> anyhow::Result<PathBuf> {
-    let cache = cache()?;
+    let cache = cache::directory()?;
     let release = release()?;
     let root = cache.join(format!("{release}-{ROOT_LAYOUT}"));
     let _held = lock(&cache)?;
@@ -106,7 +95,7 @@ pub fn debian_root(privilege: Privilege) -> anyhow::Result<PathBuf> {
 }
 
 /// The code name of the release that runs here, on whose libraries the binary depends (os-release(5)).
-fn release() -> anyhow::Result<String> {
+pub fn release() -> anyhow::Result<String> {
     let text = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
     text.lines()
         .find_map(|line| line.strip_prefix("VERSION_CODENAME="))

@@ -1,0 +1,166 @@
+//! A machine without memory to spare.
+
+use std::fs;
+
+use limiter_tests::{
+    Config, Conn, GUARDED, Lab, Limiter, Nginx, Rig, avoid_midnight, cleanup, eventually,
+    limiter::exit, request, vm,
+};
+
+use super::{probe, status};
+
+/// A test about one day's count is over long before this.
+const TEST: std::time::Duration = std::time::Duration::from_secs(120);
+
+/// Left to all others when memory is taken, in bytes.
+const LEFT: u64 = 48 << 20;
+
+/// What is taken at once, in bytes.
+const PIECE: usize = 4 << 20;
+
+/// Takes memory until little is left.
+fn take_memory() -> Vec<Vec<u8>> {
+    let mut taken = Vec::new();
+    while vm::available_memory() > LEFT + PIECE as u64 {
+        taken.push(vec![1; PIECE]);
+    }
+    taken
+}
+
+/// A cgroup for the tables: what is made by those in it is charged to it for good.
+struct Purse(std::path::PathBuf);
+
+impl Purse {
+    fn new(lab: &Lab) -> Self {
+        let root = cleanup::cgroup("cgroup.subtree_control");
+        fs::write(root, "+memory").expect("account for memory");
+        let path = cleanup::cgroup(lab.name());
+        fs::create_dir(&path).expect("a cgroup");
+        Self(path)
+    }
+
+    fn limit(&self, limit: &str) {
+        fs::write(self.0.join("memory.max"), limit).expect("a limit");
+    }
+
+    fn used(&self) -> String {
+        fs::read_to_string(self.0.join("memory.current")).expect("what is used")
+    }
+
+    /// Runs `work` with this process, and what it starts, in the cgroup.
+    fn pay<T>(&self, work: impl FnOnce() -> T) -> T {
+        let procs = "cgroup.procs";
+        fs::write(self.0.join(procs), "0").expect("go in");
+        let done = work();
+        fs::write(cleanup::cgroup(procs), "0").expect("come out");
+        done
+    }
+
+    /// What it started goes free.
+    fn release(&self, pid: u32) {
+        fs::write(cleanup::cgroup("cgroup.procs"), pid.to_string()).expect("let it out");
+    }
+}
+
+impl Drop for Purse {
+    fn drop(&mut self) {
+        cleanup::remove_cgroup(&self.0);
+    }
+}
+
+#[test]
+fn tables_that_there_is_no_memory_for_are_told_and_nothing_is_left() {
+    vm::require();
+    let lab = Lab::veth();
+    // Its places alone take more than the machine has.
+    let tables = "flows = 33554432\nscopes = 64\nkeys = 64\nunknown_keys = 64\n";
+    let config = Config::new(&lab).section("tables", tables);
+    let mut limiter = Limiter::prepare(&lab, "limiter", &config);
+    limiter.launch(&[]);
+    assert_eq!(limiter.wait_for_end(), Some(exit::FAILED));
+    let log = limiter.log();
+    println!("{}", log.lines().last().unwrap_or_default());
+    for word in ["FLOWS", "memory"] {
+        assert!(log.contains(word), "no {word:?} in {log}");
+    }
+    assert!(!limiter.pin_dir().exists(), "something is pinned");
+    // Smaller ones do.
+    let config = Config::new(&lab);
+    limiter.write_config(&config.to_string());
+    limiter.run(&[]);
+}
+
+#[test]
+fn while_there_is_next_to_none_limits_hold_and_the_daemon_answers() {
+    vm::require();
+    avoid_midnight(TEST);
+    let lab = Lab::veth();
+    let nginx = Nginx::start(&lab, &[GUARDED]);
+    let config = Config::new(&lab)
+        .tier("profile", "daily_quota = 100")
+        .tier("never", "daily_quota = 0");
+    let limiter = Limiter::start(&lab, &config);
+    let (key, probe) = (limiter.key("acme/web"), probe(&limiter));
+    let taken = take_memory();
+    println!(
+        "{} MiB are taken, {} are left",
+        (taken.len() * PIECE) >> 20,
+        vm::available_memory() >> 20
+    );
+    for _ in 0..100 {
+        assert_eq!(status(&lab, &key), 200);
+        assert_eq!(status(&lab, &probe), 429);
+    }
+    assert_eq!(status(&lab, &key), 429);
+    let another = limiter.key("acme/other");
+    assert_eq!(status(&lab, &another), 200);
+    let used = limiter.usage("acme/web").used;
+    assert_eq!((nginx.served(&key), used), (100, 100));
+    drop(taken);
+}
+
+#[test]
+fn connections_that_there_is_no_memory_to_follow_are_treated_as_those_of_a_full_table() {
+    /// More than what is in store for each processor.
+    const CONNECTIONS: usize = 3000;
+    vm::require();
+    avoid_midnight(TEST);
+    let lab = Lab::veth();
+    let nginx = Nginx::start(&lab, &[GUARDED]);
+    let purse = Purse::new(&lab);
+    let limiter = purse.pay(|| {
+        let config = Config::new(&lab).policy("table_full = \"reject\"");
+        Limiter::start(&lab, &config)
+    });
+    purse.release(limiter.pid());
+    let rig = Rig {
+        limiter,
+        nginx,
+        lab,
+    };
+    let key = rig.limiter.key("acme/web");
+    assert_eq!(rig.get(&key).status, 200);
+    purse.limit(&purse.used());
+    let server = (rig.lab.v4(), GUARDED).into();
+    let mut conns = Vec::new();
+    while conns.len() < CONNECTIONS {
+        match Conn::try_open(rig.lab.client(), server) {
+            Ok(conn) => conns.push(conn),
+            Err(_) => break,
+        }
+    }
+    println!("{} connections were followed", conns.len());
+    assert!(rig.limiter.count("/coverage/table_full") > 0);
+    assert_eq!(rig.limiter.count("/coverage/table_full_bytes"), 0);
+    // Those that are open are served as ever, and charged.
+    let asked = &request("/", &key);
+    let last = conns.last_mut().expect("some were followed");
+    assert_eq!(last.ask(asked).status, 200);
+    rig.assert_charged_as_served("acme/web", &key, 2);
+    drop(conns);
+    purse.limit("max");
+    eventually("there is room again", || {
+        Conn::try_open(rig.lab.client(), server)
+            .is_ok_and(|mut conn| conn.try_get("/", &key).is_ok_and(|it| it.status == 200))
+    });
+}

@@ -1,0 +1,14 @@
+#!/busybox sh
+# Process 1 of the initial file system: finds the root disk and goes over to it.
+set -e
+for directory in dev proc root; do
+    /busybox mkdir -p /$directory
+done
+/busybox mount -t devtmpfs dev /dev
+/busybox mount -t proc proc /proc
+for module in /modules/*; do
+    /busybox insmod "$module"
+done
+/busybox mount -t ext4 "$(/busybox findfs LABEL=limiter-root)" /root
+/busybox mount -t ext4 -o ro "$(/busybox findfs LABEL=limiter-job)" /root/mnt
+exec /busybox switch_root /root /mnt/init

@@ -1,0 +1,126 @@
+//! What runs in a machine, start by start.
+
+use std::time::Duration;
+
+use super::qemu::End;
+
+/// Tests of limiter-tests that run on every kernel: the programs packet by packet, and what depends on
+/// the kernel most: attachments, devices, and programs that hold packets while maps are exchanged.
+const EVERYWHERE: [&str; 4] = ["program", "attach", "interfaces", "takeover"];
+
+/// Those that run in machines when there is time.
+const AT_LEISURE: [&str; 1] = ["admission"];
+
+/// Tests that run in machines only.
+const MACHINE: &str = "vm";
+
+/// Loads every program, and looks at what the verifier says.
+const LOAD: &str = "verifier";
+
+/// What a machine has unless it is about memory.
+const MEMORY_MIB: u32 = 2048;
+
+/// A start of a machine.
+#[derive(Debug)]
+pub struct Plan {
+    pub name: &'static str,
+    pub memory_mib: u32,
+    /// Longest that it may take: several times of what it does.
+    pub limit: Duration,
+    pub disk: Disk,
+    pub end: End,
+    pub programs: Vec<Program>,
+}
+
+/// A disk that is written on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disk {
+    None,
+    /// Empty at first.
+    New,
+    /// As the machine before left it.
+    Kept,
+}
+
+/// A test executable and how it is called.
+#[derive(Debug)]
+pub struct Program {
+    pub name: &'static str,
+    pub arguments: String,
+}
+
+impl Plan {
+    fn new(name: &'static str, programs: Vec<Program>) -> Self {
+        Self {
+            name,
+            memory_mib: MEMORY_MIB,
+            limit: Duration::from_secs(600),
+            disk: Disk::None,
+            end: End::Off,
+            programs,
+        }
+    }
+
+    /// The names of its programs, in order.
+    pub fn names(&self) -> Vec<&str> {
+        self.programs.iter().map(|program| program.name).collect()
+    }
+}
+
+fn program(name: &'static str, arguments: &str) -> Program {
+    Program {
+        name,
+        arguments: arguments.to_owned(),
+    }
+}
+
+/// Tests of [`MACHINE`] of a module, one after the other.
+fn machine(module: &str) -> Program {
+    program(MACHINE, &format!("--test-threads=1 {module}::"))
+}
+
+pub fn load() -> Plan {
+    Plan {
+        limit: Duration::from_secs(180),
+        ..Plan::new("load", vec![program(LOAD, "--nocapture")])
+    }
+}
+
+/// All but [`load`].
+pub fn rest(more: bool) -> Vec<Plan> {
+    let mut names = EVERYWHERE.to_vec();
+    if more {
+        names.extend(AT_LEISURE);
+    }
+    let mut tests: Vec<Program> = names
+        .into_iter()
+        .map(|name| program(name, "--test-threads=2"))
+        .collect();
+    tests.push(machine("hooks"));
+    tests.push(machine("cards"));
+    // The time is not what it was after these.
+    tests.push(machine("clock"));
+    let memory = Plan {
+        memory_mib: 384,
+        ..Plan::new("memory", vec![machine("memory")])
+    };
+    let life = |name: &'static str, disk, end| Plan {
+        disk,
+        end,
+        programs: vec![program(
+            MACHINE,
+            &format!(
+                "--exact --test-threads=1 reboot::{}",
+                name.replace('-', "_")
+            ),
+        )],
+        ..Plan::new(name, Vec::new())
+    };
+    vec![
+        Plan::new("tests", tests),
+        memory,
+        life("first-life", Disk::New, End::Off),
+        life("second-life", Disk::Kept, End::Cut),
+        life("third-life", Disk::Kept, End::Off),
+    ]
+}
