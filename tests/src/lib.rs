@@ -19,6 +19,7 @@ pub mod frames;
 pub mod gate;
 pub mod host;
 pub mod http;
+pub mod kernel;
 pub mod lab;
 pub mod limiter;
 pub mod machine;

@@ -89,16 +89,6 @@ pub fn cut_power() -> ! {
     panic!("the machine has power still");
 }
 
-/// The kernel's major and minor version.
-pub fn kernel() -> (u32, u32) {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel's release");
-    let mut numbers = release.split(['.', '-', '+']).map(str::parse);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor),
-        _ => panic!("{release:?} is no release of a kernel"),
-    }
-}
-
 /// Writes a file so that it is there after a power cut.
 pub fn write_for_good(path: &Path, text: &str) {
     let mut file = File::create(path).expect("a file");

@@ -174,8 +174,9 @@ pub fn run(context: &Context, args: &[String]) -> anyhow::Result<()> {
         total.add(integration(context, &request, privilege, &given)?);
     }
     if let Some((vm, binary)) = machines {
-        // There is time for more when nothing else runs.
-        total.add(vm.rest(&binary, request.long || !request.integration)?);
+        // There is time for more when nothing else runs, and then plans can be named.
+        let more = request.long || !request.integration;
+        total.add(vm.rest(&binary, more, &request.cargo_args)?);
     }
     println!("\n{total}");
     if total.failed > 0 {

@@ -15,7 +15,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 
 use self::{
     job::Job,
@@ -67,9 +67,18 @@ impl<'a> Vm<'a> {
         self.run(binary, &[plan::load()])
     }
 
-    /// Everything else; with `more` also what takes minutes.
-    pub fn rest(&self, binary: &Path, more: bool) -> anyhow::Result<Summary> {
-        self.run(binary, &plan::rest(more))
+    /// Everything else, or only the plans of these names; with `more` also what takes minutes.
+    pub fn rest(&self, binary: &Path, more: bool, names: &[&str]) -> anyhow::Result<Summary> {
+        let mut plans = plan::rest(more);
+        for name in names {
+            ensure!(
+                plans.iter().any(|plan| plan.name == *name),
+                "machines have no plan {name:?}; there are {:?}",
+                plans.iter().map(|plan| plan.name).collect::<Vec<_>>()
+            );
+        }
+        plans.retain(|plan| names.is_empty() || names.contains(&plan.name));
+        self.run(binary, &plans)
     }
 
     fn run(&self, binary: &Path, plans: &[Plan]) -> anyhow::Result<Summary> {

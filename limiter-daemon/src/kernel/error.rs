@@ -96,6 +96,11 @@ pub enum KernelError {
         /// What the kernel said.
         reason: String,
     },
+    /// TCX is asked for, and the kernel has none.
+    #[error(
+        "this kernel has no TCX, which came with Linux 6.6: set `attach.hook` to \"auto\" or \"clsact\""
+    )]
+    NoTcx,
     /// A link's pin cannot be used.
     #[error("the pinned link {}: {reason}", path.display())]
     Link {

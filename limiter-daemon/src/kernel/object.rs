@@ -60,6 +60,13 @@ impl Kernel {
     /// [`KernelError`].
     pub fn load(settings: &Settings) -> Result<(Self, ClockMap, Rings), KernelError> {
         let Settings { tables, hook, pins } = settings;
+        let mechanism = match hook {
+            AttachHook::Tcx if !has_tcx() => return Err(KernelError::NoTcx),
+            AttachHook::Clsact => Mechanism::Clsact,
+            AttachHook::Tcx => Mechanism::Tcx,
+            AttachHook::Auto if has_tcx() => Mechanism::Tcx,
+            AttachHook::Auto => Mechanism::Clsact,
+        };
         pins.prepare()?;
         layouts::carry_over(pins, tables)?;
         let tables = pins.tables(tables)?;
@@ -68,12 +75,6 @@ impl Kernel {
         }
         let (set, clock, rings) = MapSet::open(&pins.maps(), &tables)?;
         let identity = growth::identity(&pins.maps())?;
-        let mechanism = match hook {
-            AttachHook::Tcx => Mechanism::Tcx,
-            AttachHook::Clsact => Mechanism::Clsact,
-            AttachHook::Auto if has_tcx() => Mechanism::Tcx,
-            AttachHook::Auto => Mechanism::Clsact,
-        };
         let kernel = Self {
             set,
             larger: None,

@@ -134,13 +134,12 @@ pub fn single_path(skb: Skb, packet: &Packet) -> bool {
         skb,
         at,
         end: packet.payload,
-        left: 0,
         done: true,
     };
     // SAFETY: `padding` outlives the call.
     unsafe {
         bpf_loop(
-            2 * MAX_OPTIONS,
+            MAX_OPTIONS,
             pad as *mut c_void,
             (&raw mut padding).cast(),
             0,
@@ -173,40 +172,46 @@ fn sum_of(skb: Skb, at: u32, len: u32) -> Option<u16> {
     }
 }
 
+/// Before 6.7 the verifier follows a callback of `bpf_loop` once, from what is known of its context
+/// before the loop ("bpf: verify callbacks as if they are called unknown number of times"): a branch
+/// that only a later turn takes is dead code to it, and is removed. So no turn may depend on a value
+/// that was constant then and that another turn has changed.
 struct Padding {
     skb: Skb,
     at: u32,
     end: u32,
-    /// Bytes of an option that become padding, from `at` on.
-    left: u32,
     done: bool,
 }
 
-/// One byte of padding, or on to the next option.
+/// An option, or its padding, and on to the next one.
 unsafe extern "C" fn pad(_: u32, padding: *mut Padding) -> i64 {
-    // SAFETY: `single_path` passes its own context; the arrays have as many bytes as are loaded.
+    /// Room for the longest option that fits, as a power of two.
+    const ROOM: usize = 64;
+    // SAFETY: `single_path` passes its own context; the arrays have as many bytes as are loaded, and
+    // as `bounded_to` allows.
     unsafe {
-        let Padding {
-            skb, at, end, left, ..
-        } = *padding;
-        if left > 0 {
-            let nop = NOP;
-            (*padding).done &= skb.store(at, &raw const nop, 1);
-            (*padding).at = at + 1;
-            (*padding).left = left - 1;
-            return 0;
-        }
+        let Padding { skb, at, end, .. } = *padding;
         let mut option = [0u8; 2];
         if at + 2 > end || !skb.load(at, option.as_mut_ptr(), 2) {
             return 1;
         }
-        match option {
-            [NOP, _] => (*padding).at = at + 1,
+        let size = match option {
+            [NOP, _] => 1,
             [0, _] | [_, 0 | 1] => return 1,
-            [_, size] if at + u32::from(size) > end => return 1,
-            [MULTIPATH, size] => (*padding).left = u32::from(size),
-            [_, size] => (*padding).at = at + u32::from(size),
+            [_, size] => u32::from(size),
+        };
+        if at + size > end {
+            return 1;
         }
+        if option[0] == MULTIPATH {
+            let nops = [u64::from_ne_bytes([NOP; 8]); ROOM / 8];
+            let len = bounded_to::<{ ROOM as u64 }>(size);
+            if !skb.store(at, nops.as_ptr().cast(), len) {
+                (*padding).done = false;
+                return 1;
+            }
+        }
+        (*padding).at = at + size;
     }
     0
 }

@@ -1,6 +1,6 @@
 //! How the programs get to the packets: TCX where the kernel has it (since 6.6), clsact everywhere.
 
-use limiter_tests::{Rig, neighbour, process, vm};
+use limiter_tests::{Config, Lab, Limiter, Rig, kernel, limiter::exit, neighbour, process, vm};
 
 /// Three requests of a customer are served over each family and the others refused, at the hooks that
 /// are asked for; `mechanism` is what must have been taken.
@@ -19,7 +19,7 @@ fn limits_at(hook: &str, mechanism: &str) {
         .collect();
     assert_eq!(mechanisms, [mechanism; 2], "{hook}");
     assert_eq!(filters(&rig), usize::from(mechanism == "clsact"), "{hook}");
-    if has_tcx() {
+    if kernel::has_tcx() {
         let [ingress, egress] = neighbour::links(rig.lab.server(), "s0");
         let links = usize::from(mechanism == "tcx");
         assert_eq!([ingress.len(), egress.len()], [links; 2], "{hook}");
@@ -43,21 +43,34 @@ fn limits_at(hook: &str, mechanism: &str) {
 fn filters(rig: &Rig) -> usize {
     let mut tc = rig.lab.server().command("tc");
     let listing = process::succeed(tc.args(["filter", "show", "dev", "s0", "ingress"]));
-    listing.matches("limiter_ingress").count()
-}
-
-fn has_tcx() -> bool {
-    vm::kernel() >= (6, 6)
+    listing.matches(" direct-action ").count()
 }
 
 #[test]
 fn the_newest_that_the_kernel_has_is_taken() {
     vm::require();
-    limits_at("auto", if has_tcx() { "tcx" } else { "clsact" });
+    limits_at("auto", if kernel::has_tcx() { "tcx" } else { "clsact" });
 }
 
 #[test]
 fn clsact_does_on_every_kernel() {
     vm::require();
     limits_at("clsact", "clsact");
+}
+
+#[test]
+fn tcx_is_taken_when_it_is_asked_for_or_it_is_told_that_there_is_none() {
+    vm::require();
+    if kernel::has_tcx() {
+        return limits_at("tcx", "tcx");
+    }
+    let lab = Lab::veth();
+    let lines = "interfaces = [\"s0\"]\nports = [80]\nhook = \"tcx\"\n";
+    let mut limiter = Limiter::prepare(&lab, "limiter", &Config::new(&lab).attach_lines(lines));
+    limiter.launch(&[]);
+    assert_eq!(limiter.wait_for_end(), Some(exit::FAILED));
+    let log = limiter.log();
+    println!("{}", log.lines().last().unwrap_or_default());
+    assert!(log.contains("6.6") && log.contains("clsact"), "{log}");
+    assert!(!limiter.pin_dir().exists(), "something is pinned");
 }

@@ -72,17 +72,15 @@ impl Drop for Purse {
 fn tables_that_there_is_no_memory_for_are_told_and_nothing_is_left() {
     vm::require();
     let lab = Lab::veth();
-    // Its places alone take more than the machine has.
-    let tables = "flows = 33554432\nscopes = 64\nkeys = 64\nunknown_keys = 64\n";
+    // The largest that there may be. Their places alone take most of what the machine has.
+    let tables = "flows = 16777216\nscopes = 64\nkeys = 16777216\nunknown_keys = 64\n";
     let config = Config::new(&lab).section("tables", tables);
     let mut limiter = Limiter::prepare(&lab, "limiter", &config);
     limiter.launch(&[]);
     assert_eq!(limiter.wait_for_end(), Some(exit::FAILED));
     let log = limiter.log();
     println!("{}", log.lines().last().unwrap_or_default());
-    for word in ["FLOWS", "memory"] {
-        assert!(log.contains(word), "no {word:?} in {log}");
-    }
+    assert!(log.contains("memory"), "{log}");
     assert!(!limiter.pin_dir().exists(), "something is pinned");
     // Smaller ones do.
     let config = Config::new(&lab);

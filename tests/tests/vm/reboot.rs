@@ -54,10 +54,7 @@ impl Host {
         let nginx = Nginx::start(&lab, &[GUARDED]);
         let config = Config::new(&lab)
             .tier("profile", &format!("daily_quota = {QUOTA}"))
-            .section(
-                "accounting",
-                &format!("ahead = {AHEAD}\nunattended = \"reject\""),
-            );
+            .section("accounting", &format!("ahead = {AHEAD}"));
         let mut limiter = Limiter::prepare(&lab, "limiter", &config);
         symlink(&state, limiter.state_dir()).expect("lead to the disk");
         limiter.run(&[]);

@@ -16,6 +16,10 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 mount -t ext4 -o ro LABEL=limiter-modules /lib/modules
 ip link set lo up
+# What udev would load for the cards, and make a device of.
+modprobe --all virtio_net tun
+# Some programs reserve more than they use (wrk).
+echo 1 >/proc/sys/vm/overcommit_memory
 
 # What is said here goes to the host, and what the host answers comes from here.
 stty -F /dev/ttyS1 raw -echo

@@ -50,7 +50,11 @@ impl Job {
         for plan in plans {
             let mut lines = String::new();
             for program in &plan.programs {
-                writeln!(lines, "{} {}", program.name, program.arguments)?;
+                writeln!(
+                    lines,
+                    "{} --color=never {}",
+                    program.name, program.arguments
+                )?;
             }
             let path = orders.join(plan.name);
             fs::write(&path, lines).with_context(|| format!("write {}", path.display()))?;

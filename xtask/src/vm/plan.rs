@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::qemu::End;
 
 /// Tests of limiter-tests that run on every kernel: the programs packet by packet, and what depends on
-/// the kernel most: attachments, devices, and programs that hold packets while maps are exchanged.
-const EVERYWHERE: [&str; 4] = ["program", "attach", "interfaces", "takeover"];
+/// the kernel most, attachments and devices.
+const EVERYWHERE: [&str; 3] = ["program", "attach", "interfaces"];
 
 /// Those that run in machines when there is time.
 const AT_LEISURE: [&str; 1] = ["admission"];
@@ -76,7 +76,7 @@ fn program(name: &'static str, arguments: &str) -> Program {
 
 /// Tests of [`MACHINE`] of a module, one after the other.
 fn machine(module: &str) -> Program {
-    program(MACHINE, &format!("--test-threads=1 {module}::"))
+    program(MACHINE, &format!("--nocapture --test-threads=1 {module}::"))
 }
 
 pub fn load() -> Plan {
@@ -110,7 +110,7 @@ pub fn rest(more: bool) -> Vec<Plan> {
         programs: vec![program(
             MACHINE,
             &format!(
-                "--exact --test-threads=1 reboot::{}",
+                "--exact --nocapture --test-threads=1 reboot::{}",
                 name.replace('-', "_")
             ),
         )],
