@@ -89,11 +89,17 @@ pub fn cut_power() -> ! {
     panic!("the machine has power still");
 }
 
-/// Writes a file so that it is there after a power cut.
+/// Writes a file, which is there in its old form or in its new one at any moment, and in the new one
+/// after a power cut.
 pub fn write_for_good(path: &Path, text: &str) {
-    let mut file = File::create(path).expect("a file");
+    let draft = path.with_extension("new");
+    let mut file = File::create(&draft).expect("a file");
     file.write_all(text.as_bytes()).expect("write it");
     file.sync_all().expect("to the disk");
+    fs::rename(&draft, path).expect("publish it");
+    let directory = path.parent().expect("a directory");
+    let directory = File::open(directory).expect("the directory");
+    directory.sync_all().expect("to the disk");
 }
 
 /// What the kernel calls available, in bytes (proc_meminfo(5)).

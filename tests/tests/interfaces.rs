@@ -152,7 +152,8 @@ fn under_another_name_it_is_the_same_one_and_no_request_is_missed() {
         let ask = || {
             let mut conn = rig.lab.connect(GUARDED);
             while !stop.load(SeqCst) {
-                assert_eq!(conn.get("/", &key).status, 200);
+                let response = conn.get("/", &key);
+                assert_eq!(response.status, 200, "{response:?}");
                 if asked.fetch_add(1, SeqCst) % 5 == 0 {
                     conn = rig.lab.connect(GUARDED);
                 }

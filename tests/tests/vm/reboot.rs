@@ -81,8 +81,12 @@ fn first_life() {
 fn second_life() {
     let host = Host::boot(10);
     let (key, before) = Memory::new().read();
+    // Between the daemon's end and the host's the kernel may admit what the store allows: that much
+    // is taken for used (docs/SURVIVAL.md).
     let usage = host.limiter.usage("acme/web");
-    assert_eq!((usage.used, usage.lost, before), (FIRST, 0, FIRST));
+    println!("after an end as it should be: {usage:?}");
+    assert_eq!((usage.used - usage.lost, before), (FIRST, FIRST));
+    assert!(usage.lost <= AHEAD, "{usage:?}");
     let mut served = before;
     thread::scope(|threads| {
         threads.spawn(|| {
@@ -95,9 +99,8 @@ fn second_life() {
         loop {
             assert_eq!(status(&host.lab, &key), 200);
             served += 1;
-            if served <= FIRST + SECOND {
-                Memory::new().write(&key, served);
-            } else if served + AHEAD == QUOTA {
+            Memory::new().write(&key, served);
+            if served + AHEAD == QUOTA {
                 // Far enough: it is cut any moment.
                 thread::park();
             }
@@ -109,8 +112,10 @@ fn second_life() {
 fn third_life() {
     let host = Host::boot(20);
     let (key, before) = Memory::new().read();
-    assert_eq!(before, FIRST + SECOND);
+    assert!(before >= FIRST + SECOND, "{before}");
     let usage = host.limiter.usage("acme/web");
+    // Each end costs so much at most.
+    assert!(usage.lost <= 2 * AHEAD, "{usage:?}");
     assert!(usage.used >= before, "{usage:?}");
     let mut served = 0;
     while status(&host.lab, &key) == 200 {
@@ -118,6 +123,10 @@ fn third_life() {
     }
     println!("{before} served before the power was cut and {served} after, of {QUOTA}: {usage:?}");
     assert!(before + served <= QUOTA, "{before} and {served}");
+    assert!(
+        before + served + 2 * AHEAD >= QUOTA,
+        "{before} and {served}"
+    );
     assert_eq!(usage.used + served, QUOTA);
     // What the log of changes says is there too.
     let audit = host.limiter.json(&["audit"]);

@@ -25,6 +25,12 @@ use crate::summary::Summary;
 /// Lines of the console that are shown when a machine does not do what it is to.
 const CONSOLE_LINES: usize = 40;
 
+/// How often a machine is started that does not get as far as its process 1. Emulating two processors
+/// with a thread each, QEMU now and then runs code that the kernel is just patching, which kernels do
+/// most while they start ("Oops: int3"; one thread for both takes three times as long). Once a test may
+/// have run, there is no second try.
+const STARTS: u32 = 3;
+
 /// A start of a machine.
 #[derive(Debug)]
 pub struct Boot<'a> {
@@ -73,6 +79,26 @@ impl Boot<'_> {
         scratch: &Path,
         programs: &[&str],
     ) -> anyhow::Result<Outcome> {
+        for _ in 1..STARTS {
+            let (outcome, came_up) = self.start(kernel, initrd, disks, scratch, programs)?;
+            if came_up {
+                return Ok(outcome);
+            }
+            eprintln!("the machine did not come up, once more");
+        }
+        let (outcome, _) = self.start(kernel, initrd, disks, scratch, programs)?;
+        Ok(outcome)
+    }
+
+    /// One start; and whether it came as far as process 1.
+    fn start(
+        &self,
+        kernel: &Kernel,
+        initrd: &Path,
+        disks: &Disks,
+        scratch: &Path,
+        programs: &[&str],
+    ) -> anyhow::Result<(Outcome, bool)> {
         let console = scratch.join(format!("{}.console", self.plan));
         let socket = scratch.join("qmp");
         for stale in [&console, &socket] {
@@ -94,6 +120,7 @@ impl Boot<'_> {
         };
         let (said, cut) = machine.attend(self.limit)?;
         machine.end()?;
+        let came_up = said.came_up;
         let mut outcome = Outcome {
             complaint: said.complaint(programs, self.end == End::Cut, cut),
             summary: said.summary,
@@ -107,7 +134,7 @@ impl Boot<'_> {
             eprintln!("---- the kernel said last:\n{}", lines[from..].join("\n"));
             outcome.summary.failed = outcome.summary.failed.max(1);
         }
-        Ok(outcome)
+        Ok((outcome, came_up))
     }
 
     fn command(

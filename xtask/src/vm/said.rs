@@ -21,6 +21,8 @@ pub enum Wish {
 pub struct Said {
     pub summary: Summary,
     pub skipped: Vec<String>,
+    /// Process 1 has said which kernel runs: from now on tests may have run.
+    pub came_up: bool,
     /// Programs that have ended, and how.
     ended: Vec<(String, i32)>,
     over: bool,
@@ -41,7 +43,10 @@ impl Said {
         };
         let mut words = ours.split(' ');
         match (words.next().unwrap_or_default(), words.next()) {
-            ("Linux", _) => println!("{ours}"),
+            ("Linux", _) => {
+                self.came_up = true;
+                println!("{ours}");
+            }
             ("end", Some(name)) => {
                 // A status that cannot be read is none of success.
                 let status = words.next().and_then(|word| word.parse().ok());
@@ -108,7 +113,14 @@ mod tests {
 
     #[test]
     fn all_is_well_only_when_everything_has_ended_well_and_it_said_so() {
-        let said = heard(&[RESULT, "vm: end a 0", "vm: end b 0", "vm: over\r"]);
+        let said = heard(&[
+            "vm: Linux 6.1",
+            RESULT,
+            "vm: end a 0",
+            "vm: end b 0",
+            "vm: over\r",
+        ]);
+        assert!(said.came_up);
         assert_eq!(said.complaint(&["a", "b"], false, false), None);
         assert_eq!(said.summary.passed, 2);
         assert!(said.complaint(&["a", "b"], true, false).is_some());
@@ -129,6 +141,7 @@ mod tests {
         ] {
             let said = heard(lines);
             assert!(said.complaint(&["a"], false, false).is_some(), "{lines:?}");
+            assert!(!said.came_up);
         }
         let mut late = heard(&["vm: end a 0", "vm: over"]);
         late.late(Duration::from_secs(1));
