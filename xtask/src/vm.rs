@@ -10,8 +10,9 @@ mod qmp;
 mod said;
 
 use std::{
-    fs,
+    fs, panic,
     path::{Path, PathBuf},
+    thread,
     time::Instant,
 };
 
@@ -81,60 +82,88 @@ impl<'a> Vm<'a> {
         self.run(binary, &plans)
     }
 
+    /// The kernels side by side, each in machines of its own: emulation takes one processor for each.
     fn run(&self, binary: &Path, plans: &[Plan]) -> anyhow::Result<Summary> {
         let job = Job::make(self.context, binary, plans, &self.directory)?;
         let disks = Disks {
             root: self.root.clone(),
             job: job.disk,
         };
+        let disks = &disks;
+        let summaries: Vec<anyhow::Result<Summary>> = thread::scope(|threads| {
+            let started: Vec<_> = self
+                .kernels
+                .iter()
+                .map(|kernel| threads.spawn(move || self.all_on(kernel, disks, plans)))
+                .collect();
+            started
+                .into_iter()
+                .map(|machine| {
+                    machine
+                        .join()
+                        .unwrap_or_else(|payload| panic::resume_unwind(payload))
+                })
+                .collect()
+        });
         let mut total = Summary::default();
-        for kernel in &self.kernels {
-            let initrd = self.directory.join("initrd.cpio");
-            let tree = self.directory.join("initrd");
-            if tree.exists() {
-                fs::remove_dir_all(&tree).with_context(|| format!("remove {}", tree.display()))?;
-            }
-            image::initrd(kernel, &tree, &initrd)?;
-            for plan in plans {
-                total.add(self.boot(kernel, &initrd, &disks, plan)?);
-            }
+        for summary in summaries {
+            total.add(summary?);
         }
         Ok(total)
     }
 
-    fn boot(
-        &self,
-        kernel: &Kernel,
-        initrd: &Path,
-        disks: &Disks,
-        plan: &Plan,
-    ) -> anyhow::Result<Summary> {
-        println!("\n---- in a machine, {}: {}", kernel.name, plan.name);
-        let start = Instant::now();
-        let written_on = self.directory.join("state.ext4");
-        if plan.disk == Disk::New {
-            image::empty("limiter-state", &written_on)?;
+    /// All plans on one kernel, one after the other.
+    fn all_on(&self, kernel: &Kernel, disks: &Disks, plans: &[Plan]) -> anyhow::Result<Summary> {
+        let directory = self.directory.join(&kernel.release);
+        if directory.exists() {
+            fs::remove_dir_all(&directory)
+                .with_context(|| format!("remove {}", directory.display()))?;
         }
-        let boot = Boot {
-            plan: plan.name,
-            memory_mib: plan.memory_mib,
-            limit: plan.limit,
-            disk: (plan.disk != Disk::None).then_some(written_on.as_path()),
-            end: plan.end,
-        };
-        let Outcome {
-            mut summary,
-            skipped,
-            complaint,
-        } = boot.run(kernel, initrd, disks, &self.directory, &plan.names())?;
-        for line in &skipped {
-            println!("skipped: {line}");
+        fs::create_dir(&directory).with_context(|| format!("make {}", directory.display()))?;
+        let initrd = directory.join("initrd.cpio");
+        image::initrd(kernel, &directory.join("initrd"), &initrd)?;
+        let mut total = Summary::default();
+        for plan in plans {
+            total.add(boot(kernel, &initrd, disks, plan, &directory)?);
         }
-        summary.move_to_skipped(u64::try_from(skipped.len()).unwrap_or(u64::MAX));
-        if let Some(complaint) = complaint {
-            println!("FAILED, {} in {}: {complaint}", plan.name, kernel.name);
-        }
-        println!("---- {summary}, {} s", start.elapsed().as_secs());
-        Ok(summary)
+        Ok(total)
     }
+}
+
+fn boot(
+    kernel: &Kernel,
+    initrd: &Path,
+    disks: &Disks,
+    plan: &Plan,
+    directory: &Path,
+) -> anyhow::Result<Summary> {
+    let tag = format!("{} {}", kernel.release, plan.name);
+    println!("{tag}: begins ({})", kernel.name);
+    let start = Instant::now();
+    let written_on = directory.join("state.ext4");
+    if plan.disk == Disk::New {
+        image::empty("limiter-state", &written_on)?;
+    }
+    let boot = Boot {
+        plan: plan.name,
+        tag: &tag,
+        memory_mib: plan.memory_mib,
+        limit: plan.limit,
+        disk: (plan.disk != Disk::None).then_some(written_on.as_path()),
+        end: plan.end,
+    };
+    let Outcome {
+        mut summary,
+        skipped,
+        complaint,
+    } = boot.run(kernel, initrd, disks, directory, &plan.names())?;
+    for line in &skipped {
+        println!("{tag}: skipped: {line}");
+    }
+    summary.move_to_skipped(u64::try_from(skipped.len()).unwrap_or(u64::MAX));
+    if let Some(complaint) = complaint {
+        println!("{tag}: FAILED: {complaint}");
+    }
+    println!("{tag}: {summary}, {} s", start.elapsed().as_secs());
+    Ok(summary)
 }

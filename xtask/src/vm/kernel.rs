@@ -17,7 +17,10 @@ use crate::{cache, debian, process};
 pub const SERIES: [&str; 2] = ["6.1", "6.12"];
 
 /// Raised whenever something else is made of a kernel's package.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
+
+/// The file with a kernel's release.
+const RELEASE: &str = "release";
 
 /// What it takes to reach the root disk. Those that a kernel has built in are no modules of it.
 const TO_THE_DISK: [&str; 3] = ["virtio_pci", "virtio_blk", "ext4"];
@@ -27,6 +30,8 @@ const TO_THE_DISK: [&str; 3] = ["virtio_pci", "virtio_blk", "ext4"];
 pub struct Kernel {
     /// The package, for people.
     pub name: String,
+    /// What `uname -r` says of it.
+    pub release: String,
     directory: PathBuf,
 }
 
@@ -56,6 +61,7 @@ impl Kernel {
                 })?;
             Ok(Self {
                 name: format!("{} {}", newest.name, newest.version),
+                release: release(&directory)?,
                 directory,
             })
         });
@@ -76,6 +82,7 @@ impl Kernel {
         let name = deb.file_name().unwrap_or_default();
         Ok(Self {
             name: name.to_string_lossy().into_owned(),
+            release: release(directory)?,
             directory: directory.to_owned(),
         })
     }
@@ -136,9 +143,16 @@ fn take_apart(deb: &Path, directory: &Path) -> anyhow::Result<()> {
         "limiter-modules",
         &directory.join("modules.ext4"),
     )?;
+    let named = directory.join(RELEASE);
+    fs::write(&named, release).with_context(|| format!("write {}", named.display()))?;
     let kept = directory.join("vmlinuz");
     fs::rename(&image, &kept).with_context(|| format!("make {}", kept.display()))?;
     fs::remove_dir_all(&tree).with_context(|| format!("remove {}", tree.display()))
+}
+
+fn release(directory: &Path) -> anyhow::Result<String> {
+    let path = directory.join(RELEASE);
+    fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
 }
 
 /// The only file of a directory whose name begins so.

@@ -89,14 +89,13 @@ pub fn load() -> Plan {
 
 /// All but [`load`].
 pub fn rest(more: bool) -> Vec<Plan> {
-    let mut names = ALWAYS.to_vec();
-    if more {
-        names.extend(AT_LEISURE);
-    }
-    let mut tests: Vec<Program> = names
-        .into_iter()
-        .map(|name| program(name, "--test-threads=2"))
-        .collect();
+    let with_two_threads = |names: &[&'static str]| -> Vec<Program> {
+        let programs = names.iter();
+        programs
+            .map(|name| program(name, "--test-threads=2"))
+            .collect()
+    };
+    let mut tests = with_two_threads(&ALWAYS);
     tests.push(machine("hooks"));
     tests.push(machine("cards"));
     // The time is not what it was after these.
@@ -117,11 +116,18 @@ pub fn rest(more: bool) -> Vec<Plan> {
         )],
         ..Plan::new(name, Vec::new())
     };
-    vec![
+    let mut plans = vec![
         Plan::new("tests", tests),
         memory,
         life("first-life", Disk::New, End::Off),
         life("second-life", Disk::Kept, End::Cut),
         life("third-life", Disk::Kept, End::Off),
-    ]
+    ];
+    if more {
+        plans.push(Plan {
+            limit: Duration::from_secs(1200),
+            ..Plan::new("traffic", with_two_threads(&AT_LEISURE))
+        });
+    }
+    plans
 }

@@ -25,17 +25,13 @@ use crate::summary::Summary;
 /// Lines of the console that are shown when a machine does not do what it is to.
 const CONSOLE_LINES: usize = 40;
 
-/// How often a machine is started that does not get as far as its process 1. Emulating two processors
-/// with a thread each, QEMU now and then runs code that the kernel is just patching, which kernels do
-/// most while they start ("Oops: int3"; one thread for both takes three times as long). Once a test may
-/// have run, there is no second try.
-const STARTS: u32 = 3;
-
 /// A start of a machine.
 #[derive(Debug)]
 pub struct Boot<'a> {
     /// Of the plan: what is run in it.
     pub plan: &'a str,
+    /// What its lines begin with when they are shown.
+    pub tag: &'a str,
     pub memory_mib: u32,
     /// How long it may take.
     pub limit: Duration,
@@ -79,26 +75,6 @@ impl Boot<'_> {
         scratch: &Path,
         programs: &[&str],
     ) -> anyhow::Result<Outcome> {
-        for _ in 1..STARTS {
-            let (outcome, came_up) = self.start(kernel, initrd, disks, scratch, programs)?;
-            if came_up {
-                return Ok(outcome);
-            }
-            eprintln!("the machine did not come up, once more");
-        }
-        let (outcome, _) = self.start(kernel, initrd, disks, scratch, programs)?;
-        Ok(outcome)
-    }
-
-    /// One start; and whether it came as far as process 1.
-    fn start(
-        &self,
-        kernel: &Kernel,
-        initrd: &Path,
-        disks: &Disks,
-        scratch: &Path,
-        programs: &[&str],
-    ) -> anyhow::Result<(Outcome, bool)> {
         let console = scratch.join(format!("{}.console", self.plan));
         let socket = scratch.join("qmp");
         for stale in [&console, &socket] {
@@ -118,9 +94,8 @@ impl Boot<'_> {
             child,
             socket,
         };
-        let (said, cut) = machine.attend(self.limit)?;
+        let (said, cut) = machine.attend(self.tag, self.limit)?;
         machine.end()?;
-        let came_up = said.came_up;
         let mut outcome = Outcome {
             complaint: said.complaint(programs, self.end == End::Cut, cut),
             summary: said.summary,
@@ -131,10 +106,11 @@ impl Boot<'_> {
             let text = String::from_utf8_lossy(&text);
             let lines: Vec<&str> = text.lines().collect();
             let from = lines.len().saturating_sub(CONSOLE_LINES);
-            eprintln!("---- the kernel said last:\n{}", lines[from..].join("\n"));
+            let end = lines[from..].join("\n");
+            eprintln!("{}: the kernel said last:\n{end}", self.tag);
             outcome.summary.failed = outcome.summary.failed.max(1);
         }
-        Ok((outcome, came_up))
+        Ok(outcome)
     }
 
     fn command(
@@ -147,7 +123,9 @@ impl Boot<'_> {
     ) -> Command {
         let mut command = Command::new("qemu-system-x86_64");
         command
-            .args(["-accel", "tcg,thread=multi", "-smp", "2"])
+            // One thread for both processors: with one each, QEMU 7.2 now and then runs code that
+            // the kernel is just patching, and the kernel panics ("Oops: int3").
+            .args(["-accel", "tcg,thread=single", "-smp", "2"])
             .args(["-m", &format!("{}M", self.memory_mib)])
             .args([
                 "-display",
@@ -209,9 +187,9 @@ struct Machine {
 
 impl Machine {
     /// Listens until it says no more; whether its power was cut.
-    fn attend(&mut self, limit: Duration) -> anyhow::Result<(Said, bool)> {
+    fn attend(&mut self, tag: &str, limit: Duration) -> anyhow::Result<(Said, bool)> {
         let start = Instant::now();
-        let mut said = Said::default();
+        let mut said = Said::by(tag);
         loop {
             let left = limit.saturating_sub(start.elapsed());
             let line = match self.lines.recv_timeout(left) {

@@ -21,8 +21,8 @@ pub enum Wish {
 pub struct Said {
     pub summary: Summary,
     pub skipped: Vec<String>,
-    /// Process 1 has said which kernel runs: from now on tests may have run.
-    pub came_up: bool,
+    /// What the lines begin with that are shown.
+    tag: String,
     /// Programs that have ended, and how.
     ended: Vec<(String, i32)>,
     over: bool,
@@ -31,6 +31,14 @@ pub struct Said {
 }
 
 impl Said {
+    /// Nothing yet, of the machine `tag`.
+    pub fn by(tag: &str) -> Self {
+        Self {
+            tag: tag.to_owned(),
+            ..Self::default()
+        }
+    }
+
     /// Takes a line in, and shows it if it is for people.
     pub fn hear(&mut self, line: &str) -> Option<Wish> {
         let line = line.trim_end_matches('\r');
@@ -38,15 +46,14 @@ impl Said {
             if let Some(result) = summary::result_line(line) {
                 self.summary.add(result);
             }
-            println!("{line}");
+            if !line.is_empty() {
+                println!("{}: {line}", self.tag);
+            }
             return None;
         };
         let mut words = ours.split(' ');
         match (words.next().unwrap_or_default(), words.next()) {
-            ("Linux", _) => {
-                self.came_up = true;
-                println!("{ours}");
-            }
+            ("Linux", _) => println!("{}: {ours}", self.tag),
             ("end", Some(name)) => {
                 // A status that cannot be read is none of success.
                 let status = words.next().and_then(|word| word.parse().ok());
@@ -120,7 +127,6 @@ mod tests {
             "vm: end b 0",
             "vm: over\r",
         ]);
-        assert!(said.came_up);
         assert_eq!(said.complaint(&["a", "b"], false, false), None);
         assert_eq!(said.summary.passed, 2);
         assert!(said.complaint(&["a", "b"], true, false).is_some());
@@ -141,7 +147,6 @@ mod tests {
         ] {
             let said = heard(lines);
             assert!(said.complaint(&["a"], false, false).is_some(), "{lines:?}");
-            assert!(!said.came_up);
         }
         let mut late = heard(&["vm: end a 0", "vm: over"]);
         late.late(Duration::from_secs(1));
