@@ -139,7 +139,8 @@ fn a_flood_is_counted_whole_and_told_in_part() {
     // The clock that is looked at stands still for a tick.
     let bound = (at_once + since + 10) * nr_cpus().expect("the number of CPUs") as u64;
     assert!((1..=bound).contains(&told), "{told} told, at most {bound}");
-    assert!(told < FLOOD, "all {told} were told");
+    // Unless this machine is so slow that it was no flood.
+    assert!(told < FLOOD || bound >= FLOOD, "all {told} were told");
     assert_eq!(programs.state(SCOPE).refused, [0, 0, 0, FLOOD]);
     assert_eq!(programs.counter(counter::REFUSED_DAILY_QUOTA), FLOOD);
     assert_eq!(programs.counter(counter::EVENTS_LOST), 0);
