@@ -27,6 +27,14 @@ pub enum Kind {
     InvalidKey,
     /// The configuration file is invalid; nothing was changed.
     InvalidConfiguration,
+    /// The path is there, but not for this method.
+    MethodNotAllowed,
+    /// The body is of another type than the path takes.
+    UnsupportedMediaType,
+    /// The body is too large.
+    TooLarge,
+    /// The request did not come in time.
+    Timeout,
     /// The daemon could not do it.
     Failed,
 }
@@ -101,6 +109,38 @@ impl ApiError {
         }
     }
 
+    /// The path is there, but not for this method.
+    pub fn method_not_allowed(message: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::MethodNotAllowed,
+            message: message.into(),
+        }
+    }
+
+    /// The body is of another type than the path takes.
+    pub fn unsupported_media_type(message: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::UnsupportedMediaType,
+            message: message.into(),
+        }
+    }
+
+    /// The body is too large.
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::TooLarge,
+            message: message.into(),
+        }
+    }
+
+    /// The request did not come in time.
+    pub fn timeout(message: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Timeout,
+            message: message.into(),
+        }
+    }
+
     /// The daemon could not do it.
     pub fn failed(message: impl Into<String>) -> Self {
         Self {
@@ -116,6 +156,10 @@ impl ApiError {
             Kind::Forbidden => StatusCode::FORBIDDEN,
             Kind::Invalid | Kind::InvalidKey => StatusCode::BAD_REQUEST,
             Kind::InvalidConfiguration => StatusCode::UNPROCESSABLE_ENTITY,
+            Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Kind::Timeout => StatusCode::REQUEST_TIMEOUT,
             Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

@@ -4,6 +4,7 @@
 //! RFC 3339 in UTC, an unlimited limit is `null`.
 
 mod access;
+mod body;
 mod error;
 mod peer;
 mod routes;
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 pub use access::Access;
 pub use error::{ApiError, Kind, ProblemBody};
-pub use server::{bind, serve};
+pub use server::{Bounds, bind, serve};
 
 use crate::{
     config::Mode,

@@ -9,7 +9,7 @@ use axum::{
         ConnectInfo, DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, State,
         rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection},
     },
-    http::StatusCode,
+    http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE},
     middleware::from_fn_with_state,
     response::{IntoResponse as _, Response},
     routing::{get, post, put},
@@ -21,7 +21,9 @@ use tokio::task::JoinError;
 use super::{
     AddScope, ApiError, CheckKey, CreateKey, ImportKey, ImportView, Noted, SetLimits, SetMode,
     access::{self, Access},
+    body::{self, CSV_PATH},
     peer::Peer,
+    server::Bounds,
 };
 use crate::{
     daemon::{Caller, Engine, Shared},
@@ -29,15 +31,10 @@ use crate::{
     store::{AuditFilter, KeyState},
 };
 
-/// Largest body of an ordinary request, in bytes.
-const MAX_BODY: usize = 64 * 1024;
-/// Largest file of keys, in bytes: a million keys of the longest kind fit.
-const MAX_CSV: usize = 512 * 1024 * 1024;
-
 type App = State<Arc<Shared>>;
 type Sender = ConnectInfo<Peer>;
 
-pub(super) fn router(shared: Arc<Shared>, access: Access) -> Router {
+pub(super) fn router(shared: Arc<Shared>, access: Access, bounds: Bounds) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/tiers", get(list_tiers))
@@ -58,16 +55,16 @@ pub(super) fn router(shared: Arc<Shared>, access: Access) -> Router {
         .route("/v1/keys/{id}/{verb}", post(change_key))
         .route("/v1/reload", post(reload))
         .route("/v1/detach", post(detach))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .route(
-            "/v1/keys/import-csv",
-            post(import_csv)
-                .get(import_progress)
-                .layer(DefaultBodyLimit::max(MAX_CSV)),
-        )
+        .route(CSV_PATH, post(import_csv).get(import_progress))
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method)
-        .layer(from_fn_with_state(Arc::new(access), access::check))
+        // `body::whole` has seen to it, with a limit for each path.
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(bounds, body::whole))
+        .layer(from_fn_with_state(
+            (Arc::new(access), bounds),
+            access::check,
+        ))
         .with_state(shared)
 }
 
@@ -88,6 +85,11 @@ struct Asked<T>(T);
 
 impl From<JsonRejection> for ApiError {
     fn from(error: JsonRejection) -> Self {
+        if let JsonRejection::MissingJsonContentType(_) = error {
+            return Self::unsupported_media_type(
+                "the body is to be JSON: say so with `Content-Type: application/json`",
+            );
+        }
         // The text names a field and a place, never a value that could be a key.
         Self::invalid(format!(
             "the body is not what is expected: {}",
@@ -336,15 +338,26 @@ async fn check_key(State(shared): App, Body(body): Body<CheckKey>) -> Response {
 async fn import_csv(
     State(shared): App,
     from: Sender,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     let caller = caller(&from);
+    if !is_csv(&headers) {
+        let text = "the body is to be a file of keys: say so with `Content-Type: text/csv`";
+        return ApiError::unsupported_media_type(text).into_response();
+    }
     let body = match body {
         Ok(body) => body,
         Err(error) => return ApiError::from(error).into_response(),
     };
     let done = tokio::task::spawn_blocking(move || shared.import_csv(&body, &caller)).await;
     created(done.unwrap_or_else(|error| Err(no_end(&error))).map(Json))
+}
+
+fn is_csv(headers: &HeaderMap) -> bool {
+    let value = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let essence = value.and_then(|value| value.split(|byte| *byte == b';').next());
+    essence.is_some_and(|essence| essence.trim_ascii().eq_ignore_ascii_case(b"text/csv"))
 }
 
 /// How far the import is that is at work, or `null`: asked while its own answer is awaited.
@@ -392,7 +405,9 @@ async fn unknown_path() -> ApiError {
 }
 
 async fn unknown_method() -> ApiError {
-    ApiError::not_found("there is no such method for this path of the control interface")
+    ApiError::method_not_allowed(
+        "there is no such method for this path of the control interface: `Allow` has those that there are",
+    )
 }
 
 fn created<T: Serialize>(done: Answer<T>) -> Response {
