@@ -9,6 +9,7 @@ use crate::{
     context::Context,
     packages,
     privilege::Privilege,
+    python,
     summary::{self, Summary, TestsFailed},
 };
 
@@ -25,6 +26,8 @@ const INTEGRATION: &str = "limiter-tests";
 const BINARY_VARIABLE: &str = "LIMITER_BIN";
 /// A file to which a test that skips itself appends a line, `NAME: REASON`.
 const SKIPPED_VARIABLE: &str = "LIMITER_SKIPPED";
+/// The program that holds the control interface against its document.
+const SCHEMATHESIS_VARIABLE: &str = "LIMITER_SCHEMATHESIS";
 /// Set: tests try more, as long as it takes.
 const LONG_VARIABLE: &str = "LIMITER_LONG";
 
@@ -86,15 +89,22 @@ pub fn run(context: &Context, args: &[String]) -> anyhow::Result<()> {
             anyhow!("{error:#}; `cargo xtask test --unit` runs those that do without root")
         })?;
         packages::for_tests()?;
-        Some((privilege, build::release(context)?))
+        let schemathesis = python::schemathesis(context)?;
+        Some((privilege, build::release(context)?, schemathesis))
     } else {
         None
     };
     if request.unit {
         total.add(unit(context, &request)?);
     }
-    if let Some((privilege, binary)) = privilege {
-        total.add(integration(context, &request, privilege, &binary)?);
+    if let Some((privilege, binary, schemathesis)) = privilege {
+        total.add(integration(
+            context,
+            &request,
+            privilege,
+            &binary,
+            &schemathesis,
+        )?);
     }
     println!("\n{total}");
     if total.failed > 0 {
@@ -124,6 +134,7 @@ fn integration(
     request: &Request<'_>,
     privilege: Privilege,
     binary: &Path,
+    schemathesis: &Path,
 ) -> anyhow::Result<Summary> {
     let skipped_file = context.target_dir().join("skipped-tests");
     fs::write(&skipped_file, "").with_context(|| format!("write {}", skipped_file.display()))?;
@@ -132,14 +143,18 @@ fn integration(
     command.args(["test", "--no-fail-fast", "--package", INTEGRATION]);
     command
         .env(BINARY_VARIABLE, binary)
-        .env(SKIPPED_VARIABLE, &skipped_file);
+        .env(SKIPPED_VARIABLE, &skipped_file)
+        .env(SCHEMATHESIS_VARIABLE, schemathesis);
     if request.long {
         command.env(LONG_VARIABLE, "1");
     }
     if privilege == Privilege::Sudo {
-        command
-            .arg("--config")
-            .arg(sudo_runner(binary, &skipped_file, request.long));
+        command.arg("--config").arg(sudo_runner(
+            binary,
+            &skipped_file,
+            schemathesis,
+            request.long,
+        ));
     }
     command
         .args(&request.cargo_args)
@@ -158,12 +173,13 @@ fn integration(
 
 /// cargo builds as the user and runs the test programs through sudo, which by itself passes
 /// no variables on.
-fn sudo_runner(binary: &Path, skipped_file: &Path, long: bool) -> String {
+fn sudo_runner(binary: &Path, skipped_file: &Path, schemathesis: &Path, long: bool) -> String {
     let mut runner = vec![
         "sudo".to_owned(),
         "env".to_owned(),
         format!("{BINARY_VARIABLE}={}", binary.display()),
         format!("{SKIPPED_VARIABLE}={}", skipped_file.display()),
+        format!("{SCHEMATHESIS_VARIABLE}={}", schemathesis.display()),
     ];
     if long {
         runner.push(format!("{LONG_VARIABLE}=1"));
@@ -228,9 +244,12 @@ mod tests {
 
     #[test]
     fn sudos_runner_is_a_setting_that_cargo_takes() {
-        let runner = |long| sudo_runner(Path::new("/t/limiter"), Path::new("/t/skipped"), long);
+        let path = Path::new;
+        let runner =
+            |long| sudo_runner(path("/t/limiter"), path("/t/skipped"), path("/t/st"), long);
         let always = "target.'cfg(all())'.runner = [\"sudo\", \"env\", \
-                      \"LIMITER_BIN=/t/limiter\", \"LIMITER_SKIPPED=/t/skipped\"";
+                      \"LIMITER_BIN=/t/limiter\", \"LIMITER_SKIPPED=/t/skipped\", \
+                      \"LIMITER_SCHEMATHESIS=/t/st\"";
         assert_eq!(runner(false), format!("{always}]"));
         assert_eq!(runner(true), format!("{always}, \"LIMITER_LONG=1\"]"));
     }

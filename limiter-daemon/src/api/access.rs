@@ -104,15 +104,19 @@ impl Access {
     }
 }
 
-/// Lets a request by, or refuses it with 403. What is not known to read is a change.
+/// Whether a request only reads. What is not known to is a change.
+pub(super) fn reads(method: &Method, path: &str) -> bool {
+    matches!(*method, Method::GET | Method::HEAD) || path == READS_WITH_BODY
+}
+
+/// Lets a request by, or refuses it with 403.
 pub(super) async fn check(
     State((access, bounds)): State<(Arc<Access>, Bounds)>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     request: Request,
     next: Next,
 ) -> Response {
-    let reads = matches!(*request.method(), Method::GET | Method::HEAD)
-        || request.uri().path() == READS_WITH_BODY;
+    let reads = reads(request.method(), request.uri().path());
     if let Err(error) = access.check(&peer, !reads) {
         log::warn!("{} {}: {error}", request.method(), request.uri().path());
         Pieces::new(request.into_body(), bounds).drain().await;

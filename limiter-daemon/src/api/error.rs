@@ -5,13 +5,14 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{kernel::KernelError, limits::LimitError, store::StoreError};
 
 /// What kind of error it is; the command line's exit status follows from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// What was asked for is not there.
@@ -22,7 +23,7 @@ pub enum Kind {
     Forbidden,
     /// The request does not make sense.
     Invalid,
-    /// A key, or a file of keys, is not one that could be registered. Apart from [`Kind::Invalid`],
+    /// A key, or a file of keys, is not one that could be registered. Apart from `invalid`,
     /// since it is about what was read, not about what was typed.
     InvalidKey,
     /// The configuration file is invalid; nothing was changed.
@@ -50,7 +51,7 @@ pub struct ApiError {
 }
 
 /// The body of an error.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ProblemBody {
     /// The HTTP status.
     pub status: u16,

@@ -6,13 +6,19 @@
 mod access;
 mod body;
 mod error;
+#[cfg(test)]
+mod openapi;
 mod peer;
 mod routes;
+pub(crate) mod schema;
 mod server;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
 pub use access::Access;
@@ -54,7 +60,7 @@ fn optional_time<S: Serializer>(
 }
 
 /// `usage`: a scope's day.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UsageView {
     /// The scope.
     pub scope: ScopeName,
@@ -86,11 +92,12 @@ pub struct UsageView {
     pub would_refuse: Refusals,
     /// When the count starts again.
     #[serde(serialize_with = "time")]
+    #[schemars(with = "DateTime<Utc>")]
     pub resets_at: DateTime<Utc>,
 }
 
 /// `key list`: one key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KeyView {
     /// Its id.
     pub id: String,
@@ -102,14 +109,16 @@ pub struct KeyView {
     pub state: KeyState,
     /// When it was made.
     #[serde(serialize_with = "time")]
+    #[schemars(with = "DateTime<Utc>")]
     pub created_at: DateTime<Utc>,
     /// When a request last carried it.
     #[serde(serialize_with = "optional_time")]
+    #[schemars(with = "Option<DateTime<Utc>>")]
     pub last_used_at: Option<DateTime<Utc>>,
 }
 
 /// `key create`: the only time that the raw key is shown.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct CreatedKey {
     /// Its id.
     pub id: String,
@@ -122,7 +131,7 @@ pub struct CreatedKey {
 }
 
 /// `key check`: what is known of a key; never the key itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KeyCheck {
     /// Whether a request could carry it, and its checksum is right if it is one of ours.
     pub well_formed: bool,
@@ -186,7 +195,7 @@ impl From<&Override> for OverrideView {
 }
 
 /// `scope list`: one scope.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ScopeView {
     /// Its name.
     pub scope: ScopeName,
@@ -207,11 +216,12 @@ pub struct ScopeView {
     pub unknown_key: bool,
     /// When it was made.
     #[serde(serialize_with = "time")]
+    #[schemars(with = "DateTime<Utc>")]
     pub created_at: DateTime<Utc>,
 }
 
 /// `scope show`: a scope with its keys.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ScopeDetail {
     /// As in the list.
     #[serde(flatten)]
@@ -221,7 +231,7 @@ pub struct ScopeDetail {
 }
 
 /// `tier list`: one tier.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TierView {
     /// Its name.
     pub tier: String,
@@ -234,7 +244,7 @@ pub struct TierView {
 }
 
 /// Where a program is attached.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AttachedView {
     /// The interface.
     pub interface: String,
@@ -245,7 +255,7 @@ pub struct AttachedView {
 }
 
 /// Sums since the maps were made.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Totals {
     /// Requests charged and passed.
     pub admitted: u64,
@@ -260,7 +270,7 @@ pub struct Totals {
 }
 
 /// The table of connections, as of the last sweep (at most some seconds ago).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FlowsView {
     /// Connections followed.
     pub open: u64,
@@ -271,7 +281,7 @@ pub struct FlowsView {
 }
 
 /// What has been put right since this daemon began.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HealedView {
     /// Checks whether silent connections still have a socket.
     pub checks: u64,
@@ -288,10 +298,11 @@ pub struct HealedView {
 }
 
 /// `audit`: one change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditView {
     /// When.
     #[serde(serialize_with = "time")]
+    #[schemars(with = "DateTime<Utc>")]
     pub at: DateTime<Utc>,
     /// Who, by the credentials of the control socket's other end.
     pub who: String,
@@ -306,7 +317,7 @@ pub struct AuditView {
 }
 
 /// Something that an operator should know.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Health {
     /// What part of the daemon it is about.
     pub part: String,
@@ -315,7 +326,7 @@ pub struct Health {
 }
 
 /// `status`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StatusView {
     /// The daemon's version.
     pub version: String,
@@ -325,9 +336,11 @@ pub struct StatusView {
     pub attached: Vec<AttachedView>,
     /// Since when limits have been in force without a break.
     #[serde(serialize_with = "time")]
+    #[schemars(with = "DateTime<Utc>")]
     pub since: DateTime<Utc>,
     /// Since when this daemon runs.
     #[serde(serialize_with = "time")]
+    #[schemars(with = "DateTime<Utc>")]
     pub started_at: DateTime<Utc>,
     /// Server ports whose traffic is limited.
     pub guarded_ports: Vec<u16>,
@@ -343,6 +356,7 @@ pub struct StatusView {
     /// Sums since the maps were made.
     pub totals: Totals,
     /// Every other counter of the kernel program, by name.
+    #[schemars(with = "BTreeMap<String, u64>")]
     pub coverage: serde_json::Map<String, serde_json::Value>,
     /// Connections followed now.
     #[serde(default)]
@@ -355,7 +369,7 @@ pub struct StatusView {
 }
 
 /// What a change did.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Report {
     /// What was done, line by line.
     pub done: Vec<String>,
@@ -365,7 +379,7 @@ pub struct Report {
 }
 
 /// What an import made.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Imported {
     /// Keys added.
     pub keys: u64,
@@ -374,7 +388,7 @@ pub struct Imported {
 }
 
 /// What an import is at.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ImportPhase {
     /// The file is read and checked; counted in bytes.
@@ -389,7 +403,7 @@ pub enum ImportPhase {
 }
 
 /// How far an import is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ImportView {
     /// What it is at.
     pub phase: ImportPhase,
@@ -400,7 +414,7 @@ pub struct ImportView {
 }
 
 /// Body of `POST /v1/scopes`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AddScope {
     /// Its name.
@@ -411,31 +425,34 @@ pub struct AddScope {
 }
 
 /// Body of `POST /v1/keys`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateKey {
     /// The scope.
     pub scope: ScopeName,
     /// What to call it.
     #[serde(default)]
+    #[schemars(schema_with = "schema::label")]
     pub label: Option<String>,
 }
 
 /// Body of `POST /v1/keys/import`.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImportKey {
     /// The scope.
     pub scope: ScopeName,
     /// What to call it.
     #[serde(default)]
+    #[schemars(schema_with = "schema::label")]
     pub label: Option<String>,
     /// The raw key.
+    #[schemars(schema_with = "schema::raw_key")]
     pub key: String,
 }
 
 /// Body of `POST /v1/keys/check`.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CheckKey {
     /// The raw key.
@@ -443,20 +460,24 @@ pub struct CheckKey {
 }
 
 /// Body of `PUT /v1/scopes/{scope}/limits`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetLimits {
     /// What to change.
     pub limits: Changes,
     /// When it ends by itself.
     #[serde(default, serialize_with = "optional_time")]
+    #[schemars(with = "Option<DateTime<Utc>>")]
     pub until: Option<DateTime<Utc>>,
     /// Why.
+    #[schemars(schema_with = "schema::note")]
     pub note: String,
 }
 
 /// What a scope's mode is to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum ScopeMode {
     /// Refuse what is over a limit
@@ -479,19 +500,21 @@ impl ScopeMode {
 }
 
 /// Body of `PUT /v1/scopes/{scope}/mode`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetMode {
     /// What it is to be.
     pub mode: ScopeMode,
     /// Why.
+    #[schemars(schema_with = "schema::note")]
     pub note: String,
 }
 
 /// Body of what only wants a reason.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Noted {
     /// Why.
+    #[schemars(schema_with = "schema::note")]
     pub note: String,
 }

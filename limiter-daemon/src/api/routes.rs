@@ -12,7 +12,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE},
     middleware::from_fn_with_state,
     response::{IntoResponse as _, Response},
-    routing::{get, post, put},
+    routing::{MethodRouter, get, post, put},
 };
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,38 @@ type App = State<Arc<Shared>>;
 type Sender = ConnectInfo<Peer>;
 
 pub(super) fn router(shared: Arc<Shared>, access: Access, bounds: Bounds) -> Router {
-    Router::new()
+    routes()
+        .router
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(unknown_method)
+        // `body::whole` has seen to it, with a limit for each path.
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(bounds, body::whole))
+        .layer(from_fn_with_state(
+            (Arc::new(access), bounds),
+            access::check,
+        ))
+        .with_state(shared)
+}
+
+/// A router that knows its paths, so that the document can be held against them.
+#[derive(Default)]
+pub(super) struct Routes {
+    router: Router<Arc<Shared>>,
+    pub(super) paths: Vec<&'static str>,
+}
+
+impl Routes {
+    fn route(mut self, path: &'static str, methods: MethodRouter<Arc<Shared>>) -> Self {
+        self.paths.push(path);
+        self.router = self.router.route(path, methods);
+        self
+    }
+}
+
+/// All paths, each with its methods; `openapi` describes them.
+pub(super) fn routes() -> Routes {
+    Routes::default()
         .route("/v1/status", get(status))
         .route("/v1/tiers", get(list_tiers))
         .route("/v1/scopes", get(list_scopes).post(add_scope))
@@ -52,20 +83,12 @@ pub(super) fn router(shared: Arc<Shared>, access: Access, bounds: Bounds) -> Rou
         .route("/v1/keys", get(list_keys).post(create_key))
         .route("/v1/keys/import", post(import_key))
         .route("/v1/keys/check", post(check_key))
-        .route("/v1/keys/{id}/{verb}", post(change_key))
+        .route("/v1/keys/{id}/disable", post(disable_key))
+        .route("/v1/keys/{id}/enable", post(enable_key))
+        .route("/v1/keys/{id}/revoke", post(revoke_key))
         .route("/v1/reload", post(reload))
         .route("/v1/detach", post(detach))
         .route(CSV_PATH, post(import_csv).get(import_progress))
-        .fallback(unknown_path)
-        .method_not_allowed_fallback(unknown_method)
-        // `body::whole` has seen to it, with a limit for each path.
-        .layer(DefaultBodyLimit::disable())
-        .layer(from_fn_with_state(bounds, body::whole))
-        .layer(from_fn_with_state(
-            (Arc::new(access), bounds),
-            access::check,
-        ))
-        .with_state(shared)
 }
 
 /// A JSON body; what is wrong with it is told as everything else is.
@@ -365,19 +388,21 @@ async fn import_progress(State(shared): App) -> Json<Option<ImportView>> {
     Json(shared.import_view())
 }
 
-async fn change_key(
-    State(shared): App,
-    from: Sender,
-    Part((id, verb)): Part<(String, String)>,
-) -> Response {
-    let state = match verb.as_str() {
-        "disable" => KeyState::Disabled,
-        "enable" => KeyState::Active,
-        "revoke" => KeyState::Revoked,
-        _ => return unknown_path().await.into_response(),
-    };
-    let caller = caller(&from);
-    answer(&shared, move |engine| {
+async fn disable_key(State(shared): App, from: Sender, Part(id): Part<String>) -> Response {
+    change_key(&shared, &from, id, KeyState::Disabled).await
+}
+
+async fn enable_key(State(shared): App, from: Sender, Part(id): Part<String>) -> Response {
+    change_key(&shared, &from, id, KeyState::Active).await
+}
+
+async fn revoke_key(State(shared): App, from: Sender, Part(id): Part<String>) -> Response {
+    change_key(&shared, &from, id, KeyState::Revoked).await
+}
+
+async fn change_key(shared: &Arc<Shared>, from: &Sender, id: String, state: KeyState) -> Response {
+    let caller = caller(from);
+    answer(shared, move |engine| {
         engine.set_key_state(&id, state, &caller)
     })
     .await

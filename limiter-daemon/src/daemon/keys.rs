@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Longest label, in bytes.
-const MAX_LABEL: usize = 128;
+pub(crate) const MAX_LABEL: usize = 128;
 
 impl Engine {
     /// What the kernel knows a raw key by.

@@ -45,7 +45,9 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
+pub(crate) use audit::MAX_NOTE;
 pub use engine::{Caller, Engine, Parts};
+pub(crate) use keys::MAX_LABEL;
 pub use lock::{DirectoryLock, LockError};
 pub use notify::notify;
 pub use reload::resolve_or_refuse;
