@@ -1,10 +1,12 @@
 //! The command line.
 
+mod advice;
 mod args;
 mod check;
 mod client;
 mod commands;
 mod detach;
+mod examples;
 mod exit;
 mod import;
 mod moment;
@@ -12,6 +14,7 @@ mod render;
 mod socket;
 mod status;
 mod table;
+mod terminal;
 
 use std::{os::unix::net::UnixStream, path::PathBuf, process::ExitCode};
 

@@ -16,6 +16,7 @@ pub mod plane;
 pub mod sockets;
 mod state;
 mod sys;
+pub mod topology;
 mod undo;
 mod unused;
 mod words;
