@@ -11,6 +11,8 @@ mod exit;
 mod import;
 mod moment;
 mod render;
+#[cfg(test)]
+mod schemas;
 mod socket;
 mod status;
 mod table;
