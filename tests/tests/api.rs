@@ -57,7 +57,7 @@ fn the_control_interface_is_as_its_document_says() {
         command.args(["--max-time", "900"]);
     } else {
         // The same requests each time.
-        command.args(["--seed", "1", "--max-examples", "60"]);
+        command.args(["--seed", "1", "--max-examples", "30"]);
     }
     let run = output(&mut command);
     let told = String::from_utf8_lossy(&run.stdout);

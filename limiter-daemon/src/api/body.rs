@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use http_body_util::BodyExt as _;
+use hyper::body::Body as _;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
@@ -49,8 +50,9 @@ pub(super) async fn whole(
 }
 
 async fn collect(body: Body, most: usize, bounds: Bounds) -> Result<Bytes, ApiError> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(most);
     let mut pieces = Pieces::new(body, bounds);
-    let mut whole = Vec::new();
+    let mut whole = Vec::with_capacity(announced.min(most));
     while let Some(piece) = pieces.next().await? {
         if whole.len() + piece.len() > most {
             drop(whole);
