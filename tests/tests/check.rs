@@ -26,10 +26,16 @@ fn two_attachments_on_one_path_are_warned_of() {
         "link add br0 type bridge",
         "link add v0 type veth peer name v1",
         "link set v0 master br0",
+        "link add other index 60 type bridge",
     ] {
         lab.server().ip(command);
     }
-    for interface in ["lo", "br0", "v0", "v1"] {
+    // Its other end is in another namespace, under an index that is another's here.
+    let away = lab.client().name();
+    lab.server().ip(&format!(
+        "link add far index 50 type veth peer name near index 60 netns {away}"
+    ));
+    for interface in ["lo", "br0", "v0", "v1", "far", "other"] {
         lab.server().ip(&format!("link set {interface} up"));
     }
     for (interfaces, wanted) in [
@@ -39,8 +45,8 @@ fn two_attachments_on_one_path_are_warned_of() {
             Some("v0 and v1 are the two ends of a veth pair"),
         ),
         (&["lo", "v1"], Some("lo is attached beside v1")),
-        // Its other end is in another namespace, under an index that is another's here.
         (&["s0", "v1", "br0"], None),
+        (&["far", "other"], None),
     ] {
         let told = warnings(&limiter, interfaces);
         assert_eq!(told.len(), wanted.iter().len(), "{interfaces:?}: {told:?}");
