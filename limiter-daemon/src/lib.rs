@@ -8,6 +8,8 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+#[cfg(test)]
+mod documents;
 pub mod kernel;
 pub mod key;
 pub mod limits;

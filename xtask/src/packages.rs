@@ -117,7 +117,17 @@ const LAB: [Needed; 10] = [
 
 /// What the tests want besides: clients, servers and proxies whose behaviour they hold fast, and what packages are made
 /// and tried with.
-const TESTS: [Needed; 18] = [
+const TESTS: [Needed; 20] = [
+    Needed {
+        what: What::PythonModule("ensurepip"),
+        package: "python3-venv",
+        reason: "installs what is not among Debian's packages",
+    },
+    Needed {
+        what: What::Program("socat"),
+        package: "socat",
+        reason: "reaches the control socket for programs that know TCP only",
+    },
     Needed {
         what: What::Library("faketime/libfaketimeMT.so.1"),
         package: "libfaketime",

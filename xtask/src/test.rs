@@ -9,6 +9,7 @@ use crate::{
     context::Context,
     package, packages,
     privilege::Privilege,
+    python,
     summary::{self, Summary, TestsFailed},
     tools,
 };
@@ -33,6 +34,8 @@ const STATIC_VARIABLE: &str = "LIMITER_STATIC";
 const SKIPPED_VARIABLE: &str = "LIMITER_SKIPPED";
 /// An Envoy for the tests of the operators' guide.
 const ENVOY_VARIABLE: &str = "LIMITER_ENVOY";
+/// The program that holds the control interface against its document.
+const SCHEMATHESIS_VARIABLE: &str = "LIMITER_SCHEMATHESIS";
 /// Set: tests try more, as long as it takes.
 const LONG_VARIABLE: &str = "LIMITER_LONG";
 
@@ -45,6 +48,7 @@ impl Given {
         let mut given = vec![
             (DEB_VARIABLE, package::debian(context, &binary)?),
             (DEBIAN_ROOT_VARIABLE, tools::debian_root(privilege)?),
+            (SCHEMATHESIS_VARIABLE, python::schemathesis(context)?),
             (BINARY_VARIABLE, binary),
         ];
         // Where it cannot be had, the tests that want it skip themselves.

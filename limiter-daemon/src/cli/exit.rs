@@ -61,9 +61,15 @@ impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
         match error.kind {
             Kind::Invalid | Kind::InvalidConfiguration => Self::Usage(error.message),
-            Kind::NotFound | Kind::Conflict | Kind::Forbidden | Kind::InvalidKey | Kind::Failed => {
-                Self::failed(error.message)
-            }
+            Kind::NotFound
+            | Kind::Conflict
+            | Kind::Forbidden
+            | Kind::InvalidKey
+            | Kind::MethodNotAllowed
+            | Kind::UnsupportedMediaType
+            | Kind::TooLarge
+            | Kind::Timeout
+            | Kind::Failed => Self::failed(error.message),
         }
     }
 }

@@ -54,8 +54,10 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
+pub(crate) use audit::MAX_NOTE;
 pub use engine::{Caller, Engine, Parts};
 pub use events::{EventLog, Following};
+pub(crate) use keys::MAX_LABEL;
 pub use lock::{DirectoryLock, LockError};
 pub use notify::notify;
 pub use offline::detach as detach_offline;
@@ -64,7 +66,7 @@ pub use reload::resolve_or_refuse;
 pub(crate) use tests::testing;
 
 use crate::{
-    api::{self, Access, ImportView},
+    api::{self, Access, Bounds, ImportView},
     config::{Config, Overlay},
     kernel::{Before, Kernel, PinDirectory, Rings, Settings, netdev::Interface},
     secret::{self, Secret},
@@ -225,10 +227,16 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
     };
     let shared = Arc::new(Shared::new(engine));
     let (stop_server, server_stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = tokio::spawn(api::serve(listener, Arc::clone(&shared), access, async {
-        // Dropping the sender stops the server too.
-        let _stopped = server_stopped.await;
-    }));
+    let server = tokio::spawn(api::serve(
+        listener,
+        Arc::clone(&shared),
+        access,
+        Bounds::default(),
+        async {
+            // Dropping the sender stops the server too.
+            let _stopped = server_stopped.await;
+        },
+    ));
     let rounds = tokio::spawn(rounds(Arc::clone(&shared), Arc::clone(&clock)));
     let healing = tokio::spawn(healing::rounds(Arc::clone(&shared)));
     let allowances = tokio::spawn(allowance::rounds(Arc::clone(&shared), rings.events));

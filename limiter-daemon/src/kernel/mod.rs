@@ -19,6 +19,7 @@ mod set;
 pub mod sockets;
 mod state;
 mod sys;
+pub mod topology;
 mod undo;
 mod unused;
 mod words;

@@ -5,13 +5,16 @@ use limiter_common::{
     abi::{self, Digest, KeyEntry, TextKey},
     day::{Day, DayCount},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{KernelError, netdev::Interface};
 use crate::config::Tables;
 
 /// Which way packets go through an attachment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Hook {
     /// Packets that arrive.
@@ -35,7 +38,7 @@ impl Hook {
 }
 
 /// How a program is attached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mechanism {
     /// A TCX link (kernel 6.6 and later).
