@@ -20,6 +20,7 @@ pub mod gate;
 pub mod http;
 pub mod lab;
 pub mod limiter;
+pub mod metrics;
 pub mod mixture;
 pub mod namespace;
 pub mod netfilter;

@@ -116,7 +116,7 @@ const LAB: [Needed; 10] = [
 ];
 
 /// What the tests want besides: clients, servers and proxies whose behaviour they hold fast.
-const TESTS: [Needed; 9] = [
+const TESTS: [Needed; 11] = [
     Needed {
         what: What::Library("faketime/libfaketimeMT.so.1"),
         package: "libfaketime",
@@ -162,10 +162,20 @@ const TESTS: [Needed; 9] = [
         package: "haproxy",
         reason: "is a proxy in front of the API",
     },
+    Needed {
+        what: What::Program("prometheus"),
+        package: "prometheus",
+        reason: "reads the page of metrics",
+    },
+    Needed {
+        what: What::Program("promtool"),
+        package: "prometheus",
+        reason: "checks that page, and the alerts",
+    },
 ];
 
 /// Packages that would start a service with the machine.
-const SERVICES: [&str; 2] = ["nginx", "haproxy"];
+const SERVICES: [&str; 3] = ["nginx", "haproxy", "prometheus"];
 
 /// Kept from starting: a test starts its own nginx in its own namespace, and the host's port 80
 /// is none of our business.

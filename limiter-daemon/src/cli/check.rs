@@ -60,6 +60,11 @@ pub(super) fn check(args: &CheckArgs, as_json: bool) -> Result<(), Failure> {
                 "admin_group": config.control.admin_group,
             },
             "history": {"keep": config.history.keep.to_string()},
+            "metrics": {
+                "listen": config.metrics.listen,
+                "top_scopes": config.metrics.top_scopes,
+                "program_time": config.metrics.program_time,
+            },
             "warnings": warnings,
         }));
     }
@@ -112,6 +117,10 @@ pub(super) fn check(args: &CheckArgs, as_json: bool) -> Result<(), Failure> {
         "control      the group {} reads, {} changes",
         config.control.group, config.control.admin_group
     ));
+    lines.push(match config.metrics.listen {
+        Some(address) => format!("metrics      http://{address}/metrics"),
+        None => "metrics      nowhere".to_owned(),
+    });
     lines.push(String::new());
     render::lines(&lines)?;
     render::tiers(&tiers, false)?;

@@ -5,7 +5,9 @@ mod audit;
 mod book;
 mod clock;
 mod csv_import;
+mod departed;
 mod engine;
+mod figures;
 mod healing;
 mod history;
 mod import;
@@ -46,6 +48,7 @@ use tokio::{
 };
 
 pub use engine::{Caller, Engine, Parts};
+pub use figures::{Figures, TierFigures, TopScope};
 pub use lock::{DirectoryLock, LockError};
 pub use notify::notify;
 pub use reload::resolve_or_refuse;
@@ -56,6 +59,7 @@ use crate::{
     api::{self, Access, ImportView},
     config::{Config, Overlay},
     kernel::{Before, Events, Kernel, PinDirectory, Settings, netdev::Interface},
+    metrics,
     secret::{self, Secret},
     store::Store,
 };
@@ -177,6 +181,11 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
         .unwrap_or_else(|| runtime.join(crate::cli::SOCKET_NAME));
     let access = Access::new(&config.control);
     let (listener, _socket_file) = listen(&socket, access.socket_group())?;
+    let metrics = config.metrics.clone();
+    let page = match metrics.listen {
+        Some(address) => Some(metrics::bind(address).await?),
+        None => None,
+    };
 
     let pin_directory = PinDirectory::new(pins);
     let mut before = Before::look(&pin_directory);
@@ -202,6 +211,9 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
         }
     };
     let shared = Arc::new(Shared::new(engine));
+    if page.is_some() && metrics.program_time {
+        shared.engine().measure_programs();
+    }
     let (stop_server, server_stopped) = tokio::sync::oneshot::channel::<()>();
     let server = tokio::spawn(api::serve(listener, Arc::clone(&shared), access, async {
         // Dropping the sender stops the server too.
@@ -210,6 +222,7 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
     let rounds = tokio::spawn(rounds(Arc::clone(&shared), Arc::clone(&clock)));
     let healing = tokio::spawn(healing::rounds(Arc::clone(&shared)));
     let allowances = tokio::spawn(allowance::rounds(Arc::clone(&shared), events));
+    let page = tokio::spawn(metrics::serve(page, Arc::clone(&shared)));
     let time = tokio::spawn(tell_time(Arc::clone(&clock)));
     let watch = tokio::spawn(watch_clock(clock_set, Arc::clone(&clock)));
     log::info!("ready: control socket {}", socket.display());
@@ -228,7 +241,7 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
         }
     }
     notify("STOPPING=1");
-    for task in [rounds, healing, allowances, time, watch] {
+    for task in [rounds, healing, allowances, page, time, watch] {
         task.abort();
     }
     // An answer that is under way, like that to `limiter detach`, is still read.

@@ -3,6 +3,7 @@
 mod audit;
 mod counts;
 mod engine;
+mod figures;
 mod flows;
 mod healing;
 mod history;

@@ -26,6 +26,6 @@ pub use events::Events;
 pub use maps::ClockMap;
 pub use object::{Kernel, Settings};
 pub use pins::PinDirectory;
-pub use plane::{Attached, Hook, Mechanism, Plane};
+pub use plane::{Attached, Hook, Mechanism, Plane, ProgramTime};
 pub use sys::boot_ns;
 pub use undo::Before;

@@ -1,11 +1,12 @@
 //! The loaded object: programs, maps and attachments together.
 
-use std::fs;
+use std::{fs, os::fd::OwnedFd};
 
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, PerCpuArray},
-    programs::{TestRun as _, TestRunOptions},
+    programs::{Program, TestRun as _, TestRunOptions},
+    sys::{Stats, enable_stats},
     util::KernelVersion,
 };
 use limiter_common::{
@@ -16,7 +17,7 @@ use limiter_common::{
 
 use super::{
     Attached, KernelError, Mechanism, Plane,
-    attach::{Attachments, loaded},
+    attach::{Attachments, PROGRAMS, loaded},
     detach,
     error::map_error,
     events::Events,
@@ -25,7 +26,7 @@ use super::{
     maps::{ClockMap, Maps, Plain, all, insert, insert_all, lookup, remove},
     netdev::Interface,
     pins::{PinDirectory, TEXT_ENTRIES, key_entries, unused_entries},
-    plane::{Count, Counted, First},
+    plane::{Count, Counted, First, ProgramTime},
     state::StateMap,
     sys,
     unused::UnusedMap,
@@ -62,6 +63,8 @@ pub struct Kernel {
     pins: PinDirectory,
     tables: Tables,
     identity: String,
+    /// While it is open, the kernel measures what programs take.
+    measuring: Option<OwnedFd>,
 }
 
 impl Kernel {
@@ -126,6 +129,7 @@ impl Kernel {
             pins: pins.clone(),
             tables: *tables,
             identity,
+            measuring: None,
         };
         Ok((kernel, clock, events))
     }
@@ -424,6 +428,39 @@ impl Plane for Kernel {
 
     fn mechanism(&self) -> Mechanism {
         self.attachments.mechanism()
+    }
+
+    fn measure_programs(&mut self) -> Result<(), KernelError> {
+        let measuring = enable_stats(Stats::RunTime).map_err(|error| KernelError::Io {
+            path: "BPF_ENABLE_STATS".into(),
+            source: error.io_error,
+        })?;
+        self.measuring = Some(measuring);
+        Ok(())
+    }
+
+    fn program_times(&self) -> Result<Vec<ProgramTime>, KernelError> {
+        if self.measuring.is_none() {
+            return Ok(Vec::new());
+        }
+        let mut times = Vec::new();
+        for name in PROGRAMS {
+            let program = match self.ebpf.program(name) {
+                // Those that no interface wanted yet are not loaded.
+                Some(Program::SchedClassifier(program)) if program.fd().is_ok() => program,
+                _ => continue,
+            };
+            let info = program.info().map_err(|source| KernelError::Program {
+                name: name.to_owned(),
+                source: Box::new(source),
+            })?;
+            times.push(ProgramTime {
+                program: name,
+                runs: info.run_count(),
+                time: info.run_time(),
+            });
+        }
+        Ok(times)
     }
 
     fn detach(&mut self) -> Result<Vec<String>, KernelError> {

@@ -10,9 +10,13 @@ mod schema;
 mod scopes;
 mod usage;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use chrono::{DateTime, Utc};
+use prometheus_client::metrics::histogram::Histogram;
 use rusqlite::Connection;
 use thiserror::Error;
 
@@ -75,6 +79,20 @@ pub enum StoreError {
 pub struct Store {
     connection: Connection,
     path: PathBuf,
+    writes: Writes,
+}
+
+/// How long changes took, seconds: from what a fast disk takes to what the kernel's programs do not wait
+/// for any more.
+const WRITE_SECONDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
+
+/// What became of changes since the store was opened.
+#[derive(Debug, Clone)]
+pub struct Writes {
+    /// How long those took that are on the disk, s.
+    pub seconds: Histogram,
+    /// How many failed.
+    pub failures: u64,
 }
 
 impl Store {
@@ -88,7 +106,15 @@ impl Store {
             path: path.clone(),
             source,
         })?;
-        let mut store = Self { connection, path };
+        let writes = Writes {
+            seconds: Histogram::new(WRITE_SECONDS),
+            failures: 0,
+        };
+        let mut store = Self {
+            connection,
+            path,
+            writes,
+        };
         store.prepare()?;
         Ok(store)
     }
@@ -135,11 +161,16 @@ impl Store {
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, E>,
     ) -> Result<T, E> {
-        self.execute_batch("BEGIN IMMEDIATE")?;
-        let result = work(self).and_then(|value| {
+        let began = Instant::now();
+        let begun = self.execute_batch("BEGIN IMMEDIATE").map_err(E::from);
+        let result = begun.and_then(|()| work(self)).and_then(|value| {
             self.execute_batch("COMMIT")?;
             Ok(value)
         });
+        match result {
+            Ok(_) => self.writes.seconds.observe(began.elapsed().as_secs_f64()),
+            Err(_) => self.writes.failures += 1,
+        }
         // Some errors of SQLite's end the transaction by themselves.
         if result.is_err()
             && !self.connection.is_autocommit()
@@ -176,6 +207,11 @@ impl Store {
             }
         }
         result
+    }
+
+    /// What became of changes so far.
+    pub fn writes(&self) -> Writes {
+        self.writes.clone()
     }
 
     /// A value that this installation remembers.

@@ -14,7 +14,7 @@ use super::flows::Flow;
 use crate::kernel::{
     Attached, Hook, KernelError, Mechanism, Plane,
     netdev::Interface,
-    plane::{Count, Counted, First},
+    plane::{Count, Counted, First, ProgramTime},
 };
 
 #[derive(Default)]
@@ -307,6 +307,14 @@ impl Plane for MemoryPlane {
 
     fn mechanism(&self) -> Mechanism {
         Mechanism::Tcx
+    }
+
+    fn measure_programs(&mut self) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn program_times(&self) -> Result<Vec<ProgramTime>, KernelError> {
+        Ok(Vec::new())
     }
 
     fn detach(&mut self) -> Result<Vec<String>, KernelError> {

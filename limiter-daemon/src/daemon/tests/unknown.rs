@@ -330,3 +330,47 @@ fn ids_that_this_store_has_given_to_scopes_are_not_for_unknown_keys() {
     let new = host.add("b");
     assert!(!host.plane.tables().unused.contains(&new));
 }
+
+#[test]
+fn they_are_in_the_sums_of_their_tier_and_never_named() {
+    let mut host = Host::new(&format!("{CONFIG}[tiers.guest]\n[tiers.other]\n"));
+    let admitted = |host: &mut Host, tier: &str| {
+        let figures = host.engine().figures(noon()).unwrap();
+        figures.tiers[tier].admitted
+    };
+    adopt(&mut host, KEY, 3);
+    adopt(&mut host, [0xef, 2], 4);
+    let figures = host.engine().figures(noon()).unwrap();
+    assert_eq!(figures.tiers["profile"].admitted, 7);
+    assert_eq!(figures.unknown_keys, 2);
+    assert!(figures.most_used.is_empty() && figures.nearest_quota.is_empty());
+    // They get another tier: what they have done stays where it was.
+    let other = |tier: &str| {
+        let config = CONFIG.replace("profile", tier);
+        format!("{config}[tiers.guest]\n[tiers.other]\n")
+    };
+    host.configure(&other("guest"));
+    host.engine().reload(&caller(noon())).unwrap();
+    let id = entry(&host).unwrap();
+    host.plane.admit(id, TODAY, 1);
+    assert_eq!(admitted(&mut host, "profile"), 7);
+    assert_eq!(admitted(&mut host, "guest"), 1);
+    host.start(noon()).unwrap();
+    assert_eq!(admitted(&mut host, "profile"), 7);
+    assert_eq!(admitted(&mut host, "guest"), 1);
+    // While no daemon runs, they get yet another.
+    host.configure(&other("other"));
+    host.start(noon()).unwrap();
+    assert_eq!(admitted(&mut host, "guest"), 1);
+    assert_eq!(admitted(&mut host, "other"), 0);
+    // One is adopted anew, under another id, and both are forgotten when none gets a scope any more.
+    let new = meet(&host, KEY, TODAY, 2);
+    host.engine()
+        .hear_of_unknown(&[(KEY, new)], noon())
+        .unwrap();
+    assert_eq!(admitted(&mut host, "other"), 2);
+    host.configure("[policy]\nunknown_key = \"pass\"\n[tiers.guest]\n[tiers.other]\n");
+    host.engine().reload(&caller(noon())).unwrap();
+    let sums = ["profile", "guest", "other"].map(|tier| admitted(&mut host, tier));
+    assert_eq!(sums, [7, 1, 2]);
+}
