@@ -130,6 +130,14 @@ impl Drop for SetOnDrop<'_> {
     }
 }
 
+/// Samples of a page, but for those of parts that may not have been looked at yet.
+fn length(page: &Page) -> usize {
+    let samples = page.samples.keys();
+    samples
+        .filter(|sample| !sample.starts_with("limiter_health"))
+        .count()
+}
+
 #[test]
 fn many_keys_are_imported_cost_little_and_hold_through_a_restart() {
     avoid_midnight(TEST);
@@ -174,7 +182,7 @@ fn many_keys_are_imported_cost_little_and_hold_through_a_restart() {
     let pages: Vec<Page> = (0..PAGES).map(|_| Page::read(&rig.lab)).collect();
     println!("a page of metrics in {:?}", begun.elapsed() / PAGES);
     for many in pages {
-        assert_eq!(many.samples.len(), page.samples.len());
+        assert_eq!(length(&many), length(&page));
         let scopes = "limiter_table_entries{table=\"scopes\"}";
         assert_eq!(many.count(scopes), u64::from(size.scopes) + 1);
     }
