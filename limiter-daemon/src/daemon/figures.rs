@@ -1,24 +1,37 @@
 //! What the page of metrics shows, taken at one moment.
 
-use std::{cmp::Reverse, collections::BTreeMap, collections::BinaryHeap};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+    ops::Bound,
+    thread,
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use limiter_common::day::DayCount;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::{
-    departed::Requests,
+    Shared,
+    departed::{Departed, Requests},
     engine::{Engine, Scope, day_of},
 };
 use crate::{
     api::{AttachedView, FlowsView, HealedView},
     config::Tables,
     kernel::{KernelError, ProgramTime},
+    scope::ScopeName,
     store::{DayUsage, Refusals, Writes},
 };
 
 /// Shares of the daily quota between which scopes are counted.
 const QUOTA_SHARES: [f64; 9] = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0];
+
+/// Scopes that are looked at in one go: some milliseconds.
+const AT_ONCE: usize = 4096;
+/// Between two goes.
+const PAUSE: Duration = Duration::from_micros(200);
 
 /// All of it.
 #[derive(Debug)]
@@ -109,13 +122,14 @@ pub struct TopScope {
 }
 
 /// The best of many, without sorting all of them.
-struct Ranking<'a> {
+struct Ranking {
     room: usize,
-    /// The least on top. Names decide between equals, so that it is always the same ones.
-    best: BinaryHeap<Reverse<(u64, Reverse<&'a str>, &'a str)>>,
+    /// The least on top: value, name, tier. Names decide between equals, so that it is always the same
+    /// ones.
+    best: BinaryHeap<Reverse<(u64, Reverse<String>, String)>>,
 }
 
-impl<'a> Ranking<'a> {
+impl Ranking {
     fn new(room: usize) -> Self {
         Self {
             room,
@@ -123,21 +137,23 @@ impl<'a> Ranking<'a> {
         }
     }
 
-    fn offer(&mut self, value: u64, scope: &'a Scope) {
+    fn offer(&mut self, value: u64, scope: &Scope) {
         if value == 0 || self.room == 0 {
             return;
         }
-        let entry = Reverse((
-            value,
-            Reverse(scope.record.name.as_str()),
-            scope.record.tier.as_str(),
-        ));
-        if self.best.len() < self.room {
-            self.best.push(entry);
-        } else if self.best.peek().is_some_and(|least| entry.0 > least.0) {
+        let name = scope.record.name.as_str();
+        if self.best.len() == self.room {
+            // Most scopes are none of the best, and cost nothing but this.
+            let worse = self.best.peek().is_some_and(|Reverse((least, last, _))| {
+                (value, Reverse(name)) < (*least, Reverse(last.0.as_str()))
+            });
+            if worse {
+                return;
+            }
             self.best.pop();
-            self.best.push(entry);
         }
+        let entry = (value, Reverse(name.to_owned()), scope.record.tier.clone());
+        self.best.push(Reverse(entry));
     }
 
     /// The best first, values as so many parts.
@@ -146,8 +162,8 @@ impl<'a> Ranking<'a> {
         sorted
             .into_iter()
             .map(|Reverse((value, Reverse(scope), tier))| TopScope {
-                scope: scope.to_owned(),
-                tier: tier.to_owned(),
+                scope,
+                tier,
                 value: value as f64 / parts,
             })
             .collect()
@@ -172,44 +188,116 @@ struct Sum {
     figures: TierFigures,
 }
 
-impl Engine {
-    /// All of it. Looks at each scope once, and changes nothing.
+/// A look at all scopes, in as many goes as it takes.
+pub(super) struct Survey {
+    now: DateTime<Utc>,
+    /// As it was at the beginning.
+    departed: Departed,
+    sums: BTreeMap<String, Sum>,
+    nearest_quota: Ranking,
+    most_used: Ranking,
+    most_refused: Ranking,
+    /// The scope that was looked at last.
+    last: Option<ScopeName>,
+}
+
+impl Survey {
+    pub(super) fn begin(engine: &Engine, now: DateTime<Utc>) -> Self {
+        let room = engine.config.metrics.top_scopes;
+        let mut sums: BTreeMap<String, Sum> = BTreeMap::new();
+        for name in engine.config.tiers.names() {
+            sums.entry(name.as_str().to_owned()).or_default();
+        }
+        for (tier, departed) in &engine.departed.tiers {
+            let sum = sums.entry(tier.clone()).or_default();
+            sum.requests.add(departed);
+        }
+        Self {
+            now,
+            departed: engine.departed.clone(),
+            sums,
+            nearest_quota: Ranking::new(room),
+            most_used: Ranking::new(room),
+            most_refused: Ranking::new(room),
+            last: None,
+        }
+    }
+
+    fn look_at(&mut self, engine: &Engine, scope: &Scope) {
+        let tier = &scope.record.tier;
+        if !self.sums.contains_key(tier) {
+            self.sums.insert(tier.clone(), Sum::default());
+        }
+        let Some(sum) = self.sums.get_mut(tier) else {
+            return;
+        };
+        let DayUsage { used, refused, .. } = engine.add_scope_figures(scope, sum, self.now);
+        // The names of others are parts of keys' digests.
+        if scope.record.unknown.is_some() {
+            return;
+        }
+        if let Some(quota) = scope.limits.daily_quota {
+            self.nearest_quota.offer(millionths(used, quota), scope);
+        }
+        self.most_used.offer(used, scope);
+        self.most_refused.offer(refused.total(), scope);
+    }
+}
+
+impl Figures {
+    /// All of it. Changes nothing, and holds the engine only for a moment at a time.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn figures(&self, now: DateTime<Utc>) -> Result<Figures, KernelError> {
-        let room = self.config.metrics.top_scopes;
-        let [mut nearest_quota, mut most_used, mut most_refused] =
-            [(); 3].map(|()| Ranking::new(room));
-        let mut sums: BTreeMap<&str, Sum> = BTreeMap::new();
-        for name in self.config.tiers.names() {
-            sums.entry(name.as_str()).or_default();
-        }
-        for (tier, departed) in &self.departed.tiers {
-            sums.entry(tier).or_default().requests.add(departed);
-        }
-        for scope in self.scopes.values() {
-            let sum = sums.entry(&scope.record.tier).or_default();
-            let DayUsage { used, refused, .. } = self.add_scope_figures(scope, sum, now);
-            // The names of others are parts of keys' digests.
-            if scope.record.unknown.is_some() {
-                continue;
+    pub fn take(shared: &Shared, now: DateTime<Utc>) -> Result<Self, KernelError> {
+        let mut survey = Survey::begin(&shared.engine(), now);
+        loop {
+            let engine = shared.engine();
+            if engine.survey(&mut survey, AT_ONCE) {
+                return engine.figures(survey);
             }
-            if let Some(quota) = scope.limits.daily_quota {
-                nearest_quota.offer(millionths(used, quota), scope);
-            }
-            most_used.offer(used, scope);
-            most_refused.offer(refused.total(), scope);
+            drop(engine);
+            // Who waits for the engine goes before.
+            thread::sleep(PAUSE);
+        }
+    }
+}
+
+impl Engine {
+    /// Looks at so many scopes more, in the order of their names; says whether that were all.
+    pub(super) fn survey(&self, survey: &mut Survey, at_once: usize) -> bool {
+        let from = match survey.last.take() {
+            Some(last) => Bound::Excluded(last),
+            None => Bound::Unbounded,
+        };
+        let mut rest = self.scopes.range((from, Bound::Unbounded));
+        for (name, scope) in rest.by_ref().take(at_once) {
+            survey.look_at(self, scope);
+            survey.last = Some(name.clone());
+        }
+        rest.next().is_none()
+    }
+
+    /// The figures of a survey that has looked at all scopes, and what else there is.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn figures(&self, mut survey: Survey) -> Result<Figures, KernelError> {
+        if survey.departed != self.departed {
+            // A scope has left its tier meanwhile: it may be in the sums twice, or not at all.
+            survey = Survey::begin(self, survey.now);
+            self.survey(&mut survey, usize::MAX);
         }
         let unknown_keys = self.unknown.count() as u64;
         Ok(Figures {
-            tiers: sums
+            tiers: survey
+                .sums
                 .into_iter()
-                .map(|(tier, sum)| (tier.to_owned(), sum.finish()))
+                .map(|(tier, sum)| (tier, sum.finish()))
                 .collect(),
-            nearest_quota: nearest_quota.finish(MILLION),
-            most_used: most_used.finish(1.0),
-            most_refused: most_refused.finish(1.0),
+            nearest_quota: survey.nearest_quota.finish(MILLION),
+            most_used: survey.most_used.finish(1.0),
+            most_refused: survey.most_refused.finish(1.0),
             counters: self.plane.counters()?,
             flows: self.flows_view(),
             tables: self.config.tables,
@@ -223,7 +311,7 @@ impl Engine {
             programs: self.plane.program_times()?,
             started_at: self.started_at,
             since: self.since,
-            now,
+            now: survey.now,
         })
     }
 

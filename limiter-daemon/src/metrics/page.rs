@@ -6,7 +6,9 @@ use chrono::{DateTime, Utc};
 use limiter_common::abi::{self, counter};
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, prometheus_text, text},
+    encoding::{
+        DescriptorEncoder, EncodeMetric as _, MetricEncoder, NoLabelSet, prometheus_text, text,
+    },
     metrics::{MetricType, histogram::Histogram},
     registry::{Registry, Unit},
 };

@@ -10,14 +10,14 @@ use axum::{
         HeaderMap, StatusCode,
         header::{ACCEPT, CONTENT_TYPE},
     },
-    response::{IntoResponse, Response},
+    response::{IntoResponse as _, Response},
     routing::get,
 };
 use chrono::Utc;
 use tokio::{net::TcpListener, sync::Mutex};
 
 use super::page::{Format, Page};
-use crate::daemon::Shared;
+use crate::daemon::{Figures, Shared};
 
 /// What the handler has.
 struct Metrics {
@@ -59,9 +59,8 @@ async fn page(State(metrics): State<Arc<Metrics>>, headers: HeaderMap) -> Respon
     let _turn = metrics.turn.lock().await;
     let shared = Arc::clone(&metrics.shared);
     let written = tokio::task::spawn_blocking(move || {
-        // Only what is counted is read under the engine's lock; it is written down afterwards.
-        let figures = shared.engine().figures(Utc::now());
-        anyhow::Ok(Page::of(&figures?).write(format)?)
+        let figures = Figures::take(&shared, Utc::now())?;
+        anyhow::Ok(Page::of(&figures).write(format)?)
     });
     let problem = match written.await {
         Ok(Ok(text)) => return ([(CONTENT_TYPE, format.content_type())], text).into_response(),

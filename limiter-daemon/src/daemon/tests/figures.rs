@@ -7,13 +7,17 @@ use super::{
     plane::MemoryPlane,
 };
 use crate::{
-    daemon::{Figures, TierFigures},
+    daemon::{Figures, TierFigures, figures::Survey},
     kernel::Plane as _,
     store::Refusals,
 };
 
-fn figures(host: &mut Host) -> Figures {
-    host.engine().figures(noon()).unwrap()
+/// In goes of two scopes.
+pub(super) fn figures(host: &mut Host) -> Figures {
+    let engine = host.engine();
+    let mut survey = Survey::begin(engine, noon());
+    while !engine.survey(&mut survey, 2) {}
+    engine.figures(survey).unwrap()
 }
 
 /// What a tier's requests came to: admitted, refused for the rate, would have been for the quota.
@@ -85,6 +89,27 @@ fn the_sums_of_a_tier_go_on_without_scopes_that_were_removed() {
     host.plane = MemoryPlane::new("boot:two");
     host.start(noon()).unwrap();
     assert_eq!(sums(&figures(&mut host), "profile"), [0, 0, 0]);
+}
+
+#[test]
+fn a_scope_that_is_removed_while_others_are_looked_at_counts_once() {
+    for looked_at in 0..=3 {
+        for removed in ["acme/a", "acme/b", "acme/c"] {
+            let mut host = Host::new("");
+            for scope in ["acme/a", "acme/b", "acme/c"] {
+                let id = host.add(scope);
+                count(&host, id, 10, 3, 1);
+            }
+            let mut survey = Survey::begin(host.engine(), noon());
+            host.engine().survey(&mut survey, looked_at);
+            remove(&mut host, removed);
+            while !host.engine().survey(&mut survey, 1) {}
+            let figures = host.engine().figures(survey).unwrap();
+            let counted = sums(&figures, "profile");
+            assert_eq!(counted, [30, 9, 3], "{looked_at} {removed}");
+            assert_eq!(figures.tiers["profile"].scopes, 2);
+        }
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use limiter_common::{
 };
 
 use super::{
+    figures::figures,
     host::{Host, TODAY, TOMORROW, at, caller, name, noon},
     plane::MemoryPlane,
 };
@@ -334,13 +335,10 @@ fn ids_that_this_store_has_given_to_scopes_are_not_for_unknown_keys() {
 #[test]
 fn they_are_in_the_sums_of_their_tier_and_never_named() {
     let mut host = Host::new(&format!("{CONFIG}[tiers.guest]\n[tiers.other]\n"));
-    let admitted = |host: &mut Host, tier: &str| {
-        let figures = host.engine().figures(noon()).unwrap();
-        figures.tiers[tier].admitted
-    };
+    let admitted = |host: &mut Host, tier: &str| figures(host).tiers[tier].admitted;
     adopt(&mut host, KEY, 3);
     adopt(&mut host, [0xef, 2], 4);
-    let figures = host.engine().figures(noon()).unwrap();
+    let figures = figures(&mut host);
     assert_eq!(figures.tiers["profile"].admitted, 7);
     assert_eq!(figures.unknown_keys, 2);
     assert!(figures.most_used.is_empty() && figures.nearest_quota.is_empty());
