@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod key;
 pub mod limits;
 mod logging;
+pub mod metrics;
 pub mod rate;
 pub mod scope;
 pub mod secret;

@@ -22,6 +22,7 @@ pub mod http;
 pub mod lab;
 pub mod limiter;
 pub mod machine;
+pub mod metrics;
 pub mod mixture;
 pub mod namespace;
 #[cfg(feature = "program")]

@@ -117,7 +117,7 @@ const LAB: [Needed; 10] = [
 
 /// What the tests want besides: clients, servers and proxies whose behaviour they hold fast, and what packages are made
 /// and tried with.
-const TESTS: [Needed; 20] = [
+const TESTS: [Needed; 22] = [
     Needed {
         what: What::PythonModule("ensurepip"),
         package: "python3-venv",
@@ -217,11 +217,19 @@ const TESTS: [Needed; 20] = [
         what: What::Program("sqlite3"),
         package: "sqlite3",
         reason: "backs the store up while the daemon runs",
+        what: What::Program("prometheus"),
+        package: "prometheus",
+        reason: "reads the page of metrics",
+    },
+    Needed {
+        what: What::Program("promtool"),
+        package: "prometheus",
+        reason: "checks that page, and the alerts",
     },
 ];
 
 /// Packages that would start a service with the machine.
-const SERVICES: [&str; 3] = ["nginx", "haproxy", "stunnel4"];
+const SERVICES: [&str; 4] = ["nginx", "haproxy", "stunnel4", "prometheus"];
 
 /// Kept from starting: a test starts its own nginx in its own namespace, and the host's port 80
 /// is none of our business.

@@ -1,6 +1,6 @@
 //! `limiter check`: is the configuration valid, and what does it come to.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -58,6 +58,11 @@ pub(super) fn check(args: &CheckArgs, as_json: bool) -> Result<(), Failure> {
             history: HistoryView {
                 keep: config.history.keep.to_string(),
             },
+            metrics: MetricsView {
+                listen: config.metrics.listen,
+                top_scopes: config.metrics.top_scopes,
+                program_time: config.metrics.program_time,
+            },
             warnings,
         });
     }
@@ -108,6 +113,10 @@ pub(super) fn check(args: &CheckArgs, as_json: bool) -> Result<(), Failure> {
         "control      the group {} reads, {} changes",
         config.control.group, config.control.admin_group
     ));
+    lines.push(match config.metrics.listen {
+        Some(address) => format!("metrics      http://{address}/metrics"),
+        None => "metrics      nowhere".to_owned(),
+    });
     lines.push(String::new());
     render::lines(&lines)?;
     render::tiers(&tiers(&config).collect::<Vec<_>>(), false)?;
@@ -149,6 +158,8 @@ pub(super) struct CheckView {
     control: ControlView,
     /// How long past days are kept.
     history: HistoryView,
+    /// The page for Prometheus.
+    metrics: MetricsView,
     /// What is probably not meant.
     warnings: Vec<String>,
 }
@@ -195,6 +206,15 @@ struct AccountingView {
 struct ControlView {
     group: String,
     admin_group: String,
+}
+
+/// `[metrics]`.
+#[derive(Debug, Serialize, JsonSchema)]
+struct MetricsView {
+    /// Where it is; `null`: nowhere.
+    listen: Option<SocketAddr>,
+    top_scopes: usize,
+    program_time: bool,
 }
 
 /// `[history]`, with its unit.

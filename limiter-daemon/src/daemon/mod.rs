@@ -5,9 +5,11 @@ mod audit;
 mod book;
 mod clock;
 mod csv_import;
+mod departed;
 mod engine;
 mod events;
 mod explain;
+mod figures;
 mod healing;
 mod history;
 mod import;
@@ -58,6 +60,7 @@ pub(crate) use audit::MAX_NOTE;
 pub use engine::{Caller, Engine, Parts};
 pub use events::{EventLog, Following};
 pub(crate) use keys::MAX_LABEL;
+pub use figures::{Figures, TierFigures, TopScope};
 pub use lock::{DirectoryLock, LockError};
 pub use notify::notify;
 pub use offline::detach as detach_offline;
@@ -69,6 +72,7 @@ use crate::{
     api::{self, Access, Bounds, ImportView},
     config::{Config, Overlay},
     kernel::{Before, Kernel, PinDirectory, Rings, Settings, netdev::Interface},
+    metrics,
     secret::{self, Secret},
     store::Store,
 };
@@ -200,6 +204,11 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
         .unwrap_or_else(|| runtime.join(crate::cli::SOCKET_NAME));
     let access = Access::new(&config.control);
     let (listener, _socket_file) = listen(&socket, access.socket_group())?;
+    let metrics = config.metrics.clone();
+    let page = match metrics.listen {
+        Some(address) => Some(metrics::bind(address).await?),
+        None => None,
+    };
 
     let pin_directory = PinDirectory::new(pins);
     let mut before = Before::look(&pin_directory);
@@ -226,6 +235,9 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
         }
     };
     let shared = Arc::new(Shared::new(engine));
+    if page.is_some() && metrics.program_time {
+        shared.engine().measure_programs();
+    }
     let (stop_server, server_stopped) = tokio::sync::oneshot::channel::<()>();
     let server = tokio::spawn(api::serve(
         listener,
@@ -255,6 +267,7 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
         let signs = watchdog::watch(Arc::clone(&shared), patience, watched);
         tasks.push(tokio::spawn(signs));
     }
+    tasks.push(tokio::spawn(metrics::serve(page, Arc::clone(&shared))));
 
     loop {
         tokio::select! {

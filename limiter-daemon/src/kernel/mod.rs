@@ -30,7 +30,7 @@ pub use events::{Events, Refusals, Watch};
 pub use maps::ClockMap;
 pub use object::{Kernel, Settings};
 pub use pins::PinDirectory;
-pub use plane::{Attached, Hook, Mechanism, Plane};
+pub use plane::{Attached, Hook, Mechanism, Plane, ProgramTime};
 pub use set::Rings;
 pub use sys::boot_ns;
 pub use undo::Before;
