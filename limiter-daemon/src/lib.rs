@@ -10,6 +10,7 @@ pub mod config;
 pub mod daemon;
 #[cfg(test)]
 mod documents;
+pub mod http;
 pub mod kernel;
 pub mod key;
 pub mod limits;

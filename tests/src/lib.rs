@@ -40,6 +40,7 @@ pub mod raw;
 pub mod rig;
 pub mod scripted;
 pub mod server;
+pub mod terminal;
 pub mod tools;
 pub mod wire;
 
@@ -60,6 +61,7 @@ pub use neighbour::{Neighbour, Place};
 pub use nginx::Nginx;
 pub use rig::Rig;
 pub use server::Server;
+pub use terminal::Terminal;
 
 /// The guarded port of every lab.
 pub const GUARDED: u16 = 80;

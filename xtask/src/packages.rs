@@ -217,6 +217,8 @@ const TESTS: [Needed; 22] = [
         what: What::Program("sqlite3"),
         package: "sqlite3",
         reason: "backs the store up while the daemon runs",
+    },
+    Needed {
         what: What::Program("prometheus"),
         package: "prometheus",
         reason: "reads the page of metrics",

@@ -10,8 +10,8 @@ use axum::{
 };
 use nix::unistd::{Group, Uid};
 
-use super::{ApiError, body::Pieces, peer::Peer, server::Bounds};
-use crate::config::Control;
+use super::{ApiError, body::Pieces, peer::Peer};
+use crate::{config::Control, http::Bounds};
 
 /// A path that only reads, though it takes a body: a key has no place in a path.
 const READS_WITH_BODY: &str = "/v1/keys/check";

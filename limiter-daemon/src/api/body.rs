@@ -13,10 +13,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{
-    ApiError,
-    server::{Bounds, Place},
-};
+use super::ApiError;
+use crate::http::{Bounds, Place};
 
 /// Largest body of an ordinary request, in bytes.
 const MAX_BODY: usize = 64 * 1024;

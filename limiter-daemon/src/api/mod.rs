@@ -28,7 +28,7 @@ pub use error::{ApiError, Kind, ProblemBody};
 pub use events::{EventKind, EventView};
 pub use insight::{ExplainView, LimitView, TopColumn, TopQuery, TopRow, TopView, Verdict};
 pub use peer::user_name;
-pub use server::{Bounds, bind, serve};
+pub use server::{bind, serve};
 
 use crate::{
     config::Mode,

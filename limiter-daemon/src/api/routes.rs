@@ -24,10 +24,10 @@ use super::{
     body::{self, CSV_PATH},
     events, insight,
     peer::Peer,
-    server::Bounds,
 };
 use crate::{
     daemon::{Caller, Engine, Shared},
+    http::Bounds,
     scope::ScopeName,
     store::{AuditFilter, KeyState},
 };

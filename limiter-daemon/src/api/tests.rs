@@ -9,10 +9,11 @@ use std::{
     time::Duration,
 };
 
-use super::{Access, Bounds};
+use super::Access;
 use crate::{
     config::Control,
     daemon::{Shared, testing},
+    http::Bounds,
 };
 
 pub(super) struct Server {

@@ -59,8 +59,8 @@ use tokio::{
 pub(crate) use audit::MAX_NOTE;
 pub use engine::{Caller, Engine, Parts};
 pub use events::{EventLog, Following};
-pub(crate) use keys::MAX_LABEL;
 pub use figures::{Figures, TierFigures, TopScope};
+pub(crate) use keys::MAX_LABEL;
 pub use lock::{DirectoryLock, LockError};
 pub use notify::notify;
 pub use offline::detach as detach_offline;
@@ -69,8 +69,9 @@ pub use reload::resolve_or_refuse;
 pub(crate) use tests::testing;
 
 use crate::{
-    api::{self, Access, Bounds, ImportView},
+    api::{self, Access, ImportView},
     config::{Config, Overlay},
+    http::Bounds,
     kernel::{Before, Kernel, PinDirectory, Rings, Settings, netdev::Interface},
     metrics,
     secret::{self, Secret},
