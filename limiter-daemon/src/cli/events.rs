@@ -135,8 +135,8 @@ impl Follower {
         let response = match answer {
             Ok((response, _running)) => response,
             // It went while it was asked.
-            Err(Failure::Failed(error)) if error.is::<hyper::Error>() => {
-                return Err(Failure::Unreachable(format!("{error:#}")));
+            Err(failure) if failure.is_hang_up() => {
+                return Err(Failure::Unreachable("the daemon went away".to_owned()));
             }
             Err(failure) => return Err(failure),
         };

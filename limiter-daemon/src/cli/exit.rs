@@ -23,6 +23,11 @@ impl Failure {
         Self::Failed(anyhow::anyhow!(message.into()))
     }
 
+    /// Whether the daemon went away before it had answered.
+    pub(super) fn is_hang_up(&self) -> bool {
+        matches!(self, Self::Failed(error) if error.is::<hyper::Error>())
+    }
+
     pub(super) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Failed(_) => 1,
