@@ -2,9 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    env, fs,
     net::{Ipv4Addr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -12,7 +13,7 @@ use limiter_tests::{
     Config, Conn, GUARDED, Lab, Limiter, Nginx, Rig, UNGUARDED, avoid_midnight, eventually,
     limiter::{Usage, exit},
     metrics::{About, PORT, Page, Prometheus, ask, on_page, packaged, promtool},
-    nginx,
+    nginx, process,
 };
 use serde_json::Value;
 
@@ -658,6 +659,15 @@ fn panels_of_the_dashboard_are_whole_and_do_not_overlap() {
             assert!(refs.insert(target["refId"].to_string()), "{title}");
         }
     }
+}
+
+#[test]
+fn grafana_knows_all_that_the_dashboard_has() {
+    let python = env::var_os("LIMITER_GRAFANA").map_or_else(|| "python3".into(), PathBuf::from);
+    let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("grafana/read.py");
+    let mut command = Command::new(python);
+    command.arg(reader).arg(packaged("grafana/limiter.json"));
+    process::succeed(&mut command);
 }
 
 #[test]

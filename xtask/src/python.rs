@@ -16,11 +16,20 @@ use crate::{context::Context, process};
 /// What schemathesis is made of, each with its version.
 const REQUIREMENTS: &str = "tests/schemathesis/requirements.txt";
 
+/// Grafana's types.
+const GRAFANA: &str = "tests/grafana/requirements.txt";
+
 /// The program that holds the control interface against its document; installed if it is not there.
 pub fn schemathesis(context: &Context) -> anyhow::Result<PathBuf> {
     let requirements = context.root().join(REQUIREMENTS);
     let environment = environment("schemathesis", &requirements)?;
     Ok(environment.join("bin/schemathesis"))
+}
+
+/// A Python that knows what a dashboard of Grafana's may have; installed if it is not there.
+pub fn grafana(context: &Context) -> anyhow::Result<PathBuf> {
+    let environment = environment("grafana", &context.root().join(GRAFANA))?;
+    Ok(environment.join("bin/python"))
 }
 
 /// An environment with what `requirements` names, made anew when that has changed.

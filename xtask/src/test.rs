@@ -36,6 +36,8 @@ const SKIPPED_VARIABLE: &str = "LIMITER_SKIPPED";
 const ENVOY_VARIABLE: &str = "LIMITER_ENVOY";
 /// The program that holds the control interface against its document.
 const SCHEMATHESIS_VARIABLE: &str = "LIMITER_SCHEMATHESIS";
+/// A Python that reads dashboards as Grafana does.
+const GRAFANA_VARIABLE: &str = "LIMITER_GRAFANA";
 /// Set: tests try more, as long as it takes.
 const LONG_VARIABLE: &str = "LIMITER_LONG";
 
@@ -49,6 +51,7 @@ impl Given {
             (DEB_VARIABLE, package::debian(context, &binary)?),
             (DEBIAN_ROOT_VARIABLE, tools::debian_root(privilege)?),
             (SCHEMATHESIS_VARIABLE, python::schemathesis(context)?),
+            (GRAFANA_VARIABLE, python::grafana(context)?),
             (BINARY_VARIABLE, binary),
         ];
         // Where it cannot be had, the tests that want it skip themselves.
