@@ -1,6 +1,7 @@
 //! Raw keys: made by us or brought by the operator, hashed at once, and forgotten.
 
 use limiter_common::abi::MAX_KEY;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -100,7 +101,7 @@ fn push_random(text: &mut String, alphabet: &[u8], digits: usize) -> Result<(), 
 }
 
 /// Where a key has its form from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Form {
     /// Made by us: prefix, secret and checksum.

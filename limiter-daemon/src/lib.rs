@@ -8,10 +8,14 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+#[cfg(test)]
+mod documents;
+pub mod http;
 pub mod kernel;
 pub mod key;
 pub mod limits;
 mod logging;
+pub mod metrics;
 pub mod rate;
 pub mod scope;
 pub mod secret;

@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use thiserror::Error;
 
@@ -17,7 +18,7 @@ pub const MAX_CONCURRENT: u32 = 1_000_000;
 pub const MAX_BURST: u32 = 1_000_000;
 
 /// The limits in force for a scope; `None` is unlimited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Limits {
     /// Requests in a UTC day.
     pub daily_quota: Option<u64>,
@@ -217,25 +218,58 @@ impl<'de> Deserialize<'de> for Bound<Rate> {
     }
 }
 
-/// What an override changes; a limit that is `None` here stays the tier's.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What an override changes; a limit that it does not name stays the tier's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1))]
 pub struct Changes {
-    /// See [`Limits::daily_quota`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Requests a UTC day.
+    #[serde(
+        default,
+        deserialize_with = "named",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(schema_with = "crate::api::schema::daily_quota")]
     pub daily_quota: Option<Bound<u64>>,
-    /// See [`Limits::rate`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Requests in a time.
+    #[serde(
+        default,
+        deserialize_with = "named",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "Bound<Rate>")]
     pub rate: Option<Bound<Rate>>,
-    /// See [`Limits::burst`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Requests that may come at once after a pause.
+    #[serde(
+        default,
+        deserialize_with = "named",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(schema_with = "crate::api::schema::burst")]
     pub burst: Option<u64>,
-    /// See [`Limits::concurrency`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Requests in flight.
+    #[serde(
+        default,
+        deserialize_with = "named",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(schema_with = "crate::api::schema::concurrency")]
     pub concurrency: Option<Bound<u64>>,
-    /// See [`Limits::connections`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Open connections.
+    #[serde(
+        default,
+        deserialize_with = "named",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(schema_with = "crate::api::schema::connections")]
     pub connections: Option<Bound<u64>>,
+}
+
+/// What is named is given: `null` says "unlimited" elsewhere, and must not be taken for "as it is".
+fn named<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 impl Changes {
@@ -372,6 +406,7 @@ mod tests {
             json,
             r#"{"daily_quota":"unlimited","rate":"2/s","concurrency":3}"#
         );
+        assert!(serde_json::from_str::<Changes>(r#"{"daily_quota":null}"#).is_err());
         assert!("+5".parse::<Bound<u64>>().is_err());
         assert!("none".parse::<Bound<u64>>().is_err());
     }

@@ -3,9 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "in a test a None is a failed test")]
 
 use std::{
+    fs::File,
+    io::Read as _,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
+
+use nix::pty::{Winsize, openpty};
 
 fn limiter(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_limiter"))
@@ -236,5 +240,105 @@ fn a_start_that_cannot_have_its_directories_or_socket_pins_nothing() {
         assert_eq!(status(&output), 1, "{told}");
         assert_eq!(told.matches(wanted).count(), 1, "{told}");
         assert!(!Path::new(&pins).exists());
+    }
+}
+
+/// What a command prints to a terminal of so many columns.
+fn on_terminal(columns: u16, arguments: &[&str], environment: &[(&str, &str)]) -> String {
+    let size = Winsize {
+        ws_row: 24,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let terminal = openpty(&size, None).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_limiter"))
+        .args(arguments)
+        .env_remove("NO_COLOR")
+        .env("TERM", "xterm")
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(terminal.slave)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut printed = Vec::new();
+    // Its end is an error, once nobody has the other side open (EIO).
+    let _end = File::from(terminal.master).read_to_end(&mut printed);
+    assert!(child.wait().unwrap().success());
+    String::from_utf8(printed).unwrap()
+}
+
+#[test]
+fn a_terminal_gets_colours_and_tables_that_fit_and_a_pipe_gets_all() {
+    let (_directory, path) = file(
+        "[attach]\ninterfaces = [\"lo\"]\nports = [80]\n[tiers.a-tier-with-a-rather-long-name]\nmode = \"observe\"\n",
+    );
+    let check = ["check", "-c", &path];
+    // The table comes last.
+    let table = |text: &str| -> Vec<String> {
+        let lines: Vec<String> = text
+            .lines()
+            .map(|line| line.trim_end().to_owned())
+            .collect();
+        let head = lines
+            .iter()
+            .position(|line| line.contains("QUOTA"))
+            .unwrap();
+        lines[head..].to_vec()
+    };
+    let narrow = table(&on_terminal(60, &check, &[("NO_COLOR", "1")]));
+    assert!(
+        narrow.iter().all(|line| line.chars().count() <= 60),
+        "{narrow:?}"
+    );
+    assert!(narrow.iter().any(|line| line.contains('…')), "{narrow:?}");
+    let colourful = on_terminal(200, &check, &[]);
+    assert!(
+        colourful.contains("\u{1b}[1mTIER\u{1b}[0m"),
+        "{colourful:?}"
+    );
+    assert!(
+        colourful.contains("\u{1b}[33mobserve\u{1b}[0m"),
+        "{colourful:?}"
+    );
+    let piped = stdout(&limiter(&check));
+    let plain = on_terminal(200, &check, &[("NO_COLOR", "1")]).replace("\r\n", "\n");
+    assert_eq!(plain, piped);
+    assert!(piped.contains("a-tier-with-a-rather-long-name"));
+    assert!(!piped.contains('\u{1b}') && !piped.contains('…'));
+}
+
+#[test]
+fn likely_mistakes_are_warnings_on_standard_error_and_in_json() {
+    let (_directory, path) = file("[attach]\ninterfaces = [\"lo\"]\nports = [443]\n");
+    let output = limiter(&["check", "-c", &path]);
+    assert_eq!(status(&output), 0);
+    assert!(stderr(&output).contains("warning: port 443 usually carries TLS"));
+    assert!(!stdout(&output).contains("TLS"));
+    let json = stdout(&limiter(&["check", "-c", &path, "--json"]));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(json["warnings"][0].as_str().unwrap().contains("port 443"));
+}
+
+#[test]
+fn mistakes_in_words_are_answered_with_the_nearest_right_one() {
+    for (arguments, wanted) in [
+        (&["stauts"][..], "'status'"),
+        (&["key", "crate", "acme"], "'create'"),
+        (&["usage", "--dat", "2026-11-24"], "'--date'"),
+        (
+            &["limits", "set", "a", "--daily-qouta", "5", "--note", "x"],
+            "'--daily-quota'",
+        ),
+        (
+            &["scope", "mode", "acme", "obsrve", "--note", "x"],
+            "'observe'",
+        ),
+        (&["completions", "bsh"], "'bash'"),
+    ] {
+        let output = limiter(arguments);
+        assert_eq!(status(&output), 2);
+        assert!(stderr(&output).contains(wanted), "{}", stderr(&output));
     }
 }

@@ -23,6 +23,7 @@ pub mod kernel;
 pub mod lab;
 pub mod limiter;
 pub mod machine;
+pub mod metrics;
 pub mod mixture;
 pub mod namespace;
 #[cfg(feature = "program")]
@@ -40,6 +41,7 @@ pub mod raw;
 pub mod rig;
 pub mod scripted;
 pub mod server;
+pub mod terminal;
 pub mod tools;
 pub mod vm;
 pub mod wire;
@@ -61,6 +63,7 @@ pub use neighbour::{Neighbour, Place};
 pub use nginx::Nginx;
 pub use rig::Rig;
 pub use server::Server;
+pub use terminal::Terminal;
 
 /// The guarded port of every lab.
 pub const GUARDED: u16 = 80;

@@ -401,12 +401,18 @@ impl Limiter {
 
     /// The same with another state directory, for when no daemon runs.
     pub fn detach_with(&self, state: &Path) -> Output {
+        Output::of(&mut self.detach_command(state))
+    }
+
+    /// The command for that, not run yet.
+    pub fn detach_command(&self, state: &Path) -> Command {
         let mut command = self.command(&["detach", "--state-dir"]);
         command
             .arg(state)
             .arg("--runtime-dir")
             .arg(self.runtime_dir());
-        Output::of(command.arg("--pin-dir").arg(&self.pins))
+        command.arg("--pin-dir").arg(&self.pins);
+        command
     }
 }
 

@@ -40,7 +40,7 @@ fn wait_until_it_listens(lab: &Lab, process: &mut Process) {
     });
 }
 
-/// HAProxy with a health check of the guarded port several times a second.
+/// HAProxy with a health check of the guarded port twice a second.
 #[derive(Debug)]
 pub struct Haproxy {
     process: Process,
@@ -68,7 +68,8 @@ backend api
     option redispatch
     option httpchk GET /health
     {lines}
-    default-server check inter 100ms
+    timeout check 10s
+    default-server check inter 500ms
     server guarded {guarded} observe layer7 error-limit 1 on-error mark-down
     server other {other} backup
 ",

@@ -11,7 +11,7 @@ use limiter_tests::{
     Config, Lab, Limiter,
     limiter::{Output, binary, exit},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Groups that every Debian has, in place of those that an operator would make.
 const READERS: &str = "games";
@@ -58,32 +58,52 @@ impl Host {
 
     /// A command as a user of these groups, the first of which is its own.
     fn command_as(&self, uid: u32, groups: &[u32], arguments: &[&str]) -> Command {
-        let rest: Vec<String> = groups[1..].iter().map(ToString::to_string).collect();
-        let supplementary = if rest.is_empty() {
-            "--clear-groups".to_owned()
-        } else {
-            format!("--groups={}", rest.join(","))
-        };
-        let mut command = Command::new("setpriv");
+        let mut command = as_user(uid, groups, &self.binary);
         command
-            .arg(format!("--reuid={uid}"))
-            .arg(format!("--regid={}", groups[0]))
-            .arg(supplementary)
-            .arg("--")
-            .arg(&self.binary)
             .arg("--socket")
             .arg(self.limiter.socket())
             .args(arguments)
-            .env_remove("LIMITER_SOCKET")
-            .current_dir("/")
-            .stdin(Stdio::null());
+            .env_remove("LIMITER_SOCKET");
         command
+    }
+
+    /// What an operation is answered with.
+    fn status_as(&self, groups: &[u32], method: &str, path: &str) -> u16 {
+        let mut command = as_user(STRANGER, groups, Path::new("curl"));
+        command
+            .args(["-q", "-sS", "-o", "/dev/null", "-w", "%{http_code}"])
+            .args(["-X", method, "--unix-socket"])
+            .arg(self.limiter.socket())
+            .arg(format!("http://limiter{path}"));
+        let output: Output = command.output().expect("run setpriv").into();
+        let told = output.stdout.parse();
+        told.unwrap_or_else(|error| panic!("{error}: {output:?}"))
     }
 
     fn run_as(&self, uid: u32, groups: &[u32], arguments: &[&str]) -> Output {
         let output = self.command_as(uid, groups, arguments).output();
         output.expect("run setpriv").into()
     }
+}
+
+/// A program as a user of these groups, the first of which is its own.
+fn as_user(uid: u32, groups: &[u32], program: &Path) -> Command {
+    let rest: Vec<String> = groups[1..].iter().map(ToString::to_string).collect();
+    let supplementary = if rest.is_empty() {
+        "--clear-groups".to_owned()
+    } else {
+        format!("--groups={}", rest.join(","))
+    };
+    let mut command = Command::new("setpriv");
+    command
+        .arg(format!("--reuid={uid}"))
+        .arg(format!("--regid={}", groups[0]))
+        .arg(supplementary)
+        .arg("--")
+        .arg(program)
+        .current_dir("/")
+        .stdin(Stdio::null());
+    command
 }
 
 const READS: [&[&str]; 9] = [
@@ -164,6 +184,50 @@ fn members_of_the_one_group_read_and_of_the_other_make_changes() {
     );
     let told = host.limiter.log();
     assert!(told.contains("uid 64999 may make no changes"), "{told}");
+}
+
+/// The operations of the document: method, path, and whether it takes an admin.
+fn operations() -> Vec<(String, String, bool)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.json");
+    let text = fs::read_to_string(path).expect("the document");
+    let document: Value = serde_json::from_str(&text).expect("JSON");
+    let mut operations = Vec::new();
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in item.as_object().expect("operations") {
+            let changes = match operation["tags"][0].as_str() {
+                Some("read") => false,
+                Some("change") => true,
+                other => panic!("{method} {path}: {other:?}"),
+            };
+            let path = path.replace("{scope}", "acme").replace("{id}", "k_1");
+            operations.push((method.to_ascii_uppercase(), path, changes));
+        }
+    }
+    operations
+}
+
+#[test]
+fn each_operation_of_the_document_takes_the_group_that_it_says() {
+    let host = Host::with_groups();
+    host.limiter.scope("acme");
+    let (readers, admins) = (gid(READERS), gid(ADMINS));
+    // What ends the daemon comes last.
+    let mut operations = operations();
+    operations.sort_by_key(|(_, path, _)| path == "/v1/detach");
+    let [reader, admin] = [[STRANGER, readers], [STRANGER, admins]];
+    let socket = host.limiter.socket();
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).expect("open the socket");
+    for (method, path, changes) in &operations {
+        let is_safe = method == "GET" || path == "/v1/keys/check";
+        assert_eq!(*changes, !is_safe, "{method} {path}");
+        let refused = |groups| host.status_as(groups, method, path) == 403;
+        assert!(refused(&[STRANGER]), "{method} {path} for a stranger");
+        assert_eq!(refused(&reader), *changes, "{method} {path} for a reader");
+    }
+    for (method, path, _) in &operations {
+        let status = host.status_as(&admin, method, path);
+        assert!(status != 403 && status < 500, "{method} {path}: {status}");
+    }
 }
 
 #[test]

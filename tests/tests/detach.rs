@@ -3,12 +3,20 @@
 use std::{
     fs,
     path::Path,
+    process::Stdio,
     sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     thread,
     time::Duration,
 };
 
-use limiter_tests::{GUARDED, Limiter, Rig, avoid_midnight, eventually, limiter::exit};
+use limiter_tests::{
+    GUARDED, Limiter, Rig, avoid_midnight, eventually,
+    limiter::{Output, exit},
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 /// A test about one day's count is over long before this.
 const TEST: Duration = Duration::from_secs(60);
@@ -228,4 +236,34 @@ fn what_an_interrupted_start_left_goes_too() {
     fs::hard_link(map, left.join("STATE")).expect("a second pin");
     assert_eq!(rig.limiter.detach().code, exit::DONE);
     assert!(!rig.limiter.pin_dir().exists(), "pins are left");
+}
+
+#[test]
+fn a_daemon_that_dies_when_it_is_asked_is_done_without() {
+    avoid_midnight(TEST);
+    let mut rig = rig();
+    let key = rig.limiter.key("acme/web");
+    for _ in 0..10 {
+        assert_eq!(rig.get(&key).status, 200);
+    }
+    let pid = Pid::from_raw(rig.limiter.pid().try_into().expect("a pid"));
+    kill(pid, Signal::SIGSTOP).expect("stop the daemon");
+    let before = connections(&rig.limiter);
+    let state = rig.limiter.state_dir();
+    let mut command = rig.limiter.detach_command(&state);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let asking = command.spawn().expect("start limiter detach");
+    eventually("it has asked", || connections(&rig.limiter) > before);
+    rig.limiter.kill();
+    let output: Output = asking.wait_with_output().expect("its end").into();
+    assert_eq!(output.code, exit::DONE, "{output:?}");
+    assert_goes_on(&mut rig, &key, 10);
+}
+
+/// Connections to the control socket that the kernel knows of (`unix(7)`, `/proc/net/unix`).
+fn connections(limiter: &Limiter) -> usize {
+    let socket = limiter.socket().display().to_string();
+    let known = fs::read_to_string(format!("/proc/{}/net/unix", limiter.pid()));
+    let known = known.expect("the unix sockets");
+    known.lines().filter(|line| line.ends_with(&socket)).count()
 }

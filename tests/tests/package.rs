@@ -13,8 +13,10 @@ use std::{
 };
 
 use limiter_tests::{
-    Config, GUARDED, Lab, Machine, Nginx, avoid_midnight, eventually, limiter::Output, process,
-    skip,
+    Config, GUARDED, Lab, Machine, Nginx, Terminal, avoid_midnight, eventually,
+    limiter::Output,
+    metrics::{Page, packaged},
+    process, skip,
 };
 use rusqlite::{Connection, TransactionBehavior};
 
@@ -215,6 +217,83 @@ fn a_package_limits_from_its_start_over_an_upgrade_to_its_removal() {
         assert!(!machine.file(path).exists(), "{path}");
     }
     machine.done(&["getent", "passwd", "limiter"]);
+}
+
+#[test]
+fn a_newcomer_has_a_request_refused_and_sees_why() {
+    avoid_midnight(TEST);
+    let lab = Lab::veth();
+    let nginx = Nginx::start(&lab, &[GUARDED]);
+    let machine = boot(&lab);
+    install(&machine, &package());
+
+    // The file in its place says what the guide says, of this host's interface and port.
+    let text = fs::read_to_string(machine.file(CONFIGURATION)).expect("the file of the package");
+    let interface = format!("interfaces = [{:?}]", lab.interface());
+    let text = [
+        ("interfaces = [\"lo\"]", interface.as_str()),
+        ("ports      = [8080]", &format!("ports      = [{GUARDED}]")),
+        ("#[metrics]", "[metrics]"),
+        ("#listen = ", "listen = "),
+    ]
+    .iter()
+    .fold(text, |text, (from, to)| {
+        assert!(text.contains(from), "no `{from}` in {text}");
+        text.replacen(from, to, 1)
+    });
+    write_configuration(&machine, &text);
+    let checked = machine.done(&["limiter", "check"]);
+    for told in [lab.interface(), "profile", "1000", "/metrics"] {
+        assert!(checked.contains(told), "no {told} in {checked}");
+    }
+    machine.done(&["systemctl", "enable", "--now", UNIT]);
+
+    // What there is to do next is said where nothing is yet.
+    let none = machine.done(&["limiter", "scope", "list"]);
+    assert!(none.contains("limiter scope add"), "{none}");
+    let key = key(&machine);
+    let note = ["--note", "to see a refusal"];
+    let set = ["limiter", "limits", "set", "acme/web"];
+    let limits = ["--daily-quota", "2", "--burst", "3"];
+    machine.done(&[&set[..], &limits, &note].concat());
+    let statuses = [(); 3].map(|()| status(&lab, &key));
+    assert_eq!(statuses, [200, 200, 429]);
+    assert_eq!(nginx.served(&key), 2);
+
+    // Who is limited, and why.
+    let usage = machine.done(&["limiter", "usage"]);
+    assert!(usage.contains("acme/web"), "{usage}");
+    let explained = machine.done(&["limiter", "explain", "acme/web"]);
+    for told in ["would be refused with 429: daily quota", note[1]] {
+        assert!(explained.contains(told), "no {told} in {explained}");
+    }
+    eventually("the refusal is told", || {
+        let events = machine.done(&["limiter", "events"]);
+        events.contains("acme/web  daily_quota  key k_")
+    });
+    let terminal = Terminal::start(
+        &machine.command(&["TERM=screen", "limiter"]),
+        lab.file("tmux"),
+        "$LIMITER top",
+    );
+    terminal.until("the scope is on the screen", |screen| {
+        screen.iter().any(|line| line.starts_with("acme/web "))
+    });
+    let page = Page::read(&lab);
+    assert_eq!(page.requests("profile", "admitted", ""), 2);
+    assert_eq!(page.requests("profile", "refused", "daily_quota"), 1);
+    let journal = machine.done(&["journalctl", "--unit", UNIT, "--no-pager"]);
+    assert!(
+        journal.contains("ready") && !journal.contains(&key),
+        "{journal}"
+    );
+
+    // What the tools of the house get is there, as it is in the repository.
+    for name in ["prometheus/limiter.rules.yml", "grafana/limiter.json"] {
+        let installed = fs::read(machine.file(&format!("/usr/share/limiter/{name}")));
+        let ours = fs::read(packaged(name)).expect("a file of the repository");
+        assert!(installed.is_ok_and(|file| file == ours), "{name}");
+    }
 }
 
 /// The programs that are attached in the server's namespace.

@@ -14,6 +14,7 @@ use limiter_tests::{
     Config, Lab, Limiter, Rig, avoid_midnight,
     limiter::{Output, exit},
     long,
+    metrics::{Page, on_page},
     program::pinned_keys,
 };
 use serde_json::json;
@@ -28,6 +29,9 @@ const IDLE_PERCENT: u64 = 15;
 const LONGEST_IMPORT: Duration = Duration::from_secs(60);
 /// How long a start with a million keys may take.
 const LONGEST_START: Duration = Duration::from_secs(5);
+
+/// Pages of metrics whose mean time is told.
+const PAGES: u32 = 10;
 
 /// Ids that the kernel may give to unknown keys.
 const UNKNOWN: u32 = 64;
@@ -126,16 +130,25 @@ impl Drop for SetOnDrop<'_> {
     }
 }
 
+/// Samples of a page, but for those of parts that may not have been looked at yet.
+fn length(page: &Page) -> usize {
+    let samples = page.samples.keys();
+    samples
+        .filter(|sample| !sample.starts_with("limiter_health"))
+        .count()
+}
+
 #[test]
 fn many_keys_are_imported_cost_little_and_hold_through_a_restart() {
     avoid_midnight(TEST);
     let size = Size::of_this_run();
     let mut rig = Rig::veth(|config| {
-        size.tables(config)
+        on_page(size.tables(config), "")
             .tier("two", "daily_quota = 2")
             .policy("unknown_key = \"reject\"")
     });
     rig.limiter.key_of_tier("before", "two");
+    let page = Page::read(&rig.lab);
     let begun = Instant::now();
     let output = import(&rig.limiter, &rig.lab, &size.csv(), &["--json"]);
     let took = begun.elapsed();
@@ -163,6 +176,16 @@ fn many_keys_are_imported_cost_little_and_hold_through_a_restart() {
         percent <= IDLE_PERCENT,
         "idle, the daemon takes {percent}% of a CPU"
     );
+
+    // A page is looked at now and then, and as long as ever.
+    let begun = Instant::now();
+    let pages: Vec<Page> = (0..PAGES).map(|_| Page::read(&rig.lab)).collect();
+    println!("a page of metrics in {:?}", begun.elapsed() / PAGES);
+    for many in pages {
+        assert_eq!(length(&many), length(&page));
+        let scopes = "limiter_table_entries{table=\"scopes\"}";
+        assert_eq!(many.count(scopes), u64::from(size.scopes) + 1);
+    }
 
     let strict = rig.limiter.another_key("before");
     assert_eq!(rig.statuses(&strict, 3), [200, 200, 429]);

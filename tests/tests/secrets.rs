@@ -13,8 +13,10 @@ use std::{
 };
 
 use limiter_tests::{
-    Config, Conn, GUARDED, Lab, Limiter, Nginx, Rig, eventually, limiter::exit, process, request,
-    skip,
+    Config, Conn, GUARDED, Lab, Limiter, Nginx, Rig, eventually,
+    limiter::exit,
+    metrics::{self, on_page},
+    process, request, skip,
 };
 use nix::sys::signal::Signal;
 
@@ -59,7 +61,7 @@ struct Used {
 
 fn used() -> Used {
     let lab = Lab::veth();
-    let config = Config::new(&lab)
+    let config = on_page(Config::new(&lab), "top_scopes = 1000")
         .policy("unknown_key = \"tier:guest\"")
         .tier("guest", "daily_quota = 10")
         .tier("profile", "daily_quota = 10");
@@ -167,10 +169,51 @@ fn raw_keys_are_in_no_file_of_the_daemon_and_in_no_listing() {
             }
         }
     }
+    let page = metrics::Page::read(&rig.lab).text;
+    assert!(page.contains("acme/web"), "the page names scopes");
+    for key in &keys {
+        assert!(
+            !page.contains(key.as_str()),
+            "the page of metrics shows a key"
+        );
+    }
+    // Nor the beginnings of digests that the names of unknown keys' scopes are.
+    let digests = digests_of(&rig);
+    assert!(!digests.is_empty());
+    for digest in digests {
+        assert!(
+            !page.contains(&digest),
+            "the page of metrics shows {digest}"
+        );
+    }
     let leaks = |rig: &Rig| holding(&rig.limiter.config_path().with_file_name("."), &keys);
     assert_eq!(leaks(&rig), Vec::<String>::new());
     rig.limiter.terminate();
     assert_eq!(leaks(&rig), Vec::<String>::new());
+}
+
+/// What the store knows keys by, in halves, whichever way round they are written; in hexadecimal.
+fn digests_of(rig: &Rig) -> Vec<String> {
+    let store =
+        rusqlite::Connection::open(rig.limiter.state_dir().join("limiter.db")).expect("the store");
+    let mut found = Vec::new();
+    for query in [
+        "SELECT digest FROM keys",
+        "SELECT unknown FROM scopes WHERE unknown IS NOT NULL",
+    ] {
+        let mut statement = store.prepare(query).expect("a query");
+        let digests = statement.query_map([], |row| row.get::<_, Vec<u8>>(0));
+        for digest in digests.expect("digests") {
+            for half in digest.expect("a digest").chunks(8) {
+                let mut half = half.to_vec();
+                for _ in 0..2 {
+                    found.push(half.iter().map(|byte| format!("{byte:02x}")).collect());
+                    half.reverse();
+                }
+            }
+        }
+    }
+    found
 }
 
 #[test]

@@ -1,88 +1,12 @@
 //! `limiter top` in a real terminal: tmux.
 
 use std::{
-    path::PathBuf,
     process::Command,
     sync::atomic::{AtomicBool, Ordering::SeqCst},
     thread,
 };
 
-use limiter_tests::{Limiter, Rig, eventually_some, process};
-
-/// A tmux of its own, with one window of 80 by 24.
-struct Terminal {
-    socket: PathBuf,
-}
-
-impl Terminal {
-    /// A shell command in it, which finds `limiter` as `$LIMITER`.
-    fn start(limiter: &Limiter, socket: PathBuf, script: &str) -> Self {
-        let command = limiter.command(&[]);
-        let words = std::iter::once(command.get_program()).chain(command.get_args());
-        let words: Vec<_> = words.map(|word| word.to_str().expect("UTF-8")).collect();
-        let terminal = Self { socket };
-        let script = format!("LIMITER='{}'; {script}", words.join(" "));
-        process::succeed(
-            terminal
-                .tmux(&[
-                    "new-session",
-                    "-d",
-                    "-x",
-                    "80",
-                    "-y",
-                    "24",
-                    "sh",
-                    "-c",
-                    &script,
-                ])
-                .env("LANG", "C.UTF-8"),
-        );
-        terminal
-    }
-
-    fn tmux(&self, words: &[&str]) -> Command {
-        let mut command = Command::new("tmux");
-        command
-            .arg("-S")
-            .arg(&self.socket)
-            .args(["-f", "/dev/null"]);
-        command.args(words);
-        command
-    }
-
-    fn keys(&self, keys: &[&str]) {
-        process::succeed(self.tmux(&["send-keys"]).args(keys));
-    }
-
-    fn screen(&self) -> Vec<String> {
-        let text = process::succeed(&mut self.tmux(&["capture-pane", "-p"]));
-        text.lines().map(str::to_owned).collect()
-    }
-
-    /// The same with the escape sequences of colours.
-    fn painted(&self) -> String {
-        process::succeed(&mut self.tmux(&["capture-pane", "-p", "-e"]))
-    }
-
-    #[track_caller]
-    fn until(&self, what: &str, fits: impl Fn(&[String]) -> bool) -> Vec<String> {
-        let mut seen = Vec::new();
-        let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            eventually_some(what, || {
-                seen = self.screen();
-                fits(&seen).then(|| seen.clone())
-            })
-        }));
-        found.unwrap_or_else(|_| panic!("{what}: {seen:#?}"))
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        // It has ended by itself with its last command, or not.
-        let _ = self.tmux(&["kill-server"]).output();
-    }
-}
+use limiter_tests::{Limiter, Rig, Terminal, process};
 
 fn line<'a>(screen: &'a [String], begin: &str) -> Option<&'a String> {
     screen.iter().find(|line| line.starts_with(begin))
@@ -104,7 +28,7 @@ fn scopes_are_seen_sorted_filtered_and_paused() {
     }
     assert_eq!(rig.statuses(&busy, 22)[20..], [429, 429]);
     let terminal = Terminal::start(
-        &rig.limiter,
+        &rig.limiter.command(&[]),
         rig.lab.file("tmux"),
         "$LIMITER top; echo status $?; cat",
     );
@@ -185,7 +109,11 @@ impl Drop for Until<'_> {
 fn a_rate_is_shown_while_requests_come() {
     let rig = Rig::veth(|config| config);
     let key = rig.limiter.key("acme/web");
-    let terminal = Terminal::start(&rig.limiter, rig.lab.file("tmux"), "$LIMITER top");
+    let terminal = Terminal::start(
+        &rig.limiter.command(&[]),
+        rig.lab.file("tmux"),
+        "$LIMITER top",
+    );
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         let _until = Until(&done);
@@ -208,7 +136,11 @@ fn a_rate_is_shown_while_requests_come() {
 fn a_daemon_that_goes_is_told_and_found_again() {
     let mut rig = Rig::veth(|config| config);
     rig.limiter.scope("acme/web");
-    let terminal = Terminal::start(&rig.limiter, rig.lab.file("tmux"), "$LIMITER top");
+    let terminal = Terminal::start(
+        &rig.limiter.command(&[]),
+        rig.lab.file("tmux"),
+        "$LIMITER top",
+    );
     terminal.until("it runs", |screen| line(screen, "acme/web").is_some());
     rig.limiter.kill();
     terminal.until("it says so", |screen| {
@@ -229,7 +161,7 @@ fn a_signal_leaves_the_terminal_as_it_was() {
         "echo before; sh -c 'echo $$ > {}; exec '\"$LIMITER\"' top'; echo status $?; stty -a; cat",
         pid.display()
     );
-    let terminal = Terminal::start(&rig.limiter, rig.lab.file("tmux"), &script);
+    let terminal = Terminal::start(&rig.limiter.command(&[]), rig.lab.file("tmux"), &script);
     terminal.until("it runs", |screen| line(screen, "limiter top").is_some());
     let pid = std::fs::read_to_string(pid).expect("its pid");
     process::succeed(Command::new("kill").args(["-TERM", pid.trim()]));
@@ -251,7 +183,7 @@ fn colours_are_for_those_who_want_them() {
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 0"));
     rig.limiter.scope("acme/web");
     let coloured = |script: &str, name: &str| {
-        let terminal = Terminal::start(&rig.limiter, rig.lab.file(name), script);
+        let terminal = Terminal::start(&rig.limiter.command(&[]), rig.lab.file(name), script);
         terminal.until("it runs", |screen| line(screen, "acme/web").is_some());
         let painted = terminal.painted();
         // tmux tells of a colour by its number: the first is red.

@@ -16,6 +16,7 @@ mod packages;
 mod policy;
 mod privilege;
 mod process;
+mod python;
 mod resolve;
 mod setup;
 mod summary;

@@ -117,7 +117,17 @@ const LAB: [Needed; 10] = [
 
 /// What the tests want besides: clients, servers and proxies whose behaviour they hold fast, and what packages are made
 /// and tried with.
-const TESTS: [Needed; 18] = [
+const TESTS: [Needed; 22] = [
+    Needed {
+        what: What::PythonModule("ensurepip"),
+        package: "python3-venv",
+        reason: "installs what is not among Debian's packages",
+    },
+    Needed {
+        what: What::Program("socat"),
+        package: "socat",
+        reason: "reaches the control socket for programs that know TCP only",
+    },
     Needed {
         what: What::Library("faketime/libfaketimeMT.so.1"),
         package: "libfaketime",
@@ -208,6 +218,16 @@ const TESTS: [Needed; 18] = [
         package: "sqlite3",
         reason: "backs the store up while the daemon runs",
     },
+    Needed {
+        what: What::Program("prometheus"),
+        package: "prometheus",
+        reason: "reads the page of metrics",
+    },
+    Needed {
+        what: What::Program("promtool"),
+        package: "prometheus",
+        reason: "checks that page, and the alerts",
+    },
 ];
 
 /// What machines are emulated and their disks made with.
@@ -245,7 +265,7 @@ const MACHINES: [Needed; 6] = [
 ];
 
 /// Packages that would start a service with the machine.
-const SERVICES: [&str; 3] = ["nginx", "haproxy", "stunnel4"];
+const SERVICES: [&str; 4] = ["nginx", "haproxy", "stunnel4", "prometheus"];
 
 /// Kept from starting: a test starts its own nginx in its own namespace, and the host's port 80
 /// is none of our business.

@@ -10,6 +10,7 @@ use crate::{
     context::Context,
     package, packages,
     privilege::Privilege,
+    python,
     summary::{self, Summary, TestsFailed},
     tools,
     vm::Vm,
@@ -35,6 +36,10 @@ const STATIC_VARIABLE: &str = "LIMITER_STATIC";
 const SKIPPED_VARIABLE: &str = "LIMITER_SKIPPED";
 /// An Envoy for the tests of the operators' guide.
 const ENVOY_VARIABLE: &str = "LIMITER_ENVOY";
+/// The program that holds the control interface against its document.
+const SCHEMATHESIS_VARIABLE: &str = "LIMITER_SCHEMATHESIS";
+/// A Python that reads dashboards as Grafana does.
+const GRAFANA_VARIABLE: &str = "LIMITER_GRAFANA";
 /// Set: tests try more, as long as it takes.
 const LONG_VARIABLE: &str = "LIMITER_LONG";
 
@@ -47,6 +52,8 @@ impl Given {
         let mut given = vec![
             (DEB_VARIABLE, package::debian(context, &binary)?),
             (DEBIAN_ROOT_VARIABLE, tools::debian_root(privilege)?),
+            (SCHEMATHESIS_VARIABLE, python::schemathesis(context)?),
+            (GRAFANA_VARIABLE, python::grafana(context)?),
             (BINARY_VARIABLE, binary),
         ];
         // Where it cannot be had, the tests that want it skip themselves.

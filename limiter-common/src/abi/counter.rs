@@ -4,13 +4,15 @@
 //! appended: counts are carried over by index to a later layout.
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        counters!(@ 0u32; $($(#[$doc])* $name,)*);
+    ($($(#[doc = $doc:literal])* $name:ident = $text:literal,)*) => {
+        counters!(@ 0u32; $($(#[doc = $doc])* $name,)*);
         /// The names of all counters, in the order of their index.
         pub const NAMES: &[&str] = &[$($text),*];
+        /// What each of them counts, in the same order: a sentence or two, after a space.
+        pub const MEANINGS: &[&str] = &[$(concat!($($doc),*)),*];
     };
-    (@ $at:expr; $(#[$doc:meta])* $name:ident, $($rest:tt)*) => {
-        $(#[$doc])* pub const $name: u32 = $at;
+    (@ $at:expr; $(#[doc = $doc:literal])* $name:ident, $($rest:tt)*) => {
+        $(#[doc = $doc])* pub const $name: u32 = $at;
         counters!(@ $at + 1; $($rest)*);
     };
     (@ $at:expr;) => {

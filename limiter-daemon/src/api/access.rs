@@ -8,11 +8,10 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use http_body_util::BodyExt as _;
 use nix::unistd::{Group, Uid};
 
-use super::{ApiError, peer::Peer};
-use crate::config::Control;
+use super::{ApiError, body::Pieces, peer::Peer};
+use crate::{config::Control, http::Bounds};
 
 /// A path that only reads, though it takes a body: a key has no place in a path.
 const READS_WITH_BODY: &str = "/v1/keys/check";
@@ -105,20 +104,22 @@ impl Access {
     }
 }
 
-/// Lets a request by, or refuses it with 403. What is not known to read is a change.
+/// Whether a request only reads. What is not known to is a change.
+pub(super) fn reads(method: &Method, path: &str) -> bool {
+    matches!(*method, Method::GET | Method::HEAD) || path == READS_WITH_BODY
+}
+
+/// Lets a request by, or refuses it with 403.
 pub(super) async fn check(
-    State(access): State<Arc<Access>>,
+    State((access, bounds)): State<(Arc<Access>, Bounds)>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     request: Request,
     next: Next,
 ) -> Response {
-    let reads = matches!(*request.method(), Method::GET | Method::HEAD)
-        || request.uri().path() == READS_WITH_BODY;
+    let reads = reads(request.method(), request.uri().path());
     if let Err(error) = access.check(&peer, !reads) {
         log::warn!("{} {}: {error}", request.method(), request.uri().path());
-        // Read to its end, so that who sent it is there to read the answer.
-        let mut body = request.into_body();
-        while let Some(Ok(_dropped)) = body.frame().await {}
+        Pieces::new(request.into_body(), bounds).drain().await;
         return error.into_response();
     }
     let is_done_with = !matches!(*request.method(), Method::GET | Method::HEAD);

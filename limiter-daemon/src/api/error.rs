@@ -5,13 +5,14 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{kernel::KernelError, limits::LimitError, store::StoreError};
 
 /// What kind of error it is; the command line's exit status follows from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// What was asked for is not there.
@@ -22,11 +23,19 @@ pub enum Kind {
     Forbidden,
     /// The request does not make sense.
     Invalid,
-    /// A key, or a file of keys, is not one that could be registered. Apart from [`Kind::Invalid`],
+    /// A key, or a file of keys, is not one that could be registered. Apart from `invalid`,
     /// since it is about what was read, not about what was typed.
     InvalidKey,
     /// The configuration file is invalid; nothing was changed.
     InvalidConfiguration,
+    /// The path is there, but not for this method.
+    MethodNotAllowed,
+    /// The body is of another type than the path takes.
+    UnsupportedMediaType,
+    /// The body is too large.
+    TooLarge,
+    /// The request did not come in time.
+    Timeout,
     /// The daemon could not do it.
     Failed,
 }
@@ -42,7 +51,7 @@ pub struct ApiError {
 }
 
 /// The body of an error.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ProblemBody {
     /// The HTTP status.
     pub status: u16,
@@ -101,6 +110,38 @@ impl ApiError {
         }
     }
 
+    /// The path is there, but not for this method.
+    pub fn method_not_allowed(message: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::MethodNotAllowed,
+            message: message.into(),
+        }
+    }
+
+    /// The body is of another type than the path takes.
+    pub fn unsupported_media_type(message: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::UnsupportedMediaType,
+            message: message.into(),
+        }
+    }
+
+    /// The body is too large.
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::TooLarge,
+            message: message.into(),
+        }
+    }
+
+    /// The request did not come in time.
+    pub fn timeout(message: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Timeout,
+            message: message.into(),
+        }
+    }
+
     /// The daemon could not do it.
     pub fn failed(message: impl Into<String>) -> Self {
         Self {
@@ -116,6 +157,10 @@ impl ApiError {
             Kind::Forbidden => StatusCode::FORBIDDEN,
             Kind::Invalid | Kind::InvalidKey => StatusCode::BAD_REQUEST,
             Kind::InvalidConfiguration => StatusCode::UNPROCESSABLE_ENTITY,
+            Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Kind::Timeout => StatusCode::REQUEST_TIMEOUT,
             Kind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, net::IpAddr, sync::Arc};
 
 use axum::{
-    Json,
+    Extension, Json,
     body::{Body, Bytes},
     extract::State,
     http::header::CONTENT_TYPE,
@@ -11,11 +11,13 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt as _, stream};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{
     ApiError,
+    body::Endless,
     routes::{App, Asked},
     time,
 };
@@ -25,7 +27,7 @@ use crate::{daemon::Following, scope::ScopeName};
 const NDJSON: &str = "application/x-ndjson";
 
 /// What kind of event it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
     /// Requests were refused.
@@ -54,7 +56,7 @@ impl EventKind {
 }
 
 /// An event.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EventView {
     /// Its number: a later event has a greater one, of a later daemon too.
     pub id: u64,
@@ -88,7 +90,7 @@ pub(super) struct EventsQuery {
     #[serde(default)]
     follow: bool,
     /// Most events of the past.
-    limit: Option<usize>,
+    limit: Option<u32>,
     /// Only those with a greater number.
     #[serde(default)]
     after: u64,
@@ -96,7 +98,7 @@ pub(super) struct EventsQuery {
 
 /// The latest events, as an array; or, followed, as a stream of objects that ends with the daemon.
 pub(super) async fn events(State(shared): App, Asked(query): Asked<EventsQuery>) -> Response {
-    let limit = query.limit.unwrap_or(usize::MAX);
+    let limit = query.limit.map_or(usize::MAX, |limit| limit as usize);
     let log = shared.events();
     if !query.follow {
         let recent = log.recent(limit, query.after);
@@ -108,7 +110,7 @@ pub(super) async fn events(State(shared): App, Asked(query): Asked<EventsQuery>)
             .into_response();
     };
     let body = Body::from_stream(lines(following));
-    ([(CONTENT_TYPE, NDJSON)], body).into_response()
+    ([(CONTENT_TYPE, NDJSON)], Extension(Endless), body).into_response()
 }
 
 /// The events as lines. They are made as the other end reads them: one that does not holds up nobody.

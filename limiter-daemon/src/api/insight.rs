@@ -7,6 +7,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -17,7 +18,7 @@ use super::{
 use crate::{scope::ScopeName, store::Refusals};
 
 /// What would become of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// It would pass.
@@ -31,7 +32,7 @@ pub enum Verdict {
 }
 
 /// `explain`: whether a request would pass now, and why not.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainView {
     /// The scope; `null` if what was asked for is there no more.
     pub scope: Option<ScopeName>,
@@ -68,7 +69,7 @@ pub struct ExplainView {
 }
 
 /// One limit of a scope, as it stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LimitView {
     /// `daily_quota`, `connections`, `concurrency` or `rate`.
     pub limit: String,
@@ -95,7 +96,9 @@ pub(super) async fn explain(State(shared): App, Part(object): Part<String>) -> R
 }
 
 /// What scopes are ranked by: the greatest first, or names from A to Z.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
+)]
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 pub enum TopColumn {
@@ -147,14 +150,14 @@ pub struct TopQuery {
     #[serde(default)]
     pub by: TopColumn,
     /// At most so many scopes.
-    pub limit: Option<usize>,
+    pub limit: Option<u32>,
     /// Only scopes with this in their names.
     #[serde(default)]
     pub filter: String,
 }
 
 /// `top`: the busiest scopes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TopView {
     /// Now.
     #[serde(serialize_with = "time")]
@@ -174,7 +177,7 @@ pub struct TopView {
 }
 
 /// A scope of `top`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TopRow<Name = ScopeName> {
     /// The scope.
     pub scope: Name,

@@ -4,16 +4,23 @@
 //! RFC 3339 in UTC, an unlimited limit is `null`.
 
 mod access;
+mod body;
 mod error;
 mod events;
 mod insight;
+#[cfg(test)]
+mod openapi;
 mod peer;
 mod routes;
+pub(crate) mod schema;
 mod server;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
 pub use access::Access;
@@ -58,7 +65,7 @@ fn optional_time<S: Serializer>(
 }
 
 /// `usage`: a scope's day.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UsageView {
     /// The scope.
     pub scope: ScopeName,
@@ -90,11 +97,12 @@ pub struct UsageView {
     pub would_refuse: Refusals,
     /// When the count starts again.
     #[serde(serialize_with = "time")]
+    #[schemars(with = "DateTime<Utc>")]
     pub resets_at: DateTime<Utc>,
 }
 
 /// `key list`: one key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KeyView {
     /// Its id.
     pub id: String,
@@ -106,14 +114,16 @@ pub struct KeyView {
     pub state: KeyState,
     /// When it was made.
     #[serde(serialize_with = "time")]
+    #[schemars(with = "DateTime<Utc>")]
     pub created_at: DateTime<Utc>,
     /// When a request last carried it.
     #[serde(serialize_with = "optional_time")]
+    #[schemars(with = "Option<DateTime<Utc>>")]
     pub last_used_at: Option<DateTime<Utc>>,
 }
 
 /// `key create`: the only time that the raw key is shown.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub struct CreatedKey {
     /// Its id.
     pub id: String,
@@ -126,7 +136,7 @@ pub struct CreatedKey {
 }
 
 /// `key check`: what is known of a key; never the key itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KeyCheck {
     /// Whether a request could carry it, and its checksum is right if it is one of ours.
     pub well_formed: bool,
@@ -190,7 +200,7 @@ impl From<&Override> for OverrideView {
 }
 
 /// `scope list`: one scope.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ScopeView {
     /// Its name.
     pub scope: ScopeName,
@@ -211,11 +221,12 @@ pub struct ScopeView {
     pub unknown_key: bool,
     /// When it was made.
     #[serde(serialize_with = "time")]
+    #[schemars(with = "DateTime<Utc>")]
     pub created_at: DateTime<Utc>,
 }
 
 /// `scope show`: a scope with its keys.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ScopeDetail {
     /// As in the list.
     #[serde(flatten)]
@@ -225,7 +236,7 @@ pub struct ScopeDetail {
 }
 
 /// `tier list`: one tier.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TierView {
     /// Its name.
     pub tier: String,
@@ -238,7 +249,7 @@ pub struct TierView {
 }
 
 /// Where a program is attached.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AttachedView {
     /// The interface.
     pub interface: String,
@@ -249,7 +260,7 @@ pub struct AttachedView {
 }
 
 /// Sums since the maps were made.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Totals {
     /// Requests charged and passed.
     pub admitted: u64,
@@ -264,7 +275,7 @@ pub struct Totals {
 }
 
 /// The table of connections, as of the last sweep (at most some seconds ago).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FlowsView {
     /// Connections followed.
     pub open: u64,
@@ -275,7 +286,7 @@ pub struct FlowsView {
 }
 
 /// What has been put right since this daemon began.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HealedView {
     /// Checks whether silent connections still have a socket.
     pub checks: u64,
@@ -292,10 +303,11 @@ pub struct HealedView {
 }
 
 /// `audit`: one change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditView {
     /// When.
     #[serde(serialize_with = "time")]
+    #[schemars(with = "DateTime<Utc>")]
     pub at: DateTime<Utc>,
     /// Who, by the credentials of the control socket's other end.
     pub who: String,
@@ -310,7 +322,7 @@ pub struct AuditView {
 }
 
 /// Something that an operator should know.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Health {
     /// What part of the daemon it is about.
     pub part: String,
@@ -319,7 +331,7 @@ pub struct Health {
 }
 
 /// `status`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StatusView {
     /// The daemon's version.
     pub version: String,
@@ -329,9 +341,11 @@ pub struct StatusView {
     pub attached: Vec<AttachedView>,
     /// Since when limits have been in force without a break.
     #[serde(serialize_with = "time")]
+    #[schemars(with = "DateTime<Utc>")]
     pub since: DateTime<Utc>,
     /// Since when this daemon runs.
     #[serde(serialize_with = "time")]
+    #[schemars(with = "DateTime<Utc>")]
     pub started_at: DateTime<Utc>,
     /// Server ports whose traffic is limited.
     pub guarded_ports: Vec<u16>,
@@ -347,6 +361,7 @@ pub struct StatusView {
     /// Sums since the maps were made.
     pub totals: Totals,
     /// Every other counter of the kernel program, by name.
+    #[schemars(with = "BTreeMap<String, u64>")]
     pub coverage: serde_json::Map<String, serde_json::Value>,
     /// Connections followed now.
     #[serde(default)]
@@ -359,7 +374,7 @@ pub struct StatusView {
 }
 
 /// What a change did.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Report {
     /// What was done, line by line.
     pub done: Vec<String>,
@@ -369,7 +384,7 @@ pub struct Report {
 }
 
 /// What an import made.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Imported {
     /// Keys added.
     pub keys: u64,
@@ -378,7 +393,7 @@ pub struct Imported {
 }
 
 /// What an import is at.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ImportPhase {
     /// The file is read and checked; counted in bytes.
@@ -393,7 +408,7 @@ pub enum ImportPhase {
 }
 
 /// How far an import is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ImportView {
     /// What it is at.
     pub phase: ImportPhase,
@@ -404,7 +419,7 @@ pub struct ImportView {
 }
 
 /// Body of `POST /v1/scopes`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AddScope {
     /// Its name.
@@ -415,31 +430,34 @@ pub struct AddScope {
 }
 
 /// Body of `POST /v1/keys`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateKey {
     /// The scope.
     pub scope: ScopeName,
     /// What to call it.
     #[serde(default)]
+    #[schemars(schema_with = "schema::label")]
     pub label: Option<String>,
 }
 
 /// Body of `POST /v1/keys/import`.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImportKey {
     /// The scope.
     pub scope: ScopeName,
     /// What to call it.
     #[serde(default)]
+    #[schemars(schema_with = "schema::label")]
     pub label: Option<String>,
     /// The raw key.
+    #[schemars(schema_with = "schema::raw_key")]
     pub key: String,
 }
 
 /// Body of `POST /v1/keys/check`.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CheckKey {
     /// The raw key.
@@ -447,20 +465,24 @@ pub struct CheckKey {
 }
 
 /// Body of `PUT /v1/scopes/{scope}/limits`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetLimits {
     /// What to change.
     pub limits: Changes,
     /// When it ends by itself.
     #[serde(default, serialize_with = "optional_time")]
+    #[schemars(with = "Option<DateTime<Utc>>")]
     pub until: Option<DateTime<Utc>>,
     /// Why.
+    #[schemars(schema_with = "schema::note")]
     pub note: String,
 }
 
 /// What a scope's mode is to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum ScopeMode {
     /// Refuse what is over a limit
@@ -483,19 +505,21 @@ impl ScopeMode {
 }
 
 /// Body of `PUT /v1/scopes/{scope}/mode`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetMode {
     /// What it is to be.
     pub mode: ScopeMode,
     /// Why.
+    #[schemars(schema_with = "schema::note")]
     pub note: String,
 }
 
 /// Body of what only wants a reason.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Noted {
     /// Why.
+    #[schemars(schema_with = "schema::note")]
     pub note: String,
 }

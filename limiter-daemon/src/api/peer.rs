@@ -2,9 +2,8 @@
 
 use std::{io, os::fd::AsRawFd as _};
 
-use axum::{extract::connect_info::Connected, serve::IncomingStream};
 use nix::unistd::{Uid, User};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 
 /// Most groups that a process can be in (`NGROUPS_MAX`, credentials(7)).
 const MAX_GROUPS: usize = 65_536;
@@ -21,14 +20,8 @@ pub(super) struct Peer {
     pub(super) groups: Vec<u32>,
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self::of(stream.io())
-    }
-}
-
 impl Peer {
-    fn of(stream: &UnixStream) -> Self {
+    pub(super) fn of(stream: &UnixStream) -> Self {
         let Ok(credentials) = stream.peer_cred() else {
             return Self::default();
         };

@@ -9,10 +9,10 @@ use axum::{
         ConnectInfo, DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, State,
         rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection},
     },
-    http::StatusCode,
+    http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE},
     middleware::from_fn_with_state,
     response::{IntoResponse as _, Response},
-    routing::{get, post, put},
+    routing::{MethodRouter, get, post, put},
 };
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize};
@@ -21,25 +21,53 @@ use tokio::task::JoinError;
 use super::{
     AddScope, ApiError, CheckKey, CreateKey, ImportKey, ImportView, Noted, SetLimits, SetMode,
     access::{self, Access},
+    body::{self, CSV_PATH},
     events, insight,
     peer::Peer,
 };
 use crate::{
     daemon::{Caller, Engine, Shared},
+    http::Bounds,
     scope::ScopeName,
     store::{AuditFilter, KeyState},
 };
 
-/// Largest body of an ordinary request, in bytes.
-const MAX_BODY: usize = 64 * 1024;
-/// Largest file of keys, in bytes: a million keys of the longest kind fit.
-const MAX_CSV: usize = 512 * 1024 * 1024;
-
 pub(super) type App = State<Arc<Shared>>;
 type Sender = ConnectInfo<Peer>;
 
-pub(super) fn router(shared: Arc<Shared>, access: Access) -> Router {
-    Router::new()
+pub(super) fn router(shared: Arc<Shared>, access: Access, bounds: Bounds) -> Router {
+    routes()
+        .router
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(unknown_method)
+        // `body::whole` has seen to it, with a limit for each path.
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(bounds, body::whole))
+        .layer(from_fn_with_state(
+            (Arc::new(access), bounds),
+            access::check,
+        ))
+        .with_state(shared)
+}
+
+/// A router that knows its paths, so that the document can be held against them.
+#[derive(Default)]
+pub(super) struct Routes {
+    router: Router<Arc<Shared>>,
+    pub(super) paths: Vec<&'static str>,
+}
+
+impl Routes {
+    fn route(mut self, path: &'static str, methods: MethodRouter<Arc<Shared>>) -> Self {
+        self.paths.push(path);
+        self.router = self.router.route(path, methods);
+        self
+    }
+}
+
+/// All paths, each with its methods; `openapi` describes them.
+pub(super) fn routes() -> Routes {
+    Routes::default()
         .route("/v1/status", get(status))
         .route("/v1/tiers", get(list_tiers))
         .route("/v1/scopes", get(list_scopes).post(add_scope))
@@ -59,20 +87,12 @@ pub(super) fn router(shared: Arc<Shared>, access: Access) -> Router {
         .route("/v1/keys", get(list_keys).post(create_key))
         .route("/v1/keys/import", post(import_key))
         .route("/v1/keys/check", post(check_key))
-        .route("/v1/keys/{id}/{verb}", post(change_key))
+        .route("/v1/keys/{id}/disable", post(disable_key))
+        .route("/v1/keys/{id}/enable", post(enable_key))
+        .route("/v1/keys/{id}/revoke", post(revoke_key))
         .route("/v1/reload", post(reload))
         .route("/v1/detach", post(detach))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .route(
-            "/v1/keys/import-csv",
-            post(import_csv)
-                .get(import_progress)
-                .layer(DefaultBodyLimit::max(MAX_CSV)),
-        )
-        .fallback(unknown_path)
-        .method_not_allowed_fallback(unknown_method)
-        .layer(from_fn_with_state(Arc::new(access), access::check))
-        .with_state(shared)
+        .route(CSV_PATH, post(import_csv).get(import_progress))
 }
 
 /// A JSON body; what is wrong with it is told as everything else is.
@@ -92,6 +112,11 @@ pub(super) struct Asked<T>(pub(super) T);
 
 impl From<JsonRejection> for ApiError {
     fn from(error: JsonRejection) -> Self {
+        if let JsonRejection::MissingJsonContentType(_) = error {
+            return Self::unsupported_media_type(
+                "the body is to be JSON: say so with `Content-Type: application/json`",
+            );
+        }
         // The text names a field and a place, never a value that could be a key.
         Self::invalid(format!(
             "the body is not what is expected: {}",
@@ -340,9 +365,14 @@ async fn check_key(State(shared): App, Body(body): Body<CheckKey>) -> Response {
 async fn import_csv(
     State(shared): App,
     from: Sender,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     let caller = caller(&from);
+    if !is_csv(&headers) {
+        let text = "the body is to be a file of keys: say so with `Content-Type: text/csv`";
+        return ApiError::unsupported_media_type(text).into_response();
+    }
     let body = match body {
         Ok(body) => body,
         Err(error) => return ApiError::from(error).into_response(),
@@ -351,24 +381,32 @@ async fn import_csv(
     created(done.unwrap_or_else(|error| Err(no_end(&error))).map(Json))
 }
 
+fn is_csv(headers: &HeaderMap) -> bool {
+    let value = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let essence = value.and_then(|value| value.split(|byte| *byte == b';').next());
+    essence.is_some_and(|essence| essence.trim_ascii().eq_ignore_ascii_case(b"text/csv"))
+}
+
 /// How far the import is that is at work, or `null`: asked while its own answer is awaited.
 async fn import_progress(State(shared): App) -> Json<Option<ImportView>> {
     Json(shared.import_view())
 }
 
-async fn change_key(
-    State(shared): App,
-    from: Sender,
-    Part((id, verb)): Part<(String, String)>,
-) -> Response {
-    let state = match verb.as_str() {
-        "disable" => KeyState::Disabled,
-        "enable" => KeyState::Active,
-        "revoke" => KeyState::Revoked,
-        _ => return unknown_path().await.into_response(),
-    };
-    let caller = caller(&from);
-    answer(&shared, move |engine| {
+async fn disable_key(State(shared): App, from: Sender, Part(id): Part<String>) -> Response {
+    change_key(&shared, &from, id, KeyState::Disabled).await
+}
+
+async fn enable_key(State(shared): App, from: Sender, Part(id): Part<String>) -> Response {
+    change_key(&shared, &from, id, KeyState::Active).await
+}
+
+async fn revoke_key(State(shared): App, from: Sender, Part(id): Part<String>) -> Response {
+    change_key(&shared, &from, id, KeyState::Revoked).await
+}
+
+async fn change_key(shared: &Arc<Shared>, from: &Sender, id: String, state: KeyState) -> Response {
+    let caller = caller(from);
+    answer(shared, move |engine| {
         engine.set_key_state(&id, state, &caller)
     })
     .await
@@ -396,7 +434,9 @@ async fn unknown_path() -> ApiError {
 }
 
 async fn unknown_method() -> ApiError {
-    ApiError::not_found("there is no such method for this path of the control interface")
+    ApiError::method_not_allowed(
+        "there is no such method for this path of the control interface: `Allow` has those that there are",
+    )
 }
 
 fn created<T: Serialize>(done: Answer<T>) -> Response {

@@ -10,11 +10,13 @@ use std::{
     sync::Arc,
 };
 
-use axum::Router;
 use tokio::net::UnixListener;
 
 use super::{access::Access, peer::Peer, routes};
-use crate::daemon::Shared;
+use crate::{
+    daemon::Shared,
+    http::{self, Bounds},
+};
 
 /// Who may connect: root and the socket's group. Who may do what, each request is asked.
 const MODE: u32 = 0o660;
@@ -42,20 +44,21 @@ pub fn bind(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
 }
 
 /// Answers until `stop` resolves, and then until what is under way is answered.
-///
-/// # Errors
-/// The listener's.
 pub async fn serve(
     listener: UnixListener,
     shared: Arc<Shared>,
     access: Access,
+    bounds: Bounds,
     stop: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    let router: Router = routes::router(shared, access);
-    axum::serve(
+) {
+    let router = routes::router(shared, access, bounds);
+    http::serve(
+        "the control socket",
         listener,
-        router.into_make_service_with_connect_info::<Peer>(),
+        router,
+        Peer::of,
+        bounds,
+        stop,
     )
-    .with_graceful_shutdown(stop)
-    .await
+    .await;
 }

@@ -1,25 +1,38 @@
 //! The control interface over a real socket, with a kernel in memory behind it.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::net::UnixStream,
     path::PathBuf,
     sync::Arc,
+    thread,
+    time::Duration,
 };
 
 use super::Access;
 use crate::{
     config::Control,
     daemon::{Shared, testing},
+    http::Bounds,
 };
 
-struct Server {
+pub(super) struct Server {
     _directory: tempfile::TempDir,
     _runtime: tokio::runtime::Runtime,
     socket: PathBuf,
+    shared: Arc<Shared>,
 }
 
-fn server() -> Server {
+/// How long something may take that has to happen; only a test that fails waits for so long.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What a slow client exceeds at once.
+const SOON: Duration = Duration::from_millis(50);
+
+pub(super) fn server() -> Server {
+    server_with(Bounds::default())
+}
+
+fn server_with(bounds: Bounds) -> Server {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("s");
     let engine = testing::engine(directory.path());
@@ -31,26 +44,48 @@ fn server() -> Server {
     let listener = runtime
         .block_on(async { super::bind(&socket, None) })
         .unwrap();
+    let shared = Arc::new(Shared::new(engine));
     runtime.spawn(super::serve(
         listener,
-        Arc::new(Shared::new(engine)),
+        Arc::clone(&shared),
         Access::new(&Control::default()),
+        bounds,
         std::future::pending(),
     ));
     Server {
         _directory: directory,
         _runtime: runtime,
         socket,
+        shared,
     }
 }
 
-/// Sends bytes as they are and reads until the server closes.
-fn raw(server: &Server, bytes: &[u8]) -> String {
-    let mut stream = UnixStream::connect(&server.socket).unwrap();
-    stream.write_all(bytes).unwrap();
+impl Server {
+    fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(&self.socket).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+}
+
+/// What there is to read until the other end closes.
+fn rest(mut stream: UnixStream) -> String {
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
+    match stream.read_to_end(&mut answer) {
+        Ok(_) => {}
+        // It has closed with something of ours unread.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+        Err(error) => panic!("still open: {error}"),
+    }
     String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Sends bytes as they are and reads until the server closes.
+pub(super) fn raw(server: &Server, bytes: &[u8]) -> String {
+    let mut stream = server.connect();
+    stream.write_all(bytes).unwrap();
+    rest(stream)
 }
 
 fn ask(server: &Server, method: &str, path: &str, body: &str) -> (u16, serde_json::Value) {
@@ -109,7 +144,8 @@ fn what_is_wrong_is_told_as_a_problem() {
     let server = server();
     for (method, path, body, status) in [
         ("GET", "/v1/nothing", "", 404),
-        ("PATCH", "/v1/scopes", "", 404),
+        ("PATCH", "/v1/scopes", "", 405),
+        ("PUT", "/v1/keys/import", "", 405),
         ("GET", "/v1/scopes/a%2Fb", "", 404),
         ("GET", "/v1/scopes/a%20b", "", 400),
         ("POST", "/v1/scopes", "{", 400),
@@ -168,6 +204,245 @@ fn nonsense_on_the_socket_does_not_stop_the_server() {
 }
 
 #[test]
+fn another_method_is_answered_with_those_that_there_are() {
+    let server = server();
+    let request = b"PATCH /v1/scopes HTTP/1.1\r\nHost: l\r\nConnection: close\r\n\r\n";
+    let answer = raw(&server, request).to_ascii_lowercase();
+    assert!(answer.starts_with("http/1.1 405"), "{answer}");
+    assert!(answer.contains("\r\nallow: get,head,post\r\n"), "{answer}");
+}
+
+#[test]
+fn a_body_of_another_type_is_told_which_one_is_right() {
+    let server = server();
+    for (path, sent, wanted) in [
+        ("/v1/scopes", "", "application/json"),
+        (
+            "/v1/scopes",
+            "Content-Type: text/plain\r\n",
+            "application/json",
+        ),
+        ("/v1/keys/import-csv", "", "text/csv"),
+        (
+            "/v1/keys/import-csv",
+            "Content-Type: application/json\r\n",
+            "text/csv",
+        ),
+    ] {
+        let body = r#"{"scope":"acme"}"#;
+        let length = body.len();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: l\r\n{sent}Content-Length: {length}\r\n\r\n{body}"
+        );
+        let answer = raw(&server, request.as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 415"), "{answer}");
+        assert!(answer.contains(wanted), "{answer}");
+    }
+    let csv = "scope,key\nacme,some-key\n";
+    let request = format!(
+        "POST /v1/keys/import-csv HTTP/1.1\r\nHost: l\r\nContent-Type: Text/CSV; charset=utf-8\r\nContent-Length: {}\r\n\r\n{csv}",
+        csv.len()
+    );
+    let answer = raw(&server, request.as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+}
+
+#[test]
+fn a_body_that_is_too_large_is_read_and_refused() {
+    let server = server();
+    let body = format!(r#"{{"scope":"{}"}}"#, "a".repeat(3_000_000));
+    let (status, problem) = ask(&server, "POST", "/v1/scopes", &body);
+    assert_eq!((status, &problem["kind"]), (413, &"too_large".into()));
+}
+
+/// A head that says that more is to come than does.
+const CUT: &[u8] = b"POST /v1/scopes HTTP/1.1\r\nHost: l\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{";
+
+/// A whole request that is answered without the engine.
+const ASKED: &[u8] = b"GET /v1/nothing HTTP/1.1\r\nHost: l\r\n\r\n";
+
+#[test]
+fn a_head_that_does_not_end_is_not_waited_for() {
+    let server = server_with(Bounds {
+        head: SOON,
+        ..Bounds::default()
+    });
+    for begun in [
+        &b""[..],
+        b"GET /v1/status HT",
+        b"GET / HTTP/1.1\r\nA: b\r\n",
+    ] {
+        let mut stream = server.connect();
+        stream.write_all(begun).unwrap();
+        rest(stream);
+    }
+}
+
+#[test]
+fn a_body_that_stops_or_does_not_end_is_not_waited_for() {
+    for bounds in [
+        Bounds {
+            piece: SOON,
+            ..Bounds::default()
+        },
+        Bounds {
+            body: SOON,
+            piece: 2 * PATIENCE,
+            ..Bounds::default()
+        },
+    ] {
+        let server = server_with(bounds);
+        let mut stream = server.connect();
+        stream.write_all(CUT).unwrap();
+        let answer = rest(stream);
+        assert!(answer.starts_with("HTTP/1.1 408"), "{bounds:?}: {answer:?}");
+        assert!(answer.contains(r#""kind":"timeout""#), "{answer}");
+    }
+}
+
+#[test]
+fn a_client_that_does_not_take_its_answers_is_hung_up_on() {
+    let server = server_with(Bounds {
+        answer: SOON,
+        ..Bounds::default()
+    });
+    let mut stream = server.connect();
+    let error = loop {
+        let request = b"GET /v1/tiers HTTP/1.1\r\nHost: l\r\n\r\n";
+        if let Err(error) = stream.write_all(request) {
+            break error;
+        }
+    };
+    let hung_up = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
+    assert!(hung_up.contains(&error.kind()), "{error}");
+}
+
+#[test]
+fn thousands_of_idle_connections_keep_nobody_out() {
+    let bounds = Bounds {
+        connections: 8,
+        ..Bounds::default()
+    };
+    let server = server_with(bounds);
+    // Under what a process may have open by default.
+    for _ in 0..10 {
+        let mut idle = Vec::new();
+        for n in 0..300 {
+            let mut stream = server.connect();
+            // Some hang in the middle, some after an answer.
+            let begun = [&b""[..], b"GET /v1", CUT, ASKED][n % 4];
+            stream.write_all(begun).unwrap();
+            idle.push((begun, stream));
+            if n % 50 == 0 {
+                assert_eq!(ask(&server, "GET", "/v1/tiers", "").0, 200);
+            }
+        }
+        // No more than there are places for are still open. When one was answered is not known here.
+        idle.truncate(idle.len() - bounds.connections);
+        for (begun, stream) in idle {
+            if begun != ASKED {
+                rest(stream);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_request_that_is_worked_at_keeps_its_place() {
+    let server = server_with(Bounds {
+        connections: 3,
+        ..Bounds::default()
+    });
+    let engine = server.shared.engine();
+    let mut asked = server.connect();
+    asked
+        .write_all(b"GET /v1/tiers HTTP/1.1\r\nHost: l\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    // Answered without the engine: the request before it has been read by now.
+    let nothing = || ask(&server, "GET", "/v1/nothing", "").0;
+    assert_eq!(nothing(), 404);
+    let idle: Vec<UnixStream> = (0..20).map(|_| server.connect()).collect();
+    assert_eq!(nothing(), 404);
+    drop(engine);
+    let answer = rest(asked);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(idle);
+}
+
+#[test]
+fn who_follows_events_keeps_its_place() {
+    let server = server_with(Bounds {
+        connections: 3,
+        ..Bounds::default()
+    });
+    let mut follower = server.connect();
+    follower
+        .write_all(b"GET /v1/events?follow=true HTTP/1.1\r\nHost: l\r\n\r\n")
+        .unwrap();
+    let mut read = Vec::new();
+    let mut until = |what: &str| {
+        while !String::from_utf8_lossy(&read).contains(what) {
+            let mut piece = [0; 4096];
+            let got = follower.read(&mut piece).unwrap();
+            assert!(got > 0, "hung up on before {what}");
+            read.extend_from_slice(&piece[..got]);
+        }
+    };
+    until("x-ndjson");
+    let idle: Vec<UnixStream> = (0..20).map(|_| server.connect()).collect();
+    let (status, _) = ask(&server, "POST", "/v1/scopes", r#"{"scope":"acme/late"}"#);
+    assert_eq!(status, 201);
+    until("acme/late");
+    drop(idle);
+}
+
+#[test]
+fn who_goes_away_leaves_no_place_taken() {
+    let server = server_with(Bounds {
+        connections: 2,
+        ..Bounds::default()
+    });
+    let engine = server.shared.engine();
+    for _ in 0..20 {
+        let mut stream = server.connect();
+        stream
+            .write_all(b"GET /v1/tiers HTTP/1.1\r\nHost: l\r\n\r\n")
+            .unwrap();
+    }
+    assert_eq!(ask(&server, "GET", "/v1/nothing", "").0, 404);
+    drop(engine);
+    assert_eq!(ask(&server, "GET", "/v1/tiers", "").0, 200);
+}
+
+#[test]
+fn thousands_of_requests_are_answered() {
+    let server = server();
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut stream = server.connect();
+                for n in 1..=500 {
+                    let closing = if n == 500 {
+                        "Connection: close\r\n"
+                    } else {
+                        ""
+                    };
+                    let request = format!("GET /v1/tiers HTTP/1.1\r\nHost: l\r\n{closing}\r\n");
+                    stream.write_all(request.as_bytes()).unwrap();
+                    // One at a time, since a whole answer fits into what one read takes.
+                    if n < 500 {
+                        let mut answer = [0; 4096];
+                        let length = stream.read(&mut answer).unwrap();
+                        assert!(answer[..length].starts_with(b"HTTP/1.1 200"));
+                    }
+                }
+                assert!(rest(stream).starts_with("HTTP/1.1 200"));
+            });
+        }
+    });
+}
+
+#[test]
 fn a_socket_in_use_is_not_taken_and_a_stale_one_is() {
     let server = server();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -177,7 +452,7 @@ fn a_socket_in_use_is_not_taken_and_a_stale_one_is() {
     let error = runtime
         .block_on(async { super::bind(&server.socket, None) })
         .unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     let directory = tempfile::tempdir().unwrap();
     let stale = directory.path().join("s");
     drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());

@@ -10,7 +10,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use super::{
-    SOCKET_NAME,
+    SOCKET_NAME, examples,
     moment::{Since, Until},
 };
 use crate::{
@@ -35,7 +35,7 @@ pub(super) fn default_socket() -> PathBuf {
 
 /// Limits of API keys, kept in the kernel
 #[derive(Debug, Parser)]
-#[command(name = "limiter", version, arg_required_else_help = true)]
+#[command(name = "limiter", version, arg_required_else_help = true, after_help = examples::LIMITER)]
 pub(super) struct Cli {
     /// The daemon's control socket [default: in the runtime directory; env: LIMITER_SOCKET]
     #[arg(long, global = true, value_name = "PATH")]
@@ -53,21 +53,25 @@ pub(super) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Put limits into force and keep them up to date
+    #[command(after_help = examples::RUN)]
     Run(RunArgs),
     /// Is the configuration valid, and what does it come to
+    #[command(after_help = examples::CHECK)]
     Check(CheckArgs),
     /// Attached where, since when, totals, coverage, health
+    #[command(after_help = examples::STATUS)]
     Status,
     /// Accounts and profiles
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples::SCOPE)]
     Scope(ScopeCommand),
     /// API keys
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples::KEY)]
     Key(KeyCommand),
     /// Limits of a scope's own
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples::LIMITS)]
     Limits(LimitsCommand),
     /// Used, left, in flight, refused by reason, and when it starts again
+    #[command(after_help = examples::USAGE)]
     Usage {
         /// Only this scope
         #[arg(value_name = "SCOPE")]
@@ -77,6 +81,7 @@ pub(super) enum Command {
         date: Option<NaiveDate>,
     },
     /// Set today's count of a scope back to zero
+    #[command(after_help = examples::RESET)]
     Reset {
         /// The scope
         #[arg(value_name = "SCOPE")]
@@ -86,25 +91,32 @@ pub(super) enum Command {
         note: String,
     },
     /// Named limits
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples::TIER)]
     Tier(TierCommand),
     /// Who changed what, when and why; the oldest first
+    #[command(after_help = examples::AUDIT)]
     Audit(AuditArgs),
     /// Would a request pass now; if not, which limit is it, since when, until when
+    #[command(after_help = examples::EXPLAIN)]
     Explain {
         /// A scope, or a key by its id
         #[arg(value_name = "SCOPE|KEY-ID")]
         object: String,
     },
     /// Refusals, changes and troubles: the latest, or as they come
+    #[command(after_help = examples::EVENTS)]
     Events(EventsArgs),
     /// The busiest scopes, live
+    #[command(after_help = examples::TOP)]
     Top(TopArgs),
     /// Read the configuration again; a bad one changes nothing
+    #[command(after_help = examples::RELOAD)]
     Reload,
     /// Take everything down: attachments, maps and pins; with a daemon or without
+    #[command(after_help = examples::DETACH)]
     Detach(DetachArgs),
     /// Completions for a shell
+    #[command(after_help = examples::COMPLETIONS)]
     Completions {
         /// The shell
         shell: Shell,
@@ -205,6 +217,7 @@ impl DetachArgs {
 #[derive(Debug, Subcommand)]
 pub(super) enum ScopeCommand {
     /// Add an account (`acme`) or a profile (`acme/web`); a profile needs no account
+    #[command(after_help = examples::SCOPE_ADD)]
     Add {
         /// Its name
         #[arg(value_name = "SCOPE")]
@@ -214,14 +227,17 @@ pub(super) enum ScopeCommand {
         tier: Option<String>,
     },
     /// All scopes
+    #[command(after_help = examples::SCOPE_LIST)]
     List,
     /// One scope: tier, limits, override, keys
+    #[command(after_help = examples::SCOPE_SHOW)]
     Show {
         /// Its name
         #[arg(value_name = "SCOPE")]
         scope: ScopeName,
     },
     /// Enforce a scope's limits, or only count what they would refuse
+    #[command(after_help = examples::SCOPE_MODE)]
     Mode {
         /// Its name
         #[arg(value_name = "SCOPE")]
@@ -234,6 +250,7 @@ pub(super) enum ScopeCommand {
         note: String,
     },
     /// Remove a scope; its usage stays on record
+    #[command(after_help = examples::SCOPE_REMOVE)]
     Remove {
         /// Its name
         #[arg(value_name = "SCOPE")]
@@ -247,6 +264,7 @@ pub(super) enum ScopeCommand {
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyCommand {
     /// Make a key and show it, this once
+    #[command(after_help = examples::KEY_CREATE)]
     Create {
         /// The scope it is of
         #[arg(value_name = "SCOPE")]
@@ -256,6 +274,7 @@ pub(super) enum KeyCommand {
         label: Option<String>,
     },
     /// Register an existing key from standard input, or many from a file
+    #[command(after_help = examples::KEY_IMPORT)]
     #[command(group(clap::ArgGroup::new("what").required(true).args(["scope", "csv"])))]
     Import {
         /// The scope it is of
@@ -269,26 +288,31 @@ pub(super) enum KeyCommand {
         csv: Option<PathBuf>,
     },
     /// What is known of a key from standard input: well-formed, registered, its scope and state
+    #[command(after_help = examples::KEY_CHECK)]
     Check,
     /// All keys, or a scope's; never the keys themselves
+    #[command(after_help = examples::KEY_LIST)]
     List {
         /// Only of this scope
         #[arg(value_name = "SCOPE")]
         scope: Option<ScopeName>,
     },
     /// Answer a key's requests with 401 until it is enabled again
+    #[command(after_help = examples::KEY_DISABLE)]
     Disable {
         /// The key's id
         #[arg(value_name = "ID")]
         id: String,
     },
     /// Admit a disabled key's requests again
+    #[command(after_help = examples::KEY_ENABLE)]
     Enable {
         /// The key's id
         #[arg(value_name = "ID")]
         id: String,
     },
     /// Answer a key's requests with 401 for ever
+    #[command(after_help = examples::KEY_REVOKE)]
     Revoke {
         /// The key's id
         #[arg(value_name = "ID")]
@@ -299,8 +323,10 @@ pub(super) enum KeyCommand {
 #[derive(Debug, Subcommand)]
 pub(super) enum LimitsCommand {
     /// Give a scope limits of its own; those not named stay as they are
+    #[command(after_help = examples::LIMITS_SET)]
     Set(SetArgs),
     /// Back to the limits of the scope's tier
+    #[command(after_help = examples::LIMITS_CLEAR)]
     Clear {
         /// The scope
         #[arg(value_name = "SCOPE")]
@@ -356,6 +382,7 @@ impl SetArgs {
 #[derive(Debug, Subcommand)]
 pub(super) enum TierCommand {
     /// All tiers
+    #[command(after_help = examples::TIER_LIST)]
     List,
 }
 

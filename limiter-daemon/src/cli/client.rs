@@ -19,6 +19,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use nix::unistd::{Gid, Group};
 use serde::{Serialize, de::DeserializeOwned};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::{net::UnixStream, task::JoinHandle};
 
 use super::exit::Failure;
@@ -146,9 +147,7 @@ impl Client {
         content_type: &str,
         body: impl Body<Data = Bytes, Error = Infallible> + Send + 'static,
     ) -> Result<(Response<Incoming>, JoinHandle<hyper::Result<()>>), Failure> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|error| self.no_daemon(&error))?;
+        let stream = connect(&self.socket).map_err(|error| self.no_daemon(&error))?;
         let broken = || self.broken();
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
@@ -193,6 +192,17 @@ impl Client {
             _ => Failure::Unreachable(format!("no daemon answers at {socket}: {error}")),
         }
     }
+}
+
+/// Connects, if need be after some who came before: without blocking the kernel would refuse while
+/// the daemon has not taken those (`unix_stream_connect` in `net/unix/af_unix.c`). Nothing else is to
+/// be done meanwhile.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    socket.set_nonblocking(true)?;
+    UnixStream::from_std(socket.into())
 }
 
 /// No body.

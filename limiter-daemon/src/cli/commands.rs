@@ -159,9 +159,11 @@ fn key(client: &Client, command: KeyCommand, json: bool) -> Result<(), Failure> 
         }
         KeyCommand::List { scope } => {
             let query = scope
+                .as_ref()
                 .map(|scope| format!("?scope={}", escape(scope.as_str())))
                 .unwrap_or_default();
-            render::keys(&client.get::<Vec<_>>(&format!("/v1/keys{query}"))?, json)
+            let keys: Vec<_> = client.get(&format!("/v1/keys{query}"))?;
+            render::keys(&keys, scope.as_ref(), json)
         }
         KeyCommand::Disable { id } => change(&id, "disable"),
         KeyCommand::Enable { id } => change(&id, "enable"),
@@ -214,7 +216,19 @@ fn audit(client: &Client, args: &AuditArgs, json: bool) -> Result<(), Failure> {
         path.push_str(&format!("&object={}", escape(object)));
     }
     let entries: Vec<AuditView> = client.get(&path)?;
-    render::audit(&entries, json)?;
+    let nothing = match (&args.object, &args.since) {
+        (Some(object), _) => format!(
+            "no such changes of {object} on record: `limiter audit` shows those of all scopes and keys"
+        ),
+        (None, Some(_)) => {
+            "no changes since then on record: without --since there are all".to_owned()
+        }
+        (None, None) => {
+            "no changes on record yet: what `scope`, `key`, `limits` and `reset` change comes here"
+                .to_owned()
+        }
+    };
+    render::audit(&entries, &nothing, json)?;
     if !json && entries.len() == args.limit as usize {
         eprintln!(
             "these are the last {} entries: --limit shows more",

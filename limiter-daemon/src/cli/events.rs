@@ -11,9 +11,9 @@ use hyper::{Method, Response, body::Incoming};
 
 use super::{
     client::{Client, empty},
-    colour::{self, Colour, paint},
     exit::Failure,
     render::{json, lines},
+    terminal::{BAD, CHANGED, GOOD, NOTABLE, paint},
 };
 use crate::api::{EventKind, EventView, rfc3339};
 
@@ -31,21 +31,20 @@ pub(super) fn recent(events: &[EventView], as_json: bool) -> Result<(), Failure>
                 .to_owned(),
         ]);
     }
-    let colours = colour::is_wanted();
-    let text: Vec<String> = events.iter().map(|event| line(event, colours)).collect();
+    let text: Vec<String> = events.iter().map(line).collect();
     lines(&text)
 }
 
 /// An event, for people: when, what kind, whose, why and how often.
-fn line(event: &EventView, colours: bool) -> String {
+fn line(event: &EventView) -> String {
     let at = rfc3339(&event.at);
-    let colour = match event.kind {
-        EventKind::Refused | EventKind::Missed => Colour::Yellow,
-        EventKind::Health => Colour::Red,
-        EventKind::Change => Colour::Cyan,
-        EventKind::Daemon => Colour::Green,
+    let style = match event.kind {
+        EventKind::Refused | EventKind::Missed => NOTABLE,
+        EventKind::Health => BAD,
+        EventKind::Change => CHANGED,
+        EventKind::Daemon => GOOD,
     };
-    let kind = paint(&format!("{:<8}", event.kind.as_str()), colour, colours);
+    let kind = paint(style, &format!("{:<8}", event.kind.as_str()));
     let what = match (&event.message, event.kind) {
         (Some(message), _) => message.clone(),
         (None, _) => refused(event),
@@ -85,7 +84,6 @@ enum End {
 /// How far the events have been followed.
 struct Follower {
     as_json: bool,
-    colours: bool,
     /// The number of the last one.
     last: u64,
     limit: u32,
@@ -96,7 +94,6 @@ struct Follower {
 pub(super) fn follow(client: &Client, limit: u32, as_json: bool) -> Result<(), Failure> {
     let mut follower = Follower {
         as_json,
-        colours: colour::is_wanted(),
         last: 0,
         limit,
     };
@@ -138,8 +135,8 @@ impl Follower {
         let response = match answer {
             Ok((response, _running)) => response,
             // It went while it was asked.
-            Err(Failure::Failed(error)) if error.is::<hyper::Error>() => {
-                return Err(Failure::Unreachable(format!("{error:#}")));
+            Err(failure) if failure.is_hang_up() => {
+                return Err(Failure::Unreachable("the daemon went away".to_owned()));
             }
             Err(failure) => return Err(failure),
         };
@@ -169,7 +166,7 @@ impl Follower {
             let rest = pending.split_off(end + 1);
             let text = self.text(&pending)?;
             pending = rest;
-            let mut out = io::stdout().lock();
+            let mut out = anstream::stdout().lock();
             match out.write_all(&text).and_then(|()| out.flush()) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(End::Reader),
@@ -195,7 +192,7 @@ impl Follower {
             if self.as_json {
                 text.extend_from_slice(bytes);
             } else {
-                text.extend_from_slice(line(&event, self.colours).as_bytes());
+                text.extend_from_slice(line(&event).as_bytes());
             }
             text.push(b'\n');
         }
@@ -222,7 +219,7 @@ mod tests {
             "key": "k_7m3k9p2rtx", "client": "10.0.0.2", "client_port": 9, "reason": "rate",
             "action": null, "count": 7, "message": null}"#;
         assert_eq!(
-            line(&event(refused), false),
+            anstream::adapter::strip_str(&line(&event(refused))).to_string(),
             "2026-11-24T12:00:00Z      refused   acme/web  rate  key k_7m3k9p2rtx  from 10.0.0.2  7 times"
         );
         let others = EventView {
@@ -230,15 +227,14 @@ mod tests {
             key: None,
             ..event(refused)
         };
-        assert!(line(&others, false).ends_with("key -  from others  7 times"));
-        assert!(line(&others, true).contains("\x1b[33mrefused \x1b[0m"));
+        assert!(line(&others).ends_with("key -  from others  7 times"));
+        assert!(line(&others).contains("\x1b[33mrefused \x1b[0m"));
     }
 
     #[test]
     fn events_are_read_however_they_are_cut() {
         let mut follower = Follower {
             as_json: true,
-            colours: false,
             last: 0,
             limit: 5,
         };

@@ -23,6 +23,11 @@ impl Failure {
         Self::Failed(anyhow::anyhow!(message.into()))
     }
 
+    /// Whether the daemon went away before it had answered.
+    pub(super) fn is_hang_up(&self) -> bool {
+        matches!(self, Self::Failed(error) if error.is::<hyper::Error>())
+    }
+
     pub(super) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Failed(_) => 1,
@@ -61,9 +66,15 @@ impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
         match error.kind {
             Kind::Invalid | Kind::InvalidConfiguration => Self::Usage(error.message),
-            Kind::NotFound | Kind::Conflict | Kind::Forbidden | Kind::InvalidKey | Kind::Failed => {
-                Self::failed(error.message)
-            }
+            Kind::NotFound
+            | Kind::Conflict
+            | Kind::Forbidden
+            | Kind::InvalidKey
+            | Kind::MethodNotAllowed
+            | Kind::UnsupportedMediaType
+            | Kind::TooLarge
+            | Kind::Timeout
+            | Kind::Failed => Self::failed(error.message),
         }
     }
 }

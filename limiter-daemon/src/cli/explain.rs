@@ -3,10 +3,10 @@
 use serde_json::Value;
 
 use super::{
-    colour::{self, Colour, paint},
     exit::Failure,
     render::{json, lines},
     table::Table,
+    terminal::{BAD, GOOD, NOTABLE, paint},
 };
 use crate::api::{ExplainView, LimitView, Verdict, rfc3339};
 
@@ -14,11 +14,11 @@ pub(super) fn explain(view: &ExplainView, as_json: bool) -> Result<(), Failure> 
     if as_json {
         return json(view);
     }
-    lines(&text(view, colour::is_wanted()))
+    lines(&text(view))
 }
 
-fn text(view: &ExplainView, colours: bool) -> Vec<String> {
-    let mut text = vec![format!("request      {}", verdict(view, colours))];
+fn text(view: &ExplainView) -> Vec<String> {
+    let mut text = vec![format!("request      {}", verdict(view))];
     if let Some(since) = &view.since {
         text.push(format!("since        {}", rfc3339(since)));
     }
@@ -62,20 +62,20 @@ fn text(view: &ExplainView, colours: bool) -> Vec<String> {
     text
 }
 
-fn verdict(view: &ExplainView, colours: bool) -> String {
+fn verdict(view: &ExplainView) -> String {
     let reason = view.reason.as_deref().unwrap_or_default().replace('_', " ");
     match view.verdict {
-        Verdict::Passes => paint("would pass", Colour::Green, colours),
+        Verdict::Passes => paint(GOOD, "would pass"),
         Verdict::Observed => format!(
             "{}, and be counted as one that enforcement refuses: {reason}",
-            paint("would pass", Colour::Green, colours)
+            paint(GOOD, "would pass")
         ),
-        Verdict::Held => paint("would wait for a moment", Colour::Yellow, colours),
+        Verdict::Held => paint(NOTABLE, "would wait for a moment"),
         Verdict::Refused => {
             let status = view.status.map(|status| format!(" with {status}"));
             format!(
                 "{}{}: {reason}",
-                paint("would be refused", Colour::Red, colours),
+                paint(BAD, "would be refused"),
                 status.unwrap_or_default()
             )
         }
@@ -137,7 +137,10 @@ mod tests {
             "notes": ["a note"],
         }))
         .unwrap();
-        let text = text(&view, false);
+        let text: Vec<String> = text(&view)
+            .iter()
+            .map(|line| anstream::adapter::strip_str(line).to_string())
+            .collect();
         assert_eq!(
             text,
             [

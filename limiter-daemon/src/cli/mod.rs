@@ -1,20 +1,24 @@
 //! The command line.
 
+mod advice;
 mod args;
 mod check;
 mod client;
-mod colour;
 mod commands;
 mod detach;
 mod events;
+mod examples;
 mod exit;
 mod explain;
 mod import;
 mod moment;
 mod render;
+#[cfg(test)]
+mod schemas;
 mod socket;
 mod status;
 mod table;
+mod terminal;
 mod top;
 
 use std::{os::unix::net::UnixStream, path::PathBuf, process::ExitCode};

@@ -2,10 +2,15 @@
 
 use std::io::{self, Write as _};
 
+use anstyle::Style;
 use anyhow::Context as _;
 use serde::Serialize;
 
-use super::{exit::Failure, table::Table};
+use super::{
+    exit::Failure,
+    table::Table,
+    terminal::{BAD, GOOD, NOTABLE, paint, warn},
+};
 use crate::{
     api::{
         AuditView, CreatedKey, Imported, KeyCheck, KeyView, Report, ScopeDetail, ScopeView,
@@ -13,14 +18,15 @@ use crate::{
     },
     key::Form,
     limits::{Bound, Limits},
+    scope::ScopeName,
     store::Refusals,
 };
 
-/// Prints lines. A reader that has gone (`| head`) is no failure.
+/// Prints lines, in colours where those are wanted. A reader that has gone (`| head`) is no failure.
 pub(super) fn lines(lines: &[String]) -> Result<(), Failure> {
     let mut text = lines.join("\n");
     text.push('\n');
-    match io::stdout().lock().write_all(text.as_bytes()) {
+    match anstream::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written
             .context("cannot write to standard output")
@@ -51,6 +57,32 @@ fn limit_cells(limits: &Limits) -> [String; 5] {
     ]
 }
 
+/// Nothing is left.
+fn left(text: &str) -> Style {
+    if text == "0" { BAD } else { Style::new() }
+}
+
+/// Not 0.
+fn some(text: &str) -> Style {
+    if text == "0" { Style::new() } else { NOTABLE }
+}
+
+fn state(text: &str) -> Style {
+    match text {
+        "active" => GOOD,
+        "disabled" => NOTABLE,
+        _ => BAD,
+    }
+}
+
+fn mode(text: &str) -> Style {
+    if text == "observe" {
+        NOTABLE
+    } else {
+        Style::new()
+    }
+}
+
 fn tier(view: &UsageView) -> String {
     let gone = || "removed".to_owned();
     view.tier.clone().unwrap_or_else(gone)
@@ -71,25 +103,27 @@ pub(super) fn usage(views: &[UsageView], is_past: bool, as_json: bool) -> Result
     }
     if views.is_empty() {
         let text = if is_past {
-            "no scope was there on that day"
+            "no scope was used on that day, or it is longer ago than `[history] keep`: `limiter usage` shows today"
         } else {
-            "no scopes yet: add one with `limiter scope add`"
+            "no scopes yet: `limiter scope add acme/web` adds one"
         };
         return lines(&[text.to_owned()]);
     }
     let mut table = Table::new(&[
-        "SCOPE",
-        "TIER",
-        "DAY",
+        "~SCOPE",
+        "?~TIER",
+        "?DAY",
         ">USED",
         ">QUOTA",
         ">LEFT",
-        ">RATE",
-        ">IN FLIGHT",
-        ">CONNECTIONS",
+        "?>RATE",
+        "?>IN FLIGHT",
+        "?>CONNECTIONS",
         ">REFUSED",
-        "RESETS AT",
-    ]);
+        "?RESETS AT",
+    ])
+    .styled("LEFT", left)
+    .styled("REFUSED", some);
     for view in views {
         table.row([
             view.scope.to_string(),
@@ -152,14 +186,25 @@ pub(super) fn refusals(refused: Refusals) -> String {
     )
 }
 
-pub(super) fn keys(views: &[KeyView], as_json: bool) -> Result<(), Failure> {
+pub(super) fn keys(
+    views: &[KeyView],
+    of: Option<&ScopeName>,
+    as_json: bool,
+) -> Result<(), Failure> {
     if as_json {
         return json(&views);
     }
     if views.is_empty() {
-        return lines(&["no keys yet: make one with `limiter key create SCOPE`".to_owned()]);
+        let (of, scope) = match of {
+            Some(scope) => (format!(" of {scope}"), scope.as_str()),
+            None => (String::new(), "SCOPE"),
+        };
+        return lines(&[format!(
+            "no keys{of} yet: `limiter key create {scope}` makes one, `limiter key import {scope}` takes one over"
+        )]);
     }
-    let mut table = Table::new(&["ID", "SCOPE", "LABEL", "STATE", "CREATED", "LAST USED"]);
+    let mut table = Table::new(&["ID", "~SCOPE", "?~LABEL", "STATE", "?CREATED", "?LAST USED"])
+        .styled("STATE", state);
     for view in views {
         table.row([
             view.id.clone(),
@@ -177,7 +222,13 @@ pub(super) fn key(view: &KeyView, as_json: bool) -> Result<(), Failure> {
     if as_json {
         return json(view);
     }
-    lines(&[format!("{} of {} is {}", view.id, view.scope, view.state)])
+    let state = view.state.to_string();
+    lines(&[format!(
+        "{} of {} is {}",
+        view.id,
+        view.scope,
+        paint(self::state(&state), &state)
+    )])
 }
 
 pub(super) fn key_check(check: &KeyCheck, as_json: bool) -> Result<(), Failure> {
@@ -230,19 +281,20 @@ pub(super) fn scopes(views: &[ScopeView], as_json: bool) -> Result<(), Failure> 
         return json(&views);
     }
     if views.is_empty() {
-        return lines(&["no scopes yet: add one with `limiter scope add`".to_owned()]);
+        return lines(&["no scopes yet: `limiter scope add acme/web` adds one".to_owned()]);
     }
     let mut table = Table::new(&[
-        "SCOPE",
-        "TIER",
+        "~SCOPE",
+        "~TIER",
         ">QUOTA",
         ">RATE",
-        ">BURST",
-        ">CONCURRENCY",
-        ">CONNECTIONS",
+        "?>BURST",
+        "?>CONCURRENCY",
+        "?>CONNECTIONS",
         "MODE",
-        "OVERRIDE",
-    ]);
+        "?~OVERRIDE",
+    ])
+    .styled("MODE", mode);
     for view in views {
         let [quota, rate, burst, concurrency, connections] = limit_cells(&view.limits);
         let own = view.own.as_ref().map(|own| own.note.clone());
@@ -307,7 +359,7 @@ pub(super) fn scope_detail(view: &ScopeDetail, as_json: bool) -> Result<(), Fail
     let mut text = scope_lines(&view.scope);
     text.push(String::new());
     lines(&text)?;
-    keys(&view.keys, false)
+    keys(&view.keys, Some(&view.scope.scope), false)
 }
 
 pub(super) fn tiers(views: &[TierView], as_json: bool) -> Result<(), Failure> {
@@ -315,15 +367,16 @@ pub(super) fn tiers(views: &[TierView], as_json: bool) -> Result<(), Failure> {
         return json(&views);
     }
     let mut table = Table::new(&[
-        "TIER",
+        "~TIER",
         ">QUOTA",
         ">RATE",
-        ">BURST",
-        ">CONCURRENCY",
-        ">CONNECTIONS",
+        "?>BURST",
+        "?>CONCURRENCY",
+        "?>CONNECTIONS",
         "MODE",
-        ">SCOPES",
-    ]);
+        "?>SCOPES",
+    ])
+    .styled("MODE", mode);
     for view in views {
         let [quota, rate, burst, concurrency, connections] = limit_cells(&view.limits);
         table.row([
@@ -340,14 +393,14 @@ pub(super) fn tiers(views: &[TierView], as_json: bool) -> Result<(), Failure> {
     lines(&table.lines())
 }
 
-pub(super) fn audit(entries: &[AuditView], as_json: bool) -> Result<(), Failure> {
+pub(super) fn audit(entries: &[AuditView], nothing: &str, as_json: bool) -> Result<(), Failure> {
     if as_json {
         return json(&entries);
     }
     if entries.is_empty() {
-        return lines(&["no such changes on record".to_owned()]);
+        return lines(&[nothing.to_owned()]);
     }
-    let mut table = Table::new(&["AT", "WHO", "ACTION", "OBJECT", "DETAIL", "NOTE"]);
+    let mut table = Table::new(&["AT", "~WHO", "ACTION", "~OBJECT", "?~DETAIL", "~NOTE"]);
     for entry in entries {
         let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
         table.row([
@@ -366,9 +419,7 @@ pub(super) fn report(report: &Report, nothing: &str, as_json: bool) -> Result<()
     if as_json {
         return json(report);
     }
-    for warning in &report.warnings {
-        eprintln!("limiter: warning: {warning}");
-    }
+    report.warnings.iter().for_each(|text| warn(text));
     if report.done.is_empty() {
         return lines(&[nothing.to_owned()]);
     }

@@ -6,6 +6,7 @@ use super::{
     exit::Failure,
     render::{json, lines, refusals},
     table::Table,
+    terminal::{BAD, GOOD, paint},
 };
 use crate::api::{FlowsView, HealedView, StatusView, rfc3339};
 
@@ -121,7 +122,10 @@ fn text(view: &StatusView) -> Vec<String> {
         String::new(),
     ];
     if view.attached.is_empty() {
-        text.push("attached to no interface".to_owned());
+        text.push(paint(
+            BAD,
+            "attached to no interface: `limiter check` says which ones [attach] means",
+        ));
     } else {
         let mut table = Table::new(&["INTERFACE", "HOOK", "MECHANISM"]);
         for attached in &view.attached {
@@ -147,10 +151,15 @@ fn text(view: &StatusView) -> Vec<String> {
         text.push(String::new());
     }
     if view.health.is_empty() {
-        text.push("all is well".to_owned());
+        text.push(paint(GOOD, "all is well"));
     }
     for health in &view.health {
-        text.push(format!("PROBLEM  {}: {}", health.part, health.message));
+        text.push(format!(
+            "{}  {}: {}",
+            paint(BAD, "PROBLEM"),
+            health.part,
+            health.message
+        ));
     }
     text
 }

@@ -1,72 +1,272 @@
-//! Tables of aligned columns.
+//! Tables of aligned columns, as wide as the terminal lets them be.
 
-/// A table with a head line; numbers are aligned to the right.
+use anstyle::Style;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr};
+
+use super::terminal::{self, HEAD, paint};
+
+/// Between two columns.
+const GAP: &str = "  ";
+/// Least width of a column that is cut, in columns of the terminal.
+const LEAST: usize = 8;
+/// Where a cell goes on beyond what is shown of it.
+const CUT: char = '…';
+
+/// A table with a head line. On a terminal that is too narrow some columns are cut, then some left out;
+/// what is piped elsewhere is always whole.
 pub(super) struct Table {
+    columns: Vec<Column>,
     rows: Vec<Vec<String>>,
-    right: Vec<bool>,
+}
+
+struct Column {
+    name: String,
+    is_right: bool,
+    may_be_cut: bool,
+    may_be_left_out: bool,
+    style: fn(&str) -> Style,
+}
+
+impl Column {
+    fn parse(text: &str) -> Self {
+        let name = text.trim_start_matches(['>', '~', '?']);
+        let marks = &text[..text.len() - name.len()];
+        Self {
+            name: name.to_owned(),
+            is_right: marks.contains('>'),
+            may_be_cut: marks.contains('~'),
+            may_be_left_out: marks.contains('?'),
+            style: |_| Style::new(),
+        }
+    }
 }
 
 impl Table {
-    /// Columns whose name begins with `>` are aligned to the right.
+    /// Columns by name, after marks: `>` is aligned to the right, `~` may be cut where there is too
+    /// little room, `?` left out where there still is, the last one first.
     pub(super) fn new(columns: &[&str]) -> Self {
-        let right = columns.iter().map(|name| name.starts_with('>')).collect();
-        let head = columns
-            .iter()
-            .map(|name| name.trim_start_matches('>').to_owned())
-            .collect();
         Self {
-            rows: vec![head],
-            right,
+            columns: columns.iter().map(|text| Column::parse(text)).collect(),
+            rows: Vec::new(),
         }
+    }
+
+    /// The style of a column's cells, by what they say.
+    pub(super) fn styled(mut self, name: &str, style: fn(&str) -> Style) -> Self {
+        for column in &mut self.columns {
+            if column.name == name {
+                column.style = style;
+            }
+        }
+        self
     }
 
     pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.rows.push(cells.to_vec());
     }
 
+    /// For standard output.
     pub(super) fn lines(&self) -> Vec<String> {
-        let width = |column: usize| {
-            let cells = self.rows.iter().filter_map(|row| row.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..self.right.len()).map(width).collect();
-        self.rows
-            .iter()
-            .map(|row| {
-                let cells: Vec<String> = row
-                    .iter()
-                    .zip(&widths)
-                    .zip(&self.right)
-                    .map(|((cell, width), right)| {
-                        if *right {
-                            format!("{cell:>width$}")
-                        } else {
-                            format!("{cell:<width$}")
-                        }
-                    })
-                    .collect();
-                cells.join("  ").trim_end().to_owned()
-            })
-            .collect()
+        self.fitted(terminal::width())
     }
+
+    fn fitted(&self, room: Option<usize>) -> Vec<String> {
+        let shown = self.fit(room.unwrap_or(usize::MAX));
+        let line = |cell: &dyn Fn(usize) -> (String, Style)| {
+            let mut line = String::new();
+            let mut blanks = 0;
+            for (column, width) in &shown {
+                let (text, style) = cell(*column);
+                let text = cut(&text, *width);
+                let missing = width - text.width();
+                let (before, after) = if self.columns[*column].is_right {
+                    (missing, 0)
+                } else {
+                    (0, missing)
+                };
+                // Blanks come only before something: no line ends with them.
+                blanks += before;
+                if !text.is_empty() {
+                    line.extend(std::iter::repeat_n(' ', blanks));
+                    line.push_str(&paint(style, &text));
+                    blanks = 0;
+                }
+                blanks += after + GAP.len();
+            }
+            line
+        };
+        let head = line(&|column| (self.columns[column].name.clone(), HEAD));
+        let rows = self.rows.iter().map(|row| {
+            line(&|column| {
+                let text = row.get(column).cloned().unwrap_or_default();
+                let style = (self.columns[column].style)(&text);
+                (text, style)
+            })
+        });
+        std::iter::once(head).chain(rows).collect()
+    }
+
+    /// Which columns are shown, and how wide each is.
+    fn fit(&self, room: usize) -> Vec<(usize, usize)> {
+        let mut shown: Vec<(usize, usize)> = (0..self.columns.len())
+            .map(|column| (column, self.widest(column)))
+            .collect();
+        loop {
+            let gaps = GAP.len() * shown.len().saturating_sub(1);
+            let wanted = gaps + shown.iter().map(|(_, width)| width).sum::<usize>();
+            let Some(excess) = wanted.checked_sub(room).filter(|excess| *excess > 0) else {
+                return shown;
+            };
+            // What can be had by cutting, of all columns together.
+            let spare = |(column, width): &(usize, usize)| {
+                let least = LEAST.max(self.columns[*column].name.width());
+                let may_be_cut = self.columns[*column].may_be_cut;
+                if may_be_cut {
+                    width.saturating_sub(least)
+                } else {
+                    0
+                }
+            };
+            let last = shown
+                .iter()
+                .rposition(|(column, _)| self.columns[*column].may_be_left_out);
+            match last {
+                Some(last) if shown.iter().map(spare).sum::<usize>() < excess => {
+                    shown.remove(last);
+                }
+                _ => {
+                    narrow(&mut shown, excess, spare);
+                    return shown;
+                }
+            }
+        }
+    }
+
+    fn widest(&self, column: usize) -> usize {
+        let cells = self.rows.iter().filter_map(|row| row.get(column));
+        cells
+            .map(String::as_str)
+            .chain([self.columns[column].name.as_str()])
+            .map(UnicodeWidthStr::width)
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+/// Takes `excess` from the columns that have something to spare, always from the widest of them.
+fn narrow(
+    shown: &mut [(usize, usize)],
+    mut excess: usize,
+    spare: impl Fn(&(usize, usize)) -> usize,
+) {
+    while excess > 0 {
+        let widest = shown
+            .iter_mut()
+            .filter(|column| spare(column) > 0)
+            .max_by_key(|(_, width)| *width);
+        let Some((_, width)) = widest else { return };
+        *width -= 1;
+        excess -= 1;
+    }
+}
+
+/// As much of a text as `width` columns of the terminal hold.
+fn cut(text: &str, width: usize) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let mut left = width.saturating_sub(1);
+    let mut kept: String = text
+        .chars()
+        .take_while(|c| {
+            let wide = c.width().unwrap_or(0);
+            let fits = wide <= left;
+            left = if fits { left - wide } else { 0 };
+            fits
+        })
+        .collect();
+    kept.push(CUT);
+    kept
 }
 
 #[cfg(test)]
 mod tests {
+    use anstyle::AnsiColor;
+
     use super::*;
+
+    fn plain(lines: &[String]) -> Vec<String> {
+        lines
+            .iter()
+            .map(|line| anstream::adapter::strip_str(line).to_string())
+            .collect()
+    }
+
+    fn table() -> Table {
+        let mut table = Table::new(&["NAME", ">COUNT", "?WHEN", "~NOTE", "?END"]);
+        for (name, count, when, note, end) in [
+            ("a", "1000", "today", "a note of some length", "-"),
+            ("long name", "7", "yesterday", "日本語のメモです、長い", ""),
+        ] {
+            table.row([name, count, when, note, end].map(str::to_owned));
+        }
+        table
+    }
 
     #[test]
     fn tables_are_aligned_and_carry_no_trailing_space() {
-        let mut table = Table::new(&["NAME", ">COUNT", "NOTE"]);
-        table.row(["a".to_owned(), "1000".to_owned(), "é".to_owned()]);
-        table.row(["long name".to_owned(), "7".to_owned(), String::new()]);
+        let whole = [
+            "NAME       COUNT  WHEN       NOTE                    END",
+            "a           1000  today      a note of some length   -",
+            "long name      7  yesterday  日本語のメモです、長い",
+        ];
+        assert_eq!(plain(&table().fitted(None)), whole);
+        assert_eq!(plain(&table().fitted(Some(56))), whole);
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_columns_that_are_cut_and_then_fewer_of_them() {
         assert_eq!(
-            table.lines(),
+            plain(&table().fitted(Some(47))),
             [
-                "NAME       COUNT  NOTE",
-                "a           1000  é",
-                "long name      7"
+                "NAME       COUNT  WHEN       NOTE           END",
+                "a           1000  today      a note of so…  -",
+                "long name      7  yesterday  日本語のメモ…",
             ]
         );
+        assert_eq!(
+            plain(&table().fitted(Some(40))),
+            [
+                "NAME       COUNT  WHEN       NOTE",
+                "a           1000  today      a note of …",
+                "long name      7  yesterday  日本語のメ…",
+            ]
+        );
+        for width in 26..80 {
+            for line in plain(&table().fitted(Some(width))) {
+                assert!(line.width() <= width, "{width}: {line}");
+            }
+        }
+        // What must be there is there, however little room there is.
+        assert_eq!(
+            plain(&table().fitted(Some(10)))[1],
+            "a           1000  a note …"
+        );
+    }
+
+    #[test]
+    fn head_and_cells_have_styles_that_do_not_move_anything() {
+        let lines = table()
+            .styled("NAME", |text| match text {
+                "a" => AnsiColor::Red.on_default(),
+                _ => Style::new(),
+            })
+            .fitted(None);
+        assert!(
+            lines[0].starts_with("\u{1b}[1mNAME\u{1b}[0m  "),
+            "{lines:?}"
+        );
+        assert!(lines[1].starts_with("\u{1b}[31ma\u{1b}[0m  "), "{lines:?}");
+        assert!(lines[2].starts_with("long name"), "{lines:?}");
     }
 }

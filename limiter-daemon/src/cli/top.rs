@@ -22,9 +22,9 @@ use tokio::{
 use super::{
     args::TopArgs,
     client::{Client, empty, escape},
-    colour,
     exit::Failure,
     render::json,
+    terminal,
 };
 use crate::api::{TopColumn, TopView};
 use screen::{Next, Screen};
@@ -54,7 +54,7 @@ pub(super) fn top(client: Client, args: &TopArgs, as_json: bool) -> Result<(), F
     }
     // A daemon that cannot be asked is told as everywhere, before anything is drawn.
     let first = runtime.block_on(ask(client.clone(), path))?;
-    let mut screen = Screen::new(args.by, args.filter.clone(), colour::is_allowed());
+    let mut screen = Screen::new(args.by, args.filter.clone(), terminal::has_colours());
     screen.take(first);
     // From here on a panic puts the terminal right, too.
     let terminal = ratatui::try_init().context("cannot draw on this terminal")?;

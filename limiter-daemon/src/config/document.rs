@@ -204,6 +204,16 @@ impl<'a> Document<'a> {
         }
     }
 
+    /// The truth value `name` in `section`.
+    pub(super) fn boolean(&mut self, section: &Section<'a>, name: &str) -> Option<bool> {
+        let entry = section.entry(name)?;
+        if let DeValue::Boolean(value) = &entry.value {
+            return Some(*value);
+        }
+        self.wrong_type(&entry, "true or false");
+        None
+    }
+
     /// The elements of the array `name` in `section`.
     pub(super) fn array(&mut self, section: &Section<'a>, name: &str) -> Option<Vec<Entry<'a>>> {
         let entry = section.entry(name)?;

@@ -10,6 +10,7 @@ mod healing;
 mod history;
 mod identify;
 mod interfaces;
+mod metrics;
 mod policy;
 mod tiers;
 
@@ -23,6 +24,7 @@ pub use healing::{Healing, Interval};
 pub use history::{Days, History};
 pub use identify::{HeaderName, MAX_HEADER_SOURCES, Source};
 pub use interfaces::{Resolution, resolve};
+pub use metrics::Metrics;
 pub use policy::{
     Http2, Malformed, MissingKey, Mode, OnLimit, Policy, TableFull, UnknownKey, Untracked,
 };
@@ -56,6 +58,8 @@ pub struct Config {
     pub history: History,
     /// Who may use the control socket.
     pub control: Control,
+    /// The page of metrics.
+    pub metrics: Metrics,
 }
 
 /// Sizes of the kernel's tables, in entries. Memory is taken when they are made.
@@ -185,6 +189,7 @@ impl Config {
                 "accounting",
                 "history",
                 "control",
+                "metrics",
             ],
         );
         let tiers = Tiers::read(document, &root);
@@ -196,6 +201,7 @@ impl Config {
         let accounting = Accounting::read(document, &root);
         let history = History::read(document, &root);
         let control = Control::read(document, &root);
+        let metrics = Metrics::read(document, &root, &attach);
         Self {
             file: path.map(Path::to_path_buf),
             attach,
@@ -207,6 +213,7 @@ impl Config {
             accounting,
             history,
             control,
+            metrics,
         }
     }
 }

@@ -245,6 +245,35 @@ fn mistakes_are_told_with_place_and_remedy() {
             "unknown entry `control.admingroup` (did you mean `admin_group`?)",
         ),
         (
+            "[metrics]\nlisten = \"localhost:9191\"\n",
+            "f.toml:5:10: `metrics.listen = \"localhost:9191\"` is not an address and a port: write it like \"127.0.0.1:9191\"",
+        ),
+        (
+            "[metrics]\nlisten = \"0.0.0.0:9191\"\n",
+            "f.toml:5:10: `metrics.listen = \"0.0.0.0:9191\"` is open to other hosts, and whoever can connect reads it: use 127.0.0.1, or say `allow_remote = true` beside it",
+        ),
+        (
+            "[metrics]\nlisten = \"[::]:9191\"\nallow_remote = false\n",
+            "is open to other hosts",
+        ),
+        ("[metrics]\nlisten = \"127.0.0.1:0\"\n", "has port 0"),
+        (
+            "[metrics]\nlisten = \"127.0.0.1:80\"\n",
+            "has a port that is guarded (`attach.ports`): use another one",
+        ),
+        (
+            "[metrics]\nallow_remote = \"yes\"\n",
+            "`metrics.allow_remote` must be true or false, not a string",
+        ),
+        (
+            "[metrics]\ntop_scopes = 1001\n",
+            "`metrics.top_scopes = 1001` is out of range: from 0 to 1000",
+        ),
+        (
+            "[metrics]\nlsten = \"127.0.0.1:9191\"\n",
+            "unknown entry `metrics.lsten` (did you mean `listen`?)",
+        ),
+        (
             "[history]\nkeep = \"1y\"\n",
             "f.toml:5:8: `history.keep = \"1y\"` is not a number of days: write it like \"400d\"",
         ),

@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// Longest note, in bytes.
-const MAX_NOTE: usize = 1000;
+pub(crate) const MAX_NOTE: usize = 1000;
 
 /// A note is one line that says something: it is shown in a table, on an operator's terminal.
 pub(super) fn check_note(note: &str) -> Result<(), ApiError> {

@@ -10,8 +10,8 @@ use chrono::{DateTime, Utc};
 use limiter_common::day::Day;
 
 use super::{
-    book::Book, events::EventLog, pace::Pace, recount::Drifts, sweep::Table, text_sets::TextSets,
-    unknown::Unknown,
+    book::Book, departed::Departed, events::EventLog, pace::Pace, recount::Drifts, sweep::Table,
+    text_sets::TextSets, unknown::Unknown,
 };
 use crate::{
     api::{ApiError, HealedView, Health},
@@ -92,6 +92,8 @@ pub struct Engine {
     pub(super) scopes: BTreeMap<ScopeName, Scope>,
     /// Ids of removed scopes that the kernel may still name.
     pub(super) retired: BTreeSet<u32>,
+    /// What the sums of tiers have besides what is in `scopes`.
+    pub(super) departed: Departed,
     /// Names of scopes by their ids.
     pub(super) ids: HashMap<u32, ScopeName>,
     /// Where the search for a free id begins.
@@ -116,7 +118,8 @@ pub struct Engine {
     pub(super) history_kept: Option<(Day, Days)>,
     /// What happened.
     pub(super) events: Arc<EventLog>,
-    health: BTreeMap<&'static str, String>,
+    /// What is wrong with each part that was looked at, if anything.
+    health: BTreeMap<&'static str, Option<String>>,
 }
 
 /// What an engine is made of.
@@ -206,6 +209,7 @@ impl Engine {
         } = parts;
         Ok(Self {
             retired: store.retired()?.into_iter().collect(),
+            departed: Departed::load(&store, plane.identity())?,
             plane,
             store,
             config,
@@ -333,31 +337,38 @@ impl Engine {
 
     /// Notes that a part of the daemon works, or why it does not; says so once, when it changes.
     pub(super) fn note_health(&mut self, part: &'static str, problem: Option<String>) {
-        match problem {
-            Some(message) => {
-                if self.health.get(part) != Some(&message) {
-                    log::error!("{part}: {message}");
-                    self.tell_health(format!("{part}: {message}"));
-                    self.health.insert(part, message);
-                }
+        let before = self.health.get(part).and_then(Option::as_ref);
+        match &problem {
+            Some(message) if before != Some(message) => {
+                log::error!("{part}: {message}");
+                self.tell_health(format!("{part}: {message}"));
             }
-            None => {
-                if self.health.remove(part).is_some() {
-                    log::info!("{part}: works again");
-                    self.tell_health(format!("{part}: works again"));
-                }
+            None if before.is_some() => {
+                log::info!("{part}: works again");
+                self.tell_health(format!("{part}: works again"));
             }
+            _ => {}
         }
+        self.health.insert(part, problem);
     }
 
     pub(super) fn health(&self) -> Vec<Health> {
         self.health
             .iter()
-            .map(|(part, message)| Health {
-                part: (*part).to_owned(),
-                message: message.clone(),
+            .filter_map(|(part, problem)| {
+                Some(Health {
+                    part: (*part).to_owned(),
+                    message: problem.clone()?,
+                })
             })
             .collect()
+    }
+
+    /// The parts that were looked at, and whether each of them works.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (&'static str, bool)> {
+        self.health
+            .iter()
+            .map(|(part, problem)| (*part, problem.is_none()))
     }
 }
 

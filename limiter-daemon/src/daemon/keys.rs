@@ -13,10 +13,14 @@ use crate::{
     key::{self, RawKey},
     scope::ScopeName,
     store::{KeyRecord, KeyState, NewKey, Store},
+    suggest::did_you_mean,
 };
 
 /// Longest label, in bytes.
-const MAX_LABEL: usize = 128;
+pub(crate) const MAX_LABEL: usize = 128;
+
+/// Most keys among which the nearest id is looked for: others wait meanwhile.
+const MOST_COMPARED: u64 = 10_000;
 
 impl Engine {
     /// What the kernel knows a raw key by.
@@ -133,11 +137,30 @@ impl Engine {
     }
 
     fn key_record(&self, id: &str) -> Result<KeyRecord, ApiError> {
-        self.store.key(id)?.ok_or_else(|| {
-            ApiError::not_found(format!(
-                "there is no key `{id}`: `limiter key list` shows all"
-            ))
-        })
+        match self.store.key(id)? {
+            Some(record) => Ok(record),
+            None => Err(self.no_key(id)?),
+        }
+    }
+
+    fn no_key(&self, id: &str) -> Result<ApiError, ApiError> {
+        if let Ok(scope) = id.parse::<ScopeName>()
+            && self.scopes.contains_key(&scope)
+        {
+            return Ok(ApiError::not_found(format!(
+                "`{id}` is a scope, not a key's id: `limiter key list {id}` shows those of its keys"
+            )));
+        }
+        let keys = if self.store.key_count()? <= MOST_COMPARED {
+            self.store.keys(None)?
+        } else {
+            Vec::new()
+        };
+        let ids = keys.iter().map(|key| key.id.as_str());
+        Ok(ApiError::not_found(format!(
+            "there is no key `{id}`{}: `limiter key list` shows all",
+            did_you_mean(id, ids)
+        )))
     }
 
     /// Changes what a key may do; on open connections too, from the next request.

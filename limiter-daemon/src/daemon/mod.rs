@@ -5,9 +5,11 @@ mod audit;
 mod book;
 mod clock;
 mod csv_import;
+mod departed;
 mod engine;
 mod events;
 mod explain;
+mod figures;
 mod healing;
 mod history;
 mod import;
@@ -54,8 +56,11 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
+pub(crate) use audit::MAX_NOTE;
 pub use engine::{Caller, Engine, Parts};
 pub use events::{EventLog, Following};
+pub use figures::{Figures, TierFigures, TopScope};
+pub(crate) use keys::MAX_LABEL;
 pub use lock::{DirectoryLock, LockError};
 pub use notify::notify;
 pub use offline::detach as detach_offline;
@@ -66,7 +71,9 @@ pub(crate) use tests::testing;
 use crate::{
     api::{self, Access, ImportView},
     config::{Config, Overlay},
+    http::Bounds,
     kernel::{Before, Kernel, PinDirectory, Rings, Settings, netdev::Interface},
+    metrics,
     secret::{self, Secret},
     store::Store,
 };
@@ -198,6 +205,11 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
         .unwrap_or_else(|| runtime.join(crate::cli::SOCKET_NAME));
     let access = Access::new(&config.control);
     let (listener, _socket_file) = listen(&socket, access.socket_group())?;
+    let metrics = config.metrics.clone();
+    let page = match metrics.listen {
+        Some(address) => Some(metrics::bind(address).await?),
+        None => None,
+    };
 
     let pin_directory = PinDirectory::new(pins);
     let mut before = Before::look(&pin_directory);
@@ -224,11 +236,20 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
         }
     };
     let shared = Arc::new(Shared::new(engine));
+    if page.is_some() && metrics.program_time {
+        shared.engine().measure_programs();
+    }
     let (stop_server, server_stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = tokio::spawn(api::serve(listener, Arc::clone(&shared), access, async {
-        // Dropping the sender stops the server too.
-        let _stopped = server_stopped.await;
-    }));
+    let server = tokio::spawn(api::serve(
+        listener,
+        Arc::clone(&shared),
+        access,
+        Bounds::default(),
+        async {
+            // Dropping the sender stops the server too.
+            let _stopped = server_stopped.await;
+        },
+    ));
     let rounds = tokio::spawn(rounds(Arc::clone(&shared), Arc::clone(&clock)));
     let healing = tokio::spawn(healing::rounds(Arc::clone(&shared)));
     let allowances = tokio::spawn(allowance::rounds(Arc::clone(&shared), rings.events));
@@ -247,6 +268,7 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
         let signs = watchdog::watch(Arc::clone(&shared), patience, watched);
         tasks.push(tokio::spawn(signs));
     }
+    tasks.push(tokio::spawn(metrics::serve(page, Arc::clone(&shared))));
 
     loop {
         tokio::select! {

@@ -75,6 +75,12 @@ impl Engine {
                 .warnings
                 .push("[control] has changed: that takes a restart".to_owned());
         }
+        if config.metrics != self.config.metrics {
+            config.metrics = self.config.metrics.clone();
+            report
+                .warnings
+                .push("[metrics] has changed: that takes a restart".to_owned());
+        }
         report
             .warnings
             .extend(interfaces.warnings.iter().map(ToString::to_string));
@@ -84,7 +90,7 @@ impl Engine {
             return Err(error);
         }
         report.done = describe_changes(&previous, &self.config);
-        self.follow_unknown_tier();
+        self.follow_unknown_tier()?;
         if self.unknown_tier().is_none() {
             // The kernel makes no more of them first.
             self.publish_config()?;

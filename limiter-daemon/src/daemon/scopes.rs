@@ -129,16 +129,22 @@ impl Engine {
         // Nothing is charged to it any more; the day's last counts stay in the store, under its name.
         self.plane.set_limits(id, &abi::Limits::default())?;
         let removed = self.flush(caller.now).and_then(|()| {
+            let departed = self.departed_with([id]);
             self.store.change(|store| {
                 store.remove_scope(id)?;
+                departed.save(store)?;
                 let detail = format!("{} keys", keys.len());
                 store.audit(&caller.entry("scope remove", name.as_str(), &detail))?;
-                Ok(())
-            })
+                Ok::<(), ApiError>(())
+            })?;
+            Ok(departed)
         });
-        if let Err(error) = removed {
-            self.publish_scope(name)?;
-            return Err(error);
+        match removed {
+            Ok(departed) => self.departed = departed,
+            Err(error) => {
+                self.publish_scope(name)?;
+                return Err(error);
+            }
         }
         for key in &keys {
             self.plane.remove_key(&key.digest)?;

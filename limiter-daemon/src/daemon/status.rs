@@ -22,6 +22,19 @@ const TOTALS: [u32; 8] = [
 ];
 
 impl Engine {
+    /// Where programs are attached.
+    pub(super) fn attached_view(&self) -> Vec<AttachedView> {
+        let mechanism = self.plane.mechanism();
+        let attached = self.plane.attached().into_iter();
+        attached
+            .map(|attached| AttachedView {
+                interface: attached.interface,
+                hook: attached.hook,
+                mechanism,
+            })
+            .collect()
+    }
+
     /// Attachments, sums and what is wrong.
     ///
     /// # Errors
@@ -29,7 +42,6 @@ impl Engine {
     pub fn status(&self) -> Result<StatusView, ApiError> {
         let counters = self.plane.counters()?;
         let at = |index: u32| counters.get(index as usize).copied().unwrap_or(0);
-        let mechanism = self.plane.mechanism();
         let coverage = (0..counter::COUNT)
             .filter(|index| !TOTALS.contains(index))
             .filter_map(|index| {
@@ -40,16 +52,7 @@ impl Engine {
         Ok(StatusView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            attached: self
-                .plane
-                .attached()
-                .into_iter()
-                .map(|attached| AttachedView {
-                    interface: attached.interface,
-                    hook: attached.hook,
-                    mechanism,
-                })
-                .collect(),
+            attached: self.attached_view(),
             since: self.since,
             started_at: self.started_at,
             guarded_ports: self.config.attach.ports.clone(),

@@ -4,6 +4,7 @@ mod audit;
 mod counts;
 mod engine;
 mod explain;
+mod figures;
 mod flows;
 mod healing;
 mod history;

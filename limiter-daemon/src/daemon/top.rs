@@ -19,7 +19,7 @@ impl Engine {
     /// Their counts of the day are those of the last look at them, a second ago at most, so that no more
     /// is read than what is ranked by: with a hundred thousand scopes it takes some twenty milliseconds.
     pub fn top(&self, query: &TopQuery, now: DateTime<Utc>) -> TopView {
-        let limit = query.limit.unwrap_or(LIMIT).min(MOST);
+        let limit = query.limit.map_or(LIMIT, |limit| limit as usize).min(MOST);
         let (mut matching, mut rate, mut refused_rate, mut in_flight) = (0, 0.0, 0.0, 0);
         let mut rows = Vec::with_capacity(2 * limit);
         let order = |one: &TopRow<_>, other: &TopRow<_>| query.by.rank(one, other);

@@ -24,7 +24,7 @@ use crate::{
     api::ApiError,
     config::{TierName, UnknownKey},
     scope::ScopeName,
-    store::{DayUsage, ScopeRecord, Seen, StoreError},
+    store::{DayUsage, ScopeRecord, Seen},
 };
 
 /// The account that these scopes' names say they are of.
@@ -95,7 +95,7 @@ impl Engine {
         self.unknown.begin = begin
             .and_then(|word| word.parse().ok().map(DayCount))
             .unwrap_or_default();
-        self.follow_unknown_tier();
+        self.follow_unknown_tier()?;
         let unused = self.plane.unused();
         if unused.iter().any(|id| self.is_named(*id)) {
             log::warn!("scope ids for unknown keys were others', by this store: taken back");
@@ -138,7 +138,7 @@ impl Engine {
                 usage.allowed = usage.used;
                 store.set_usage(name.as_str(), today, &usage)?;
             }
-            Ok::<(), StoreError>(())
+            Ok::<(), ApiError>(())
         })?;
         Ok(())
     }
@@ -148,15 +148,32 @@ impl Engine {
     }
 
     /// The scopes of unknown keys get the tier that the configuration has for them now.
-    pub(super) fn follow_unknown_tier(&mut self) {
+    ///
+    /// # Errors
+    /// The store's.
+    pub(super) fn follow_unknown_tier(&mut self) -> Result<(), ApiError> {
         let Some(tier) = self.unknown_tier().map(ToString::to_string) else {
-            return;
+            return Ok(());
         };
+        let scopes = self.unknown.names.values();
+        let scopes = scopes.filter_map(|name| self.scopes.get(name));
+        let others = scopes.filter(|scope| scope.record.tier != tier);
+        let others: Vec<u32> = others.map(|scope| scope.record.id).collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        let departed = self.departed_to(&tier, others);
+        self.store.change(|store| {
+            store.set_unknown_tier(&tier)?;
+            departed.save(store)
+        })?;
+        self.departed = departed;
         for name in self.unknown.names.values() {
             if let Some(scope) = self.scopes.get_mut(name) {
                 scope.record.tier.clone_from(&tier);
             }
         }
+        Ok(())
     }
 
     /// The maps are lost, with scopes of which the store knew nothing: each may have used `ahead` by
@@ -258,12 +275,18 @@ impl Engine {
         if named.is_empty() {
             return Ok(());
         }
+        let departed = (!old.is_empty()).then(|| self.departed_with(old));
         self.store.change(|store| {
             for (key, id, name) in &named {
                 store.add_unknown(*id, name, &tier, *key, now)?;
             }
-            Ok::<(), StoreError>(())
+            departed
+                .iter()
+                .try_for_each(|departed| departed.save(store))
         })?;
+        if let Some(departed) = departed {
+            self.departed = departed;
+        }
         let ids = named.iter().map(|(_, id, _)| *id).collect();
         for (key, id, name) in named {
             self.unknown.offered.remove(&id);
@@ -350,10 +373,13 @@ impl Engine {
         if keys.is_empty() {
             return Ok(());
         }
+        let departed = self.departed_with(keys.iter().map(|(_, id)| *id));
         self.store.change(|store| {
             keys.iter()
-                .try_for_each(|(_, id)| store.forget_unknown(*id))
+                .try_for_each(|(_, id)| store.forget_unknown(*id))?;
+            departed.save(store)
         })?;
+        self.departed = departed;
         for (key, id) in keys {
             if let Some(name) = self.unknown.names.remove(key) {
                 self.scopes.remove(&name);

@@ -46,13 +46,22 @@ impl Hook {
     }
 }
 
+/// The programs that are attached.
+pub(super) const PROGRAMS: [&str; 4] = [
+    "limiter_ingress",
+    "limiter_egress",
+    "limiter_ingress_l3",
+    "limiter_egress_l3",
+];
+
 /// The program for a hook of such an interface.
 pub(super) fn program_name(hook: Hook, link_layer: LinkLayer) -> &'static str {
+    let [ingress, egress, ingress_l3, egress_l3] = PROGRAMS;
     match (hook, link_layer) {
-        (Hook::Ingress, LinkLayer::Ethernet) => "limiter_ingress",
-        (Hook::Egress, LinkLayer::Ethernet) => "limiter_egress",
-        (Hook::Ingress, LinkLayer::None) => "limiter_ingress_l3",
-        (Hook::Egress, LinkLayer::None) => "limiter_egress_l3",
+        (Hook::Ingress, LinkLayer::Ethernet) => ingress,
+        (Hook::Egress, LinkLayer::Ethernet) => egress,
+        (Hook::Ingress, LinkLayer::None) => ingress_l3,
+        (Hook::Egress, LinkLayer::None) => egress_l3,
     }
 }
 

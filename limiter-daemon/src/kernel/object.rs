@@ -1,7 +1,10 @@
 //! The loaded object: programs, maps and attachments together.
 
+use std::os::fd::OwnedFd;
+
 use aya::{
-    programs::{TestRun as _, TestRunOptions},
+    programs::{Program, TestRun as _, TestRunOptions},
+    sys::{Stats, enable_stats},
     util::KernelVersion,
 };
 use limiter_common::{
@@ -12,7 +15,7 @@ use limiter_common::{
 
 use super::{
     Attached, KernelError, Mechanism, Plane,
-    attach::{Attachments, loaded, program_name},
+    attach::{Attachments, PROGRAMS, loaded, program_name},
     detach,
     error::map_error,
     growth::{self, Larger},
@@ -20,7 +23,7 @@ use super::{
     maps::{ClockMap, Plain, add, all, insert, insert_all, lookup, remove},
     netdev::Interface,
     pins::{PinDirectory, TEXT_ENTRIES},
-    plane::{Count, Counted, First},
+    plane::{Count, Counted, First, ProgramTime},
     set::{MapSet, Rings},
     sys,
 };
@@ -50,6 +53,8 @@ pub struct Kernel {
     attachments: Attachments,
     pins: PinDirectory,
     identity: String,
+    /// While it is open, the kernel measures what programs take.
+    measuring: Option<OwnedFd>,
 }
 
 impl Kernel {
@@ -81,6 +86,7 @@ impl Kernel {
             attachments: Attachments::new(mechanism, pins.clone()),
             pins: pins.clone(),
             identity,
+            measuring: None,
         };
         Ok((kernel, clock, rings))
     }
@@ -397,6 +403,39 @@ impl Plane for Kernel {
         let removed = detach::remove_attachments(&self.pins)?;
         self.attachments = Attachments::new(self.attachments.mechanism(), self.pins.clone());
         Ok(removed)
+    }
+
+    fn measure_programs(&mut self) -> Result<(), KernelError> {
+        let measuring = enable_stats(Stats::RunTime).map_err(|error| KernelError::Io {
+            path: "BPF_ENABLE_STATS".into(),
+            source: error.io_error,
+        })?;
+        self.measuring = Some(measuring);
+        Ok(())
+    }
+
+    fn program_times(&self) -> Result<Vec<ProgramTime>, KernelError> {
+        if self.measuring.is_none() {
+            return Ok(Vec::new());
+        }
+        let mut times = Vec::new();
+        for name in PROGRAMS {
+            let program = match self.set.ebpf.program(name) {
+                // Those that no interface wanted yet are not loaded.
+                Some(Program::SchedClassifier(program)) if program.fd().is_ok() => program,
+                _ => continue,
+            };
+            let info = program.info().map_err(|source| KernelError::Program {
+                name: name.to_owned(),
+                source: Box::new(source),
+            })?;
+            times.push(ProgramTime {
+                program: name,
+                runs: info.run_count(),
+                time: info.run_time(),
+            });
+        }
+        Ok(times)
     }
 
     fn detach(&mut self) -> Result<Vec<String>, KernelError> {

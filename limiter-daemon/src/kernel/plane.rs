@@ -1,17 +1,22 @@
 //! What the daemon does with the kernel's side, as a trait: the daemon's own logic is tested
 //! against a table in memory, without root.
 
+use std::time::Duration;
+
 use limiter_common::{
     abi::{self, Digest, KeyEntry, TextKey},
     day::{Day, DayCount},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{KernelError, netdev::Interface};
 use crate::config::Tables;
 
 /// Which way packets go through an attachment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Hook {
     /// Packets that arrive.
@@ -35,7 +40,7 @@ impl Hook {
 }
 
 /// How a program is attached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mechanism {
     /// A TCX link (kernel 6.6 and later).
@@ -88,6 +93,17 @@ pub enum First {
     Count,
     /// The recounted one.
     Recounted,
+}
+
+/// What the kernel has measured of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProgramTime {
+    /// The program's name.
+    pub program: &'static str,
+    /// How often it has run since it was loaded, while that was measured.
+    pub runs: u64,
+    /// How long it took, all together.
+    pub time: Duration,
 }
 
 /// The kernel's side.
@@ -276,6 +292,19 @@ pub trait Plane: Send {
 
     /// How it is attached.
     fn mechanism(&self) -> Mechanism;
+
+    /// From now on the kernel measures what programs take, all that are loaded, for as long as this
+    /// process lives.
+    ///
+    /// # Errors
+    /// The kernel's: it wants CAP_SYS_ADMIN for that.
+    fn measure_programs(&mut self) -> Result<(), KernelError>;
+
+    /// What it has measured of those that are loaded to be attached; nothing if it does not measure.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn program_times(&self) -> Result<Vec<ProgramTime>, KernelError>;
 
     /// Takes all attachments off: packets pass, and the maps stay as they are. Says what was removed.
     ///

@@ -172,6 +172,25 @@ impl KernelSockets {
     }
 }
 
+impl KernelSockets {
+    /// Where servers of this namespace listen.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn listeners(&mut self) -> io::Result<Vec<SocketAddr>> {
+        let mut listeners = Vec::new();
+        for family in [AF_INET6, AF_INET] {
+            self.send(family, NLM_F_DUMP, SocketId::new_v6())?;
+            self.answer(&mut |found| {
+                if found.state == TCP_LISTEN {
+                    listeners.push(Ends::from(&found.socket_id).server);
+                }
+            })?;
+        }
+        Ok(listeners)
+    }
+}
+
 impl SocketTable for KernelSockets {
     fn dump(&mut self, seen: &mut dyn FnMut(Ends)) -> io::Result<Dump> {
         let mut dump = Dump::Complete;
@@ -237,6 +256,16 @@ mod tests {
             client_port: client.port().to_be(),
             server_port: server.port().to_be(),
         }
+    }
+
+    #[test]
+    fn those_who_listen_are_found_and_others_are_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let client = TcpStream::connect(at).unwrap();
+        let found = KernelSockets::open().unwrap().listeners().unwrap();
+        assert!(found.contains(&at), "{at} not in {found:?}");
+        assert!(!found.contains(&client.local_addr().unwrap()));
     }
 
     /// Connections of both families, the first to a socket that takes both.

@@ -5,13 +5,14 @@ use std::{fmt, str::FromStr};
 use chrono::{DateTime, Utc};
 use limiter_common::abi::Digest;
 use rusqlite::params;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError};
 use crate::scope::ScopeName;
 
 /// What a key may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyState {
     /// Its requests are admitted within the scope's limits.

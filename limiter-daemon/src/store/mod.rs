@@ -13,6 +13,7 @@ mod usage;
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 use chrono::{DateTime, Utc};
@@ -20,6 +21,7 @@ use nix::{
     fcntl::{AT_FDCWD, AtFlags},
     unistd::{AccessFlags, faccessat},
 };
+use prometheus_client::metrics::histogram::Histogram;
 use rusqlite::Connection;
 use thiserror::Error;
 
@@ -93,6 +95,20 @@ pub enum StoreError {
 pub struct Store {
     connection: Connection,
     path: PathBuf,
+    writes: Writes,
+}
+
+/// How long changes took, seconds: from what a fast disk takes to what the kernel's programs do not wait
+/// for any more.
+const WRITE_SECONDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
+
+/// What became of changes since the store was opened.
+#[derive(Debug, Clone)]
+pub struct Writes {
+    /// How long those took that are on the disk, s.
+    pub seconds: Histogram,
+    /// How many failed.
+    pub failures: u64,
 }
 
 impl Store {
@@ -118,7 +134,15 @@ impl Store {
             path: path.clone(),
             source,
         })?;
-        let mut store = Self { connection, path };
+        let writes = Writes {
+            seconds: Histogram::new(WRITE_SECONDS),
+            failures: 0,
+        };
+        let mut store = Self {
+            connection,
+            path,
+            writes,
+        };
         store.prepare()?;
         Ok(store)
     }
@@ -165,11 +189,16 @@ impl Store {
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, E>,
     ) -> Result<T, E> {
-        self.execute_batch("BEGIN IMMEDIATE")?;
-        let result = work(self).and_then(|value| {
+        let began = Instant::now();
+        let begun = self.execute_batch("BEGIN IMMEDIATE").map_err(E::from);
+        let result = begun.and_then(|()| work(self)).and_then(|value| {
             self.execute_batch("COMMIT")?;
             Ok(value)
         });
+        match result {
+            Ok(_) => self.writes.seconds.observe(began.elapsed().as_secs_f64()),
+            Err(_) => self.writes.failures += 1,
+        }
         // Some errors of SQLite's end the transaction by themselves.
         if result.is_err()
             && !self.connection.is_autocommit()
@@ -206,6 +235,11 @@ impl Store {
             }
         }
         result
+    }
+
+    /// What became of changes so far.
+    pub fn writes(&self) -> Writes {
+        self.writes.clone()
     }
 
     /// A value that this installation remembers.

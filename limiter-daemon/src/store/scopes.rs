@@ -170,6 +170,18 @@ impl Store {
         Ok(())
     }
 
+    /// The scopes of unknown keys get this tier.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn set_unknown_tier(&self, tier: &str) -> Result<(), StoreError> {
+        self.execute(
+            "UPDATE scopes SET tier = ?1 WHERE unknown IS NOT NULL AND tier <> ?1",
+            [tier],
+        )?;
+        Ok(())
+    }
+
     /// Forgets the scope of an unknown key, whose id is free then. Its usage stays.
     ///
     /// # Errors

@@ -3,12 +3,13 @@
 use chrono::NaiveDate;
 use limiter_common::day::Day;
 use rusqlite::{Row, params};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError};
 
 /// Requests by the limit that refused them (or, in observe mode, would have).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Refusals {
     /// Faster than the rate.
     pub rate: u64,

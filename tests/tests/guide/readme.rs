@@ -22,6 +22,11 @@ fn the_first_limited_request_is_limited() {
     assert!(printed.contains("\n200\n200\n429\n"), "{printed}");
     let usage = host.usage("acme/web");
     assert_eq!((usage.used, usage.refused.daily_quota), (2, 1));
+    let told = host.sh(example.run("why")).stdout;
+    assert!(
+        told.contains("daily quota") && told.contains("\"scope\": \"acme/web\""),
+        "{told}"
+    );
     host.sh(example.run("out"));
     let open = "curl -sS -o /dev/null -w '%{http_code}' -H 'X-Api-Key: x' http://127.0.0.1:8080/";
     assert_eq!(host.sh(open).stdout, "200");

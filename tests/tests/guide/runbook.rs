@@ -142,7 +142,11 @@ fn every_block_of_the_runbook_does_what_it_says() {
     setting.host.set_env("KEY", &key);
     assert_eq!([setting.asks(&key), setting.asks(&key)], [200, 429]);
 
-    run(&setting, "complains");
+    let told = run(&setting, "complains");
+    assert!(
+        told.contains("would be refused with 429: daily quota"),
+        "{told}"
+    );
     assert!(run(&setting, "whose").contains("acme/web"));
     run(&setting, "more");
     assert_eq!(setting.asks(&key), 200);
@@ -197,6 +201,7 @@ fn every_block_of_the_runbook_does_what_it_says() {
     run(&setting, "disk");
     run(&setting, "flood");
     assert!(run(&setting, "passes").contains("inspected_bytes"));
+    assert!(run(&setting, "alert").contains("\"health\": []"));
     run(&setting, "out");
     assert_eq!(setting.asks("nobodys"), 200, "nothing is limited any more");
     assert_eq!(todo, [""; 0], "all of it was run");

@@ -77,6 +77,37 @@ fn a_new_daemon_gives_scopes_the_text_sets_they_have() {
 }
 
 #[test]
+fn an_unknown_key_id_is_answered_with_the_nearest_one_or_as_the_scope_that_it_is() {
+    let mut host = Host::new("");
+    host.add("acme/web");
+    let request = CreateKey {
+        scope: name("acme/web"),
+        label: None,
+    };
+    let id = host
+        .engine()
+        .create_key(request, &caller(noon()))
+        .unwrap()
+        .id;
+    let wrong = format!("{}1", &id[..id.len() - 1]);
+    for (typed, wanted) in [
+        (wrong.as_str(), format!("did you mean `{id}`?")),
+        ("acme/web", "`limiter key list acme/web`".to_owned()),
+        (
+            "nothing-like-it",
+            "no key `nothing-like-it`: `limiter key list`".to_owned(),
+        ),
+    ] {
+        let engine = host.engine();
+        let error = engine
+            .set_key_state(typed, KeyState::Disabled, &caller(noon()))
+            .unwrap_err();
+        assert_eq!(error.kind, Kind::NotFound);
+        assert!(error.message.contains(&wanted), "{}", error.message);
+    }
+}
+
+#[test]
 fn unknown_scopes_and_tiers_are_answered_with_the_nearest_names() {
     let mut host = Host::new("");
     host.add("acme/web");

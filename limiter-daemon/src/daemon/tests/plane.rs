@@ -16,7 +16,7 @@ use crate::{
     kernel::{
         Attached, Hook, KernelError, Mechanism, Plane,
         netdev::Interface,
-        plane::{Count, Counted, First},
+        plane::{Count, Counted, First, ProgramTime},
     },
 };
 
@@ -354,6 +354,14 @@ impl Plane for MemoryPlane {
             tables.admit(scope, day, requests);
         }
         Ok(vec!["attachments".to_owned()])
+    }
+
+    fn measure_programs(&mut self) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn program_times(&self) -> Result<Vec<ProgramTime>, KernelError> {
+        Ok(Vec::new())
     }
 
     fn detach(&mut self) -> Result<Vec<String>, KernelError> {

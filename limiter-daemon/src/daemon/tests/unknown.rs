@@ -6,6 +6,7 @@ use limiter_common::{
 };
 
 use super::{
+    figures::figures,
     host::{Host, TODAY, TOMORROW, at, caller, name, noon},
     plane::MemoryPlane,
 };
@@ -364,4 +365,45 @@ fn what_the_store_does_not_take_is_taken_up_when_it_does() {
     host.engine().tick(noon());
     assert_eq!(usage(&mut host, SCOPE).used, 3);
     assert_eq!(unused(&host), 63);
+}
+
+#[test]
+fn they_are_in_the_sums_of_their_tier_and_never_named() {
+    let mut host = Host::new(&format!("{CONFIG}[tiers.guest]\n[tiers.other]\n"));
+    let admitted = |host: &mut Host, tier: &str| figures(host).tiers[tier].admitted;
+    adopt(&mut host, KEY, 3);
+    adopt(&mut host, [0xef, 2], 4);
+    let figures = figures(&mut host);
+    assert_eq!(figures.tiers["profile"].admitted, 7);
+    assert_eq!(figures.unknown_keys, 2);
+    assert!(figures.most_used.is_empty() && figures.nearest_quota.is_empty());
+    // They get another tier: what they have done stays where it was.
+    let other = |tier: &str| {
+        let config = CONFIG.replace("profile", tier);
+        format!("{config}[tiers.guest]\n[tiers.other]\n")
+    };
+    host.configure(&other("guest"));
+    host.engine().reload(&caller(noon())).unwrap();
+    let id = entry(&host).unwrap();
+    host.plane.admit(id, TODAY, 1);
+    assert_eq!(admitted(&mut host, "profile"), 7);
+    assert_eq!(admitted(&mut host, "guest"), 1);
+    host.start(noon()).unwrap();
+    assert_eq!(admitted(&mut host, "profile"), 7);
+    assert_eq!(admitted(&mut host, "guest"), 1);
+    // While no daemon runs, they get yet another.
+    host.configure(&other("other"));
+    host.start(noon()).unwrap();
+    assert_eq!(admitted(&mut host, "guest"), 1);
+    assert_eq!(admitted(&mut host, "other"), 0);
+    // One is adopted anew, under another id, and both are forgotten when none gets a scope any more.
+    let new = meet(&host, KEY, TODAY, 2);
+    host.engine()
+        .hear_of_unknown(&[(KEY, new)], noon())
+        .unwrap();
+    assert_eq!(admitted(&mut host, "other"), 2);
+    host.configure("[policy]\nunknown_key = \"pass\"\n[tiers.guest]\n[tiers.other]\n");
+    host.engine().reload(&caller(noon())).unwrap();
+    let sums = ["profile", "guest", "other"].map(|tier| admitted(&mut host, tier));
+    assert_eq!(sums, [7, 1, 2]);
 }

@@ -1,0 +1,332 @@
+//! What is valid and probably not meant.
+
+use std::{collections::BTreeSet, net::SocketAddr};
+
+use crate::{
+    config::{Config, Tier, TierName},
+    kernel::{
+        sockets::KernelSockets,
+        topology::{self, Device},
+    },
+    rate::Rate,
+};
+
+/// Ports on which TLS is usual, and no key can be read.
+const TLS_PORTS: [u16; 2] = [443, 8443];
+const NS_PER_DAY: u64 = 86_400_000_000_000;
+
+/// What there is on this host.
+pub(super) struct Host {
+    devices: Vec<Device>,
+    listeners: Vec<SocketAddr>,
+}
+
+impl Host {
+    /// As it is now. What the kernel does not say is not judged.
+    pub(super) fn look() -> Self {
+        let listeners = KernelSockets::open().and_then(|mut sockets| sockets.listeners());
+        Self {
+            devices: topology::devices().unwrap_or_default(),
+            listeners: listeners.unwrap_or_default(),
+        }
+    }
+
+    fn device(&self, name: &str) -> Option<&Device> {
+        self.devices.iter().find(|device| device.name == name)
+    }
+
+    fn by_index(&self, index: Option<u32>) -> Option<&Device> {
+        self.devices
+            .iter()
+            .find(|device| Some(device.index) == index)
+    }
+
+    fn listening(&self, port: u16) -> impl Iterator<Item = &SocketAddr> {
+        self.listeners.iter().filter(move |at| at.port() == port)
+    }
+
+    /// What packets of an interface also pass on this host: what it is a port of, what it lies on,
+    /// and what those are and lie on.
+    fn also_passed(&self, device: &Device) -> BTreeSet<&str> {
+        let mut passed = BTreeSet::new();
+        let mut next = vec![device];
+        while let Some(device) = next.pop() {
+            let below = device.link.filter(|_| device.kind != "veth");
+            for other in [below, device.controller] {
+                if let Some(other) = self.by_index(other)
+                    && passed.insert(other.name.as_str())
+                {
+                    next.push(other);
+                }
+            }
+        }
+        passed
+    }
+}
+
+/// All of it, for a configuration that attaches to `attached`.
+pub(super) fn likely_mistakes(config: &Config, attached: &[&str], host: &Host) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for port in TLS_PORTS {
+        if config.attach.ports.contains(&port) {
+            warnings.push(format!(
+                "port {port} usually carries TLS, in which no key can be read: guard the port behind the TLS terminator"
+            ));
+        }
+    }
+    for (name, tier) in config.tiers.iter() {
+        warnings.extend(of_tier(name, tier));
+    }
+    let attached: Vec<&Device> = attached
+        .iter()
+        .filter_map(|name| host.device(name))
+        .collect();
+    warnings.extend(counted_twice(&attached, host));
+    warnings.extend(passed_by(&config.attach.ports, &attached, host));
+    for device in attached.iter().filter(|device| !device.is_up) {
+        warnings.push(format!("the interface {} is down", device.name));
+    }
+    warnings
+}
+
+fn of_tier(name: &TierName, tier: &Tier) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let Some(quota) = tier.limits.daily_quota else {
+        return warnings;
+    };
+    let burst = u64::from(tier.limits.burst);
+    if quota < burst {
+        warnings.push(format!(
+            "the burst of the tier {name} is larger than its daily quota"
+        ));
+    }
+    // What the rate lets by in a day.
+    let most = |rate: Rate| NS_PER_DAY / rate.interval_ns() + burst;
+    if let Some(rate) = tier.limits.rate
+        && most(rate) < quota
+    {
+        warnings.push(format!(
+            "the daily quota of the tier {name} cannot be used up: its rate {rate} lets {} requests by in a day, the quota is {quota}",
+            most(rate)
+        ));
+    }
+    warnings
+}
+
+/// Two interfaces on one path: what passes both is looked at twice.
+fn counted_twice(attached: &[&Device], host: &Host) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let names: BTreeSet<&str> = attached.iter().map(|device| device.name.as_str()).collect();
+    for device in attached {
+        for other in host.also_passed(device).intersection(&names) {
+            let how = match host.by_index(device.controller) {
+                Some(controller) if controller.name == *other => {
+                    format!("is a port of the {} {other}", controller.kind)
+                }
+                _ if host
+                    .by_index(device.link)
+                    .is_some_and(|link| link.name == *other) =>
+                {
+                    format!("is a {} on {other}", device.kind)
+                }
+                _ => format!("sends and receives through {other}"),
+            };
+            warnings.push(format!(
+                "{} {how}: a request that passes both is looked at twice; attach one of them",
+                device.name
+            ));
+        }
+        // Each end names the other: said once.
+        if let Some(peer) = host.by_index(device.link)
+            && device.kind == "veth"
+            && device.name < peer.name
+            && names.contains(peer.name.as_str())
+        {
+            warnings.push(format!(
+                "{} and {} are the two ends of a veth pair: a request that passes both is looked at twice; attach one of them",
+                device.name, peer.name
+            ));
+        }
+    }
+    let others: Vec<&str> = attached
+        .iter()
+        .filter(|device| !device.is_loopback)
+        .map(|device| device.name.as_str())
+        .collect();
+    if others.len() < attached.len() && !others.is_empty() {
+        warnings.push(format!(
+            "lo is attached beside {}: a request that comes in there, and that a proxy on this host passes on over lo to a guarded port, is counted twice; attach the one where requests are plain HTTP",
+            others.join(", ")
+        ));
+    }
+    warnings
+}
+
+/// Requests that go to guarded ports by other ways than those that are attached.
+fn passed_by(ports: &[u16], attached: &[&Device], host: &Host) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let has_lo = attached.iter().any(|device| device.is_loopback);
+    let has_other = attached.iter().any(|device| !device.is_loopback);
+    let other_ways = host
+        .devices
+        .iter()
+        .any(|device| device.is_up && !device.is_loopback);
+    let mut is_open = false;
+    for port in ports {
+        let mut at = host.listening(*port).peekable();
+        let Some(first) = at.peek().copied() else {
+            continue;
+        };
+        let is_local = at.all(|at| at.ip().is_loopback());
+        is_open |= !is_local;
+        if is_local && !has_lo && has_other {
+            warnings.push(format!(
+                "the server of port {port} listens at {} only, whose requests come over lo: attach lo",
+                first.ip()
+            ));
+        }
+        if !is_local && has_lo && !has_other && other_ways {
+            warnings.push(format!(
+                "port {port} is open to requests that come by other interfaces than lo, and are not limited: have its server listen at 127.0.0.1"
+            ));
+        }
+    }
+    if is_open && !has_lo && has_other && host.listening(443).next().is_some() {
+        warnings.push(
+            "a server on this host listens on port 443: what it takes out of TLS and passes on to a guarded port here goes over lo, which is not attached"
+                .to_owned(),
+        );
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overlay;
+
+    /// `name kind link controller`, the last two by name or `-`; all are up.
+    fn host(devices: &[(&str, &str, &str, &str)], listeners: &[&str]) -> Host {
+        let index = |name: &str| {
+            let at = devices.iter().position(|(of, ..)| *of == name)?;
+            u32::try_from(at + 1).ok()
+        };
+        let devices = devices.iter().map(|(name, kind, link, controller)| Device {
+            index: index(name).unwrap(),
+            name: (*name).to_owned(),
+            kind: (*kind).to_owned(),
+            is_up: true,
+            is_loopback: *name == "lo",
+            link: index(link),
+            controller: index(controller),
+        });
+        Host {
+            devices: devices.collect(),
+            listeners: listeners.iter().map(|at| at.parse().unwrap()).collect(),
+        }
+    }
+
+    fn config(ports: &[u16], more: &str) -> Config {
+        let text = format!("[attach]\ninterfaces = [\"lo\"]\nports = {ports:?}\n{more}");
+        Config::parse(&text, None, &Overlay::default()).unwrap()
+    }
+
+    const DEVICES: [(&str, &str, &str, &str); 9] = [
+        ("lo", "", "-", "-"),
+        ("eth0", "", "-", "bond0"),
+        ("eth1", "", "-", "-"),
+        ("bond0", "bond", "-", "br0"),
+        ("br0", "bridge", "-", "-"),
+        ("br0.7", "vlan", "br0", "-"),
+        ("veth0", "veth", "veth1", "br0"),
+        ("veth1", "veth", "veth0", "-"),
+        ("mac0", "macvlan", "eth1", "-"),
+    ];
+
+    #[test]
+    fn two_attachments_on_one_path_are_named_with_how_they_hang_together() {
+        let host = host(&DEVICES, &[]);
+        let config = config(&[80], "");
+        for (attached, wanted) in [
+            (&["eth0"][..], &[][..]),
+            (&["eth0", "eth1"], &[]),
+            (&["bond0", "br0"], &["bond0 is a port of the bridge br0"]),
+            (&["bond0", "eth0"], &["eth0 is a port of the bond bond0"]),
+            (&["br0", "eth0"], &["eth0 sends and receives through br0"]),
+            (&["br0", "br0.7"], &["br0.7 is a vlan on br0"]),
+            (&["eth1", "mac0"], &["mac0 is a macvlan on eth1"]),
+            (&["veth0", "veth1"], &["veth0 and veth1 are the two ends"]),
+            (&["br0", "veth0"], &["veth0 is a port of the bridge br0"]),
+            (&["br0", "veth1"], &[]),
+            (&["lo"], &[]),
+            (&["eth1", "lo"], &["lo is attached beside eth1"]),
+        ] {
+            let told = likely_mistakes(&config, attached, &host);
+            assert_eq!(told.len(), wanted.len(), "{attached:?}: {told:?}");
+            for (told, wanted) in told.iter().zip(wanted) {
+                assert!(told.starts_with(wanted), "{told}");
+            }
+        }
+    }
+
+    #[test]
+    fn ways_around_what_is_attached_are_named() {
+        let ways = [("lo", "", "-", "-"), ("eth0", "", "-", "-")];
+        let config = config(&[80], "");
+        for (attached, listeners, wanted) in [
+            (&["eth0"][..], &["0.0.0.0:80"][..], ""),
+            (&["eth0"], &["127.0.0.1:80", "[::1]:80"], "attach lo"),
+            (&["eth0"], &["127.0.0.1:80", "[::]:80"], ""),
+            (&["eth0"], &["127.0.0.1:81"], ""),
+            (&["lo"], &["127.0.0.1:80", "0.0.0.0:443"], ""),
+            (&["lo"], &["0.0.0.0:80"], "other interfaces than lo"),
+            (&["eth0"], &["0.0.0.0:80", "0.0.0.0:443"], "out of TLS"),
+        ] {
+            let told = likely_mistakes(&config, attached, &host(&ways, listeners));
+            assert_eq!(
+                told.is_empty(),
+                wanted.is_empty(),
+                "{listeners:?}: {told:?}"
+            );
+            assert!(told.concat().contains(wanted), "{told:?}");
+        }
+        let alone = host(&ways[..1], &["0.0.0.0:80"]);
+        assert_eq!(likely_mistakes(&config, &["lo"], &alone), [""; 0]);
+        let mut down = host(&ways, &[]);
+        down.devices[1].is_up = false;
+        let told = likely_mistakes(&config, &["eth0"], &down);
+        assert_eq!(told, ["the interface eth0 is down"]);
+    }
+
+    #[test]
+    fn limits_that_cannot_be_reached_are_named() {
+        let host = host(&[], &[]);
+        for (more, wanted) in [
+            ("", ""),
+            ("[tiers.slow]\ndaily_quota = 1441\nrate = \"1/min\"\n", ""),
+            (
+                "[tiers.slow]\ndaily_quota = 1442\nrate = \"1/min\"\n",
+                "lets 1441 requests by in a day, the quota is 1442",
+            ),
+            (
+                "[tiers.slow]\nrate = \"1/min\"\ndaily_quota = \"unlimited\"\n",
+                "",
+            ),
+            (
+                "[tiers.few]\ndaily_quota = 5\nburst = 6\n",
+                "the burst of the tier few",
+            ),
+        ] {
+            let told = likely_mistakes(&config(&[80], more), &[], &host);
+            assert_eq!(told.is_empty(), wanted.is_empty(), "{more}: {told:?}");
+            assert!(told.concat().contains(wanted), "{told:?}");
+        }
+        for port in [443, 8443] {
+            let told = likely_mistakes(&config(&[80, port], ""), &[], &host);
+            assert!(
+                told.concat().contains(&format!("port {port} usually")),
+                "{told:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! What `--help` shows at its end: a test parses each line that begins with `limiter`.
+
+pub(super) const LIMITER: &str = "\
+Examples:
+  limiter check                          # is the configuration valid
+  limiter status                         # attached where, totals, health
+  limiter scope add acme/web             # a profile: 1,000 requests a day
+  limiter key create acme/web            # prints its key, once
+  limiter usage acme/web --json          # used, left, refused; for programs
+  limiter explain acme/web               # would a request pass now
+  limiter top                            # the busiest scopes, live";
+
+pub(super) const RUN: &str = "\
+Examples:
+  limiter run                            # as /etc/limiter/limiter.toml says
+  limiter run --interface lo --port 8080 # without a file
+  limiter run -c other.toml --state-dir /var/lib/other --runtime-dir /run/other --pin-dir /sys/fs/bpf/other";
+
+pub(super) const CHECK: &str = "\
+Examples:
+  limiter check
+  limiter check -c new.toml              # before it is put in place
+  limiter check --json                   # `warnings` names likely mistakes";
+
+pub(super) const STATUS: &str = "\
+Examples:
+  limiter status
+  limiter status --json                  # `health` is empty when all is well
+  limiter --socket /run/other/limiter.sock status";
+
+pub(super) const SCOPE: &str = "\
+Examples:
+  limiter scope add acme/web
+  limiter scope list";
+
+pub(super) const SCOPE_ADD: &str = "\
+Examples:
+  limiter scope add acme                 # an account: 10,000 requests a day
+  limiter scope add acme/web             # a profile: 1,000
+  limiter scope add acme/bulk --tier gold";
+
+pub(super) const SCOPE_LIST: &str = "\
+Examples:
+  limiter scope list
+  limiter scope list --json";
+
+pub(super) const SCOPE_SHOW: &str = "\
+Examples:
+  limiter scope show acme/web
+  limiter scope show acme/web --json";
+
+pub(super) const SCOPE_MODE: &str = "\
+Examples:
+  limiter scope mode acme/web observe --note \"trial until Friday\"
+  limiter scope mode acme/web tier --note \"trial is over\"";
+
+pub(super) const SCOPE_REMOVE: &str = "\
+Examples:
+  limiter scope remove acme/web
+  limiter scope remove acme/web --with-keys";
+
+pub(super) const KEY: &str = "\
+Examples:
+  limiter key create acme/web
+  limiter key list acme/web";
+
+pub(super) const KEY_CREATE: &str = "\
+Examples:
+  limiter key create acme/web
+  limiter key create acme/web --label \"build server\"
+  limiter key create acme/web > web.key  # the key alone goes to standard output";
+
+pub(super) const KEY_IMPORT: &str = "\
+Examples:
+  limiter key import acme/web < web.key
+  limiter key import acme/web --label old < web.key
+  limiter key import --csv keys.csv      # scope,key and, if wanted, label,tier";
+
+pub(super) const KEY_CHECK: &str = "\
+Examples:
+  limiter key check < web.key
+  limiter key check --json < web.key";
+
+pub(super) const KEY_LIST: &str = "\
+Examples:
+  limiter key list
+  limiter key list acme/web --json";
+
+pub(super) const KEY_DISABLE: &str = "\
+Examples:
+  limiter key disable k_7qm2xw4dza";
+
+pub(super) const KEY_ENABLE: &str = "\
+Examples:
+  limiter key enable k_7qm2xw4dza";
+
+pub(super) const KEY_REVOKE: &str = "\
+Examples:
+  limiter key revoke k_7qm2xw4dza";
+
+pub(super) const LIMITS: &str = "\
+Examples:
+  limiter limits set acme/web --daily-quota 5000 --note \"syncs 300 profiles\"
+  limiter limits clear acme/web --note \"back to normal\"";
+
+pub(super) const LIMITS_SET: &str = "\
+Examples:
+  limiter limits set acme/web --daily-quota 5000 --note \"syncs 300 profiles\"
+  limiter limits set acme --rate 5/ms --burst 10 --until 7d --note \"migration\"
+  limiter limits set acme --daily-quota unlimited --until 2099-01-01 --note \"contract 17\"";
+
+pub(super) const LIMITS_CLEAR: &str = "\
+Examples:
+  limiter limits clear acme/web --note \"back to normal\"";
+
+pub(super) const USAGE: &str = "\
+Examples:
+  limiter usage                          # all scopes, today
+  limiter usage acme/web
+  limiter usage acme/web --date 2026-11-24
+  limiter usage --json";
+
+pub(super) const RESET: &str = "\
+Examples:
+  limiter reset acme/web --note \"their client ran wild\"";
+
+pub(super) const TIER: &str = "\
+Examples:
+  limiter tier list";
+
+pub(super) const TIER_LIST: &str = "\
+Examples:
+  limiter tier list
+  limiter tier list --json";
+
+pub(super) const AUDIT: &str = "\
+Examples:
+  limiter audit --since 7d
+  limiter audit acme/web
+  limiter audit --limit 1000 --json";
+
+pub(super) const EXPLAIN: &str = "\
+Examples:
+  limiter explain acme/web
+  limiter explain k_7qm2xw4dza           # is it the key, or its scope
+  limiter explain acme/web --json        # `verdict`, `reason`, `until`";
+
+pub(super) const EVENTS: &str = "\
+Examples:
+  limiter events
+  limiter events --follow                # until it is interrupted
+  limiter events --follow --json         # one JSON object a line";
+
+pub(super) const TOP: &str = "\
+Examples:
+  limiter top                            # q ends it; its last line names the keys
+  limiter top --by quota --filter acme
+  limiter top --json                     # once, for programs";
+
+pub(super) const RELOAD: &str = "\
+Examples:
+  limiter check && limiter reload";
+
+pub(super) const DETACH: &str = "\
+Examples:
+  limiter detach                         # nothing is limited from then on
+  limiter detach --pin-dir /sys/fs/bpf/other";
+
+pub(super) const COMPLETIONS: &str = "\
+Examples:
+  limiter completions bash > /etc/bash_completion.d/limiter
+  limiter completions fish > ~/.config/fish/completions/limiter.fish";
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    use crate::cli::args::Cli;
+
+    /// Each command and subcommand that is shown, with the words that lead to it.
+    fn commands(command: &clap::Command, path: &str, found: &mut Vec<(String, String)>) {
+        let examples = command.get_after_help().map(ToString::to_string);
+        found.push((path.to_owned(), examples.unwrap_or_default()));
+        for sub in command.get_subcommands() {
+            if !sub.is_hide_set() && sub.get_name() != "help" {
+                commands(sub, &format!("{path} {}", sub.get_name()), found);
+            }
+        }
+    }
+
+    #[test]
+    fn each_command_has_examples_that_can_be_typed() {
+        let mut all = Vec::new();
+        commands(&Cli::command(), "limiter", &mut all);
+        for (path, help) in all {
+            let mut of_it = 0;
+            for line in help.lines() {
+                assert!(line.len() <= 110, "{path}: too wide: {line}");
+                // Without a comment, another command before it, and where it reads from and writes to.
+                let line = line.split(" # ").next().unwrap_or_default();
+                let line = line.split(" && ").last().unwrap_or_default();
+                let line = line.split(['<', '>']).next().unwrap_or_default().trim();
+                if !line.starts_with("limiter ") {
+                    continue;
+                }
+                let words = shlex::split(line).unwrap();
+                if let Err(error) = Cli::try_parse_from(&words) {
+                    panic!("{path}: {line}: {error}");
+                }
+                let mut rest = words.iter();
+                let is_of_it = path.split(' ').all(|word| rest.any(|other| other == word));
+                of_it += usize::from(is_of_it);
+            }
+            assert!(of_it > 0, "{path} has no example of its own");
+        }
+    }
+}

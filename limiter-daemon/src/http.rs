@@ -1,0 +1,386 @@
+//! Connections over which a [`Router`] answers, and what those who make them may take of the daemon.
+
+use std::{
+    collections::HashMap,
+    io,
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{ConnectInfo, Request},
+};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::{Notify, watch},
+    task::JoinSet,
+};
+use tokio_io_timeout::TimeoutStream;
+use tower_service::Service as _;
+
+/// Largest head of a request, in bytes: the longest scope name, escaped, and some room.
+const MAX_HEAD: usize = 16 * 1024;
+/// After a connection could not be taken (no descriptors left, say): before the next attempt.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// What those who connect may take of the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Connections at a time. One more takes the place of the one that the daemon has waited for
+    /// longest: whoever connects and asks at once gets in.
+    pub connections: usize,
+    /// Until the head of a (next) request is complete.
+    pub head: Duration,
+    /// From one piece of a body to the next.
+    pub piece: Duration,
+    /// Until a body is complete.
+    pub body: Duration,
+    /// Until a piece of an answer is taken.
+    pub answer: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            // Far below the 1024 descriptors that a process may have open, and the 512 threads
+            // that tokio has for work that blocks.
+            connections: 256,
+            head: Duration::from_secs(30),
+            piece: Duration::from_secs(10),
+            // What the command line waits for an answer: a file of a million keys may take a while.
+            body: Duration::from_secs(600),
+            answer: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What connections come from.
+pub(crate) trait Listener: Sync {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Send + 'static;
+
+    /// The next one.
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<UnixStream> {
+        let (stream, _address) = Self::accept(self).await?;
+        Ok(stream)
+    }
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<TcpStream> {
+        let (stream, _address) = Self::accept(self).await?;
+        Ok(stream)
+    }
+}
+
+/// Answers until `stop` resolves, and then until what is under way is answered. Requests have
+/// [`ConnectInfo`] with what `peer` says of their connection, and its [`Place`].
+pub(crate) async fn serve<L: Listener, P: Clone + Send + Sync + 'static>(
+    what: &'static str,
+    listener: L,
+    router: Router,
+    peer: fn(&L::Stream) -> P,
+    bounds: Bounds,
+    stop: impl Future<Output = ()> + Send,
+) {
+    let places = Arc::new(Places::new(bounds.connections));
+    let (stopping, stopped) = watch::channel(());
+    let mut connections = JoinSet::new();
+    let mut stop = pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut stop => break,
+            Some(_ended) = connections.join_next() => continue,
+        };
+        let stream = match accepted {
+            Ok(stream) => stream,
+            Err(error) => {
+                log::warn!("{what}: {error}");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
+        };
+        let place = tokio::select! {
+            place = places.take() => place,
+            () = &mut stop => break,
+        };
+        let connection = Connection {
+            what,
+            peer: peer(&stream),
+            place: Arc::new(place),
+            bounds,
+        };
+        connections.spawn(connection.answer(stream, router.clone(), stopped.clone()));
+    }
+    drop(listener);
+    drop(stopping);
+    while connections.join_next().await.is_some() {}
+}
+
+/// One connection.
+struct Connection<P> {
+    what: &'static str,
+    peer: P,
+    place: Arc<Place>,
+    bounds: Bounds,
+}
+
+impl<P: Clone + Send + Sync + 'static> Connection<P> {
+    /// Answers what comes, until its end or until its place is taken.
+    async fn answer(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Send,
+        router: Router,
+        mut stopped: watch::Receiver<()>,
+    ) {
+        let what = self.what;
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(self.bounds.answer));
+        let service = service_fn(|request: Request<Incoming>| {
+            let mut request = request.map(Body::new);
+            let extensions = request.extensions_mut();
+            extensions.insert(ConnectInfo(self.peer.clone()));
+            extensions.insert(Arc::clone(&self.place));
+            let mut router = router.clone();
+            async move { router.call(request).await }
+        });
+        let mut connection = pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(self.bounds.head)
+                .max_buf_size(MAX_HEAD)
+                .serve_connection(TokioIo::new(Box::pin(stream)), service)
+        );
+        let mut is_stopping = false;
+        loop {
+            tokio::select! {
+                ended = &mut connection => {
+                    if let Err(error) = ended {
+                        log::debug!("a connection to {what}: {error}");
+                    }
+                    return;
+                }
+                () = self.place.taken() => {
+                    log::debug!("a connection to {what} makes room for another one");
+                    return;
+                }
+                _ = stopped.changed(), if !is_stopping => {
+                    is_stopping = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
+        }
+    }
+}
+
+/// The places that connections may have.
+#[derive(Debug)]
+struct Places {
+    most: usize,
+    held: Mutex<HashMap<u64, Held>>,
+    /// Numbers of connections, and of the moments from which the daemon waits for them.
+    next: AtomicU64,
+    /// Told when a place may have become free.
+    change: Notify,
+}
+
+#[derive(Debug)]
+struct Held {
+    /// From when on the daemon waits for the other end; `None` while it is the other end that waits.
+    waits_since: Option<u64>,
+    taken: Arc<Notify>,
+}
+
+impl Places {
+    fn new(most: usize) -> Self {
+        Self {
+            most,
+            held: Mutex::default(),
+            next: AtomicU64::new(0),
+            change: Notify::new(),
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<u64, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> u64 {
+        self.next.fetch_add(1, Relaxed)
+    }
+
+    /// A place: a free one, else that of the connection that the daemon has waited for longest, else
+    /// the first that is given back.
+    async fn take(self: &Arc<Self>) -> Place {
+        loop {
+            if let Some(place) = self.try_take() {
+                return place;
+            }
+            self.change.notified().await;
+        }
+    }
+
+    fn try_take(self: &Arc<Self>) -> Option<Place> {
+        let mut held = self.held();
+        if held.len() >= self.most {
+            let waiting = held
+                .iter()
+                .filter_map(|(id, held)| Some((held.waits_since?, *id)));
+            let (_, longest) = waiting.min()?;
+            if let Some(gone) = held.remove(&longest) {
+                gone.taken.notify_one();
+            }
+        }
+        let id = self.now();
+        let taken = Arc::new(Notify::new());
+        let place = Held {
+            waits_since: Some(id),
+            taken: Arc::clone(&taken),
+        };
+        held.insert(id, place);
+        Some(Place {
+            id,
+            taken,
+            places: Arc::clone(self),
+        })
+    }
+}
+
+/// The place of a connection, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    id: u64,
+    taken: Arc<Notify>,
+    places: Arc<Places>,
+}
+
+impl Place {
+    /// A whole request is there: the connection keeps its place until it is answered.
+    pub(crate) fn works(&self) {
+        self.set(None);
+    }
+
+    /// The answer is there: what comes next is the other end's.
+    pub(crate) fn waits(&self) {
+        self.set(Some(self.places.now()));
+        self.places.change.notify_one();
+    }
+
+    fn set(&self, waits_since: Option<u64>) {
+        if let Some(held) = self.places.held().get_mut(&self.id) {
+            held.waits_since = waits_since;
+        }
+    }
+
+    async fn taken(&self) {
+        self.taken.notified().await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.held().remove(&self.id);
+        self.places.change.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use axum::{Extension, routing::get};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        sync::Semaphore,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_comes_while_all_are_worked_at_is_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("s");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let [began, may_end] = [(); 2].map(|()| Arc::new(Semaphore::new(0)));
+        let (begins, ends) = (Arc::clone(&began), Arc::clone(&may_end));
+        let work = get(async move |Extension(place): Extension<Arc<Place>>| {
+            place.works();
+            begins.add_permits(1);
+            ends.acquire().await.unwrap().forget();
+            place.waits();
+        });
+        let router = Router::new().route("/", work);
+        let bounds = Bounds {
+            connections: 1,
+            ..Bounds::default()
+        };
+        tokio::spawn(serve("s", listener, router, |_| (), bounds, pending()));
+        let ask = async || {
+            let mut stream = UnixStream::connect(&socket).await.unwrap();
+            let request = b"GET / HTTP/1.1\r\nHost: l\r\nConnection: close\r\n\r\n";
+            stream.write_all(request).await.unwrap();
+            stream
+        };
+        for _ in 0..50 {
+            let first = ask().await;
+            began.acquire().await.unwrap().forget();
+            let second = ask().await;
+            may_end.add_permits(2);
+            for mut stream in [first, second] {
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).await.unwrap();
+                assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            }
+            began.acquire().await.unwrap().forget();
+        }
+    }
+
+    /// Whether the place was given to another connection.
+    async fn is_taken(place: &Place) -> bool {
+        tokio::select! {
+            biased;
+            () = place.taken() => true,
+            () = std::future::ready(()) => false,
+        }
+    }
+
+    #[tokio::test]
+    async fn one_more_takes_the_place_of_the_one_that_has_been_waited_for_longest() {
+        let places = Arc::new(Places::new(3));
+        let [first, second, third] = [(); 3].map(|()| places.try_take().unwrap());
+        first.works();
+        second.works();
+        second.waits();
+        let fourth = places.try_take().unwrap();
+        assert!(is_taken(&third).await, "waited for since before the second");
+        assert!(!is_taken(&first).await && !is_taken(&second).await);
+        drop(third);
+        for place in [&second, &fourth] {
+            place.works();
+        }
+        assert!(places.try_take().is_none(), "all wait for the daemon");
+        let (fifth, ()) = tokio::join!(places.take(), async { fourth.waits() });
+        assert!(is_taken(&fourth).await);
+        drop(first);
+        assert!(places.try_take().is_some());
+        assert!(!is_taken(&fifth).await, "there was a free place");
+    }
+}

@@ -1,0 +1,779 @@
+//! The page of metrics: right, readable, bounded, and of use with what is packaged for it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use limiter_tests::{
+    Config, Conn, GUARDED, Lab, Limiter, Nginx, Rig, UNGUARDED, avoid_midnight, eventually,
+    limiter::{Usage, exit},
+    metrics::{About, PORT, Page, Prometheus, ask, on_page, packaged, promtool},
+    nginx, process,
+};
+use serde_json::Value;
+
+/// A test about one day's count is over long before this.
+const TEST: Duration = Duration::from_secs(120);
+
+const DISABLED: &str = "disabled-key-0cc175b9c0f1b6a8";
+
+/// Tiers of which each refuses for a reason of its own.
+fn every_reason(config: Config) -> Config {
+    let config = on_page(config, "program_time = true").section(
+        "policy",
+        "missing_key = \"reject\"\nunknown_key = \"reject\"\n",
+    );
+    [
+        ("rate", "rate = \"1/min\"\nburst = 1"),
+        ("concurrency", "concurrency = 2"),
+        ("connections", "connections = 1"),
+        ("daily_quota", "daily_quota = 3"),
+    ]
+    .into_iter()
+    .fold(config, |config, (reason, lines)| {
+        config.tier(&tier(reason), lines)
+    })
+}
+
+const REASONS: [&str; 4] = ["rate", "concurrency", "connections", "daily_quota"];
+
+fn tier(reason: &str) -> String {
+    format!("by_{reason}")
+}
+
+/// Scopes and their keys; two scopes of each tier, of which the second is only observed.
+struct Scopes(Vec<(String, String, &'static str)>);
+
+impl Scopes {
+    fn make(limiter: &Limiter) -> Self {
+        let mut scopes = Vec::new();
+        for reason in REASONS {
+            for account in ["acme", "observed"] {
+                let scope = format!("{account}/{reason}");
+                let key = limiter.key_of_tier(&scope, &tier(reason));
+                if account == "observed" {
+                    limiter.done(&["scope", "mode", &scope, "observe", "--note", "trial"]);
+                }
+                scopes.push((scope, key, reason));
+            }
+        }
+        Self(scopes)
+    }
+
+    /// One more than each tier allows, and more; the second of a tier gets all through.
+    fn ask_too_much(&self, rig: &Rig) {
+        for (scope, key, reason) in &self.0 {
+            let expected = if scope.starts_with("observed") {
+                200
+            } else {
+                429
+            };
+            let already = rig.nginx.gate().waiting();
+            let held = match *reason {
+                "concurrency" => nginx::hold(&rig.lab, &rig.nginx, key, 2),
+                "connections" => nginx::hold(&rig.lab, &rig.nginx, key, 1),
+                "daily_quota" => {
+                    assert_eq!(rig.statuses(key, 3), [200; 3]);
+                    Vec::new()
+                }
+                _ => {
+                    assert_eq!(rig.get(key).status, 200);
+                    Vec::new()
+                }
+            };
+            assert_eq!(rig.statuses(key, 2), [expected; 2], "{scope}");
+            assert_eq!(rig.nginx.gate().waiting(), already + held.len());
+            rig.nginx.gate().release(held.len());
+            for mut conn in held {
+                assert_eq!(conn.response().status, 200);
+            }
+            rig.assert_nothing_left(scope);
+        }
+    }
+}
+
+/// Requests that concern no scope: 1 without a key, 2 with an unknown one, 3 with a disabled one, 4 malformed.
+fn ask_without_scope(rig: &Rig) {
+    rig.limiter.scope("acme/off");
+    let import = ["key", "import", "acme/off"];
+    let imported = rig.limiter.cli_with_input(&import, DISABLED);
+    assert_eq!(imported.code, exit::DONE, "{imported:?}");
+    let listed = rig.limiter.json(&["key", "list", "acme/off"]);
+    let id = listed[0]["id"].as_str().expect("an id");
+    rig.limiter.done(&["key", "disable", id]);
+    let none = b"GET / HTTP/1.1\r\nHost: api\r\n\r\n";
+    assert_eq!(rig.lab.connect(GUARDED).ask(none).status, 401);
+    assert_eq!(rig.statuses("nobodys", 2), [401; 2]);
+    assert_eq!(rig.statuses(DISABLED, 3), [401; 3]);
+    for _ in 0..4 {
+        let two = b"GET / HTTP/1.1\r\nX-Api-Key: a\r\nX-Api-Key: b\r\n\r\n";
+        assert_eq!(rig.lab.connect(GUARDED).ask(two).status, 400);
+    }
+}
+
+fn usages(limiter: &Limiter) -> Vec<Usage> {
+    let all = limiter.json(&["usage"]);
+    let all = all.as_array().expect("all scopes");
+    all.iter().map(Usage::parse).collect()
+}
+
+#[test]
+fn numbers_are_those_of_the_server_and_of_usage() {
+    avoid_midnight(TEST);
+    let rig = Rig::veth(every_reason);
+    let scopes = Scopes::make(&rig.limiter);
+    scopes.ask_too_much(&rig);
+    ask_without_scope(&rig);
+    let page = Page::read(&rig.lab);
+    let usages = usages(&rig.limiter);
+    for reason in REASONS {
+        let tier = tier(reason);
+        let of_tier = || usages.iter().filter(|usage| usage.tier == tier);
+        let keys = scopes.0.iter().filter(|(_, _, of)| *of == reason);
+        let served: u64 = keys.map(|(_, key, _)| rig.nginx.served(key)).sum();
+        let used: u64 = of_tier().map(|usage| usage.used).sum();
+        assert_eq!(page.requests(&tier, "admitted", ""), served, "{tier}");
+        assert_eq!(served, used, "{tier}");
+        for other in REASONS {
+            let of = |refused: limiter_tests::limiter::Refused| match other {
+                "rate" => refused.rate,
+                "concurrency" => refused.concurrency,
+                "connections" => refused.connections,
+                _ => refused.daily_quota,
+            };
+            let refused: u64 = of_tier().map(|usage| of(usage.refused)).sum();
+            let would: u64 = of_tier().map(|usage| of(usage.would_refuse)).sum();
+            let wanted = if other == reason { 2 } else { 0 };
+            assert_eq!((refused, would), (wanted, wanted), "{tier} {other}");
+            assert_eq!(page.requests(&tier, "refused", other), refused);
+            let sample = format!(
+                "limiter_would_refuse_requests_total{{tier=\"{tier}\",reason=\"{other}\"}}"
+            );
+            assert_eq!(page.count(&sample), would);
+        }
+        assert_eq!(page.count(&format!("limiter_scopes{{tier=\"{tier}\"}}")), 2);
+    }
+    for (reason, count) in [
+        ("missing_key", 1),
+        ("unknown_key", 2),
+        ("disabled_key", 3),
+        ("malformed", 4),
+    ] {
+        assert_eq!(page.requests("", "refused", reason), count, "{reason}");
+    }
+    // Sums over all tiers are the kernel's own.
+    let admitted: u64 = usages.iter().map(|usage| usage.used).sum();
+    assert_eq!(page.count("limiter_admitted_total"), admitted);
+    assert_eq!(
+        page.count("limiter_responses_sent_total"),
+        2 * REASONS.len() as u64 + 10
+    );
+    // Every counter of `status` is there.
+    let status = rig.limiter.status();
+    for name in status["coverage"].as_object().expect("counters").keys() {
+        page.count(&format!("limiter_{name}_total"));
+    }
+    assert_eq!(page.value("limiter_health{part=\"store\"}"), 1.0);
+}
+
+#[test]
+fn what_is_now_is_shown_as_it_is_now() {
+    avoid_midnight(TEST);
+    let mut rig = Rig::veth(|config| {
+        on_page(config, "top_scopes = 3").tier("profile", "daily_quota = 10\nconcurrency = 5")
+    });
+    let key = rig.limiter.key("acme/web");
+    let held = nginx::hold(&rig.lab, &rig.nginx, &key, 4);
+    for (scope, requests) in [("acme/a", 10), ("acme/b", 1), ("acme/c", 6), ("acme/d", 0)] {
+        let key = rig.limiter.key(scope);
+        assert_eq!(rig.statuses(&key, requests), vec![200; requests]);
+    }
+    let page = Page::read(&rig.lab);
+    assert_eq!(
+        page.count("limiter_requests_in_flight{tier=\"profile\"}"),
+        4
+    );
+    assert_eq!(page.count("limiter_connections{tier=\"profile\"}"), 4);
+    let bucket = |le: &str| {
+        page.count(&format!(
+            "limiter_quota_used_ratio_bucket{{tier=\"profile\",le=\"{le}\"}}"
+        ))
+    };
+    assert_eq!(
+        ["0", "0.1", "0.25", "0.5", "0.75", "0.99", "1", "+Inf"].map(bucket),
+        [1, 2, 2, 3, 4, 4, 5, 5]
+    );
+    let shown: Vec<_> = page
+        .samples
+        .iter()
+        .filter(|(sample, _)| sample.starts_with("limiter_top_scope_quota_used_ratio"))
+        .map(|(sample, value)| (sample.split('"').nth(1).expect("a scope"), *value))
+        .collect();
+    assert_eq!(shown, [("acme/a", 1.0), ("acme/c", 0.6), ("acme/web", 0.4)]);
+    for (table, entries, capacity) in [
+        ("scopes", 5, 1024),
+        ("keys", 5, 4096),
+        ("unknown_keys", 0, 256),
+    ] {
+        let of = |name: &str| page.count(&format!("limiter_{name}{{table=\"{table}\"}}"));
+        assert_eq!(
+            (of("table_entries"), of("table_capacity_entries")),
+            (entries, capacity)
+        );
+    }
+    let attached: f64 = page
+        .samples
+        .iter()
+        .filter(|(sample, _)| sample.starts_with("limiter_attached"))
+        .map(|(_, value)| value)
+        .sum();
+    assert_eq!(attached, 2.0);
+    rig.nginx.gate().release(4);
+    drop(held);
+    rig.assert_nothing_left("acme/web");
+    let page = Page::read(&rig.lab);
+    assert_eq!(
+        page.count("limiter_requests_in_flight{tier=\"profile\"}"),
+        0
+    );
+    assert_eq!(page.count("limiter_connections{tier=\"profile\"}"), 0);
+    // A store that cannot be written is told.
+    rig.limiter.terminate();
+}
+
+/// Begins anew with each daemon, and with nothing else.
+fn is_of_the_daemon(sample: &str) -> bool {
+    [
+        "limiter_healing",
+        "limiter_healed",
+        "limiter_store_write",
+        "limiter_program_run",
+    ]
+    .iter()
+    .any(|name| sample.starts_with(name))
+}
+
+#[test]
+fn counters_never_go_back_but_with_the_maps() {
+    avoid_midnight(TEST);
+    let mut rig = Rig::veth(|config| {
+        every_reason(config).section("policy", "unknown_key = \"tier:by_daily_quota\"\n")
+    });
+    let key = rig.limiter.key_of_tier("acme/web", "by_rate");
+    let other = rig.limiter.key_of_tier("acme/app", "by_rate");
+    rig.statuses(&key, 3);
+    rig.statuses(&other, 2);
+    rig.statuses("a-stranger", 5);
+    let first = Page::read(&rig.lab);
+    assert_eq!(first.requests("by_rate", "refused", "rate"), 3);
+    assert_eq!(first.requests("by_rate", "admitted", ""), 2);
+    eventually("the stranger's scope is heard of", || {
+        Page::read(&rig.lab).requests("by_daily_quota", "refused", "daily_quota") == 2
+    });
+
+    // A scope is removed, and another gets its place.
+    rig.limiter
+        .done(&["scope", "remove", "acme/web", "--with-keys"]);
+    let second = Page::read(&rig.lab);
+    second.assert_after(&first, |_| false);
+    assert_eq!(second.requests("by_rate", "refused", "rate"), 3);
+    let key = rig.limiter.key_of_tier("acme/web", "by_rate");
+    rig.statuses(&key, 2);
+    let third = Page::read(&rig.lab);
+    third.assert_after(&second, |_| false);
+    assert_eq!(third.requests("by_rate", "refused", "rate"), 4);
+    assert_eq!(third.requests("by_rate", "admitted", ""), 3);
+
+    // The daemon is killed; what comes meanwhile is counted too.
+    rig.limiter.kill();
+    rig.statuses(&key, 2);
+    rig.limiter.run(&[]);
+    let fourth = Page::read(&rig.lab);
+    fourth.assert_after(&third, is_of_the_daemon);
+    assert_eq!(fourth.requests("by_rate", "refused", "rate"), 6);
+    // Registered, the stranger is one no more.
+    rig.limiter.scope("acme/new");
+    let imported = rig
+        .limiter
+        .cli_with_input(&["key", "import", "acme/new"], "a-stranger");
+    assert_eq!(imported.code, exit::DONE, "{imported:?}");
+    let fifth = Page::read(&rig.lab);
+    fifth.assert_after(&fourth, |_| false);
+    assert_eq!(fifth.requests("by_daily_quota", "admitted", ""), 3);
+
+    // And the host is: these are other counters, from zero on.
+    rig.limiter.terminate();
+    remove_pins(rig.limiter.pin_dir());
+    rig.limiter.run(&[]);
+    let last = Page::read(&rig.lab);
+    assert_eq!(last.requests("by_rate", "refused", "rate"), 0);
+    assert_eq!(last.requests("by_daily_quota", "admitted", ""), 0);
+    assert_eq!(last.count("limiter_admitted_total"), 0);
+}
+
+fn remove_pins(directory: &Path) {
+    for layout in fs::read_dir(directory).expect("the pin directory") {
+        let layout = layout.expect("an entry").path();
+        for pin in fs::read_dir(layout).expect("pins") {
+            fs::remove_file(pin.expect("a pin").path()).expect("remove a pin");
+        }
+    }
+}
+
+#[test]
+fn it_is_off_until_it_is_asked_for_and_opened_to_others_only_explicitly() {
+    let (mut limiter, lab) = Limiter::idle();
+    assert!(!lab.listens(PORT), "off by default");
+    let config = |lines: &str| {
+        Config::published(&lab)
+            .small_tables()
+            .section("metrics", lines)
+            .to_string()
+    };
+    // A reload is not enough, and says so.
+    let listen = format!("listen = \"127.0.0.1:{PORT}\"\n");
+    limiter.write_config(&config(&listen));
+    let told = limiter.cli(&["reload"]);
+    assert_eq!(told.code, exit::DONE, "{told:?}");
+    assert!(
+        told.stderr
+            .contains("[metrics] has changed: that takes a restart"),
+        "{told:?}"
+    );
+    assert!(!lab.listens(PORT));
+    limiter.terminate();
+    limiter.run(&[]);
+    assert_eq!(ask(&lab, "/metrics", "").status, 200);
+    assert_eq!(ask(&lab, "/", "").status, 404);
+    assert_eq!(
+        ask(&lab, "/v1/status", "").status,
+        404,
+        "nothing else is there"
+    );
+
+    // Not to be misunderstood.
+    let remote = format!("listen = \"0.0.0.0:{PORT}\"\n");
+    limiter.terminate();
+    limiter.write_config(&config(&remote));
+    limiter.launch(&[]);
+    assert_eq!(limiter.wait_for_end(), Some(exit::USAGE));
+    let log = limiter.log();
+    for word in [
+        "metrics.listen",
+        "open to other hosts",
+        "allow_remote = true",
+    ] {
+        assert!(log.contains(word), "no {word} in {log}");
+    }
+    limiter.write_config(&config(&format!("{remote}allow_remote = true\n")));
+    limiter.run(&[]);
+    assert_eq!(ask(&lab, "/metrics", "").status, 200);
+
+    // Somebody else's port.
+    limiter.terminate();
+    let (socket, address) = lab.server().enter(|| {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let socket = std::net::TcpListener::bind(any).expect("a port");
+        let address = socket.local_addr().expect("its address");
+        (socket, address)
+    });
+    limiter.write_config(&config(&format!("listen = \"{address}\"\n")));
+    limiter.launch(&[]);
+    assert_eq!(limiter.wait_for_end(), Some(exit::FAILED));
+    let log = limiter.log();
+    for word in [
+        &format!("cannot listen for metrics on {address}"),
+        "use another port",
+    ] {
+        assert!(log.contains(word), "no {word} in {log}");
+    }
+    drop(socket);
+    limiter.run(&[]);
+}
+
+#[test]
+fn it_can_be_had_as_openmetrics_and_from_many_who_hang_on() {
+    let rig = Rig::veth(|config| on_page(config, ""));
+    let response = ask(
+        &rig.lab,
+        "/metrics",
+        "Accept: application/openmetrics-text;version=1.0.0;q=0.9,text/plain;q=0.5\r\n",
+    );
+    assert_eq!(
+        response.required("content-type"),
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    );
+    let text = String::from_utf8(response.body).expect("text");
+    assert!(
+        text.contains("# UNIT limiter_inspected_bytes bytes\n"),
+        "{text}"
+    );
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
+    let descriptors = || {
+        let open = fs::read_dir(format!("/proc/{}/fd", rig.limiter.pid()));
+        open.expect("the daemon's descriptors").count()
+    };
+    let before = descriptors();
+    let hanging: Vec<Conn> = (0..200)
+        .map(|number| {
+            let mut conn = Conn::open(rig.lab.server(), address);
+            let part = if number % 2 == 0 {
+                "GET /met"
+            } else {
+                "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+            };
+            conn.send(part.as_bytes());
+            conn
+        })
+        .collect();
+    Page::read(&rig.lab);
+    rig.limiter.done(&["status"]);
+    // As many of them are held as the page says at most, and a few for what was asked here.
+    eventually("the others are let go", || descriptors() <= before + 32 + 4);
+    drop(hanging);
+}
+
+#[test]
+fn however_many_scopes_there_are_few_are_named_and_of_unknown_keys_none() {
+    let lines = "top_scopes = 4";
+    let rig = Rig::veth(|config| {
+        on_page(config, lines)
+            .policy("unknown_key = \"tier:guest\"")
+            .tier("guest", "daily_quota = 5")
+            .tier("profile", "daily_quota = 100")
+    });
+    let keys: Vec<String> = (0..8)
+        .map(|number| rig.limiter.key(&format!("acme/p{number}")))
+        .collect();
+    let few = Page::read(&rig.lab).samples.len();
+    for key in &keys {
+        assert_eq!(rig.get(key).status, 200);
+    }
+    for number in 0..6 {
+        assert_eq!(rig.statuses(&format!("stranger-{number}"), 5), [200; 5]);
+    }
+    eventually("the strangers' scopes are heard of", || {
+        rig.limiter.count("/unknown_scopes") == 6
+    });
+    let page = Page::read(&rig.lab);
+    assert_eq!(
+        page.count("limiter_table_entries{table=\"unknown_keys\"}"),
+        6
+    );
+    assert_eq!(page.requests("guest", "admitted", ""), 30);
+    assert!(!page.text.contains("unknown/"), "{}", page.text);
+    let named = |name: &str| {
+        let samples = page.samples.keys();
+        samples.filter(|sample| sample.starts_with(name)).count()
+    };
+    assert_eq!(named("limiter_top_scope_quota_used_ratio"), 4);
+    assert_eq!(named("limiter_top_scope_used_requests"), 4);
+    assert_eq!(named("limiter_top_scope_refused_requests"), 0);
+    assert_eq!(page.samples.len(), few + 8);
+}
+
+/// A page on which everything is that can be.
+fn full() -> (Rig, Page) {
+    let rig = Rig::veth(every_reason);
+    Scopes::make(&rig.limiter).ask_too_much(&rig);
+    ask_without_scope(&rig);
+    eventually("all parts were looked at", || {
+        let page = Page::read(&rig.lab);
+        page.samples
+            .contains_key("limiter_health{part=\"recount\"}")
+    });
+    let page = Page::read(&rig.lab);
+    (rig, page)
+}
+
+#[test]
+fn promtool_finds_nothing_to_complain_about() {
+    let (_rig, page) = full();
+    let (content, said) = promtool(&["check", "metrics"], &page.text);
+    assert!(content && said.is_empty(), "{said}");
+    // It would have.
+    let (content, said) = promtool(&["check", "metrics"], "limiter_x_total 1\n");
+    assert!(!content && said.contains("no help text"), "{said}");
+}
+
+/// `| `name` | type | labels | meaning |`
+fn documented() -> BTreeMap<String, (About, BTreeSet<String>)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/METRICS.md");
+    let text = fs::read_to_string(path).expect("docs/METRICS.md");
+    let mut rows = BTreeMap::new();
+    for line in text.lines().filter(|line| line.starts_with("| `limiter_")) {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [name, kind, labels, help] = cells[..] else {
+            panic!("not four cells: {line}");
+        };
+        let labels = labels.split(", ").map(|label| label.trim_matches('`'));
+        let labels = labels.filter(|label| !label.is_empty()).map(str::to_owned);
+        let about = About {
+            kind: kind.to_owned(),
+            help: help.to_owned(),
+        };
+        let before = rows.insert(name.trim_matches('`').to_owned(), (about, labels.collect()));
+        assert!(before.is_none(), "{name} comes twice");
+    }
+    rows
+}
+
+#[test]
+fn every_metric_is_documented_as_it_is() {
+    let (_rig, page) = full();
+    let mut labels: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for sample in page.samples.keys() {
+        let mut names = Page::labels_of(sample);
+        names.remove("le");
+        let of = labels
+            .entry(page.metric_of(sample))
+            .or_insert_with(|| names.clone());
+        assert_eq!(*of, names, "{sample}");
+    }
+    let documented = documented();
+    for (name, about) in &page.about {
+        let row = documented.get(name);
+        let (as_written, labels_written) =
+            row.unwrap_or_else(|| panic!("docs/METRICS.md has no `{name}` ({about:?})"));
+        assert_eq!(about, as_written, "{name}");
+        assert_eq!(labels[name.as_str()], *labels_written, "{name}");
+        assert!(!about.help.is_empty(), "{name}");
+    }
+    for name in documented.keys() {
+        assert!(page.about.contains_key(name), "the page has no {name}");
+    }
+}
+
+#[test]
+fn the_alerts_do_what_they_say() {
+    let rules = packaged("prometheus/limiter.rules.yml");
+    let tests = packaged("prometheus/limiter.rules.test.yml");
+    let (content, said) = promtool(&["check", "rules", &rules.display().to_string()], "");
+    assert!(content, "{said}");
+    let (content, said) = promtool(&["test", "rules", &tests.display().to_string()], "");
+    assert!(content, "{said}");
+    // Each is seen firing in those.
+    let rules = fs::read_to_string(rules).expect("the rules");
+    let tests = fs::read_to_string(tests).expect("their tests");
+    let alerts: Vec<&str> = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "))
+        .collect();
+    assert!(alerts.len() >= 10, "{alerts:?}");
+    for alert in alerts {
+        let fires = tests.contains(&format!("alertname=\"{alert}\""))
+            || tests.contains(&format!("alertname: {alert}\n"));
+        assert!(fires, "no test has {alert} firing");
+    }
+}
+
+/// Names of metrics in a text that are not documented.
+fn strangers_in(text: &str) -> Vec<String> {
+    let known = documented();
+    let word = |c: char| !c.is_ascii_alphanumeric() && c != '_';
+    text.split(word)
+        .filter(|word| word.starts_with("limiter_"))
+        .filter(|word| {
+            let parts = ["", "_bucket", "_sum", "_count"];
+            !parts.iter().any(|part| {
+                let name = word.strip_suffix(part);
+                name.is_some_and(|name| known.contains_key(name))
+            })
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Titles and queries of a dashboard's panels, in rows or not.
+fn queries(dashboard: &Value) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for panel in dashboard["panels"].as_array().expect("panels") {
+        let title = panel["title"].as_str().expect("a title");
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let query = target["expr"].as_str().expect("a query");
+            found.push((title.to_owned(), query.to_owned()));
+        }
+    }
+    found
+}
+
+#[test]
+fn rules_and_dashboard_name_metrics_that_there_are() {
+    for file in [
+        "prometheus/limiter.rules.yml",
+        "prometheus/limiter.rules.test.yml",
+    ] {
+        let text = fs::read_to_string(packaged(file)).expect("the rules");
+        assert_eq!(strangers_in(&text), Vec::<String>::new(), "{file}");
+    }
+    for (title, query) in queries(&dashboard()) {
+        assert_eq!(strangers_in(&query), Vec::<String>::new(), "{title}");
+    }
+}
+
+fn dashboard() -> Value {
+    let text = fs::read_to_string(packaged("grafana/limiter.json")).expect("the dashboard");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+#[test]
+fn panels_of_the_dashboard_are_whole_and_do_not_overlap() {
+    let dashboard = dashboard();
+    assert_eq!(dashboard["uid"], "limiter");
+    assert!(
+        dashboard["schemaVersion"]
+            .as_u64()
+            .is_some_and(|version| version >= 36)
+    );
+    let mut ids = BTreeSet::new();
+    let mut taken = BTreeSet::new();
+    for panel in dashboard["panels"].as_array().expect("panels") {
+        let title = panel["title"].as_str().expect("a title");
+        assert!(ids.insert(panel["id"].as_u64().expect("an id")), "{title}");
+        let at = |name: &str| panel["gridPos"][name].as_u64().expect("a place");
+        let (x, y, w, h) = (at("x"), at("y"), at("w"), at("h"));
+        assert!(x + w <= 24, "{title} is too wide");
+        for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
+            assert!(taken.insert(cell), "{title} lies over another");
+        }
+        if panel["type"] == "row" {
+            continue;
+        }
+        assert!(
+            panel["description"]
+                .as_str()
+                .is_some_and(|text| !text.is_empty()),
+            "{title}"
+        );
+        let mut refs = BTreeSet::new();
+        let targets = panel["targets"].as_array().expect("targets");
+        assert!(!targets.is_empty(), "{title}");
+        for target in targets {
+            assert_eq!(target["datasource"]["uid"], "${datasource}", "{title}");
+            assert!(refs.insert(target["refId"].to_string()), "{title}");
+        }
+    }
+}
+
+#[test]
+fn grafana_knows_all_that_the_dashboard_has() {
+    let python = env::var_os("LIMITER_GRAFANA").map_or_else(|| "python3".into(), PathBuf::from);
+    let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("grafana/read.py");
+    let mut command = Command::new(python);
+    command.arg(reader).arg(packaged("grafana/limiter.json"));
+    process::succeed(&mut command);
+}
+
+#[test]
+fn a_real_prometheus_has_data_for_every_query_of_the_dashboard() {
+    avoid_midnight(TEST);
+    let rig = Rig::veth(every_reason);
+    let prometheus = Prometheus::start(&rig.lab);
+    let scopes = Scopes::make(&rig.limiter);
+    eventually("a page was read before there was traffic", || {
+        !prometheus.query("limiter_requests_total").is_empty()
+    });
+    scopes.ask_too_much(&rig);
+    ask_without_scope(&rig);
+    let queries: Vec<(String, String)> = queries(&dashboard())
+        .into_iter()
+        .map(|(title, query)| {
+            let query = query
+                .replace("$__rate_interval", "1m")
+                .replace("$job", "limiter")
+                .replace("$instance", ".*");
+            assert!(!query.contains('$'), "{title}: {query}");
+            (title, query)
+        })
+        .collect();
+    assert!(queries.len() > 20, "{queries:?}");
+    for (title, query) in &queries {
+        eventually(&format!("data for {title}: {query}"), || {
+            let result = prometheus.query(query);
+            !result.is_empty() && result.iter().all(is_a_number)
+        });
+    }
+    // Not only numbers: what has happened here.
+    let refused = "sum(limiter_requests_total{verdict=\"refused\", tier!=\"\"})";
+    eventually("Prometheus has all of it", || {
+        prometheus.query(refused)[0]["value"][1] == "8"
+    });
+    // The rules are understood, and quiet about this.
+    eventually("the rules were evaluated", || {
+        let rules = prometheus.rules();
+        rules.len() >= 10 && rules.iter().all(|(_, well)| *well)
+    });
+    let alerts = prometheus.query("ALERTS{severity=\"critical\"}");
+    assert!(alerts.is_empty(), "{alerts:?}");
+}
+
+fn is_a_number(sample: &Value) -> bool {
+    let value = sample["value"][1].as_str().expect("a value");
+    value.parse::<f64>().is_ok_and(f64::is_finite)
+}
+
+#[test]
+fn the_time_of_programs_is_measured_only_when_asked_for() {
+    let mut rig = Rig::veth(|config| on_page(config, ""));
+    let key = rig.limiter.key("acme/web");
+    rig.get(&key);
+    assert!(!Page::read(&rig.lab).text.contains("limiter_program_"));
+    rig.limiter.terminate();
+    let config = on_page(Config::new(&rig.lab), "program_time = true");
+    rig.limiter.write_config(&config.to_string());
+    rig.limiter.run(&[]);
+    let runs = |page: &Page, program: &str| {
+        let of = |name: &str| {
+            page.value(&format!(
+                "limiter_program_{name}_total{{program=\"{program}\"}}"
+            ))
+        };
+        (of("runs"), of("run_seconds"))
+    };
+    let before = Page::read(&rig.lab);
+    assert_eq!(rig.get(&key).status, 200);
+    let after = Page::read(&rig.lab);
+    for program in ["limiter_ingress", "limiter_egress"] {
+        let (before, after) = (runs(&before, program), runs(&after, program));
+        assert!(after.0 >= before.0 + 3.0, "{program} {before:?} {after:?}");
+        let each = (after.1 - before.1) / (after.0 - before.0);
+        assert!(each > 0.0 && each < 0.1, "{program} {before:?} {after:?}");
+    }
+}
+
+#[test]
+fn a_store_that_cannot_be_written_is_on_the_page() {
+    let lab = Lab::veth();
+    let _nginx = Nginx::start(&lab, &[GUARDED, UNGUARDED]);
+    let config = on_page(Config::new(&lab), "").tier("profile", "daily_quota = 1000");
+    let limiter = Limiter::start(&lab, &config);
+    let key = limiter.key("acme/web");
+    let failures = "limiter_store_write_failures_total";
+    let before = Page::read(&lab);
+    assert_eq!(before.count(failures), 0);
+    assert!(before.count("limiter_store_write_seconds_count") > 0);
+    lab.connect(GUARDED).get("/", &key);
+    eventually("the store has allowed more", || {
+        Page::read(&lab).count("limiter_allowance_requests{tier=\"profile\"}") > 0
+    });
+    // Another program holds the store.
+    let store =
+        rusqlite::Connection::open(limiter.state_dir().join("limiter.db")).expect("the store");
+    store.execute_batch("BEGIN IMMEDIATE").expect("hold it");
+    lab.connect(GUARDED).get("/", &key);
+    eventually("the page says so", || {
+        let page = Page::read(&lab);
+        page.value("limiter_health{part=\"store\"}") == 0.0 && page.count(failures) > 0
+    });
+    store.execute_batch("ROLLBACK").expect("let it go");
+    eventually("and that it is over", || {
+        Page::read(&lab).value("limiter_health{part=\"store\"}") == 1.0
+    });
+    Page::read(&lab).assert_after(&before, |_| false);
+}
