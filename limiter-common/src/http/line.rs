@@ -61,9 +61,10 @@ fn skim(scan: &mut Scan, rules: &Rules) {
     let end = scan.end;
     let (mut mode, mut pos, mut line) = (scan.state.mode, scan.pos, scan.line);
     let mut lines = scan.state.lines;
-    let mut step = 0;
-    while step < STEPS {
-        step += 1;
+    let mut left = STEPS;
+    // A last step that jumps back: Linux 6.1 takes no loop whose end runs on into its beginning (`push_insn`
+    // in kernel/bpf/verifier.c), which is what other forms of this were compiled to.
+    loop {
         let mut from = pos;
         if mode == MODE_FIELD {
             let Some(position) = field::irrelevant(scan, rules, pos) else {
@@ -78,15 +79,19 @@ fn skim(scan: &mut Scan, rules: &Rules) {
                 break;
             }
             (mode, pos) = (MODE_SKIP, next);
-            continue;
+        } else {
+            let stop = from.wrapping_add((words * 8 + first(bits)) as u32);
+            let next = stop.wrapping_add(2);
+            if next > end || scan.word(stop) as u16 != CRLF || lines >= rules.max_lines {
+                break;
+            }
+            lines += 1;
+            (mode, pos, line) = (MODE_FIELD, next, next);
         }
-        let stop = from.wrapping_add((words * 8 + first(bits)) as u32);
-        let next = stop.wrapping_add(2);
-        if next > end || scan.word(stop) as u16 != CRLF || lines >= rules.max_lines {
+        left -= 1;
+        if left == 0 {
             break;
         }
-        lines += 1;
-        (mode, pos, line) = (MODE_FIELD, next, next);
     }
     scan.state.mode = mode;
     scan.state.lines = lines;

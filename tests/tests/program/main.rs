@@ -23,4 +23,3 @@ mod switch;
 mod table;
 mod told;
 mod tombs;
-mod verified;
