@@ -13,7 +13,10 @@ use limiter_common::{
     seq::Seq,
 };
 
-use crate::{ingress, maps, skb::Skb};
+use crate::{
+    ingress, maps,
+    skb::{Skb, random},
+};
 
 /// Which flow to set back, and where to.
 #[repr(C)]
@@ -21,6 +24,8 @@ struct Rewind {
     key: FlowKey,
     next: Seq,
     scope: u32,
+    /// Where the letters of [`draw`] stand in the packet.
+    letters_at: u32,
 }
 
 #[map]
@@ -45,6 +50,20 @@ fn rewind() {
         (*state).in_flight = 0;
         (*state).tat_ns = 0;
     }
+}
+
+/// Writes one of 2^20 keys into the packet: its last eight bytes are letters from `a` on, one for four
+/// bits each of its number, the lowest first.
+#[inline(always)]
+fn draw(skb: Skb) {
+    let Some(to) = REWIND.get_ptr(0) else { return };
+    let number = u64::from(random() & 0xf_ffff);
+    let mut letters = u64::from_le_bytes(*b"aaaaaaaa");
+    for letter in 0..5 {
+        letters += (number >> (4 * letter) & 15) << (8 * letter);
+    }
+    // SAFETY: a live map value; eight bytes.
+    unsafe { skb.store((*to).letters_at, (&raw const letters).cast(), 8) };
 }
 
 /// Nothing at all.
@@ -76,6 +95,27 @@ pub fn bench_checked(ctx: TcContext) -> i32 {
     rewind();
     Skb(ctx.skb.skb).set_checked();
     ingress::run::<true>(Skb(ctx.skb.skb))
+}
+
+/// What `bench_drawn` does besides.
+#[classifier]
+pub fn bench_rewind_drawn(ctx: TcContext) -> i32 {
+    let skb = Skb(ctx.skb.skb);
+    rewind();
+    skb.set_checked();
+    draw(skb);
+    0
+}
+
+/// As `bench_checked`, with another key each time.
+#[classifier]
+#[inline(always)]
+pub fn bench_drawn(ctx: TcContext) -> i32 {
+    let skb = Skb(ctx.skb.skb);
+    rewind();
+    skb.set_checked();
+    draw(skb);
+    ingress::run::<true>(skb)
 }
 
 /// A packet from the client, on a flow that is set back before it; nobody has looked at its checksum.

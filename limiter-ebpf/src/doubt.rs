@@ -55,7 +55,7 @@ pub unsafe fn impostor(skb: Skb, packet: &Packet, flow: *const Flow) -> u32 {
             return counter::INVALID_DROPPED;
         }
     }
-    if global::limiter_checksum_is_right(skb.0) == 0 {
+    if !skb.is_checked() && global::limiter_checksum_is_right(skb.0) == 0 {
         return counter::BAD_CHECKSUM_DROPPED;
     }
     NONE

@@ -90,14 +90,22 @@ pub extern "C" fn limiter_refuse(skb: *mut __sk_buff) -> i32 {
     refuse::send(Skb(skb), work)
 }
 
-/// Hands a client's reset on to the server.
+/// Makes a client's packet the answer that the tomb in `Work::tomb` calls for: what [`refuse`] says of it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn limiter_hand_on_reset(skb: *mut __sk_buff) -> i32 {
+pub extern "C" fn limiter_answer(skb: *mut __sk_buff) -> u32 {
+    let Some(work) = maps::work() else { return 0 };
+    refuse::answer_client(Skb(skb), work)
+}
+
+/// Tells the server the end of the connection in `Work::tomb`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn limiter_tell_server(skb: *mut __sk_buff) -> i32 {
     let Some(work) = maps::work() else {
         return DROP;
     };
-    refuse::hand_on_reset(Skb(skb), work)
+    refuse::tell_server(Skb(skb), work)
 }
 
 /// Cuts the packet to `Work::keep` bytes of payload; 0: could not.

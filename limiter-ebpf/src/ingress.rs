@@ -132,7 +132,7 @@ fn act(skb: Skb, len: u32, action: Action) -> i32 {
         }
         Action::Reset => {
             maps::count_by(counter::REFUSED_BYTES, u64::from(len));
-            global::limiter_hand_on_reset(skb.0)
+            global::limiter_tell_server(skb.0)
         }
     }
 }

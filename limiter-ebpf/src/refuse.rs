@@ -26,7 +26,7 @@ pub use segment::Reply;
 pub use trim::{PART, room, trim};
 
 use crate::{
-    maps,
+    global, maps,
     packet::{ACK, Direction, FIN, PSH, Packet, RST, SYN},
     skb::{DROP, INGRESS, NEXT, Skb, redirect},
     work::Work,
@@ -120,44 +120,36 @@ pub fn bury(
 pub fn send(skb: Skb, work: *mut Work) -> i32 {
     // SAFETY: a live map value, of this CPU alone.
     let (packet, tomb) = unsafe { (&(*work).packet, &(*work).tomb) };
-    if !segment::begin(skb, work, Direction::ToServer) {
-        return untold(work);
-    }
     let mark = skb.mark();
     skb.set_mark(OWN_MARK);
-    let answer = answer(work, packet, tomb);
-    if !segment::write(skb, work, Direction::ToClient, &answer) {
+    let answer = global::limiter_answer(skb.0);
+    if answer == UNANSWERED {
         return untold(work);
     }
     if !skb.clone_redirect(skb.ifindex(), 0) {
         // The client will send its request again, and be answered then.
         maps::count(counter::SEND_FAILED);
-    } else if answer.flags & RST != 0 {
+    } else if answer == ANSWERED_RESET {
         maps::count(counter::RESETS_SENT);
-    } else if answer.text > 0 {
+    } else if answer == ANSWERED_RESPONSE {
         maps::count(counter::RESPONSES_SENT);
     }
     skb.set_mark(mark);
     end_server(skb, work, packet, tomb)
 }
 
-/// The client's own reset, with the tomb that it leaves in `Work::tomb`. It is written anew, so that
-/// the server does not disregard what has ended the flow here (a wrong checksum, a TTL too short).
-#[inline(always)]
-pub fn hand_on_reset(skb: Skb, work: *mut Work) -> i32 {
-    // SAFETY: a live map value, of this CPU alone.
-    let tomb = unsafe { (*work).tomb };
-    tell_server(skb, work, &tomb)
-}
-
 /// As [`send`], with nothing for the client.
+///
+/// A client's own reset is written anew too, so that the server does not disregard what has ended the
+/// flow here (a wrong checksum, a TTL too short).
 #[inline(always)]
-fn tell_server(skb: Skb, work: *mut Work, tomb: &Tomb) -> i32 {
+pub fn tell_server(skb: Skb, work: *mut Work) -> i32 {
     if !segment::begin(skb, work, Direction::ToServer) {
         return untold(work);
     }
     // SAFETY: a live map value, of this CPU alone.
-    end_server(skb, work, unsafe { &(*work).packet }, tomb)
+    let (packet, tomb) = unsafe { (&(*work).packet, &(*work).tomb) };
+    end_server(skb, work, packet, tomb)
 }
 
 /// Makes the packet the end of the connection to the server.
@@ -219,11 +211,11 @@ pub fn from_client(skb: Skb, work: *mut Work, tomb: *mut Tomb) -> i32 {
         if end == packet.seq && !packet.seq.before(seen) {
             // A mere acknowledgement, or news of the client's window.
             if has_response {
-                return if tell {
-                    tell_server(skb, work, tomb)
-                } else {
-                    DROP
-                };
+                if !tell {
+                    return DROP;
+                }
+                take(work, tomb);
+                return global::limiter_tell_server(skb.0);
             }
             if !made_room(packet, tomb) {
                 return DROP;
@@ -238,28 +230,39 @@ pub fn from_client(skb: Skb, work: *mut Work, tomb: *mut Tomb) -> i32 {
             }
         }
     }
-    // SAFETY: as above.
-    unsafe { (*work).tomb = *tomb };
     if tell {
-        return send(skb, work);
+        take(work, tomb);
+        return global::limiter_refuse(skb.0);
     }
-    let answer = answer(work, packet, tomb);
     if packet.has_timestamp != 0 {
-        tomb.tsval = answer.tsval;
+        tomb.tsval = tsval(packet, tomb);
     }
+    take(work, tomb);
     skb.set_mark(OWN_MARK);
-    if !segment::begin(skb, work, Direction::ToServer)
-        || !segment::write(skb, work, Direction::ToClient, &answer)
-    {
+    let answer = global::limiter_answer(skb.0);
+    if answer == UNANSWERED {
         maps::count(counter::SEND_FAILED);
         return DROP;
     }
-    if answer.flags & RST != 0 {
+    if answer == ANSWERED_RESET {
         maps::count(counter::RESETS_SENT);
-    } else if answer.text > 0 {
+    } else if answer == ANSWERED_RESPONSE {
         maps::count(counter::RESPONSES_RESENT);
     }
     redirect(skb.ifindex(), 0)
+}
+
+/// Copies a tomb to `Work::tomb`, word by word: an assignment becomes a call that goes by bytes.
+#[inline(always)]
+fn take(work: *mut Work, tomb: &Tomb) {
+    let from = (&raw const *tomb).cast::<u32>();
+    // SAFETY: a live map value, of this CPU alone; tombs are made of words.
+    unsafe {
+        let to = (&raw mut (*work).tomb).cast::<u32>();
+        for word in 0..size_of::<Tomb>() / 4 {
+            to.add(word).write_volatile(from.add(word).read_volatile());
+        }
+    }
 }
 
 /// Whether the server is to be told again that the connection is over: it has not shown yet that it
@@ -289,6 +292,45 @@ fn made_room(packet: &Packet, tomb: &mut Tomb) -> bool {
     was_full
 }
 
+/// [`answer_client`]: it could not be done.
+const UNANSWERED: u32 = 0;
+/// [`answer_client`]: by an acknowledgement.
+const ANSWERED: u32 = 1;
+/// [`answer_client`]: by the response.
+const ANSWERED_RESPONSE: u32 = 2;
+/// [`answer_client`]: by a reset.
+const ANSWERED_RESET: u32 = 3;
+
+/// Makes the client's packet the answer to it that the tomb in `Work::tomb` calls for: `ANSWERED_*`.
+#[inline(always)]
+pub fn answer_client(skb: Skb, work: *mut Work) -> u32 {
+    // SAFETY: a live map value, of this CPU alone.
+    let (packet, tomb) = unsafe { (&(*work).packet, &(*work).tomb) };
+    if !segment::begin(skb, work, Direction::ToServer) {
+        return UNANSWERED;
+    }
+    let answer = answer(work, packet, tomb);
+    if !segment::write(skb, work, Direction::ToClient, &answer) {
+        UNANSWERED
+    } else if answer.flags & RST != 0 {
+        ANSWERED_RESET
+    } else if answer.text > 0 {
+        ANSWERED_RESPONSE
+    } else {
+        ANSWERED
+    }
+}
+
+/// The timestamp value of an answer to a client's packet.
+#[inline(always)]
+fn tsval(packet: &Packet, tomb: &Tomb) -> u32 {
+    if tomb.tsval == 0 {
+        return packet.tsecr;
+    }
+    // Older than what the client has seen already it would be dropped (RFC 7323, section 5.3).
+    Seq(packet.tsecr).latest(Seq(tomb.tsval)).0
+}
+
 /// What a client's packet of a refused connection is answered.
 #[inline(always)]
 fn answer(work: *mut Work, packet: &Packet, tomb: &Tomb) -> Segment {
@@ -297,14 +339,10 @@ fn answer(work: *mut Work, packet: &Packet, tomb: &Tomb) -> Segment {
         ack: tomb.client_next,
         flags: ACK,
         window: tomb.window,
-        // Older than what the client has seen already it would be dropped (RFC 7323, section 5.3).
-        tsval: Seq(packet.tsecr).latest(Seq(tomb.tsval)).0,
+        tsval: tsval(packet, tomb),
         tsecr: packet.tsval,
         text: 0,
     };
-    if tomb.tsval == 0 {
-        answer.tsval = packet.tsecr;
-    }
     let reset = tomb.flags & TOMB_RESET_CLIENT != 0;
     if !reset && !packet.ack.before(tomb.response_end) {
         return answer;

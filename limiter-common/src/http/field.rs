@@ -43,10 +43,7 @@ pub(super) fn name(scan: &mut Scan, rules: &Rules, begin: u32) -> Found {
     if length > MAX_NAME as u64 {
         return Found::Mode(MODE_SKIP, from);
     }
-    let index = (length - 1) << 5 | (scan.word(begin) & 31);
-    let index = masked::<{ INDEX as i32 - 1 }>(index) as usize;
-    // SAFETY: the mask keeps it in the array.
-    let name = unsafe { *rules.index.get_unchecked(index) };
+    let name = number(scan, rules, begin, length);
     if name == 0 {
         return Found::Mode(MODE_SKIP, from);
     }
@@ -60,6 +57,35 @@ pub(super) fn name(scan: &mut Scan, rules: &Rules, begin: u32) -> Found {
     scan.kind = kind;
     scan.value = stop + 1;
     Found::Mode(MODE_VALUE, from)
+}
+
+/// If the line that begins at `begin` is a field that does not matter, as far as its name and the
+/// colon tell, which lie in the window: the position from which to look for the line's end.
+#[inline(always)]
+pub(super) fn irrelevant(scan: &Scan, rules: &Rules, begin: u32) -> Option<u32> {
+    let (words, bits) = end_of_name(scan.cursor(begin));
+    let length = words * 8 + first(bits);
+    let stop = begin.wrapping_add(length as u32);
+    if bits == 0
+        || stop >= scan.end
+        || scan.byte(stop) != b':'
+        || length == 0
+        || length > MAX_NAME as u64
+        || number(scan, rules, begin, length) != 0
+    {
+        return None;
+    }
+    Some(begin.wrapping_add((words * 8) as u32))
+}
+
+/// The number (from one) of the name to look for whose length and first byte are those of the name
+/// at `begin`; 0: there is none.
+#[inline(always)]
+fn number(scan: &Scan, rules: &Rules, begin: u32, length: u64) -> u8 {
+    let index = (length - 1) << 5 | (scan.word(begin) & 31);
+    let index = masked::<{ INDEX as i32 - 1 }>(index) as usize;
+    // SAFETY: the mask keeps it in the array.
+    unsafe { *rules.index.get_unchecked(index) }
 }
 
 /// What is no name: the empty line behind the fields, or nothing that is allowed.

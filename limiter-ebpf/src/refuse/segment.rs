@@ -138,14 +138,16 @@ pub fn plain(skb: Skb, packet: &mut Packet) -> bool {
 
 #[inline(always)]
 fn swap_macs(skb: Skb) -> bool {
-    let mut macs = [0u16; 6];
-    // SAFETY: the array has twelve bytes.
+    // Words: of halves, rustc makes a call of memset, which goes by bytes.
+    let mut macs = [0u32; MACS_LEN as usize / 4];
+    // SAFETY: the arrays have twelve bytes.
     unsafe {
         if !skb.load(0, macs.as_mut_ptr().cast(), MACS_LEN) {
             return false;
         }
-        let [a, b, c, d, e, f] = macs;
-        let swapped = [d, e, f, a, b, c];
+        let [a, b, c] = macs;
+        // Each address is a word and a half.
+        let swapped = [b >> 16 | c << 16, c >> 16 | a << 16, a >> 16 | b << 16];
         // Not part of a sum that the device took; and it is the same sum.
         skb.store(0, swapped.as_ptr().cast(), MACS_LEN)
     }

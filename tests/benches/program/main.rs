@@ -11,7 +11,7 @@ mod report;
 use std::{env, fs, path::PathBuf, process::ExitCode};
 
 use limiter_common::{
-    abi::{KeyEntry, Limits, counter, policy},
+    abi::{KeyEntry, Limits, UNLIMITED, counter, policy},
     day::MAX_COUNT,
 };
 use limiter_tests::program::{Programs, Shape, Tables, Talk, no_limits};
@@ -20,11 +20,28 @@ use measure::Case;
 /// The scope that is asked for, and its key, which is one of many.
 const SCOPE: u32 = 1;
 const KEY: &str = "3f9c1b7a5d2e48c0a6b4";
-const KEYS: u32 = 100_000;
+
+/// So many others has each of two crowds: as many as `draw` of limiter-ebpf/src/bench.rs knows.
+const KEYS: u32 = 1 << 20;
+const FIRST_SCOPE: u32 = 2;
+/// Each of its keys has a scope of its own.
+const ALONE: &str = "3f9c1b7a5d2e";
+/// Its keys are those of a thousand scopes.
+const SHARED: &str = "8d04e6f1c37b";
+const SHARED_BY: u32 = 1000;
+/// Letters that tell the keys of a crowd apart; what comes before is as long in both.
+const LETTERS: u32 = 8;
 
 /// A key of a scope that may ask for nothing.
 const OVER: &str = "71d0e4c2";
-const OVER_SCOPE: u32 = 1023;
+const OVER_SCOPE: u32 = FIRST_SCOPE + KEYS;
+
+/// The key with a number in a crowd, as long as [`KEY`].
+fn drawn(crowd: &str, number: u32) -> String {
+    let letter = |at: u32| char::from(b'a' + (number >> (4 * at) & 15) as u8);
+    let letters: String = (0..LETTERS).map(letter).collect();
+    format!("{crowd}{letters}")
+}
 
 /// What the command line says.
 #[derive(Default)]
@@ -84,8 +101,8 @@ fn main() -> ExitCode {
 /// connection.
 fn set_up() -> (Programs, Talk) {
     let tables = Tables {
-        scopes: 1024,
-        keys: 1 << 17,
+        scopes: OVER_SCOPE + 1,
+        keys: 2 * KEYS + 2,
         flows: 1024,
     };
     let mut programs = Programs::sized(tables);
@@ -107,13 +124,21 @@ fn set_up() -> (Programs, Talk) {
         },
     );
     programs.configure(|config| config.on_limit = policy::ON_LIMIT_DROP);
+    // Nothing sets these back.
+    let limits = Limits {
+        interval_ns: 1,
+        concurrency: UNLIMITED - 1,
+        connections: UNLIMITED - 1,
+        ..limits
+    };
     for number in 0..KEYS {
+        programs.scope(FIRST_SCOPE + number, &drawn(ALONE, number), limits);
         let entry = KeyEntry {
-            scope: 2 + number % 1000,
+            scope: FIRST_SCOPE + number % SHARED_BY,
             flags: 0,
             last_used_ns: 0,
         };
-        programs.key(&format!("key of another {number}"), entry);
+        programs.key(&drawn(SHARED, number), entry);
     }
     let talk = Talk::open(&mut programs, Shape::v4());
     (programs, talk)
@@ -127,6 +152,11 @@ fn cases(talk: &Talk) -> Vec<Case> {
         Case::idle(
             "rewind, checksum known",
             "bench_rewind_checked",
+            packets::udp(talk),
+        ),
+        Case::idle(
+            "rewind, a key drawn",
+            "bench_rewind_drawn",
             packets::udp(talk),
         ),
         Case::new("UDP", to_server, packets::udp(talk)),
@@ -149,6 +179,11 @@ fn cases(talk: &Talk) -> Vec<Case> {
     ];
     let request = |key, len| packets::request(talk, key, len);
     cases.extend(packets::HEADS.map(|len| Case::admitted(len, request(KEY, len))));
+    for (what, crowd) in [("keys", SHARED), ("scopes", ALONE)] {
+        let packet = packets::request(talk, &drawn(crowd, 0), 400);
+        let name = format!("400 bytes, a million {what}");
+        cases.push(Case::drawn(&name, packet));
+    }
     cases.push(Case::unchecked(
         "400 bytes, admitted, checksum unknown",
         request(KEY, 400),

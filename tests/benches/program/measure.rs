@@ -4,7 +4,7 @@ use aya::{maps::Array, programs::TestRunOptions};
 use limiter_common::abi::{FlowKey, counter};
 use limiter_tests::program::{Programs, Talk};
 
-use crate::SCOPE;
+use crate::{SCOPE, SHARED, drawn};
 
 /// Runs of a program in a round: some milliseconds.
 const REPEAT: u32 = 20_000;
@@ -73,6 +73,15 @@ impl Case {
         }
     }
 
+    /// A request that is admitted, with a key that another one takes the place of each time.
+    pub fn drawn(name: &str, packet: Vec<u8>) -> Self {
+        Self {
+            program: "bench_drawn",
+            besides: Some("bench_rewind_drawn"),
+            ..Self::request(name, packet, true, counter::ADMITTED)
+        }
+    }
+
     /// A request with a head of `len` bytes, admitted each time.
     pub fn admitted(len: usize, packet: Vec<u8>) -> Self {
         let name = format!("request of {len} bytes, admitted");
@@ -95,7 +104,7 @@ pub struct Cost {
 /// # Panics
 /// When a packet meets another fate than it should: then nothing that was measured says anything.
 pub fn all(programs: &mut Programs, talk: &Talk, cases: &[Case]) -> Vec<Cost> {
-    set_rewind(programs, talk);
+    set_rewind(programs, talk, cases);
     let mut times = vec![Vec::new(); cases.len()];
     // The first round only warms up.
     for round in 0..=ROUNDS {
@@ -145,8 +154,9 @@ fn once(programs: &Programs, case: &Case) -> u64 {
     u64::try_from(result.duration.as_nanos()).expect("a short time")
 }
 
-/// Tells `REWIND` of limiter-ebpf/src/bench.rs which flow to set back, where to, and whose it is.
-fn set_rewind(programs: &mut Programs, talk: &Talk) {
+/// Tells `REWIND` of limiter-ebpf/src/bench.rs which flow to set back, where to, and whose it is, and
+/// where the keys that are drawn stand in their packet.
+fn set_rewind(programs: &mut Programs, talk: &Talk, cases: &[Case]) {
     let FlowKey {
         client,
         server,
@@ -155,12 +165,20 @@ fn set_rewind(programs: &mut Programs, talk: &Talk) {
     } = talk.key();
     let [a, b] = [client_port.to_ne_bytes(), server_port.to_ne_bytes()];
     let ports = u32::from_ne_bytes([a[0], a[1], b[0], b[1]]);
-    let mut words = [0; 11];
+    let first = drawn(SHARED, 0);
+    let of_letters = |case: &Case| {
+        let mut places = case.packet.windows(first.len());
+        let key = places.position(|place| place == first.as_bytes())?;
+        u32::try_from(key + SHARED.len()).ok()
+    };
+    let letters_at = cases.iter().find_map(of_letters).unwrap_or(0);
+    let mut words = [0; 12];
     words[..4].copy_from_slice(&client);
     words[4..8].copy_from_slice(&server);
-    words[8..].copy_from_slice(&[ports, talk.client_start.wrapping_add(talk.asked), SCOPE]);
+    let next = talk.client_start.wrapping_add(talk.asked);
+    words[8..].copy_from_slice(&[ports, next, SCOPE, letters_at]);
     let map = programs.object_mut().ebpf().map_mut("REWIND");
     let map = map.expect("an object with the feature `bench`: use `cargo xtask bench`");
-    let mut map: Array<_, [u32; 11]> = Array::try_from(map).expect("an array");
+    let mut map: Array<_, [u32; 12]> = Array::try_from(map).expect("an array");
     map.set(0, words, 0).expect("say where to rewind to");
 }

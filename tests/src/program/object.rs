@@ -125,7 +125,12 @@ impl Object {
             .unwrap_or_else(|error| panic!("run {program}: {error:?}"));
     }
 
-    /// Instructions that the verifier looked at.
+    /// The names of all programs.
+    pub fn names(&self) -> Vec<&str> {
+        self.ebpf.programs().map(|(name, _)| name).collect()
+    }
+
+    /// Instructions that the verifier looked at; 0: this kernel does not say (it does from 5.16 on).
     pub fn verified_instructions(&self, program: &str) -> u32 {
         let info = self.program(program).info().expect("the program's info");
         info.verified_instruction_count().unwrap_or(0)

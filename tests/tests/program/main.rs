@@ -23,3 +23,4 @@ mod switch;
 mod table;
 mod told;
 mod tombs;
+mod verified;

@@ -156,6 +156,15 @@ fn timestamps_of_what_is_sent_are_ones_that_their_receiver_takes() {
         (value(&to_server, 4), value(&to_server, 8)),
         (of_client, seen)
     );
+    // The request comes again, and then a copy of it that was overtaken and echoes less.
+    let mut answered = |ticks| {
+        talk.set_ticks(ticks);
+        let again = talk.client_at(0, get("/").as_bytes());
+        value(&talk.run(&mut programs, true, &again).decoded().options, 4)
+    };
+    let newer = answered(of_client + 100);
+    assert!(newer >= of_client + 100);
+    assert_eq!(answered(of_client + 50), newer, "no step back");
 }
 
 #[test]
