@@ -7,6 +7,7 @@
 //! cleans up after itself when dropped, also while a failed test unwinds; what
 //! a killed process leaves behind, the next one sweeps ([`cleanup`]).
 
+pub mod bench;
 pub mod capture;
 pub mod cleanup;
 pub mod clock;

@@ -244,6 +244,15 @@ pub fn for_demo() -> anyhow::Result<()> {
     ensure("the demo", &LAB)
 }
 
+/// The same for the benches: the lab, and who is compared.
+pub fn for_benches() -> anyhow::Result<()> {
+    let compared = ["haproxy", "python3-pip", "python3-venv"];
+    let compared = TESTS
+        .iter()
+        .filter(|needed| compared.contains(&needed.package));
+    ensure("the benches", LAB.iter().chain(compared))
+}
+
 /// The same for the tests.
 pub fn for_tests() -> anyhow::Result<()> {
     ensure("the tests", LAB.iter().chain(&TESTS))
