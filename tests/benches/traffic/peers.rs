@@ -207,7 +207,7 @@ fn start_nginx(lab: &Lab) -> Process {
     let text = format!(
         "daemon off; master_process off; pid nginx.pid; error_log error.log crit;
 worker_rlimit_nofile 16384;
-events {{ worker_connections 8192; }}
+events {{ worker_connections 8192; multi_accept on; }}
 http {{
     access_log off; open_file_cache max=16;
     keepalive_requests 1000000000; keepalive_timeout 600s;
