@@ -16,6 +16,8 @@ pub struct Args {
     pub json: Option<PathBuf>,
     /// Fewer and shorter rounds: shows that all runs, and about where it comes out.
     pub quick: bool,
+    /// Only what must not get worse, and the exit status says whether it did.
+    pub guard: bool,
     /// A part of the names of the cases to run; empty: all.
     pub filter: String,
 }
@@ -30,6 +32,7 @@ impl Args {
                 // What cargo says to every bench.
                 "--bench" => {}
                 "--quick" => parsed.quick = true,
+                "--guard" => parsed.guard = true,
                 "--json" => parsed.json = Some(args.next().ok_or("--json wants a file")?.into()),
                 option if option.starts_with('-') => return Err(format!("unknown {option}")),
                 _ => parsed.filter = arg,
@@ -47,6 +50,11 @@ impl Args {
 /// What a bench has to show.
 pub trait Report: Display {
     fn json(&self) -> Value;
+
+    /// Whether it got worse than it may.
+    fn failed(&self) -> bool {
+        false
+    }
 }
 
 /// Runs a bench as the command line says, prints what comes out and writes it.
@@ -54,7 +62,7 @@ pub fn main<R: Report>(name: &str, run: impl FnOnce(&Args) -> R) -> ExitCode {
     let args = match Args::parse(std::env::args().skip(1)) {
         Ok(args) => args,
         Err(error) => {
-            eprintln!("{error}; usage: {name} [--quick] [--json FILE] [PART OF A NAME]");
+            eprintln!("{error}; usage: {name} [--quick | --guard] [--json FILE] [PART OF A NAME]");
             return ExitCode::from(2);
         }
     };
@@ -62,9 +70,12 @@ pub fn main<R: Report>(name: &str, run: impl FnOnce(&Args) -> R) -> ExitCode {
     println!("{machine}");
     let report = run(&args);
     print!("{report}");
-    let Some(file) = args.json else {
-        return ExitCode::SUCCESS;
+    let status = if report.failed() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
     };
+    let Some(file) = args.json else { return status };
     let mut all = report.json();
     all["machine"] = machine.json();
     if let Err(error) = write(&file, &all) {
@@ -72,7 +83,7 @@ pub fn main<R: Report>(name: &str, run: impl FnOnce(&Args) -> R) -> ExitCode {
         return ExitCode::FAILURE;
     }
     println!("\nwritten to {}", file.display());
-    ExitCode::SUCCESS
+    status
 }
 
 fn write(file: &Path, all: &Value) -> io::Result<()> {

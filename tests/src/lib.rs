@@ -38,6 +38,7 @@ pub mod process;
 pub mod program;
 pub mod proxies;
 pub mod raw;
+pub mod record;
 pub mod rig;
 pub mod scripted;
 pub mod server;

@@ -117,7 +117,7 @@ const LAB: [Needed; 10] = [
 
 /// What the tests want besides: clients, servers and proxies whose behaviour they hold fast, and what packages are made
 /// and tried with.
-const TESTS: [Needed; 22] = [
+const TESTS: [Needed; 23] = [
     Needed {
         what: What::PythonModule("ensurepip"),
         package: "python3-venv",
@@ -222,6 +222,11 @@ const TESTS: [Needed; 22] = [
         what: What::Program("prometheus"),
         package: "prometheus",
         reason: "reads the page of metrics",
+    },
+    Needed {
+        what: What::Program("valgrind"),
+        package: "valgrind",
+        reason: "counts the instructions of the pure parts",
     },
     Needed {
         what: What::Program("promtool"),

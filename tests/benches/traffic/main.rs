@@ -61,6 +61,22 @@ const INSISTING: [Client; 4] = [
 ];
 const FLOODING: u32 = 50;
 
+/// What must not get worse: those that the limiter is held against, and how they are asked.
+const GUARDED: [(&str, &str, Peer, Client); 2] = [
+    (
+        "admitted",
+        WITHIN,
+        Peer::Bare,
+        Client::Wrk { connections: 1 },
+    ),
+    (
+        "refused",
+        OVER,
+        Peer::NginxClose,
+        Client::Wrk { connections: 50 },
+    ),
+];
+
 fn main() -> ExitCode {
     bench::main("traffic", run)
 }
@@ -74,6 +90,17 @@ fn run(args: &Args) -> Report {
     };
     let stage = Stage::set();
     let mut report = Report::default();
+    if args.guard {
+        for (what, key, other, client) in GUARDED {
+            let peers = vec![other, Peer::Limiter];
+            let name = format!("{what}: {}", client.name());
+            report.compared.push(compare(
+                &stage, name, key, peers, client, ROUNDS, QUICK_TIME,
+            ));
+        }
+        report.guard = true;
+        return report;
+    }
     for (what, key, peers, clients) in [
         ("admitted", WITHIN, &ADMITTING[..], &ASKING),
         ("refused", OVER, &REFUSING[..], &INSISTING),
@@ -84,24 +111,40 @@ fn run(args: &Args) -> Report {
             if !args.wants(&name) {
                 continue;
             }
-            let sample = |peer: &Peer| clients::run(&stage, *peer, key, *client, time);
-            // Warms up, and shows that each does what it should.
-            for peer in &peers {
-                let seen = clients::run(&stage, *peer, key, *client, QUICK_TIME);
-                report::assert_fate(*peer, &name, &seen, key == OVER);
-            }
-            let rounds = (0..rounds).map(|_| peers.iter().map(sample).collect());
-            report.compared.push(Compared {
-                name,
-                peers: peers.clone(),
-                rounds: rounds.collect(),
-            });
+            let peers = peers.clone();
+            report
+                .compared
+                .push(compare(&stage, name, key, peers, *client, rounds, time));
         }
     }
     if args.wants("mixed") {
         report.mixed = mixed(&stage, rounds, time);
     }
     report
+}
+
+/// The same requests before each of the peers, round after round.
+fn compare(
+    stage: &Stage,
+    name: String,
+    key: &str,
+    peers: Vec<Peer>,
+    client: Client,
+    rounds: usize,
+    time: Duration,
+) -> Compared {
+    let sample = |peer: &Peer| {
+        let seen = clients::run(stage, *peer, key, client, time);
+        report::assert_fate(*peer, &name, &seen, key == OVER);
+        seen
+    };
+    let rounds = (0..rounds).map(|_| peers.iter().map(sample).collect());
+    let rounds = rounds.collect();
+    Compared {
+        name,
+        peers,
+        rounds,
+    }
 }
 
 /// One customer floods, another is within its limits.

@@ -3,14 +3,7 @@
 //! All have the same API server behind them, nginx with one process and no log. Two customers are told
 //! apart by their keys: one may ask for all that it can, the other is far over its limit.
 
-use std::{
-    env,
-    fmt::Write as _,
-    fs,
-    net::TcpStream,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, fmt::Write as _, fs, net::TcpStream, path::Path, process::Command};
 
 use limiter_tests::{Config, GUARDED, Lab, Limiter, clock, process::Process};
 
@@ -50,7 +43,7 @@ impl Peer {
             Self::Bare => "nginx alone",
             Self::Limiter => "limiter",
             Self::Nginx => "nginx limit_req, limit_conn",
-            Self::NginxClose => "the same, closing after 429",
+            Self::NginxClose => "nginx limit_req, closing",
             Self::Haproxy => "HAProxy stick table",
             Self::Envoy => "Envoy local_ratelimit",
         }
@@ -80,7 +73,7 @@ impl Stage {
         let lab = lab();
         let nginx = start_nginx(&lab);
         let haproxy = start_haproxy(&lab);
-        let envoy = env::var_os(ENVOY_VARIABLE).map(|envoy| start_envoy(&lab, &envoy.into()));
+        let envoy = env::var_os(ENVOY_VARIABLE).map(|envoy| start_envoy(&lab, Path::new(&envoy)));
         if envoy.is_none() {
             println!("without Envoy: {ENVOY_VARIABLE} names none");
         }
@@ -261,7 +254,7 @@ backend api
     start(lab, "HAProxy", &mut command, &directory, HAPROXY)
 }
 
-fn start_envoy(lab: &Lab, envoy: &PathBuf) -> Process {
+fn start_envoy(lab: &Lab, envoy: &Path) -> Process {
     let directory = lab.file("envoy");
     fs::create_dir(&directory).expect("Envoy's directory");
     let bucket = |tokens: u64, seconds: u64| {

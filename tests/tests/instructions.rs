@@ -1,0 +1,49 @@
+//! How many instructions the pure parts take, by callgrind: the same on each run, so that a change that
+//! costs some shows, however little it is.
+
+use std::process::Command;
+
+use limiter_tests::{
+    process::{self, cargo_builds},
+    record::assert_on_record,
+};
+
+/// On record as of this compiler.
+const RECORD: &str = "instructions.txt";
+
+#[test]
+fn pure_parts_take_as_many_instructions_as_are_on_record() {
+    let program = cargo_builds("limiter-counted", "limiter-counted");
+    let names = process::succeed(&mut Command::new(&program));
+    let counts: Vec<(String, u64)> = names
+        .lines()
+        .map(|name| (name.to_owned(), count(&program, name)))
+        .collect();
+    for (name, count) in &counts {
+        println!("{name:24} {count:7} instructions");
+    }
+    let compiler = process::succeed(Command::new("rustc").arg("--version"));
+    let made_by = format!("{}, {}", compiler.trim(), std::env::consts::ARCH);
+    assert_on_record(RECORD, &made_by, &counts);
+    assert!(counts.len() > 4, "all are counted: {counts:?}");
+}
+
+/// Instructions within `counted` of tests/counted.
+fn count(program: &str, case: &str) -> u64 {
+    let output = process::output(
+        Command::new("valgrind")
+            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+            .args([
+                "--collect-atstart=no",
+                "--toggle-collect=*counted::counted*",
+            ])
+            .args([program, case]),
+    );
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let collected = said.lines().find_map(|line| line.split_once("Collected :"));
+    let count = collected.and_then(|(_, count)| count.trim().parse().ok());
+    let count = count.unwrap_or_else(|| panic!("callgrind collected nothing: {said}"));
+    assert!(count > 0, "nothing was counted of {case}: {said}");
+    count
+}
