@@ -53,8 +53,7 @@ const ASKING: [Client; 4] = [
     Client::WrkNew { connections: 1 },
     Client::WrkNew { connections: 50 },
 ];
-const INSISTING: [Client; 4] = [
-    Client::Wrk { connections: 1 },
+const INSISTING: [Client; 3] = [
     Client::Wrk { connections: 50 },
     Client::WrkNew { connections: 50 },
     Client::Reconnecting { threads: 8 },
@@ -102,8 +101,8 @@ fn run(args: &Args) -> Report {
         return report;
     }
     for (what, key, peers, clients) in [
-        ("admitted", WITHIN, &ADMITTING[..], &ASKING),
-        ("refused", OVER, &REFUSING[..], &INSISTING),
+        ("admitted", WITHIN, &ADMITTING[..], &ASKING[..]),
+        ("refused", OVER, &REFUSING[..], &INSISTING[..]),
     ] {
         let peers = stage.present(peers);
         for client in clients {
