@@ -7,6 +7,7 @@
 //! cleans up after itself when dropped, also while a failed test unwinds; what
 //! a killed process leaves behind, the next one sweeps ([`cleanup`]).
 
+pub mod bench;
 pub mod capture;
 pub mod cleanup;
 pub mod clock;
@@ -38,6 +39,7 @@ pub mod process;
 pub mod program;
 pub mod proxies;
 pub mod raw;
+pub mod record;
 pub mod rig;
 pub mod scripted;
 pub mod server;

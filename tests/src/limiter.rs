@@ -466,28 +466,5 @@ pub fn use_binary(path: &Path) {
 }
 
 fn build() -> String {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
-    let cargo = env::var("CARGO").unwrap_or("cargo".to_owned());
-    let messages = process::succeed(
-        Command::new(cargo)
-            .args([
-                "build",
-                "--release",
-                "--quiet",
-                "--package",
-                "limiter-daemon",
-            ])
-            .args([
-                "--bin",
-                "limiter",
-                "--message-format=json",
-                "--manifest-path",
-            ])
-            .arg(manifest),
-    );
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find_map(|message| message["executable"].as_str().map(str::to_owned))
-        .expect("cargo says where the binary is")
+    process::cargo_builds("limiter-daemon", "limiter")
 }

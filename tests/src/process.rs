@@ -1,6 +1,7 @@
 //! Child processes that never outlive the test that started them.
 
 use std::{
+    env,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
@@ -12,6 +13,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde_json::Value;
 
 use crate::clock;
 
@@ -154,4 +156,25 @@ pub fn output(command: &mut Command) -> Output {
         .stdin(Stdio::null())
         .output()
         .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"))
+}
+
+/// Has cargo build a binary of a package of this workspace, for release; where it is.
+///
+/// # Panics
+/// When it does not build.
+#[track_caller]
+pub fn cargo_builds(package: &str, binary: &str) -> String {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+    let cargo = env::var("CARGO").unwrap_or("cargo".to_owned());
+    let messages = succeed(
+        Command::new(cargo)
+            .args(["build", "--release", "--quiet", "--package", package])
+            .args(["--bin", binary, "--message-format=json", "--manifest-path"])
+            .arg(manifest),
+    );
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find_map(|message| message["executable"].as_str().map(str::to_owned))
+        .expect("cargo says where the binary is")
 }

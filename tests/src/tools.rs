@@ -1,6 +1,6 @@
 //! The clients that people use: curl, wrk, Python.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -179,6 +179,27 @@ impl Load {
 }
 
 impl Wrk {
+    /// The latency that so many percent of the requests did not exceed, if it was asked for them
+    /// (`--latency`).
+    pub fn latency(&self, percent: u32) -> Option<Duration> {
+        let name = format!("{percent}%");
+        let mut lines = self.text.lines().map(str::split_whitespace);
+        lines.find_map(|mut words| {
+            let value = (words.next()? == name).then(|| words.next())??;
+            let at = value.find(|c: char| c.is_ascii_alphabetic())?;
+            let (number, unit) = value.split_at(at);
+            let seconds = match unit {
+                "us" => 1e-6,
+                "ms" => 1e-3,
+                "s" => 1.0,
+                _ => return None,
+            };
+            Some(Duration::from_secs_f64(
+                number.parse::<f64>().ok()? * seconds,
+            ))
+        })
+    }
+
     /// Reads what wrk printed.
     pub fn parse(text: &str) -> Self {
         let mut summary = Self {

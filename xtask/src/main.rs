@@ -39,7 +39,9 @@ usage: cargo xtask COMMAND
                              in emulated machines (Debian's, or those of the packages DEB); --long:
                              with more cases each, for an hour or so; ARGS go to cargo test; needs root
   demo [ARGS]                real clients limited in front of a real server; needs root
-  bench [ARGS]               what a packet costs; needs root
+  bench [PART...] [--quick]  what a packet costs, and the same traffic before the limiter and before
+                             what is used otherwise; PART: program, traffic, precision,
+                             scale; needs root
   package [--static]         the Debian package; or one binary that needs no library
   docs                       build the book of docs/ into the target directory, check its links
 

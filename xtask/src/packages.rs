@@ -117,7 +117,7 @@ const LAB: [Needed; 10] = [
 
 /// What the tests want besides: clients, servers and proxies whose behaviour they hold fast, and what packages are made
 /// and tried with.
-const TESTS: [Needed; 22] = [
+const TESTS: [Needed; 23] = [
     Needed {
         what: What::PythonModule("ensurepip"),
         package: "python3-venv",
@@ -224,6 +224,11 @@ const TESTS: [Needed; 22] = [
         reason: "reads the page of metrics",
     },
     Needed {
+        what: What::Program("valgrind"),
+        package: "valgrind",
+        reason: "counts the instructions of the pure parts",
+    },
+    Needed {
         what: What::Program("promtool"),
         package: "prometheus",
         reason: "checks that page, and the alerts",
@@ -276,6 +281,15 @@ const POLICY_TEXT: &str =
 /// Installs what the demo needs and is missing. Costs nothing when all is there.
 pub fn for_demo() -> anyhow::Result<()> {
     ensure("the demo", &LAB)
+}
+
+/// The same for the benches: the lab, and who is compared.
+pub fn for_benches() -> anyhow::Result<()> {
+    let compared = ["haproxy", "python3-pip", "python3-venv"];
+    let compared = TESTS
+        .iter()
+        .filter(|needed| compared.contains(&needed.package));
+    ensure("the benches", LAB.iter().chain(compared))
 }
 
 /// The same for the tests.

@@ -179,6 +179,10 @@ pub fn run(context: &Context, args: &[String]) -> anyhow::Result<()> {
     }
     if let Some((privilege, given)) = given {
         total.add(integration(context, &request, privilege, &given)?);
+        // Alone, since it measures; and not when certain tests were asked for.
+        if request.cargo_args.is_empty() && request.harness_args.is_empty() {
+            total.add(guard(context, privilege, &given)?);
+        }
     }
     if let Some((vm, binary)) = machines {
         // There is time for more when nothing else runs, and then plans can be named.
@@ -241,6 +245,33 @@ fn integration(
     }
     summary.move_to_skipped(u64::try_from(skipped.len()).unwrap_or(u64::MAX));
     Ok(summary)
+}
+
+/// What must not get worse, measured before real traffic; counts as one test.
+fn guard(context: &Context, privilege: Privilege, given: &Given) -> anyhow::Result<Summary> {
+    println!("\nwhat must not get worse:");
+    let mut command = context.cargo();
+    // With the tests' profile all that it needs is built already.
+    command.args([
+        "bench",
+        "--quiet",
+        "--profile",
+        "test",
+        "--package",
+        INTEGRATION,
+    ]);
+    command.args(["--bench", "traffic"]);
+    if privilege == Privilege::Sudo {
+        command.arg("--config").arg(sudo_runner(&given.0));
+    }
+    command.envs(given.0.clone()).args(["--", "--guard"]);
+    let status = command.status().context("run cargo bench")?;
+    let passed = u64::from(status.success());
+    Ok(Summary {
+        passed,
+        failed: 1 - passed,
+        skipped: 0,
+    })
 }
 
 /// cargo builds as the user and runs the test programs through sudo, which by itself passes

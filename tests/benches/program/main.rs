@@ -8,14 +8,18 @@ mod measure;
 mod packets;
 mod report;
 
-use std::{env, fs, path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use limiter_common::{
     abi::{KeyEntry, Limits, UNLIMITED, counter, policy},
     day::MAX_COUNT,
 };
-use limiter_tests::program::{Programs, Shape, Tables, Talk, no_limits};
+use limiter_tests::{
+    bench::{self, Args},
+    program::{Programs, Shape, Tables, Talk, no_limits},
+};
 use measure::Case;
+use report::Report;
 
 /// The scope that is asked for, and its key, which is one of many.
 const SCOPE: u32 = 1;
@@ -43,58 +47,17 @@ fn drawn(crowd: &str, number: u32) -> String {
     format!("{crowd}{letters}")
 }
 
-/// What the command line says.
-#[derive(Default)]
-struct Args {
-    json: Option<PathBuf>,
-    /// A part of the names of the cases to run.
-    filter: String,
-}
-
-impl Args {
-    fn parse(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut parsed = Self::default();
-        while let Some(arg) = args.next() {
-            match arg.as_str() {
-                // What cargo says to every bench.
-                "--bench" => {}
-                "--json" => parsed.json = Some(args.next().ok_or("--json wants a file")?.into()),
-                option if option.starts_with('-') => return Err(format!("unknown {option}")),
-                _ => parsed.filter = arg,
-            }
-        }
-        Ok(parsed)
-    }
-}
-
 fn main() -> ExitCode {
-    let args = match Args::parse(env::args().skip(1)) {
-        Ok(args) => args,
-        Err(error) => {
-            eprintln!("{error}; usage: program [--json FILE] [PART OF A NAME]");
-            return ExitCode::from(2);
-        }
-    };
+    bench::main("program", run)
+}
+
+fn run(args: &Args) -> Report {
     let (mut programs, talk) = set_up();
     let mut cases = cases(&talk);
     // Nothing is net without the first ones.
-    cases.retain(|case| case.is_idle() || case.name.contains(&args.filter));
-    let costs = measure::all(&mut programs, &talk, &cases);
-    let report = report::Report::new(&programs, &cases, &costs);
-    print!("{report}");
-    let Some(file) = args.json else {
-        return ExitCode::SUCCESS;
-    };
-    let written = file
-        .parent()
-        .map_or(Ok(()), fs::create_dir_all)
-        .and_then(|()| fs::write(&file, report.json()));
-    if let Err(error) = written {
-        eprintln!("cannot write {}: {error}", file.display());
-        return ExitCode::FAILURE;
-    }
-    println!("\nwritten to {}", file.display());
-    ExitCode::SUCCESS
+    cases.retain(|case| case.is_idle() || args.wants(&case.name));
+    let costs = measure::all(&mut programs, &talk, &cases, args.quick);
+    Report::new(&programs, &cases, &costs)
 }
 
 /// A scope with limits of every kind, none of which stands in the way, among many keys; and an open

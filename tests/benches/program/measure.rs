@@ -4,11 +4,12 @@ use aya::{maps::Array, programs::TestRunOptions};
 use limiter_common::abi::{FlowKey, counter};
 use limiter_tests::program::{Programs, Talk};
 
-use crate::{SCOPE, SHARED, drawn};
+use crate::{KEYS, SCOPE, SHARED, drawn};
 
 /// Runs of a program in a round: some milliseconds.
 const REPEAT: u32 = 20_000;
 const ROUNDS: usize = 15;
+const QUICK_ROUNDS: usize = 5;
 
 /// `TCX_NEXT` and `TC_ACT_SHOT` (include/uapi/linux/pkt_cls.h).
 const NEXT: i32 = -1;
@@ -103,11 +104,12 @@ pub struct Cost {
 ///
 /// # Panics
 /// When a packet meets another fate than it should: then nothing that was measured says anything.
-pub fn all(programs: &mut Programs, talk: &Talk, cases: &[Case]) -> Vec<Cost> {
+pub fn all(programs: &mut Programs, talk: &Talk, cases: &[Case], quick: bool) -> Vec<Cost> {
+    let rounds = if quick { QUICK_ROUNDS } else { ROUNDS };
     set_rewind(programs, talk, cases);
     let mut times = vec![Vec::new(); cases.len()];
     // The first round only warms up.
-    for round in 0..=ROUNDS {
+    for round in 0..=rounds {
         for (case, times) in cases.iter().zip(&mut times) {
             let time = once(programs, case);
             if round > 0 {
@@ -172,13 +174,13 @@ fn set_rewind(programs: &mut Programs, talk: &Talk, cases: &[Case]) {
         u32::try_from(key + SHARED.len()).ok()
     };
     let letters_at = cases.iter().find_map(of_letters).unwrap_or(0);
-    let mut words = [0; 12];
+    let mut words = [0; 13];
     words[..4].copy_from_slice(&client);
     words[4..8].copy_from_slice(&server);
     let next = talk.client_start.wrapping_add(talk.asked);
-    words[8..].copy_from_slice(&[ports, next, SCOPE, letters_at]);
+    words[8..].copy_from_slice(&[ports, next, SCOPE, letters_at, KEYS]);
     let map = programs.object_mut().ebpf().map_mut("REWIND");
     let map = map.expect("an object with the feature `bench`: use `cargo xtask bench`");
-    let mut map: Array<_, [u32; 12]> = Array::try_from(map).expect("an array");
+    let mut map: Array<_, [u32; 13]> = Array::try_from(map).expect("an array");
     map.set(0, words, 0).expect("say where to rewind to");
 }

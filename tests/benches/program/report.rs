@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use limiter_tests::program::Programs;
+use limiter_tests::{
+    bench::{self, Target, Targets},
+    program::Programs,
+};
 use serde_json::{Value, json};
 
 use crate::measure::{Case, Cost};
@@ -24,21 +27,9 @@ struct Row {
     head: Option<usize>,
 }
 
-struct Target {
-    what: &'static str,
-    most: f64,
-    seen: f64,
-}
-
-impl Target {
-    fn reached(&self) -> bool {
-        self.seen <= self.most
-    }
-}
-
 pub struct Report {
     rows: Vec<Row>,
-    targets: Vec<Target>,
+    targets: Targets,
     instructions: Vec<(&'static str, u32)>,
 }
 
@@ -76,8 +67,10 @@ impl Report {
             instructions,
         }
     }
+}
 
-    pub fn json(&self) -> String {
+impl bench::Report for Report {
+    fn json(&self) -> Value {
         let rows: Vec<Value> = self
             .rows
             .iter()
@@ -88,29 +81,18 @@ impl Report {
                 })
             })
             .collect();
-        let targets: Vec<Value> = self
-            .targets
-            .iter()
-            .map(|target| {
-                json!({
-                    "name": target.what, "at_most": target.most, "seen": target.seen,
-                    "reached": target.reached(),
-                })
-            })
-            .collect();
         let instructions: serde_json::Map<String, Value> = self
             .instructions
             .iter()
             .map(|(name, count)| ((*name).to_owned(), (*count).into()))
             .collect();
-        let all = json!({
-            "cases": rows, "targets": targets, "verified_instructions": instructions,
-        });
-        format!("{all:#}\n")
+        json!({
+            "cases": rows, "targets": self.targets.json(), "verified_instructions": instructions,
+        })
     }
 }
 
-fn targets(rows: &[Row]) -> Vec<Target> {
+fn targets(rows: &[Row]) -> Targets {
     let net = |name: &str| {
         rows.iter()
             .find(|row| row.name == name)
@@ -122,33 +104,21 @@ fn targets(rows: &[Row]) -> Vec<Target> {
             .map_or(f64::NAN, |row| row.net as f64)
     };
     let (short, long) = (400, 1500);
-    vec![
-        Target {
-            what: "UDP, ns",
-            most: 15.0,
-            seen: net("UDP"),
-        },
-        Target {
-            what: "TCP of another port, ns",
-            most: 15.0,
-            seen: net("TCP of another port"),
-        },
-        Target {
-            what: "request of 400 bytes, ns",
-            most: 400.0,
-            seen: request(short),
-        },
-        Target {
-            what: "the same with a million keys, ns",
-            most: 1000.0,
-            seen: net("400 bytes, a million keys"),
-        },
-        Target {
-            what: "each further byte up to 1500, ns",
-            most: 0.3,
-            seen: (request(long) - request(short)) / (long - short) as f64,
-        },
-    ]
+    Targets(vec![
+        Target::at_most("UDP, ns", 15.0, net("UDP")),
+        Target::at_most("TCP of another port, ns", 15.0, net("TCP of another port")),
+        Target::at_most("request of 400 bytes, ns", 400.0, request(short)),
+        Target::at_most(
+            "the same with a million keys, ns",
+            1000.0,
+            net("400 bytes, a million keys"),
+        ),
+        Target::at_most(
+            "each further byte up to 1500, ns",
+            0.3,
+            (request(long) - request(short)) / (long - short) as f64,
+        ),
+    ])
 }
 
 impl fmt::Display for Report {
@@ -164,16 +134,7 @@ impl fmt::Display for Report {
             } = row;
             writeln!(f, "{name:36} {:7} {:7} {net:7}", cost.best, cost.median)?;
         }
-        writeln!(f, "\n{:36} {:>7} {:>7}", "target (net)", "at most", "seen")?;
-        for target in &self.targets {
-            let Target { what, most, seen } = target;
-            let reached = if target.reached() {
-                "reached"
-            } else {
-                "not reached"
-            };
-            writeln!(f, "{what:36} {most:7.2} {seen:7.2} {reached}")?;
-        }
+        write!(f, "{}", self.targets)?;
         writeln!(f, "\n{:36} {:>7}", "instructions verified", "")?;
         for (name, count) in &self.instructions {
             writeln!(f, "{name:36} {count:7}")?;

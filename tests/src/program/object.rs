@@ -36,6 +36,7 @@ pub struct Tables {
 /// Programs and maps, attached nowhere.
 pub struct Object {
     ebpf: Ebpf,
+    compiler: String,
     pub maps: Maps,
     // The maps are pinned in it.
     _pins: BpfFs,
@@ -80,9 +81,15 @@ impl Object {
         let maps = Maps::of(&mut ebpf);
         Self {
             ebpf,
+            compiler: compiler(bytes),
             maps,
             _pins: pins,
         }
+    }
+
+    /// What the programs were built with, as its debug information says.
+    pub fn compiler(&self) -> &str {
+        &self.compiler
     }
 
     /// Runs a program on a packet.
@@ -147,6 +154,20 @@ impl Object {
             _ => panic!("the object has no classifier {name}"),
         }
     }
+}
+
+/// `rustc version ...` of DW_AT_producer (DWARF 5, section 3.1.1), which is a string that ends with 0.
+fn compiler(object: &[u8]) -> String {
+    const START: &[u8] = b"rustc version ";
+    let at = object.windows(START.len()).position(|bytes| bytes == START);
+    let text = at.and_then(|at| {
+        object[at..]
+            .split(|byte| *byte == 0 || *byte == b')')
+            .next()
+    });
+    text.map_or_else(String::new, |text| {
+        format!("{})", String::from_utf8_lossy(text))
+    })
 }
 
 /// The end of what the verifier said is what matters.

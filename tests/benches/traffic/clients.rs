@@ -1,0 +1,298 @@
+//! The customers.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use limiter_tests::{
+    Lab,
+    bench::quantile,
+    process,
+    tools::{Load, Wrk},
+};
+use nix::unistd::gettid;
+
+use crate::{
+    cpus::{self, Accounts},
+    peers::{PATH, Peer, Stage},
+};
+
+/// What a customer's library sends along: with these a request has some 400 bytes.
+const HEADERS: [&str; 6] = [
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64) calls-sync/4.12.1 (+https://example.com/about)",
+    "Accept: application/json, text/plain;q=0.9, */*;q=0.8",
+    "Accept-Encoding: identity",
+    "Accept-Language: en-GB,en;q=0.9",
+    "X-Request-Id: 5b1ad7c3-9f60-4a0e-8f2b-6f8e7f3f3a11",
+    "Cache-Control: no-cache",
+];
+const CLOSE: &str = "Connection: close";
+
+/// How requests are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Client {
+    /// wrk, which goes on with a connection while the server lets it.
+    Wrk { connections: u32 },
+    /// wrk, which has the server close each connection after an answer.
+    WrkNew { connections: u32 },
+    /// So many threads, each of which connects, asks, reads to the end, and connects again.
+    Reconnecting { threads: u32 },
+}
+
+impl Client {
+    pub fn name(self) -> String {
+        match self {
+            Self::Wrk { connections } => format!("keep-alive, {connections}"),
+            Self::WrkNew { connections } => format!("a connection each, {connections}"),
+            Self::Reconnecting { threads } => format!("reconnecting, {threads}"),
+        }
+    }
+}
+
+/// What came of some seconds of requests.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample {
+    /// Requests a second.
+    pub rate: f64,
+    /// Parts of all requests that were answered with 429, and that came to nothing.
+    pub refused: f64,
+    pub failed: f64,
+    /// Latency, microseconds: wrk counts from the request, the others from the connection.
+    pub p50: f64,
+    pub p99: f64,
+    /// CPU time a request, microseconds: of the servers' CPU, of the clients', and of that the part
+    /// that packets took.
+    pub servers: f64,
+    pub clients: f64,
+    pub clients_packets: f64,
+}
+
+/// Runs a client for so long against a peer.
+pub fn run(stage: &Stage, peer: Peer, key: &str, client: Client, time: Duration) -> Sample {
+    let (lab, port) = (stage.lab(peer), stage.port(peer));
+    let before = Accounts::read();
+    let answers = match client {
+        Client::Wrk { connections } => wrk(lab, port, key, connections, time, &[]),
+        Client::WrkNew { connections } => wrk(lab, port, key, connections, time, &[CLOSE]),
+        Client::Reconnecting { threads } => reconnecting(lab, port, key, threads, time),
+    };
+    let after = Accounts::read();
+    let all = answers.requests;
+    let micros = |seconds: f64| seconds * 1e6 / all;
+    let [servers, clients] = [cpus::SERVERS, cpus::CLIENTS].map(|cpu| after.since(&before, cpu));
+    Sample {
+        rate: all / answers.seconds,
+        refused: answers.refused / all,
+        failed: answers.failed / all,
+        p50: answers.p50,
+        p99: answers.p99,
+        servers: micros(servers.total()),
+        clients: micros(clients.total()),
+        clients_packets: micros(clients.interrupts),
+    }
+}
+
+struct Answers {
+    requests: f64,
+    seconds: f64,
+    refused: f64,
+    failed: f64,
+    p50: f64,
+    p99: f64,
+}
+
+fn wrk(
+    lab: &Lab,
+    port: u16,
+    key: &str,
+    connections: u32,
+    time: Duration,
+    more: &[&str],
+) -> Answers {
+    let mut command = lab.client().command("wrk");
+    command.args(["-t1", "--latency", &format!("-c{connections}")]);
+    command.arg(format!("-d{}s", time.as_secs()));
+    let key = format!("X-Api-Key: {key}");
+    for header in HEADERS.iter().chain(&[&*key]).chain(more) {
+        command.args(["-H", header]);
+    }
+    let wrk = Wrk::parse(&process::succeed(command.arg(lab.url(port, PATH))));
+    let micros = |percent| {
+        wrk.latency(percent)
+            .map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
+    };
+    Answers {
+        requests: wrk.requests as f64,
+        seconds: time.as_secs_f64(),
+        refused: wrk.refused as f64,
+        failed: wrk.socket_errors as f64,
+        p50: micros(50),
+        p99: micros(99),
+    }
+}
+
+/// A request of the customer with that key.
+fn request(key: &str, connection: &str) -> Vec<u8> {
+    let headers = HEADERS.join("\r\n");
+    format!(
+        "GET {PATH} HTTP/1.1\r\nHost: api.example.com\r\n{headers}\r\nX-Api-Key: {key}\r\n\
+         Connection: {connection}\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+/// Longest that an answer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// One request on a connection of its own, which is closed after the answer; the status.
+fn once(address: SocketAddr, request: &[u8], buffer: &mut [u8]) -> io::Result<u16> {
+    exchange(&mut None, address, request, buffer)
+}
+
+fn status(answer: &[u8]) -> Option<u16> {
+    let digits = answer.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
+    str::from_utf8(digits).ok()?.parse().ok()
+}
+
+fn reconnecting(lab: &Lab, port: u16, key: &str, threads: u32, time: Duration) -> Answers {
+    let address = SocketAddr::new(lab.v4(), port);
+    let request = request(key, "close");
+    let ask = || {
+        let (mut times, mut refused, mut failed) = (Vec::new(), 0, 0);
+        let mut answer = vec![0; 16 << 10];
+        let begun = Instant::now();
+        while begun.elapsed() < time {
+            let asked = Instant::now();
+            match once(address, &request, &mut answer) {
+                Ok(429) => refused += 1,
+                Ok(_) => {}
+                Err(_) => failed += 1,
+            }
+            times.push(asked.elapsed().as_secs_f64() * 1e6);
+        }
+        (times, refused, failed)
+    };
+    let all: Vec<_> = lab.client().enter(|| {
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(ask)).collect();
+            let joined = threads.into_iter().map(|thread| thread.join());
+            joined.map(|all| all.expect("a customer")).collect()
+        })
+    });
+    let mut times: Vec<f64> = all.iter().flat_map(|(times, ..)| times).copied().collect();
+    times.sort_unstable_by(f64::total_cmp);
+    Answers {
+        requests: times.len() as f64,
+        seconds: time.as_secs_f64(),
+        refused: all.iter().map(|(_, refused, _)| f64::from(*refused)).sum(),
+        failed: all.iter().map(|(.., failed)| f64::from(*failed)).sum(),
+        p50: quantile(&times, 0.5),
+        p99: quantile(&times, 0.99),
+    }
+}
+
+/// The time from one request of the good customer to the next.
+const PACE: Duration = Duration::from_millis(2);
+
+/// What the good customer saw: one connection, a request each [`PACE`].
+#[derive(Debug, Clone, Copy)]
+pub struct Good {
+    /// Latency, microseconds.
+    pub p50: f64,
+    pub p99: f64,
+    /// The part of its requests that were answered with 200.
+    pub served: f64,
+}
+
+/// Asks as a customer within its limits does. It goes before everything else on its CPU: other
+/// customers are other machines, and it must not wait for theirs.
+pub fn good(stage: &Stage, peer: Peer, key: &str, time: Duration) -> Good {
+    let lab = stage.lab(peer);
+    let address = SocketAddr::new(lab.v4(), stage.port(peer));
+    let request = request(key, "keep-alive");
+    let ask = || {
+        go_first();
+        let (mut times, mut served) = (Vec::new(), 0);
+        let mut stream = None;
+        let mut buffer = vec![0; 16 << 10];
+        let begun = Instant::now();
+        let mut next = begun;
+        while begun.elapsed() < time {
+            thread::sleep(next.saturating_duration_since(Instant::now()));
+            // From when it was to be asked: an answer that is late delays no clock.
+            let asked = next;
+            next += PACE;
+            let got = exchange(&mut stream, address, &request, &mut buffer);
+            if got.is_ok_and(|status| status == 200) {
+                served += 1;
+            } else {
+                stream = None;
+            }
+            times.push(asked.elapsed().as_secs_f64() * 1e6);
+        }
+        times.sort_unstable_by(f64::total_cmp);
+        Good {
+            p50: quantile(&times, 0.5),
+            p99: quantile(&times, 0.99),
+            served: f64::from(served) / times.len() as f64,
+        }
+    };
+    lab.client().enter(ask)
+}
+
+/// One request on a connection that is there, or a new one; the status.
+fn exchange(
+    stream: &mut Option<TcpStream>,
+    address: SocketAddr,
+    request: &[u8],
+    buffer: &mut [u8],
+) -> io::Result<u16> {
+    let stream = match stream {
+        Some(stream) => stream,
+        None => {
+            let new = TcpStream::connect_timeout(&address, PATIENCE)?;
+            new.set_nodelay(true)?;
+            new.set_read_timeout(Some(PATIENCE))?;
+            stream.insert(new)
+        }
+    };
+    stream.write_all(request)?;
+    // These answers are shorter than a segment, and come as one.
+    let got = stream.read(buffer)?;
+    status(&buffer[..got]).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Gives this thread a real-time priority (sched(7)).
+fn go_first() {
+    let thread = gettid().to_string();
+    process::succeed(Command::new("chrt").args(["--fifo", "--pid", "10", &thread]));
+}
+
+/// The customer far over its limit, until it is told to end; then how many requests it made.
+pub fn flood<T>(
+    stage: &Stage,
+    peer: Peer,
+    key: &str,
+    connections: u32,
+    name: &str,
+    meanwhile: impl FnOnce() -> T,
+) -> (T, f64) {
+    let lab = stage.lab(peer);
+    let key = format!("X-Api-Key: {key}");
+    let headers: Vec<&str> = HEADERS.iter().copied().chain([&*key]).collect();
+    let begun = Instant::now();
+    let load = Load::start(
+        lab,
+        name,
+        &lab.url(stage.port(peer), PATH),
+        connections,
+        &headers,
+    );
+    let done = meanwhile();
+    let wrk = load.finish();
+    (done, wrk.requests as f64 / begun.elapsed().as_secs_f64())
+}

@@ -1,0 +1,324 @@
+//! Those who are compared: an API server alone, the limiter before it, and what is used otherwise.
+//!
+//! All have the same API server behind them, nginx with one process and no log. Two customers are told
+//! apart by their keys: one may ask for all that it can, the other is far over its limit.
+
+use std::{env, fmt::Write as _, fs, net::TcpStream, path::Path, process::Command};
+
+use limiter_tests::{Config, GUARDED, Lab, Limiter, clock, process::Process};
+
+use crate::cpus;
+
+/// The keys of the customers.
+pub const WITHIN: &str = "3f9c1b7a5d2e48c0a6b4";
+pub const OVER: &str = "71d0e4c2b85f4a1f9c3d";
+
+/// What is asked for, and what the API answers with.
+pub const PATH: &str = "/v1/calls";
+const ANSWER: &str = r#"{"calls":[],"next":null}"#;
+
+/// Ports of the lab without a limiter.
+const NGINX: u16 = 8001;
+const NGINX_CLOSE: u16 = 8002;
+const HAPROXY: u16 = 8003;
+const ENVOY: u16 = 8004;
+
+/// Names Envoy's program; `cargo xtask bench` sets it.
+const ENVOY_VARIABLE: &str = "LIMITER_ENVOY";
+
+/// Who answers, in the order of the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Peer {
+    Bare,
+    Limiter,
+    Nginx,
+    NginxClose,
+    Haproxy,
+    Envoy,
+}
+
+impl Peer {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "nginx alone",
+            Self::Limiter => "limiter",
+            Self::Nginx => "nginx limit_req, limit_conn",
+            Self::NginxClose => "nginx limit_req, closing",
+            Self::Haproxy => "HAProxy stick table",
+            Self::Envoy => "Envoy local_ratelimit",
+        }
+    }
+}
+
+/// All of them, running. Dropped from the top: what runs goes before its namespace.
+pub struct Stage {
+    guarded: Guarded,
+    _haproxy: Process,
+    envoy: Option<Process>,
+    _nginx: Process,
+    lab: Lab,
+}
+
+/// A lab with a limiter before its nginx.
+struct Guarded {
+    limiter: Limiter,
+    _nginx: Process,
+    lab: Lab,
+}
+
+impl Stage {
+    /// Starts all of them on the servers' CPU.
+    pub fn set() -> Self {
+        cpus::stay_on(cpus::SERVERS);
+        let lab = lab();
+        let nginx = start_nginx(&lab);
+        let haproxy = start_haproxy(&lab);
+        let envoy = env::var_os(ENVOY_VARIABLE).map(|envoy| start_envoy(&lab, Path::new(&envoy)));
+        if envoy.is_none() {
+            println!("without Envoy: {ENVOY_VARIABLE} names none");
+        }
+        let stage = Self {
+            guarded: Guarded::start(),
+            _haproxy: haproxy,
+            envoy,
+            _nginx: nginx,
+            lab,
+        };
+        cpus::stay_on(cpus::CLIENTS);
+        stage
+    }
+
+    /// Those of `wanted` that are here.
+    pub fn present(&self, wanted: &[Peer]) -> Vec<Peer> {
+        let mut peers = wanted.to_vec();
+        peers.retain(|peer| *peer != Peer::Envoy || self.envoy.is_some());
+        peers
+    }
+
+    /// Where a peer is asked.
+    pub fn lab(&self, peer: Peer) -> &Lab {
+        match peer {
+            Peer::Limiter => &self.guarded.lab,
+            _ => &self.lab,
+        }
+    }
+
+    pub fn port(&self, peer: Peer) -> u16 {
+        match peer {
+            Peer::Bare | Peer::Limiter => GUARDED,
+            Peer::Nginx => NGINX,
+            Peer::NginxClose => NGINX_CLOSE,
+            Peer::Haproxy => HAPROXY,
+            Peer::Envoy => ENVOY,
+        }
+    }
+}
+
+impl Guarded {
+    fn start() -> Self {
+        let lab = lab();
+        let nginx = start_nginx(&lab);
+        let config = Config::new(&lab)
+            .tier("within", "daily_quota = 1000000000")
+            .tier("over", "rate = \"1/min\"\nburst = 1");
+        let config = config.section(
+            "tables",
+            "flows = 262144\nscopes = 1024\nkeys = 4096\nunknown_keys = 256\n",
+        );
+        let limiter = Limiter::start(&lab, &config);
+        for (scope, key) in [("within", WITHIN), ("over", OVER)] {
+            limiter.done(&["scope", "add", scope, "--tier", scope]);
+            let output = limiter.cli_with_input(&["key", "import", scope], &format!("{key}\n"));
+            assert_eq!(output.code, 0, "{output:?}");
+        }
+        Self {
+            limiter,
+            _nginx: nginx,
+            lab,
+        }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let log = self.guarded.limiter.log();
+        let serious = |line: &&str| line.contains("WARN") || line.contains("ERROR");
+        for line in log.lines().filter(serious) {
+            println!("the daemon said: {line}");
+        }
+    }
+}
+
+/// A lab whose clients do not run out of ports.
+fn lab() -> Lab {
+    let lab = Lab::veth();
+    for namespace in [lab.client(), lab.server()] {
+        namespace.set("net/ipv4/ip_local_port_range", "1024 65535");
+        namespace.set("net/ipv4/tcp_max_syn_backlog", "4096");
+        namespace.set("net/core/somaxconn", "4096");
+        // Whoever closes first may use its port again as soon as it can.
+        namespace.set("net/ipv4/tcp_tw_reuse", "1");
+    }
+    cpus::steer(&lab);
+    lab
+}
+
+#[track_caller]
+fn wait_until_it_listens(lab: &Lab, process: &mut Process, port: u16) {
+    clock::eventually("the server listens", || {
+        if let Some(status) = process.ended() {
+            panic!("it ended ({status}): {}", process.log());
+        }
+        let address = (lab.v4(), port);
+        lab.client().enter(|| TcpStream::connect(address).is_ok())
+    });
+}
+
+/// nginx: the API on the guarded port; on two others the same behind limits of its own.
+fn start_nginx(lab: &Lab) -> Process {
+    let directory = lab.file("api");
+    fs::create_dir(&directory).expect("nginx's directory");
+    fs::create_dir(directory.join("v1")).expect("the API's directory");
+    fs::write(directory.join(PATH.trim_start_matches('/')), ANSWER).expect("the API's answer");
+    let mut servers = format!("    server {{ listen {GUARDED} backlog=4096; root .; }}\n");
+    for (port, then) in [(NGINX, ""), (NGINX_CLOSE, "keepalive_timeout 0;")] {
+        write!(
+            servers,
+            r#"    server {{
+        listen {port} backlog=4096; root .;
+        limit_req_status 429; limit_conn_status 429;
+        limit_req zone=over; limit_req zone=within burst=100000 nodelay;
+        limit_conn connections 1000;
+        error_page 429 @refused;
+        location @refused {{ {then} return 429 '{{"title":"Too Many Requests"}}'; }}
+    }}
+"#
+        )
+        .expect("a string");
+    }
+    // A key that a zone has an empty value for is not limited by it.
+    let text = format!(
+        "daemon off; master_process off; pid nginx.pid; error_log error.log crit;
+worker_rlimit_nofile 16384;
+events {{ worker_connections 8192; multi_accept on; }}
+http {{
+    access_log off; open_file_cache max=16;
+    keepalive_requests 1000000000; keepalive_timeout 600s;
+    default_type application/json;
+    client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+    map $http_x_api_key $over {{ {OVER} $http_x_api_key; default ''; }}
+    map $http_x_api_key $within {{ {OVER} ''; default $http_x_api_key; }}
+    limit_req_zone $over zone=over:10m rate=1r/m;
+    limit_req_zone $within zone=within:10m rate=1000000r/s;
+    limit_conn_zone $http_x_api_key zone=connections:10m;
+{servers}}}
+"
+    );
+    fs::write(directory.join("nginx.conf"), text).expect("nginx's configuration");
+    let mut command = lab.server().command("nginx");
+    command.current_dir(&directory).arg("-p").arg(&directory);
+    command.args(["-c", "nginx.conf", "-e", "error.log"]);
+    start(lab, "nginx", &mut command, &directory, GUARDED)
+}
+
+fn start_haproxy(lab: &Lab) -> Process {
+    let directory = lab.file("haproxy");
+    fs::create_dir(&directory).expect("HAProxy's directory");
+    let text = format!(
+        "global
+    nbthread 1
+    maxconn 8192
+defaults
+    mode http
+    timeout connect 10s
+    timeout client 600s
+    timeout server 60s
+frontend clients
+    bind :{HAPROXY} backlog 4096
+    stick-table type string len 64 size 100k expire 1h store http_req_rate(60s),conn_cur
+    http-request track-sc0 req.hdr(x-api-key)
+    acl over req.hdr(x-api-key) {OVER}
+    http-request deny deny_status 429 if over {{ sc_http_req_rate(0) gt 1 }}
+    http-request deny deny_status 429 if {{ sc_http_req_rate(0) gt 1000000000 }}
+    http-request deny deny_status 429 if {{ sc_conn_cur(0) gt 1000 }}
+    default_backend api
+backend api
+    server api 127.0.0.1:{GUARDED}
+"
+    );
+    let config = directory.join("haproxy.cfg");
+    fs::write(&config, text).expect("HAProxy's configuration");
+    let mut command = lab.server().command("haproxy");
+    command.args(["-db", "-f"]).arg(&config);
+    start(lab, "HAProxy", &mut command, &directory, HAPROXY)
+}
+
+fn start_envoy(lab: &Lab, envoy: &Path) -> Process {
+    let directory = lab.file("envoy");
+    fs::create_dir(&directory).expect("Envoy's directory");
+    let bucket = |tokens: u64, seconds: u64| {
+        format!("{{max_tokens: {tokens}, tokens_per_fill: {tokens}, fill_interval: {seconds}s}}")
+    };
+    let text = format!(
+        r#"static_resources:
+  listeners:
+  - address: {{socket_address: {{address: 0.0.0.0, port_value: {ENVOY}}}}}
+    tcp_backlog_size: 4096
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: clients
+          http_filters:
+          - name: envoy.filters.http.local_ratelimit
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit
+              stat_prefix: limits
+          - name: envoy.filters.http.router
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes:
+              - match: {{prefix: /}}
+                route: {{cluster: api}}
+                typed_per_filter_config:
+                  envoy.filters.http.local_ratelimit:
+                    "@type": type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit
+                    stat_prefix: limits
+                    filter_enabled: {{default_value: {{numerator: 100}}}}
+                    filter_enforced: {{default_value: {{numerator: 100}}}}
+                    token_bucket: {roomy}
+                    rate_limits:
+                    - actions: [{{request_headers: {{header_name: x-api-key, descriptor_key: key}}}}]
+                    descriptors:
+                    - {{entries: [{{key: key, value: {OVER}}}], token_bucket: {strict}}}
+                    - {{entries: [{{key: key, value: {WITHIN}}}], token_bucket: {roomy}}}
+  clusters:
+  - name: api
+    connect_timeout: 10s
+    load_assignment:
+      cluster_name: api
+      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {GUARDED}}}}}}}}}]}}]
+"#,
+        roomy = bucket(1_000_000_000, 1),
+        strict = bucket(1, 3600),
+    );
+    let config = directory.join("envoy.yaml");
+    fs::write(&config, text).expect("Envoy's configuration");
+    let program = envoy.to_str().expect("a path in UTF-8");
+    let mut command = lab.server().command(program);
+    command.args(["--concurrency", "1", "--disable-hot-restart", "-l", "error"]);
+    command.arg("-c").arg(&config);
+    start(lab, "Envoy", &mut command, &directory, ENVOY)
+}
+
+fn start(lab: &Lab, name: &str, command: &mut Command, directory: &Path, port: u16) -> Process {
+    let mut process = Process::start(name, command, &directory.join("output.log"));
+    wait_until_it_listens(lab, &mut process, port);
+    process
+}

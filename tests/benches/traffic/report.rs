@@ -1,0 +1,291 @@
+//! The tables, the targets, and both for programs to read.
+
+use std::fmt;
+
+use limiter_tests::bench::{self, Target, Targets, median};
+use serde_json::{Value, json};
+
+use crate::{
+    clients::{Client, Good, Sample},
+    peers::Peer,
+};
+
+/// The part of requests that may meet another fate than they should: the first of a customer's minute.
+const EXCEPTIONS: f64 = 0.01;
+
+/// Requests that go by, of those of nginx alone, one after the other: where what a request costs shows
+/// undiluted.
+const LEAST_ADMITTED: f64 = 0.8;
+/// Requests that are refused, of those that nginx refuses and closes.
+const LEAST_REFUSED: f64 = 1.0;
+
+/// # Panics
+/// When what was measured is not what was to be.
+#[track_caller]
+pub fn assert_fate(peer: Peer, name: &str, sample: &Sample, over: bool) {
+    let wanted = if over { 1.0 } else { 0.0 };
+    assert!(
+        (sample.refused - wanted).abs() < EXCEPTIONS && sample.failed < EXCEPTIONS,
+        "{name}, {}: {sample:?}",
+        peer.name()
+    );
+}
+
+/// The same requests before several peers, in rounds; the first peer is the measure.
+pub struct Compared {
+    pub name: String,
+    pub peers: Vec<Peer>,
+    /// By peer, as in `peers`.
+    pub rounds: Vec<Vec<Sample>>,
+}
+
+impl Compared {
+    /// The median over all rounds of what `figure` makes of a peer's sample.
+    fn median(&self, peer: Peer, figure: impl Fn(&Sample) -> f64) -> f64 {
+        let Some(at) = self.at(peer) else {
+            return f64::NAN;
+        };
+        median(self.rounds.iter().map(|round| figure(&round[at])))
+    }
+
+    /// The median of a figure's ratios to another peer's in the same round.
+    fn ratio(&self, peer: Peer, to: Peer, figure: impl Fn(&Sample) -> f64) -> f64 {
+        let (Some(at), Some(to)) = (self.at(peer), self.at(to)) else {
+            return f64::NAN;
+        };
+        let ratios = self.rounds.iter();
+        median(ratios.map(|round| figure(&round[at]) / figure(&round[to])))
+    }
+
+    fn at(&self, peer: Peer) -> Option<usize> {
+        self.peers.iter().position(|other| *other == peer)
+    }
+
+    fn json(&self) -> Value {
+        let measure = self.peers[0];
+        let rows = self.peers.iter().map(|&peer| {
+            json!({
+                "peer": peer.name(),
+                "requests_ratio": self.ratio(peer, measure, |sample| sample.rate),
+                "server_cpu_ratio": self.ratio(peer, measure, |sample| sample.servers),
+                "requests_per_second": self.median(peer, |sample| sample.rate),
+                "p50_us": self.median(peer, |sample| sample.p50),
+                "p99_us": self.median(peer, |sample| sample.p99),
+                "server_cpu_us": self.median(peer, |sample| sample.servers),
+                "client_cpu_us": self.median(peer, |sample| sample.clients),
+                "client_cpu_packets_us": self.median(peer, |sample| sample.clients_packets),
+                "refused": self.median(peer, |sample| sample.refused),
+                "failed": self.median(peer, |sample| sample.failed),
+            })
+        });
+        json!({"name": self.name, "peers": rows.collect::<Value>(), "rounds": self.rounds.len()})
+    }
+}
+
+impl fmt::Display for Compared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let measure = self.peers[0];
+        writeln!(
+            f,
+            "\n{:32} {:>8} {:>8} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8}",
+            self.name,
+            "requests",
+            "CPU",
+            "a second",
+            "p50 µs",
+            "p99 µs",
+            "CPU µs",
+            "clients",
+            "packets",
+        )?;
+        for &peer in &self.peers {
+            writeln!(
+                f,
+                "{:32} {:>8.3} {:>8.3} {:>9.0} {:>8.0} {:>8.0} {:>8.2} {:>8.2} {:>8.2}",
+                peer.name(),
+                self.ratio(peer, measure, |sample| sample.rate),
+                self.ratio(peer, measure, |sample| sample.servers),
+                self.median(peer, |sample| sample.rate),
+                self.median(peer, |sample| sample.p50),
+                self.median(peer, |sample| sample.p99),
+                self.median(peer, |sample| sample.servers),
+                self.median(peer, |sample| sample.clients),
+                self.median(peer, |sample| sample.clients_packets),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// What the good customer saw before a peer, on a quiet machine and during a flood, by round.
+pub struct Flooded {
+    pub peer: Peer,
+    pub quiet: Vec<Good>,
+    pub during: Vec<Good>,
+    /// Requests a second of the flood.
+    pub flood: Vec<f64>,
+}
+
+impl Flooded {
+    pub fn new(peer: Peer) -> Self {
+        Self {
+            peer,
+            quiet: Vec::new(),
+            during: Vec::new(),
+            flood: Vec::new(),
+        }
+    }
+
+    /// How much longer the slowest hundredth takes during a flood.
+    fn slower(&self) -> f64 {
+        let rounds = self.during.iter().zip(&self.quiet);
+        median(rounds.map(|(during, quiet)| during.p99 / quiet.p99))
+    }
+
+    fn quiet(&self, figure: impl Fn(&Good) -> f64) -> f64 {
+        median(self.quiet.iter().map(figure))
+    }
+
+    fn during(&self, figure: impl Fn(&Good) -> f64) -> f64 {
+        median(self.during.iter().map(figure))
+    }
+
+    fn json(&self) -> Value {
+        let good = |of: &dyn Fn(fn(&Good) -> f64) -> f64| {
+            json!({
+                "p50_us": of(|good| good.p50), "p99_us": of(|good| good.p99),
+                "served": of(|good| good.served),
+            })
+        };
+        json!({
+            "peer": self.peer.name(), "p99_ratio": self.slower(),
+            "quiet": good(&|figure| self.quiet(figure)),
+            "flooded": good(&|figure| self.during(figure)),
+            "flood_per_second": median(self.flood.iter().copied()),
+        })
+    }
+}
+
+#[derive(Default)]
+pub struct Report {
+    /// Held against the bounds that it must not fall below, instead of the targets.
+    pub guard: bool,
+    pub compared: Vec<Compared>,
+    pub mixed: Vec<Flooded>,
+}
+
+impl Report {
+    fn compared(&self, name: &str) -> Option<&Compared> {
+        self.compared.iter().find(|compared| compared.name == name)
+    }
+
+    /// Bounds with room for a machine that does other things meanwhile: what is seen on a quiet one is
+    /// in docs/BENCHMARKS.md.
+    fn bounds(&self) -> Targets {
+        let bounds = self.compared.iter().map(|compared| {
+            let [other, ours] = [compared.peers[0], Peer::Limiter];
+            let what = format!("{}, of {}", compared.name, other.name());
+            let least = if compared.name.starts_with("admitted") {
+                LEAST_ADMITTED
+            } else {
+                LEAST_REFUSED
+            };
+            Target::at_least(
+                what,
+                least,
+                compared.ratio(ours, other, |sample| sample.rate),
+            )
+        });
+        Targets(bounds.collect())
+    }
+
+    fn targets(&self) -> Targets {
+        if self.guard {
+            return self.bounds();
+        }
+        let mut targets = Vec::new();
+        for connections in [1, 50] {
+            let client = Client::Wrk { connections }.name();
+            if let Some(admitted) = self.compared(&format!("admitted: {client}")) {
+                let ratio = |to| admitted.ratio(Peer::Limiter, to, |sample| sample.rate);
+                let what = |than: &str| format!("admitted, {client}: requests, of {than}");
+                let (bare, haproxy) = (ratio(Peer::Bare), ratio(Peer::Haproxy));
+                targets.push(Target::at_least(what("nginx alone"), 0.97, bare));
+                targets.push(Target::at_least(what("HAProxy"), 2.0, haproxy));
+            }
+        }
+        let refused = self
+            .compared
+            .iter()
+            .filter(|one| one.name.starts_with("refused"));
+        targets.extend(refused.map(|refused| {
+            let ratio = refused.ratio(Peer::Limiter, Peer::NginxClose, |sample| sample.servers);
+            let what = format!("{}: CPU, of nginx closing", refused.name);
+            Target::at_most(what, 1.0, ratio)
+        }));
+        if let Some(ours) = self.mixed.iter().find(|of| of.peer == Peer::Limiter) {
+            let what = "mixed: the good customer's p99, of the quiet one's";
+            targets.push(Target::at_most(what, 1.5, ours.slower()));
+            let others = self
+                .mixed
+                .iter()
+                .filter(|of| !matches!(of.peer, Peer::Bare | Peer::Limiter));
+            let best = others
+                .map(|of| of.during(|good| good.p99))
+                .fold(f64::INFINITY, f64::min);
+            let ratio = ours.during(|good| good.p99) / best;
+            let what = "mixed: the good customer's p99, of the best peer's";
+            targets.push(Target::at_most(what, 1.0, ratio));
+        }
+        Targets(targets)
+    }
+}
+
+impl bench::Report for Report {
+    fn failed(&self) -> bool {
+        self.guard && !self.bounds().0.iter().all(Target::reached)
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "compared": self.compared.iter().map(Compared::json).collect::<Value>(),
+            "mixed": self.mixed.iter().map(Flooded::json).collect::<Value>(),
+            "targets": self.targets().json(),
+        })
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for compared in &self.compared {
+            write!(f, "{compared}")?;
+        }
+        if !self.mixed.is_empty() {
+            writeln!(
+                f,
+                "\n{:32} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9}",
+                "mixed: the good customer",
+                "p99",
+                "quiet µs",
+                "flood µs",
+                "p50 µs",
+                "served %",
+                "flood /s"
+            )?;
+        }
+        for of in &self.mixed {
+            writeln!(
+                f,
+                "{:32} {:>8.2} {:>9.0} {:>9.0} {:>9.0} {:>9.2} {:>9.0}",
+                of.peer.name(),
+                of.slower(),
+                of.quiet(|good| good.p99),
+                of.during(|good| good.p99),
+                of.during(|good| good.p50),
+                of.during(|good| good.served) * 100.0,
+                median(of.flood.iter().copied()),
+            )?;
+        }
+        write!(f, "{}", self.targets())
+    }
+}

@@ -1,0 +1,105 @@
+//! Counts that are on record in the repository: exact where they were made, bounded elsewhere.
+
+use std::{env, fmt::Write as _, fs, path::Path};
+
+/// Set: records are written anew instead of compared, as other documents made from the code are.
+const WRITE: &str = "LIMITER_WRITE_DOCS";
+
+/// How far a count may be from the record that another kernel or compiler has made, percent: theirs
+/// differ by some, a mistake by many.
+const SLACK: u64 = 25;
+
+/// Asserts that `counts` are those of the file `name` beside the tests (`tests/NAME`).
+///
+/// `made_by` says what they depend on besides this repository. If the record was made by the same, all
+/// are to be equal, and a lower count fails as a higher one does, so that the record stays true. Else
+/// each may differ by a quarter.
+///
+/// # Panics
+/// When they are not; the message says how to write the record anew.
+#[track_caller]
+pub fn assert_on_record(name: &str, made_by: &str, counts: &[(String, u64)]) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests")
+        .join(name);
+    if env::var_os(WRITE).is_some() {
+        fs::write(&path, text(made_by, counts)).expect("write the record");
+    }
+    let recorded = fs::read_to_string(&path).unwrap_or_default();
+    let wrong = differences(&recorded, made_by, counts);
+    assert!(
+        wrong.is_empty(),
+        "tests/tests/{name} has other counts; if these are meant, the test writes them with {WRITE}=1:\n{}",
+        wrong.join("\n")
+    );
+}
+
+/// A line for what it was made by, and one for each count.
+fn text(made_by: &str, counts: &[(String, u64)]) -> String {
+    let mut text = format!("# {made_by}\n");
+    for (name, count) in counts {
+        writeln!(text, "{name} {count}").expect("a string");
+    }
+    text
+}
+
+fn differences(recorded: &str, made_by: &str, counts: &[(String, u64)]) -> Vec<String> {
+    let mut lines = recorded.lines();
+    let same = lines.next() == Some(&format!("# {made_by}"));
+    let mut known: Vec<(&str, u64)> = lines
+        .filter_map(|line| {
+            let (name, count) = line.rsplit_once(' ')?;
+            Some((name, count.parse().ok()?))
+        })
+        .collect();
+    let mut wrong = Vec::new();
+    for (name, count) in counts {
+        let Some(at) = known.iter().position(|(known, _)| known == name) else {
+            wrong.push(format!("{name}: {count}, on record: nothing"));
+            continue;
+        };
+        let (_, expected) = known.swap_remove(at);
+        let slack = if same { 0 } else { expected * SLACK / 100 };
+        if count.abs_diff(expected) > slack {
+            wrong.push(format!("{name}: {count}, on record: {expected}"));
+        }
+    }
+    let gone = known.iter();
+    wrong.extend(gone.map(|(name, count)| format!("{name}: not counted, on record: {count}")));
+    wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(pairs: &[(&str, u64)]) -> Vec<(String, u64)> {
+        let owned = |(name, count): &(&str, u64)| ((*name).to_owned(), *count);
+        pairs.iter().map(owned).collect()
+    }
+
+    #[test]
+    fn where_it_was_made_each_count_is_exact_and_elsewhere_near() {
+        let record = text("here", &counts(&[("a b", 100), ("c", 8)]));
+        let same = counts(&[("a b", 100), ("c", 8)]);
+        assert_eq!(differences(&record, "here", &same), [""; 0]);
+        let near = counts(&[("a b", 101), ("c", 8)]);
+        assert_eq!(
+            differences(&record, "here", &near),
+            ["a b: 101, on record: 100"]
+        );
+        assert_eq!(differences(&record, "there", &near), [""; 0]);
+        let far = counts(&[("a b", 126), ("c", 5)]);
+        assert_eq!(differences(&record, "there", &far).len(), 2);
+    }
+
+    #[test]
+    fn what_is_new_or_gone_is_told() {
+        let record = text("here", &counts(&[("a", 1)]));
+        assert_eq!(
+            differences(&record, "here", &counts(&[("b", 2)])),
+            ["b: 2, on record: nothing", "a: not counted, on record: 1"]
+        );
+        assert_eq!(differences("", "here", &counts(&[("a", 1)])).len(), 1);
+    }
+}
