@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
-use limiter_daemon::wipe::Wiping;
+use limiter_daemon::wipe::{self, Wiping};
 
 #[global_allocator]
 static ALLOCATOR: Wiping = Wiping;
 
 fn main() -> ExitCode {
+    wipe::keep_little();
     limiter_daemon::cli::main()
 }

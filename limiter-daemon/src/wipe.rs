@@ -49,6 +49,27 @@ unsafe impl GlobalAlloc for Wiping {
     }
 }
 
+/// Bytes from which on memory is a mapping of its own, and how much may be left over at the end of the
+/// heap before it is cut.
+#[cfg(target_env = "gnu")]
+const LARGE: libc::c_int = 64 << 10;
+
+/// Has glibc return what is not in use to the kernel: an import takes a lot for a while, and always to
+/// another place when something grows. By itself glibc raises these bounds with what it sees, and has
+/// a heap for each thread (mallopt(3)).
+pub fn keep_little() {
+    #[cfg(target_env = "gnu")]
+    for (parameter, value) in [
+        (libc::M_ARENA_MAX, 1),
+        (libc::M_MMAP_THRESHOLD, LARGE),
+        (libc::M_TRIM_THRESHOLD, LARGE),
+    ] {
+        // SAFETY: takes no memory of ours, and sets one number of the allocator's.
+        let set = unsafe { libc::mallopt(parameter, value) };
+        debug_assert_eq!(set, 1, "mallopt knows {parameter}");
+    }
+}
+
 /// Writes zeros over `size` bytes, in a way that the compiler must not leave out although nobody
 /// reads them again.
 ///

@@ -180,12 +180,12 @@ fn start_nginx(lab: &Lab) -> Process {
     fs::create_dir(&directory).expect("nginx's directory");
     fs::create_dir(directory.join("v1")).expect("the API's directory");
     fs::write(directory.join(PATH.trim_start_matches('/')), ANSWER).expect("the API's answer");
-    let mut servers = format!("    server {{ listen {GUARDED} backlog=4096; root .; }}\n");
+    let mut servers = format!("    server {{ listen {GUARDED}; root .; }}\n");
     for (port, then) in [(NGINX, ""), (NGINX_CLOSE, "keepalive_timeout 0;")] {
         write!(
             servers,
             r#"    server {{
-        listen {port} backlog=4096; root .;
+        listen {port}; root .;
         limit_req_status 429; limit_conn_status 429;
         limit_req zone=over; limit_req zone=within burst=100000 nodelay;
         limit_conn connections 1000;
