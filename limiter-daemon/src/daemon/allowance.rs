@@ -50,15 +50,6 @@ impl Engine {
         Ok(self.store.meta(MAPS)?.as_deref() == Some(&self.plane.identity()))
     }
 
-    /// The last day on which a daemon looked at the counts of these maps; `None` if they are new.
-    pub(super) fn last_watched(&self) -> Result<Option<Day>, StoreError> {
-        if !self.maps_were_kept()? {
-            return Ok(None);
-        }
-        let open = self.store.meta(OPEN)?;
-        Ok(open.and_then(|open| open.parse().ok()).map(Day))
-    }
-
     /// The maps are new, and the last daemon did not say that it went in peace: what it allowed may
     /// have been used.
     pub(super) fn count_as_lost(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use limiter_common::day::{Day, DayCount};
+use limiter_common::day::Day;
 
 use super::{
     book::Book, departed::Departed, events::EventLog, pace::Pace, recount::Drifts, sweep::Table,
@@ -251,7 +251,6 @@ impl Engine {
             .into_iter()
             .collect();
         let usage: HashMap<String, _> = self.store.usage_on(today)?.into_iter().collect();
-        let watched = self.last_watched()?;
         let placeholder = Limits {
             daily_quota: None,
             rate: None,
@@ -265,23 +264,15 @@ impl Engine {
             // The pinned maps hold the exact truth when they are there. Where they are new,
             // or lost this scope, the store's count is the least that was used.
             self.plane.raise_day_count(record.id, today, stored.used);
-            let seen = seen.remove(&record.id);
-            let word = DayCount(self.plane.state(record.id).day_count);
-            // The last day of which there may be something to add to the books.
-            let last = match (seen, watched) {
-                // What was counted after the last look began on a day on which a daemon still looked.
-                (seen, Some(watched)) if word.day() > seen.unwrap_or_default().day => {
-                    watched.min(word.day()).max(seen.unwrap_or_default().day)
+            let book = match seen.remove(&record.id) {
+                // No row for today: the books of the last day may still be open.
+                Some(seen) if seen.day < today && today_row.is_none() => {
+                    let name = record.name.as_str();
+                    let old = self.store.usage_of(name, seen.day)?.unwrap_or_default();
+                    Book::new(seen, seen.day, old)
                 }
-                (Some(seen), _) => seen.day,
-                (None, _) => today,
-            };
-            let book = if last < today && today_row.is_none() {
-                let name = record.name.as_str();
-                let old = self.store.usage_of(name, last)?.unwrap_or_default();
-                Book::new(seen.unwrap_or_default(), last, old)
-            } else {
-                Book::new(seen.unwrap_or_default(), today, stored)
+                Some(seen) => Book::new(seen, today, stored),
+                None => Book::new(Seen::default(), today, stored),
             };
             self.ids.insert(record.id, record.name.clone());
             let scope = Scope {
