@@ -42,9 +42,10 @@ impl FakeTime {
         self.ahead = seconds;
     }
 
-    /// From now on it is so many seconds before midnight UTC.
+    /// From now on it is so many seconds before midnight UTC: the next that this does not go back for. (To the
+    /// commands, which see the real time, an earlier one would be in the past.)
     pub fn set_before_midnight(&mut self, seconds: i64) {
-        let midnight = (real().div_euclid(DAY) + 1) * DAY;
+        let midnight = ((self.now() + seconds).div_euclid(DAY) + 1) * DAY;
         self.set_ahead(midnight - seconds - real());
     }
 
