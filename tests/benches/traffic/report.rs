@@ -16,8 +16,8 @@ const EXCEPTIONS: f64 = 0.01;
 /// Requests that go by, of those of nginx alone, one after the other: where what a request costs shows
 /// undiluted.
 const LEAST_ADMITTED: f64 = 0.8;
-/// Requests that are refused, of those that nginx refuses and closes.
-const LEAST_REFUSED: f64 = 1.0;
+/// CPU time that a refusal may take of what it takes nginx, which closes too.
+const MOST_REFUSED: f64 = 1.25;
 
 /// # Panics
 /// When what was measured is not what was to be.
@@ -184,17 +184,15 @@ impl Report {
     fn bounds(&self) -> Targets {
         let bounds = self.compared.iter().map(|compared| {
             let [other, ours] = [compared.peers[0], Peer::Limiter];
-            let what = format!("{}, of {}", compared.name, other.name());
-            let least = if compared.name.starts_with("admitted") {
-                LEAST_ADMITTED
+            if compared.name.starts_with("admitted") {
+                let what = format!("{}: requests, of {}", compared.name, other.name());
+                let rate = compared.ratio(ours, other, |sample| sample.rate);
+                Target::at_least(what, LEAST_ADMITTED, rate)
             } else {
-                LEAST_REFUSED
-            };
-            Target::at_least(
-                what,
-                least,
-                compared.ratio(ours, other, |sample| sample.rate),
-            )
+                let what = format!("{}: CPU, of {}", compared.name, other.name());
+                let cpu = compared.ratio(ours, other, |sample| sample.servers);
+                Target::at_most(what, MOST_REFUSED, cpu)
+            }
         });
         Targets(bounds.collect())
     }
