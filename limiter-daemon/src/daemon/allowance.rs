@@ -41,6 +41,9 @@ const STOPPED: &str = "stopped";
 /// The last day on which the kernel may have admitted what the store knows nothing of.
 const OPEN: &str = "open";
 
+/// The day on which a daemon last looked at all counts.
+const WATCHED: &str = "watched";
+
 /// How long before midnight the next day is opened.
 const EARLY: Duration = Duration::from_secs(60);
 
@@ -48,6 +51,15 @@ impl Engine {
     /// Whether the counts in the maps are those of the last daemon.
     pub(super) fn maps_were_kept(&self) -> Result<bool, StoreError> {
         Ok(self.store.meta(MAPS)?.as_deref() == Some(&self.plane.identity()))
+    }
+
+    /// The last day on which a daemon looked at the counts of these maps; `None` if they are new.
+    pub(super) fn last_watched(&self) -> Result<Option<Day>, StoreError> {
+        if !self.maps_were_kept()? {
+            return Ok(None);
+        }
+        let watched = self.store.meta(WATCHED)?;
+        Ok(watched.and_then(|day| day.parse().ok()).map(Day))
     }
 
     /// The maps are new, and the last daemon did not say that it went in peace: what it allowed may
@@ -117,12 +129,14 @@ impl Engine {
         let since = self.since.to_rfc3339();
         self.store.change(|store| {
             store.set_meta(OPEN, &open_day(now).0.to_string())?;
+            store.set_meta(WATCHED, &day_of(now).0.to_string())?;
             store.set_meta(STOPPED, "")?;
             store.set_meta(SINCE, &since)?;
             store.set_meta(MAPS, &identity)?;
             Ok::<(), StoreError>(())
         })?;
         self.open = open_day(now);
+        self.watched = day_of(now);
         Ok(())
     }
 
@@ -146,16 +160,19 @@ impl Engine {
         Ok(())
     }
 
-    /// Opens the next day before it begins.
+    /// All counts were looked at: puts the day of that on record, and opens the next one before it begins.
     ///
     /// # Errors
     /// The store's.
-    pub(super) fn open_next_day(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
-        let day = open_day(now);
-        if day > self.open {
-            self.store
-                .change(|store| store.set_meta(OPEN, &day.0.to_string()))?;
-            self.open = day;
+    pub(super) fn note_day(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
+        let open = open_day(now).max(self.open);
+        let watched = day_of(now).max(self.watched);
+        if (open, watched) != (self.open, self.watched) {
+            self.store.change(|store| {
+                store.set_meta(OPEN, &open.0.to_string())?;
+                store.set_meta(WATCHED, &watched.0.to_string())
+            })?;
+            (self.open, self.watched) = (open, watched);
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use limiter_common::day::Day;
+use limiter_common::day::{Day, DayCount};
 
 use super::{
     book::Book, departed::Departed, events::EventLog, pace::Pace, recount::Drifts, sweep::Table,
@@ -114,6 +114,8 @@ pub struct Engine {
     pub(super) healed: HealedView,
     /// The last day that the store knows may have begun.
     pub(super) open: Day,
+    /// The day of the last look, as it is on record.
+    pub(super) watched: Day,
     /// The day on which old days were last removed, and how many were kept.
     pub(super) history_kept: Option<(Day, Days)>,
     /// What happened.
@@ -229,6 +231,7 @@ impl Engine {
             drifts: Drifts::new(),
             healed: HealedView::default(),
             open: Day::default(),
+            watched: Day::default(),
             history_kept: None,
             events: Arc::default(),
             health: BTreeMap::new(),
@@ -251,6 +254,7 @@ impl Engine {
             .into_iter()
             .collect();
         let usage: HashMap<String, _> = self.store.usage_on(today)?.into_iter().collect();
+        let watched = self.last_watched()?;
         let placeholder = Limits {
             daily_quota: None,
             rate: None,
@@ -264,15 +268,24 @@ impl Engine {
             // The pinned maps hold the exact truth when they are there. Where they are new,
             // or lost this scope, the store's count is the least that was used.
             self.plane.raise_day_count(record.id, today, stored.used);
-            let book = match seen.remove(&record.id) {
-                // No row for today: the books of the last day may still be open.
-                Some(seen) if seen.day < today && today_row.is_none() => {
-                    let name = record.name.as_str();
-                    let old = self.store.usage_of(name, seen.day)?.unwrap_or_default();
-                    Book::new(seen, seen.day, old)
+            let seen = seen.remove(&record.id);
+            let word = DayCount(self.plane.state(record.id).day_count);
+            // The last day of which there may be something to add to the books.
+            let last = match (seen, watched) {
+                // The word is of a later day than what was seen. Up to the last look nothing was counted
+                // since, so it came on the day of that look or after it.
+                (seen, Some(watched)) if word.day() > seen.unwrap_or_default().day => {
+                    watched.min(word.day()).max(seen.unwrap_or_default().day)
                 }
-                Some(seen) => Book::new(seen, today, stored),
-                None => Book::new(Seen::default(), today, stored),
+                (Some(seen), _) => seen.day,
+                (None, _) => today,
+            };
+            let book = if last < today && today_row.is_none() {
+                let name = record.name.as_str();
+                let old = self.store.usage_of(name, last)?.unwrap_or_default();
+                Book::new(seen.unwrap_or_default(), last, old)
+            } else {
+                Book::new(seen.unwrap_or_default(), today, stored)
             };
             self.ids.insert(record.id, record.name.clone());
             let scope = Scope {

@@ -161,7 +161,7 @@ impl Engine {
         }
         let expired = self.expire_overrides(now).err().map(|error| error.message);
         self.note_health("overrides", expired);
-        let flushed = self.flush(now).and_then(|()| self.open_next_day(now));
+        let flushed = self.flush(now).and_then(|()| self.note_day(now));
         let flushed = flushed.err().map(|error| error.message);
         self.note_health("store", flushed);
         let unknown = self.tend_unknown(now).err().map(|error| error.message);

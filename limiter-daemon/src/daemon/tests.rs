@@ -10,6 +10,7 @@ mod healing;
 mod history;
 mod host;
 mod import;
+mod keys;
 mod modes;
 mod plane;
 pub(crate) mod testing;

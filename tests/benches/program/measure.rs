@@ -1,7 +1,7 @@
 //! Running the cases.
 
 use aya::{maps::Array, programs::TestRunOptions};
-use limiter_common::abi::{FlowKey, counter};
+use limiter_common::abi::counter;
 use limiter_tests::program::{Programs, Talk};
 
 use crate::{KEYS, SCOPE, SHARED, drawn};
@@ -159,14 +159,6 @@ fn once(programs: &Programs, case: &Case) -> u64 {
 /// Tells `REWIND` of limiter-ebpf/src/bench.rs which flow to set back, where to, and whose it is, and
 /// where the keys that are drawn stand in their packet.
 fn set_rewind(programs: &mut Programs, talk: &Talk, cases: &[Case]) {
-    let FlowKey {
-        client,
-        server,
-        client_port,
-        server_port,
-    } = talk.key();
-    let [a, b] = [client_port.to_ne_bytes(), server_port.to_ne_bytes()];
-    let ports = u32::from_ne_bytes([a[0], a[1], b[0], b[1]]);
     let first = drawn(SHARED, 0);
     let of_letters = |case: &Case| {
         let mut places = case.packet.windows(first.len());
@@ -175,10 +167,9 @@ fn set_rewind(programs: &mut Programs, talk: &Talk, cases: &[Case]) {
     };
     let letters_at = cases.iter().find_map(of_letters).unwrap_or(0);
     let mut words = [0; 13];
-    words[..4].copy_from_slice(&client);
-    words[4..8].copy_from_slice(&server);
+    words[..9].copy_from_slice(&talk.key_words());
     let next = talk.client_start.wrapping_add(talk.asked);
-    words[8..].copy_from_slice(&[ports, next, SCOPE, letters_at, KEYS]);
+    words[9..].copy_from_slice(&[next, SCOPE, letters_at, KEYS]);
     let map = programs.object_mut().ebpf().map_mut("REWIND");
     let map = map.expect("an object with the feature `bench`: use `cargo xtask bench`");
     let mut map: Array<_, [u32; 13]> = Array::try_from(map).expect("an array");

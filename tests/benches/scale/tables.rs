@@ -191,23 +191,10 @@ impl Bench {
         let crowd = CROWD.as_bytes();
         let key_at = packet.windows(crowd.len()).position(|place| place == crowd);
         let letters_at = key_at.expect("the key in the packet") + crowd.len();
-        let FlowKey {
-            client,
-            server,
-            client_port,
-            server_port,
-        } = talk.key();
-        let [a, b] = [client_port.to_ne_bytes(), server_port.to_ne_bytes()];
         let mut rewind = [0; 12];
-        rewind[..4].copy_from_slice(&client);
-        rewind[4..8].copy_from_slice(&server);
+        rewind[..9].copy_from_slice(&talk.key_words());
         let letters_at = u32::try_from(letters_at).expect("a short packet");
-        rewind[8..].copy_from_slice(&[
-            u32::from_ne_bytes([a[0], a[1], b[0], b[1]]),
-            talk.client_start,
-            FIRST_SCOPE,
-            letters_at,
-        ]);
+        rewind[9..].copy_from_slice(&[talk.client_start, FIRST_SCOPE, letters_at]);
         Self { packet, rewind }
     }
 

@@ -92,6 +92,21 @@ impl Talk {
         }
     }
 
+    /// The same as it lies in the memory of a map, in words of this machine.
+    pub fn key_words(&self) -> [u32; 9] {
+        let FlowKey {
+            client,
+            server,
+            client_port,
+            server_port,
+        } = self.key();
+        let [a, b] = [client_port.to_ne_bytes(), server_port.to_ne_bytes()];
+        let mut words = [u32::from_ne_bytes([a[0], a[1], b[0], b[1]]); 9];
+        words[..4].copy_from_slice(&client);
+        words[4..8].copy_from_slice(&server);
+        words
+    }
+
     pub fn syn(&mut self) -> Segment {
         let seq = self.client_start.wrapping_sub(1);
         self.stamped(Segment {

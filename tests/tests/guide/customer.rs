@@ -8,6 +8,15 @@ use limiter_tests::{
 pub const NAME: &str = "api.example.com";
 const CERTIFICATES: &str = "/etc/ssl/api.example.com";
 
+/// A host with the API and a running limiter, and a customer on another.
+pub struct Setting {
+    pub customer: Host,
+    pub host: Host,
+    pub api: Nginx,
+    /// What they are in, for as long as they are.
+    pub lab: Lab,
+}
+
 /// A certificate of [`NAME`] and its key.
 pub struct Certificate {
     pub certificate: String,

@@ -8,3 +8,8 @@ mod readme;
 mod runbook;
 mod sizes;
 mod terminators;
+
+use std::time::Duration;
+
+/// Longer than a test here takes: its counts are of one day.
+const TEST: Duration = Duration::from_secs(60);

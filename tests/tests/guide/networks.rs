@@ -1,14 +1,13 @@
 //! `docs/NETWORKS.md`: load balancer, gateway, containers.
 
-use std::time::Duration;
-
 use limiter_tests::{Host, Lab, Namespace, Net, Nginx, avoid_midnight, pages::Example};
 
-use crate::customer::{Certificate, NAME, Trial, customer, write_files};
+use crate::{
+    TEST,
+    customer::{Certificate, NAME, Trial, customer, write_files},
+};
 
 const PAGE: &str = "NETWORKS.md";
-/// Longer than a test here takes: its counts are of one day.
-const TEST: Duration = Duration::from_secs(60);
 
 /// A lab whose two namespaces are the customer's and the API's, and more of them between.
 fn apart() -> Lab {

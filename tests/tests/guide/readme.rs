@@ -1,13 +1,8 @@
 //! The README's first limited request.
 
-use std::time::Duration;
-
 use limiter_tests::{Host, Lab, avoid_midnight, pages::Example};
 
-use crate::customer::write_files;
-
-/// Longer than the test takes: its counts are of one day.
-const TEST: Duration = Duration::from_secs(60);
+use crate::{TEST, customer::write_files};
 
 #[test]
 fn the_first_limited_request_is_limited() {

@@ -1,28 +1,18 @@
 //! `docs/RUNBOOK.md` and `docs/RESPONSES.md`: what is typed there works, and prints what it says.
 
-use std::time::Duration;
-
 use limiter_tests::{
     GUARDED, Host, Lab, Nginx, avoid_midnight,
     pages::{Example, transcript},
 };
 
-use crate::customer::NAME;
-
-/// Longer than a test here takes: its counts are of one day.
-const TEST: Duration = Duration::from_secs(60);
-
-/// A host with the API in plain HTTP and a running limiter, and a customer on another.
-struct Setting {
-    customer: Host,
-    host: Host,
-    api: Nginx,
-    _lab: Lab,
-}
+use crate::{
+    TEST,
+    customer::{NAME, Setting},
+};
 
 impl Setting {
     #[track_caller]
-    fn new(policy: &str) -> Self {
+    fn with_policy(policy: &str) -> Self {
         avoid_midnight(TEST);
         let lab = Lab::veth();
         let api = Nginx::start(&lab, &[GUARDED]);
@@ -39,7 +29,7 @@ impl Setting {
             customer,
             host,
             api,
-            _lab: lab,
+            lab,
         }
     }
 
@@ -76,7 +66,7 @@ impl Setting {
 
 #[test]
 fn the_transcripts_are_what_curl_prints() {
-    let mut setting = Setting::new("missing_key = \"reject\"\nunknown_key = \"reject\"\n");
+    let mut setting = Setting::with_policy("missing_key = \"reject\"\nunknown_key = \"reject\"\n");
     let host = &setting.host;
     host.sh("limiter scope add acme/web");
     host.sh("limiter limits set acme/web --daily-quota 1 --note 'as in the transcript'");
@@ -126,7 +116,7 @@ fn without_times(text: &str) -> Vec<String> {
 
 #[test]
 fn every_block_of_the_runbook_does_what_it_says() {
-    let mut setting = Setting::new("unknown_key = \"reject\"\n");
+    let mut setting = Setting::with_policy("unknown_key = \"reject\"\n");
     let book = Example::of("RUNBOOK.md", "runbook");
     let mut todo = book.runs();
     let mut run = |setting: &Setting, name: &str| {

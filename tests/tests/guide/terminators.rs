@@ -1,28 +1,20 @@
 //! `docs/TERMINATORS.md`: the terminator and the API on one host, with `lo` between them.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use limiter_tests::{Host, Lab, Nginx, avoid_midnight, pages::Example, skip};
 
-use crate::customer::{Certificate, Trial, customer, write_files};
+use crate::{
+    TEST,
+    customer::{Certificate, Setting, Trial, customer, write_files},
+};
 
 const PAGE: &str = "TERMINATORS.md";
 /// Of the API.
 const PORT: u16 = 8080;
-/// Longer than a test here takes: its counts are of one day.
-const TEST: Duration = Duration::from_secs(60);
-
-/// A host with the API, the limiter of the guide and a certificate, and a customer on another.
-struct Setting {
-    customer: Host,
-    host: Host,
-    api: Nginx,
-    _lab: Lab,
-}
-
 impl Setting {
     #[track_caller]
-    fn new(terminator: &str) -> Self {
+    fn behind(terminator: &str) -> Self {
         avoid_midnight(TEST);
         let lab = Lab::veth();
         let api = Nginx::start(&lab, &[PORT]);
@@ -37,7 +29,7 @@ impl Setting {
             customer,
             host,
             api,
-            _lab: lab,
+            lab,
         }
     }
 
@@ -62,14 +54,14 @@ impl Setting {
 
 #[test]
 fn behind_nginx() {
-    let mut setting = Setting::new("nginx");
+    let mut setting = Setting::behind("nginx");
     setting.start("nginx -g 'daemon off;'");
     setting.keeps_the_promise("2");
 }
 
 #[test]
 fn behind_haproxy() {
-    let mut setting = Setting::new("haproxy");
+    let mut setting = Setting::behind("haproxy");
     setting.start("haproxy -db -f /etc/haproxy/haproxy.cfg");
     setting.keeps_the_promise("2");
 }
@@ -83,7 +75,7 @@ fn behind_envoy() {
             "LIMITER_ENVOY names no Envoy, `cargo xtask test` sets it",
         );
     };
-    let mut setting = Setting::new("envoy");
+    let mut setting = Setting::behind("envoy");
     setting.host.provide("envoy", &PathBuf::from(envoy));
     setting.start("envoy -c /etc/envoy/envoy.yaml");
     setting.keeps_the_promise("2");
@@ -91,7 +83,7 @@ fn behind_envoy() {
 
 #[test]
 fn behind_stunnel() {
-    let mut setting = Setting::new("stunnel");
+    let mut setting = Setting::behind("stunnel");
     // It goes to the background by itself.
     setting.host.sh("stunnel /etc/stunnel/api.conf");
     setting.keeps_the_promise("1.1");
@@ -99,7 +91,7 @@ fn behind_stunnel() {
 
 #[test]
 fn a_terminator_that_speaks_the_proxy_protocol_is_answered_with_400() {
-    let setting = Setting::new("stunnel");
+    let setting = Setting::behind("stunnel");
     let proxied = "sed -i 's/^connect.*/&\\nprotocol = proxy/' /etc/stunnel/api.conf; \
                    stunnel /etc/stunnel/api.conf";
     setting.host.sh(proxied);

@@ -1,7 +1,7 @@
 #!/busybox sh
 # Process 1 of the initial file system: finds the root disk and goes over to it.
 set -e
-for directory in dev proc root; do
+for directory in dev proc system; do
     /busybox mkdir -p /$directory
 done
 /busybox mount -t devtmpfs dev /dev
@@ -9,6 +9,6 @@ done
 for module in /modules/*; do
     /busybox insmod "$module"
 done
-/busybox mount -t ext4 "$(/busybox findfs LABEL=limiter-root)" /root
-/busybox mount -t ext4 -o ro "$(/busybox findfs LABEL=limiter-job)" /root/mnt
-exec /busybox switch_root /root /mnt/init
+/busybox mount -t ext4 "$(/busybox findfs LABEL=limiter-root)" /system
+/busybox mount -t ext4 -o ro "$(/busybox findfs LABEL=limiter-job)" /system/mnt
+exec /busybox switch_root /system /mnt/init

@@ -2,13 +2,19 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 
-use limiter_common::{abi::reason, day::DayCount};
+use chrono::Duration;
+use limiter_common::{
+    abi::reason,
+    day::{Day, DayCount},
+};
 
 use super::{
     host::{Host, TODAY, TOMORROW, at, caller, name, noon},
     plane::MemoryPlane,
 };
 use crate::{daemon::Engine, kernel::Plane as _};
+
+const DAY: Duration = Duration::days(1);
 
 #[test]
 fn counts_go_on_when_the_maps_survive_and_come_back_when_they_do_not() {
@@ -36,6 +42,57 @@ fn counts_go_on_when_the_maps_survive_and_come_back_when_they_do_not() {
     host.plane.refuse(id, reason::RATE, 1);
     let usage = host.engine().usage_of(&name("acme"), None, noon()).unwrap();
     assert_eq!((usage.used, usage.refused.rate), (13, 5));
+}
+
+#[test]
+fn a_day_whose_first_requests_no_daemon_saw_is_in_the_books() {
+    // Counts of the day before yesterday were seen, or none ever.
+    for before in [3, 0] {
+        // The first requests of today come before a daemon looks again, or none do.
+        for today in [0, 2] {
+            let mut host = Host::new("");
+            let id = host.add("acme");
+            let [yesterday, earlier] = [Day(TODAY.0 - 1), Day(TODAY.0 - 2)];
+            let [day_before, two_before] = [noon() - DAY, noon() - DAY * 2];
+            host.start(two_before).unwrap();
+            if before > 0 {
+                host.plane.admit(id, earlier, before);
+            }
+            host.engine().tick(two_before);
+            host.engine().tick(day_before);
+            // Killed before it has looked at the first.
+            host.plane.admit(id, yesterday, 5);
+            if today > 0 {
+                host.plane.admit(id, TODAY, today);
+            }
+            host.start(noon()).unwrap();
+            let mut used = |date: Option<&str>| {
+                let date = date.map(|date| date.parse().unwrap());
+                let usage = host.engine().usage_of(&name("acme"), date, noon());
+                usage.unwrap().used
+            };
+            let found = [Some("2026-11-22"), Some("2026-11-23"), None].map(&mut used);
+            assert_eq!(found, [before, 5, today], "before {before}, today {today}");
+        }
+    }
+}
+
+#[test]
+fn the_last_requests_before_midnight_are_of_that_day_though_no_daemon_saw_them() {
+    let mut host = Host::new("");
+    let id = host.add("acme");
+    let late = at("2026-11-23T23:59:30Z");
+    let yesterday = Day(TODAY.0 - 1);
+    host.start(late).unwrap();
+    host.plane.admit(id, yesterday, 3);
+    // The next day is open by then.
+    host.engine().tick(late);
+    host.plane.admit(id, yesterday, 2);
+    host.plane.admit(id, TODAY, 1);
+    host.start(noon()).unwrap();
+    let date = Some("2026-11-23".parse().unwrap());
+    let usage = host.engine().usage_of(&name("acme"), date, noon()).unwrap();
+    assert_eq!((usage.used, host.used("acme", noon())), (5, 1));
 }
 
 #[test]

@@ -1,18 +1,15 @@
 //! What operators' commands come to in store and kernel.
 
-use limiter_common::abi::{
-    KEY_ADOPTED, KEY_DISABLED, KeyEntry, LIMITS_IN_USE, LIMITS_OBSERVE, UNLIMITED, reason,
-};
+use limiter_common::abi::{LIMITS_IN_USE, LIMITS_OBSERVE, UNLIMITED, reason};
 
 use super::{
     host::{Host, at, caller, name, noon},
     plane::NoLarger,
 };
 use crate::{
-    api::{AddScope, CreateKey, ImportKey, Kind, SetLimits},
+    api::{AddScope, CreateKey, Kind, SetLimits},
     config::Tables,
     limits::{Bound, Changes},
-    store::KeyState,
 };
 
 fn set(changes: Changes) -> SetLimits {
@@ -77,37 +74,6 @@ fn a_new_daemon_gives_scopes_the_text_sets_they_have() {
 }
 
 #[test]
-fn an_unknown_key_id_is_answered_with_the_nearest_one_or_as_the_scope_that_it_is() {
-    let mut host = Host::new("");
-    host.add("acme/web");
-    let request = CreateKey {
-        scope: name("acme/web"),
-        label: None,
-    };
-    let id = host
-        .engine()
-        .create_key(request, &caller(noon()))
-        .unwrap()
-        .id;
-    let wrong = format!("{}1", &id[..id.len() - 1]);
-    for (typed, wanted) in [
-        (wrong.as_str(), format!("did you mean `{id}`?")),
-        ("acme/web", "`limiter key list acme/web`".to_owned()),
-        (
-            "nothing-like-it",
-            "no key `nothing-like-it`: `limiter key list`".to_owned(),
-        ),
-    ] {
-        let engine = host.engine();
-        let error = engine
-            .set_key_state(typed, KeyState::Disabled, &caller(noon()))
-            .unwrap_err();
-        assert_eq!(error.kind, Kind::NotFound);
-        assert!(error.message.contains(&wanted), "{}", error.message);
-    }
-}
-
-#[test]
 fn unknown_scopes_and_tiers_are_answered_with_the_nearest_names() {
     let mut host = Host::new("");
     host.add("acme/web");
@@ -140,127 +106,6 @@ fn unknown_scopes_and_tiers_are_answered_with_the_nearest_names() {
         .add_scope(request, &caller(noon()))
         .unwrap_err();
     assert_eq!(error.kind, Kind::Conflict);
-}
-
-#[test]
-fn keys_are_known_to_the_kernel_by_digest_and_state() {
-    let mut host = Host::new("");
-    let id = host.add("acme");
-    let request = CreateKey {
-        scope: name("acme"),
-        label: Some("ci".to_owned()),
-    };
-    let made = host.engine().create_key(request, &caller(noon())).unwrap();
-    let entry = |host: &Host| *host.plane.tables().keys.values().next().unwrap();
-    assert_eq!(
-        entry(&host),
-        KeyEntry {
-            scope: id,
-            flags: 0,
-            last_used_ns: 0
-        }
-    );
-    host.plane
-        .tables()
-        .keys
-        .values_mut()
-        .for_each(|entry| entry.last_used_ns = 5_000_000_000);
-    let key = made.id.as_str();
-    let view = host
-        .engine()
-        .set_key_state(key, KeyState::Disabled, &caller(noon()))
-        .unwrap();
-    assert_eq!(view.last_used_at, Some(at("1970-01-01T00:00:05Z")));
-    assert_eq!(
-        entry(&host),
-        KeyEntry {
-            scope: id,
-            flags: KEY_DISABLED,
-            last_used_ns: 5_000_000_000
-        }
-    );
-    host.engine()
-        .set_key_state(key, KeyState::Active, &caller(noon()))
-        .unwrap();
-    assert_eq!(entry(&host).flags, 0);
-    host.engine()
-        .set_key_state(key, KeyState::Revoked, &caller(noon()))
-        .unwrap();
-    let error = host
-        .engine()
-        .set_key_state(key, KeyState::Active, &caller(noon()))
-        .unwrap_err();
-    assert_eq!(error.kind, Kind::Conflict);
-    assert_eq!(entry(&host).flags, KEY_DISABLED);
-    let error = host
-        .engine()
-        .set_key_state("k_none", KeyState::Active, &caller(noon()))
-        .unwrap_err();
-    assert_eq!(error.kind, Kind::NotFound);
-}
-
-#[test]
-fn an_imported_key_belongs_to_one_scope() {
-    let mut host = Host::new("");
-    host.add("acme");
-    host.add("beta");
-    let import = |scope: &str, key: &str| ImportKey {
-        scope: name(scope),
-        label: None,
-        key: key.to_owned(),
-    };
-    host.engine()
-        .import_key(import("acme", "secret-1"), &caller(noon()))
-        .unwrap();
-    let error = host
-        .engine()
-        .import_key(import("beta", "secret-1"), &caller(noon()))
-        .unwrap_err();
-    assert_eq!(error.kind, Kind::Conflict);
-    assert!(!error.message.contains("secret-1"), "{}", error.message);
-    let error = host
-        .engine()
-        .import_key(import("beta", "two words"), &caller(noon()))
-        .unwrap_err();
-    assert_eq!(error.kind, Kind::InvalidKey);
-}
-
-#[test]
-fn an_import_is_all_or_nothing() {
-    let mut host = Host::new("");
-    host.add("acme");
-    let good =
-        "scope,key,label,tier\nacme,k1,,\nnew/one,k2,mobile,master\nnew/one,k3,,\nnew,k4,,\n";
-    let done = host.import(good).unwrap();
-    assert_eq!((done.keys, done.scopes), (4, 2));
-    assert_eq!(host.plane.tables().keys.len(), 4);
-    assert_eq!(
-        host.engine()
-            .show_scope(&name("new/one"))
-            .unwrap()
-            .scope
-            .tier,
-        "master"
-    );
-    for (bad, wanted) in [
-        (
-            "scope,key\nmore,k5\nacme,k1\n",
-            "line 3: this key is registered already",
-        ),
-        (
-            "scope,key,tier\nmore,k5,gold\n",
-            "line 2: there is no tier `gold`",
-        ),
-        (
-            "scope,key,tier\nacme,k5,profile\n",
-            "line 2: the scope acme has tier master, not profile",
-        ),
-    ] {
-        let error = host.import(bad).unwrap_err();
-        assert!(error.message.contains(wanted), "{}", error.message);
-        assert!(host.engine().show_scope(&name("more")).is_err());
-        assert_eq!(host.plane.tables().keys.len(), 4);
-    }
 }
 
 #[test]
@@ -384,30 +229,6 @@ fn ids_of_removed_scopes_come_back_when_nothing_holds_them() {
 }
 
 #[test]
-fn keys_that_the_store_does_not_have_leave_the_kernel() {
-    let mut host = Host::new("");
-    let entry = KeyEntry {
-        scope: 9,
-        flags: 0,
-        last_used_ns: 0,
-    };
-    host.plane.tables().keys.insert([1, 1], entry);
-    let adopted = KeyEntry {
-        flags: KEY_ADOPTED,
-        ..entry
-    };
-    host.plane.tables().keys.insert([2, 2], adopted);
-    host.start(noon()).unwrap();
-    assert!(host.plane.tables().keys.is_empty());
-    host.configure("[policy]\nunknown_key = \"tier:profile\"\n");
-    host.plane.tables().keys.insert([2, 2], adopted);
-    host.start(noon()).unwrap();
-    assert_eq!(host.plane.tables().keys.len(), 1);
-    let config = host.plane.tables().config.unwrap();
-    assert_eq!(config.adopt_limits.daily_quota, 1000);
-}
-
-#[test]
 fn a_reload_applies_and_a_bad_one_changes_nothing() {
     let mut host = Host::new("[tiers.gold]\ndaily_quota = 5\nrate = \"1/s\"\n");
     let request = AddScope {
@@ -452,24 +273,6 @@ fn a_reload_applies_and_a_bad_one_changes_nothing() {
         report.warnings
     );
     assert_eq!(quota(&host), 9);
-}
-
-#[test]
-fn an_empty_label_is_none_and_a_long_one_is_refused() {
-    let mut host = Host::new("");
-    host.add("acme");
-    let mut create = |label: String| {
-        let request = CreateKey {
-            scope: name("acme"),
-            label: Some(label),
-        };
-        host.engine().create_key(request, &caller(noon()))
-    };
-    assert_eq!(create(String::new()).map(|key| key.label), Ok(None));
-    let kind = create("x".repeat(300))
-        .map(|_| ())
-        .map_err(|error| error.kind);
-    assert_eq!(kind, Err(Kind::Invalid));
 }
 
 #[test]
