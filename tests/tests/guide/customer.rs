@@ -14,7 +14,7 @@ pub struct Setting {
     pub host: Host,
     pub api: Nginx,
     /// What they are in, for as long as they are.
-    pub lab: Lab,
+    pub _lab: Lab,
 }
 
 /// A certificate of [`NAME`] and its key.

@@ -29,7 +29,7 @@ impl Setting {
             customer,
             host,
             api,
-            lab,
+            _lab: lab,
         }
     }
 

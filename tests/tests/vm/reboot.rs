@@ -123,8 +123,9 @@ fn third_life() {
     }
     println!("{before} served before the power was cut and {served} after, of {QUOTA}: {usage:?}");
     assert!(before + served <= QUOTA, "{before} and {served}");
+    // One may have been served when the power was cut, and not noted any more.
     assert!(
-        before + served + 2 * AHEAD >= QUOTA,
+        before + 1 + served + 2 * AHEAD >= QUOTA,
         "{before} and {served}"
     );
     assert_eq!(usage.used + served, QUOTA);
