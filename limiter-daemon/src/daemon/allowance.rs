@@ -177,10 +177,24 @@ impl Engine {
         Ok(())
     }
 
-    /// The store has just been written, or had nothing to write.
+    /// All counts have just been written: from the clock's next publication on, requests are held to what
+    /// the store allows.
     pub(super) fn attend(&self) {
         let ahead = u64::try_from(ATTENDED.as_nanos()).unwrap_or(u64::MAX);
         self.attended.store(boot_ns().saturating_add(ahead), SeqCst);
+    }
+
+    /// Something has been written. If nobody had written for a while this is not enough to begin with: the
+    /// kernel may have admitted to other scopes what the store knows nothing of.
+    pub(super) fn stay_attended(&self) {
+        if self.is_attended() {
+            self.attend();
+        }
+    }
+
+    /// Whether requests are to be held to what the store allows.
+    pub(super) fn is_attended(&self) -> bool {
+        boot_ns() < self.attended.load(SeqCst)
     }
 
     /// Writes the counts of these scopes, and so lets them go on.
@@ -238,7 +252,10 @@ pub(super) async fn rounds(shared: Arc<Shared>, events: Events) {
             let noted = engine.hear_of_unknown(&adopted, now);
             let extended = noted.and_then(|()| engine.extend(&scopes, now));
             let problem = extended.err().map(|error| error.message);
-            engine.note_health("store", problem);
+            // That all is well again is for the round to say that writes all counts.
+            if problem.is_some() || engine.is_attended() {
+                engine.note_health("store", problem);
+            }
         });
         if let Err(error) = work.await {
             log::error!("a round of allowances failed: {error}");

@@ -128,6 +128,13 @@ impl ClockPublisher {
         map.publish(clock)
     }
 
+    /// Whether the kernel holds requests to what the store allows, by what is published.
+    pub fn is_attended(&self) -> bool {
+        let now = u64::try_from(read(libc::CLOCK_BOOTTIME)).unwrap_or(0);
+        let published = lock(&self.map).published();
+        published.is_ok_and(|clock| now < clock.attended_until_ns)
+    }
+
     /// The daemon goes: from now on nobody answers for the store.
     ///
     /// # Errors

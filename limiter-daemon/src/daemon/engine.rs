@@ -180,6 +180,7 @@ impl Engine {
         engine.fill_unused()?;
         engine.drop_unused_texts()?;
         engine.flush(now)?;
+        engine.attend();
         engine.begin(now)?;
         Ok(engine)
     }

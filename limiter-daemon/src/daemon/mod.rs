@@ -443,7 +443,7 @@ async fn rounds(shared: Arc<Shared>, clock: Arc<ClockPublisher>) {
         let work = tokio::task::spawn_blocking(move || {
             let mut engine = shared.engine();
             engine.note_clock(clock.problem());
-            engine.tick(Utc::now());
+            engine.round(Utc::now(), &clock);
             if round.is_multiple_of(INTERFACES_EVERY) {
                 engine.follow_interfaces();
             }

@@ -2,7 +2,10 @@
 
 use chrono::{DateTime, Utc};
 
-use super::engine::{Caller, Engine, Scope};
+use super::{
+    clock::ClockPublisher,
+    engine::{Caller, Engine, Scope},
+};
 use crate::{
     api::{ApiError, Report},
     config::{self, Config, Resolution},
@@ -162,12 +165,27 @@ impl Engine {
         let expired = self.expire_overrides(now).err().map(|error| error.message);
         self.note_health("overrides", expired);
         let flushed = self.flush(now).and_then(|()| self.note_day(now));
+        if flushed.is_ok() {
+            self.attend();
+        }
         let flushed = flushed.err().map(|error| error.message);
         self.note_health("store", flushed);
         let unknown = self.tend_unknown(now).err().map(|error| error.message);
         self.note_health("unknown_keys", unknown);
         let forgotten = self.forget_old_days(now).err().map(|error| error.message);
         self.note_health("history", forgotten);
+    }
+
+    /// As [`Self::tick`]. If the kernel has not held requests to what the store allows until then, it hears
+    /// at once to do so again, and what it has admitted meanwhile is written as well: before anybody sees
+    /// that the store works again.
+    pub fn round(&mut self, now: DateTime<Utc>, clock: &ClockPublisher) {
+        self.tick(now);
+        if self.is_attended() && !clock.is_attended() {
+            // A failure is told by the next round.
+            let _kept = clock.publish();
+            self.tick(now);
+        }
     }
 
     /// Notes whether UTC could be published.

@@ -91,8 +91,7 @@ impl Engine {
     pub fn flush(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
         let looks = self.look_at_all(now);
         self.write(looks)?;
-        // All is written that there is.
-        self.attend();
+        self.stay_attended();
         Ok(())
     }
 
@@ -119,7 +118,7 @@ impl Engine {
         let writes = !pending.is_empty();
         self.write(pending)?;
         if writes {
-            self.attend();
+            self.stay_attended();
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use chrono::Duration;
 use limiter_common::{
-    abi::reason,
+    abi::{Clock, reason},
     day::{Day, DayCount},
 };
 
@@ -12,7 +12,13 @@ use super::{
     host::{Host, TODAY, TOMORROW, at, caller, name, noon},
     plane::MemoryPlane,
 };
-use crate::{daemon::Engine, kernel::Plane as _};
+use crate::{
+    daemon::{
+        Engine,
+        clock::{ClockPublisher, PublishClock},
+    },
+    kernel::{KernelError, Plane as _, boot_ns},
+};
 
 const DAY: Duration = Duration::days(1);
 
@@ -328,17 +334,58 @@ fn only_what_was_written_is_answered_for() {
     let engine = host.engine();
     let asked = |engine: &Engine| engine.attended.load(SeqCst) > 0;
     engine.tick(noon());
-    engine.attended.store(0, SeqCst);
+    // Soon nobody answers any more.
+    let soon = boot_ns() + 4_000_000_000;
+    engine.attended.store(soon, SeqCst);
     // A scope that has nothing to write, and one that is nobody's.
     engine.extend(&[id, 999].into(), noon()).unwrap();
-    assert!(!asked(engine));
+    assert_eq!(engine.attended.load(SeqCst), soon);
     host.plane.admit(id, TODAY, 1);
     let engine = host.engine();
     engine.extend(&[id].into(), noon()).unwrap();
-    assert!(asked(engine));
+    assert!(engine.attended.load(SeqCst) > soon);
+    // Once nobody did, one scope's counts are not enough, nor those that an operator's command writes.
     engine.attended.store(0, SeqCst);
+    host.plane.admit(id, TODAY, 1);
+    let engine = host.engine();
+    engine.extend(&[id].into(), noon()).unwrap();
+    engine.flush(noon()).unwrap();
+    assert!(!asked(engine));
     engine.tick(noon());
     assert!(asked(engine));
+}
+
+#[test]
+fn when_the_store_works_again_what_was_admitted_until_the_kernel_heard_of_it_is_written() {
+    /// A clock on whose publication requests come that the kernel need not hold any more.
+    struct Late(MemoryPlane, u32, Clock);
+
+    impl PublishClock for Late {
+        fn published(&self) -> Result<Clock, KernelError> {
+            Ok(self.2)
+        }
+
+        fn publish(&mut self, clock: Clock) -> Result<(), KernelError> {
+            self.0.admit(self.1, TODAY, 3);
+            self.2 = clock;
+            Ok(())
+        }
+    }
+
+    let mut host = Host::new("");
+    let id = host.add("acme");
+    let late = Late(host.plane.clone(), id, Clock::default());
+    let engine = host.engine();
+    let (offset, attended) = (engine.utc_offset.clone(), engine.attended.clone());
+    let clock = ClockPublisher::new(Box::new(late), offset, attended);
+    assert!(!clock.is_attended());
+    engine.round(noon(), &clock);
+    assert!(clock.is_attended());
+    let written = engine.store.usage_of("acme", TODAY).unwrap();
+    assert_eq!(written.map(|usage| usage.used), Some(3));
+    // From then on the clock's own rounds are enough.
+    engine.round(noon(), &clock);
+    assert_eq!(host.plane.state(id).day_count, DayCount::new(TODAY, 3).0);
 }
 
 #[test]
