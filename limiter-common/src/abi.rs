@@ -6,7 +6,7 @@
 use crate::{fingerprint, gcra, http::Rules};
 
 /// The version of the map layout.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// The largest number of bytes of a key.
 pub const MAX_KEY: usize = 128;
@@ -55,6 +55,8 @@ pub mod policy {
     pub const REJECT: u32 = 1;
     /// `unknown_key` only: each unknown key is a scope of its own.
     pub const ADOPT: u32 = 2;
+    /// `handshake` only: the server does not hear of a connection before it brings something.
+    pub const DEFER: u32 = 3;
 
     /// `on_limit`: answer and close.
     pub const ON_LIMIT_CLOSE: u32 = 0;
@@ -93,8 +95,8 @@ pub struct Config {
     /// What happens to requests beyond [`Limits::allowed`] when nobody has extended it until
     /// [`Clock::attended_until_ns`]: `policy::PASS` (up to the daily quota) or `policy::REJECT`.
     pub unattended: u32,
-    /// Zero, aligns.
-    pub reserved: u32,
+    /// `policy::PASS` or `policy::DEFER`.
+    pub handshake: u32,
     /// `policy::ADOPT`: [`crate::day::DayCount`] that an adopted scope begins with.
     pub adopt_count: u64,
     /// `policy::ADOPT`: the limits that an adopted scope gets.

@@ -83,7 +83,7 @@ unsafe fn opens(skb: Skb, work: *mut Work, config: *const Config) -> i32 {
         if let Some(tomb) = maps::tomb(key) {
             if (*tomb).response_start == server_next {
                 // Sent again, on the connection that was refused.
-                return DROP;
+                return global::limiter_server_of_tomb(skb.0);
             }
             maps::remove_tomb(key);
         }

@@ -2,8 +2,8 @@
 
 use limiter_common::{
     abi::{
-        Config, FLOW_CLIENT_FIN, FLOW_DROP_COUNTED, FLOW_SERVER_FIN, Flow, NO_SCOPE, OWN_MARK,
-        counter, phase, policy, reason,
+        Config, FLOW_CLIENT_FIN, FLOW_DEFERRED, FLOW_DROP_COUNTED, FLOW_SERVER_FIN, Flow, NO_SCOPE,
+        OWN_MARK, TOMB_RESET_SERVER, counter, phase, policy, reason,
     },
     http,
 };
@@ -15,7 +15,7 @@ use crate::{
     global, maps,
     packet::{ACK, Direction, FIN, Packet, Parsed, RST, SYN, URG, parse},
     refusals::limiter_count_refusal,
-    refuse,
+    refuse::{self, SERVER_KNOWS},
     requests::requests,
     skb::{DROP, NEXT, Skb},
     stranger::stranger,
@@ -198,6 +198,9 @@ unsafe fn segment(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Con
             if doubt != NONE {
                 return Action::Drop(doubt);
             }
+            if packet.len == 0 && !packet.has(FIN) && is_deferred(flow, config) {
+                return Action::Drop(counter::HANDSHAKES_DEFERRED);
+            }
             (*flow).phase = phase::HTTP;
         }
         let action = if packet.len == 0 {
@@ -224,6 +227,31 @@ unsafe fn segment(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Con
         } else {
             Action::Pass
         }
+    }
+}
+
+/// Whether the acknowledgement that completes the handshake is kept from the server (as with
+/// TCP_DEFER_ACCEPT, tcp(7)): the connection's first request completes it as well, and if that is refused
+/// no application has heard of the connection.
+///
+/// The server sends its SYN-ACK again after a second, and what the client answers then passes, so that a
+/// server which waits for a connection, or speaks first, does not wait for ever.
+///
+/// # Safety
+/// As [`segment`].
+#[inline(always)]
+unsafe fn is_deferred(flow: *mut Flow, config: *const Config) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if (*flow).flags & FLOW_DEFERRED != 0 {
+            (*flow).flags &= !FLOW_DEFERRED;
+            return false;
+        }
+        if (*config).handshake != policy::DEFER || (*config).observe != 0 {
+            return false;
+        }
+        (*flow).flags |= FLOW_DEFERRED;
+        true
     }
 }
 
@@ -463,13 +491,21 @@ pub unsafe fn bury(work: *mut Work, flow: *mut Flow, split: bool, reset: bool) -
     // SAFETY: the caller's promise.
     unsafe {
         let head = (*work).scan.state.method == http::METHOD_HEAD;
+        // Where the server waits for the end of the handshake a FIN would complete it; and should the reset
+        // be lost, its SYN-ACK comes again, and is answered. (Without a branch: the verifier would follow all
+        // that comes after it twice, at each place that refuses.)
+        let waits = (*flow).flags / FLOW_DEFERRED & 1;
+        let mut server = waits * (TOMB_RESET_SERVER | SERVER_KNOWS);
+        if split {
+            server |= TOMB_RESET_SERVER;
+        }
         refuse::bury(
             work,
             (*flow).next,
             (*flow).server_next,
             (*flow).server_window,
             (*flow).server_tsval,
-            split,
+            server,
             head,
             reset,
         );

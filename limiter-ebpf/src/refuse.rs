@@ -38,8 +38,8 @@ const SERVER_UNTOLD: u32 = 1 << 16;
 /// In `Tomb::flags`: the client had no room, so a response that it was sent is lost.
 const CLIENT_FULL: u32 = 1 << 17;
 
-/// In `Tomb::flags`: the server has acknowledged its FIN, or was told twice.
-const SERVER_KNOWS: u32 = 1 << 18;
+/// In `Tomb::flags`: the server has acknowledged its FIN, was told twice, or asks if it does not know.
+pub const SERVER_KNOWS: u32 = 1 << 18;
 
 /// The least window (not scaled) that a refused client is told. A window of 0 would keep back its
 /// FIN, and its body, which many clients must send before they read a response.
@@ -61,7 +61,7 @@ const LOOPBACK: u32 = 1;
 /// - `start`: the first byte of the client that is withheld from the server.
 /// - `server_next`: the server's next byte.
 /// - `window`, `server_tsval`: the server's last window (not scaled) and timestamp value (or 0).
-/// - `split`: the server has a part of the request.
+/// - `server`: how the server is told, by flags of the tomb: `TOMB_RESET_SERVER`, `SERVER_KNOWS`.
 /// - `head`: the method is HEAD.
 /// - `reset`: no response, both sides are reset.
 #[inline(always)]
@@ -75,16 +75,13 @@ pub fn bury(
     server_next: Seq,
     window: u32,
     server_tsval: u32,
-    split: bool,
+    server: u32,
     head: bool,
     reset: bool,
 ) {
     // SAFETY: a live map value, of this CPU alone.
     let (packet, refusal, tomb) = unsafe { (&(*work).packet, &(*work).refusal, &mut (*work).tomb) };
-    let mut flags = if head { TOMB_HEAD } else { 0 };
-    if split {
-        flags |= TOMB_RESET_SERVER;
-    }
+    let mut flags = server | if head { TOMB_HEAD } else { 0 };
     if packet.window == 0 {
         flags |= CLIENT_FULL;
     }
@@ -94,7 +91,7 @@ pub fn bury(
         _ => flags |= TOMB_RESET_CLIENT | TOMB_RESET_SERVER,
     }
     // The FIN that the server gets takes a number of its own.
-    let told = if flags & TOMB_RESET_SERVER == 0 { 1 } else { 0 };
+    let told = 1 - (flags / TOMB_RESET_SERVER & 1);
     *tomb = Tomb {
         response_start: server_next,
         response_end,
@@ -369,7 +366,10 @@ pub fn from_server(skb: Skb, work: *mut Work, tomb: *mut Tomb) -> i32 {
     maps::count(counter::TOMB_PACKETS);
     // SAFETY: live map values; `work` is of this CPU alone, the tomb's races are harmless.
     let (packet, tomb) = unsafe { (&(*work).packet, &mut *tomb) };
-    if packet.has(RST | SYN) || !packet.has(ACK) {
+    if packet.has(RST) || !packet.has(ACK) {
+        return DROP;
+    }
+    if packet.has(SYN) && tomb.flags & TOMB_RESET_SERVER == 0 {
         return DROP;
     }
     let end = packet_end(packet);

@@ -4,7 +4,9 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
 use limiter_common::{
-    abi::{Config, FLOW_DROP_COUNTED, Flow, MAX_OUTSTANDING, counter, phase, policy},
+    abi::{
+        Config, FLOW_DEFERRED, FLOW_DROP_COUNTED, Flow, MAX_OUTSTANDING, counter, phase, policy,
+    },
     fingerprint,
     http::{self, CARRY, Parser},
 };
@@ -204,7 +206,7 @@ unsafe fn admit(
         }
         replay::keep(skb, work, flow, done);
         (*flow).next = (*work).packet.seq.plus(done);
-        (*flow).flags &= !FLOW_DROP_COUNTED;
+        (*flow).flags &= !(FLOW_DROP_COUNTED | FLOW_DEFERRED);
         (*flow).conflicts = 0;
         passed(done - from, from);
         let len = (*work).packet.len;

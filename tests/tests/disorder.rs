@@ -2,7 +2,7 @@
 //! answer, nothing is charged twice, nothing is served that should be refused, nothing is left.
 
 use limiter_tests::{
-    Disorder, GUARDED, Lab, Net, Nginx, Rig, Rule, UNGUARDED, eventually, long,
+    Config, Disorder, GUARDED, Lab, Net, Nginx, Rig, Rule, UNGUARDED, eventually, long,
     mixture::{self, Keys, Mixture, PACED, ROOMY, SPENT, Tally},
     percent, tools,
 };
@@ -64,7 +64,19 @@ fn lab(net: Net) -> Lab {
 /// So many rounds of twelve clients on a bad way; returns how many packets that took.
 #[track_caller]
 fn survive(net: Net, family: Family, rule: Rule, rounds: usize) -> (Tally, u64) {
-    let rig = Rig::with(lab(net), mixture::NGINX, mixture::tiers);
+    survive_with(net, family, rule, rounds, mixture::tiers)
+}
+
+/// The same with another configuration.
+#[track_caller]
+fn survive_with(
+    net: Net,
+    family: Family,
+    rule: Rule,
+    rounds: usize,
+    configure: impl FnOnce(Config) -> Config,
+) -> (Tally, u64) {
+    let rig = Rig::with(lab(net), mixture::NGINX, configure);
     rig.nginx.gate().open();
     let keys = Keys::make(&rig.limiter);
     assert_eq!(rig.get(&keys.spent).status, 200);
@@ -144,6 +156,12 @@ fn on_every_bad_way_every_answer_is_right_and_charged_once() {
         survive(Net::Veth, Family::V4, LOSS, 10);
         survive(Net::Loopback, Family::Both, LOSS_AND_DOUBLES, 10);
     }
+}
+
+#[test]
+fn nor_does_it_matter_that_servers_hear_of_connections_later() {
+    let deferring = |config| mixture::tiers(config).policy("handshake = \"defer\"");
+    survive_with(Net::Veth, Family::Both, ALL, rounds(10), deferring);
 }
 
 /// Sends a SYN from the port of a connection that is over.

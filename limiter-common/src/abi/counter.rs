@@ -155,4 +155,7 @@ counters! {
     /// Words to the daemon that found no room in their ring buffer: it is away, or does not keep up. What
     /// they were about it finds out, or is counted elsewhere.
     EVENTS_LOST = "events_lost",
+    /// Acknowledgements without payload dropped under `handshake = "defer"`: the connection's first request
+    /// completes its handshake.
+    HANDSHAKES_DEFERRED = "handshakes_deferred",
 }

@@ -67,6 +67,9 @@ pub const FLOW_SIGNED: u32 = 32;
 /// The server's socket is on this host, in the daemon's network namespace, and knows the client by the
 /// address that the flow has.
 pub const FLOW_LOCAL: u32 = 64;
+/// The acknowledgement that completes the handshake was kept from the server, which waits for it; nothing
+/// that the client sent has been let by since.
+pub const FLOW_DEFERRED: u32 = 128;
 
 /// An entry of the ring of outstanding requests: a scope id or `NO_SCOPE`, and a method.
 #[repr(C)]

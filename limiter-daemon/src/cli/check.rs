@@ -15,7 +15,8 @@ use super::{
 use crate::{
     api::TierView,
     config::{
-        Config, Healing, Http2, Malformed, MissingKey, OnLimit, TableFull, UnknownKey, Untracked,
+        Config, Handshake, Healing, Http2, Malformed, MissingKey, OnLimit, TableFull, UnknownKey,
+        Untracked,
     },
     daemon::resolve_or_refuse,
     limits::Limits,
@@ -273,6 +274,13 @@ fn policy(config: &Config) -> BTreeMap<&'static str, String> {
             match policy.http2 {
                 Http2::Pass => "pass",
                 Http2::Reset => "reset",
+            },
+        ),
+        (
+            "handshake",
+            match policy.handshake {
+                Handshake::Pass => "pass",
+                Handshake::Defer => "defer",
             },
         ),
     ];

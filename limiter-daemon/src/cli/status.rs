@@ -58,7 +58,7 @@ const PASSED: [Line; 7] = [
 ];
 
 /// By segments.
-const DROPPED: [Line; 15] = [
+const DROPPED: [Line; 16] = [
     line("refused, and what followed", None, Some("refused_bytes")),
     line("dropped", None, Some("dropped_bytes")),
     line("  out of order", Some("out_of_order_dropped"), None),
@@ -75,6 +75,11 @@ const DROPPED: [Line; 15] = [
     line("  IP fragments", Some("fragment_dropped"), None),
     line("  unreadable headers", Some("unreadable_dropped"), None),
     line("  after the end", Some("after_end_dropped"), None),
+    line(
+        "  handshakes put off (handshake = defer)",
+        Some("handshakes_deferred"),
+        None,
+    ),
     line(
         "  over a limit (on_limit = drop)",
         Some("limit_dropped"),

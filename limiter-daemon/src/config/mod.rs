@@ -26,7 +26,8 @@ pub use identify::{HeaderName, MAX_HEADER_SOURCES, Source};
 pub use interfaces::{Resolution, resolve};
 pub use metrics::Metrics;
 pub use policy::{
-    Http2, Malformed, MissingKey, Mode, OnLimit, Policy, TableFull, UnknownKey, Untracked,
+    Handshake, Http2, Malformed, MissingKey, Mode, OnLimit, Policy, TableFull, UnknownKey,
+    Untracked,
 };
 pub use tiers::{Tier, TierName, Tiers};
 

@@ -99,6 +99,15 @@ pub enum Http2 {
     Reset,
 }
 
+/// When a server hears of a new connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handshake {
+    /// As its client completes the handshake.
+    Pass,
+    /// With the first request, unless that is refused; after a second in any case.
+    Defer,
+}
+
 /// The whole section.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -118,6 +127,8 @@ pub struct Policy {
     pub table_full: TableFull,
     /// See [`Http2`].
     pub http2: Http2,
+    /// See [`Handshake`].
+    pub handshake: Handshake,
 }
 
 impl Default for Policy {
@@ -131,6 +142,7 @@ impl Default for Policy {
             untracked: Untracked::Pass,
             table_full: TableFull::Reject,
             http2: Http2::Pass,
+            handshake: Handshake::Pass,
         }
     }
 }
@@ -138,7 +150,7 @@ impl Default for Policy {
 pub(super) const MODES: [(&str, Mode); 2] =
     [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
 
-const ENTRIES: [&str; 8] = [
+const ENTRIES: [&str; 9] = [
     "mode",
     "missing_key",
     "unknown_key",
@@ -147,6 +159,7 @@ const ENTRIES: [&str; 8] = [
     "untracked",
     "table_full",
     "http2",
+    "handshake",
 ];
 
 impl Policy {
@@ -197,6 +210,13 @@ impl Policy {
                     &[("pass", Http2::Pass), ("reset", Http2::Reset)],
                 )
                 .unwrap_or(base.http2),
+            handshake: document
+                .choice(
+                    &section,
+                    "handshake",
+                    &[("pass", Handshake::Pass), ("defer", Handshake::Defer)],
+                )
+                .unwrap_or(base.handshake),
         }
     }
 }

@@ -10,8 +10,8 @@ use limiter_common::{
 use super::text_sets::COMMON;
 use crate::{
     config::{
-        Config, Http2, Malformed, MissingKey, Mode, OnLimit, Source, TableFull, Unattended,
-        UnknownKey, Untracked,
+        Config, Handshake, Http2, Malformed, MissingKey, Mode, OnLimit, Source, TableFull,
+        Unattended, UnknownKey, Untracked,
     },
     limits::Limits,
 };
@@ -85,7 +85,10 @@ pub(super) fn config(
         observe: u32::from(rules.mode == Mode::Observe),
         common_texts: COMMON,
         unattended: pass_or_reject(config.accounting.unattended == Unattended::Reject),
-        reserved: 0,
+        handshake: match rules.handshake {
+            Handshake::Pass => policy::PASS,
+            Handshake::Defer => policy::DEFER,
+        },
         adopt_count: begin.0,
         adopt_limits: adopt.unwrap_or_default(),
         fingerprint_key: fingerprint::key(hash_key),

@@ -22,25 +22,28 @@ const QUICK_ROUNDS: usize = 1;
 const QUICK_TIME: Duration = Duration::from_secs(1);
 
 /// Those who let requests by.
-const ADMITTING: [Peer; 5] = [
+const ADMITTING: [Peer; 6] = [
     Peer::Bare,
     Peer::Limiter,
+    Peer::Deferring,
     Peer::Nginx,
     Peer::Haproxy,
     Peer::Envoy,
 ];
 /// Those who refuse them. The first is what the others are compared with.
-const REFUSING: [Peer; 5] = [
+const REFUSING: [Peer; 6] = [
     Peer::NginxClose,
     Peer::Limiter,
+    Peer::Deferring,
     Peer::Nginx,
     Peer::Haproxy,
     Peer::Envoy,
 ];
 /// Those before whom one customer floods.
-const FLOODED: [Peer; 6] = [
+const FLOODED: [Peer; 7] = [
     Peer::Bare,
     Peer::Limiter,
+    Peer::Deferring,
     Peer::NginxClose,
     Peer::Nginx,
     Peer::Haproxy,
@@ -53,7 +56,8 @@ const ASKING: [Client; 4] = [
     Client::WrkNew { connections: 1 },
     Client::WrkNew { connections: 50 },
 ];
-const INSISTING: [Client; 3] = [
+const INSISTING: [Client; 4] = [
+    Client::Wrk { connections: 1 },
     Client::Wrk { connections: 50 },
     Client::WrkNew { connections: 50 },
     Client::Reconnecting { threads: 8 },

@@ -31,6 +31,8 @@ const ENVOY_VARIABLE: &str = "LIMITER_ENVOY";
 pub enum Peer {
     Bare,
     Limiter,
+    /// The limiter with `handshake = "defer"`.
+    Deferring,
     Nginx,
     NginxClose,
     Haproxy,
@@ -42,6 +44,7 @@ impl Peer {
         match self {
             Self::Bare => "nginx alone",
             Self::Limiter => "limiter",
+            Self::Deferring => "limiter, deferring handshakes",
             Self::Nginx => "nginx limit_req, limit_conn",
             Self::NginxClose => "nginx limit_req, closing",
             Self::Haproxy => "HAProxy stick table",
@@ -53,6 +56,7 @@ impl Peer {
 /// All of them, running. Dropped from the top: what runs goes before its namespace.
 pub struct Stage {
     guarded: Guarded,
+    deferring: Guarded,
     _haproxy: Process,
     envoy: Option<Process>,
     _nginx: Process,
@@ -78,7 +82,8 @@ impl Stage {
             println!("without Envoy: {ENVOY_VARIABLE} names none");
         }
         let stage = Self {
-            guarded: Guarded::start(),
+            guarded: Guarded::start("pass"),
+            deferring: Guarded::start("defer"),
             _haproxy: haproxy,
             envoy,
             _nginx: nginx,
@@ -99,13 +104,14 @@ impl Stage {
     pub fn lab(&self, peer: Peer) -> &Lab {
         match peer {
             Peer::Limiter => &self.guarded.lab,
+            Peer::Deferring => &self.deferring.lab,
             _ => &self.lab,
         }
     }
 
     pub fn port(&self, peer: Peer) -> u16 {
         match peer {
-            Peer::Bare | Peer::Limiter => GUARDED,
+            Peer::Bare | Peer::Limiter | Peer::Deferring => GUARDED,
             Peer::Nginx => NGINX,
             Peer::NginxClose => NGINX_CLOSE,
             Peer::Haproxy => HAPROXY,
@@ -115,10 +121,12 @@ impl Stage {
 }
 
 impl Guarded {
-    fn start() -> Self {
+    /// `handshake` as in `[policy]`.
+    fn start(handshake: &str) -> Self {
         let lab = lab();
         let nginx = start_nginx(&lab);
         let config = Config::new(&lab)
+            .policy(&format!("handshake = {handshake:?}"))
             .tier("within", "daily_quota = 1000000000")
             .tier("over", "rate = \"1/min\"\nburst = 1");
         let config = config.section(
@@ -141,10 +149,11 @@ impl Guarded {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        let log = self.guarded.limiter.log();
         let serious = |line: &&str| line.contains("WARN") || line.contains("ERROR");
-        for line in log.lines().filter(serious) {
-            println!("the daemon said: {line}");
+        for guarded in [&self.guarded, &self.deferring] {
+            for line in guarded.limiter.log().lines().filter(serious) {
+                println!("the daemon said: {line}");
+            }
         }
     }
 }

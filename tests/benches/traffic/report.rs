@@ -13,6 +13,9 @@ use crate::{
 /// The part of requests that may meet another fate than they should: the first of a customer's minute.
 const EXCEPTIONS: f64 = 0.01;
 
+/// What is held against the targets of refusals: as it is by default, and as it is for floods.
+const OURS: [Peer; 2] = [Peer::Limiter, Peer::Deferring];
+
 /// Requests that go by, of those of nginx alone, one after the other: where what a request costs shows
 /// undiluted.
 const LEAST_ADMITTED: f64 = 0.8;
@@ -216,23 +219,24 @@ impl Report {
             .compared
             .iter()
             .filter(|one| one.name.starts_with("refused"));
-        targets.extend(refused.map(|refused| {
-            let ratio = refused.ratio(Peer::Limiter, Peer::NginxClose, |sample| sample.servers);
-            let what = format!("{}: CPU, of nginx closing", refused.name);
-            Target::at_most(what, 1.0, ratio)
+        targets.extend(refused.flat_map(|refused| {
+            OURS.map(|ours| {
+                let ratio = refused.ratio(ours, Peer::NginxClose, |sample| sample.servers);
+                let what = format!("{}: CPU, {}, of nginx closing", refused.name, ours.name());
+                Target::at_most(what, 1.0, ratio)
+            })
         }));
-        if let Some(ours) = self.mixed.iter().find(|of| of.peer == Peer::Limiter) {
-            let what = "mixed: the good customer's p99, of the quiet one's";
+        let others = self.mixed.iter();
+        let others = others.filter(|of| of.peer != Peer::Bare && !OURS.contains(&of.peer));
+        let best = others
+            .map(|of| of.during(|good| good.p99))
+            .fold(f64::INFINITY, f64::min);
+        for ours in self.mixed.iter().filter(|of| OURS.contains(&of.peer)) {
+            let name = ours.peer.name();
+            let what = format!("good customer's p99 in a flood, {name}, of the quiet one's");
             targets.push(Target::at_most(what, 1.5, ours.slower()));
-            let others = self
-                .mixed
-                .iter()
-                .filter(|of| !matches!(of.peer, Peer::Bare | Peer::Limiter));
-            let best = others
-                .map(|of| of.during(|good| good.p99))
-                .fold(f64::INFINITY, f64::min);
+            let what = format!("good customer's p99 in a flood, {name}, of the best peer's");
             let ratio = ours.during(|good| good.p99) / best;
-            let what = "mixed: the good customer's p99, of the best peer's";
             targets.push(Target::at_most(what, 1.0, ratio));
         }
         Targets(targets)

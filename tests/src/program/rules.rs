@@ -33,7 +33,7 @@ pub fn config() -> Config {
         observe: 0,
         common_texts: COMMON_TEXTS,
         unattended: policy::PASS,
-        reserved: 0,
+        handshake: policy::PASS,
         adopt_count: 0,
         adopt_limits: Limits::default(),
         fingerprint_key: fingerprint::key(HASH_KEY),

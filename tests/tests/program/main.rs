@@ -3,6 +3,7 @@
 mod allowances;
 mod bodies;
 mod cuts;
+mod deferred;
 mod doubts;
 mod ends;
 mod handshake;

@@ -1,0 +1,181 @@
+//! With `handshake = "defer"` a connection's first request completes its handshake.
+
+use limiter_common::abi::{Limits, counter, phase, policy};
+use limiter_tests::program::{ACK, FIN, Programs, RST, Segment, Shape, Talk, Verdict, no_limits};
+
+use crate::{
+    shapes::shapes,
+    support::{SCOPE, counted, fin, get, limited, nothing_is_held, ok},
+};
+
+/// Programs that defer, and a connection that the server has answered and that its client takes for open.
+fn half_open(shape: Shape, limits: Limits) -> (Programs, Talk) {
+    let mut programs = limited(limits);
+    programs.configure(|config| config.handshake = policy::DEFER);
+    let mut talk = Talk::new(shape);
+    for (to_server, segment) in [(true, talk.syn()), (false, talk.syn_ack())] {
+        let ran = talk.run(&mut programs, to_server, &segment);
+        assert_eq!(ran.verdict, Verdict::Pass);
+    }
+    let ack = end_of_handshake(&mut talk);
+    assert_eq!(talk.run(&mut programs, true, &ack).verdict, Verdict::Drop);
+    assert_eq!(programs.counter(counter::HANDSHAKES_DEFERRED), 1);
+    (programs, talk)
+}
+
+fn end_of_handshake(talk: &mut Talk) -> Segment {
+    talk.client(b"").with_flags(ACK)
+}
+
+fn refusing() -> Limits {
+    Limits {
+        daily_quota: 0,
+        ..no_limits()
+    }
+}
+
+#[test]
+fn an_admitted_request_completes_the_handshake() {
+    for (what, shape) in shapes() {
+        let (mut programs, mut talk) = half_open(shape, no_limits());
+        let flow = programs.flow(&talk.key()).expect(what);
+        assert_eq!(flow.phase, phase::HANDSHAKE, "{what}");
+        talk.asks(&mut programs, get("/"));
+        talk.answers(&mut programs, ok("x"));
+        talk.asks(&mut programs, get("/"));
+        assert_eq!(programs.state(SCOPE).in_flight, 1, "{what}");
+        assert_eq!(programs.counter(counter::ADMITTED), 2, "{what}");
+        assert_eq!(programs.counter(counter::HANDSHAKES_DEFERRED), 1, "{what}");
+    }
+}
+
+#[test]
+fn of_a_refused_one_the_server_hears_nothing_but_a_reset() {
+    for (what, shape) in shapes().into_iter().filter(|(_, shape)| shape.is_usual()) {
+        let (mut programs, mut talk) = half_open(shape, refusing());
+        let request = talk.client(get("/").as_bytes());
+        let ran = talk.run(&mut programs, true, &request);
+        assert_eq!(ran.verdict, Verdict::Pass, "{what}");
+        let answer = ran.answer();
+        assert!(answer.text().starts_with("HTTP/1.1 429 "), "{what}");
+        assert_eq!(answer.flags & (FIN | RST), FIN, "{what}");
+        let told = ran.decoded();
+        assert_eq!(
+            (told.flags, told.text()),
+            (RST | ACK, String::new()),
+            "{what}"
+        );
+        assert_eq!(
+            (told.seq, told.ack),
+            (talk.client_start, talk.server_start),
+            "{what}"
+        );
+        // The client has the response: the server need not be told again.
+        let mut done = talk
+            .client_at(request.payload.len() as u32, b"")
+            .with_flags(ACK);
+        done = done.with_ack(talk.server_start + answer.payload.len() as u32 + 1);
+        let ran = talk.run(&mut programs, true, &done);
+        assert_eq!((ran.verdict, ran.sent.len()), (Verdict::Drop, 0), "{what}");
+        nothing_is_held(&programs);
+    }
+}
+
+#[test]
+fn a_server_that_did_not_hear_the_reset_asks_and_is_told_again() {
+    let (mut programs, mut talk) = half_open(Shape::v4(), refusing());
+    let request = talk.client(get("/").as_bytes());
+    talk.run(&mut programs, true, &request).answer();
+    let again = talk.syn_ack();
+    let ran = talk.run(&mut programs, false, &again);
+    assert_eq!(
+        ran.verdict,
+        Verdict::Redirect,
+        "the client hears nothing of it"
+    );
+    let told = ran.decoded();
+    assert_eq!(told.to, talk.ends.server);
+    assert_eq!(told.flags, RST | ACK);
+    assert_eq!((told.seq, told.ack), (talk.client_start, talk.server_start));
+    drop(programs);
+    // One that was told of an end, not of a reset, hears nothing more.
+    let mut programs = limited(refusing());
+    let mut talk = Talk::open(&mut programs, Shape::v4());
+    let request = talk.client(get("/").as_bytes());
+    talk.run(&mut programs, true, &request).answer();
+    let again = talk.syn_ack();
+    let ran = talk.run(&mut programs, false, &again);
+    assert_eq!((ran.verdict, ran.sent.len()), (Verdict::Drop, 0));
+}
+
+#[test]
+fn when_the_server_asks_again_the_handshake_is_completed_without_a_request() {
+    let (mut programs, mut talk) = half_open(Shape::v4(), refusing());
+    let again = talk.syn_ack();
+    assert_eq!(
+        talk.run(&mut programs, false, &again).verdict,
+        Verdict::Pass
+    );
+    let ack = end_of_handshake(&mut talk);
+    assert_eq!(talk.run(&mut programs, true, &ack).verdict, Verdict::Pass);
+    let flow = programs.flow(&talk.key()).expect("a flow");
+    assert_eq!(flow.phase, phase::HTTP);
+    // It has accepted the connection, and is told of its end as ever.
+    let request = talk.client(get("/").as_bytes());
+    let told = talk.run(&mut programs, true, &request).decoded();
+    assert_eq!(told.flags, FIN | ACK);
+    assert_eq!(programs.counter(counter::HANDSHAKES_DEFERRED), 1);
+}
+
+#[test]
+fn a_server_that_has_answered_is_told_of_the_end_as_ever() {
+    let (mut programs, mut talk) = half_open(Shape::v4(), no_limits());
+    talk.asks(&mut programs, get("/"));
+    talk.answers(&mut programs, ok("x"));
+    programs.limit(SCOPE, refusing());
+    let request = talk.client(get("/").as_bytes());
+    let ran = talk.run(&mut programs, true, &request);
+    ran.answer();
+    assert_eq!(ran.decoded().flags, FIN | ACK);
+}
+
+#[test]
+fn a_client_that_ends_without_a_request_is_heard() {
+    let (mut programs, mut talk) = half_open(Shape::v4(), no_limits());
+    assert_eq!(fin(&mut programs, &mut talk, true), Verdict::Pass);
+    drop(programs);
+    let (mut programs, mut talk) = half_open(Shape::v4(), no_limits());
+    let reset = talk.client(b"").with_flags(RST | ACK);
+    let ran = talk.run(&mut programs, true, &reset);
+    assert_eq!(
+        (ran.verdict, ran.decoded().flags),
+        (Verdict::Pass, RST | ACK)
+    );
+}
+
+#[test]
+fn what_does_not_complete_a_handshake_is_not_taken_for_its_end() {
+    let (mut programs, mut talk) = half_open(Shape::v4(), no_limits());
+    let mut wrong = end_of_handshake(&mut talk);
+    wrong.ack = talk.server_start.wrapping_add(7);
+    // Of an older connection: the server resets that.
+    assert_eq!(talk.run(&mut programs, true, &wrong).verdict, Verdict::Pass);
+    let flow = programs.flow(&talk.key()).expect("a flow");
+    assert_eq!(flow.phase, phase::HANDSHAKE);
+    talk.asks(&mut programs, get("/"));
+    counted(
+        &programs,
+        &[(counter::ADMITTED, 1), (counter::HANDSHAKES_DEFERRED, 1)],
+    );
+}
+
+#[test]
+fn where_all_is_only_observed_nothing_is_deferred() {
+    let mut programs = limited(no_limits());
+    programs.configure(|config| {
+        config.handshake = policy::DEFER;
+        config.observe = 1;
+    });
+    Talk::open(&mut programs, Shape::v4());
+    assert_eq!(programs.counter(counter::HANDSHAKES_DEFERRED), 0);
+}
