@@ -14,7 +14,7 @@ use limiter_common::{
 };
 
 use crate::{
-    ingress, maps,
+    decide, egress, ingress, maps,
     skb::{Skb, random},
 };
 
@@ -28,6 +28,8 @@ struct Rewind {
     letters_at: u32,
     /// How many keys or flows there are to draw from; 0: as [`DRAWS`] has them.
     of: u32,
+    /// Where to set responses back to.
+    response_next: Seq,
 }
 
 #[map]
@@ -66,6 +68,26 @@ fn rewind() {
         let state: *mut ScopeState = state;
         (*state).in_flight = 0;
         (*state).tat_ns = 0;
+    }
+}
+
+/// The flow's request has just been admitted, and no byte of its response has come.
+#[inline(always)]
+fn rewind_response() {
+    let Some(to) = REWIND.get_ptr(0) else { return };
+    // SAFETY: live map values; nothing else runs.
+    unsafe {
+        let Some(flow) = maps::flow(&raw const (*to).key) else {
+            return;
+        };
+        (*flow).response_next = (*to).response_next;
+        (*flow).answered = (*flow).asked.wrapping_sub(1);
+        (*decide::slot(flow, (*flow).answered)).scope = (*to).scope;
+        let Some(state) = maps::state((*to).scope) else {
+            return;
+        };
+        let state: *mut ScopeState = state;
+        (*state).in_flight = 1;
     }
 }
 
@@ -136,6 +158,21 @@ pub fn bench_checked(ctx: TcContext) -> i32 {
     rewind();
     Skb(ctx.skb.skb).set_checked();
     ingress::run::<true>(Skb(ctx.skb.skb))
+}
+
+/// What `bench_response` does besides.
+#[classifier]
+pub fn bench_rewind_response(_ctx: TcContext) -> i32 {
+    rewind_response();
+    0
+}
+
+/// A packet from the server, on a flow whose request it answers.
+#[classifier]
+#[inline(always)]
+pub fn bench_response(ctx: TcContext) -> i32 {
+    rewind_response();
+    egress::run::<true>(Skb(ctx.skb.skb))
 }
 
 /// What `bench_drawn` does besides.

@@ -140,6 +140,13 @@ fn cases(talk: &Talk) -> Vec<Case> {
             packets::ack(talk, false),
         ),
     ];
+    cases.push(Case::idle(
+        "rewind of a response",
+        "bench_rewind_response",
+        packets::udp(talk),
+    ));
+    let response = packets::response(talk);
+    cases.push(Case::response("response of 267 bytes", response));
     let request = |key, len| packets::request(talk, key, len);
     cases.extend(packets::HEADS.map(|len| Case::admitted(len, request(KEY, len))));
     for (what, crowd) in [("keys", SHARED), ("scopes", ALONE)] {

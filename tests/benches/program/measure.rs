@@ -65,6 +65,14 @@ impl Case {
         }
     }
 
+    /// A response, which frees the slot of its request.
+    pub fn response(name: &str, packet: Vec<u8>) -> Self {
+        Self {
+            besides: Some("bench_rewind_response"),
+            ..Self::new(name, "bench_response", packet)
+        }
+    }
+
     /// A request that is admitted, whose sum nobody has checked.
     pub fn unchecked(name: &str, packet: Vec<u8>) -> Self {
         Self {
@@ -166,12 +174,13 @@ fn set_rewind(programs: &mut Programs, talk: &Talk, cases: &[Case]) {
         u32::try_from(key + SHARED.len()).ok()
     };
     let letters_at = cases.iter().find_map(of_letters).unwrap_or(0);
-    let mut words = [0; 13];
+    let mut words = [0; 14];
     words[..9].copy_from_slice(&talk.key_words());
     let next = talk.client_start.wrapping_add(talk.asked);
-    words[9..].copy_from_slice(&[next, SCOPE, letters_at, KEYS]);
+    let response_next = talk.server_start.wrapping_add(talk.answered);
+    words[9..].copy_from_slice(&[next, SCOPE, letters_at, KEYS, response_next]);
     let map = programs.object_mut().ebpf().map_mut("REWIND");
     let map = map.expect("an object with the feature `bench`: use `cargo xtask bench`");
-    let mut map: Array<_, [u32; 13]> = Array::try_from(map).expect("an array");
+    let mut map: Array<_, [u32; 14]> = Array::try_from(map).expect("an array");
     map.set(0, words, 0).expect("say where to rewind to");
 }

@@ -64,6 +64,26 @@ pub fn request(talk: &Talk, key: &str, len: usize) -> Vec<u8> {
     talk.shape.wrap(&talk.ends, true, &segment)
 }
 
+/// What nginx answers with a file of 24 bytes.
+const RESPONSE: &str = "HTTP/1.1 200 OK\r\n\
+    Server: nginx/1.22.1\r\n\
+    Date: Wed, 25 Nov 2026 02:24:48 GMT\r\n\
+    Content-Type: application/json\r\n\
+    Content-Length: 24\r\n\
+    Last-Modified: Wed, 25 Nov 2026 02:24:31 GMT\r\n\
+    Connection: keep-alive\r\n\
+    ETag: \"6a3cbc1f-18\"\r\n\
+    Accept-Ranges: bytes\r\n\
+    \r\n\
+    {\"calls\":[],\"next\":null}";
+
+/// The server's next segment: a response.
+pub fn response(talk: &Talk) -> Vec<u8> {
+    let mut talk = talk.clone();
+    let segment = talk.server(RESPONSE.as_bytes());
+    talk.shape.wrap(&talk.ends, false, &segment)
+}
+
 /// An acknowledgement of either side.
 pub fn ack(talk: &Talk, to_server: bool) -> Vec<u8> {
     let mut talk = talk.clone();

@@ -169,7 +169,7 @@ fn own_maps() -> u64 {
 /// A request of 400 bytes, and what sets its flow back.
 struct Bench {
     packet: Vec<u8>,
-    /// `REWIND` but for its last word.
+    /// `REWIND` but for its last words.
     rewind: [u32; 12],
 }
 
@@ -203,12 +203,12 @@ impl Bench {
         if spread == Spread::Zipf {
             set_draws(programs, of);
         }
-        let mut words = [0; 13];
+        let mut words = [0; 14];
         words[..12].copy_from_slice(&self.rewind);
         words[12] = if spread == Spread::Uniform { of } else { 0 };
         let map = programs.object_mut().ebpf().map_mut("REWIND");
         let map = map.expect("an object with the feature `bench`: use `cargo xtask bench`");
-        let mut map: Array<_, [u32; 13]> = Array::try_from(map).expect("an array");
+        let mut map: Array<_, [u32; 14]> = Array::try_from(map).expect("an array");
         map.set(0, words, 0).expect("set where to rewind to");
         let besides = program.replace("bench_", "bench_rewind_");
         let [mut with, mut without] = [i64::MAX; 2];
