@@ -288,7 +288,7 @@ unsafe fn payload(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Con
 unsafe extern "C" fn one_unit(_: u32, context: *mut Responses) -> i64 {
     // SAFETY: `payload` passes its own context.
     unsafe {
-        if !scan::unit(&raw mut (*context).segment) {
+        if !scan::unit::<false>(&raw mut (*context).segment) {
             return 0;
         }
         let flow = (*context).flow;
@@ -302,6 +302,10 @@ unsafe extern "C" fn one_unit(_: u32, context: *mut Responses) -> i64 {
                     // The slot is held until the connection ends.
                     (*flow).phase = phase::TUNNEL;
                     maps::count(counter::TUNNELS);
+                    return 1;
+                }
+                if http::ends_segment(scan) {
+                    flow::answered(flow);
                     return 1;
                 }
                 0

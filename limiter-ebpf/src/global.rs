@@ -11,21 +11,17 @@ use crate::{
     skb::{DROP, Skb},
 };
 
-/// Runs the scanner over the window in `Work::scan`, by the rules of responses (1) or requests (0).
+/// Runs the scanner over the window in `Work::scan`, by the rules of requests.
 /// Nobody needs what it returns: a global function returns a number.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn limiter_lines(response: u32) -> i32 {
+pub extern "C" fn limiter_lines() -> i32 {
     let (Some(work), Some(config)) = (maps::work(), maps::config()) else {
         return 0;
     };
     // SAFETY: live map values; `work` is this CPU's.
     unsafe {
-        let rules = if response != 0 {
-            &raw const (*config).response_rules
-        } else {
-            &raw const (*config).request_rules
-        };
+        let rules = &raw const (*config).request_rules;
         scan::lines(&raw mut (*work).scan, rules);
     }
     0

@@ -494,7 +494,7 @@ pub unsafe fn bury(work: *mut Work, flow: *mut Flow, split: bool, reset: bool) -
         // Where the server waits for the end of the handshake a FIN would complete it; and should the reset
         // be lost, its SYN-ACK comes again, and is answered. (Without a branch: the verifier would follow all
         // that comes after it twice, at each place that refuses.)
-        let waits = (*flow).flags / FLOW_DEFERRED & 1;
+        let waits = ((*flow).flags / FLOW_DEFERRED) & 1;
         let mut server = waits * (TOMB_RESET_SERVER | SERVER_KNOWS);
         if split {
             server |= TOMB_RESET_SERVER;

@@ -91,7 +91,7 @@ pub fn bury(
         _ => flags |= TOMB_RESET_CLIENT | TOMB_RESET_SERVER,
     }
     // The FIN that the server gets takes a number of its own.
-    let told = 1 - (flags / TOMB_RESET_SERVER & 1);
+    let told = 1 - ((flags / TOMB_RESET_SERVER) & 1);
     *tomb = Tomb {
         response_start: server_next,
         response_end,

@@ -395,7 +395,7 @@ unsafe extern "C" fn identify_unit(_: u32, context: *mut Comparison) -> i64 {
             scan,
             rules,
         };
-        if !scan::unit(&raw mut segment) {
+        if !scan::unit::<true>(&raw mut segment) {
             return 0;
         }
         if (*scan).event != http::EVENT_HEAD {

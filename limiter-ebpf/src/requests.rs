@@ -241,7 +241,7 @@ unsafe extern "C" fn one_unit(_: u32, context: *mut Requests) -> i64 {
         let Requests {
             work, flow, config, ..
         } = *context;
-        if !scan::unit(&raw mut (*context).segment) {
+        if !scan::unit::<true>(&raw mut (*context).segment) {
             note_body(context);
             replay::keep_before_chunk((*context).segment.skb, work);
             return 0;

@@ -40,17 +40,20 @@ const _: () = assert!(http::WINDOW == 4096, "the mask in `bounded`");
 /// # Safety
 /// `segment` is whole, its pointers are live map values, and its scan is this CPU's.
 #[inline(always)]
-pub unsafe fn unit(segment: *mut Segment) -> bool {
+pub unsafe fn unit<const GLOBAL: bool>(segment: *mut Segment) -> bool {
     // SAFETY: the caller's promise.
     unsafe {
         let source = Source {
             skb: (*segment).skb,
             payload: (*segment).payload,
         };
-        let rules = (*segment).rules;
-        let response = (*rules).is_response();
-        http::unit((*segment).scan, rules, &source, || {
-            global::limiter_lines(u32::from(response));
+        let Segment { scan, rules, .. } = *segment;
+        http::unit(scan, rules, &source, || {
+            if GLOBAL {
+                global::limiter_lines();
+            } else {
+                lines(scan, rules);
+            }
         })
     }
 }

@@ -39,7 +39,9 @@ mod word;
 pub use line::line;
 pub use message::{key, request_body, response_body};
 pub use rules::{Name, Rules, RulesError, Source, is_basic, is_key};
-pub use segment::{Payload, begin, end, go_on, rewind, rewind_into_body, unit, was_last};
+pub use segment::{
+    Payload, begin, end, ends_segment, go_on, rewind, rewind_into_body, unit, was_last,
+};
 
 /// Bytes of an unfinished line that are carried to the next segment; also the longest line of a
 /// field that matters. Room for the longest name and the longest key, with space around them.

@@ -268,6 +268,29 @@ pub unsafe fn was_last(scan: *mut Scan) -> bool {
     true
 }
 
+/// After [`go_on`] with a response: whether that ends with the segment, as most do. Then all bytes are
+/// taken in, as [`unit`] would say at the price of another turn.
+///
+/// # Safety
+/// `scan` is valid, and nothing else uses what it points to.
+#[inline(always)]
+pub unsafe fn ends_segment(scan: *mut Scan) -> bool {
+    // SAFETY: by contract.
+    let scan = unsafe { &mut *scan };
+    let left = u64::from(scan.len.wrapping_sub(scan.at));
+    let ends = match scan.state.mode {
+        MODE_DONE => left == 0,
+        MODE_BODY => left == scan.state.body_left,
+        _ => false,
+    };
+    if ends {
+        scan.state.reset();
+        scan.at = scan.len;
+        scan.event = EVENT_END;
+    }
+    ends
+}
+
 /// Goes back to where the message began, which is in this segment: as if neither it nor what comes
 /// after it had been seen.
 ///

@@ -197,6 +197,13 @@ impl Direction {
                         self.finish(len);
                         return true;
                     }
+                    // SAFETY: as above.
+                    if response && unsafe { http::ends_segment(scan) } {
+                        assert_eq!((self.scan.at, self.scan.event), (len, EVENT_END));
+                        self.seen.push(Seen::End(self.before + u64::from(len)));
+                        self.finish(len);
+                        return true;
+                    }
                 }
                 EVENT_END => self.seen.push(Seen::End(at)),
                 EVENT_MALFORMED | EVENT_HTTP2 => {
