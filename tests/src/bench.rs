@@ -217,7 +217,7 @@ impl Targets {
 
 impl Display for Targets {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        writeln!(f, "\n{:62} {:>10} {:>9}", "target", "", "seen")?;
+        writeln!(f, "\n{:84} {:>10} {:>9}", "target", "", "seen")?;
         for target in &self.0 {
             let bound = match target.bound {
                 Bound::AtMost(most) => format!("<= {most}"),
@@ -230,7 +230,7 @@ impl Display for Targets {
             };
             writeln!(
                 f,
-                "{:62} {bound:>10} {:9.2} {reached}",
+                "{:84} {bound:>10} {:9.2} {reached}",
                 target.what, target.seen
             )?;
         }

@@ -10,7 +10,7 @@ const ALWAYS: [&str; 1] = ["program"];
 /// Those that run there when there is time: real traffic and a daemon, which take ten times as long as
 /// on the host. What is about the daemon alone, or wants what the machine's Debian has not (compilers,
 /// other proxies, clients in other languages), is left to the host.
-const AT_LEISURE: [&str; 3] = ["attach", "interfaces", "admission"];
+const AT_LEISURE: [&str; 4] = ["attach", "interfaces", "admission", "deferred"];
 
 /// Tests that run in machines only.
 const MACHINE: &str = "vm";
