@@ -168,7 +168,14 @@ unsafe fn scoped(
     // SAFETY: the caller's promise.
     unsafe {
         let connects = !is_counted(flow, scope);
-        let refused = limiter_charge(scope, u32::from(connects), boot_ns);
+        let mut boot_ns = boot_ns;
+        let mut refused = limiter_charge(scope, u32::from(connects), boot_ns);
+        if refused == reason::RATE {
+            // This CPU may have been held up, by its hypervisor for one, since it read the clock, while others
+            // charged for later requests: then this one is late, not early.
+            boot_ns = skb::boot_ns();
+            refused = limiter_charge(scope, u32::from(connects), boot_ns);
+        }
         if refused == ADMITTED {
             maps::count(counter::ADMITTED);
             if connects {
