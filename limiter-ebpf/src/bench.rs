@@ -9,7 +9,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use limiter_common::{
-    abi::{FLOW_DROP_COUNTED, FlowKey, ScopeState},
+    abi::{FLOW_DROP_COUNTED, Flow, FlowKey, ScopeState},
     seq::Seq,
 };
 
@@ -50,22 +50,28 @@ fn drawn() -> u32 {
     (u64::from(random) * u64::from(of) >> 32) as u32
 }
 
+/// What to set back: where to, and of which flow and scope.
+#[inline(always)]
+fn target() -> Option<(*const Rewind, *mut Flow, *mut ScopeState)> {
+    let to = REWIND.get_ptr(0)?;
+    // SAFETY: a live map value, which nothing else changes.
+    unsafe {
+        let flow = maps::flow(&raw const (*to).key)?;
+        Some((to, flow, maps::state((*to).scope)?))
+    }
+}
+
 #[inline(always)]
 fn rewind() {
-    let Some(to) = REWIND.get_ptr(0) else { return };
+    let Some((to, flow, state)) = target() else {
+        return;
+    };
     // SAFETY: live map values; nothing else runs.
     unsafe {
-        let Some(flow) = maps::flow(&raw const (*to).key) else {
-            return;
-        };
         (*flow).next = (*to).next;
         (*flow).answered = (*flow).asked;
         // A request that is dropped comes again uncounted; here each is a new one.
         (*flow).flags &= !FLOW_DROP_COUNTED;
-        let Some(state) = maps::state((*to).scope) else {
-            return;
-        };
-        let state: *mut ScopeState = state;
         (*state).in_flight = 0;
         (*state).tat_ns = 0;
     }
@@ -74,19 +80,14 @@ fn rewind() {
 /// The flow's request has just been admitted, and no byte of its response has come.
 #[inline(always)]
 fn rewind_response() {
-    let Some(to) = REWIND.get_ptr(0) else { return };
+    let Some((to, flow, state)) = target() else {
+        return;
+    };
     // SAFETY: live map values; nothing else runs.
     unsafe {
-        let Some(flow) = maps::flow(&raw const (*to).key) else {
-            return;
-        };
         (*flow).response_next = (*to).response_next;
         (*flow).answered = (*flow).asked.wrapping_sub(1);
         (*decide::slot(flow, (*flow).answered)).scope = (*to).scope;
-        let Some(state) = maps::state((*to).scope) else {
-            return;
-        };
-        let state: *mut ScopeState = state;
         (*state).in_flight = 1;
     }
 }

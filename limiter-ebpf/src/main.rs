@@ -19,6 +19,7 @@ mod checksum;
 mod decide;
 mod doubt;
 mod egress;
+mod ending;
 mod flow;
 mod global;
 mod ingress;

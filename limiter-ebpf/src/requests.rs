@@ -13,8 +13,9 @@ use limiter_common::{
 
 use crate::{
     decide,
+    ending::{bury, malformed, refused},
     flow::Action,
-    ingress::{bury, malformed, passed, refused},
+    ingress::passed,
     maps,
     refuse::room,
     replay::{self, Identity},

@@ -13,7 +13,7 @@ pub struct Work {
     pub refusal: Refusal,
     /// `Action::Cut`: how many payload bytes to let by.
     pub keep: u32,
-    /// How the scan of the segment ended (`ingress::outcome`).
+    /// How the scan of the segment ended (`requests::outcome`).
     pub outcome: u32,
     pub tomb: Tomb,
     pub reply: Reply,
