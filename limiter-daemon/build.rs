@@ -1,4 +1,6 @@
-//! Builds the kernel program, which the daemon embeds.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Builds the kernel programs, which the daemon embeds.
 
 use std::process::ExitCode;
 

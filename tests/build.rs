@@ -1,5 +1,7 @@
-//! Builds the kernel programs for the tests that run them by themselves (`src/program.rs`), and those
-//! that disturb traffic (`src/disorder.rs`).
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Builds the kernel programs for the tests that run them without a network (`src/program.rs`), and
+//! the kernel programs that disturb the traffic of other tests (`src/disorder.rs`).
 
 use std::process::ExitCode;
 

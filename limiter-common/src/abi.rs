@@ -1,150 +1,154 @@
-//! What the kernel programs and the daemon share: names, sizes and layouts of the BPF maps.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The interface between the kernel programs and the daemon: the names, sizes and layouts of the
+//! BPF maps.
 //!
-//! Every type here is `repr(C)` with explicit, zeroed padding; `const` assertions pin the layout.
-//! Any change to one of them is a change of [`ABI_VERSION`], which the pin directory carries.
+//! Every type here is `repr(C)` and has explicit padding, which is zero. `const` assertions check
+//! the layout. A change to any of these types requires a new [`ABI_VERSION`], which is part of the
+//! name of the pin directory.
 
 use crate::{fingerprint, gcra, http::Rules};
 
 /// The version of the map layout.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
-/// The largest number of bytes of a key.
+/// The maximum length of a key in bytes.
 pub const MAX_KEY: usize = 128;
 
-/// No scope: a request that no scope is charged for.
+/// The scope id that stands for no scope, for example for a request that is charged to no scope.
 pub const NO_SCOPE: u32 = u32::MAX;
-
-/// `skb->mark` of packets that the ingress program itself sends, so that the egress program (and
-/// the ingress program, for those it hands up) lets them by. ASCII "lmtr".
-pub const OWN_MARK: u32 = 0x6c6d_7472;
 
 pub mod counter;
 mod flow;
+pub mod reason;
 
 pub use flow::*;
 
-/// Why a request is refused.
-pub mod reason {
-    /// Rate (429).
-    pub const RATE: u32 = 0;
-    /// Requests in flight (429).
-    pub const CONCURRENCY: u32 = 1;
-    /// Open connections (429).
-    pub const CONNECTIONS: u32 = 2;
-    /// Daily quota (429).
-    pub const DAILY_QUOTA: u32 = 3;
-    /// How many reasons are limits of a scope; they come first.
-    pub const LIMITS: u32 = 4;
-    /// No key (401).
-    pub const MISSING_KEY: u32 = 4;
-    /// A key that is not known (401).
-    pub const UNKNOWN_KEY: u32 = 5;
-    /// A key that is disabled or revoked (401).
-    pub const DISABLED_KEY: u32 = 6;
-    /// Not HTTP/1.x, or HTTP that servers disagree on (400).
-    pub const MALFORMED: u32 = 7;
-    /// How many reasons there are.
-    pub const COUNT: u32 = 8;
-}
-
-/// Values of the policies in [`Config`].
+/// The values of the policies in [`Config`].
 pub mod policy {
-    /// Let it by, and count it.
+    /// Forward the request and count it.
     pub const PASS: u32 = 0;
-    /// Refuse it with a response (or, where HTTP is not spoken yet, a reset).
+    /// Refuse the request with a response, or with a reset if the connection does not carry HTTP
+    /// yet.
     pub const REJECT: u32 = 1;
-    /// `unknown_key` only: each unknown key is a scope of its own.
+    /// `unknown_key` only: adopt each unknown key, which means that the key gets a scope of its
+    /// own.
     pub const ADOPT: u32 = 2;
-    /// `handshake` only: the server does not hear of a connection before it brings something.
+    /// `handshake` only: hide the end of the handshake from the server until the client sends data.
     pub const DEFER: u32 = 3;
+    /// `untracked` only: also forward untracked connections that cannot be older than the programs.
+    pub const ANY: u32 = 4;
 
-    /// `on_limit`: answer and close.
+    /// `on_limit`: send the response and close the connection.
     pub const ON_LIMIT_CLOSE: u32 = 0;
-    /// `on_limit`: reset both sides.
+    /// `on_limit`: reset the connection on both sides.
     pub const ON_LIMIT_RESET: u32 = 1;
     /// `on_limit`: drop the request.
     pub const ON_LIMIT_DROP: u32 = 2;
 }
 
-/// The map `CONFIG` (array, one entry): what the daemon tells the programs.
+/// The value of the map `CONFIG` (array, one entry), which the daemon writes and the programs read.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Config {
-    /// What to look for in requests.
+    /// The rules for scanning requests.
     pub request_rules: Rules,
-    /// What to look for in responses.
+    /// The rules for scanning responses.
     pub response_rules: Rules,
-    /// `policy::PASS` or `policy::REJECT`.
+    /// The policy for requests without a key: `policy::PASS` or `policy::REJECT`.
     pub missing_key: u32,
-    /// `policy::PASS`, `policy::REJECT` or `policy::ADOPT`.
+    /// The policy for requests with an unknown key: `policy::PASS`, `policy::REJECT` or
+    /// `policy::ADOPT`.
     pub unknown_key: u32,
-    /// `policy::PASS` or `policy::REJECT`.
+    /// The policy for malformed streams: `policy::PASS` or `policy::REJECT`.
     pub malformed: u32,
-    /// `policy::PASS` or `policy::REJECT`.
+    /// The policy for untracked connections: `policy::PASS`, `policy::REJECT` or `policy::ANY`.
     pub untracked: u32,
-    /// `policy::PASS` or `policy::REJECT`.
+    /// The policy for cases in which a table has no room: `policy::PASS` or `policy::REJECT`.
     pub table_full: u32,
-    /// `policy::PASS` or `policy::REJECT` (a reset).
+    /// The policy for HTTP/2: `policy::PASS` or `policy::REJECT`. `REJECT` resets connections that
+    /// begin with HTTP/2, and removes offers of HTTP/2 and TLS from the `Upgrade` fields of
+    /// requests.
     pub http2: u32,
-    /// `policy::ON_LIMIT_*`.
+    /// The action for requests over a limit: `policy::ON_LIMIT_*`.
     pub on_limit: u32,
-    /// 1: refuse nothing of what concerns no scope (scopes have `LIMITS_OBSERVE`).
+    /// 1 if requests that belong to no scope are never refused. (The requests of a scope are never
+    /// refused if the limits of the scope have the flag `LIMITS_OBSERVE`.)
     pub observe: u32,
-    /// The text set (see [`TextKey`]) of refusals that concern no scope (401, 400).
+    /// The text set (see [`TextKey`]) for refusals that concern no scope (400, 401 and 405).
     pub common_texts: u32,
-    /// What happens to requests beyond [`Limits::allowed`] when nobody has extended it until
-    /// [`Clock::attended_until_ns`]: `policy::PASS` (up to the daily quota) or `policy::REJECT`.
+    /// The action for requests beyond [`Limits::allowed`] once [`Clock::attended_until_ns`] has
+    /// passed. `policy::PASS` admits them up to the daily quota, and `policy::REJECT` refuses them.
     pub unattended: u32,
-    /// `policy::PASS` or `policy::DEFER`.
+    /// The policy for TCP handshakes: `policy::PASS` or `policy::DEFER`.
     pub handshake: u32,
-    /// `policy::ADOPT`: [`crate::day::DayCount`] that an adopted scope begins with.
+    /// The `skb->mark` of the packets that the programs send. The programs recognise their own
+    /// packets by this mark, and let them through. It is not 0. It is random for each installation,
+    /// because other processes that can set marks must not know it.
+    pub own_mark: u32,
+    /// The policy for CONNECT requests: `policy::PASS` or `policy::REJECT`.
+    pub connect: u32,
+    /// The initial [`crate::day::DayCount`] of an adopted scope (`policy::ADOPT`).
     pub adopt_count: u64,
-    /// `policy::ADOPT`: the limits that an adopted scope gets.
+    /// The limits of an adopted scope (`policy::ADOPT`).
     pub adopt_limits: Limits,
-    /// The key of [`crate::fingerprint`], made of `request_rules.hash_key`.
+    /// The key of the fingerprints ([`crate::fingerprint`]), which is derived from
+    /// `request_rules.hash_key`.
     pub fingerprint_key: [u64; fingerprint::KEY_WORDS],
 }
 
-/// The map `PORTS` (array, one entry): a bit for each guarded TCP port, bit `port % 64` of word
-/// `port / 64`.
+/// The value of the map `PORTS` (array, one entry). Each TCP port has one bit, which is bit `port %
+/// 64` of the word `port / 64`. The bit is set if the port is guarded.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Ports(pub [u64; 1024]);
 
-/// The map `CLOCK` (array, one entry).
+/// The value of the map `CLOCK` (array, one entry).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Clock {
-    /// Nanoseconds to add to `CLOCK_BOOTTIME` for `CLOCK_REALTIME` (UTC).
+    /// The number of nanoseconds to add to `CLOCK_BOOTTIME` to get `CLOCK_REALTIME` (UTC).
     pub utc_offset_ns: u64,
-    /// `CLOCK_BOOTTIME` until which connections that are not known are refused whatever
-    /// `Config::untracked` says, ns: half-open ones have been given up before their time, to make
-    /// room, and one of those must not pass for an older one.
-    pub refuse_strangers_until_ns: u64,
-    /// `CLOCK_BOOTTIME` until which the daemon answers for its store: it has written what it had to
-    /// write not long ago. Until then [`Limits::allowed`] is held against requests; later the daemon
-    /// is away, or cannot write.
+    /// The end, on `CLOCK_BOOTTIME` (ns), of the period in which an untracked connection may be
+    /// older than the programs. Until then, `policy::PASS` in `Config::untracked` admits untracked
+    /// connections. The period exists because a gateway has no list of the connections that were
+    /// open when the programs were attached.
+    pub older_until_ns: u64,
+    /// The end, on `CLOCK_BOOTTIME` (ns), of the period in which untracked connections are refused
+    /// regardless of `Config::untracked`. This time is set when half-open connections have been
+    /// removed early to make room, because a connection that was removed in this way must not be
+    /// mistaken for one that is older than the programs.
+    pub refuse_untracked_until_ns: u64,
+    /// The maximum number of flows of one client address; 0 for no limit. There is a limit only
+    /// while the table of flows is nearly full.
+    pub client_share: u64,
+    /// The end, on `CLOCK_BOOTTIME` (ns), of the period that the daemon's last complete write to
+    /// the store covers. Until then, [`Limits::allowed`] is enforced. A time in the past means that
+    /// the daemon is not running or cannot write.
     pub attended_until_ns: u64,
 }
 
-/// Entry 0 of the map `UNUSED` (array of u64, `BPF_F_MMAPABLE`), a stack of the scope ids that
-/// unknown keys can get: how many there are. Entry n is the n-th of them.
+/// Entry 0 of the map `UNUSED` (array of u64, `BPF_F_MMAPABLE`). The map is a stack of the scope
+/// ids that can be given to unknown keys. The lower 32 bits of entry 0 are the number of ids on the
+/// stack, and entry n is the n-th id.
 ///
-/// The programs take ids away, the daemon adds them. Each changes the number of changes too, so that
-/// a compare-and-swap of the word fails whenever anything was taken or added since it was read.
+/// The programs take ids off the stack, and the daemon adds ids. The upper 32 bits of entry 0 count
+/// these changes. Therefore a compare-and-swap of entry 0 fails if an id has been taken or added
+/// since the entry was read.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unused(pub u64);
 
 impl Unused {
-    /// How many ids there are.
+    /// Returns the number of ids on the stack.
     #[inline(always)]
     #[must_use]
     pub const fn left(self) -> u32 {
         self.0 as u32
     }
 
-    /// After a change: so many ids.
+    /// Returns the value that replaces this value when an id is taken or added. `left` is the new
+    /// number of ids on the stack.
     #[inline(always)]
     #[must_use]
     pub const fn with(self, left: u32) -> Self {
@@ -153,7 +157,7 @@ impl Unused {
     }
 }
 
-/// The key of the map `KEYS` (hash): SipHash-2-4-128 of the raw key, first and second half.
+/// The key of the map `KEYS` (hash): the two halves of the SipHash-2-4-128 of the raw key.
 pub type Digest = [u64; 2];
 
 /// The value of the map `KEYS`.
@@ -164,233 +168,304 @@ pub struct KeyEntry {
     pub scope: u32,
     /// `KEY_*` flags.
     pub flags: u32,
-    /// `CLOCK_BOOTTIME` of the last request with this key, ns; 0: none yet. Written by the kernel.
+    /// The time of the last request with this key on `CLOCK_BOOTTIME`, in ns; 0 before the first
+    /// request. The kernel programs write this field.
     pub last_used_ns: u64,
 }
 
-/// The key is disabled or revoked: 401.
+/// The key is disabled or revoked, and requests with it are answered with 401.
 pub const KEY_DISABLED: u32 = 1;
-/// The key was unknown and was adopted by the program.
+/// The key was unknown, and the programs adopted it.
 pub const KEY_ADOPTED: u32 = 2;
 
-/// The value of the map `LIMITS` (array by scope id, `BPF_F_MMAPABLE`): written by the daemon, word by
-/// word. Likewise of the map `ENDED` (hash by scope id): what holds from `until_s` on.
+/// The value of the map `LIMITS` (array by scope id, `BPF_F_MMAPABLE`), which the daemon writes one
+/// 64-bit word at a time, and of the map `ENDED` (hash by scope id), which holds the limits that
+/// apply from `until_s` on.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Requests a UTC day; `UNLIMITED` is no limit.
+    /// The maximum number of requests that are admitted in a UTC day; `UNLIMITED` for no limit.
     pub daily_quota: u64,
-    /// Nanoseconds between two requests at the full rate; 0 is no limit.
+    /// The interval between two requests at the full rate, in ns; 0 for no limit.
     pub interval_ns: u64,
-    /// `(burst - 1) * interval_ns`.
+    /// The maximum time by which a request may be ahead of the schedule, in ns: `(burst - 1) *
+    /// interval_ns`.
     pub tolerance_ns: u64,
-    /// Requests in flight; `UNLIMITED` is no limit.
+    /// The maximum number of requests in flight; `UNLIMITED` for no limit.
     pub concurrency: u64,
-    /// Open connections; `UNLIMITED` is no limit.
+    /// The maximum number of open connections; `UNLIMITED` for no limit.
     pub connections: u64,
     /// `LIMITS_*` flags.
     pub flags: u32,
     /// The text set for refusals (see [`TextKey`]).
     pub text_set: u32,
-    /// [`crate::day::DayCount`]: up to which count of which day the store knows. A request beyond it
-    /// is held, dropped until it comes again, so that no crash makes a count forgotten.
+    /// The allowance, as a [`crate::day::DayCount`]: the day, and the number of requests that the
+    /// store has recorded for this day in advance. A request beyond the allowance is held, which
+    /// means that it is dropped and TCP retransmits it. Therefore no admitted request is missing
+    /// from the store after a crash.
     pub allowed: u64,
-    /// What is allowed on a day of which the store knows nothing yet; 0: `allowed` is not held against
-    /// requests.
+    /// The number of requests that are admitted on a new day before the store has a record of that
+    /// day; 0 if `allowed` is not enforced.
     pub ahead: u32,
-    /// UTC from which the entry in `ENDED` holds instead, s since the epoch; 0: never.
+    /// The time from which the entry in `ENDED` applies instead of this entry, in seconds since the
+    /// Unix epoch (UTC); 0 for never.
     pub until_s: u32,
 }
 
-/// No limit, in the fields of [`Limits`] that say so.
+/// The value that stands for no limit in those fields of [`Limits`] whose comments mention it.
 pub const UNLIMITED: u64 = u64::MAX;
 /// The entry belongs to a scope.
 pub const LIMITS_IN_USE: u32 = 1;
-/// Refuse nothing for this scope, count what would be refused.
+/// Requests of this scope are never refused, and those that would otherwise be refused are counted.
 pub const LIMITS_OBSERVE: u32 = 2;
 
 /// The value of the map `STATE` (array by scope id, `BPF_F_MMAPABLE`).
 ///
-/// The kernel programs change it with atomic operations only, and so must the daemon, through its
-/// mapping. The first 64 bytes are what a decision touches.
+/// The kernel programs change this value only with atomic operations, and the daemon must do the
+/// same through its mapping. The decision on a request uses only the first 64 bytes.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ScopeState {
-    /// Theoretical arrival time of the next request ([`crate::gcra`]), ns of the boot clock.
+    /// The theoretical arrival time of the next request ([`crate::gcra`]), in ns on the boot clock.
     pub tat_ns: u64,
-    /// [`crate::day::DayCount`].
+    /// The current day and its count, as a [`crate::day::DayCount`].
     pub day_count: u64,
-    /// Requests admitted whose response has not left yet.
+    /// The number of admitted requests whose responses have not been sent completely.
     pub in_flight: u64,
-    /// Open connections on which keys of the scope were used.
+    /// The number of open connections that have used a key of the scope.
     pub connections: u64,
-    /// Requests admitted since the map was made.
+    /// The number of requests that have been admitted since the map was created.
     pub admitted: u64,
-    /// The recount that the next two belong to (`Sweep::recount`); 0: none.
+    /// The id of the recount ([`Sweep::recount`]) to which the next two fields belong; 0 if there
+    /// is none.
     pub recount: u64,
-    /// What `in_flight` should be: a sum over the flows that this recount has been at.
+    /// The value that `in_flight` should have, counting only the flows that the recount has
+    /// visited.
     pub recounted_in_flight: u64,
-    /// What `connections` should be, likewise.
+    /// The value that `connections` should have, counting only the flows that the recount has
+    /// visited.
     pub recounted_connections: u64,
-    /// Requests refused since the map was made, by [`reason`].
+    /// The number of requests that have been refused since the map was created, by [`reason`].
     pub refused: [u64; reason::LIMITS as usize],
-    /// Requests that observe mode would have refused since the map was made, by [`reason`].
+    /// The number of requests since the map was created that would have been refused without
+    /// observe mode, by [`reason`].
     pub would_refuse: [u64; reason::LIMITS as usize],
 }
 
-/// The largest response in bytes: fits in one segment of every IPv6 path (RFC 8200, section 5).
+/// The maximum size of a response in bytes. A response of this size fits into one segment on every
+/// IPv6 path (RFC 8200, section 5).
 pub const MAX_TEXT: usize = 1024;
 
 /// The key of the map `TEXTS` (hash).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TextKey {
-    /// The text set: one for each distinct set of limits.
+    /// The id of the text set. There is one text set for each distinct set of limits.
     pub set: u32,
     /// One of [`reason`].
     pub reason: u32,
 }
 
-/// The value of the map `TEXTS`: a whole response, prepared by the daemon.
+/// The value of the map `TEXTS`: a complete response that the daemon has prepared.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Text {
-    /// Bytes of status line and fields, with the blank line.
+    /// The size of the status line and the fields in bytes, including the empty line.
     pub head_len: u32,
-    /// Bytes of head and body; at most `MAX_TEXT`.
+    /// The size of the head and the body in bytes, at most `MAX_TEXT`.
     pub len: u32,
-    /// Where the seconds of `Retry-After` go (eight bytes: digits, then spaces); 0: nowhere.
+    /// The offset, in bytes, of the number of seconds in `Retry-After` (eight bytes: digits, then
+    /// spaces); 0 if the response does not state it.
     pub retry_after_at: u32,
-    /// Where the seconds until the window ends go (eight bytes likewise); 0: nowhere.
+    /// The offset, in bytes, of the number of seconds until the window ends (also eight bytes); 0
+    /// if the response does not state it.
     pub reset_after_at: u32,
-    /// The response, zero beyond `len`. Room for 8-byte stores at the end.
+    /// The response, followed by zeros from `len` on. The last eight bytes of the array keep an
+    /// 8-byte store at any offset up to `MAX_TEXT` inside the array.
     pub bytes: [u8; MAX_TEXT + 8],
 }
 
-/// The map `SWEEP` (array, one entry): what the daemon asks of the program `limiter_sweep` and what
-/// that answers. The program is run by the daemon with `BPF_PROG_TEST_RUN`.
+/// The number of classes in [`crate::flow::Idle`].
+pub const IDLE_CLASSES: usize = 5;
+
+/// The map `SWEEP` (array, one entry) holds the parameters and the results of the program
+/// `limiter_sweep`. The daemon runs that program with `BPF_PROG_TEST_RUN`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sweep {
-    /// In: how long a flow may be silent before it is taken for dead, ns, by class of
+    /// In: the duration of silence after which a flow counts as dead, in ns, by class of
     /// [`crate::flow::Idle`].
-    pub idle_ns: [u64; 4],
-    /// In: the recount at work. A flow that an earlier one was at last is added to the
-    /// `recounted_*` of its scopes, and from then on adds to and takes from them what it adds to and
-    /// takes from the counts themselves. New flows begin with this recount. At least 1.
+    pub idle_ns: [u64; IDLE_CLASSES],
+    /// In: the id of the current recount, at least 1. A flow that was last visited by an earlier
+    /// recount is added to the `recounted_*` fields of its scopes. From then on, each change that
+    /// the flow makes to `in_flight` and `connections` is also made to the `recounted_*` fields.
+    /// New flows begin with the id of the current recount.
     pub recount: u32,
-    /// In: the check at work: local flows that no check of this number has named yet are named in
-    /// `SUSPECTS`, as many as fit; 0: none are.
+    /// In: the id of the current check; 0 if no flow is to be listed. The sweep lists in `SUSPECTS`
+    /// the silent local flows that the check has not listed before, as many as fit.
     pub check: u32,
-    /// In: how long a flow must have been silent to be named, ns.
+    /// In: the duration of silence after which a flow is listed, in ns.
     pub suspect_ns: u64,
-    /// Out: flows looked at.
+    /// In: the id of the current census, which counts the flows of each client address in
+    /// `CLIENTS`; 0 if there is no census.
+    pub census: u64,
+    /// Out: the number of flows that were visited.
     pub flows: u64,
-    /// Out: of these, half open.
+    /// Out: the number of half-open flows among the visited flows.
     pub handshakes: u64,
-    /// Out: flows removed.
+    /// Out: the number of flows that were removed.
     pub removed: u64,
-    /// Out: slots of requests in flight given back.
+    /// Out: the number of slots of requests in flight that were released.
     pub slots: u64,
-    /// Out: connection counts given back.
+    /// Out: the total number by which the `connections` of scopes were reduced for removed flows.
     pub connections: u64,
-    /// Out: flows added to the recount.
+    /// Out: the number of flows that were added to the recount.
     pub recounted: u64,
-    /// Out: flows that could not be looked at, since a CPU held them.
+    /// Out: the number of flows that could not be visited because another CPU held their lock.
     pub missed: u64,
-    /// Out: flows named in `SUSPECTS`.
+    /// Out: the number of flows that were listed in `SUSPECTS`.
     pub suspects: u64,
+    /// Out: the number of flows whose connection the server has not confirmed, excluding half-open
+    /// flows.
+    pub unconfirmed: u64,
+    /// Out: the number of flows that were removed because their client address held more than its
+    /// share.
+    pub over_share: u64,
+    /// Out: the number of untracked connections in the map `UNTRACKED`.
+    pub untracked: u64,
 }
 
-/// How many flows a sweep can name in the map `SUSPECTS`.
+/// The maximum number of flows that a sweep can list in the map `SUSPECTS`.
 pub const MAX_SUSPECTS: u32 = 4096;
 
-/// An entry of the map `SUSPECTS` (array): a flow that has been silent, for the daemon to look
-/// whether its socket is still there. Likewise the one entry of the map `FORGET`: what the program
-/// `limiter_forget` is to remove.
+/// An entry of the map `SUSPECTS` (array): a silent flow whose socket the daemon looks for. The map
+/// `FORGET` has one entry of this type. It has the key of the flow that the program
+/// `limiter_forget` removes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Suspect {
-    /// The flow.
+    /// The key of the flow.
     pub key: FlowKey,
-    /// Zero, aligns.
+    /// Padding, zero.
     pub reserved: u32,
-    /// Its `Flow::last_seen_ns`: it is removed only if that has not changed.
+    /// The value of [`Flow::last_seen_ns`] when the flow was listed. The flow is removed only if
+    /// this time has not changed.
     pub last_seen_ns: u64,
-    /// Out, in `FORGET`: slots of requests in flight given back.
+    /// Out, in `FORGET`: the number of slots of requests in flight that were released.
     pub slots: u64,
-    /// Out, in `FORGET`: connection counts given back.
+    /// Out, in `FORGET`: the number of scopes from whose `connections` the flow was subtracted.
     pub connections: u64,
-    /// Out, in `FORGET`: 1, it was removed.
+    /// Out, in `FORGET`: 1 if the flow was removed.
     pub removed: u64,
 }
 
-/// The value of the map `STRANGERS` (LRU hash by [`FlowKey`]): why a connection that is not followed
-/// passes. Losing one costs nothing but that it is counted again.
+/// The value of the map `UNTRACKED` (hash by [`FlowKey`] with [`Link::NONE`]): a connection that is
+/// let through without being followed, and the reason.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stranger {
-    /// 1: there was no room in `FLOWS` when it was opened; 0: it is older than the program.
-    pub table_full: u32,
+pub struct UntrackedConnection {
+    /// One of [`untracked_kind`].
+    pub kind: u32,
+    /// `UNTRACKED_*` flags.
+    pub flags: u32,
+    /// The time of the client's last packet on `CLOCK_MONOTONIC_COARSE`, in ns.
+    pub last_seen_ns: u64,
 }
 
-/// What the programs tell the daemon through the map `EVENTS` (ring buffer).
+/// The reasons for which a connection is not followed.
+pub mod untracked_kind {
+    /// The connection is, or may be, older than the programs.
+    pub const OLDER: u32 = 0;
+    /// `FLOWS` was full when the connection was opened.
+    pub const TABLE_FULL: u32 = 1;
+    /// The connection was opened from a guarded port. The guarded side is its client, and therefore
+    /// the incoming bytes are not requests.
+    pub const OUTBOUND: u32 = 2;
+}
+
+/// The connection has been counted.
+pub const UNTRACKED_COUNTED: u32 = 1;
+/// One side has ended the connection.
+pub const UNTRACKED_ENDING: u32 = 2;
+
+/// The key of the map `CLIENTS` (LRU hash): a client's address as in [`FlowKey`]. Only the first 64
+/// bits of an IPv6 address are used, because all addresses that share them are assigned to one
+/// client (RFC 6177).
+pub type ClientKey = [u32; 4];
+
+/// The value of the map `CLIENTS`: the number of flows that a client address holds. If an entry is
+/// evicted, its address can exceed its share until the next census.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Client {
+    /// The id of the census that counted the flows ([`Sweep::census`]).
+    pub census: u64,
+    /// The number of flows, including the flows that have been opened since the census.
+    pub flows: u64,
+}
+
+/// A message from the programs to the daemon in the map `EVENTS` (ring buffer).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Event {
     /// One of [`event`].
     pub kind: u32,
-    /// The scope it is about.
+    /// The scope that the event is about.
     pub scope: u32,
-    /// [`event::ADOPTED`]: the key; else zero.
+    /// The digest of the key for [`event::ADOPTED`]; otherwise zero.
     pub key: Digest,
 }
 
-/// Kinds of [`Event`].
+/// The kinds of [`Event`].
 pub mod event {
-    /// The scope has used up much of what [`super::Limits::allowed`] allows it, or all, or has made
-    /// its first request of the day.
+    /// The scope has made its first request of the day, has used up a large part of its allowance
+    /// ([`super::Limits::allowed`]), or has a request that must wait until the daemon extends the
+    /// allowance.
     pub const ALLOWANCE: u32 = 1;
-    /// The scope is that of an unknown key from now on.
+    /// The scope has been given to an unknown key.
     pub const ADOPTED: u32 = 2;
 }
 
-/// Bytes of the map `EVENTS`.
+/// The size of the map `EVENTS` in bytes.
 pub const EVENT_BYTES: u32 = 256 * 1024;
 
-/// The map `SWITCH` (array of u64, one entry, `BPF_F_MMAPABLE`): which of two sets of maps is in force
-/// while one takes the place of the other. It has a place in no layout: it is there for that time only,
-/// and means the same for every version.
+/// The map `SWITCH` (array of u64, one entry, `BPF_F_MMAPABLE`) states which of two sets of maps is
+/// in force while a new set replaces an old one. It exists only during that time. It belongs to no
+/// layout version, and has the same meaning in all versions.
 pub mod switch {
-    /// The set that was there before.
+    /// The old set is in force.
     pub const OLD: u64 = 0;
-    /// The new one.
+    /// The new set is in force.
     pub const NEW: u64 = 1;
-    // Anything else is the `CLOCK_BOOTTIME` in ns until which neither is, while one is copied to the
-    // other; from then on it is the old one again, which the first program that finds so says here.
+    // Any other value is a time on `CLOCK_BOOTTIME` in ns. Before this time, neither set is in
+    // force, because the daemon is copying one set to the other. After this time, the old set is in
+    // force again, and the first program that runs then stores `OLD` here.
 
-    /// The map `PROGRAMS` (program array): this many programs of the old set, then those of the new one,
-    /// in the order of the next four.
+    /// The map `PROGRAMS` (program array) contains this number of programs of the old set, followed
+    /// by the same number of programs of the new set. Both groups are in the order of the constants
+    /// `INGRESS` to `EGRESS_L3`.
     pub const PROGRAMS: u32 = 4;
-    /// Packets that arrive, on devices with Ethernet headers.
+    /// The program for packets that arrive on devices with Ethernet headers.
     pub const INGRESS: u32 = 0;
-    /// Packets that leave, on devices with Ethernet headers.
+    /// The program for packets that leave by devices with Ethernet headers.
     pub const EGRESS: u32 = 1;
-    /// Packets that arrive, on devices without.
+    /// The program for packets that arrive on devices without Ethernet headers.
     pub const INGRESS_L3: u32 = 2;
-    /// Packets that leave, on devices without.
+    /// The program for packets that leave by devices without Ethernet headers.
     pub const EGRESS_L3: u32 = 3;
 }
 
-/// A refused request, in the map `REFUSALS` (ring buffer): so that the daemon can say whose it was. How
-/// many there are the counters say, which count a refusal after it has been told here: whoever reads them
-/// first and the ring then knows of each refusal that was told.
+/// The record of a refused request in the map `REFUSALS` (ring buffer). The daemon uses these
+/// records to report the keys and the clients whose requests were refused. The counters contain the
+/// number of refusals. A program writes the record of a refusal before it increments the counter.
+/// Therefore a reader that reads the counters first, and the ring buffer after them, finds the
+/// record of each counted refusal for which a record was written.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Refused {
-    /// `CLOCK_BOOTTIME`, ns.
+pub struct RefusalRecord {
+    /// The time of the refusal on `CLOCK_BOOTTIME`, in ns.
     pub at_ns: u64,
-    /// The key that the request carries; zero if there is none, or if it is not HTTP.
+    /// The digest of the key that counts; zero if the request has no key or is not HTTP.
     pub key: Digest,
     /// The client's address, as in [`FlowKey`].
     pub client: [u32; 4],
@@ -398,83 +473,91 @@ pub struct Refused {
     pub scope: u32,
     /// One of [`reason`].
     pub reason: u32,
-    /// The client's port, network byte order.
+    /// The client's port, in network byte order.
     pub client_port: u16,
-    /// Zero, aligns.
+    /// Padding, zero.
     pub reserved: [u16; 3],
 }
 
-/// Bytes of the map `REFUSALS`: room for four thousand of them.
+/// The size of the map `REFUSALS` in bytes, which is enough for four thousand records.
 pub const REFUSAL_BYTES: u32 = 256 * 1024;
 
-/// How often each CPU tells of refusals in the long run, and how many it may tell at once after a pause.
-/// A flood costs the programs no more than a look at the clock for each request then; what is not told is
-/// still counted.
-pub const REFUSALS_TOLD: gcra::Rate = gcra::Rate {
+/// The maximum rate at which each CPU writes refusal records: 1000 records per second, and up to
+/// 256 records at once after a pause. Because of this limit, most refusals during a flood cost the
+/// programs only a read of the clock. Refusals without a record are still counted.
+pub const REFUSAL_RECORD_RATE: gcra::Rate = gcra::Rate {
     interval_ns: 1_000_000,
     tolerance_ns: 255 * 1_000_000,
 };
 
-/// Names of the maps.
+/// The names of the maps. The comments state what the maps contain.
 pub mod map {
-    /// [`super::Config`].
+    /// The map with the [`super::Config`].
     pub const CONFIG: &str = "CONFIG";
-    /// [`super::Ports`].
+    /// The map with the [`super::Ports`].
     pub const PORTS: &str = "PORTS";
-    /// [`super::Clock`].
+    /// The map with the [`super::Clock`].
     pub const CLOCK: &str = "CLOCK";
-    /// [`super::KeyEntry`] by [`super::Digest`].
+    /// The map with a [`super::KeyEntry`] for each [`super::Digest`].
     pub const KEYS: &str = "KEYS";
-    /// [`super::Limits`] by scope id.
+    /// The map with the [`super::Limits`] for each scope id.
     pub const LIMITS: &str = "LIMITS";
-    /// [`super::Limits`] by scope id.
+    /// The map with the [`super::Limits`] that apply after [`super::Limits::until_s`], for each
+    /// scope id that has such limits.
     pub const ENDED: &str = "ENDED";
-    /// [`super::ScopeState`] by scope id.
+    /// The map with the [`super::ScopeState`] for each scope id.
     pub const STATE: &str = "STATE";
-    /// [`super::Event`]s.
+    /// The ring buffer with [`super::Event`]s.
     pub const EVENTS: &str = "EVENTS";
-    /// [`super::Refused`] requests.
+    /// The ring buffer with [`super::RefusalRecord`]s.
     pub const REFUSALS: &str = "REFUSALS";
-    /// [`super::Flow`] by [`super::FlowKey`].
+    /// The map with a [`super::FlowEntry`] for each [`super::FlowKey`].
     pub const FLOWS: &str = "FLOWS";
-    /// [`super::Tomb`] by [`super::FlowKey`].
+    /// The map with a [`super::Tomb`] for each [`super::FlowKey`].
     pub const TOMBS: &str = "TOMBS";
-    /// [`super::Text`] by [`super::TextKey`].
+    /// The map with a [`super::Text`] for each [`super::TextKey`].
     pub const TEXTS: &str = "TEXTS";
-    /// u64 by [`super::counter`], per CPU.
+    /// The map with a u64 for each [`super::counter`], per CPU.
     pub const COUNTERS: &str = "COUNTERS";
-    /// [`super::Unused`], and ids.
+    /// The map with a [`super::Unused`], followed by scope ids.
     pub const UNUSED: &str = "UNUSED";
-    /// [`super::Sweep`].
+    /// The map with the [`super::Sweep`].
     pub const SWEEP: &str = "SWEEP";
-    /// [`super::Suspect`] by number.
+    /// The map with [`super::Suspect`]s by index.
     pub const SUSPECTS: &str = "SUSPECTS";
-    /// [`super::Suspect`].
+    /// The map with the [`super::Suspect`] to remove.
     pub const FORGET: &str = "FORGET";
-    /// [`super::Stranger`] by [`super::FlowKey`].
-    pub const STRANGERS: &str = "STRANGERS";
-    /// One of [`super::switch`].
+    /// The map with a [`super::UntrackedConnection`] for each [`super::FlowKey`].
+    pub const UNTRACKED: &str = "UNTRACKED";
+    /// The map with a [`super::Client`] for each [`super::ClientKey`].
+    pub const CLIENTS: &str = "CLIENTS";
+    /// The map with one of the values in [`super::switch`].
     pub const SWITCH: &str = "SWITCH";
-    /// Programs, see [`super::switch::PROGRAMS`].
+    /// The map with programs, which are described at [`super::switch::PROGRAMS`].
     pub const PROGRAMS: &str = "PROGRAMS";
 }
 
 const _: () = {
     use core::mem::{align_of, offset_of, size_of};
-    assert!(size_of::<FlowKey>() == 36);
+    assert!(size_of::<FlowKey>() == 44 && size_of::<Link>() == 8);
     assert!(size_of::<KeyEntry>() == 16);
     assert!(size_of::<Limits>() == 64);
     assert!(size_of::<Event>() == 24);
-    assert!(size_of::<Refused>() == 56 && offset_of!(Refused, client_port) == 48);
+    assert!(size_of::<RefusalRecord>() == 56 && offset_of!(RefusalRecord, client_port) == 48);
     assert!(size_of::<ScopeState>() == 128 && align_of::<ScopeState>() == 64);
     assert!(offset_of!(ScopeState, refused) == 64);
     assert!(size_of::<Outstanding>() == 8);
-    assert!(size_of::<Tomb>() == 48);
+    assert!(
+        size_of::<Tomb>() == 72
+            && size_of::<UntrackedConnection>() == 16
+            && size_of::<Client>() == 16
+    );
     assert!(size_of::<Text>() == 16 + MAX_TEXT + 8);
-    assert!(offset_of!(Flow, key) == 8 && offset_of!(Flow, last_seen_ns) == 48);
+    assert!(offset_of!(FlowEntry, flow) == 8);
+    assert!(offset_of!(Flow, key) == 0 && offset_of!(Flow, last_seen_ns) == 48);
     assert!(offset_of!(Flow, records).is_multiple_of(8) && size_of::<Record>() == 16);
-    assert!(size_of::<Flow>().is_multiple_of(8));
-    assert!(size_of::<Suspect>() == 72 && offset_of!(Suspect, last_seen_ns) == 40);
-    assert!(size_of::<Sweep>() == 112 && size_of::<Clock>() == 24);
+    assert!(size_of::<Flow>().is_multiple_of(8) && OFFERS.is_power_of_two());
+    assert!(size_of::<Suspect>() == 80 && offset_of!(Suspect, last_seen_ns) == 48);
+    assert!(size_of::<Sweep>() == 152 && size_of::<Clock>() == 40);
     assert!(counter::NAMES.len() == counter::COUNT as usize);
 };

@@ -1,25 +1,28 @@
-//! A UTC day and the requests counted in it, in one word that is swapped atomically.
-//!
-//! The word holds the day (days since 1970-01-01, UTC) in its upper 24 bits and the count in its
-//! lower 40. Charging is one compare-and-swap, so the first request after midnight UTC begins the
-//! new day in the same step that counts it, whether a daemon runs or not.
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
-/// Nanoseconds in a UTC day. UTC days as POSIX counts them have no leap seconds.
+//! A UTC day and the number of requests in it, in one 64-bit word that is updated atomically.
+//!
+//! The word has the day (days since 1970-01-01, UTC) in its upper 24 bits and the count in its
+//! lower 40. A request is charged with one compare-and-swap. Therefore the first request after
+//! midnight UTC begins the new day in the same step in which it is counted, even if no daemon is
+//! running.
+
+/// The number of nanoseconds in a UTC day. As POSIX counts time, a UTC day has no leap second.
 pub const DAY_NS: u64 = 86_400 * 1_000_000_000;
 
-/// Bits of the word that hold the count.
+/// The number of bits of the word that hold the count.
 const COUNT_BITS: u32 = 40;
 
-/// The largest count, and with it the largest daily quota, that the word can hold.
+/// The largest count that the word can hold, which is also the largest daily quota.
 pub const MAX_COUNT: u64 = (1 << COUNT_BITS) - 1;
 
-/// A UTC day: days since 1970-01-01.
+/// A UTC day, as the number of days since 1970-01-01.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Day(pub u32);
 
 impl Day {
-    /// The day that holds a moment given in nanoseconds since the Unix epoch.
+    /// Returns the day that contains `utc_ns`, a time in nanoseconds since the Unix epoch.
     #[inline(always)]
     #[must_use]
     pub const fn at(utc_ns: u64) -> Self {
@@ -27,21 +30,22 @@ impl Day {
     }
 }
 
-/// Whole seconds from a moment (nanoseconds since the Unix epoch) until the next midnight UTC,
-/// rounded up: 1 to 86,400.
+/// Returns the number of seconds from `utc_ns`, a time in nanoseconds since the Unix epoch, to the
+/// next midnight UTC. The number is rounded up, and is 1 to 86,400.
 #[inline(always)]
 #[must_use]
 pub const fn seconds_to_midnight(utc_ns: u64) -> u64 {
     (DAY_NS - utc_ns % DAY_NS).div_ceil(1_000_000_000)
 }
 
-/// A day and the requests counted in it.
+/// A day and the number of requests that have been counted in it.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DayCount(pub u64);
 
 impl DayCount {
-    /// `count` requests in `day`; a count beyond [`MAX_COUNT`] is held at it.
+    /// Returns the word for `count` requests in `day`. A count beyond [`MAX_COUNT`] becomes
+    /// [`MAX_COUNT`].
     #[inline(always)]
     #[must_use]
     pub const fn new(day: Day, count: u64) -> Self {
@@ -49,22 +53,23 @@ impl DayCount {
         Self(((day.0 as u64) << COUNT_BITS) | count)
     }
 
-    /// The day that is counted.
+    /// Returns the day whose requests are counted.
     #[inline(always)]
     #[must_use]
     pub const fn day(self) -> Day {
         Day((self.0 >> COUNT_BITS) as u32)
     }
 
-    /// The requests counted in [`Self::day`].
+    /// Returns the number of requests in [`Self::day`].
     #[inline(always)]
     #[must_use]
     pub const fn count(self) -> u64 {
         self.0 & MAX_COUNT
     }
 
-    /// The word as it stands on `today`: a day that has passed counts nothing any more, while a
-    /// day that lies ahead (the clock was set back) stays in force, so that no day opens twice.
+    /// Returns the word as it applies on `today`. A day that has passed is replaced by `today` with
+    /// a count of 0. If the day of the word is later than `today`, because the clock has been set
+    /// back, the word is not changed. Therefore no day begins twice.
     #[inline(always)]
     #[must_use]
     pub const fn on(self, today: Day) -> Self {
@@ -75,14 +80,15 @@ impl DayCount {
         }
     }
 
-    /// One request more.
+    /// Returns the word with one more request.
     #[inline(always)]
     #[must_use]
     pub const fn charged(self) -> Self {
         Self::new(self.day(), self.count() + 1)
     }
 
-    /// One request less, if that was counted in `day` and there is one.
+    /// Returns the word with one request fewer, if `day` is the day of the word and the count is
+    /// not 0.
     #[inline(always)]
     #[must_use]
     pub const fn returned(self, day: Day) -> Self {
@@ -119,8 +125,9 @@ mod tests {
     fn a_leap_second_that_is_stepped_belongs_to_the_day_that_has_begun() {
         let midnight = 20_000 * DAY_NS;
         let tenth = DAY_NS / 864_000;
-        // Ten requests a second. At midnight the last second of the day comes again (clock_adjtime(2),
-        // `STA_INS`, as POSIX counts).
+        // The test charges ten requests per second. For the leap second, the clock is set back at
+        // midnight and repeats the last second of the day (`STA_INS` in clock_adjtime(2), as POSIX
+        // counts time).
         let before = (1..=20).rev().map(|tenths| midnight - tenths * tenth);
         let after = [0]
             .into_iter()
@@ -162,8 +169,8 @@ mod tests {
             prop_assert_eq!((word.day(), word.count()), (Day(day), count));
         }
 
-        /// Whatever the clock does in between (steps, leap seconds that come twice): of no day is more
-        /// charged than its quota, and none comes again.
+        /// Regardless of how the clock is changed (by steps or repeated leap seconds), no more
+        /// requests are charged to a day than the quota allows, and no day begins twice.
         #[test]
         fn no_clock_grants_a_day_twice(
             seconds in proptest::collection::vec(-200_000i64..=200_000, 1..200),

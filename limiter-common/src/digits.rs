@@ -1,19 +1,24 @@
-//! Numbers for the slots of prepared responses.
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
-/// Bytes of a slot.
+//! Formats the decimal numbers that are written into prepared responses. A response has a slot of a
+//! fixed size for each of these numbers.
+
+/// The size of a slot in bytes.
 pub const SLOT: usize = 8;
 
-/// The largest number that a slot holds: more than three years of seconds.
+/// The largest number that fits in a slot. As a number of seconds, it is more than three years.
 pub const MAX: u32 = 99_999_999;
 
 const SPACES: u64 = u64::from_le_bytes([b' '; SLOT]);
 
-/// A number in decimal, left-aligned, padded with spaces; [`MAX`] stands for anything larger.
+/// Returns `number` in decimal digits, left-aligned and padded with spaces. A number larger than
+/// [`MAX`] is written as [`MAX`].
 #[inline(always)]
 #[must_use]
 pub const fn slot(number: u32) -> [u8; SLOT] {
     let mut rest = if number > MAX { MAX } else { number };
-    // The last digit first: each that follows pushes those before it one byte on.
+    // The digits are added from the last to the first. Each step moves the digits that are already
+    // in `text` by one byte.
     let mut text = SPACES;
     let mut place = 0;
     while place < SLOT {
@@ -42,14 +47,14 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_the_largest_that_does() {
+    fn a_number_that_does_not_fit_becomes_the_largest_one() {
         assert_eq!(slot(MAX + 1), slot(MAX));
         assert_eq!(slot(u32::MAX), slot(MAX));
     }
 
     proptest! {
         #[test]
-        fn a_slot_says_its_number(number in 0..=MAX) {
+        fn a_slot_has_its_number(number in 0..=MAX) {
             prop_assert_eq!(slot(number).to_vec(), format!("{number:<8}").into_bytes());
         }
     }

@@ -1,23 +1,29 @@
-//! The generic cell rate algorithm (ITU-T I.371, annex A.1.1, virtual scheduling) on one word.
-//!
-//! The word is the theoretical arrival time (TAT) of the next request, in nanoseconds of the boot
-//! clock. The caller swaps it in atomically; here is only the arithmetic.
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
-/// A rate limit: one request an `interval_ns`, with `tolerance_ns` of it saved up for bursts.
+//! The generic cell rate algorithm (ITU-T I.371, annex A.1.1, virtual scheduling) on one 64-bit
+//! word.
+//!
+//! The word is the theoretical arrival time (TAT) of the next request, in nanoseconds on the boot
+//! clock. This module contains only the arithmetic. The caller replaces the word atomically.
+
+/// A rate limit of one request per `interval_ns`. Up to `tolerance_ns` of unused time can be saved
+/// up for bursts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// Nanoseconds between two requests at the full rate; 0 is no limit.
+    /// The interval between two requests at the full rate, in ns; 0 for no limit.
     pub interval_ns: u64,
-    /// How far ahead of the schedule a request may be: `(burst - 1) * interval_ns`.
+    /// The maximum time by which a request may be ahead of the schedule, in ns: `(burst - 1) *
+    /// interval_ns`.
     pub tolerance_ns: u64,
 }
 
 impl Rate {
-    /// `requests` in each `period_ns`, up to `burst` of them at once.
+    /// Returns a rate of `requests` per `period_ns`, with at most `burst` requests at once.
     ///
-    /// The interval is rounded up to the nanosecond, so the rate is never exceeded. With a burst of
-    /// 1 two admitted requests are at least an interval apart. `None` if a number is 0 or the
-    /// tolerance does not fit in 63 bits (292 years).
+    /// The interval is rounded up to the next nanosecond. Therefore the rate is never exceeded.
+    /// With a burst of 1, two admitted requests are at least an interval apart. Returns `None` if
+    /// one of the arguments is 0, or if the duration of `burst` intervals in ns does not fit in 63
+    /// bits (292 years).
     #[must_use]
     pub const fn new(requests: u64, period_ns: u64, burst: u64) -> Option<Self> {
         if requests == 0 || period_ns == 0 || burst == 0 {
@@ -33,8 +39,8 @@ impl Rate {
         }
     }
 
-    /// Judges a request at `now_ns`: `Ok` is the new TAT to swap in, `Err` how long (ns) until it
-    /// would conform.
+    /// Judges a request at `now_ns`. Returns the new TAT if the request conforms, and otherwise the
+    /// time in ns after which it would conform.
     #[inline(always)]
     pub const fn judge(self, tat_ns: u64, now_ns: u64) -> Result<u64, u64> {
         let due = if tat_ns > now_ns { tat_ns } else { now_ns };
@@ -72,8 +78,8 @@ mod tests {
     }
 
     proptest! {
-        /// Over any run of arrivals, no window of time holds more than it may: the k-th request
-        /// after an admitted one is at least (k - (burst - 1)) intervals later.
+        /// For any arrival times, no period contains more admitted requests than the rate allows:
+        /// the k-th request after an admitted one is at least (k - (burst - 1)) intervals later.
         #[test]
         fn never_faster_than_the_rate(
             requests in 1u64..50,
@@ -99,7 +105,11 @@ mod tests {
         }
 
         #[test]
-        fn the_promised_wait_is_exact(tat in 0u64..1 << 60, now in 0u64..1 << 60, burst in 1u64..9) {
+        fn the_promised_wait_is_exact(
+            tat in 0u64..1 << 60,
+            now in 0u64..1 << 60,
+            burst in 1u64..9,
+        ) {
             let rate = Rate::new(1, MS, burst).unwrap();
             if let Err(wait) = rate.judge(tat, now) {
                 prop_assert!(wait > 0);

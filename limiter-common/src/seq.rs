@@ -1,50 +1,53 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! TCP sequence arithmetic (RFC 9293, section 3.4): 32-bit numbers that wrap.
 
 /// A TCP sequence number.
 ///
-/// Comparisons are by signed distance, so they hold for numbers less than 2^31 apart. The type is
-/// deliberately not `Ord`: sequence numbers have no total order.
+/// Comparisons use the signed distance. Therefore they are correct for numbers that are less than
+/// 2^31 apart. The type is deliberately not `Ord`, because sequence numbers have no total order.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seq(pub u32);
 
 impl Seq {
-    /// The number `bytes` further on.
+    /// Returns the sequence number that is `bytes` later.
     #[inline(always)]
     #[must_use]
     pub const fn plus(self, bytes: u32) -> Self {
         Self(self.0.wrapping_add(bytes))
     }
 
-    /// The number `bytes` before.
+    /// Returns the sequence number that is `bytes` earlier.
     #[inline(always)]
     #[must_use]
     pub const fn minus(self, bytes: u32) -> Self {
         Self(self.0.wrapping_sub(bytes))
     }
 
-    /// How many bytes this number lies after `other`; negative if it lies before.
+    /// Returns the number of bytes from `other` to this number, which is negative if this number is
+    /// before `other`.
     #[inline(always)]
     #[must_use]
     pub const fn since(self, other: Self) -> i32 {
         self.0.wrapping_sub(other.0) as i32
     }
 
-    /// Whether this number lies strictly before `other`.
+    /// Returns whether this number is before `other`.
     #[inline(always)]
     #[must_use]
     pub const fn before(self, other: Self) -> bool {
         self.since(other) < 0
     }
 
-    /// The later of the two.
+    /// Returns the later of the two numbers.
     #[inline(always)]
     #[must_use]
     pub const fn latest(self, other: Self) -> Self {
         if self.before(other) { other } else { self }
     }
 
-    /// The earlier of the two.
+    /// Returns the earlier of the two numbers.
     #[inline(always)]
     #[must_use]
     pub const fn earliest(self, other: Self) -> Self {

@@ -1,11 +1,13 @@
-//! SipHash-2-4 with 128 bits of output (Aumasson and Bernstein, "SipHash: a fast short-input PRF";
-//! the long output is that of the reference implementation, `siphash.c`).
-//!
-//! It keeps raw keys out of the maps: what a map holds is useless without the installation's
-//! secret.
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
-/// The hash of `bytes`, first and second half, as the reference implementation writes them out in
-/// little-endian order.
+//! SipHash-2-4 with 128 bits of output (Aumasson and Bernstein, "SipHash: a fast short-input PRF";
+//! the output of 128 bits is defined by the reference implementation, `siphash.c`).
+//!
+//! The maps contain these hashes instead of raw keys. Without the secret of the installation, the
+//! hashes do not reveal the keys.
+
+/// Returns the hash of `bytes` as two halves, in the little-endian order of the reference
+/// implementation.
 #[must_use]
 pub fn siphash128(key: [u64; 2], bytes: &[u8]) -> [u64; 2] {
     let word = |bytes: &[u8]| {
@@ -22,10 +24,11 @@ pub fn siphash128(key: [u64; 2], bytes: &[u8]) -> [u64; 2] {
     state.finish(bytes.len() as u64, word(rest))
 }
 
-/// The hash of `length` bytes, at most 128. `word` gives the whole words by their number, `last`
-/// has the bytes that remain, others being zero.
+/// Returns the hash of `length` bytes (at most 128). `word(i)` returns the whole word (eight bytes)
+/// with the index `i`, and `last` contains the bytes after the last whole word, followed by zeros.
 ///
-/// For the kernel: the loop has a bound, and what is hashed stays where it is.
+/// The kernel programs need this form, because its loop has a fixed bound and the bytes do not have
+/// to be copied.
 #[inline(always)]
 pub(crate) fn hash128(
     key: [u64; 2],
@@ -46,8 +49,10 @@ pub(crate) fn hash128(
     state.finish(length, last)
 }
 
-/// The four words that are mixed.
-struct State {
+/// The state of a hash: the four words that are mixed.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct State {
     a: u64,
     b: u64,
     c: u64,
@@ -55,11 +60,13 @@ struct State {
 }
 
 impl State {
+    /// Returns the state before the first word.
     #[inline(always)]
-    fn new(key: [u64; 2]) -> Self {
+    pub(crate) fn new(key: [u64; 2]) -> Self {
         Self {
             a: key[0] ^ 0x736f_6d65_7073_6575,
-            // The long output is told apart from the short one here, and at its end.
+            // The algorithm for 128 bits of output differs from the one for 64 bits here and in
+            // `finish`.
             b: key[1] ^ 0x646f_7261_6e64_6f6d ^ 0xee,
             c: key[0] ^ 0x6c79_6765_6e65_7261,
             d: key[1] ^ 0x7465_6462_7974_6573,
@@ -81,16 +88,19 @@ impl State {
         *c = c.rotate_left(32);
     }
 
+    /// Adds eight bytes, with the first byte in the lowest bits of `word`.
     #[inline(always)]
-    fn take(&mut self, word: u64) {
+    pub(crate) fn take(&mut self, word: u64) {
         self.d ^= word;
         self.round();
         self.round();
         self.a ^= word;
     }
 
+    /// Returns the hash of `length` bytes. `rest` contains the bytes after the last whole word,
+    /// followed by zeros.
     #[inline(always)]
-    fn finish(mut self, length: u64, rest: u64) -> [u64; 2] {
+    pub(crate) fn finish(mut self, length: u64, rest: u64) -> [u64; 2] {
         self.take(length << 56 | rest);
         self.c ^= 0xee;
         let first = self.mix();

@@ -1,5 +1,8 @@
-//! SipHash against the test vectors of its reference implementation (`vectors.h`, `vectors_sip128`):
-//! the key is 00 01 … 0f, the inputs are 00 01 … of every length from 0 to 63.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Compares SipHash with the test vectors of its reference implementation (`vectors.h`,
+//! `vectors_sip128`). The key is 00 01 … 0f, and the inputs are 00 01 … of every length from 0 to
+//! 63.
 
 use limiter_common::siphash::siphash128;
 
@@ -71,7 +74,7 @@ const VECTORS: [&str; 64] = [
 ];
 
 #[test]
-fn the_vectors_of_the_reference_implementation_come_out() {
+fn hashes_equal_the_reference_vectors() {
     let key = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
     let input: Vec<u8> = (0..64).collect();
     for (len, expected) in VECTORS.iter().enumerate() {

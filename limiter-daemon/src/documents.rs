@@ -1,18 +1,22 @@
-//! Documents in the repository that are made from the code.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Compares the documents that are generated from the code with those in the repository.
 
 use std::{env, fs, path::Path};
 
 use serde_json::Value;
 
-/// Set: documents are written anew instead of compared.
+use crate::domain::plain::escaped_json;
+
+/// The environment variable that causes documents to be written rather than compared.
 const WRITE: &str = "LIMITER_WRITE_DOCS";
 
-/// Asserts that `docs/NAME` is `value`.
+/// Asserts that the content of the file `docs/NAME` is `value`.
 pub(crate) fn assert_committed(name: &str, value: &Value) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../docs")
         .join(name);
-    let mut text = serde_json::to_string_pretty(value).unwrap();
+    let mut text = escaped_json(&serde_json::to_string_pretty(value).unwrap());
     text.push('\n');
     if env::var_os(WRITE).is_some() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -21,6 +25,6 @@ pub(crate) fn assert_committed(name: &str, value: &Value) {
     let committed = fs::read_to_string(&path).unwrap_or_default();
     assert!(
         committed == text,
-        "docs/{name} is not what this code makes: `{WRITE}=1 cargo test -p limiter-daemon` writes it anew"
+        "docs/{name} differs from what the code generates: run `{WRITE}=1 cargo test -p limiter-daemon` to update it"
     );
 }

@@ -1,4 +1,7 @@
-//! Connections over which a [`Router`] answers, and what those who make them may take of the daemon.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The HTTP server that the control socket and the page of metrics share. The server limits the
+//! resources that its clients can use.
 
 use std::{
     collections::HashMap,
@@ -27,48 +30,52 @@ use tokio::{
 use tokio_io_timeout::TimeoutStream;
 use tower_service::Service as _;
 
-/// Largest head of a request, in bytes: the longest scope name, escaped, and some room.
+/// The maximum size of a request's head in bytes. It is more than enough for the longest name of a
+/// scope, percent-encoded.
 const MAX_HEAD: usize = 16 * 1024;
-/// After a connection could not be taken (no descriptors left, say): before the next attempt.
+/// The pause before the next attempt after a connection could not be accepted, for example because
+/// all file descriptors were in use.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// What those who connect may take of the daemon.
+/// Limits on the resources that clients can use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// Connections at a time. One more takes the place of the one that the daemon has waited for
-    /// longest: whoever connects and asks at once gets in.
+    /// The maximum number of connections at a time. A further connection replaces the one for which
+    /// the daemon has waited longest, so a client that sends its request at once does not lose its
+    /// connection.
     pub connections: usize,
-    /// Until the head of a (next) request is complete.
+    /// The maximum time until the head of the next request is complete.
     pub head: Duration,
-    /// From one piece of a body to the next.
+    /// The maximum time between two pieces of a body.
     pub piece: Duration,
-    /// Until a body is complete.
+    /// The maximum time until a body is complete.
     pub body: Duration,
-    /// Until a piece of an answer is taken.
+    /// The maximum time in which the client has to read the next piece of the response.
     pub answer: Duration,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            // Far below the 1024 descriptors that a process may have open, and the 512 threads
-            // that tokio has for work that blocks.
+            // This is far below the 1024 descriptors that a process may have open, and below the
+            // 512 threads that tokio has for blocking work.
             connections: 256,
             head: Duration::from_secs(30),
             piece: Duration::from_secs(10),
-            // What the command line waits for an answer: a file of a million keys may take a while.
+            // This is the time for which the command line waits for a response. It is long because
+            // the upload of a file with a million keys can take a while.
             body: Duration::from_secs(600),
             answer: Duration::from_secs(30),
         }
     }
 }
 
-/// What connections come from.
+/// A source of connections.
 pub(crate) trait Listener: Sync {
     /// A connection.
     type Stream: AsyncRead + AsyncWrite + Send + 'static;
 
-    /// The next one.
+    /// Accepts the next connection.
     fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
@@ -90,8 +97,9 @@ impl Listener for TcpListener {
     }
 }
 
-/// Answers until `stop` resolves, and then until what is under way is answered. Requests have
-/// [`ConnectInfo`] with what `peer` says of their connection, and its [`Place`].
+/// Serves requests until `stop` resolves, and then finishes the requests that have begun. The
+/// handler of a request finds two extensions in the request. [`ConnectInfo`] has the result of
+/// `peer` for the connection, and [`Place`] is the place of the connection.
 pub(crate) async fn serve<L: Listener, P: Clone + Send + Sync + 'static>(
     what: &'static str,
     listener: L,
@@ -113,7 +121,7 @@ pub(crate) async fn serve<L: Listener, P: Clone + Send + Sync + 'static>(
         let stream = match accepted {
             Ok(stream) => stream,
             Err(error) => {
-                log::warn!("{what}: {error}");
+                log::warn!("{what}: cannot accept a connection: {error}");
                 tokio::time::sleep(ACCEPT_AGAIN).await;
                 continue;
             }
@@ -135,7 +143,7 @@ pub(crate) async fn serve<L: Listener, P: Clone + Send + Sync + 'static>(
     while connections.join_next().await.is_some() {}
 }
 
-/// One connection.
+/// A connection that is served.
 struct Connection<P> {
     what: &'static str,
     peer: P,
@@ -144,7 +152,8 @@ struct Connection<P> {
 }
 
 impl<P: Clone + Send + Sync + 'static> Connection<P> {
-    /// Answers what comes, until its end or until its place is taken.
+    /// Serves the requests of the connection until it ends or its place is given to another
+    /// connection.
     async fn answer(
         self,
         stream: impl AsyncRead + AsyncWrite + Send,
@@ -174,12 +183,12 @@ impl<P: Clone + Send + Sync + 'static> Connection<P> {
             tokio::select! {
                 ended = &mut connection => {
                     if let Err(error) = ended {
-                        log::debug!("a connection to {what}: {error}");
+                        log::debug!("a connection to {what} failed: {error}");
                     }
                     return;
                 }
                 () = self.place.taken() => {
-                    log::debug!("a connection to {what} makes room for another one");
+                    log::debug!("a connection to {what} was closed to make room for a newer one");
                     return;
                 }
                 _ = stopped.changed(), if !is_stopping => {
@@ -191,20 +200,25 @@ impl<P: Clone + Send + Sync + 'static> Connection<P> {
     }
 }
 
-/// The places that connections may have.
+/// The places for connections. A connection is served only while it has a place, so the number of
+/// places is the maximum number of connections.
 #[derive(Debug)]
 struct Places {
     most: usize,
-    held: Mutex<HashMap<u64, Held>>,
-    /// Numbers of connections, and of the moments from which the daemon waits for them.
+    held: Mutex<HashMap<u64, Occupant>>,
+    /// The next sequence number. A connection gets a sequence number as its id when it begins, and
+    /// another one each time the daemon begins again to wait for its client. The lowest of these
+    /// numbers belongs to the connection for which the daemon has waited longest.
     next: AtomicU64,
-    /// Told when a place may have become free.
+    /// The notification that a place may have become free.
     change: Notify,
 }
 
 #[derive(Debug)]
-struct Held {
-    /// From when on the daemon waits for the other end; `None` while it is the other end that waits.
+/// The state of a connection that has a place.
+struct Occupant {
+    /// The sequence number that the connection got when the daemon began to wait for its client, or
+    /// `None` while the client waits for the daemon.
     waits_since: Option<u64>,
     taken: Arc<Notify>,
 }
@@ -219,7 +233,7 @@ impl Places {
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<u64, Held>> {
+    fn held(&self) -> MutexGuard<'_, HashMap<u64, Occupant>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -227,8 +241,9 @@ impl Places {
         self.next.fetch_add(1, Relaxed)
     }
 
-    /// A place: a free one, else that of the connection that the daemon has waited for longest, else
-    /// the first that is given back.
+    /// Waits for a place and returns it. If no place is free, the connection for which the daemon
+    /// has waited longest loses its place. If every client waits for the daemon, this function
+    /// waits until a place becomes free or the daemon waits for a client again.
     async fn take(self: &Arc<Self>) -> Place {
         loop {
             if let Some(place) = self.try_take() {
@@ -251,7 +266,7 @@ impl Places {
         }
         let id = self.now();
         let taken = Arc::new(Notify::new());
-        let place = Held {
+        let place = Occupant {
             waits_since: Some(id),
             taken: Arc::clone(&taken),
         };
@@ -264,7 +279,7 @@ impl Places {
     }
 }
 
-/// The place of a connection, given back when dropped.
+/// The place of a connection. It becomes free when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     id: u64,
@@ -273,12 +288,13 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// A whole request is there: the connection keeps its place until it is answered.
+    /// Records that a complete request has arrived. The connection keeps its place until the
+    /// request has been answered.
     pub(crate) fn works(&self) {
         self.set(None);
     }
 
-    /// The answer is there: what comes next is the other end's.
+    /// Records that the response is ready, so that the daemon waits for the client again.
     pub(crate) fn waits(&self) {
         self.set(Some(self.places.now()));
         self.places.change.notify_one();
@@ -315,7 +331,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_comes_while_all_are_worked_at_is_the_next() {
+    async fn a_connection_that_arrives_while_all_places_are_busy_is_served_next() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("s");
         let listener = UnixListener::bind(&socket).unwrap();
@@ -353,7 +369,7 @@ mod tests {
         }
     }
 
-    /// Whether the place was given to another connection.
+    /// Returns whether the place has been given to another connection.
     async fn is_taken(place: &Place) -> bool {
         tokio::select! {
             biased;
@@ -370,13 +386,19 @@ mod tests {
         second.works();
         second.waits();
         let fourth = places.try_take().unwrap();
-        assert!(is_taken(&third).await, "waited for since before the second");
+        assert!(
+            is_taken(&third).await,
+            "the daemon has waited for it longer than for the second"
+        );
         assert!(!is_taken(&first).await && !is_taken(&second).await);
         drop(third);
         for place in [&second, &fourth] {
             place.works();
         }
-        assert!(places.try_take().is_none(), "all wait for the daemon");
+        assert!(
+            places.try_take().is_none(),
+            "all clients wait for the daemon"
+        );
         let (fifth, ()) = tokio::join!(places.take(), async { fourth.waits() });
         assert!(is_taken(&fourth).await);
         drop(first);

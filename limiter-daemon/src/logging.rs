@@ -1,16 +1,22 @@
-//! Logs: to standard error, one line an event; with journald's priorities under systemd.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Writes logs to standard error, one line for each event. Under systemd, each line begins with its
+//! priority for journald.
 
 use std::{env, io::Write as _};
 
 use env_logger::{Builder, Env};
 use log::Level;
 
-/// Sets logging up. The daemon tells what it does by default, a command only what goes wrong.
+use crate::domain::plain::Shown;
+
+/// Sets up logging. By default the daemon logs messages of level `info` and above, and a command
+/// those of level `warn` and above.
 pub fn init(daemon: bool) {
     let default = if daemon { "info" } else { "warn" };
     let mut builder = Builder::from_env(Env::default().default_filter_or(default));
     if env::var_os("JOURNAL_STREAM").is_some() {
-        // journald stamps the time itself and reads the priority from the line's start
+        // journald records the time itself, and reads the priority from the beginning of the line
         // (sd-daemon(3)).
         builder.format(|out, record| {
             writeln!(
@@ -31,16 +37,17 @@ pub fn init(daemon: bool) {
             )
         });
     }
-    // A second call, as in tests, changes nothing.
+    // Further calls, which tests make, have no effect.
     let _already_set = builder.try_init();
 }
 
-/// One event is one line, whatever is in it.
+/// Returns a message as one line. Line feeds become `; `, and other invisible characters become
+/// escapes with their code points.
 fn one_line(message: &std::fmt::Arguments<'_>) -> String {
-    message.to_string().replace('\n', "; ")
+    Shown(&message.to_string().replace('\n', "; ")).to_string()
 }
 
-/// syslog(3)'s numbers.
+/// Returns the priority in syslog(3) that corresponds to a level.
 fn priority(level: Level) -> u8 {
     match level {
         Level::Error => 3,

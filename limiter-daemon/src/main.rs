@@ -1,11 +1,13 @@
-//! `limiter`: limits of API keys, kept in the kernel.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The command `limiter`, which enforces limits on API keys in the kernel.
 
 use std::process::ExitCode;
 
-use limiter_daemon::wipe::{self, Wiping};
+use limiter_daemon::wipe::{self, WipingAllocator};
 
 #[global_allocator]
-static ALLOCATOR: Wiping = Wiping;
+static ALLOCATOR: WipingAllocator = WipingAllocator;
 
 fn main() -> ExitCode {
     wipe::keep_little();

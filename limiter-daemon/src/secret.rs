@@ -1,9 +1,11 @@
-//! The secret of this installation: the key of the hash under which raw keys are known.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The secret of this installation, which is the key of the hash that turns raw keys into digests.
 
 use std::{
     fs, io,
-    io::Write as _,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    io::{Read as _, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -11,58 +13,67 @@ use nix::unistd::Uid;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-/// The file in the state directory.
+use crate::{
+    domain::plain::counted,
+    files::{self, TrustError},
+};
+
+/// The name of the file in the state directory.
 const FILE: &str = "hash.key";
-/// SipHash takes 128 bits.
+/// The size of the secret in bytes. SipHash takes a key of 128 bits.
 const BYTES: usize = 16;
 
-/// Why there is no secret.
+/// The reason why the secret cannot be used.
 #[derive(Debug, Error)]
 pub enum SecretError {
-    /// The file cannot be read or written.
+    /// A file operation failed.
     #[error("the hash secret {}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// Not 16 bytes.
+    /// The size of the file is not 16 bytes.
     #[error("the hash secret {} has {len} bytes instead of {BYTES}: restore it from a backup", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Its length.
+        /// The size of the file in bytes.
         len: usize,
     },
-    /// Others can read it.
-    #[error("the hash secret {} has mode {mode:o}: others may read it; chmod 600 it", path.display())]
+    /// The path is not a regular file, or the file has more than one name.
+    #[error("the hash secret: {0}")]
+    Untrusted(#[from] TrustError),
+    /// Other users can read the file.
+    #[error("the hash secret {} has mode {mode:o}, with which other users may read it: run `chmod 600` on it", path.display())]
     Exposed {
         /// The file.
         path: PathBuf,
-        /// Its permission bits.
+        /// The permission bits of the file.
         mode: u32,
     },
-    /// It is another user's.
-    #[error("the hash secret {} belongs to the user {owner}, who may read it: chown it to root", path.display())]
+    /// The file belongs to another user.
+    #[error("the hash secret {} belongs to the user with uid {owner}, who may read it: run `chown root` on it", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
-        /// Whose it is.
+        /// The user id of the file's owner.
         owner: u32,
     },
-    /// There are keys that only the lost secret could match.
+    /// The file is missing, although the store has keys that were hashed with its secret.
     #[error(
-        "the hash secret {} is missing, but the store holds {keys} keys that were hashed with it and none of them can work with a new one: restore the file from a backup, or move the store away and import the keys again",
-        path.display()
+        "the hash secret {} is missing, but the store has {} that would not work with a new secret: restore the file from a backup, or move the store away and import the keys again",
+        path.display(),
+        counted(keys, "key")
     )]
     Lost {
         /// The file.
         path: PathBuf,
-        /// How many keys.
+        /// The number of keys in the store.
         keys: u64,
     },
-    /// The system has no randomness to give.
+    /// The system returned no random bytes.
     #[error("cannot make the hash secret: {0}")]
     Randomness(#[from] getrandom::Error),
 }
@@ -70,18 +81,25 @@ pub enum SecretError {
 /// The two halves of the SipHash key.
 pub type Secret = Zeroizing<[u64; 2]>;
 
-/// The secret in `directory`; made when it is not there and `keys` is 0.
+/// Returns the secret in `directory`. If the file is missing and `keys` is 0, a new secret is
+/// created.
 ///
 /// # Errors
-/// [`SecretError`].
+/// Returns an error if the secret cannot be read, trusted or created.
 pub fn load_or_create(directory: &Path, keys: u64) -> Result<Secret, SecretError> {
     let path = directory.join(FILE);
     let io_error = |source| SecretError::Io {
         path: path.clone(),
         source,
     };
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => Zeroizing::new(bytes),
+    let (bytes, metadata) = match read(&path) {
+        Ok(read) => read,
+        // open(2) fails with this error because of O_NOFOLLOW if the last part of the path is a
+        // symbolic link.
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+            let (path, kind) = (path, "a symbolic link");
+            return Err(TrustError::NotFile { path, kind }.into());
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound && keys == 0 => {
             return create(directory, &path);
         }
@@ -90,7 +108,7 @@ pub fn load_or_create(directory: &Path, keys: u64) -> Result<Secret, SecretError
         }
         Err(error) => return Err(io_error(error)),
     };
-    let metadata = fs::metadata(&path).map_err(io_error)?;
+    files::check_metadata(&path, &metadata)?;
     let (mode, owner) = (metadata.mode() & 0o777, metadata.uid());
     if owner != 0 && owner != Uid::effective().as_raw() {
         return Err(SecretError::Foreign { path, owner });
@@ -104,6 +122,22 @@ pub fn load_or_create(directory: &Path, keys: u64) -> Result<Secret, SecretError
     })
 }
 
+/// Reads the file without following a symbolic link, and without waiting for the writer of a pipe.
+fn read(path: &Path) -> io::Result<(Zeroizing<Vec<u8>>, fs::Metadata)> {
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)?;
+    let metadata = file.metadata()?;
+    let mut bytes = Zeroizing::new(Vec::new());
+    if metadata.is_file() {
+        // One more byte is read than the file should have, so that a longer file is detected.
+        let most = BYTES as u64 + 1;
+        file.take(most).read_to_end(&mut bytes)?;
+    }
+    Ok((bytes, metadata))
+}
+
 fn halves(bytes: &[u8]) -> Option<Secret> {
     let bytes: &[u8; BYTES] = bytes.try_into().ok()?;
     let (first, second) = bytes.split_at(BYTES / 2);
@@ -113,7 +147,8 @@ fn halves(bytes: &[u8]) -> Option<Secret> {
     ]))
 }
 
-/// Writes the file whole or not at all: a half-written secret would be a lost one.
+/// Creates the file with a new secret. The file appears completely or not at all, because a file
+/// with only a part of the secret could not be used at the next start.
 fn create(directory: &Path, path: &Path) -> Result<Secret, SecretError> {
     let io_error = |source| SecretError::Io {
         path: path.to_path_buf(),
@@ -122,7 +157,8 @@ fn create(directory: &Path, path: &Path) -> Result<Secret, SecretError> {
     let mut bytes = Zeroizing::new([0u8; BYTES]);
     getrandom::fill(bytes.as_mut_slice())?;
     let temporary = directory.join("hash.key.new");
-    // One that a start before this left half-written has who knows what owner and mode.
+    // A file that an earlier start has left behind may be incomplete, and may have any owner and
+    // mode.
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
         _ => {}
@@ -133,6 +169,9 @@ fn create(directory: &Path, path: &Path) -> Result<Secret, SecretError> {
         .mode(0o600)
         .open(&temporary)
         .map_err(io_error)?;
+    // The umask may have removed some of the permissions.
+    let private = fs::Permissions::from_mode(0o600);
+    file.set_permissions(private).map_err(io_error)?;
     file.write_all(bytes.as_slice()).map_err(io_error)?;
     file.sync_all().map_err(io_error)?;
     fs::rename(&temporary, path).map_err(io_error)?;
@@ -147,8 +186,6 @@ fn create(directory: &Path, path: &Path) -> Result<Secret, SecretError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     #[test]
@@ -165,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_secret_is_told_and_not_replaced() {
+    fn a_lost_secret_is_reported_and_not_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let error = load_or_create(directory.path(), 3).unwrap_err();
         assert!(
@@ -194,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_half_written_secret_of_before_is_not_gone_on_with() {
+    fn a_secret_that_an_earlier_start_left_half_written_is_not_used() {
         let directory = tempfile::tempdir().unwrap();
         let left = directory.path().join("hash.key.new");
         fs::write(&left, [1; 3]).unwrap();
@@ -211,7 +248,7 @@ mod tests {
         load_or_create(directory.path(), 0).unwrap();
         let path = directory.path().join(FILE);
         if let Err(error) = std::os::unix::fs::chown(&path, Some(1), None) {
-            println!("skipped: only root gives files away: {error}");
+            println!("skipped: only root can change the owner of files: {error}");
             return;
         }
         let error = load_or_create(directory.path(), 0).unwrap_err();

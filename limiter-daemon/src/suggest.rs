@@ -1,9 +1,10 @@
-//! The nearest right word, for errors that name what would be right.
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
-/// Candidates closest to `word`, best first, at most three.
-///
-/// A candidate counts as near when at most a third of its letters (and always up to two) would
-/// have to change; more than that and the suggestion would be noise.
+//! Finds the valid words that are nearest to a wrong word, as suggestions for error messages.
+
+/// Returns at most three candidates that are near `word`, with the nearest first.
+/// A candidate is near if at most a third of its letters, or two letters if that is more, would
+/// have to change. More distant suggestions would not help.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let mut near: Vec<(usize, &str)> = candidates
         .into_iter()
@@ -26,7 +27,8 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .collect()
 }
 
-/// ` (did you mean "a" or "b"?)`, or nothing when no candidate is near.
+/// Returns a suggestion in parentheses, for example `` (did you mean `a` or `b`?) `` with a space
+/// before it. Returns an empty string if no candidate is near.
 pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     let near = nearest(word, candidates);
     if near.is_empty() {

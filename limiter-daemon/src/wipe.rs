@@ -1,62 +1,71 @@
-//! Memory that is given back holds nothing any more.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! An allocator that wipes memory when it is freed.
 //!
-//! A raw key passes through buffers of libraries (the control socket's HTTP, JSON, CSV), which
-//! give them back as they are. So the allocator wipes whatever it is given back: what is not in
-//! use holds no key, and neither do a core dump, the swap or a debugger find one there.
+//! A raw key passes through the buffers of libraries (HTTP on the control socket, JSON, CSV), which
+//! free their buffers without wiping them. This allocator therefore wipes all memory that is freed.
+//! As a result, no core dump, swap space or debugger shows a key that is no longer in use.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     ptr,
 };
 
-/// The system's allocator, with all that is given back wiped.
-pub struct Wiping;
+/// The system allocator, with the addition that memory is wiped before it is freed.
+pub struct WipingAllocator;
 
-// SAFETY: memory comes from `System` and goes back to it with the layout that it came with, which
-// is all that the trait asks for; in between it is the caller's.
-unsafe impl GlobalAlloc for Wiping {
+// SAFETY: all memory comes from `System` and is returned to it with the layout that it was
+// allocated with, so the guarantees of `System` hold for this allocator too. `wipe` only writes to
+// a block that its owner is freeing.
+unsafe impl GlobalAlloc for WipingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise, passed on.
+        // SAFETY: the caller promises that the layout has a size other than 0.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise, passed on.
+        // SAFETY: the caller promises that the layout has a size other than 0.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller gives back `layout.size()` bytes that it has used so far.
+        // SAFETY: the caller promises that `memory` was allocated here with `layout` and is not
+        // used any more, so its `layout.size()` bytes can be written.
         unsafe { wipe(memory, layout.size()) };
-        // SAFETY: the caller's promise, passed on.
+        // SAFETY: the caller promises that `memory` was allocated here with `layout`, and all
+        // memory that is allocated here comes from `System`.
         unsafe { System.dealloc(memory, layout) }
     }
 
-    /// Always to another place: the system's own would leave a copy behind when it moves.
+    /// Always allocates a new block, and wipes the old one. The `realloc` of the system would not
+    /// wipe the old block when it moves the bytes.
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller promises that `size`, rounded up to the alignment, fits; and the
-        // alignment is one already.
+        // SAFETY: the caller promises that `size`, rounded up to the alignment, does not exceed
+        // `isize::MAX`, and the alignment comes from a valid layout.
         let larger = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
-        // SAFETY: `size` is not 0, as the caller promises.
+        // SAFETY: the caller promises that `size` is not 0.
         let moved = unsafe { System.alloc(larger) };
         if !moved.is_null() {
-            // SAFETY: both are at least that long, and the new one overlaps nothing in use.
+            // SAFETY: the caller promises that `memory` has `layout.size()` bytes, `System` has
+            // just returned `size` bytes at `moved`, and a new block overlaps no other block.
             unsafe { ptr::copy_nonoverlapping(memory, moved, layout.size().min(size)) };
-            // SAFETY: the caller gives `memory` up when this succeeds.
+            // SAFETY: the caller promises that `memory` was allocated here with `layout`, and does
+            // not use it after a call that succeeds.
             unsafe { self.dealloc(memory, layout) };
         }
         moved
     }
 }
 
-/// Bytes from which on memory is a mapping of its own, and how much may be left over at the end of the
-/// heap before it is cut.
+/// The value in bytes to which two thresholds of glibc are set. A block of at least this size gets
+/// a mapping of its own, and the heap is trimmed when at least this much space is free at its end.
 #[cfg(target_env = "gnu")]
 const LARGE: libc::c_int = 64 << 10;
 
-/// Has glibc return what is not in use to the kernel: an import takes a lot for a while, and always to
-/// another place when something grows. By itself glibc raises these bounds with what it sees, and has
-/// a heap for each thread (mallopt(3)).
+/// Makes glibc return free memory to the kernel. This matters because an import needs much memory
+/// for a while, and a block that grows is always moved. This function fixes two thresholds, which
+/// glibc would raise while a program runs, and makes all threads share one heap instead of having
+/// one for each thread (mallopt(3)).
 pub fn keep_little() {
     #[cfg(target_env = "gnu")]
     for (parameter, value) in [
@@ -64,27 +73,30 @@ pub fn keep_little() {
         (libc::M_MMAP_THRESHOLD, LARGE),
         (libc::M_TRIM_THRESHOLD, LARGE),
     ] {
-        // SAFETY: takes no memory of ours, and sets one number of the allocator's.
+        // SAFETY: mallopt(3) has no precondition. It takes two numbers and no pointer.
         let set = unsafe { libc::mallopt(parameter, value) };
         debug_assert_eq!(set, 1, "mallopt knows {parameter}");
     }
 }
 
-/// Writes zeros over `size` bytes, in a way that the compiler must not leave out although nobody
-/// reads them again.
+/// Writes zeros to `size` bytes. The writes are volatile, so the compiler keeps them although the
+/// bytes are not read afterwards.
 ///
 /// # Safety
-/// `memory` is valid for writes of `size` bytes.
+/// `memory` must be valid for writes of `size` bytes.
 unsafe fn wipe(memory: *mut u8, size: usize) {
     let head = memory.align_offset(align_of::<u64>()).min(size);
     let words = (size - head) / size_of::<u64>();
     let tail = head + words * size_of::<u64>();
     for at in (0..head).chain(tail..size) {
-        // SAFETY: `at` is below `size`.
+        // SAFETY: the caller promises that `size` bytes can be written, and `at` is less than
+        // `size`.
         unsafe { memory.add(at).write_volatile(0) };
     }
     for word in 0..words {
-        // SAFETY: the word lies between `head`, where words are aligned, and `tail`.
+        // SAFETY: the caller promises that `size` bytes can be written. The 64-bit word starts at
+        // or after `head`, from which on words are aligned, and ends at or before `tail`, which is
+        // at most `size`.
         unsafe {
             memory
                 .add(head + word * size_of::<u64>())
@@ -99,11 +111,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exactly_what_is_given_back_is_wiped() {
+    fn exactly_the_bytes_that_are_freed_are_wiped() {
         for offset in 0..9 {
             for size in 0..40 {
                 let mut memory = [0xAAu8; 64];
-                // SAFETY: at most 48 of 64 bytes.
+                // SAFETY: the array has 64 bytes, and at most 48 are used.
                 unsafe { wipe(memory.as_mut_ptr().add(offset), size) };
                 for (at, byte) in memory.iter().enumerate() {
                     let wiped = (offset..offset + size).contains(&at);
@@ -114,19 +126,19 @@ mod tests {
     }
 
     #[test]
-    fn what_grows_or_shrinks_keeps_its_content() {
+    fn a_block_that_grows_or_shrinks_keeps_its_content() {
         for (from, to) in [(10usize, 1000usize), (1000, 10), (8, 8)] {
             let layout = Layout::from_size_align(from, 16).unwrap();
-            // SAFETY: every pointer is used and given back with the layout that it came with,
-            // within its size, and none of the sizes is 0.
+            // SAFETY: no size is 0, and each block is used within its size and freed with the
+            // layout that it was allocated with.
             unsafe {
-                let memory = Wiping.alloc(layout);
+                let memory = WipingAllocator.alloc(layout);
                 memory.write_bytes(7, from);
-                let moved = Wiping.realloc(memory, layout, to);
+                let moved = WipingAllocator.realloc(memory, layout, to);
                 let kept = std::slice::from_raw_parts(moved, from.min(to));
                 assert!(kept.iter().all(|byte| *byte == 7));
                 assert_eq!(moved.align_offset(16), 0);
-                Wiping.dealloc(moved, Layout::from_size_align(to, 16).unwrap());
+                WipingAllocator.dealloc(moved, Layout::from_size_align(to, 16).unwrap());
             }
         }
     }

@@ -1,6 +1,8 @@
-//! The command line as typed, without root and without a daemon: exit statuses and messages.
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
-#![expect(clippy::unwrap_used, reason = "in a test a None is a failed test")]
+//! Tests the exit statuses and the messages of commands. The tests need neither root nor a daemon.
+
+#![expect(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use std::{
     fs::File,
@@ -42,7 +44,7 @@ fn file(text: &str) -> (tempfile::TempDir, String) {
 }
 
 #[test]
-fn a_valid_configuration_is_shown_with_what_it_comes_to() {
+fn check_shows_the_effective_settings_of_a_valid_configuration() {
     let (_directory, path) = file("[attach]\ninterfaces = [\"lo\"]\nports = [80]\n");
     let output = limiter(&["check", "-c", &path]);
     assert_eq!(status(&output), 0, "{}", stderr(&output));
@@ -80,12 +82,12 @@ fn an_invalid_configuration_exits_with_2_and_names_every_place() {
     ));
     let output = limiter(&["check", "-c", &path]);
     assert_eq!(status(&output), 2);
-    let told = stderr(&output);
-    assert_eq!(told.lines().count(), 2, "{told}");
-    assert!(told.contains(":5:8: `policy.mode = \"x\"`"), "{told}");
+    let message = stderr(&output);
+    assert_eq!(message.lines().count(), 2, "{message}");
+    assert!(message.contains(":5:8: `policy.mode = \"x\"`"), "{message}");
     assert!(
-        told.contains("unknown section `tier` (did you mean `tiers`"),
-        "{told}"
+        message.contains("unknown section `tier` (did you mean `tiers`"),
+        "{message}"
     );
     let output = limiter(&["run", "-c", &path]);
     assert_eq!(status(&output), 2, "{}", stderr(&output));
@@ -105,7 +107,7 @@ fn a_named_file_must_exist() {
 }
 
 #[test]
-fn flags_can_stand_for_a_missing_default_file() {
+fn flags_can_replace_a_missing_default_file() {
     if Path::new("/etc/limiter/limiter.toml").exists() {
         eprintln!("skipped: this host has a configuration");
         return;
@@ -115,14 +117,14 @@ fn flags_can_stand_for_a_missing_default_file() {
     let output = limiter(&["check"]);
     assert_eq!(status(&output), 2);
     assert!(stderr(&output).contains("-c FILE"), "{}", stderr(&output));
-    for (given, value, missing) in [
+    for (flag, value, missing) in [
         ("--interface", "lo", "--port"),
         ("--port", "80", "--interface"),
     ] {
-        let output = limiter(&["run", given, value]);
+        let output = limiter(&["run", flag, value]);
         assert_eq!(status(&output), 2);
-        let told = stderr(&output);
-        assert!(told.contains(&format!("{missing} is missing")), "{told}");
+        let message = stderr(&output);
+        assert!(message.contains(&format!("; add {missing}")), "{message}");
     }
 }
 
@@ -176,7 +178,7 @@ fn usage_errors_exit_with_2() {
 }
 
 #[test]
-fn detaching_what_is_not_there_is_done_already() {
+fn detach_succeeds_if_nothing_is_attached() {
     let output = limiter(&[
         "detach",
         "--socket",
@@ -189,7 +191,7 @@ fn detaching_what_is_not_there_is_done_already() {
 }
 
 #[test]
-fn completions_and_help_are_there() {
+fn completions_and_help_are_printed() {
     for shell in ["bash", "zsh", "fish"] {
         let output = limiter(&["completions", shell]);
         assert_eq!(status(&output), 0);
@@ -200,19 +202,22 @@ fn completions_and_help_are_there() {
 }
 
 #[test]
-fn a_runtime_directory_names_the_socket_in_it_whatever_the_environment_says() {
+fn a_runtime_directory_determines_the_socket_regardless_of_the_environment() {
     let output = Command::new(env!("CARGO_BIN_EXE_limiter"))
         .args(["status", "--runtime-dir", "/nonexistent/other"])
         .env("LIMITER_SOCKET", "/nonexistent/env.sock")
         .output()
         .unwrap();
     assert_eq!(status(&output), 3);
-    let told = stderr(&output);
-    assert!(told.contains("/nonexistent/other/limiter.sock"), "{told}");
+    let message = stderr(&output);
+    assert!(
+        message.contains("/nonexistent/other/limiter.sock"),
+        "{message}"
+    );
 }
 
 #[test]
-fn a_start_that_cannot_have_its_directories_or_socket_pins_nothing() {
+fn a_start_without_its_directories_or_its_socket_pins_nothing() {
     let (directory, config) = file("[attach]\ninterfaces = [\"lo\"]\nports = [80]\n");
     let at = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     std::fs::write(at("file"), "").unwrap();
@@ -221,7 +226,7 @@ fn a_start_that_cannot_have_its_directories_or_socket_pins_nothing() {
     for (state, socket, wanted) in [
         (at("file"), at("a.sock"), "is not a directory"),
         (at("state"), at("file/a.sock"), "is not a directory"),
-        (at("state"), at("live.sock"), "another daemon answers there"),
+        (at("state"), at("live.sock"), "another daemon listens there"),
     ] {
         let output = limiter(&[
             "run",
@@ -236,14 +241,14 @@ fn a_start_that_cannot_have_its_directories_or_socket_pins_nothing() {
             "--socket",
             &socket,
         ]);
-        let told = stderr(&output);
-        assert_eq!(status(&output), 1, "{told}");
-        assert_eq!(told.matches(wanted).count(), 1, "{told}");
+        let message = stderr(&output);
+        assert_eq!(status(&output), 1, "{message}");
+        assert_eq!(message.matches(wanted).count(), 1, "{message}");
         assert!(!Path::new(&pins).exists());
     }
 }
 
-/// What a command prints to a terminal of so many columns.
+/// Returns the output of a command on a terminal with `columns` columns.
 fn on_terminal(columns: u16, arguments: &[&str], environment: &[(&str, &str)]) -> String {
     let size = Winsize {
         ws_row: 24,
@@ -263,19 +268,19 @@ fn on_terminal(columns: u16, arguments: &[&str], environment: &[(&str, &str)]) -
         .spawn()
         .unwrap();
     let mut printed = Vec::new();
-    // Its end is an error, once nobody has the other side open (EIO).
-    let _end = File::from(terminal.master).read_to_end(&mut printed);
+    // The read ends with an error (EIO), because no process has the other end of the terminal open.
+    let _eio = File::from(terminal.master).read_to_end(&mut printed);
     assert!(child.wait().unwrap().success());
     String::from_utf8(printed).unwrap()
 }
 
 #[test]
-fn a_terminal_gets_colours_and_tables_that_fit_and_a_pipe_gets_all() {
+fn a_terminal_gets_colours_and_fitting_tables_and_a_pipe_gets_the_whole_text() {
     let (_directory, path) = file(
         "[attach]\ninterfaces = [\"lo\"]\nports = [80]\n[tiers.a-tier-with-a-rather-long-name]\nmode = \"observe\"\n",
     );
     let check = ["check", "-c", &path];
-    // The table comes last.
+    // The table is at the end of the output.
     let table = |text: &str| -> Vec<String> {
         let lines: Vec<String> = text
             .lines()
@@ -322,7 +327,7 @@ fn likely_mistakes_are_warnings_on_standard_error_and_in_json() {
 }
 
 #[test]
-fn mistakes_in_words_are_answered_with_the_nearest_right_one() {
+fn errors_suggest_the_nearest_word() {
     for (arguments, wanted) in [
         (&["stauts"][..], "'status'"),
         (&["key", "crate", "acme"], "'create'"),

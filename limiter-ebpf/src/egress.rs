@@ -1,334 +1,357 @@
-//! Packets from servers: opens flows, follows the stream of responses and frees the slots of the
-//! requests that they answer.
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-use core::ffi::c_void;
+//! Handles packets from servers: follows the stream of responses, and frees the slot of each
+//! request when its response has ended.
 
-use aya_ebpf::helpers::generated::bpf_loop;
 use limiter_common::{
     abi::{
-        Config, FLOW_LOCAL, FLOW_RESPONSE_LOST, FLOW_SERVER_FIN, FLOW_SIGNED, FLOW_TIMESTAMPS,
-        Flow, NO_SCOPE, OWN_MARK, Stranger, counter, phase, policy,
+        Config, FLOOR, FLOW_CONFIRMED, FLOW_LOCAL, FLOW_RESET_PASSED, FLOW_RESPONSE_LOST,
+        FLOW_SERVER_FIN, FLOW_UNSURE, Flow, counter, phase, policy,
     },
-    http,
+    http::{self, Scan},
 };
 
 use crate::{
-    decide,
-    flow::{self, Action},
-    global, maps,
-    packet::{ACK, Direction, FIN, Parsed, RST, SYN, parse},
-    scan::{self, Segment},
-    skb::{DROP, NEXT, Skb, coarse_ns},
-    work::Work,
+    follow::{
+        flow::{self, Action},
+        ring::slot,
+        slots,
+    },
+    identify::scan,
+    kernel::{
+        maps,
+        repeat::repeat,
+        scanner,
+        skb::{DROP, NEXT, Skb, coarse_ns},
+        verifier::reread,
+        work::{Packet, Work},
+    },
+    open::syn_ack::limiter_opens,
+    packet::{
+        header::{ACK, Direction, FIN, Kind, RST, SYN},
+        parse,
+    },
+    refuse::{
+        reset::{limiter_pass_reset_on, limiter_reset_from_server},
+        server::limiter_server_without_flow,
+        tomb::{limiter_mark_ended, remove_ended},
+    },
 };
 
 #[inline(always)]
 pub fn run<const L2: bool>(skb: Skb) -> i32 {
-    if skb.mark() == OWN_MARK {
+    if maps::is_own(skb) {
         return NEXT;
     }
-    let (Parsed::Segment, Some(work)) = parse::<L2>(skb, Direction::ToClient) else {
-        // Nothing is enforced on this side: what cannot be read frees no slot.
+    let (Kind::Segment, Some(work)) = parse::<L2>(skb, Direction::ToClient) else {
+        // A packet that cannot be read is let through, because nothing is enforced in this
+        // direction. Such a packet frees no slot.
         return NEXT;
     };
+    if skb.ingress_ifindex() == skb.ifindex() {
+        // The packets of a server come from this host, or arrive by an interface other than that of
+        // the server's clients. A packet that leaves by the interface by which it arrived comes
+        // from a client that pretends to be the server.
+        maps::count(counter::HAIRPIN_DISBELIEVED);
+        return NEXT;
+    }
     let Some(config) = maps::config() else {
         return NEXT;
     };
-    // SAFETY: both are live map values, and `work` is this CPU's.
-    unsafe {
-        let packet = &(*work).packet;
-        let key = &raw const packet.key;
-        if packet.has(SYN) {
-            return if packet.has(ACK) {
-                opens(skb, work, config)
+    if work.packet.has(SYN) {
+        return limiter_opens(skb, work);
+    }
+    let Some(found) = flow::find(work) else {
+        return limiter_server_without_flow(skb, work);
+    };
+    let Some(mut flow) = found.lock_for_packet(&work.packet.key) else {
+        return DROP;
+    };
+    let action = segment(skb, work, &mut flow, config);
+    match action {
+        Action::PassLast => remove_ended(work, flow),
+        Action::Bury | Action::Reset => {
+            // The tombstone of the flow has been inserted already.
+            flow.remove(&work.packet.key);
+            return if action == Action::Reset {
+                limiter_pass_reset_on(skb, work)
             } else {
-                NEXT
+                limiter_reset_from_server(skb, work)
             };
         }
-        let Some(found) = maps::flow(key) else {
-            return match maps::tomb(key) {
-                Some(_) => global::limiter_server_of_tomb(skb.0),
-                None => NEXT,
-            };
-        };
-        if !flow::lock(found, key) {
-            return DROP;
+        _ => drop(flow),
+    }
+    if let Action::Drop(counter) = action {
+        maps::count(counter);
+        return DROP;
+    }
+    NEXT
+}
+
+/// Processes one segment of a followed connection, and returns the action for it.
+#[inline(always)]
+fn segment(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) -> Action {
+    if work.packet.has(RST) {
+        return reset(work, flow);
+    }
+    if flow.phase == phase::RESET {
+        return Action::Drop(counter::AFTER_END_DROPPED);
+    }
+    if !is_of_server(&work.packet, flow) {
+        maps::count(counter::SERVER_DISBELIEVED);
+        return Action::Pass;
+    }
+    flow.last_seen_ns = coarse_ns();
+    confirm(skb, &work.packet, flow);
+    note_headers(&work.packet, flow);
+    if work.packet.len > 0 {
+        let action = payload(skb, work, flow, config);
+        if action != Action::Pass {
+            return action;
         }
-        (*found).last_seen_ns = coarse_ns();
-        let action = segment(skb, work, found, config);
-        if action == Action::PassLast {
-            flow::leave(found, key);
-        } else {
-            flow::unlock(found);
-        }
-        if let Action::Drop(counter) = action {
-            maps::count(counter);
-            return DROP;
-        }
-        NEXT
+    }
+    let packet = &work.packet;
+    let mut end = packet.seq.plus(packet.len);
+    if packet.has(FIN) {
+        end = end.plus(1);
+        flow::fin(flow, FLOW_SERVER_FIN, end);
+        // A request that has no response yet will not get one.
+        slots::release_slots(flow);
+    }
+    flow.server_next = flow.server_next.latest(end);
+    if slots::has_ended(flow) {
+        Action::PassLast
+    } else {
+        Action::Pass
     }
 }
 
-/// A server's SYN-ACK: the connection is followed from here.
-///
-/// # Safety
-/// Both point to live map values, and `work` is this CPU's.
+/// Records the acknowledgement, the window and the timestamp of a server's packet.
 #[inline(always)]
-unsafe fn opens(skb: Skb, work: *mut Work, config: *const Config) -> i32 {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let packet = &(*work).packet;
-        let key = &raw const packet.key;
-        let server_next = packet.seq.plus(packet.len + 1);
-        if let Some(tomb) = maps::tomb(key) {
-            if (*tomb).response_start == server_next {
-                // Sent again, on the connection that was refused.
-                return global::limiter_server_of_tomb(skb.0);
-            }
-            maps::remove_tomb(key);
-        }
-        if maps::stranger(key).is_some() {
-            maps::remove_stranger(key);
-        }
-        if let Some(old) = maps::flow(key) {
-            if !flow::lock(old, key) {
-                return DROP;
-            }
-            (*old).last_seen_ns = coarse_ns();
-            if (*old).server_next == server_next && (*old).server_ack == packet.ack {
-                // Sent again. The client may have gone on already: what it sent has not reached
-                // the server then (the queue of its listener is full, or the network lost it).
-                flow::unlock(old);
-                return NEXT;
-            }
-            // A new connection between the same ports: the server knows the old one is over.
-            flow::release_slots(old);
-            flow::release_connections(old);
-            (*old).phase = phase::RESET;
-            flow::unlock(old);
-            maps::count(counter::FLOWS_CLOSED);
-        }
-        // All that is not set here stays zero.
-        let new = &raw mut (*work).flow;
-        (*new).key = packet.key;
-        (*new).phase = phase::HANDSHAKE;
-        (*new).last_seen_ns = coarse_ns();
-        (*new).next = packet.ack;
-        (*new).server_ack = packet.ack;
-        (*new).records_floor = packet.ack;
-        (*new).server_next = server_next;
-        (*new).response_next = server_next;
-        (*new).server_start = server_next;
-        (*new).client_ack = packet.seq;
-        (*new).server_window = packet.window;
-        // A SYN's window is not scaled (RFC 7323, section 2.2).
-        (*new).window_end = packet.ack.plus(packet.window);
-        (*new).window_shift = packet.window_shift;
-        (*new).client_tsval = packet.tsecr * packet.has_timestamp;
-        (*new).flags = (FLOW_TIMESTAMPS * packet.has_timestamp)
-            | (FLOW_SIGNED * packet.signed)
-            | (FLOW_LOCAL * u32::from(skb.is_of_socket(&packet.key, packet.v6 != 0)));
-        (*new).recount = maps::recount();
-        (*new).server_tsval = packet.tsval * packet.has_timestamp;
-        (*new).counted = [NO_SCOPE; 4];
-        if maps::insert_flow(key, new) {
-            maps::count(counter::FLOWS_OPENED);
-            return NEXT;
-        }
-        maps::count(counter::TABLE_FULL);
-        if (*config).table_full == policy::REJECT && (*config).observe == 0 {
-            return global::limiter_reset_syn_ack(skb.0);
-        }
-        maps::insert_stranger(key, &Stranger { table_full: 1 });
-        NEXT
+fn note_headers(packet: &Packet, flow: &mut Flow) {
+    if packet.has(ACK) {
+        flow.server_ack = flow.server_ack.latest(packet.ack);
+        let floor = flow.server_ack.minus(FLOOR);
+        flow.client_start = flow.client_start.latest(floor);
+        let window = packet.window << (flow.window_shift & 15);
+        flow.window_end = flow.window_end.latest(packet.ack.plus(window));
+    }
+    flow.server_window = packet.window;
+    if packet.has_timestamp != 0 {
+        flow.server_tsval = packet.tsval;
     }
 }
 
-/// Follows one segment of a followed connection.
-///
-/// # Safety
-/// All point to live map values, `work` is this CPU's, the flow is locked.
+/// Returns whether a packet that claims to come from the server really does. A genuine packet
+/// acknowledges nothing beyond the bytes that were let through and the client's FIN, and has a
+/// sequence number within one window of the server's position.
 #[inline(always)]
-unsafe fn segment(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Config) -> Action {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let packet = &(*work).packet;
-        if packet.has(RST) {
-            return reset(flow);
-        }
-        if (*flow).phase == phase::RESET {
-            return Action::Drop(counter::AFTER_END_DROPPED);
-        }
-        if packet.has(ACK) {
-            (*flow).server_ack = (*flow).server_ack.latest(packet.ack);
-            let window = packet.window << ((*flow).window_shift & 15);
-            (*flow).window_end = (*flow).window_end.latest(packet.ack.plus(window));
-        }
-        (*flow).server_window = packet.window;
-        if packet.has_timestamp != 0 {
-            (*flow).server_tsval = packet.tsval;
-        }
-        if packet.len > 0 {
-            let action = payload(skb, work, flow, config);
-            if action != Action::Pass {
-                return action;
-            }
-        }
-        let mut end = packet.seq.plus(packet.len);
-        if packet.has(FIN) {
-            end = end.plus(1);
-            flow::fin(flow, FLOW_SERVER_FIN, end);
-            // What has no answer by now gets none.
-            flow::release_slots(flow);
-        }
-        (*flow).server_next = (*flow).server_next.latest(end);
-        if flow::has_ended(flow) {
-            Action::PassLast
-        } else {
-            Action::Pass
-        }
+fn is_of_server(packet: &Packet, flow: &Flow) -> bool {
+    let acknowledges = flow.next.plus(1).since(packet.ack);
+    let acknowledged = packet.ack.since(flow.client_start);
+    let begins = packet.seq.since(flow.server_start).wrapping_add(1);
+    let reaches = flow.server_next.plus(FLOOR).since(packet.seq);
+    let ack = if packet.has(ACK) {
+        acknowledges | acknowledged
+    } else {
+        0
+    };
+    (ack | begins | reaches) >= 0
+}
+
+/// Records that the server has the connection, because the server has sent a packet after the
+/// client completed the handshake. At the first such packet, also records whether the server's
+/// socket is on this host.
+#[inline(always)]
+fn confirm(skb: Skb, packet: &Packet, flow: &mut Flow) {
+    let flags = flow.flags & !FLOW_RESET_PASSED;
+    if flags & FLOW_CONFIRMED == 0 && flow.phase != phase::HANDSHAKE {
+        // The socket exists by now, if the server is on this host.
+        let v6 = reread(&packet.v6);
+        let local = u32::from(skb.is_of_socket(&packet.key, v6 != 0, false));
+        flow.flags = flags & !FLOW_LOCAL | FLOW_CONFIRMED | (FLOW_LOCAL * local);
+    } else {
+        flow.flags = flags;
     }
 }
 
-/// The server's reset: it has no such connection any more.
-///
-/// # Safety
-/// As [`segment`].
+/// Handles a reset from the server. If the client accepts the reset (RFC 5961, section 3.2), the
+/// connection is over. The client accepts only the sequence number that it expects next. Because
+/// bytes that the client has not acknowledged may have been lost, this may be any number from the
+/// client's last acknowledgement to the server's next byte.
 #[inline(always)]
-unsafe fn reset(flow: *mut Flow) -> Action {
-    // SAFETY: the caller's promise.
-    unsafe {
-        if (*flow).phase == phase::HANDSHAKE {
-            // It may have answered something else than the handshake, which can still be completed.
+fn reset(work: &mut Work, flow: &mut Flow) -> Action {
+    let seq = work.packet.seq;
+    let begins = seq.since(flow.client_ack);
+    let outstanding = flow.server_next.since(seq);
+    if flow.phase == phase::HANDSHAKE || (begins | outstanding) < 0 {
+        // The client does not accept a reset outside this range. During the handshake, the reset
+        // may be an answer to another packet, in which case the handshake can still be completed.
+        return Action::Pass;
+    }
+    // Not every reset in the server's name comes from the server. If a firewall has sent the reset,
+    // the server still has the connection. The tombstone makes the programs reset each side that
+    // continues to send.
+    limiter_mark_ended(work, flow);
+    slots::end(flow);
+    Action::Reset
+}
+
+/// Handles the payload of a segment from the server.
+#[inline(always)]
+fn payload(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) -> Action {
+    let (seq, len) = (work.packet.seq, work.packet.len);
+    let end = seq.plus(len);
+    if flow.phase == phase::TUNNEL
+        || flow.phase == phase::OPAQUE
+        || flow.flags & FLOW_RESPONSE_LOST != 0
+        || flow.asked == flow.answered
+    {
+        if flow.response_next.before(end) {
+            flow.response_next = end;
+            // These bytes do not belong to the response to any known request.
+            flow.flags |= FLOW_UNSURE;
+        }
+        return Action::Pass;
+    }
+    let ahead = seq.since(flow.response_next);
+    let mut from = 0;
+    if ahead > 0 {
+        let response = &mut flow.response.state;
+        if response.skippable() < ahead as u64 {
+            // Only forwarded traffic can be out of order, because a local TCP sends in order.
+            return Action::Drop(counter::OUT_OF_ORDER_DROPPED);
+        }
+        if response.skip(ahead as u32) {
+            slots::answered(flow);
+        }
+    } else if ahead < 0 {
+        from = (ahead as u32).wrapping_neg();
+        if from >= len {
             return Action::Pass;
         }
-        flow::release_slots(flow);
-        flow::release_connections(flow);
-        (*flow).phase = phase::RESET;
     }
-    Action::PassLast
+    flow.response_next = end;
+    let new = len - from;
+    let response = &mut flow.response.state;
+    if response.skippable() >= u64::from(new) {
+        if response.skip(new) {
+            slots::answered(flow);
+        }
+        return Action::Pass;
+    }
+    scan_responses(skb, work, flow, config, from)
 }
 
-struct Responses {
-    segment: Segment,
-    flow: *mut Flow,
+/// The state of a scan of the responses in a packet.
+struct Responses<'a> {
+    skb: Skb,
+    work: &'a mut Work,
+    flow: &'a mut Flow,
+    config: &'static Config,
 }
 
-/// Payload from the server.
-///
-/// # Safety
-/// As [`segment`].
+/// Scans the new payload, which begins at byte `from`.
 #[inline(always)]
-unsafe fn payload(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Config) -> Action {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let packet = &(*work).packet;
-        let (seq, len) = (packet.seq, packet.len);
-        let end = seq.plus(len);
-        if (*flow).phase == phase::TUNNEL
-            || (*flow).phase == phase::OPAQUE
-            || (*flow).flags & FLOW_RESPONSE_LOST != 0
-            || (*flow).asked == (*flow).answered
-        {
-            (*flow).response_next = (*flow).response_next.latest(end);
-            return Action::Pass;
-        }
-        let response = &mut (*flow).response.state;
-        let ahead = seq.since((*flow).response_next);
-        let mut from = 0;
-        if ahead > 0 {
-            if response.skippable() < ahead as u64 {
-                // Only traffic that is forwarded comes in disorder: TCP brings it in order.
-                return Action::Drop(counter::OUT_OF_ORDER_DROPPED);
-            }
-            if response.skip(ahead as u32) {
-                flow::answered(flow);
-            }
-        } else if ahead < 0 {
-            from = (ahead as u32).wrapping_neg();
-            if from >= len {
-                return Action::Pass;
-            }
-        }
-        (*flow).response_next = end;
-        let new = len - from;
-        let response = &mut (*flow).response.state;
-        if response.skippable() >= u64::from(new) {
-            if response.skip(new) {
-                flow::answered(flow);
-            }
-            return Action::Pass;
-        }
-        let scan = &raw mut (*work).scan;
-        http::begin(scan, &raw const (*flow).response, from, len);
-        let rules = &raw const (*config).response_rules;
-        let mut context = Responses {
-            segment: Segment {
-                skb,
-                payload: packet.payload,
-                scan,
-                rules,
-            },
-            flow,
-        };
-        let units = bpf_loop(
-            http::UNITS,
-            one_unit as *mut c_void,
-            (&raw mut context).cast(),
-            0,
-        );
-        if units >= i64::from(http::UNITS) {
-            lost(flow);
-        }
-        http::end(scan, &raw mut (*flow).response);
+fn scan_responses(
+    skb: Skb,
+    work: &mut Work,
+    flow: &mut Flow,
+    config: &'static Config,
+    from: u32,
+) -> Action {
+    let len = work.packet.len;
+    scanner::begin(&mut work.scan, &flow.response, from, len);
+    let mut responses = Responses {
+        skb,
+        work: &mut *work,
+        flow: &mut *flow,
+        config,
+    };
+    let units = repeat(http::UNITS, &mut responses, unit);
+    if units >= i64::from(http::UNITS) {
+        lost(flow);
+    }
+    if work.scan.at < len {
+        // The remaining bytes do not belong to the response to any request, or are not a response
+        // at all.
+        flow.flags |= FLOW_UNSURE;
+    }
+    scanner::end(&mut work.scan, &mut flow.response);
+    if flow.phase == phase::RESET {
+        // The server has accepted an offer to continue in another kind of HTTP. Neither side
+        // receives any more of the stream.
+        limiter_mark_ended(work, flow);
+        slots::end(flow);
+        return Action::Bury;
     }
     Action::Pass
 }
 
-unsafe extern "C" fn one_unit(_: u32, context: *mut Responses) -> i64 {
-    // SAFETY: `payload` passes its own context.
-    unsafe {
-        if !scan::unit::<false>(&raw mut (*context).segment) {
-            return 0;
+/// Scans one unit of the packet's payload, handles the event that the scan reports, and returns
+/// whether the scan ends.
+#[inline(always)]
+fn unit(responses: &mut Responses<'_>, _: u32) -> bool {
+    let (skb, config) = (responses.skb, responses.config);
+    let (work, flow) = (&mut *responses.work, &mut *responses.flow);
+    if !scan::response_unit(skb, work, &config.response_rules) {
+        return false;
+    }
+    match work.scan.event {
+        http::EVENT_HEAD => head(&mut work.scan, flow, config),
+        http::EVENT_END => {
+            slots::answered(flow);
+            // Without an outstanding request, the scan ends, because the bytes that follow are not
+            // a response.
+            flow.asked == flow.answered
         }
-        let flow = (*context).flow;
-        let scan = (*context).segment.scan;
-        match (*scan).event {
-            http::EVENT_HEAD => {
-                let method = (*decide::slot(flow, (*flow).answered)).method;
-                let body = http::response_body(&(*scan).state, method);
-                http::go_on(scan, body);
-                if body == http::BODY_TUNNEL {
-                    // The slot is held until the connection ends.
-                    (*flow).phase = phase::TUNNEL;
-                    maps::count(counter::TUNNELS);
-                    return 1;
-                }
-                if http::ends_segment(scan) {
-                    flow::answered(flow);
-                    return 1;
-                }
-                0
-            }
-            http::EVENT_END => {
-                flow::answered(flow);
-                // What follows without a request is nobody's response.
-                i64::from((*flow).asked == (*flow).answered)
-            }
-            http::EVENT_MALFORMED => {
-                lost(flow);
-                1
-            }
-            _ => 1,
+        http::EVENT_MALFORMED => {
+            lost(flow);
+            true
         }
+        _ => true,
     }
 }
 
+/// Handles a complete head, and returns whether the scan ends with it.
 #[inline(always)]
-unsafe fn lost(flow: *mut Flow) {
-    // SAFETY: the callers' flow is a live map value, locked.
-    unsafe {
-        (*flow).flags |= FLOW_RESPONSE_LOST;
+fn head(scan: &mut Scan, flow: &mut Flow, config: &Config) -> bool {
+    let number = flow.answered;
+    let demands = slot(flow, number).demands;
+    let body = http::response_body(&scan.state, demands);
+    if http::is_bodiless(&scan.state, demands) {
+        flow.flags |= FLOW_UNSURE;
     }
+    scanner::go_on(scan, body);
+    if body == http::BODY_TUNNEL || body == http::BODY_OTHER_HTTP {
+        begin_tunnel(flow, config, body);
+        return true;
+    }
+    if scanner::ends_segment(scan) {
+        slots::answered(flow);
+        return true;
+    }
+    false
+}
+
+/// Handles a response after which the connection is no longer HTTP/1.x. If the policy rejects the
+/// kind of HTTP that follows, marks the flow to be reset. Otherwise, the connection becomes a
+/// tunnel, which holds its slot until the connection ends.
+#[inline(always)]
+fn begin_tunnel(flow: &mut Flow, config: &Config, body: u32) {
+    if body == http::BODY_OTHER_HTTP {
+        maps::count(counter::HTTP2);
+        if config.http2 == policy::REJECT && config.observe == 0 {
+            flow.phase = phase::RESET;
+            return;
+        }
+    }
+    flow.phase = phase::TUNNEL;
+    maps::count(counter::TUNNELS);
+}
+
+#[inline(always)]
+fn lost(flow: &mut Flow) {
+    flow.flags |= FLOW_RESPONSE_LOST;
     maps::count(counter::RESPONSE_LOST);
 }

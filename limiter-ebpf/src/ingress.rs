@@ -1,115 +1,90 @@
-//! Packets from clients: follows the stream of requests, decides over each, and acts.
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! Handles packets from clients: follows the stream of requests, decides whether each request may
+//! pass, and acts on the decision.
 
 use limiter_common::abi::{
-    Config, FLOW_CLIENT_FIN, FLOW_DEFERRED, FLOW_SERVER_FIN, Flow, OWN_MARK, counter, phase, policy,
+    Config, FLOOR, FLOW_CLIENT_FIN, FLOW_DEFERRED, FLOW_RESET_PASSED, FLOW_SERVER_FIN, Flow,
+    counter, phase, policy,
 };
 
 use crate::{
-    doubt::{NONE, doubt, impostor, note_timestamp},
-    ending::{bury, conflict, malformed},
-    flow::{self, Action},
-    global, maps,
-    packet::{ACK, Direction, FIN, Packet, Parsed, RST, SYN, URG, parse},
+    follow::{
+        flow::{self, Action, passed},
+        offers::limiter_decline_again,
+        records,
+        retransmission::{self, limiter_may_pass},
+        slots,
+        validation::{VALID, note_timestamp, validate, validate_origin},
+    },
+    kernel::{
+        maps::{self, dropped},
+        skb::{DROP, NEXT, Skb},
+        work::{Packet, Work},
+    },
+    open::syn,
+    packet::{
+        header::{ACK, Direction, FIN, Kind, RST, SYN, URG},
+        parse,
+        trim::limiter_cut,
+    },
+    refuse::{
+        client::{limiter_refuse, without_flow},
+        ending::{bury, conflict, malformed},
+        reset::limiter_refuse_handshake,
+        server::limiter_end_server,
+        tomb::remove_ended,
+    },
     requests::requests,
-    skb::{DROP, NEXT, Skb},
-    stranger::stranger,
-    work::Work,
 };
 
 #[inline(always)]
 pub fn run<const L2: bool>(skb: Skb) -> i32 {
-    if skb.mark() == OWN_MARK {
-        skb.set_mark(0);
-        return NEXT;
-    }
     let work = match parse::<L2>(skb, Direction::ToServer) {
-        (Parsed::Segment, Some(work)) => work,
-        (Parsed::Fragment, _) => return dropped(counter::FRAGMENT_DROPPED),
-        (Parsed::Unreadable, _) => return dropped(counter::UNREADABLE_DROPPED),
-        (Parsed::BadChecksum, _) => return dropped(counter::BAD_CHECKSUM_DROPPED),
-        (Parsed::Expired, _) => return dropped(counter::INVALID_DROPPED),
+        (Kind::Segment, Some(work)) => work,
+        (Kind::Fragment, _) => return dropped(counter::FRAGMENT_DROPPED),
+        (Kind::Unreadable, _) => return dropped(counter::UNREADABLE_DROPPED),
+        (Kind::BadChecksum, _) => return dropped(counter::BAD_CHECKSUM_DROPPED),
+        (Kind::Expired, _) => return dropped(counter::INVALID_DROPPED),
         _ => return NEXT,
     };
     let Some(config) = maps::config() else {
         return NEXT;
     };
-    // SAFETY: both are live map values, and `work` is this CPU's.
-    unsafe {
-        let packet = &(*work).packet;
-        if packet.has(SYN) {
-            if packet.has(ACK) {
-                // No server expects one; but it would answer with a reset.
-                maps::count_by(counter::DROPPED_BYTES, u64::from(packet.len));
-                return dropped(counter::INVALID_DROPPED);
-            }
-            if packet.len > 0 {
-                // Data in a SYN (TCP Fast Open) would reach the server before there is a flow. The
-                // client sends it again after the handshake (RFC 7413, section 4.2.2).
-                maps::count_by(counter::DROPPED_BYTES, u64::from(packet.len));
-                return dropped(counter::SYN_DATA_DROPPED);
-            }
-            if is_of_tomb(packet) {
-                // It would open a connection at the server, whose answers would end the one that the
-                // client still reads the refusal on.
-                return dropped(counter::AFTER_END_DROPPED);
-            }
-            if packet.multipath != 0 {
-                if global::limiter_single_path(skb.0) == 0 {
-                    return dropped(counter::UNREADABLE_DROPPED);
-                }
-                maps::count(counter::MULTIPATH_DECLINED);
-            }
-            return NEXT;
-        }
-        let key = &raw const packet.key;
-        let Some(found) = maps::flow(key) else {
-            return stranger(skb, work, config);
-        };
-        if !flow::lock(found, key) {
-            maps::count_by(counter::DROPPED_BYTES, u64::from(packet.len));
-            return DROP;
-        }
-        let action = segment(skb, work, found, config);
-        match action {
-            Action::PassLast => {
-                flow::leave(found, key);
-            }
-            Action::Bury | Action::Reset => {
-                // First the tomb: a packet that finds neither is a stranger's.
-                maps::insert_tomb(key, &raw const (*work).tomb);
-                flow::leave(found, key);
-            }
-            _ => flow::unlock(found),
-        }
-        act(skb, packet.len, action)
+    if work.packet.len == 0 && maps::is_own(skb) {
+        // Packets that the programs themselves send to a server never have a payload.
+        skb.set_mark(0);
+        return NEXT;
     }
-}
-
-/// How far behind the end of a refused connection a SYN lies that is still of that one, in bytes. Another
-/// one between the same ports begins elsewhere (RFC 6528), whatever clock or chance has chosen its number.
-const OLD_SYN: i32 = 1 << 20;
-
-/// Whether a SYN has opened a connection that has been refused since, and comes again.
-#[inline(always)]
-fn is_of_tomb(packet: &Packet) -> bool {
-    let Some(tomb) = maps::tomb(&raw const packet.key) else {
-        return false;
+    if work.packet.has(SYN) {
+        return syn::syn(skb, work);
+    }
+    let Some(found) = flow::find(work) else {
+        return without_flow(skb, work);
     };
-    // SAFETY: a live map value; one word.
-    let behind = unsafe { (*tomb).client_next }.since(packet.seq);
-    behind > 0 && behind < OLD_SYN
+    let Some(mut flow) = found.lock_for_packet(&work.packet.key) else {
+        maps::count_by(counter::DROPPED_BYTES, u64::from(work.packet.len));
+        return DROP;
+    };
+    let action = segment(skb, work, &mut flow, config);
+    match action {
+        Action::PassLast => remove_ended(work, flow),
+        Action::Bury | Action::Reset => {
+            // The tombstone is inserted first, because a packet that finds neither a tombstone nor
+            // a flow is treated as part of an unknown connection.
+            maps::insert_tomb(&work.packet.key, &work.tomb);
+            flow.remove(&work.packet.key);
+        }
+        _ => drop(flow),
+    }
+    act(skb, work, action)
 }
 
+/// Carries out the action that was chosen while the flow was locked. Everything else that the
+/// action depends on is in `Work`.
 #[inline(always)]
-fn dropped(counter: u32) -> i32 {
-    maps::count(counter);
-    DROP
-}
-
-/// Carries out what was decided under the lock over a packet with `len` bytes of payload; what else
-/// it takes lies in `Work`.
-#[inline(always)]
-fn act(skb: Skb, len: u32, action: Action) -> i32 {
+fn act(skb: Skb, work: &mut Work, action: Action) -> i32 {
+    let len = work.packet.len;
     match action {
         Action::Pass | Action::PassLast => NEXT,
         Action::Drop(counter) => {
@@ -118,261 +93,328 @@ fn act(skb: Skb, len: u32, action: Action) -> i32 {
             }
             dropped(counter)
         }
-        Action::Cut if global::limiter_cut(skb.0) != 0 => NEXT,
+        Action::Cut if limiter_cut(skb, work) => NEXT,
         Action::Cut => DROP,
         Action::Bury => {
             maps::count_by(counter::REFUSED_BYTES, u64::from(len));
-            global::limiter_refuse(skb.0)
+            limiter_refuse(skb, work)
         }
         Action::Reset => {
             maps::count_by(counter::REFUSED_BYTES, u64::from(len));
-            global::limiter_tell_server(skb.0)
+            limiter_end_server(skb, work)
         }
+        Action::Untracked => without_flow(skb, work),
+        Action::RefuseHandshake => limiter_refuse_handshake(skb, work),
     }
 }
 
-/// Follows one segment of a followed connection.
-///
-/// # Safety
-/// All point to live map values, `work` is this CPU's, the flow is locked.
+/// Processes one segment of a followed connection, and returns the action for it.
 #[inline(always)]
-unsafe fn segment(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Config) -> Action {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let packet = &(*work).packet;
-        if packet.has(RST) {
-            let end = if (*flow).flags & FLOW_CLIENT_FIN != 0 {
-                (*flow).client_fin
-            } else {
-                (*flow).next
-            };
-            // Only what a receiver believes (RFC 5961, section 3.2); of others it asks for another.
-            if packet.seq != end || (*flow).phase == phase::RESET {
-                return Action::Pass;
-            }
-            if (*flow).phase == phase::HANDSHAKE {
-                (*flow).packet_type = skb.packet_type();
-            }
-            let doubt = impostor(skb, packet, flow);
-            if doubt != NONE {
-                return Action::Drop(doubt);
-            }
-            bury(work, flow, true, true);
-            return Action::Reset;
-        }
-        if (*flow).phase == phase::RESET {
-            return Action::Drop(counter::AFTER_END_DROPPED);
-        }
-        if (*flow).phase == phase::HANDSHAKE
-            && packet.ack != (*flow).server_next
-            && packet.has(ACK)
-            && packet.len == 0
-            && !packet.has(FIN)
-        {
-            // Of an older connection of the client, to which the server's SYN-ACK made no sense. The
-            // server resets that, and so both find out (RFC 9293, section 3.5.2).
-            return Action::Pass;
-        }
-        // Urgent data is taken out of the stream by the receiver, so it would read another request
-        // than the parser.
-        if !packet.has(ACK) || packet.has(URG) || (*flow).server_next.before(packet.ack) {
-            return Action::Drop(counter::INVALID_DROPPED);
-        }
-        if !note_timestamp(skb, packet, flow) {
-            return Action::Drop(counter::BAD_CHECKSUM_DROPPED);
-        }
-        (*flow).client_ack = (*flow).client_ack.latest(packet.ack);
-        if (*flow).phase == phase::HANDSHAKE {
-            if packet.ack != (*flow).server_next {
-                return Action::Drop(counter::INVALID_DROPPED);
-            }
-            (*flow).packet_type = skb.packet_type();
-            (*flow).client_window = packet.window;
-            let doubt = doubt(skb, packet, flow);
-            if doubt != NONE {
-                return Action::Drop(doubt);
-            }
-            if packet.len == 0 && !packet.has(FIN) && is_deferred(flow, config) {
-                return Action::Drop(counter::HANDSHAKES_DEFERRED);
-            }
-            (*flow).phase = phase::HTTP;
-        }
-        let action = if packet.len == 0 {
-            Action::Pass
-        } else {
-            payload(skb, work, flow, config)
-        };
+fn segment(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) -> Action {
+    if work.packet.has(RST) {
+        return reset(skb, work, flow);
+    }
+    if flow.phase == phase::RESET {
+        return Action::Drop(counter::AFTER_END_DROPPED);
+    }
+    // A server drops a segment without an acknowledgement (RFC 9293, section 3.10.7.4). A server
+    // removes urgent data from the stream, and would therefore read another request than the parser
+    // has read.
+    if !work.packet.has(ACK) || work.packet.has(URG) {
+        return Action::Drop(counter::INVALID_DROPPED);
+    }
+    if !fits(&work.packet, flow) {
+        return misfit(&work.packet, flow);
+    }
+    if !note_timestamp(skb, work, flow) {
+        return Action::Drop(counter::BAD_CHECKSUM_DROPPED);
+    }
+    flow.client_ack = flow.client_ack.latest(work.packet.ack);
+    let floor = flow.client_ack.minus(FLOOR);
+    flow.server_start = flow.server_start.latest(floor);
+    if flow.phase == phase::HANDSHAKE {
+        let action = handshake(skb, work, flow, config);
         if action != Action::Pass {
             return action;
         }
-        if packet.has(FIN) {
-            let refused = fin(skb, work, flow, config);
-            if refused != Action::Pass {
-                if packet.len > 0 && matches!(refused, Action::Drop(_)) {
-                    // What comes before the FIN may be what everyone waits for.
-                    (*work).keep = packet.len;
-                    return Action::Cut;
-                }
-                return refused;
-            }
-        }
-        if flow::has_ended(flow) {
-            Action::PassLast
-        } else {
-            Action::Pass
+    }
+    if work.packet.len > 0 {
+        let action = payload(skb, work, flow, config);
+        if action != Action::Pass {
+            return action;
         }
     }
-}
-
-/// Whether the acknowledgement that completes the handshake is kept from the server (as with
-/// TCP_DEFER_ACCEPT, tcp(7)): the connection's first request completes it as well, and if that is refused
-/// no application has heard of the connection.
-///
-/// The server sends its SYN-ACK again after a second, and what the client answers then passes, so that a
-/// server which waits for a connection, or speaks first, does not wait for ever.
-///
-/// # Safety
-/// As [`segment`].
-#[inline(always)]
-unsafe fn is_deferred(flow: *mut Flow, config: *const Config) -> bool {
-    // SAFETY: the caller's promise.
-    unsafe {
-        if (*flow).flags & FLOW_DEFERRED != 0 {
-            (*flow).flags &= !FLOW_DEFERRED;
-            return false;
-        }
-        if (*config).handshake != policy::DEFER || (*config).observe != 0 {
-            return false;
-        }
-        (*flow).flags |= FLOW_DEFERRED;
-        true
-    }
-}
-
-/// The client's FIN, behind payload that passes.
-///
-/// # Safety
-/// As [`segment`].
-#[inline(always)]
-unsafe fn fin(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Config) -> Action {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let packet = &(*work).packet;
-        let at = packet.seq.plus(packet.len);
-        if (*flow).flags & FLOW_CLIENT_FIN != 0 {
-            return Action::Pass;
-        }
-        if (*flow).next.before(at) {
-            return Action::Drop(counter::OUT_OF_ORDER_DROPPED);
-        }
-        if at != (*flow).next {
-            return Action::Pass;
-        }
-        let doubt = doubt(skb, packet, flow);
-        if doubt != NONE {
-            return Action::Drop(doubt);
-        }
-        if (*flow).phase == phase::HTTP && (*flow).request.state.in_head() {
-            // There are servers that take the end of the stream for the end of the head, and
-            // answer a request that was never decided over.
-            if (*config).malformed == policy::REJECT && (*config).observe == 0 {
-                (*work).scan.state.method = (*flow).request.state.method;
-                return malformed(work, flow, config, true, false);
+    if work.packet.has(FIN) {
+        let refused = fin(skb, work, flow, config);
+        if refused != Action::Pass {
+            if work.packet.len > 0 && matches!(refused, Action::Drop(_)) {
+                // The payload is let through without the FIN, because the server may be waiting for
+                // the payload, and the client may be waiting for the server's acknowledgement.
+                work.keep = work.packet.len;
+                return Action::Cut;
             }
-            maps::count(counter::MALFORMED);
-            maps::count(counter::MALFORMED_CONNECTIONS);
-            (*flow).phase = phase::OPAQUE;
+            return refused;
         }
-        flow::fin(flow, FLOW_CLIENT_FIN, at.plus(1));
+    }
+    if slots::has_ended(flow) {
+        Action::PassLast
+    } else {
         Action::Pass
     }
 }
 
-/// Payload of a followed connection.
-///
-/// # Safety
-/// As [`segment`].
+/// Handles a reset from the client.
 #[inline(always)]
-unsafe fn payload(skb: Skb, work: *mut Work, flow: *mut Flow, config: *const Config) -> Action {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let packet = &(*work).packet;
-        let (seq, len) = (packet.seq, packet.len);
-        let end = seq.plus(len);
-        match (*flow).phase {
-            phase::TUNNEL => {
-                maps::count_by(counter::TUNNEL_BYTES, u64::from(len));
-                (*flow).next = (*flow).next.latest(end);
-                return Action::Pass;
-            }
-            phase::OPAQUE => {
-                maps::count_by(counter::MALFORMED_BYTES, u64::from(len));
-                (*flow).next = (*flow).next.latest(end);
-                return Action::Pass;
-            }
-            _ => {}
+fn reset(skb: Skb, work: &mut Work, flow: &mut Flow) -> Action {
+    let seq = work.packet.seq;
+    let end = if flow.flags & FLOW_CLIENT_FIN != 0 {
+        flow.client_fin
+    } else {
+        flow.next
+    };
+    // A receiver accepts only a reset with exactly the next sequence number. It answers any other
+    // reset in its window with a challenge ACK (RFC 5961, section 3.2).
+    if seq != end || flow.phase == phase::RESET {
+        // A server that has not received some of the bytes that were let through may expect exactly
+        // this sequence number, and would then accept the reset.
+        if !seq.before(flow.server_ack) && seq.before(end) {
+            flow.flags |= FLOW_RESET_PASSED;
         }
-        if (*flow).flags & FLOW_CLIENT_FIN != 0 && (*flow).client_fin.minus(1).before(end) {
-            return Action::Drop(counter::AFTER_END_DROPPED);
-        }
-        let beyond = end.since((*flow).window_end);
-        // A single byte beyond is how some probe a closed window (RFC 9293, section 3.8.6.1); if it
-        // is not taken it comes again, and has to be the same.
-        if beyond > 0 && (beyond > 1 || len > 1) {
-            return Action::Drop(counter::OUT_OF_WINDOW_DROPPED);
-        }
-        let request = &mut (*flow).request.state;
-        let ahead = seq.since((*flow).next);
-        let mut from = 0;
-        if ahead > 0 {
-            // All of it, and what is missing before it, may be body, whose content does not
-            // matter. A head behind a gap has to wait: until the gap is filled nothing in it could
-            // be compared any more.
-            if request.skippable() < ahead as u64 + u64::from(len) {
-                return Action::Drop(counter::OUT_OF_ORDER_DROPPED);
-            }
-            request.skip(ahead as u32);
-            (*flow).next = seq;
-        } else if ahead < 0 {
-            let seen = (ahead as u32).wrapping_neg();
-            from = if seen < len { seen } else { len };
-            if global::limiter_may_pass(skb.0, from) == 0 {
-                return conflict(work, flow);
-            }
-            if from == len {
-                maps::count(counter::RETRANSMITTED);
-                maps::count_by(counter::RETRANSMITTED_BYTES, u64::from(len));
-                return Action::Pass;
-            }
-        }
-        let new = len - from;
-        let request = &mut (*flow).request.state;
-        if request.skippable() >= u64::from(new) {
-            request.skip(new);
-            (*flow).next = end;
-            (*flow).conflicts = 0;
-            passed(new, from);
-            return Action::Pass;
-        }
-        if (*flow).flags & FLOW_SERVER_FIN != 0 && (request.is_idle() || request.in_head()) {
-            // The server has closed, as after an idle time, and the request crossed that on its
-            // way. It is not charged; the client gets the reset that the server would answer with.
-            maps::count(counter::AFTER_END_DROPPED);
-            return bury(work, flow, true, true);
-        }
-        let doubt = doubt(skb, packet, flow);
-        if doubt != NONE {
-            return Action::Drop(doubt);
-        }
-        requests(skb, work, flow, config, from)
+        return Action::Pass;
     }
+    if flow.phase == phase::HANDSHAKE {
+        flow.packet_type = skb.packet_type();
+    }
+    let fault = validate_origin(skb, work, flow);
+    if fault != VALID {
+        return Action::Drop(fault);
+    }
+    bury(work, flow, true, true);
+    Action::Reset
 }
 
-/// Counts payload that passes: `new` bytes, and `old` ones seen before.
+/// Handles the first segment of the client that fits the connection. This segment completes the
+/// handshake.
 #[inline(always)]
-pub fn passed(new: u32, old: u32) {
-    maps::count_by(counter::INSPECTED_BYTES, u64::from(new));
-    if old > 0 {
-        maps::count_by(counter::RETRANSMITTED_BYTES, u64::from(old));
+fn handshake(skb: Skb, work: &mut Work, flow: &mut Flow, config: &Config) -> Action {
+    flow.packet_type = skb.packet_type();
+    flow.client_window = work.packet.window;
+    let fault = validate(skb, work, flow);
+    if fault != VALID {
+        return Action::Drop(fault);
     }
+    if work.packet.len == 0 && !work.packet.has(FIN) && is_deferred(flow, config) {
+        return Action::Drop(counter::HANDSHAKES_DEFERRED);
+    }
+    flow.phase = phase::HTTP;
+    Action::Pass
+}
+
+/// Returns whether a client's packet belongs to this connection. The acknowledgement number must be
+/// between the server's first and next byte, and the packet must not begin before the client's
+/// first byte. (A keep-alive probe begins one byte earlier, and has one byte of garbage or none;
+/// RFC 9293, section 3.8.4.)
+///
+/// A server that uses SYN cookies keeps no state for the SYNs that it has answered, and opens a
+/// connection for each acknowledgement that contains a valid cookie. Therefore, an acknowledgement
+/// that fits a connection other than the followed one must not reach the server.
+#[inline(always)]
+fn fits(packet: &Packet, flow: &Flow) -> bool {
+    let probe = i32::from(packet.len < 2);
+    let acknowledged = packet.ack.since(flow.server_start);
+    let outstanding = flow.server_next.since(packet.ack);
+    let begins = packet.seq.since(flow.client_start).wrapping_add(probe);
+    (acknowledged | outstanding | begins) >= 0
+}
+
+/// Returns the action for a client's packet that has the addresses and ports of the flow, but does
+/// not belong to its connection.
+#[inline(always)]
+fn misfit(packet: &Packet, flow: &Flow) -> Action {
+    if !flow.link.is(packet.link) {
+        return Action::Untracked;
+    }
+    if flow.phase == phase::HANDSHAKE && packet.len == 0 && !packet.has(FIN) {
+        // The packet belongs to an older connection of the client, and the server's SYN-ACK does
+        // not fit that connection. A server would answer the packet with a reset, so that both
+        // sides notice the mismatch (RFC 9293, section 3.5.2).
+        return Action::RefuseHandshake;
+    }
+    Action::Drop(counter::INVALID_DROPPED)
+}
+
+/// Returns whether the acknowledgement that completes the handshake is withheld from the server (as
+/// with TCP_DEFER_ACCEPT, tcp(7)). In that case, the first request completes the handshake instead.
+/// If that request is refused, no application has learned of the connection.
+///
+/// The server retransmits its SYN-ACK after a second, and the client's answer to the retransmission
+/// is let through. Therefore a server that waits for the connection, for example to send the first
+/// bytes itself, does not wait forever.
+#[inline(always)]
+fn is_deferred(flow: &mut Flow, config: &Config) -> bool {
+    if flow.flags & FLOW_DEFERRED != 0 {
+        flow.flags &= !FLOW_DEFERRED;
+        return false;
+    }
+    if config.handshake != policy::DEFER || config.observe != 0 {
+        return false;
+    }
+    flow.flags |= FLOW_DEFERRED;
+    true
+}
+
+/// Handles the client's FIN. Any payload of the same segment has been checked before, and may pass.
+#[inline(always)]
+fn fin(skb: Skb, work: &mut Work, flow: &mut Flow, config: &Config) -> Action {
+    let at = work.packet.seq.plus(work.packet.len);
+    if flow.flags & FLOW_CLIENT_FIN != 0 {
+        return Action::Pass;
+    }
+    if flow.next.before(at) {
+        return Action::Drop(counter::OUT_OF_ORDER_DROPPED);
+    }
+    if at != flow.next {
+        return Action::Pass;
+    }
+    let fault = validate(skb, work, flow);
+    if fault != VALID {
+        return Action::Drop(fault);
+    }
+    if flow.phase == phase::HTTP && flow.request.state.in_head() {
+        // Some servers treat the end of the stream as the end of the head, and would answer a
+        // request that was neither admitted nor refused.
+        if config.malformed == policy::REJECT && config.observe == 0 {
+            work.scan.state.method = flow.request.state.method;
+            return malformed(work, flow, config, true, false);
+        }
+        maps::count(counter::MALFORMED);
+        maps::count(counter::MALFORMED_CONNECTIONS);
+        flow.phase = phase::OPAQUE;
+    }
+    flow::fin(flow, FLOW_CLIENT_FIN, at.plus(1));
+    Action::Pass
+}
+
+/// Handles the payload of a segment of a followed connection.
+#[inline(always)]
+fn payload(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) -> Action {
+    let (seq, len) = (work.packet.seq, work.packet.len);
+    let end = seq.plus(len);
+    match flow.phase {
+        phase::TUNNEL => return pass_unparsed(flow, &work.packet, counter::TUNNEL_BYTES),
+        phase::OPAQUE => return pass_unparsed(flow, &work.packet, counter::MALFORMED_BYTES),
+        _ => {}
+    }
+    if flow.flags & FLOW_CLIENT_FIN != 0 && flow.client_fin.minus(1).before(end) {
+        return Action::Drop(counter::AFTER_END_DROPPED);
+    }
+    let beyond = end.since(flow.window_end);
+    // Some clients probe a closed window with a single byte beyond its end (RFC 9293, section
+    // 3.8.6.1). If the server does not accept that byte, the client retransmits it, and the
+    // retransmitted byte has to be the same.
+    if beyond > 0 && (beyond > 1 || len > 1) {
+        return Action::Drop(counter::OUT_OF_WINDOW_DROPPED);
+    }
+    records::forget_all_acknowledged(flow);
+    let ahead = seq.since(flow.next);
+    let mut from = 0;
+    if ahead > 0 {
+        // The segment passes if its own bytes and the missing bytes before it are all part of a
+        // body, because the content of a body does not matter. A head after a gap has to wait,
+        // because until the gap is filled, no retransmission could be compared with the bytes of
+        // that head.
+        let request = &mut flow.request.state;
+        if request.skippable() < ahead as u64 + u64::from(len) {
+            return Action::Drop(counter::OUT_OF_ORDER_DROPPED);
+        }
+        request.skip(ahead as u32);
+        flow.next = seq;
+    } else if ahead < 0 {
+        let seen = (ahead as u32).wrapping_neg();
+        from = if seen < len { seen } else { len };
+        let action = seen_before(skb, work, flow, from);
+        if action != Action::Pass || from == len {
+            return action;
+        }
+    }
+    new_payload(skb, work, flow, config, from)
+}
+
+/// Lets through payload that is no longer parsed.
+#[inline(always)]
+fn pass_unparsed(flow: &mut Flow, packet: &Packet, counter: u32) -> Action {
+    maps::count_by(counter, u64::from(packet.len));
+    flow.next = flow.next.latest(packet.seq.plus(packet.len));
+    Action::Pass
+}
+
+/// Returns the action for the first `from` bytes of the payload, which were seen before. The action
+/// is `Action::Pass` if all these bytes may pass again.
+#[inline(always)]
+fn seen_before(skb: Skb, work: &mut Work, flow: &mut Flow, from: u32) -> Action {
+    if flow.offers_next != 0 && !limiter_decline_again(skb, work, flow) {
+        return Action::Drop(counter::UNREADABLE_DROPPED);
+    }
+    let may_pass = limiter_may_pass(skb, work, flow, from);
+    if may_pass != from as i32 {
+        return pass_part(work, flow, may_pass);
+    }
+    let len = work.packet.len;
+    if from == len {
+        maps::count(counter::RETRANSMITTED);
+        maps::count_by(counter::RETRANSMITTED_BYTES, u64::from(len));
+    }
+    Action::Pass
+}
+
+/// Returns the action for bytes that were seen before, if at most a part of them may pass again.
+/// `may_pass` is the result of [`limiter_may_pass`].
+#[inline(always)]
+fn pass_part(work: &mut Work, flow: &mut Flow, may_pass: i32) -> Action {
+    if may_pass < 0 {
+        let differ = may_pass == retransmission::CONFLICT;
+        return conflict(work, flow, differ);
+    }
+    if may_pass == 0 {
+        return Action::Drop(counter::PART_DROPPED);
+    }
+    let (keep, len) = (may_pass as u32, work.packet.len);
+    maps::count(counter::RETRANSMITTED);
+    passed(0, keep);
+    maps::count_by(counter::DROPPED_BYTES, u64::from(len - keep));
+    work.keep = keep;
+    Action::Cut
+}
+
+/// Handles the payload from byte `from` on, which is new and next in order.
+#[inline(always)]
+fn new_payload(
+    skb: Skb,
+    work: &mut Work,
+    flow: &mut Flow,
+    config: &'static Config,
+    from: u32,
+) -> Action {
+    let len = work.packet.len;
+    let new = len - from;
+    let request = &mut flow.request.state;
+    if request.skippable() >= u64::from(new) {
+        request.skip(new);
+        flow.next = work.packet.seq.plus(len);
+        flow.conflicts = 0;
+        passed(new, from);
+        return Action::Pass;
+    }
+    if flow.flags & FLOW_SERVER_FIN != 0 && (request.is_idle() || request.in_head()) {
+        // The server has closed the connection, for example because the connection was idle, while
+        // the request was on its way. The request is not charged, and the client gets the reset
+        // with which the server would answer.
+        maps::count(counter::AFTER_END_DROPPED);
+        return bury(work, flow, true, true);
+    }
+    let fault = validate(skb, work, flow);
+    if fault != VALID {
+        return Action::Drop(fault);
+    }
+    requests(skb, work, flow, config, from)
 }

@@ -1,122 +1,108 @@
-//! The kernel half of limiter: TC programs that follow the connections of guarded ports, read the
-//! API keys out of their HTTP/1.x requests and decide, before a server sees them.
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! The kernel half of limiter, which consists of TC programs. These programs follow the connections
+//! of guarded ports, read the API keys in HTTP/1.x requests, and decide whether a request may pass
+//! before a server sees the request.
 //!
-//! The way of a packet: parse (`packet`), follow the stream (`ingress`, `egress`, `flow`), identify
-//! (`limiter_common::http`), decide (`decide`), act (`refuse`).
+//! A packet goes through these steps: it is parsed (`packet`) and assigned to its connection
+//! (`follow`), its requests and their keys are identified (`identify`), each request is admitted or
+//! refused (`decide`), and the packet is let through or answered (`refuse`). `ingress` and `egress`
+//! show the steps for each direction. All of them use `kernel`, which is the only module with
+//! unsafe code.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(
     internal_features,
-    reason = "atomic operations of BPF are only there as intrinsics"
+    reason = "the atomic operations of BPF are available only as intrinsics"
 )]
 
-mod atomic;
-#[cfg(feature = "bench")]
-mod bench;
-mod charge;
-mod checksum;
 mod decide;
-mod doubt;
 mod egress;
-mod ending;
-mod flow;
-mod global;
+mod follow;
+mod identify;
 mod ingress;
-#[expect(
-    clippy::needless_borrows_for_generic_args,
-    reason = "keys and values that are passed by value are copied to the stack"
-)]
-mod maps;
+mod jobs;
+mod kernel;
+mod open;
 mod packet;
-mod print;
-mod recount;
-mod refusals;
 mod refuse;
-mod replay;
 mod requests;
-mod scan;
-mod skb;
-mod stranger;
-mod sweep;
-mod switch;
-mod work;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
+use jobs::{sweep, switch};
+use kernel::skb::Skb;
 use limiter_common::abi::switch::{EGRESS, EGRESS_L3, INGRESS, INGRESS_L3};
-use packet::Direction;
-use skb::Skb;
+use packet::header::Direction;
 
-/// Packets from clients, on devices with Ethernet headers.
+/// Handles packets from clients on devices with Ethernet headers.
 #[classifier]
 #[inline(always)]
 pub fn limiter_ingress(ctx: TcContext) -> i32 {
-    ingress::run::<true>(Skb(ctx.skb.skb))
+    ingress::run::<true>(Skb::of(&ctx))
 }
 
-/// Packets to clients, on devices with Ethernet headers.
+/// Handles packets to clients on devices with Ethernet headers.
 #[classifier]
 #[inline(always)]
 pub fn limiter_egress(ctx: TcContext) -> i32 {
-    egress::run::<true>(Skb(ctx.skb.skb))
+    egress::run::<true>(Skb::of(&ctx))
 }
 
-/// Packets from clients, on devices whose packets begin with the IP header.
+/// Handles packets from clients on devices whose packets begin with the IP header.
 #[classifier]
 #[inline(always)]
 pub fn limiter_ingress_l3(ctx: TcContext) -> i32 {
-    ingress::run::<false>(Skb(ctx.skb.skb))
+    ingress::run::<false>(Skb::of(&ctx))
 }
 
-/// Packets to clients, on devices whose packets begin with the IP header.
+/// Handles packets to clients on devices whose packets begin with the IP header.
 #[classifier]
 #[inline(always)]
 pub fn limiter_egress_l3(ctx: TcContext) -> i32 {
-    egress::run::<false>(Skb(ctx.skb.skb))
+    egress::run::<false>(Skb::of(&ctx))
 }
 
-/// In place of `limiter_ingress` while other maps take the place of its own.
+/// Runs in place of `limiter_ingress` while a new set of maps replaces the old one.
 #[classifier]
 pub fn limiter_hold_ingress(ctx: TcContext) -> i32 {
     switch::run::<true>(&ctx, Direction::ToServer, INGRESS)
 }
 
-/// In place of `limiter_egress`, likewise.
+/// Runs in place of `limiter_egress` while a new set of maps replaces the old one.
 #[classifier]
 pub fn limiter_hold_egress(ctx: TcContext) -> i32 {
     switch::run::<true>(&ctx, Direction::ToClient, EGRESS)
 }
 
-/// In place of `limiter_ingress_l3`, likewise.
+/// Runs in place of `limiter_ingress_l3` while a new set of maps replaces the old one.
 #[classifier]
 pub fn limiter_hold_ingress_l3(ctx: TcContext) -> i32 {
     switch::run::<false>(&ctx, Direction::ToServer, INGRESS_L3)
 }
 
-/// In place of `limiter_egress_l3`, likewise.
+/// Runs in place of `limiter_egress_l3` while a new set of maps replaces the old one.
 #[classifier]
 pub fn limiter_hold_egress_l3(ctx: TcContext) -> i32 {
     switch::run::<false>(&ctx, Direction::ToClient, EGRESS_L3)
 }
 
-/// Removes dead flows; run by the daemon (`BPF_PROG_TEST_RUN`), attached nowhere.
+/// Removes dead flows. The daemon runs this program (`BPF_PROG_TEST_RUN`), and it is not attached
+/// to any hook.
 #[classifier]
 pub fn limiter_sweep(_ctx: TcContext) -> i32 {
     sweep::run()
 }
 
-/// Removes one flow whose socket is gone; run by the daemon, attached nowhere.
+/// Removes one flow whose socket is gone. The daemon runs this program, and it is not attached to
+/// any hook.
 #[classifier]
 pub fn limiter_forget(_ctx: TcContext) -> i32 {
     sweep::forget()
 }
 
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 4] = *b"GPL\0";
-
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // Nothing in the programs panics: a path that could would not pass the verifier.
+    // This is never called, because the verifier would reject a program that could panic.
     loop {}
 }

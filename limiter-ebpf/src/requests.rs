@@ -1,11 +1,12 @@
-//! The requests in a client's segment: scans them, decides over each, and lets by what was admitted.
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-use core::ffi::c_void;
+//! Handles the requests in a client's segment: scans them, decides whether each may pass, and lets
+//! the admitted bytes through.
 
-use aya_ebpf::helpers::generated::bpf_loop;
 use limiter_common::{
     abi::{
-        Config, FLOW_DEFERRED, FLOW_DROP_COUNTED, Flow, MAX_OUTSTANDING, counter, phase, policy,
+        Config, FLOW_DEFERRED, FLOW_DROP_COUNTED, FLOW_SWITCHING, Flow, MAX_OUTSTANDING, counter,
+        phase, policy,
     },
     fingerprint,
     http::{self, CARRY, Parser},
@@ -13,288 +14,341 @@ use limiter_common::{
 
 use crate::{
     decide,
-    ending::{bury, malformed, refused},
-    flow::Action,
-    ingress::passed,
-    maps,
-    refuse::room,
-    replay::{self, Identity},
-    scan::{self, Segment},
-    skb::Skb,
-    work::Work,
+    follow::{
+        flow::{Action, passed},
+        offers::limiter_decline,
+        records,
+    },
+    identify::scan,
+    kernel::{
+        maps,
+        repeat::repeat,
+        scanner,
+        skb::Skb,
+        verifier::reread,
+        work::{Identity, Room, Work},
+    },
+    packet::trim::room,
+    refuse::ending::{bury, malformed, refused},
 };
 
-/// How the scan of a segment ended: `Work::outcome`. It goes through memory, where the verifier
-/// forgets it; on the stack it would follow what comes after the scan once for each outcome and for
-/// each way to it.
+/// The values of `Work::outcome`, which states how the scan of a segment ended. The outcome is
+/// passed through memory, where the verifier loses track of the value. If the outcome were on the
+/// stack, the verifier would check the code after the scan once for each outcome and for each path
+/// to it.
 mod outcome {
-    /// So far, and there is more in it than can be scanned at once: the rest has to come again.
+    use crate::decide;
+
+    /// The segment contains more than can be scanned at once, and the rest has to be retransmitted.
     pub const UNFINISHED: u32 = 0;
-    /// All of it was parsed, and what it asks for was admitted.
-    pub const ADMITTED: u32 = 1;
+    /// All of the segment was parsed, and its requests were admitted.
+    pub const ADMITTED: u32 = decide::ADMITS;
     /// The payload could not be read.
     pub const FAILED: u32 = 2;
-    /// The request at `message_at` has to wait until others have been answered.
-    pub const WAITS: u32 = 3;
-    /// `Work::refusal` says why the request at `message_at` is refused.
-    pub const REFUSED: u32 = 4;
-    /// What stands at `message_at`, or in the body of the request before, is not HTTP.
+    /// The request at `message_at` has to be retransmitted, for example because other requests have
+    /// to be answered first.
+    pub const WAITS: u32 = decide::WAITS;
+    /// The request at `message_at` is refused, for the reason in `Work::refusal`.
+    pub const REFUSED: u32 = decide::REFUSES;
+    /// The bytes at `message_at`, or in the body of the preceding request, are not HTTP.
     pub const MALFORMED: u32 = 5;
-    /// The HTTP/2 preface.
+    /// The client has sent the HTTP/2 preface.
     pub const HTTP2: u32 = 6;
+    /// The request at `message_at` could be answered by bytes that are not a response, so the
+    /// connection is reset.
+    pub const RESET: u32 = decide::RESETS;
 }
 
-struct Requests {
-    segment: Segment,
-    /// How many bytes can be let by alone.
-    room: u32,
-    /// How many bytes of a body follow those; 0: they end in something else.
-    body_left: u64,
-    /// It is the data of a chunk.
-    chunked: bool,
-    work: *mut Work,
-    flow: *mut Flow,
-    config: *const Config,
-}
-
-/// Scans the payload from byte `from` on, which is new.
-///
-/// # Safety
-/// All point to live map values, `work` is this CPU's, the flow is locked.
-#[inline(always)]
-pub unsafe fn requests(
+/// The state of a scan of the requests in a packet.
+struct Requests<'a> {
     skb: Skb,
-    work: *mut Work,
-    flow: *mut Flow,
-    config: *const Config,
+    work: &'a mut Work,
+    flow: &'a mut Flow,
+    config: &'static Config,
+}
+
+/// Scans the new payload, which begins at byte `from`.
+#[inline(always)]
+pub fn requests(
+    skb: Skb,
+    work: &mut Work,
+    flow: &mut Flow,
+    config: &'static Config,
     from: u32,
 ) -> Action {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let packet = &(*work).packet;
-        let len = packet.len;
-        let scan = &raw mut (*work).scan;
-        let parser = &raw mut (*flow).request;
-        if (*parser).has_carry() {
-            mask(parser, config);
-            http::begin(scan, parser, from, len);
-            mask(parser, config);
-        } else {
-            http::begin(scan, parser, from, len);
-        }
-        let mut context = Requests {
-            segment: Segment {
-                skb,
-                payload: packet.payload,
-                scan,
-                rules: &raw const (*config).request_rules,
-            },
-            room: room(skb.gso_size(), packet.payload),
-            body_left: 0,
-            chunked: false,
-            work,
-            flow,
-            config,
-        };
-        (*work).identity = Identity::begin(skb, &(*flow).request.state);
-        note_body(&raw mut context);
-        // What is left when the loop ends without an answer.
-        (*work).outcome = outcome::UNFINISHED;
-        bpf_loop(
-            http::UNITS,
-            one_unit as *mut c_void,
-            (&raw mut context).cast(),
-            0,
-        );
-
-        let observe = (*config).observe != 0;
-        let outcome = (&raw const (*work).outcome).read_volatile();
-        match outcome {
-            outcome::ADMITTED | outcome::UNFINISHED => {
-                return admit(skb, work, flow, config, (*scan).at, from);
-            }
-            outcome::FAILED => return Action::Drop(counter::UNREADABLE_DROPPED),
-            outcome::HTTP2 if (*config).http2 == policy::PASS || observe => {
-                maps::count(counter::HTTP2);
-                return opaque(work, flow, phase::TUNNEL, counter::TUNNEL_BYTES);
-            }
-            outcome::MALFORMED if (*config).malformed == policy::PASS || observe => {
-                maps::count(counter::MALFORMED);
-                maps::count(counter::MALFORMED_CONNECTIONS);
-                return opaque(work, flow, phase::OPAQUE, counter::MALFORMED_BYTES);
-            }
-            _ => {}
-        }
-        let in_body = outcome == outcome::MALFORMED && (*scan).state.in_body();
-        let begins = (*scan).message_at;
-        // Else not even what was seen before can be let by at once: first that.
-        let reachable = context.room > from || begins <= context.room as i32;
-        if begins > from as i32 && !in_body && reachable {
-            // What comes before was admitted and passes; the client sends the rest again, and then
-            // it is judged by itself.
-            let mut done = begins as u32;
-            if done > context.room && context.body_left > 0 {
-                // No further than what can be let by: of what the server cannot have, nothing need be
-                // remembered.
-                done = context.room;
-                http::rewind_into_body(scan, done, context.chunked, context.body_left);
-            } else {
-                http::rewind(scan);
-            }
-            return admit(skb, work, flow, config, done, from);
-        }
-        let split = begins < from as i32;
-        let action = match outcome {
-            _ if begins > from as i32 && !in_body => Action::Drop(counter::NOT_QUIET_DROPPED),
-            outcome::REFUSED => refused(work, flow, config, split),
-            outcome::MALFORMED => malformed(work, flow, config, split, in_body),
-            outcome::HTTP2 => {
-                maps::count(counter::HTTP2);
-                bury(work, flow, split, true)
-            }
-            _ => Action::Drop(counter::NOT_QUIET_DROPPED),
-        };
-        if from == 0 || action == Action::Bury {
-            return action;
-        }
-        // The bytes before may be missing at the server: they pass once more.
-        maps::count_by(counter::RETRANSMITTED_BYTES, u64::from(from));
-        maps::count_by(counter::DROPPED_BYTES, u64::from(len - from));
-        (*work).keep = from;
-        Action::Cut
+    begin(work, &mut flow.request, config, from);
+    records::memory(skb, work, flow);
+    work.identity = Identity::begin(skb, &flow.request.state);
+    // This outcome remains if the loop ends before it sets another.
+    work.outcome = outcome::UNFINISHED;
+    work.room = Room {
+        bytes: room(skb.gso_size(), work.packet.payload),
+        chunked: 0,
+        body_left: 0,
+    };
+    note_body(work);
+    let mut requests = Requests {
+        skb,
+        work: &mut *work,
+        flow: &mut *flow,
+        config,
+    };
+    repeat(http::UNITS, &mut requests, unit);
+    let outcome = reread(&work.outcome);
+    match action_for_all(skb, work, flow, config, outcome, from) {
+        Some(action) => action,
+        None => action_for_part(skb, work, flow, config, outcome, from),
     }
 }
 
-/// Notes whether `Requests::room` ends in the body that the scan has come to.
-///
-/// # Safety
-/// The context is that of [`requests`].
+/// Begins the scan. If an unfinished line of an earlier segment has been kept, that line is
+/// unmasked only while the scanner copies it.
 #[inline(always)]
-unsafe fn note_body(context: *mut Requests) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let scan = &raw const (*(*context).work).scan;
-        let left = (*scan).state.skippable();
-        let to_room = (*context).room.wrapping_sub((*scan).at);
-        if left > u64::from(to_room) && (*scan).at <= (*context).room {
-            (*context).body_left = left - u64::from(to_room);
-            (*context).chunked = !(*scan).state.is_length_body();
-        }
+fn begin(work: &mut Work, parser: &mut Parser, config: &Config, from: u32) {
+    let len = work.packet.len;
+    if parser.has_carry() {
+        mask(parser, config);
+        scanner::begin(&mut work.scan, parser, from, len);
+        mask(parser, config);
+    } else {
+        scanner::begin(&mut work.scan, parser, from, len);
     }
 }
 
-/// The payload up to byte `done` was admitted: remembers how far the stream was parsed, and lets
-/// that much by.
-///
-/// # Safety
-/// As [`requests`].
+/// Masks or unmasks the unfinished line in `parser`. The line may contain a key, and no map may
+/// contain a key in plain text.
+#[inline(never)]
+fn mask(parser: &mut Parser, config: &Config) {
+    const { assert!(CARRY / 8 <= fingerprint::KEY_WORDS) };
+    if let Some(pad) = config.fingerprint_key.first_chunk() {
+        parser.mask(pad);
+    }
+}
+
+/// Scans one unit of a segment. If this completes the head of a request, decides whether the
+/// request may pass. Returns whether the scan ends.
 #[inline(always)]
-unsafe fn admit(
+fn unit(requests: &mut Requests<'_>, _: u32) -> bool {
+    let (skb, config) = (requests.skb, requests.config);
+    let (work, flow) = (&mut *requests.work, &mut *requests.flow);
+    let framing = work.scan.framing_to.wrapping_sub(work.scan.framing_from);
+    if framing as i32 > work.memory {
+        // The scan ends, because there might not be room for the records of the next framing.
+        return true;
+    }
+    if !scan::request_unit(skb, work, &config.request_rules) {
+        note_body(work);
+        records::keep_before_chunk(skb, work, flow);
+        return false;
+    }
+    work.outcome = match work.scan.event {
+        http::EVENT_HEAD => {
+            let decision = decide(work, flow, config);
+            if decision == decide::ADMITS && !go_on(skb, work, flow, config) {
+                return false;
+            }
+            decision
+        }
+        http::EVENT_HTTP2 => outcome::HTTP2,
+        http::EVENT_MALFORMED if switches(flow, config) && !work.scan.state.in_body() => {
+            outcome::WAITS
+        }
+        http::EVENT_MALFORMED => outcome::MALFORMED,
+        http::EVENT_FAILED => outcome::FAILED,
+        _ => outcome::ADMITTED,
+    };
+    true
+}
+
+/// Decides whether the request whose head is complete may pass.
+#[inline(always)]
+fn decide(work: &mut Work, flow: &mut Flow, config: &Config) -> u32 {
+    let many = flow.asked.wrapping_sub(flow.answered) >= MAX_OUTSTANDING;
+    // `far` means that other requests come before this one in the segment, and that the head of
+    // this one ends after the last byte at which the segment can be cut. Then the request has to
+    // wait, because if it were admitted and a later request were not, the segment could not be cut
+    // between the two.
+    let far = work.scan.at > work.room.bytes && work.scan.message_at > 0;
+    if many || far {
+        decide::WAITS
+    } else {
+        decide::request(work, flow, config)
+    }
+}
+
+/// Continues after the head of an admitted request, and returns whether that request was the last
+/// of the segment.
+#[inline(always)]
+fn go_on(skb: Skb, work: &mut Work, flow: &mut Flow, config: &Config) -> bool {
+    if work.scan.state.offers_http() {
+        limiter_decline(skb, work, flow, 1);
+    }
+    let demands = scan::demands(&mut work.scan);
+    let secret = config.request_rules.secret();
+    work.identity.add(&work.scan.state, demands, secret);
+    let body = http::request_body(&work.scan.state);
+    scanner::go_on(&mut work.scan, body);
+    note_body(work);
+    scanner::was_last(&mut work.scan)
+}
+
+/// Returns whether the awaited response may begin a tunnel. In that case, it is not known yet
+/// whether the following bytes are a request. In observe mode, always returns false.
+#[inline(always)]
+fn switches(flow: &Flow, config: &Config) -> bool {
+    flow.flags & FLOW_SWITCHING != 0 && flow.asked != flow.answered && config.observe == 0
+}
+
+/// Sets `Room::body_left` if the part of the segment that `Work::room` describes ends inside the
+/// body that the scan has reached. The value is the number of bytes that are left after that part,
+/// in the body or in its current chunk.
+#[inline(always)]
+fn note_body(work: &mut Work) {
+    let (scan, room) = (&work.scan, &mut work.room);
+    let left = scan.state.skippable();
+    let to_end = room.bytes.wrapping_sub(scan.at);
+    if left > u64::from(to_end) && scan.at <= room.bytes {
+        room.body_left = left - u64::from(to_end);
+        room.chunked = u32::from(!scan.state.is_length_body());
+    }
+}
+
+/// Returns the action if everything that was scanned can pass, if the payload could not be read, or
+/// if the rest of the stream does not have to be parsed. Otherwise, returns `None`.
+#[inline(always)]
+fn action_for_all(
     skb: Skb,
-    work: *mut Work,
-    flow: *mut Flow,
-    config: *const Config,
+    work: &mut Work,
+    flow: &mut Flow,
+    config: &Config,
+    outcome: u32,
+    from: u32,
+) -> Option<Action> {
+    let observe = config.observe != 0;
+    let action = match outcome {
+        outcome::ADMITTED | outcome::UNFINISHED if work.scan.at != from => {
+            let done = work.scan.at;
+            admit(skb, work, flow, config, done, from)
+        }
+        outcome::FAILED => Action::Drop(counter::UNREADABLE_DROPPED),
+        outcome::HTTP2 if config.http2 == policy::PASS || observe => {
+            maps::count(counter::HTTP2);
+            opaque(work, flow, phase::TUNNEL, counter::TUNNEL_BYTES)
+        }
+        outcome::MALFORMED if config.malformed == policy::PASS || observe => {
+            maps::count(counter::MALFORMED);
+            maps::count(counter::MALFORMED_CONNECTIONS);
+            opaque(work, flow, phase::OPAQUE, counter::MALFORMED_BYTES)
+        }
+        _ => return None,
+    };
+    Some(action)
+}
+
+/// Returns the action if the scan has stopped at the request at `message_at`, or in the body before
+/// that request.
+#[inline(always)]
+fn action_for_part(
+    skb: Skb,
+    work: &mut Work,
+    flow: &mut Flow,
+    config: &Config,
+    outcome: u32,
+    from: u32,
+) -> Action {
+    let in_body = outcome == outcome::MALFORMED && work.scan.state.in_body();
+    let begins = work.scan.message_at;
+    // If `reachable` is false, the segment can be cut neither after `from` nor at `begins`. In that
+    // case, only the bytes that were seen before pass for now.
+    let room = work.room.bytes;
+    let reachable = room > from || begins <= room as i32;
+    if begins > from as i32 && !in_body && reachable {
+        let done = rewind(work, begins as u32);
+        return admit(skb, work, flow, config, done, from);
+    }
+    let split = begins < from as i32;
+    let action = match outcome {
+        _ if begins > from as i32 && !in_body => Action::Drop(counter::NOT_QUIET_DROPPED),
+        outcome::REFUSED => refused(work, flow, config, split),
+        outcome::MALFORMED => malformed(work, flow, config, split, in_body),
+        outcome::HTTP2 | outcome::RESET => {
+            maps::count(if outcome == outcome::HTTP2 {
+                counter::HTTP2
+            } else {
+                counter::UPGRADES_RESET
+            });
+            bury(work, flow, split, true)
+        }
+        outcome::UNFINISHED => Action::Drop(counter::UNACKNOWLEDGED_DROPPED),
+        _ => Action::Drop(counter::NOT_QUIET_DROPPED),
+    };
+    if from == 0 || action == Action::Bury {
+        return action;
+    }
+    // The server may not have received the bytes that were seen before, so they pass once more.
+    let len = work.packet.len;
+    maps::count_by(counter::RETRANSMITTED_BYTES, u64::from(from));
+    maps::count_by(counter::DROPPED_BYTES, u64::from(len - from));
+    work.keep = from;
+    Action::Cut
+}
+
+/// Goes back to the request at byte `begins`, which cannot pass, and returns the number of bytes
+/// before that request that can pass. The client will retransmit the rest, and the request is then
+/// judged alone.
+#[inline(always)]
+fn rewind(work: &mut Work, begins: u32) -> u32 {
+    let (scan, room) = (&mut work.scan, &work.room);
+    if begins > room.bytes && room.body_left > 0 {
+        // The scan goes back to the last byte that can be let through, so that no records are
+        // needed for bytes that the server cannot have received.
+        scanner::rewind_into_body(scan, room.bytes, room.chunked != 0, room.body_left);
+        return room.bytes;
+    }
+    scanner::rewind(scan);
+    begins
+}
+
+/// Handles the admitted part of the payload, which ends before byte `done`: saves the state of the
+/// parser at that byte, keeps a record of the part, and lets the part through.
+#[inline(always)]
+fn admit(
+    skb: Skb,
+    work: &mut Work,
+    flow: &mut Flow,
+    config: &Config,
     done: u32,
     from: u32,
 ) -> Action {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let scan = &raw mut (*work).scan;
-        let parser = &raw mut (*flow).request;
-        http::end(scan, parser);
-        if (*parser).has_carry() {
-            mask(parser, config);
-        }
-        replay::keep(skb, work, flow, done);
-        (*flow).next = (*work).packet.seq.plus(done);
-        (*flow).flags &= !(FLOW_DROP_COUNTED | FLOW_DEFERRED);
-        (*flow).conflicts = 0;
-        passed(done - from, from);
-        let len = (*work).packet.len;
-        if done == len {
-            return Action::Pass;
-        }
-        maps::count_by(counter::DROPPED_BYTES, u64::from(len - done));
-        (*work).keep = done;
-        Action::Cut
+    if work.scan.state.offers_http() {
+        // The offer has to be removed now, because its bytes are in this packet. The request is
+        // judged later, when its head is complete.
+        limiter_decline(skb, work, flow, 0);
     }
+    scanner::end(&mut work.scan, &mut flow.request);
+    if flow.request.has_carry() {
+        mask(&mut flow.request, config);
+    }
+    records::keep(skb, work, flow, done);
+    flow.next = work.packet.seq.plus(done);
+    flow.flags &= !(FLOW_DROP_COUNTED | FLOW_DEFERRED);
+    flow.conflicts = 0;
+    passed(done - from, from);
+    let len = work.packet.len;
+    if done == len {
+        return Action::Pass;
+    }
+    maps::count_by(counter::DROPPED_BYTES, u64::from(len - done));
+    work.keep = done;
+    Action::Cut
 }
 
-/// Covers or uncovers the unfinished line that is kept: it may hold a key, and keys are in no map.
-///
-/// # Safety
-/// Both point to live map values; the flow of the parser is locked.
-#[inline(never)]
-unsafe fn mask(parser: *mut Parser, config: *const Config) {
-    // SAFETY: the caller's promise; the fingerprint's key is longer than the pad.
-    unsafe {
-        let pad = (&raw const (*config).fingerprint_key).cast::<[u64; CARRY / 8]>();
-        (*parser).mask(&*pad);
-    }
-}
-
-const _: () = assert!(CARRY / 8 <= fingerprint::KEY_WORDS);
-
-/// One unit of work on a segment, and the decision over a request whose head it completes.
-unsafe extern "C" fn one_unit(_: u32, context: *mut Requests) -> i64 {
-    // SAFETY: `requests` passes its own context.
-    unsafe {
-        let Requests {
-            work, flow, config, ..
-        } = *context;
-        if !scan::unit::<true>(&raw mut (*context).segment) {
-            note_body(context);
-            replay::keep_before_chunk((*context).segment.skb, work);
-            return 0;
-        }
-        let scan = &raw mut (*work).scan;
-        (*work).outcome = match (*scan).event {
-            http::EVENT_HEAD => {
-                let many = (*flow).asked.wrapping_sub((*flow).answered) >= MAX_OUTSTANDING;
-                // Behind others, and further than they could be let by without what may follow.
-                let far = (*scan).at > (*context).room && (*scan).message_at > 0;
-                let decision = if many || far {
-                    decide::HOLDS
-                } else {
-                    decide::request(work, flow, config)
-                };
-                if decision == decide::HOLDS {
-                    outcome::WAITS
-                } else if decision == decide::ADMITS {
-                    let secret = (*config).request_rules.secret();
-                    (*work).identity.add(&(*scan).state, secret);
-                    let body = http::request_body(&(*scan).state);
-                    http::go_on(scan, body);
-                    note_body(context);
-                    if !http::was_last(scan) {
-                        return 0;
-                    }
-                    outcome::ADMITTED
-                } else {
-                    outcome::REFUSED
-                }
-            }
-            http::EVENT_HTTP2 => outcome::HTTP2,
-            http::EVENT_MALFORMED => outcome::MALFORMED,
-            http::EVENT_FAILED => outcome::FAILED,
-            _ => outcome::ADMITTED,
-        };
-    }
-    1
-}
-
-/// The connection is no longer followed as HTTP/1.x; its bytes pass and are counted.
-///
-/// # Safety
-/// As [`requests`].
+/// Stops parsing the connection as HTTP/1.x. All bytes of the segment pass, and are counted.
 #[inline(always)]
-unsafe fn opaque(work: *mut Work, flow: *mut Flow, new_phase: u32, counter: u32) -> Action {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let packet = &(*work).packet;
-        (*flow).phase = new_phase;
-        (*flow).next = packet.seq.plus(packet.len);
-        maps::count_by(counter, u64::from(packet.len));
-    }
+fn opaque(work: &Work, flow: &mut Flow, new_phase: u32, counter: u32) -> Action {
+    let packet = &work.packet;
+    flow.phase = new_phase;
+    flow.next = packet.seq.plus(packet.len);
+    maps::count_by(counter, u64::from(packet.len));
     Action::Pass
 }

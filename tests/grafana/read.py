@@ -1,4 +1,6 @@
-"""Reads a dashboard into Grafana's own types, and says what of it those do not know."""
+# SPDX-License-Identifier: MIT OR Apache-2.0
+
+"""Reads a dashboard into Grafana's own types, and prints the parts that these types do not have."""
 
 import json
 import sys
@@ -8,25 +10,25 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 
-def differences(said, read, path):
-    """What of `said` did not come through; defaults that were added to it are no matter."""
-    if isinstance(said, dict) and isinstance(read, dict):
-        for name, value in said.items():
+def differences(written, read, path):
+    """The parts of `written` that are not in `read`. Defaults that were added to it are ignored."""
+    if isinstance(written, dict) and isinstance(read, dict):
+        for name, value in written.items():
             if name in read:
                 yield from differences(value, read[name], f"{path}/{name}")
             else:
                 yield f"{path}/{name}: not known"
-    elif isinstance(said, list) and isinstance(read, list) and len(said) == len(read):
-        for index, (one, other) in enumerate(zip(said, read)):
+    elif isinstance(written, list) and isinstance(read, list) and len(written) == len(read):
+        for index, (one, other) in enumerate(zip(written, read)):
             yield from differences(one, other, f"{path}/{index}")
-    elif said != read or type(said) is not type(read):
-        yield f"{path}: {said!r} is read as {read!r}"
+    elif written != read or type(written) is not type(read):
+        yield f"{path}: {written!r} is read as {read!r}"
 
 
 register_default_plugins()
 with open(sys.argv[1], encoding="utf-8") as file:
-    said = json.load(file)
-read = json.loads(JSONEncoder(sort_keys=True).encode(Dashboard.from_json(said)))
-found = list(differences(said, read, ""))
+    written = json.load(file)
+read = json.loads(JSONEncoder(sort_keys=True).encode(Dashboard.from_json(written)))
+found = list(differences(written, read, ""))
 print("\n".join(found))
 sys.exit(bool(found))

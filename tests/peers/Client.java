@@ -1,4 +1,5 @@
-// Java's java.net.http.HttpClient as it comes, which also offers h2c. Arguments and output as in common.py.
+// Java's java.net.http.HttpClient with its defaults, which also offers h2c. The arguments and the
+// output are those of common.py.
 
 import java.io.IOException;
 import java.net.URI;

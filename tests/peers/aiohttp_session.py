@@ -1,4 +1,6 @@
-"""Python's aiohttp: one session, and so one pool, for all workers."""
+# SPDX-License-Identifier: MIT OR Apache-2.0
+
+"""Python's aiohttp with one session, and therefore one pool, for all workers."""
 
 import asyncio
 

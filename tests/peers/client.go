@@ -1,4 +1,5 @@
-// Go's net/http with a client, and so a pool, for all workers. Arguments and output as in common.py.
+// Go's net/http with one client, and therefore one pool, for all workers. The arguments and the
+// output are those of common.py.
 package main
 
 import (
@@ -23,7 +24,7 @@ func main() {
 	url, key, upload := os.Args[1], os.Args[2], os.Args[4] == "post3m"
 	workers, seconds := int(number(os.Args[5])), number(os.Args[6])
 	client := &http.Client{Timeout: time.Duration(seconds * float64(time.Second))}
-	// A pool as wide as the use of it; the default keeps two connections.
+	// The pool keeps a connection for each worker. By default, it keeps two idle connections per host.
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = workers
 	client.Transport = transport

@@ -1,4 +1,4 @@
-// What the clients in JavaScript have in common: arguments and output, as in common.py.
+// Shared code of the JavaScript clients. The arguments and the output are those of common.py.
 'use strict';
 
 const [url, key, count, mode, workers, seconds] = process.argv.slice(2);
@@ -10,7 +10,8 @@ exports.body = upload ? Buffer.alloc(3_000_000, 'x') : undefined;
 exports.headers = { 'X-Api-Key': key };
 exports.milliseconds = seconds * 1000;
 
-// Runs `ask`, which promises {status, headers, body}, for each request, `workers` at a time.
+// Calls `ask` for each request, with `workers` calls at a time. `ask` returns a promise of {status,
+// headers, body}.
 exports.run = async (ask) => {
   let left = Number(count);
   const work = async () => {

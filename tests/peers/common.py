@@ -1,7 +1,10 @@
-"""What the Python clients have in common: arguments and output.
+# SPDX-License-Identifier: MIT OR Apache-2.0
 
-Arguments: URL KEY COUNT get|post3m WORKERS SECONDS. Prints one JSON object a line for each request, in the order of
-their ends: {"status", "headers", "body"} or {"error"}.
+"""Shared code of the Python clients for arguments and output.
+
+The arguments are URL KEY COUNT get|post3m WORKERS SECONDS. The output is a line with one JSON
+object for each request, in the order in which the requests end: {"status", "headers", "body"} or
+{"error"}.
 """
 
 import json
@@ -19,7 +22,7 @@ HEADERS = {"X-Api-Key": KEY}
 
 
 def share(worker):
-    """How many of the requests are this worker's."""
+    """Returns the number of requests that this worker sends."""
     return COUNT // WORKERS + (worker < COUNT % WORKERS)
 
 
@@ -33,6 +36,6 @@ def failed(error):
 
 
 def _print(line):
-    # One write, so that threads do not mix their lines.
+    # A single write keeps the lines of several threads apart.
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-// Node's own fetch, which is undici with its pool.
+// Node's built-in fetch, which is undici with its pool.
 'use strict';
 
 const common = require('./common.js');

@@ -1,4 +1,6 @@
-"""Python's http.client: a connection a worker, kept while the server keeps it."""
+# SPDX-License-Identifier: MIT OR Apache-2.0
+
+"""Python's http.client. Each worker keeps one connection until the server closes it."""
 
 import http.client
 import threading

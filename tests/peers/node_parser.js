@@ -1,8 +1,8 @@
-// Answers which requests Node's HTTP server (llhttp) sees in streams of bytes.
+// Reports which requests Node's HTTP server (llhttp) sees in streams of bytes.
 //
-// Reads a stream a line, in hexadecimal, and writes a line of JSON for each: by leniency of the
-// parser, the requests in their order, each with the number of bytes that the parser had when it
-// told of it, and its fields.
+// It reads one stream per line, in hexadecimal, and writes a line of JSON for each stream. For the
+// strict and the lenient parser, the line lists the requests in order. Each entry has the fields of
+// the request and the number of bytes that the parser had received when it reported the request.
 'use strict';
 
 const http = require('http');
@@ -53,7 +53,8 @@ class Peer {
     const connection = new Connection();
     connection.on('error', () => {});
     this.server.emit('connection', connection);
-    // A head ends with a line feed (or a CR, leniently): what is told then has just come to its end.
+    // A head ends with a line feed (or with a CR for the lenient parser). A request that the parser
+    // reports at that point has therefore just ended.
     let from = 0;
     for (let at = 0; at < stream.length && !connection.destroyed; at += 1) {
       if (stream[at] === 0x0a || stream[at] === 0x0d || at + 1 === stream.length) {

@@ -1,5 +1,5 @@
-// Node's HTTP server, as lenient as it can be, on the port of its argument: writes a line of JSON
-// with the fields of each request that it serves, before it answers.
+// Node's HTTP server, configured to be as lenient as possible. Its argument is the port. Before
+// each response, it writes a line of JSON with the fields of the request.
 'use strict';
 
 const fs = require('fs');
@@ -8,7 +8,7 @@ const http = require('http');
 const options = {
   insecureHTTPParser: true,
   requireHostHeader: false,
-  // Heads and bodies that never end are given up.
+  // The server closes a connection on which the head or the body of a request does not end.
   headersTimeout: 3000,
   requestTimeout: 3000,
   connectionsCheckingInterval: 500,

@@ -1,8 +1,10 @@
-"""Answers which requests Python's parsers see in streams of bytes.
+# SPDX-License-Identifier: MIT OR Apache-2.0
 
-Reads a stream a line, in hexadecimal, and writes a line of JSON for each: by parser, the requests
-in their order, each with the number of bytes that the parser had when it told of it, and its
-fields.
+"""Reports which requests Python's parsers see in streams of bytes.
+
+It reads one stream per line, in hexadecimal, and writes a line of JSON for each stream. For each
+parser, the line lists the requests in order. Each entry has the fields of the request and the number
+of bytes that the parser had received when it reported the request.
 """
 
 import io
@@ -20,12 +22,16 @@ def fields(pairs):
 
 
 def by_h11(stream):
-    """What a server on h11 (uvicorn, hypercorn) sees: it answers each request and goes on."""
+    """Returns the requests that a server based on h11 (uvicorn, hypercorn) sees.
+
+    The server answers each request and continues.
+    """
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=LONGEST)
     seen = []
     given = 0
     try:
-        # A head ends with a line feed: what is told then has just come to its end.
+        # A head ends with a line feed, so a request that the parser reports at that point has just
+        # ended.
         for line in io.BytesIO(stream):
             given += len(line)
             connection.receive_data(line)
@@ -34,7 +40,7 @@ def by_h11(stream):
                 if event is h11.NEED_DATA:
                     break
                 if event is h11.PAUSED:
-                    # Another protocol from here on, or the end.
+                    # In any other state, another protocol follows, or the connection ends.
                     if connection.their_state is not h11.DONE:
                         return seen
                     connection.start_next_cycle()
@@ -47,13 +53,14 @@ def by_h11(stream):
                         return seen
                     connection.start_next_cycle()
     except Exception:
-        # h11's own, or Python's on a number that is too long: so ends a server's connection.
+        # h11 rejects the stream, or Python rejects a number that is too long. A server closes the
+        # connection in both cases.
         pass
     return seen
 
 
 class Open(io.BytesIO):
-    """The bytes of a connection that stays open: who reads beyond them waits for ever."""
+    """The bytes of a connection that stays open. A read past their end would wait forever."""
 
     def readline(self, size=-1):
         line = super().readline(size)
@@ -69,7 +76,7 @@ class Open(io.BytesIO):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """What http.server sees whose application reads bodies by their length."""
+    """The requests that http.server sees with an application that reads bodies by their length."""
 
     protocol_version = "HTTP/1.1"
 
@@ -83,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
             while not self.close_connection:
                 self.handle_one_request()
         except Exception:
-            # So ends a server's connection.
+            # A server closes the connection after an error.
             pass
 
     def __getattr__(self, name):
@@ -93,7 +100,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def serve(self):
         pairs = [[name, value] for name, value in self.headers.items()]
-        # Its decoder takes bytes for ISO 8859-1; what it cannot keep so is no byte.
+        # The parser decodes bytes as ISO 8859-1. A character outside that encoding did not come
+        # from a byte of the stream.
         pairs = [[text.encode("latin-1", "replace").decode("latin-1") for text in pair] for pair in pairs]
         self.seen.append({"end": self.rfile.tell(), "fields": pairs})
         if "Transfer-Encoding" in self.headers:

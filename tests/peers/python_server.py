@@ -1,5 +1,10 @@
-"""Python's http.server on the port of its argument, with an application that reads bodies by their
-length: writes a line of JSON with the fields of each request that it serves, before it answers."""
+# SPDX-License-Identifier: MIT OR Apache-2.0
+
+"""Python's http.server, with an application that reads bodies by their length.
+
+The argument is the port. Before each response, the server writes a line of JSON with the fields of
+the request.
+"""
 
 import json
 import socket
@@ -9,7 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # Heads and bodies that never end are given up after these seconds.
+    # The number of seconds after which the server closes a connection on which a head or a body has
+    # not ended.
     timeout = 3
 
     def __getattr__(self, name):

@@ -1,5 +1,6 @@
-/* A disk that is read-only as long as there is a file READ_ONLY_WHILE: to files of a store that are open
- * already nothing can be written (EROFS). To be loaded before the C library (LD_PRELOAD). */
+/* Simulates a disk that is read-only as long as the file that READ_ONLY_WHILE names exists. Writes
+ * to files of a store that are already open fail with EROFS. This library has to be loaded before
+ * the C library (LD_PRELOAD). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

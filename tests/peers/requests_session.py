@@ -1,6 +1,8 @@
-"""Python's requests: one session, and so one pool, for all workers.
+# SPDX-License-Identifier: MIT OR Apache-2.0
 
-With RETRIES in the environment the session's adapter has that many `max_retries`.
+"""Python's requests with one session, and therefore one pool, for all workers.
+
+The environment variable RETRIES sets `max_retries` of the session's adapter.
 """
 
 import os

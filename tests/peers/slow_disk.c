@@ -1,5 +1,5 @@
-/* A disk that takes its time: fsync(2) and fdatasync(2) return after SLOW_DISK_MS milliseconds. To be
- * loaded before the C library (LD_PRELOAD). */
+/* Simulates a slow disk, on which fsync(2) and fdatasync(2) take SLOW_DISK_MS milliseconds longer.
+ * This library has to be loaded before the C library (LD_PRELOAD). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

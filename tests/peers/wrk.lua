@@ -1,5 +1,6 @@
--- wrk at full speed until it has seen so many answers. Arguments after `--`: KEY COUNT get|post3m.
--- Prints a line as common.py describes for each of them, and wrk its summary.
+-- Runs wrk at full speed until it has received COUNT responses. The arguments after `--` are KEY
+-- COUNT get|post3m. The script prints a line for each response as common.py describes it, and wrk
+-- adds its summary.
 
 function init(arguments)
   wrk.headers["X-Api-Key"] = arguments[1]
@@ -25,8 +26,8 @@ function response(status, headers, body)
   io.write('{"status":', status, ',"headers":[', table.concat(fields, ","), '],"body":', quoted(body), "}\n")
   if left == 0 then
     wrk.thread:stop()
-    -- Its first thread sleeps until its time is over, or it is interrupted.
-    -- Not by os.execute: system(3) ignores the signal meanwhile.
+    -- The first thread of wrk sleeps until its time is over or a signal interrupts it.
+    -- os.execute would not work here, because system(3) ignores the signal while it runs.
     io.popen("kill -INT $PPID"):close()
   end
 end

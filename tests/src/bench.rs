@@ -1,4 +1,6 @@
-//! What the benches have in common: their command line, medians, targets, and the file that they write.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The parts that all benches share: the command line, medians, targets, and the results file.
 
 use std::{
     fmt::{self, Display, Formatter},
@@ -9,27 +11,30 @@ use std::{
 
 use serde_json::{Value, json};
 
-/// What the command line of a bench says.
+/// The command line of a bench.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Args {
-    /// Where the figures go, for programs to read.
+    /// The file to which the figures are written as JSON.
     pub json: Option<PathBuf>,
-    /// Fewer and shorter rounds: shows that all runs, and about where it comes out.
+    /// Whether to run fewer and shorter rounds. A quick run shows that every case works, but its
+    /// figures are only rough.
     pub quick: bool,
-    /// Only what must not get worse, and the exit status says whether it did.
+    /// Whether to run only the cases that guard against a regression, and to exit with a failure if
+    /// a case misses its bound.
     pub guard: bool,
-    /// A part of the names of the cases to run; empty: all.
+    /// The string that the name of a case must contain for the case to run. An empty string selects
+    /// all cases.
     pub filter: String,
 }
 
 impl Args {
     /// # Errors
-    /// What is wrong with them.
+    /// Returns a message if an argument is not valid.
     pub fn parse(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut parsed = Self::default();
         while let Some(arg) = args.next() {
             match arg.as_str() {
-                // What cargo says to every bench.
+                // cargo passes this argument to every bench.
                 "--bench" => {}
                 "--quick" => parsed.quick = true,
                 "--guard" => parsed.guard = true,
@@ -41,23 +46,23 @@ impl Args {
         Ok(parsed)
     }
 
-    /// Whether a case of that name is asked for.
+    /// Returns whether the case `name` was selected.
     pub fn wants(&self, name: &str) -> bool {
         name.contains(&self.filter)
     }
 }
 
-/// What a bench has to show.
+/// The results of a bench.
 pub trait Report: Display {
     fn json(&self) -> Value;
 
-    /// Whether it got worse than it may.
+    /// Returns whether a figure misses its bound.
     fn failed(&self) -> bool {
         false
     }
 }
 
-/// Runs a bench as the command line says, prints what comes out and writes it.
+/// Runs a bench with the command-line arguments, prints its results and writes them to a file.
 pub fn main<R: Report>(name: &str, run: impl FnOnce(&Args) -> R) -> ExitCode {
     let args = match Args::parse(std::env::args().skip(1)) {
         Ok(args) => args,
@@ -66,7 +71,7 @@ pub fn main<R: Report>(name: &str, run: impl FnOnce(&Args) -> R) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let machine = Machine::of_now();
+    let machine = Environment::of_now();
     println!("{machine}");
     let report = run(&args);
     print!("{report}");
@@ -93,17 +98,17 @@ fn write(file: &Path, all: &Value) -> io::Result<()> {
     fs::write(file, format!("{all:#}\n"))
 }
 
-/// Where it was measured, and how busy that was before.
+/// The machine on which a bench ran, and its load before the bench.
 #[derive(Debug)]
-pub struct Machine {
+pub struct Environment {
     pub cpu: String,
     pub cpus: usize,
     pub kernel: String,
-    /// Of the last minute (proc_loadavg(5)).
+    /// The load average over the last minute (proc_loadavg(5)).
     pub load: f64,
 }
 
-impl Machine {
+impl Environment {
     pub fn of_now() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let cpuinfo = read("/proc/cpuinfo");
@@ -135,7 +140,7 @@ impl Machine {
     }
 }
 
-impl Display for Machine {
+impl Display for Environment {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self {
             cpu,
@@ -147,28 +152,29 @@ impl Display for Machine {
     }
 }
 
-/// The one in the middle; of none, not a number.
+/// Returns the median, or NaN if there are no values.
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_unstable_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// The value that `part` of all do not exceed; of none, not a number.
+/// Returns the quantile of the sorted values at `part` (0 to 1), or NaN if there are no values. If
+/// the quantile falls between two values, the larger value is returned.
 pub fn quantile(sorted: &[f64], part: f64) -> f64 {
     let last = sorted.len().saturating_sub(1);
     let at = (last as f64 * part).ceil() as usize;
     sorted.get(at).copied().unwrap_or(f64::NAN)
 }
 
-/// On which side of its bound a figure is to be.
+/// The bound that a figure has to meet: a maximum or a minimum.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Bound {
     AtMost(f64),
     AtLeast(f64),
 }
 
-/// A figure, and what it should be.
+/// A figure, and the bound that the figure has to meet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Target {
     pub what: String,
@@ -187,7 +193,7 @@ impl Target {
         Self { what, bound, seen }
     }
 
-    /// What was not measured is not reached.
+    /// Returns whether the figure meets its bound. A figure that was not measured does not meet it.
     pub fn reached(&self) -> bool {
         match self.bound {
             Bound::AtMost(most) => self.seen <= most,

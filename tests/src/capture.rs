@@ -1,30 +1,34 @@
-//! What went over an interface, and when: tcpdump's capture, read back.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Reads the packets that tcpdump captured on an interface, as segments with their times.
 
 use std::{
     collections::HashMap,
     fs, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::PathBuf,
 };
 
+use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
 use nix::sys::signal::Signal;
 
 use crate::{Lab, clock, process::Process};
 
-/// Bytes kept of each packet: headers and the start of the message.
+/// The number of bytes that tcpdump keeps of each packet, which is enough for the headers and the
+/// start of the message.
 const KEPT: &str = "160";
 
-/// Kernel buffer in KiB: a machine busy with wrk reads late.
+/// The size of tcpdump's kernel buffer in KiB. The buffer is large because tcpdump may be unable to
+/// read the packets in time while wrk keeps the machine busy.
 const BUFFER: &str = "65536";
 
 const NANOSECOND_MAGIC: u32 = 0xa1b2_3c4d;
 const FILE_HEADER: usize = 24;
 const RECORD_HEADER: usize = 16;
-const ETHERNET_HEADER: usize = 14;
-const TCP: u8 = 6;
 
-/// A datagram to the discard port ends a capture: when it is in the file, so is
-/// all that passed before it.
+/// The port and the payload of the datagram that marks the end of a capture. The port is that of
+/// the discard service. Once the capture file contains this datagram, the file also contains all
+/// earlier packets.
 const DISCARD_PORT: u16 = 9;
 const END: &[u8] = b"the capture ends here";
 
@@ -33,38 +37,39 @@ const END: &[u8] = b"the capture ends here";
 pub struct Capture {
     process: Process,
     file: PathBuf,
-    /// Sends the datagram that marks the end.
+    /// The socket that sends the datagram that marks the end of the capture.
     marker: UdpSocket,
 }
 
 /// A TCP segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
-    /// Nanoseconds since the epoch.
+    /// The time in nanoseconds since the epoch.
     pub time: u64,
     pub from: SocketAddr,
     pub to: SocketAddr,
-    /// The sequence number of its first byte.
+    /// The sequence number of the first byte of the payload.
     pub seq: u32,
-    /// The start of what it carries.
+    /// The start of the payload.
     pub data: Vec<u8>,
-    /// How many bytes it carries.
+    /// The length of the payload in bytes.
     pub length: usize,
 }
 
-/// A request and its answer as they passed the interface.
+/// A request and its response, with the times at which they passed through the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exchange {
-    /// When the request came in, in nanoseconds since the epoch: before the
-    /// kernel program saw it.
+    /// The time at which the request arrived, in nanoseconds since the epoch. The kernel program
+    /// sees the request after this time.
     pub asked: u64,
-    /// When the answer left: after the decision.
+    /// The time at which the response left, in nanoseconds since the epoch. The kernel program has
+    /// decided about the request before this time.
     pub answered: u64,
     pub status: u16,
 }
 
 impl Capture {
-    /// Starts to capture TCP of `port` and waits until it does.
+    /// Starts to capture the TCP packets of `port`, and waits until tcpdump is ready.
     pub fn start(lab: &Lab, name: &str, port: u16) -> Self {
         let file = lab.file(&format!("{name}.pcap"));
         let log = lab.file(&format!("{name}.log"));
@@ -96,7 +101,7 @@ impl Capture {
         }
     }
 
-    /// Ends the capture and returns the segments with data, in order.
+    /// Ends the capture and returns all segments that carry data, in order.
     pub fn finish(self) -> Vec<Packet> {
         let mut packets = self.finish_all();
         packets.retain(|packet| !packet.data.is_empty());
@@ -106,7 +111,8 @@ impl Capture {
     /// Ends the capture and returns all segments, in order.
     pub fn finish_all(mut self) -> Vec<Packet> {
         clock::eventually("the capture has its end", || {
-            // The answer to an earlier one (nobody listens) may come as an error.
+            // No socket listens on the port. An ICMP error for an earlier datagram may therefore
+            // make this call fail, and the failure is ignored.
             let _ = self.marker.send(END);
             let file = fs::read(&self.file).unwrap_or_default();
             file.windows(END.len()).any(|window| window == END)
@@ -117,8 +123,8 @@ impl Capture {
     }
 }
 
-/// Pairs requests to `port` with their answers, in the order of the requests,
-/// for clients that wait for an answer before they ask again.
+/// Pairs each request to `port` with its response, and returns the pairs in the order of the
+/// requests. Each client must have waited for a response before it sent its next request.
 pub fn exchanges(packets: &[Packet], port: u16) -> Vec<Exchange> {
     let mut open: HashMap<SocketAddr, u64> = HashMap::new();
     let mut exchanges = Vec::new();
@@ -145,7 +151,7 @@ fn status(data: &[u8]) -> Option<u16> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// Reads a capture file. A last record that tcpdump did not finish is left out.
+/// Decodes the packets in the content of a capture file, without an incomplete record at its end.
 fn parse(file: &[u8]) -> Vec<Packet> {
     let magic = number(file, 0);
     assert_eq!(magic, Some(NANOSECOND_MAGIC), "a capture in nanoseconds");
@@ -170,47 +176,40 @@ fn number(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.try_into().expect("four bytes")))
 }
 
+/// Decodes a frame. The end of its payload may be missing from the capture.
 fn segment(frame: &[u8], time: u64) -> Option<Packet> {
-    let ip = frame.get(ETHERNET_HEADER..)?;
-    let protocol = if ip.first()? >> 4 == 6 {
-        ip.get(6)?
-    } else {
-        ip.get(9)?
+    let packet = LaxSlicedPacket::from_ethernet(frame).ok()?;
+    let (from, to, length): (IpAddr, IpAddr, usize) = match packet.net? {
+        LaxNetSlice::Ipv4(ip) => {
+            let ip = ip.header();
+            let length = usize::from(ip.total_len()).checked_sub(ip.slice().len())?;
+            (
+                ip.source_addr().into(),
+                ip.destination_addr().into(),
+                length,
+            )
+        }
+        LaxNetSlice::Ipv6(ip) => {
+            let extensions = ip.extensions().slice().len();
+            let ip = ip.header();
+            let length = usize::from(ip.payload_length()).checked_sub(extensions)?;
+            (
+                ip.source_addr().into(),
+                ip.destination_addr().into(),
+                length,
+            )
+        }
+        LaxNetSlice::Arp(_) => return None,
     };
-    if *protocol != TCP {
+    let TransportSlice::Tcp(tcp) = packet.transport? else {
         return None;
-    }
-    let (from, to, at): (IpAddr, IpAddr, usize) = if ip.first()? >> 4 == 6 {
-        let address = |at: usize| <[u8; 16]>::try_from(ip.get(at..at + 16)?).ok();
-        (
-            Ipv6Addr::from(address(8)?).into(),
-            Ipv6Addr::from(address(24)?).into(),
-            40,
-        )
-    } else {
-        let address = |at: usize| <[u8; 4]>::try_from(ip.get(at..at + 4)?).ok();
-        let header = usize::from(ip[0] & 15) * 4;
-        (
-            Ipv4Addr::from(address(12)?).into(),
-            Ipv4Addr::from(address(16)?).into(),
-            header,
-        )
     };
-    let half = |at: usize| Some(u16::from_be_bytes([*ip.get(at)?, *ip.get(at + 1)?]));
-    let total = if at == 40 {
-        40 + usize::from(half(4)?)
-    } else {
-        usize::from(half(2)?)
-    };
-    let tcp = ip.get(at..)?;
-    let port = |at: usize| Some(u16::from_be_bytes([*tcp.get(at)?, *tcp.get(at + 1)?]));
-    let header = usize::from(tcp.get(12)? >> 4) * 4;
     Some(Packet {
         time,
-        from: SocketAddr::new(from, port(0)?),
-        to: SocketAddr::new(to, port(2)?),
-        seq: u32::from_be_bytes(tcp.get(4..8)?.try_into().ok()?),
-        data: tcp.get(header..).unwrap_or_default().to_vec(),
-        length: total.checked_sub(at + header)?,
+        from: SocketAddr::new(from, tcp.source_port()),
+        to: SocketAddr::new(to, tcp.destination_port()),
+        seq: tcp.sequence_number(),
+        data: tcp.payload().to_vec(),
+        length: length.checked_sub(tcp.header_slice().len())?,
     })
 }

@@ -1,9 +1,10 @@
-//! Names that say whose they are, and the removal of what nobody owns.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Names that contain the pid of their owner, and the removal of objects whose owner is gone.
 //!
-//! Destructors do the cleaning. They do not run in a process that is killed,
-//! so everything that outlives a process carries its pid in its name:
-//! namespaces, pins and directories of a process that is gone are removed by
-//! the next one.
+//! Destructors clean up, but they do not run in a process that is killed. The name of every object
+//! that can outlive its process (a network namespace, a pin, a directory) therefore contains the
+//! pid of the process. The next run removes the objects of processes that no longer exist.
 
 use std::{
     fs,
@@ -23,34 +24,34 @@ const BPF_FS: &str = "/sys/fs/bpf";
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 static SWEEP: Once = Once::new();
 
-/// A name that no other lab has, on this machine and in this process.
+/// Returns a name that no other lab on this machine has.
 pub fn unique_name() -> String {
     SWEEP.call_once(sweep_orphans);
     let number = COUNTER.fetch_add(1, Ordering::Relaxed);
     format!("{PREFIX}{}-{number}", process::id())
 }
 
-/// The directory of the lab `name`.
+/// Returns the directory of the lab `name`.
 pub fn directory(name: &str) -> PathBuf {
     std::env::temp_dir().join(name)
 }
 
-/// The pin directory of the lab `name`.
+/// Returns the pin directory of the lab `name`.
 pub fn pins(name: &str) -> PathBuf {
     Path::new(BPF_FS).join(name)
 }
 
-/// The cgroup of the lab `name`, directly below the root of the hierarchy of version 2.
+/// Returns the cgroup of the lab `name`, directly below the root of the cgroup v2 hierarchy.
 ///
 /// # Panics
-/// When that is mounted nowhere.
+/// Panics if the cgroup v2 hierarchy is not mounted.
 pub fn cgroup(name: &str) -> PathBuf {
     cgroups()
         .expect("cgroups of version 2 are mounted")
         .join(name)
 }
 
-/// Where cgroups of version 2 are mounted (proc_pid_mounts(5)).
+/// Returns the mount point of the cgroup v2 hierarchy (proc_pid_mounts(5)).
 fn cgroups() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
     mounts.lines().find_map(|line| {
@@ -60,7 +61,8 @@ fn cgroups() -> Option<PathBuf> {
     })
 }
 
-/// Removes a cgroup with those in it; tells whether it is gone. It stays while there are processes in it.
+/// Removes a cgroup and its children, and returns whether the cgroup is gone. A cgroup that still
+/// contains processes cannot be removed.
 pub fn remove_cgroup(path: &Path) -> bool {
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -71,8 +73,8 @@ pub fn remove_cgroup(path: &Path) -> bool {
     !path.exists()
 }
 
-/// Removes what labs of this process have made, for use before an exit that
-/// runs no destructors (an interrupt).
+/// Removes everything that the labs of this process have created. This function is called before an
+/// exit that runs no destructors, for example after an interrupt.
 pub fn everything_of_this_process() {
     crate::process::kill_all();
     let own = process::id();
@@ -111,7 +113,7 @@ fn entries(directory: &Path, chosen: impl Fn(&str) -> bool) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The pid in a name made by [`unique_name`].
+/// Returns the pid in a name from [`unique_name`], or `None` for any other name.
 fn owner(name: &str) -> Option<u32> {
     let (pid, _) = name.strip_prefix(PREFIX)?.split_once('-')?;
     pid.parse().ok()

@@ -1,4 +1,6 @@
-//! Waiting for what happens, and for midnight to be out of the way.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Functions that wait for a condition, or that keep a test away from midnight UTC.
 
 use std::{
     thread,
@@ -7,17 +9,18 @@ use std::{
 
 const DAY: u64 = 86_400;
 
-/// How long anything that must happen may take on a busy machine. It bounds a
-/// failure; no test waits for it to pass.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest time that an expected event may take on a busy machine. Only a failing test waits
+/// this long.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Time after which a peer without a kernel sends again what was not acknowledged.
+/// The interval after which a raw peer, which does not use the kernel's TCP, retransmits bytes that
+/// have not been acknowledged.
 pub const RETRY: Duration = Duration::from_millis(50);
 
-/// Time between two looks at a condition that offers no event to wait on.
+/// The interval at which a condition is polled.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Seconds since the epoch.
+/// Returns the current time in seconds since the epoch.
 pub fn unix_now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -25,13 +28,13 @@ pub fn unix_now() -> u64 {
         .as_secs()
 }
 
-/// Whole seconds until the next midnight UTC, 1 to 86400.
+/// Returns the number of whole seconds until the next midnight UTC, from 1 to 86400.
 pub fn seconds_to_midnight() -> u64 {
     DAY - unix_now() % DAY
 }
 
-/// Returns only when the coming `span` holds no midnight UTC, so that a test
-/// about one day's count sees one day.
+/// Waits, if necessary, until no midnight UTC falls within the next `span`. All requests of a test
+/// that then takes less than `span` are counted on the same day.
 pub fn avoid_midnight(span: Duration) {
     let mut told = false;
     while seconds_to_midnight() <= span.as_secs() + 1 {
@@ -46,16 +49,16 @@ pub fn avoid_midnight(span: Duration) {
 /// Waits until `condition` holds.
 ///
 /// # Panics
-/// When it does not hold within [`PATIENCE`].
+/// Panics if the condition does not hold within [`PATIENCE`].
 #[track_caller]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     eventually_some(what, || condition().then_some(()));
 }
 
-/// Waits until `find` finds something.
+/// Waits until `find` returns a value.
 ///
 /// # Panics
-/// When nothing is found within [`PATIENCE`].
+/// Panics if `find` returns no value within [`PATIENCE`].
 #[track_caller]
 pub fn eventually_some<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
@@ -71,8 +74,8 @@ pub fn eventually_some<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T 
     }
 }
 
-/// The times between which something happened, both in seconds since the
-/// epoch, to check an answer that depends on the clock without racing it.
+/// The times before and after an action, both in seconds since the epoch. With both times, a test
+/// can check an answer that depends on the clock, whenever during the action the clock was read.
 #[derive(Debug, Clone, Copy)]
 pub struct Span {
     pub before: u64,
@@ -80,7 +83,7 @@ pub struct Span {
 }
 
 impl Span {
-    /// Runs `action` and notes the clock before and after it.
+    /// Runs `action` and reads the clock before and after it.
     pub fn around<T>(action: impl FnOnce() -> T) -> (T, Self) {
         let before = unix_now();
         let result = action();
@@ -88,8 +91,8 @@ impl Span {
         (result, Self { before, after })
     }
 
-    /// Whether `seconds` leads from a moment of this span to the midnight UTC
-    /// after it, a second's rounding up or down allowed.
+    /// Returns whether `seconds` is the time to the next midnight UTC from any moment in this span,
+    /// give or take one second for rounding.
     pub fn leads_to_midnight(self, seconds: u64) -> bool {
         let left = |now: u64| DAY - now % DAY;
         (left(self.after).saturating_sub(1)..=left(self.before) + 1).contains(&seconds)

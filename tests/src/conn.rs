@@ -1,4 +1,6 @@
-//! A TCP connection that a test drives byte by byte.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A TCP connection that a test controls byte by byte.
 
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
@@ -9,16 +11,18 @@ use std::{
 
 use socket2::SockRef;
 
+use socket2::{Domain, Socket, Type};
+
 use crate::{
     Namespace, Response, clock,
     http::{self, Head, bad},
 };
 
-/// How much is read at once.
+/// The size of the buffer for one read, in bytes.
 const READ: usize = 64 * 1024;
 
-/// One end of a connection. Small writes leave at once, each in a segment of
-/// its own; reads give up after [`clock::PATIENCE`].
+/// One end of a TCP connection. Each small write is sent immediately in its own segment, and a read
+/// fails if no bytes arrive within [`clock::PATIENCE`].
 #[derive(Debug)]
 pub struct Conn {
     stream: TcpStream,
@@ -26,10 +30,10 @@ pub struct Conn {
 }
 
 impl Conn {
-    /// Connects from `namespace`.
+    /// Opens a connection from `namespace`.
     ///
     /// # Panics
-    /// When the server does not answer.
+    /// Panics if the server does not accept the connection.
     #[track_caller]
     pub fn open(namespace: &Namespace, to: SocketAddr) -> Self {
         match Self::try_open(namespace, to) {
@@ -41,6 +45,24 @@ impl Conn {
     pub fn try_open(namespace: &Namespace, to: SocketAddr) -> io::Result<Self> {
         let stream = namespace.enter(|| TcpStream::connect_timeout(&to, clock::PATIENCE))?;
         Self::new(stream)
+    }
+
+    /// Opens a connection from the address and port `from`. If the port is 0, the kernel chooses
+    /// one.
+    ///
+    /// # Panics
+    /// Panics if the server does not accept the connection.
+    #[track_caller]
+    pub fn open_from(namespace: &Namespace, from: SocketAddr, to: SocketAddr) -> Self {
+        let connected = namespace.enter(|| {
+            let domain = Domain::for_address(from);
+            let socket = Socket::new(domain, Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.bind(&from.into())?;
+            socket.connect_timeout(&to.into(), clock::PATIENCE)?;
+            Self::new(socket.into())
+        });
+        connected.unwrap_or_else(|error| panic!("cannot reach {to} from {from}: {error}"))
     }
 
     pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
@@ -59,7 +81,7 @@ impl Conn {
     /// Writes all of `bytes` in one call.
     ///
     /// # Panics
-    /// When the connection is broken.
+    /// Panics if the connection is broken.
     #[track_caller]
     pub fn send(&mut self, bytes: &[u8]) {
         if let Err(error) = self.try_send(bytes) {
@@ -71,13 +93,14 @@ impl Conn {
         self.stream.write_all(bytes)
     }
 
-    /// As a server: answers with nothing, or learns that nobody is there any more.
+    /// Sends an empty 200 response, as a server does. Returns an error if the client has closed the
+    /// connection.
     pub fn try_answer(&mut self) -> io::Result<()> {
         self.try_send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     }
 
-    /// Writes each piece and waits until the other side's TCP has all of it,
-    /// so that every piece travels in a segment of its own.
+    /// Writes the pieces one by one. Waits after each piece until the peer's TCP has acknowledged
+    /// all of it, and each piece is therefore sent in its own segment.
     #[track_caller]
     pub fn send_pieces<'a>(&mut self, pieces: impl IntoIterator<Item = &'a [u8]>) {
         for piece in pieces {
@@ -86,31 +109,31 @@ impl Conn {
         }
     }
 
-    /// Bytes written that the other side's TCP has not acknowledged.
+    /// Returns the number of written bytes that the peer's TCP has not acknowledged.
     pub fn unacknowledged(&self) -> usize {
         let mut bytes: libc::c_int = 0;
-        // SAFETY: SIOCOUTQ (tcp(7)) stores one int through the pointer, which is
-        // valid for the call; the descriptor is open as long as `self`.
+        // SAFETY: SIOCOUTQ (tcp(7)) stores one int through the pointer, which is valid for the
+        // call; the descriptor stays open as long as `self` lives.
         let result =
             unsafe { libc::ioctl(self.stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
         assert_eq!(result, 0, "ask for the unacknowledged bytes");
         usize::try_from(bytes).expect("a count")
     }
 
-    /// Sends a GET with a key and reads the answer.
+    /// Sends a GET request with a key and reads the response.
     #[track_caller]
     pub fn get(&mut self, path: &str, key: &str) -> Response {
         self.send(&http::request(path, key));
         self.response()
     }
 
-    /// The same where the connection may break.
+    /// Does the same as [`Self::get`], but returns an error if the connection fails.
     pub fn try_get(&mut self, path: &str, key: &str) -> io::Result<Response> {
         self.try_send(&http::request(path, key))?;
         self.try_response()
     }
 
-    /// Sends a whole request (not HEAD) and reads the answer.
+    /// Sends a complete request, which must not be a HEAD request, and reads the response.
     #[track_caller]
     pub fn ask(&mut self, request: &[u8]) -> Response {
         self.send(request);
@@ -120,7 +143,7 @@ impl Conn {
     /// Reads the next response.
     ///
     /// # Panics
-    /// When none comes or it is not HTTP.
+    /// Panics if no response arrives, or if the received bytes are not HTTP.
     #[track_caller]
     pub fn response(&mut self) -> Response {
         match self.try_response() {
@@ -133,7 +156,7 @@ impl Conn {
         self.read_response(true)
     }
 
-    /// Reads the answer to a HEAD, which has no body whatever its headers say.
+    /// Reads the response to a HEAD request, which has no body regardless of its headers.
     #[track_caller]
     pub fn head_response(&mut self) -> Response {
         match self.try_head_response() {
@@ -151,7 +174,7 @@ impl Conn {
         let (head, status) = loop {
             let head = self.head()?;
             let status = head.status()?;
-            // 101 is a final answer: what follows it is no longer HTTP.
+            // A response with status 101 is final, and the bytes after it are not HTTP.
             if status >= 200 || status == 101 {
                 break (head, status);
             }
@@ -228,7 +251,7 @@ impl Conn {
         Ok(self.buffer.drain(..length).collect())
     }
 
-    /// Reads until the other side closes.
+    /// Reads until the peer closes the connection.
     pub fn rest(&mut self) -> io::Result<Vec<u8>> {
         loop {
             match self.more() {
@@ -243,7 +266,8 @@ impl Conn {
 
     fn more(&mut self) -> io::Result<()> {
         let mut bytes = [0; READ];
-        // A read with a timeout is not restarted by itself (signal(7)).
+        // A signal interrupts a read that has a timeout, and the kernel does not restart the read
+        // (signal(7)).
         let read = loop {
             match self.stream.read(&mut bytes) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -257,34 +281,33 @@ impl Conn {
         Ok(())
     }
 
-    /// Asserts that the other side has closed, or does so now, orderly and
-    /// without another byte.
+    /// Asserts that the peer closes the connection with a FIN and sends no bytes before the FIN.
     #[track_caller]
     pub fn assert_closed(&mut self) {
         match self.rest() {
             Ok(rest) => assert!(
                 rest.is_empty(),
-                "more came: {:?}",
+                "more bytes arrived: {:?}",
                 String::from_utf8_lossy(&rest)
             ),
             Err(error) => panic!("no orderly close: {error}"),
         }
     }
 
-    /// How the connection ends for one who reads on: the bytes before the end,
-    /// or the error in its place.
+    /// Reads until the connection ends. Returns the bytes that arrived before the end, or the error
+    /// that ended the connection.
     pub fn fate(&mut self) -> io::Result<Vec<u8>> {
         self.rest()
     }
 
-    /// Bounds later reads; for tests about an answer that must not come.
+    /// Sets the timeout of later reads. Tests that expect no response use a short one.
     pub fn set_read_timeout(&self, timeout: Duration) {
         self.stream
             .set_read_timeout(Some(timeout))
             .expect("set a timeout");
     }
 
-    /// Whether bytes are there to be read without waiting.
+    /// Returns whether bytes can be read without waiting.
     pub fn has_bytes(&mut self) -> bool {
         if !self.buffer.is_empty() {
             return true;
@@ -295,27 +318,28 @@ impl Conn {
         matches!(seen, Ok(1))
     }
 
-    /// Writes `bytes` and ends the sending half, both in one segment.
+    /// Writes `bytes` and closes the sending half; the bytes and the FIN are sent in one segment.
     pub fn send_with_end(&mut self, bytes: &[u8]) {
         let sent = SockRef::from(&self.stream).send_with_flags(bytes, libc::MSG_MORE);
         assert_eq!(sent.ok(), Some(bytes.len()), "send the last bytes");
         self.finish();
     }
 
-    /// Ends the sending half, as a client does that has said all.
+    /// Closes the sending half, as a client does after its last request.
     pub fn finish(&self) {
-        // The other side may have closed first; then there is nothing to end.
+        // This call fails if the peer has already closed the connection.
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
-    /// Breaks the connection off with an RST.
+    /// Resets the connection.
     pub fn reset(self) {
         SockRef::from(&self.stream)
             .set_linger(Some(Duration::ZERO))
             .expect("set linger");
     }
 
-    /// Another handle on the same connection, to wake a reader of this one.
+    /// Returns another handle to the same connection. Another thread can use the handle to end a
+    /// read that waits on this connection.
     pub(crate) fn handle(&self) -> TcpStream {
         self.stream.try_clone().expect("a second handle")
     }

@@ -1,6 +1,9 @@
-//! A bad way: packets are lost, doubled and held up by chance, at an interface of a lab, in the
-//! kernel. It takes packets as they are there: large ones before they are cut, checksums left to the
-//! device, both ways of loopback. (A [`crate::wire::Wire`] sees what comes out of a device.)
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A bad network path: kernel programs on a lab's interface drop, duplicate and delay packets at
+//! random. The programs see the packets as they are on the interface. These include large packets
+//! before segmentation, packets whose checksums are left to the device, and both directions of
+//! loopback. (A [`crate::wire::Wire`] sees the packets that leave a device.)
 
 #[path = "../disorder/src/abi.rs"]
 pub(crate) mod abi;
@@ -22,24 +25,25 @@ use crate::{
 
 pub use self::abi::Rule;
 
-/// Built by build.rs.
+/// The kernel object, which build.rs builds.
 pub(crate) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/limiter-disorder"));
 
-/// The veth pair through which late packets go. Its queue (tbf) has every packet for
-/// [`QUEUE_OVERHEAD`] bytes longer than it is, and lets [`QUEUE_BURST`] bytes through at once: one
-/// packet of whatever length, and not another one after it before a quarter of a
-/// millisecond.
+/// Delayed packets go through a veth pair with a queue (tbf). The queue adds [`QUEUE_OVERHEAD`]
+/// bytes to the length of each packet and lets [`QUEUE_BURST`] bytes through at once. A packet
+/// therefore passes an idle queue immediately, whatever its length, and the next packet follows
+/// after a quarter of a millisecond at the earliest.
 const QUEUE_OVERHEAD: &str = "200000";
 const QUEUE_BURST: &str = "270000";
 const QUEUE_RATE: &str = "4gbit";
-/// Bytes that wait at most; more packets than tests hold up.
+/// The capacity of the queue in bytes, which is larger than the total size of the packets that any
+/// test delays.
 const QUEUE_LIMIT: &str = "1000000000";
-/// Takes a packet of loopback, whose MTU is larger.
+/// The MTU of the veth pair, which is large enough for a loopback packet.
 const QUEUE_MTU: u32 = 65_535;
 
 impl Rule {
-    /// Nothing happens.
+    /// A rule under which packets pass unchanged.
     pub const NONE: Self = Self {
         flags: 0,
         lose: 0,
@@ -48,7 +52,7 @@ impl Rule {
         hold: 0,
     };
 
-    /// Packets with one of these TCP flags are lost.
+    /// Returns a rule that drops all packets with at least one of these TCP flags.
     pub const fn eats(flags: u32) -> Self {
         Self {
             flags,
@@ -58,15 +62,16 @@ impl Rule {
     }
 }
 
-/// So many of a hundred, as a [`Rule`] has it.
+/// Converts a percentage to the scale of a [`Rule`].
 pub const fn percent(percent: u32) -> u32 {
     abi::CERTAIN * percent / 100
 }
 
-// SAFETY: it consists of integers, and has no padding.
+// SAFETY: the type consists of integers and has no padding.
 unsafe impl Pod for Config {}
 
-/// What was done to the packets of one direction.
+/// The number of packets in one direction that the programs have seen, and for each action the
+/// number of packets to which they have applied it.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
     pub seen: u64,
@@ -74,23 +79,25 @@ pub struct Counts {
     pub doubled: u64,
     pub echoed: u64,
     pub held: u64,
-    /// Those held, and echoes, that have come by now; one that was as large as can be (loopback's
-    /// are) comes in two.
+    /// The number of delayed packets and delayed copies that have arrived. Packets of the largest
+    /// size, which occur on loopback, are counted twice because each arrives as two packets.
     pub late: u64,
 }
 
-/// Which end of the way the interface is at.
+/// The end of the path at which the programs are attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// The client's, or loopback: packets are disturbed before any program of the server sees what
-    /// the client sent, and after it has seen what the server sends.
+    /// The client's interface, or loopback. These programs act on packets from the client before
+    /// the server's programs see them, and on packets from the server after the server's programs
+    /// have seen them.
     Client,
-    /// The server's. Programs that are attached later see what the server sends only after it was
-    /// disturbed.
+    /// The server's interface. Programs that are attached to this interface later see packets from
+    /// the server only after the packets have been dropped, duplicated or delayed.
     Server,
 }
 
-/// Programs at an interface; gone when dropped, with what they held.
+/// The programs on an interface. Dropping this value removes the programs and the packets that they
+/// hold.
 pub struct Disorder {
     config: Array<MapData, Config>,
     counts: PerCpuArray<MapData, u64>,
@@ -99,7 +106,8 @@ pub struct Disorder {
 }
 
 impl Disorder {
-    /// At the client's interface of a lab, about `port` of the server; does nothing yet.
+    /// Attaches the programs to the client's interface of a lab, for the traffic of the server's
+    /// `port`. Packets pass unchanged until a rule is set.
     pub fn at_client(lab: &Lab, port: u16) -> Self {
         let interface = match lab.interface() {
             "lo" => "lo",
@@ -108,7 +116,7 @@ impl Disorder {
         Self::at(lab.client(), interface, Side::Client, port)
     }
 
-    /// At the server's interface of a lab that is not loopback.
+    /// Attaches the programs to the server's interface of a lab that does not use loopback.
     pub fn at_server(lab: &Lab, port: u16) -> Self {
         Self::at(lab.server(), SERVER_INTERFACE, Side::Server, port)
     }
@@ -117,7 +125,8 @@ impl Disorder {
         let (slow, back) = (format!("{interface}-slow"), format!("{interface}-back"));
         make_queue(namespace, &slow, &back);
         if interface == "lo" {
-            // What has been somewhere else than on loopback would be taken for a stranger's.
+            // Without this setting, the kernel treats a loopback packet that has passed through
+            // another device as a martian packet, and drops it.
             namespace.set("net/ipv4/conf/lo/route_localnet", "1");
         }
         let mut ebpf = Ebpf::load(OBJECT).unwrap_or_else(|error| panic!("load: {error:?}"));
@@ -153,12 +162,12 @@ impl Disorder {
         disorder
     }
 
-    /// What happens from now on, both ways.
+    /// Sets one rule for both directions.
     pub fn set_both(&mut self, rule: Rule) {
         self.set(rule, rule);
     }
 
-    /// What happens from now on.
+    /// Sets the rule for each direction.
     pub fn set(&mut self, to_server: Rule, to_client: Rule) {
         self.now.rules[TO_SERVER] = to_server;
         self.now.rules[TO_CLIENT] = to_client;
@@ -169,25 +178,25 @@ impl Disorder {
         self.config.set(0, self.now, 0).expect("set the rules");
     }
 
-    /// What was done to packets from clients.
+    /// Returns the counts of packets to the server.
     pub fn to_server(&self) -> Counts {
         self.direction(TO_SERVER)
     }
 
-    /// What was done to packets from the server.
+    /// Returns the counts of packets to the client.
     pub fn to_client(&self) -> Counts {
         self.direction(TO_CLIENT)
     }
 
-    /// Packets that came to the interface, both ways.
+    /// Returns the number of packets in both directions that reached the interface.
     pub fn packets(&self) -> u64 {
         self.to_server().seen + self.to_client().seen
     }
 
-    /// Waits until all that was to come late has come.
+    /// Waits until all delayed packets have arrived.
     #[track_caller]
     pub fn settle(&self) {
-        clock::eventually("late packets come", || {
+        clock::eventually("delayed packets arrive", || {
             [self.to_server(), self.to_client()]
                 .iter()
                 .all(|counts| counts.late >= counts.held + counts.echoed)
@@ -239,7 +248,7 @@ fn make_queue(namespace: &Namespace, slow: &str, back: &str) {
 }
 
 fn attach(ebpf: &mut Ebpf, name: &str, interface: &str, attach_type: TcAttachType) {
-    // Only kernels without TCX links need it, and it may be there.
+    // Only kernels without TCX links need the qdisc, and it may already exist.
     let _ = tc::qdisc_add_clsact(interface);
     let program: &mut SchedClassifier = ebpf
         .program_mut(name)
@@ -256,7 +265,7 @@ fn attach(ebpf: &mut Ebpf, name: &str, interface: &str, attach_type: TcAttachTyp
 
 fn interface_index(name: &str) -> u32 {
     let text = CString::new(name).expect("a name");
-    // SAFETY: the text ends with a NUL and lives through the call.
+    // SAFETY: the text ends with a NUL and outlives the call.
     let index = unsafe { libc::if_nametoindex(text.as_ptr()) };
     assert_ne!(index, 0, "no interface {name}");
     index

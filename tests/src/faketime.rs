@@ -1,5 +1,7 @@
-//! Another time for the daemon, by libfaketime: what it takes for UTC is so much later than the host's
-//! clock says. The boot clock stays what it is.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A different time for the daemon, which libfaketime provides. The daemon's UTC is ahead of the
+//! host's clock by a chosen offset, and its boot clock is unchanged.
 
 use std::{
     fs,
@@ -8,10 +10,10 @@ use std::{
 
 use crate::Limiter;
 
-/// Seconds of a UTC day.
+/// The number of seconds in a UTC day.
 const DAY: i64 = 86_400;
 
-/// The time that one daemon sees, over all its lives.
+/// The time that one daemon sees, across all its restarts.
 #[derive(Debug)]
 pub struct FakeTime {
     file: PathBuf,
@@ -19,7 +21,8 @@ pub struct FakeTime {
 }
 
 impl FakeTime {
-    /// Has a daemon that is down see this time from its next start on; at first the real one.
+    /// Makes `limiter` use this time from its next start. The daemon must not be running. The
+    /// offset is 0 at first.
     pub fn of(limiter: &mut Limiter, directory: &Path) -> Self {
         let file = directory.join("faketime");
         let library = library();
@@ -33,40 +36,42 @@ impl FakeTime {
         time
     }
 
-    /// From now on the daemon sees a time so many seconds after the real one.
+    /// Sets the number of seconds by which the daemon's time is ahead of the real time. A running
+    /// daemon sees the new time immediately.
     pub fn set_ahead(&mut self, seconds: i64) {
-        // In one step: it is read at any moment.
+        // The daemon may read the file at any moment, so the file is replaced atomically.
         let new = self.file.with_extension("new");
         fs::write(&new, format!("{seconds:+}s\n")).expect("write the time");
         fs::rename(&new, &self.file).expect("publish the time");
         self.ahead = seconds;
     }
 
-    /// From now on it is so many seconds before midnight UTC: the next that this does not go back for. (To the
-    /// commands, which see the real time, an earlier one would be in the past.)
+    /// Sets the daemon's time to `seconds` before a midnight UTC. Of all midnights, the earliest
+    /// one is used for which the daemon's time does not move backwards. (Before an earlier
+    /// midnight, the daemon's time would be in the past for the commands, which see the real time.)
     pub fn set_before_midnight(&mut self, seconds: i64) {
         let midnight = ((self.now() + seconds).div_euclid(DAY) + 1) * DAY;
         self.set_ahead(midnight - seconds - real());
     }
 
-    /// By how many seconds it is after the real one.
+    /// Returns the number of seconds by which the daemon's time is ahead of the real time.
     pub fn ahead(&self) -> i64 {
         self.ahead
     }
 
-    /// Seconds since the epoch, as the daemon sees them.
+    /// Returns the daemon's time in seconds since the epoch.
     pub fn now(&self) -> i64 {
         real() + self.ahead
     }
 
-    /// The date that it sees, so many days later.
+    /// Returns the date that is `days` days after the daemon's date.
     pub fn date(&self, days: i64) -> String {
         let now = chrono::DateTime::from_timestamp(self.now() + days * DAY, 0).expect("a time");
         now.date_naive().to_string()
     }
 }
 
-/// The host's seconds since the epoch.
+/// Returns the host's time in seconds since the epoch.
 fn real() -> i64 {
     chrono::Utc::now().timestamp()
 }

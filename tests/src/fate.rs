@@ -1,27 +1,31 @@
-//! Odd requests, each with another one behind it on the same connection: what
-//! nginx serves of either must be what is charged.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Unusual requests, each followed by another request on the same connection. Every request that
+//! nginx serves must be charged, and a request that the kernel program answers must not be charged.
 
 use crate::{GUARDED, Nginx, Rig, limiter::Usage, request};
 
-/// What becomes of a request, and of the one behind it.
+/// The expected outcome for a request and for the request that follows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// Both are served.
+    /// Both requests are served.
     Both,
-    /// The first is served, and nginx ends the connection: what is behind has
-    /// reached it, and is charged.
+    /// The first request is served, and nginx closes the connection. The second request is charged
+    /// because it has reached nginx, although nginx does not serve it.
     First,
-    /// The first is charged, and its connection reset for its body.
+    /// The first request is charged, and then the connection is reset because the request's body is
+    /// invalid.
     Broken,
-    /// The program answers 400.
+    /// The kernel program answers the first request with 400, or with 405 if the method is CONNECT.
     Refused,
-    /// nginx answers the first with 400 and ends the connection.
+    /// nginx answers the first request with 400 and closes the connection. Both requests are
+    /// charged.
     ServersOwn,
 }
-/// A name, what is sent (`$K` stands for a key), its fate.
+/// A name, the bytes to send (with `$K` in place of the key), and the expected fate.
 pub type Case<'a> = (&'a str, &'a str, Fate);
 
-/// Of the two keys, how many requests were served and charged.
+/// For each of the two keys, the number of served requests and the number of charged requests.
 type Counts = [(u64, u64); 2];
 
 const SCOPES: [&str; 2] = ["acme/odd", "acme/probe"];
@@ -44,11 +48,11 @@ fn counts(rig: &Rig, keys: [&str; 2]) -> Counts {
     })
 }
 
-/// How the connection ended for the client.
+/// The end of the connection as the client saw it.
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
     Servers,
-    /// 400 by the program.
+    /// A response with status 400 or 405 from the kernel program.
     Ours,
     Reset,
 }
@@ -59,7 +63,8 @@ impl Answer {
             return Self::Reset;
         };
         let text = String::from_utf8_lossy(&bytes);
-        if text.starts_with("HTTP/1.1 400 ") && text.contains("application/problem+json") {
+        let refused = text.starts_with("HTTP/1.1 400 ") || text.starts_with("HTTP/1.1 405 ");
+        if refused && text.contains("application/problem+json") {
             Self::Ours
         } else {
             Self::Servers
@@ -67,10 +72,10 @@ impl Answer {
     }
 }
 
-/// Sends every case on a connection of its own, and expects its fate.
+/// Sends every case on a separate connection, and checks the fate of the requests.
 ///
 /// # Panics
-/// With all cases that have another.
+/// Panics if any case has a different fate. The message lists all such cases.
 #[track_caller]
 pub fn assert_fates(cases: &[Case<'_>]) {
     let rig = Rig::veth(|config| config);

@@ -1,5 +1,8 @@
-//! Changes to packets in flight, for [`crate::wire::Wire`]: each takes a packet
-//! with the length of its link header and leaves what it is not about alone.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Changes to packets in flight, for [`crate::wire::Wire`]. Each function takes a packet and the
+//! length of its link header in bytes, and returns the packets that replace the packet. A packet to
+//! which the change does not apply is returned unchanged.
 
 use crate::packet::checksum;
 
@@ -12,10 +15,11 @@ const V6_DESTINATION_OPTIONS: u8 = 60;
 const V6_FRAGMENT: u8 = 44;
 const MORE_FRAGMENTS: u16 = 0x2000;
 
-/// Payload of the first fragment: the TCP header and a little of the request.
+/// The size of the first fragment's payload in bytes. Such a payload contains the TCP header and
+/// the start of the request.
 const FIRST_FRAGMENT: usize = 48;
 
-/// A plain IP packet with TCP in it, taken apart.
+/// The parts of a plain IP packet that carries TCP.
 struct Tcp<'a> {
     link: &'a [u8],
     ip: &'a [u8],
@@ -45,8 +49,8 @@ impl<'a> Tcp<'a> {
     }
 }
 
-/// An Ethernet frame with a priority tag (VLAN 0, priority 1) if it carries IP:
-/// the receiver takes it for untagged, as IEEE 802.1Q says.
+/// Adds a priority tag (VLAN 0, priority 1) to an Ethernet frame that carries IP. The receiver
+/// treats such a frame as untagged (IEEE 802.1Q).
 pub fn priority_tagged(frame: Vec<u8>) -> Vec<Vec<u8>> {
     let Some((addresses, rest)) = frame.split_at_checked(12) else {
         return vec![frame];
@@ -58,7 +62,7 @@ pub fn priority_tagged(frame: Vec<u8>) -> Vec<Vec<u8>> {
     vec![[addresses, &tag, rest].concat()]
 }
 
-/// An IPv4 packet with four bytes of options that do nothing.
+/// Adds to an IPv4 packet four bytes of options that have no effect.
 pub fn with_v4_options(packet: Vec<u8>, link: usize) -> Vec<Vec<u8>> {
     let Some(tcp) = Tcp::find(&packet, link).filter(|tcp| !tcp.v6) else {
         return vec![packet];
@@ -71,7 +75,7 @@ pub fn with_v4_options(packet: Vec<u8>, link: usize) -> Vec<Vec<u8>> {
     vec![[tcp.link, &ip, tcp.segment].concat()]
 }
 
-/// An IPv6 packet with a destination options header that does nothing.
+/// Adds to an IPv6 packet a destination options header that has no effect.
 pub fn with_v6_options(packet: Vec<u8>, link: usize) -> Vec<Vec<u8>> {
     let Some(tcp) = Tcp::find(&packet, link).filter(|tcp| tcp.v6) else {
         return vec![packet];
@@ -80,7 +84,7 @@ pub fn with_v6_options(packet: Vec<u8>, link: usize) -> Vec<Vec<u8>> {
     vec![extended(&tcp, V6_DESTINATION_OPTIONS, &pad, tcp.segment)]
 }
 
-/// A packet whose segment carries data in two fragments.
+/// Splits a packet into two fragments if its segment carries data.
 pub fn fragmented(packet: Vec<u8>, link: usize) -> Vec<Vec<u8>> {
     let Some(tcp) = Tcp::find(&packet, link)
         .filter(|tcp| !tcp.data().is_empty() && tcp.segment.len() > FIRST_FRAGMENT)
@@ -91,7 +95,8 @@ pub fn fragmented(packet: Vec<u8>, link: usize) -> Vec<Vec<u8>> {
     fragments(&tcp, [first, second].into_iter())
 }
 
-/// A packet with TCP in fragments of so many bytes, a multiple of eight.
+/// Splits a TCP packet into fragments with payloads of `size` bytes; `size` must be a multiple of
+/// eight.
 pub fn in_fragments(packet: Vec<u8>, link: usize, size: usize) -> Vec<Vec<u8>> {
     let Some(tcp) = Tcp::find(&packet, link) else {
         return vec![packet];
@@ -129,7 +134,7 @@ fn extended(tcp: &Tcp<'_>, next: u8, extension: &[u8], payload: &[u8]) -> Vec<u8
     [tcp.link, &ip, extension, payload].concat()
 }
 
-/// Fills in an IPv4 header's total length, fragment field and checksum.
+/// Writes an IPv4 header's total length, fragment field and checksum.
 fn finish_v4(ip: &mut [u8], total: usize, fragment: u16) {
     let total = u16::try_from(total).expect("a packet's length");
     ip[2..4].copy_from_slice(&total.to_be_bytes());

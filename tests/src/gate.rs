@@ -1,5 +1,7 @@
-//! A backend that answers when it is told to: requests stay in flight exactly
-//! as long as a test wants, without a clock.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A backend whose responses a test releases. Requests therefore stay in flight exactly as long as
+//! the test needs, independently of the clock.
 
 use std::{
     collections::VecDeque,
@@ -13,11 +15,11 @@ use std::{
 
 use crate::clock::PATIENCE;
 
-/// The end of paths whose requests are answered with their own bodies.
+/// The suffix of a path at which the response contains the request's own body.
 pub const ECHO: &str = "/echo";
 
-/// A server on a unix socket, for nginx to pass requests on to. Every request
-/// waits at the gate, in order of arrival, until it is let through.
+/// A server on a Unix socket to which nginx forwards requests. Every request waits at the gate, in
+/// the order of arrival, until it is released.
 #[derive(Debug)]
 pub struct Gate {
     shared: Arc<Shared>,
@@ -33,7 +35,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Tickets of the requests that wait, oldest first.
+    /// The tickets of the waiting requests, oldest first.
     waiting: VecDeque<u64>,
     next_ticket: u64,
     arrived: usize,
@@ -45,7 +47,7 @@ impl Shared {
         self.state.lock().expect("the gate's state")
     }
 
-    /// Waits for this request's turn to be answered.
+    /// Waits until the response to this request may be sent.
     fn pass(&self) {
         let mut state = self.state();
         state.arrived += 1;
@@ -62,7 +64,7 @@ impl Shared {
 }
 
 impl Gate {
-    /// Listens at `path`, closed.
+    /// Listens at `path` with the gate closed.
     pub fn listen(path: &Path) -> Self {
         let listener = UnixListener::bind(path)
             .unwrap_or_else(|error| panic!("cannot listen at {}: {error}", path.display()));
@@ -72,11 +74,11 @@ impl Gate {
             shared.clone(),
         );
         let acceptor = thread::spawn(move || {
-            // Ends when the listener is shut down.
+            // `accept` fails once the listening socket has been shut down, and that ends the loop.
             while let Ok((stream, _)) = accepting.accept() {
                 let gate = gate.clone();
-                // A peer that has gone is what tests about killed clients are
-                // about: there is nobody left to tell.
+                // Errors are ignored, because some tests kill clients before the response is sent
+                // to them.
                 thread::spawn(move || drop(serve(&stream, &gate)));
             }
         });
@@ -87,17 +89,17 @@ impl Gate {
         }
     }
 
-    /// Requests at the gate now.
+    /// Returns the number of requests that are waiting at the gate.
     pub fn waiting(&self) -> usize {
         self.shared.state().waiting.len()
     }
 
-    /// Requests that ever came.
+    /// Returns the number of requests that have arrived so far.
     pub fn arrived(&self) -> usize {
         self.shared.state().arrived
     }
 
-    /// Returns when `count` requests wait.
+    /// Waits until `count` requests are waiting at the gate.
     #[track_caller]
     pub fn wait_for(&self, count: usize) {
         let state = self.shared.state();
@@ -113,21 +115,24 @@ impl Gate {
         );
     }
 
-    /// Lets the `count` oldest waiting requests through.
+    /// Releases the `count` oldest waiting requests.
     pub fn release(&self, count: usize) {
         let mut state = self.shared.state();
-        assert!(state.waiting.len() >= count, "more to release than wait");
+        assert!(
+            state.waiting.len() >= count,
+            "fewer requests wait than are to be released"
+        );
         state.waiting.drain(..count);
         self.shared.changed.notify_all();
     }
 
-    /// Lets everything through from now on.
+    /// Releases all requests, including those that arrive later.
     pub fn open(&self) {
         self.shared.state().open = true;
         self.shared.changed.notify_all();
     }
 
-    /// Holds requests again.
+    /// Makes later requests wait again.
     pub fn close(&self) {
         self.shared.state().open = false;
     }
@@ -136,7 +141,8 @@ impl Gate {
 impl Drop for Gate {
     fn drop(&mut self) {
         self.open();
-        // Wakes the acceptor; std has no shutdown for listeners.
+        // This call wakes the accepting thread. It uses socket2, because std cannot shut down a
+        // listening socket.
         let _ = socket2::SockRef::from(&self.listener).shutdown(Shutdown::Both);
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
@@ -144,9 +150,10 @@ impl Drop for Gate {
     }
 }
 
-/// Reads one request as nginx sends it (HTTP/1.0, Content-Length), waits at
-/// the gate, answers and closes: with the body's length, or with the body itself
-/// and without a word of its length if the path ends in [`ECHO`].
+/// Reads one request from nginx (HTTP/1.0 with Content-Length), waits at the gate, sends the
+/// response and closes the connection. The body of the response is the length of the request's
+/// body. If the path ends in [`ECHO`], the response instead contains the request's body itself and
+/// has no Content-Length.
 fn serve(stream: &UnixStream, gate: &Shared) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut reader = BufReader::new(stream);

@@ -1,6 +1,8 @@
-//! A host of its own, as far as a guide for operators goes: the files of this machine, of which it may
-//! change `/etc` and `/var` without anybody noticing, an empty `/run`, a BPF file system, processes of its
-//! own, and the network of a namespace. What a page says is done on it word for word.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A simulated host on which the commands of the operators' guide run word for word. The simulated
+//! host shares the files of this machine, except that its changes to `/etc` and `/var` are private.
+//! It has an empty `/run`, a BPF file system, its own processes, and the network of a namespace.
 
 use std::{
     fs,
@@ -16,7 +18,8 @@ use crate::{
     process::Process,
 };
 
-/// Makes the mounts, says so by a file in the first argument's directory, and holds them.
+/// A script that makes the mounts, whose files it keeps in the directory `$1`. It then creates the
+/// file `$2` to report that the mounts exist, and keeps the mounts until it ends.
 const HOLDER: &str = r#"
 set -e
 mount -t tmpfs tmpfs "$1"
@@ -31,12 +34,12 @@ touch "$2"
 exec sleep infinity
 "#;
 
-/// A host. Dropping it ends all that runs on it, and with its mounts go its files, its pins and so the
-/// programs in the kernel.
+/// A simulated host. Dropping it ends all of its processes and removes its mounts. Its files, its
+/// pins and the programs in the kernel are removed with the mounts.
 #[derive(Debug)]
 pub struct Host {
     name: String,
-    /// From the last started to the first.
+    /// The processes, with the most recently started one first.
     processes: Vec<Process>,
     holder: Process,
     directory: PathBuf,
@@ -44,7 +47,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host in the network of `namespace`, called `name` in its lab.
+    /// Creates a host with the name `name` in the network of `namespace`.
     #[track_caller]
     pub fn new(lab: &Lab, namespace: &Namespace, name: &str) -> Self {
         let directory = lab.file(name);
@@ -79,22 +82,23 @@ impl Host {
         }
     }
 
-    /// Puts a program on the PATH.
+    /// Makes `program` available as `name` in the PATH.
     pub fn provide(&self, name: &str, program: &Path) {
         symlink(program, self.directory.join("bin").join(name)).expect("a program on the PATH");
     }
 
-    /// Sets a variable for all that is started from now on.
+    /// Sets an environment variable for all processes that are started later.
     pub fn set_env(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
-    /// A command on this host, not run yet.
+    /// Returns a command that runs on this host and has not been started.
     pub fn command(&self, program: &str) -> Command {
         self.command_in(&format!("/proc/{}/ns/net", self.holder.pid()), program)
     }
 
-    /// The same in another network, given by its file.
+    /// Returns the same as [`Self::command`], but with another network. `network` is the path of
+    /// the namespace file of that network.
     fn command_in(&self, network: &str, program: &str) -> Command {
         let pid = self.holder.pid();
         let mut command = Command::new("nsenter");
@@ -108,7 +112,7 @@ impl Host {
         command
     }
 
-    /// Writes a file, and the directories that it is in.
+    /// Writes a file, and creates the directories above it.
     #[track_caller]
     pub fn write(&self, path: &str, text: &str) {
         let mut child = self
@@ -126,19 +130,19 @@ impl Host {
         assert!(status.success(), "cannot write {path} on {}", self.name);
     }
 
-    /// Adds to `/etc/hosts`.
+    /// Adds an entry to `/etc/hosts`.
     #[track_caller]
     pub fn knows(&self, name: &str, address: &str) {
         let known = self.sh("cat /etc/hosts").stdout;
         self.write("/etc/hosts", &format!("{known}{address} {name}\n"));
     }
 
-    /// Runs lines of a shell as an operator types them: whatever fails ends them.
+    /// Runs shell commands as an operator types them, and stops at the first command that fails.
     pub fn try_sh(&self, lines: &str) -> Output {
         crate::process::output(self.command("bash").args(["-euo", "pipefail", "-c", lines])).into()
     }
 
-    /// The same where nothing may fail.
+    /// Runs shell commands, which must succeed.
     #[track_caller]
     pub fn sh(&self, lines: &str) -> Output {
         let output = self.try_sh(lines);
@@ -146,13 +150,14 @@ impl Host {
         output
     }
 
-    /// Starts what stays, and waits until `check`, lines of a shell, succeeds.
+    /// Starts a long-running process, and waits until the shell commands in `check` succeed for the
+    /// first time.
     #[track_caller]
     pub fn start(&mut self, lines: &str, check: &str) {
         let number = self.processes.len();
         let log = self.directory.join(format!("process-{number}.log"));
         let mut command = self.command("bash");
-        // One command: the shell becomes it, and ends with it.
+        // `exec` replaces the shell with the command, so that killing the child kills the command.
         command.args(["-euc", &format!("exec {}", lines.trim())]);
         let mut process = Process::start(lines, &mut command, &log);
         clock::eventually(lines, || {
@@ -164,8 +169,8 @@ impl Host {
         self.processes.insert(0, process);
     }
 
-    /// Starts a process of this host in another network, as a container is, and returns its pid as this
-    /// host sees it.
+    /// Starts a process of this host in another network, as a container runtime does. Returns the
+    /// pid that the process has on this host.
     #[track_caller]
     pub fn start_container(&mut self, network: &Namespace) -> String {
         let log = self.directory.join("container.log");
@@ -180,29 +185,29 @@ impl Host {
         pid
     }
 
-    /// The daemon, as its unit would start it.
+    /// Starts the daemon as its systemd unit would.
     #[track_caller]
     pub fn start_limiter(&mut self) {
         self.start("limiter run", "limiter status");
     }
 
-    /// Kills what was started last, as `kill -9` does.
+    /// Kills the most recently started process, as `kill -9` does.
     pub fn kill_last(&mut self) {
         drop(self.processes.remove(0));
     }
 
-    /// What the process that was started last has written.
+    /// Returns the output of the most recently started process.
     pub fn last_log(&self) -> String {
         self.processes.first().map(Process::log).unwrap_or_default()
     }
 
-    /// The usage of a scope.
+    /// Returns the usage of a scope.
     #[track_caller]
     pub fn usage(&self, scope: &str) -> limiter::Usage {
         limiter::Usage::parse(&self.sh(&format!("limiter usage {scope} --json")).json())
     }
 
-    /// A number of `limiter status --json`, by its path.
+    /// Returns the number at the JSON pointer `path` in the output of `limiter status --json`.
     #[track_caller]
     pub fn count(&self, path: &str) -> u64 {
         let status = self.sh("limiter status --json").json();
@@ -210,14 +215,14 @@ impl Host {
         number.unwrap_or_else(|| panic!("no number {path} in {status}"))
     }
 
-    /// Makes a key of a scope that is there.
+    /// Creates a key for an existing scope.
     #[track_caller]
     pub fn key(&self, scope: &str) -> String {
         let made = self.sh(&format!("limiter key create {scope}")).stdout;
         made.trim().to_owned()
     }
 
-    /// Whether something listens on a port.
+    /// Returns a shell command that checks whether a socket listens on a port.
     pub fn listening(port: u16) -> String {
         format!("ss -Hltn 'sport = :{port}' | grep -q .")
     }

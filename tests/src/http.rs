@@ -1,23 +1,25 @@
-//! Just enough HTTP/1.1 to say exactly what goes out and to check what comes
-//! back, without a library that would smooth things over.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A minimal HTTP/1.1 implementation for tests that send exact bytes and check exact responses. A
+//! library would correct the requests and hide errors in the responses.
 
 use std::io::{self, ErrorKind};
 
 use serde_json::Value;
 
-/// A response as it came.
+/// A response, exactly as it was received.
 #[derive(Debug, Clone)]
 pub struct Response {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// Statuses of the interim (1xx) responses before it.
+    /// The status codes of the interim (1xx) responses that preceded this response.
     pub interim: Vec<u16>,
 }
 
 impl Response {
-    /// Splits a final response with a length from the front of `bytes`, with
-    /// the interim ones before it; `None` while it is incomplete.
+    /// Removes a final response with a Content-Length, and any interim responses before it, from
+    /// the start of `bytes`. Returns `None` while the final response is incomplete.
     pub fn take(bytes: &mut Vec<u8>) -> io::Result<Option<Self>> {
         let mut rest = bytes.clone();
         let mut interim = Vec::new();
@@ -42,7 +44,7 @@ impl Response {
         Ok(None)
     }
 
-    /// The value of a header that must not come twice.
+    /// Returns the value of a header, which must not occur more than once.
     #[track_caller]
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut values = self
@@ -51,18 +53,18 @@ impl Response {
             .filter(|(header, _)| header.eq_ignore_ascii_case(name))
             .map(|(_, value)| value.as_str());
         let value = values.next();
-        assert!(values.next().is_none(), "{name} comes twice: {self:?}");
+        assert!(values.next().is_none(), "{name} occurs twice: {self:?}");
         value
     }
 
-    /// A header that must be there.
+    /// Returns the value of a header that must be present.
     #[track_caller]
     pub fn required(&self, name: &str) -> &str {
         self.header(name)
             .unwrap_or_else(|| panic!("no {name} in {self:?}"))
     }
 
-    /// The body as a problem report of RFC 9457.
+    /// Parses the body as a problem report (RFC 9457).
     #[track_caller]
     pub fn problem(&self) -> Value {
         assert_eq!(self.required("content-type"), "application/problem+json");
@@ -70,7 +72,7 @@ impl Response {
             .unwrap_or_else(|error| panic!("body is not JSON ({error}): {self:?}"))
     }
 
-    /// The policies that a 429 names as violated, sorted.
+    /// Returns the sorted names of the policies that a 429 response reports as violated.
     #[track_caller]
     pub fn violated(&self) -> Vec<String> {
         let problem = self.problem();
@@ -84,21 +86,20 @@ impl Response {
         policies
     }
 
-    /// A structured field that is a list of named items (`RateLimit`,
-    /// `RateLimit-Policy`).
+    /// Parses a structured field that is a list of named items (`RateLimit`, `RateLimit-Policy`).
     #[track_caller]
     pub fn items(&self, name: &str) -> Vec<Item> {
         let text = self.required(name);
-        parse_items(text).unwrap_or_else(|| panic!("{name} is no structured field: {text}"))
+        parse_items(text).unwrap_or_else(|| panic!("{name} is not a structured field: {text}"))
     }
 }
 
-/// A GET of `path` with `key` in `X-Api-Key`, as bytes.
+/// Returns a GET request for `path` with `key` in `X-Api-Key`.
 pub fn request(path: &str, key: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: api.test\r\nX-Api-Key: {key}\r\n\r\n").into_bytes()
 }
 
-/// A string item of an RFC 9651 list with its parameters.
+/// A string item of an RFC 9651 list, with its parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     pub name: String,
@@ -121,9 +122,9 @@ impl Item {
     }
 }
 
-/// Lists of strings with parameters that are integers or strings: the part of
-/// RFC 9651 that the rate limit fields use. Strings keep their quotes as
-/// parameters, so that a test tells `w=1` from `w="1"`.
+/// Parses the part of RFC 9651 that the rate limit fields use: lists of strings with parameters
+/// that are integers or strings. A string parameter is returned with its quotes, so that a test can
+/// distinguish `w=1` from `w="1"`.
 fn parse_items(text: &str) -> Option<Vec<Item>> {
     text.split(',')
         .map(|item| parse_item(item.trim()))
@@ -158,7 +159,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// Splits a head from the front of `bytes`; `None` while it is incomplete.
+    /// Removes a head from the start of `bytes`. Returns `None` while the head is incomplete.
     pub fn take(bytes: &mut Vec<u8>) -> io::Result<Option<Self>> {
         let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
             return Ok(None);
@@ -183,7 +184,7 @@ impl Head {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The status, if this is a response's head.
+    /// Returns the status of a response's head.
     pub fn status(&self) -> io::Result<u16> {
         self.line
             .strip_prefix("HTTP/1.")
@@ -203,7 +204,7 @@ impl Head {
     }
 }
 
-/// The error for text that is not HTTP.
+/// Returns an error for `text`, which was received where HTTP was expected.
 pub fn bad(text: &str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, format!("not HTTP: {text:?}"))
 }

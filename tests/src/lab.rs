@@ -1,4 +1,6 @@
-//! A place to test in: namespaces, the way between them, a directory.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The test environment: network namespaces, the network between them, and a directory.
 
 use std::{
     fs,
@@ -14,31 +16,33 @@ const SERVER_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0x2d, 0, 0, 0, 1);
 const SERVER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0x2d, 0, 0, 0, 2);
 
-/// The client's end of the way, and the server's: the same in every lab, since
-/// each has namespaces of its own.
+/// The names of the client's and the server's interface. They are the same in every lab, because
+/// each lab has its own namespaces.
 pub const CLIENT_INTERFACE: &str = "c0";
 pub const SERVER_INTERFACE: &str = "s0";
 
-/// How client and server reach each other.
+/// The connection between the client and the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Net {
-    /// Two namespaces joined by a veth pair: checksums and segmentation are
-    /// left to "hardware" that is not there (`CHECKSUM_PARTIAL`, large skbs).
+    /// Two namespaces connected by a veth pair. Checksums and segmentation are left to the device,
+    /// which performs neither (`CHECKSUM_PARTIAL`, large skbs).
     Veth,
-    /// The same with the offloads off: checksums are complete, segments small.
+    /// The same as [`Self::Veth`] with the offloads disabled: checksums are complete and segments
+    /// are small.
     VethNoOffload,
-    /// One namespace and its `lo`: 64 KiB segments, both hooks see both ways.
+    /// One namespace and its `lo`. Segments contain up to 64 KiB, and each of the two hooks sees
+    /// the packets of both directions.
     Loopback,
-    /// Two namespaces, not joined yet: a [`crate::wire::Wire`] is to do it.
+    /// Two namespaces with no network between them; a [`crate::wire::Wire`] connects them.
     Apart,
 }
 
 impl Net {
-    /// The ways that every basic behaviour is tried on.
+    /// The networks on which every basic behaviour is tested.
     pub const ALL: [Self; 3] = [Self::Veth, Self::VethNoOffload, Self::Loopback];
 }
 
-/// Namespaces, addresses and a directory; all of it goes when dropped.
+/// Namespaces, addresses and a directory. Dropping the lab removes all of them.
 #[derive(Debug)]
 pub struct Lab {
     name: String,
@@ -50,7 +54,7 @@ pub struct Lab {
 
 impl Lab {
     /// # Panics
-    /// Without root, or when the machine refuses namespaces.
+    /// Panics if the process is not root, or if the kernel refuses to create namespaces.
     pub fn new(net: Net) -> Self {
         require_root();
         let name = cleanup::unique_name();
@@ -85,7 +89,7 @@ impl Lab {
         &self.name
     }
 
-    /// Where files of this lab go.
+    /// Returns the directory for the files of this lab.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
@@ -94,23 +98,23 @@ impl Lab {
         self.directory.join(name)
     }
 
-    /// Where clients run.
+    /// Returns the namespace of the clients.
     pub fn client(&self) -> &Namespace {
         self.client.as_ref().unwrap_or(&self.server)
     }
 
-    /// Deletes the client's namespace, with all that is in it: what is asked of the client from now
-    /// on, the server's is asked.
+    /// Deletes the client's namespace with everything in it. Afterwards, [`Self::client`] returns
+    /// the server's namespace.
     pub fn delete_client(&mut self) {
         self.client = None;
     }
 
-    /// Where the server and the daemon run.
+    /// Returns the namespace of the server and the daemon.
     pub fn server(&self) -> &Namespace {
         &self.server
     }
 
-    /// The interface of the server's namespace that traffic comes in by.
+    /// Returns the interface of the server's namespace on which traffic arrives.
     pub fn interface(&self) -> &'static str {
         match self.net {
             Net::Loopback => "lo",
@@ -118,7 +122,7 @@ impl Lab {
         }
     }
 
-    /// The server's address of each family.
+    /// Returns the server's IPv4 address.
     pub fn v4(&self) -> IpAddr {
         match self.net {
             Net::Loopback => Ipv4Addr::LOCALHOST.into(),
@@ -133,7 +137,7 @@ impl Lab {
         }
     }
 
-    /// The client's address.
+    /// Returns the client's IPv4 address.
     pub fn client_v4(&self) -> IpAddr {
         match self.net {
             Net::Loopback => Ipv4Addr::LOCALHOST.into(),
@@ -141,7 +145,7 @@ impl Lab {
         }
     }
 
-    /// The same of the other family.
+    /// Returns the client's IPv6 address.
     pub fn client_v6(&self) -> IpAddr {
         match self.net {
             Net::Loopback => Ipv6Addr::LOCALHOST.into(),
@@ -149,17 +153,17 @@ impl Lab {
         }
     }
 
-    /// The server's address of both families.
+    /// Returns the server's address in each family.
     pub fn addresses(&self) -> [IpAddr; 2] {
         [self.v4(), self.v6()]
     }
 
-    /// `http://SERVER:PORT` over IPv4.
+    /// Returns `http://SERVER:PORT/PATH` with the server's IPv4 address.
     pub fn url(&self, port: u16, path: &str) -> String {
         self.url_of(self.v4(), port, path)
     }
 
-    /// The same for one of the server's addresses.
+    /// Does the same as [`Self::url`] with another address of the server.
     pub fn url_of(&self, address: IpAddr, port: u16, path: &str) -> String {
         format!("http://{}{path}", SocketAddr::new(address, port))
     }
@@ -173,15 +177,15 @@ impl Lab {
         Conn::open(self.client(), SocketAddr::new(address, port))
     }
 
-    /// Whether something listens on `port` in the server's namespace.
+    /// Returns whether a socket listens on `port` in the server's namespace.
     pub fn listens(&self, port: u16) -> bool {
         let filter = format!("sport = :{port}");
         let listing = process::succeed(self.server().command("ss").args(["-Hltn", &filter]));
         !listing.trim().is_empty()
     }
 
-    /// Gives both ends their addresses and brings them up; the interfaces
-    /// [`CLIENT_INTERFACE`] and [`SERVER_INTERFACE`] must be there.
+    /// Assigns the addresses of both ends and brings the interfaces up. The interfaces
+    /// [`CLIENT_INTERFACE`] and [`SERVER_INTERFACE`] must exist.
     pub fn address_ends(&self) {
         for (namespace, interface, v4, v6) in [
             (self.client(), CLIENT_INTERFACE, CLIENT_V4, CLIENT_V6),
@@ -193,16 +197,29 @@ impl Lab {
         }
     }
 
-    /// Prepares both ends for a bad way, before there are any sockets. They send again after 50 ms
-    /// at the soonest, not 200, where the kernel can (6.11); have room from the start for more than
-    /// one packet of loopback (without, a lost one now and then stalls a connection for good); and
-    /// what an old SYN has opened by half is given up after 15 seconds, not 63.
+    /// Prepares both ends for a bad network path. This function must be called before any socket
+    /// exists. It makes both ends retransmit after 50 ms at the earliest instead of 200 ms, if the
+    /// kernel supports this (since 6.11). It enlarges their receive buffers so that the buffers
+    /// hold more than one loopback packet from the start, because otherwise a lost packet
+    /// occasionally stalls a connection permanently. Both ends give up a half-open connection from
+    /// an old SYN after 15 seconds instead of 63.
     pub fn expect_a_bad_way(&self) {
         for namespace in [self.client(), self.server()] {
             namespace.set_if_there("net/ipv4/tcp_rto_min_us", "50000");
             namespace.set("net/ipv4/tcp_synack_retries", "3");
             namespace.set("net/ipv4/tcp_rmem", "4096 1048576 6291456");
         }
+    }
+
+    /// Restores the addresses of the server's end after it has lost some of them.
+    pub fn address_ends_again(&self) {
+        let server = self.server();
+        // These two commands fail if the addresses are still present, and the failure is ignored.
+        server.ip_works(&format!("addr add {SERVER_V4}/24 dev {SERVER_INTERFACE}"));
+        server.ip_works(&format!(
+            "-6 addr add {SERVER_V6}/64 dev {SERVER_INTERFACE} nodad"
+        ));
+        server.ip(&format!("link set {SERVER_INTERFACE} up"));
     }
 
     fn join_by_veth(&self) {
@@ -221,8 +238,10 @@ impl Lab {
                         .args(["-K", interface, "tx", "off", "tso", "off", "gso", "off"]),
                 );
             }
-            // TCP hands out large packets even so, and they are cut behind the hooks: at the client
-            // it shall not, so that what disturbs them there meets each by itself.
+            // Even without the offloads, TCP passes large packets to the device, and they are
+            // segmented after the hooks. The client must send each segment in a packet of its own,
+            // because the programs that disturb packets on the client's interface must see each
+            // segment separately.
             self.client()
                 .ip(&format!("link set {CLIENT_INTERFACE} gso_max_segs 1"));
         }
@@ -232,13 +251,13 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        // Nothing to do about a failure here: the next run sweeps what is left.
+        // A failure is ignored, because the next run removes the remaining files.
         let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
 /// # Panics
-/// Without root: a test that cannot look must not pass.
+/// Panics if the process is not root, because a test that cannot run must not pass.
 fn require_root() {
     let root = process::succeed(Command::new("id").arg("-u")).trim() == "0";
     assert!(

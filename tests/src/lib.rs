@@ -1,11 +1,12 @@
-//! The lab: what the integration tests and `cargo xtask demo` stand on.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The lab that the integration tests and `cargo xtask demo` use.
 //!
-//! A [`Lab`] is one or two network namespaces, the way between them and a
-//! directory, all with names of their own. In it live a real [`Nginx`], a
-//! [`Server`] that a test scripts byte by byte, clients of every kind
-//! ([`Conn`], [`tools`]) and the daemon under test ([`Limiter`]). Everything
-//! cleans up after itself when dropped, also while a failed test unwinds; what
-//! a killed process leaves behind, the next one sweeps ([`cleanup`]).
+//! A [`Lab`] is one or two network namespaces, the network between them and a directory, all with
+//! unique names. It contains a real [`Nginx`], a [`Server`] that a test scripts byte by byte,
+//! clients of every kind ([`Conn`], [`tools`]) and the daemon under test ([`Limiter`]). Everything
+//! is cleaned up when it is dropped, even while a failed test unwinds. The next process removes the
+//! objects that a killed process has left ([`cleanup`]).
 
 pub mod bench;
 pub mod capture;
@@ -61,7 +62,7 @@ pub use limiter::{Config, Limiter};
 pub use machine::Machine;
 pub use namespace::Namespace;
 #[cfg(feature = "program")]
-pub use neighbour::{Neighbour, Place};
+pub use neighbour::{Neighbour, Place, Stopper};
 pub use nginx::Nginx;
 pub use rig::Rig;
 pub use server::Server;
@@ -70,16 +71,17 @@ pub use terminal::Terminal;
 /// The guarded port of every lab.
 pub const GUARDED: u16 = 80;
 
-/// A port that the same server listens on and that no limit covers.
+/// A port on which the same server listens and to which no limit applies.
 pub const UNGUARDED: u16 = 81;
 
-/// Whether tests are to try more than there is time for at every change: `cargo xtask test --long`.
+/// Returns whether tests have to try additional cases, which take too long to be run after every
+/// change (`cargo xtask test --long`).
 pub fn long() -> bool {
     std::env::var_os("LIMITER_LONG").is_some()
 }
 
-/// Says why the test `name` does not run here, for whoever reads its output and
-/// for `cargo xtask test`, which counts it as skipped and not as passed.
+/// Prints that the test `name` is skipped, and why. `cargo xtask test` reads this line and counts
+/// the test as skipped instead of passed.
 pub fn skip(name: &str, reason: &str) {
     println!("skipped {name}: {reason}");
     let Some(file) = std::env::var_os("LIMITER_SKIPPED") else {

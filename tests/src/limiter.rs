@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The daemon under test and its command line.
 
 mod config;
@@ -17,7 +19,7 @@ use serde_json::Value;
 
 pub use self::{
     config::Config,
-    usage::{Refused, Usage},
+    usage::{RefusalCounts, Usage},
 };
 use crate::{
     Lab, Namespace, cleanup, clock,
@@ -27,7 +29,7 @@ use crate::{
 /// The control socket's name in the runtime directory.
 const SOCKET: &str = "limiter.sock";
 
-/// Exit statuses of the command line.
+/// The exit statuses of the command line.
 pub mod exit {
     pub const DONE: i32 = 0;
     pub const FAILED: i32 = 1;
@@ -35,8 +37,8 @@ pub mod exit {
     pub const UNREACHABLE: i32 = 3;
 }
 
-/// A daemon with directories, pins and a socket of its own, in the server's
-/// namespace of a lab. Dropping it removes its programs from the kernel.
+/// A daemon with its own directories, pins and socket, in the server's namespace of a lab. Dropping
+/// this value removes the daemon's programs from the kernel.
 #[derive(Debug)]
 pub struct Limiter {
     namespace: String,
@@ -44,18 +46,21 @@ pub struct Limiter {
     pins: PathBuf,
     /// `None` while the daemon is down.
     process: Option<Process>,
-    /// Of the daemon.
+    /// The environment variables that are set for the daemon.
     environment: Vec<(String, String)>,
-    /// In place of the environment's.
+    /// The daemon's log filter. It replaces the filter that the tests inherit from their
+    /// environment.
     log_filter: Option<String>,
-    /// The daemon runs as [`NOBODY`].
+    /// Whether the daemon runs as [`NOBODY`].
     unprivileged: bool,
+    /// The daemon's umask, in octal.
+    umask: Option<&'static str>,
 }
 
-/// A user without rights, and its group.
+/// The id of a user without privileges, and of its group.
 const NOBODY: u32 = 65534;
 
-/// What a command of the CLI did.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Output {
     pub code: i32,
@@ -71,7 +76,8 @@ impl Output {
             .unwrap_or_else(|error| panic!("not JSON ({error}): {self:?}"))
     }
 
-    /// Asserts the exit status and that the message has all of `words` in it.
+    /// Asserts that the command failed with this exit status, and that its message contains all of
+    /// `words`.
     #[track_caller]
     pub fn assert_fails(&self, code: i32, words: &[&str]) {
         assert_eq!(self.code, code, "{self:?}");
@@ -88,7 +94,7 @@ impl Limiter {
         Self::start_named(lab, "limiter", config)
     }
 
-    /// A daemon without traffic, with the published limits.
+    /// Starts a daemon without traffic and with the published limits.
     #[track_caller]
     pub fn idle() -> (Self, Lab) {
         let lab = Lab::loopback();
@@ -96,7 +102,7 @@ impl Limiter {
         (limiter, lab)
     }
 
-    /// Starts one of several daemons of a lab.
+    /// Starts one of several daemons in a lab.
     #[track_caller]
     pub fn start_named(lab: &Lab, name: &str, config: &Config) -> Self {
         let mut limiter = Self::prepare(lab, name, config);
@@ -104,7 +110,7 @@ impl Limiter {
         limiter
     }
 
-    /// Everything but the daemon's start.
+    /// Prepares a daemon without starting it.
     pub fn prepare(lab: &Lab, name: &str, config: &Config) -> Self {
         let directory = lab.file(name);
         fs::create_dir(&directory).expect("the daemon's directory");
@@ -116,12 +122,13 @@ impl Limiter {
             environment: Vec::new(),
             log_filter: None,
             unprivileged: false,
+            umask: None,
         };
         limiter.write_config(&config.to_string());
         limiter
     }
 
-    /// Starts the daemon, which must be down, and waits until it answers.
+    /// Starts the daemon, which must not be running, and waits until it answers.
     #[track_caller]
     pub fn run(&mut self, arguments: &[&str]) {
         self.launch(arguments);
@@ -135,18 +142,28 @@ impl Limiter {
         });
     }
 
-    /// Sets a variable of the daemon's environment, from its next start on.
+    /// Sets an environment variable for the daemon from its next start.
     pub fn set_env(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
-    /// Starts the daemon without waiting for anything.
+    /// Sets the umask of the daemon from its next start.
+    pub fn set_umask(&mut self, octal: &'static str) {
+        self.umask = Some(octal);
+    }
+
+    /// Makes the daemon, from its next start, run as root again with the same directories and pins.
+    pub fn regain_privileges(&mut self) {
+        self.unprivileged = false;
+    }
+
+    /// Starts the daemon without waiting until it answers.
     pub fn launch(&mut self, arguments: &[&str]) {
-        assert!(self.process.is_none(), "the daemon runs already");
-        let mut command = if self.unprivileged {
-            self.as_nobody()
-        } else {
-            self.in_namespace()
+        assert!(self.process.is_none(), "the daemon is already running");
+        let mut command = match self.umask {
+            _ if self.unprivileged => self.as_nobody(),
+            Some(octal) => self.with_umask(octal),
+            None => self.in_namespace(),
         };
         command
             .args(["run", "-c"])
@@ -169,9 +186,10 @@ impl Limiter {
         self.process = Some(Process::start("limiter", &mut command, &self.log_path()));
     }
 
-    /// From its next start on the daemon, which is down, runs as a user that has nothing but its own
-    /// directories and the capabilities that it cannot do without, and pins in `pins`, which is to be
-    /// that user's too.
+    /// Makes the daemon run without privileges from its next start. The daemon must not be running.
+    /// It will run as a user that owns only the daemon's directories, and with only the
+    /// capabilities that the daemon requires. Its pins will be in `pins`, a directory that the same
+    /// user must own.
     pub fn drop_privileges(&mut self, pins: &Path) {
         pins.clone_into(&mut self.pins);
         self.unprivileged = true;
@@ -179,11 +197,12 @@ impl Limiter {
             fs::create_dir_all(&directory).expect("a directory for the daemon");
             Self::give_to_nobody(&directory);
         }
-        // Where it is built others may not look.
-        fs::copy(binary(), self.copy()).expect("a copy of the binary");
+        // The binary is copied, because the unprivileged user may be unable to read the directory
+        // in which it was built.
+        process::succeed(Command::new("cp").arg(binary()).arg(self.copy()));
     }
 
-    /// Makes a file or directory the unprivileged daemon's.
+    /// Makes the user of the unprivileged daemon the owner of `path`.
     pub fn give_to_nobody(path: &Path) {
         std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).expect("another owner");
     }
@@ -214,6 +233,14 @@ impl Limiter {
         command
     }
 
+    fn with_umask(&self, octal: &str) -> Command {
+        let mut command = Namespace::command_in(&self.namespace, "sh");
+        command
+            .args(["-c", "umask \"$0\" && exec \"$@\"", octal, binary()])
+            .env_remove("LIMITER_SOCKET");
+        command
+    }
+
     pub fn write_config(&self, text: &str) {
         fs::write(self.config_path(), text).expect("write the configuration");
     }
@@ -230,7 +257,7 @@ impl Limiter {
         self.directory.join("run")
     }
 
-    /// The control socket.
+    /// Returns the path of the control socket.
     pub fn socket(&self) -> PathBuf {
         self.runtime_dir().join(SOCKET)
     }
@@ -243,7 +270,7 @@ impl Limiter {
         &self.pins
     }
 
-    /// What the daemon has logged, over all its lives.
+    /// Returns the daemon's log, which continues across its restarts.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
@@ -252,12 +279,12 @@ impl Limiter {
         self.process.as_ref().expect("the daemon runs").pid()
     }
 
-    /// The daemon dies as of `kill -9`.
+    /// Kills the daemon as `kill -9` does.
     pub fn kill(&mut self) {
         self.process.take().expect("the daemon runs").kill();
     }
 
-    /// SIGTERM, and its orderly end.
+    /// Sends SIGTERM and waits until the daemon has shut down.
     #[track_caller]
     pub fn terminate(&mut self) {
         let mut process = self.process.take().expect("the daemon runs");
@@ -270,18 +297,20 @@ impl Limiter {
         );
     }
 
-    /// Waits for the daemon, which must end by itself, and returns its status.
+    /// Waits until the daemon ends without a signal from the test, and returns the daemon's exit
+    /// code, or `None` if a signal ended the daemon.
     pub fn wait_for_end(&mut self) -> Option<i32> {
         self.wait_for_status().code()
     }
 
-    /// The same with the signal that ended it.
+    /// Does the same as [`Self::wait_for_end`], but returns the whole exit status, which includes
+    /// the signal if one ended the daemon.
     pub fn wait_for_status(&mut self) -> ExitStatus {
         let mut process = self.process.take().expect("the daemon runs");
         process.wait()
     }
 
-    /// What the daemon's next start logs, as `RUST_LOG` has it.
+    /// Sets the log filter (`RUST_LOG`) of the daemon from its next start.
     pub fn set_log(&mut self, filter: &str) {
         self.log_filter = Some(filter.to_owned());
     }
@@ -293,19 +322,26 @@ impl Limiter {
             .signal(signal);
     }
 
-    /// A command of the CLI against this daemon, not run yet.
+    /// Returns a command for this daemon that has not been started.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.in_namespace();
         command.arg("--socket").arg(self.socket()).args(arguments);
         command
     }
 
-    /// Runs a command of the CLI against this daemon.
+    /// Returns the same as [`Self::command`], but without the path of the socket.
+    pub fn command_without_socket(&self, arguments: &[&str]) -> Command {
+        let mut command = self.in_namespace();
+        command.args(arguments);
+        command
+    }
+
+    /// Runs a command for this daemon.
     pub fn cli(&self, arguments: &[&str]) -> Output {
         Output::of(&mut self.command(arguments))
     }
 
-    /// The same with something on its standard input.
+    /// Runs a command for this daemon, with `input` as its standard input.
     pub fn cli_with_input(&self, arguments: &[&str], input: &str) -> Output {
         use std::io::Write as _;
         let mut child = self
@@ -316,13 +352,14 @@ impl Limiter {
             .spawn()
             .expect("start limiter");
         let mut stdin = child.stdin.take().expect("it is piped");
-        // It may refuse without reading; what it says then is for the caller.
+        // The write fails if the command ends before it has read its input. The caller checks the
+        // command's message.
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);
         child.wait_with_output().expect("limiter's end").into()
     }
 
-    /// Runs a command that must succeed with `--json`.
+    /// Runs a command with `--json`, which must succeed.
     #[track_caller]
     pub fn json(&self, arguments: &[&str]) -> Value {
         let mut arguments = arguments.to_vec();
@@ -330,7 +367,7 @@ impl Limiter {
         self.cli(&arguments).json()
     }
 
-    /// Runs a command that must succeed.
+    /// Runs a command, which must succeed, and returns its output.
     #[track_caller]
     pub fn done(&self, arguments: &[&str]) -> String {
         let output = self.cli(arguments);
@@ -347,27 +384,36 @@ impl Limiter {
         )
     }
 
-    /// A scope of the built-in tier.
+    /// Creates a scope in the built-in tier.
     #[track_caller]
     pub fn scope(&self, scope: &str) {
         self.done(&["scope", "add", scope]);
     }
 
-    /// Makes a scope and a key of it; returns the key.
+    /// Creates a scope and a key for it, and returns the key.
     #[track_caller]
     pub fn key(&self, scope: &str) -> String {
         self.scope(scope);
         self.another_key(scope)
     }
 
-    /// Makes a scope of a tier and a key of it; returns the key.
+    /// Creates a scope in a tier and a key for it, and returns the key.
     #[track_caller]
     pub fn key_of_tier(&self, scope: &str, tier: &str) -> String {
         self.done(&["scope", "add", scope, "--tier", tier]);
         self.another_key(scope)
     }
 
-    /// Makes a key of a scope that is there; returns the key.
+    /// Changes the daily quota of a scope.
+    #[track_caller]
+    pub fn set_quota(&self, scope: &str, daily: u64) {
+        let daily = daily.to_string();
+        let note = ["--note", "for a test"];
+        let quota = ["limits", "set", scope, "--daily-quota", &daily];
+        self.done(&[quota.as_slice(), &note].concat());
+    }
+
+    /// Creates a key for an existing scope, and returns the key.
     #[track_caller]
     pub fn another_key(&self, scope: &str) -> String {
         let made = self.json(&["key", "create", scope]);
@@ -384,7 +430,8 @@ impl Limiter {
         self.json(&["status"])
     }
 
-    /// A number of `status`, by its path (`/totals/admitted`).
+    /// Returns the number at `path` in the output of `limiter status`; `path` is a JSON pointer,
+    /// for example `/totals/admitted`.
     #[track_caller]
     pub fn count(&self, path: &str) -> u64 {
         let status = self.status();
@@ -399,12 +446,13 @@ impl Limiter {
         self.detach_with(&self.state_dir())
     }
 
-    /// The same with another state directory, for when no daemon runs.
+    /// Does the same as [`Self::detach`], but with the state directory `state`. The daemon must not
+    /// be running.
     pub fn detach_with(&self, state: &Path) -> Output {
         Output::of(&mut self.detach_command(state))
     }
 
-    /// The command for that, not run yet.
+    /// Returns the command that [`Self::detach_with`] runs, without starting it.
     pub fn detach_command(&self, state: &Path) -> Command {
         let mut command = self.command(&["detach", "--state-dir"]);
         command
@@ -418,7 +466,7 @@ impl Limiter {
 
 impl Drop for Limiter {
     fn drop(&mut self) {
-        // Shows the daemon's log if the test fails.
+        // The process is dropped first, which prints the daemon's log if the test fails.
         self.process = None;
         if thread::panicking() {
             eprintln!(
@@ -426,9 +474,11 @@ impl Drop for Limiter {
                 fs::read_to_string(self.config_path()).unwrap_or_default()
             );
         }
-        // The store goes with the test.
+        // The command gets a state directory that does not exist. It needs no store, because the
+        // store is removed together with the test's files.
         self.detach_with(Path::new("/nonexistent"));
-        // Whatever a failed detach leaves; pins hold programs and maps.
+        // Pins keep programs and maps in the kernel, so they are removed here in case the command
+        // has failed.
         let _ = fs::remove_dir_all(&self.pins);
     }
 }
@@ -451,20 +501,20 @@ impl From<std::process::Output> for Output {
 
 static BINARY: OnceLock<String> = OnceLock::new();
 
-/// The binary under test: that of [`use_binary`], or of `LIMITER_BIN`, which
-/// `cargo xtask test` sets, or what cargo builds.
+/// Returns the path of the binary under test: the one that was passed to [`use_binary`], the one in
+/// `LIMITER_BIN`, which `cargo xtask test` sets, or the one that cargo builds.
 pub fn binary() -> &'static str {
     BINARY.get_or_init(|| env::var("LIMITER_BIN").unwrap_or_else(|_| build()))
 }
 
-/// Names the binary to use, before any use of it.
+/// Sets the binary to use. This must happen before its first use.
 pub fn use_binary(path: &Path) {
     let path = path.to_str().expect("a path in UTF-8").to_owned();
     BINARY
         .set(path)
-        .expect("the binary is named once, and first");
+        .expect("the binary is set once, before its first use");
 }
 
 fn build() -> String {
-    process::cargo_builds("limiter-daemon", "limiter")
+    process::cargo_builds("limiter-daemon", "limiter", "release")
 }

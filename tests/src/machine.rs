@@ -1,4 +1,6 @@
-//! A clean Debian with systemd as its process 1, in the server's namespace of a lab.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A clean Debian system with systemd as its process 1, in the server's namespace of a lab.
 
 use std::{
     fs, panic,
@@ -18,18 +20,18 @@ use crate::{
 const BEGIN: &str = include_str!("machine/begin.sh");
 const INIT: &str = include_str!("machine/init.sh");
 
-/// A running system. It sees the network of the lab's server, and a BPF file system of its own; when it is
-/// dropped, all of its processes and files are gone.
+/// A running system with the network of the lab's server and its own BPF file system. Dropping it
+/// removes all of its processes and files.
 #[derive(Debug)]
 pub struct Machine {
     init: Process,
     cgroup: PathBuf,
-    /// Of its process 1.
+    /// The pid of the system's process 1.
     pid: u32,
 }
 
 impl Machine {
-    /// Boots what is in the directory `root`, which stays as it is.
+    /// Boots the system from the directory `root`, which is not changed.
     #[track_caller]
     pub fn boot(lab: &Lab, root: &Path) -> Self {
         let directory = lab.file("machine");
@@ -56,13 +58,14 @@ impl Machine {
     }
 
     fn is_up(&self) -> bool {
-        // Of the second script until it is systemd.
+        // The process is a shell that runs the second script, until that script replaces it with
+        // systemd.
         comm(self.pid).is_some_and(|name| name == "systemd")
             && ["running", "degraded"]
                 .contains(&self.run(&["systemctl", "is-system-running"]).stdout.trim())
     }
 
-    /// A command in it, as root, not run yet.
+    /// Returns a command that runs in the system as root and has not been started.
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command
@@ -79,13 +82,13 @@ impl Machine {
         command
     }
 
-    /// Runs a command in it.
+    /// Runs a command in the system.
     #[track_caller]
     pub fn run(&self, words: &[&str]) -> Output {
         process::output(&mut self.command(words)).into()
     }
 
-    /// Runs a command in it that must succeed; returns what it printed.
+    /// Runs a command in the system, which must succeed, and returns its output.
     #[track_caller]
     pub fn done(&self, words: &[&str]) -> String {
         let output = self.run(words);
@@ -93,18 +96,19 @@ impl Machine {
         output.stdout
     }
 
-    /// One of its files, as it is seen from outside.
+    /// Returns the path of one of the system's files, as seen from outside.
     pub fn file(&self, path: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{path}", self.pid))
     }
 
-    /// Runs `work` on a thread of its own to which the machine's files are those of the system. (A path
-    /// through `/proc/PID/root` does not do where links are followed by hand, as SQLite does.)
+    /// Runs `work` on a separate thread that sees the files of the system. (A path through
+    /// `/proc/PID/root` cannot be used instead, because SQLite, for example, resolves symbolic
+    /// links itself and would leave that directory.)
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let mounts = fs::File::open(format!("/proc/{}/ns/mnt", self.pid)).expect("its mounts");
         thread::scope(|scope| {
             let entered = scope.spawn(|| {
-                // setns(2): not while the root directory is shared with other threads.
+                // setns(2) fails if the thread shares its root directory with other threads.
                 unshare(CloneFlags::CLONE_FS).expect("a root directory of its own");
                 setns(&mounts, CloneFlags::CLONE_NEWNS).expect("enter the machine");
                 work()
@@ -115,7 +119,7 @@ impl Machine {
         })
     }
 
-    /// A property of a unit, by systemctl(1).
+    /// Returns a property of a unit, as systemctl(1) shows it.
     #[track_caller]
     pub fn property(&self, unit: &str, name: &str) -> String {
         let value = self.done(&["systemctl", "show", "--value", "--property", name, unit]);
@@ -129,7 +133,7 @@ impl Drop for Machine {
             let journal = self.run(&["journalctl", "--no-pager", "--lines=60"]);
             eprintln!("---- the machine's journal:\n{}", journal.stdout);
         }
-        // Its process 1 dies with it, and all others with that.
+        // The kernel kills all other processes of the system when its process 1 dies.
         self.init.kill();
         clock::eventually("the machine's cgroup is empty", || {
             cleanup::remove_cgroup(&self.cgroup)
@@ -137,7 +141,8 @@ impl Drop for Machine {
     }
 }
 
-/// The child of unshare(1), once the first script has become that.
+/// Returns the pid of the child of unshare(1). Returns `None` if the process `pid` still runs the
+/// first script, which unshare(1) will replace.
 fn child_of_unshare(pid: u32) -> Option<u32> {
     if comm(pid)? != "unshare" {
         return None;

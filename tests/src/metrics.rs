@@ -1,4 +1,6 @@
-//! The daemon's page of metrics, and Prometheus to read it.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The daemon's metrics page, and a Prometheus server that reads it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,12 +14,13 @@ use serde_json::Value;
 
 use crate::{Config, Conn, Lab, Response, clock, process::Process};
 
-/// Where tests have the page.
+/// The port of the metrics page in tests.
 pub const PORT: u16 = 9191;
-/// Where Prometheus answers.
+/// The port of Prometheus.
 const PROMETHEUS_PORT: u16 = 9090;
 
-/// With the page in the daemon's namespace, and these lines of `[metrics]` besides.
+/// Enables the metrics page in the daemon's namespace, with `lines` as additional lines in
+/// `[metrics]`.
 pub fn on_page(config: Config, lines: &str) -> Config {
     config.section(
         "metrics",
@@ -25,24 +28,25 @@ pub fn on_page(config: Config, lines: &str) -> Config {
     )
 }
 
-/// A metric's type and meaning.
+/// The type and the help text of a metric.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct About {
     pub kind: String,
     pub help: String,
 }
 
-/// A page in Prometheus' text format.
+/// A page in the Prometheus text format.
 #[derive(Debug, Clone)]
 pub struct Page {
     pub text: String,
-    /// Values by name and labels, as they stand there.
+    /// The values of the samples. Each key is the name of a sample with its labels, exactly as on
+    /// the page.
     pub samples: BTreeMap<String, f64>,
     pub about: BTreeMap<String, About>,
 }
 
 impl Page {
-    /// The page of a daemon that answers.
+    /// Reads the page of a running daemon.
     #[track_caller]
     pub fn read(lab: &Lab) -> Self {
         let response = ask(lab, "/metrics", "");
@@ -67,12 +71,12 @@ impl Page {
                 let help = helps.get(name).cloned().unwrap_or_default();
                 let kind = kind.to_owned();
                 let before = about.insert(name.to_owned(), About { kind, help });
-                assert!(before.is_none(), "{name} comes twice");
+                assert!(before.is_none(), "{name} occurs twice");
             } else {
                 let (sample, value) = line.rsplit_once(' ').expect("a value");
                 let value = value.parse().expect("a number");
                 let before = samples.insert(sample.to_owned(), value);
-                assert!(before.is_none(), "{sample} comes twice");
+                assert!(before.is_none(), "{sample} occurs twice");
             }
         }
         Self {
@@ -82,14 +86,15 @@ impl Page {
         }
     }
 
-    /// A sample's value, by its name and labels in the order that they have.
+    /// Returns the value of `sample`, a name with its labels. The labels must be in the same order
+    /// as on the page.
     #[track_caller]
     pub fn value(&self, sample: &str) -> f64 {
         let value = self.samples.get(sample);
         *value.unwrap_or_else(|| panic!("no {sample} in {}", self.text))
     }
 
-    /// A value that is a count.
+    /// Returns the value of a sample, which must be an integer.
     #[track_caller]
     pub fn count(&self, sample: &str) -> u64 {
         let value = self.value(sample);
@@ -97,7 +102,7 @@ impl Page {
         value as u64
     }
 
-    /// `limiter_requests_total`.
+    /// Returns the value of a sample of `limiter_requests_total`.
     #[track_caller]
     pub fn requests(&self, tier: &str, verdict: &str, reason: &str) -> u64 {
         self.count(&format!(
@@ -105,7 +110,7 @@ impl Page {
         ))
     }
 
-    /// The metric that a sample is of.
+    /// Returns the metric to which a sample belongs.
     #[track_caller]
     pub fn metric_of<'a>(&self, sample: &'a str) -> &'a str {
         let name = sample.split('{').next().unwrap_or(sample);
@@ -122,7 +127,7 @@ impl Page {
         metric.unwrap_or_else(|| panic!("{sample} has no type"))
     }
 
-    /// The names of a sample's labels.
+    /// Returns the names of a sample's labels.
     pub fn labels_of(sample: &str) -> BTreeSet<String> {
         let inner = sample.split_once('{').map_or("", |(_, inner)| inner);
         let parts: Vec<&str> = inner.split('"').collect();
@@ -135,7 +140,7 @@ impl Page {
             .collect()
     }
 
-    /// Samples whose values must not go back.
+    /// Returns the samples whose values must never decrease.
     pub fn counters(&self) -> impl Iterator<Item = (&str, f64)> {
         self.samples.iter().filter_map(|(sample, value)| {
             let metric = self.metric_of(sample);
@@ -145,8 +150,8 @@ impl Page {
         })
     }
 
-    /// Asserts that no counter is lower than on an earlier page, or gone; but for those that `begin` says
-    /// have begun anew.
+    /// Asserts that this page still has every counter of `earlier`, and that none has decreased. A
+    /// counter for which `begin` returns true may be missing or may have started again from zero.
     #[track_caller]
     pub fn assert_after(&self, earlier: &Self, begin: impl Fn(&str) -> bool) {
         for (sample, before) in earlier.counters() {
@@ -160,7 +165,7 @@ impl Page {
     }
 }
 
-/// A request to the page's port, with these header lines.
+/// Sends a request with the header lines `headers` to the page's port.
 #[track_caller]
 pub fn ask(lab: &Lab, path: &str, headers: &str) -> Response {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
@@ -168,7 +173,7 @@ pub fn ask(lab: &Lab, path: &str, headers: &str) -> Response {
     Conn::open(lab.server(), address).ask(request.as_bytes())
 }
 
-/// Runs promtool on `input`: whether it was content, and what it said.
+/// Runs promtool on `input`. Returns whether promtool accepted the input, and promtool's output.
 pub fn promtool(arguments: &[&str], input: &str) -> (bool, String) {
     use std::io::Write as _;
     let mut child = Command::new("promtool")
@@ -179,7 +184,7 @@ pub fn promtool(arguments: &[&str], input: &str) -> (bool, String) {
         .spawn()
         .expect("start promtool");
     let mut stdin = child.stdin.take().expect("it is piped");
-    // It may have seen enough; what it says then is for the caller.
+    // The write fails if promtool stops reading early. The caller checks promtool's output.
     let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
     let output = child.wait_with_output().expect("promtool's end");
@@ -190,14 +195,14 @@ pub fn promtool(arguments: &[&str], input: &str) -> (bool, String) {
     )
 }
 
-/// What `packaging` has for operators.
+/// Returns the path of a file in `packaging`.
 pub fn packaged(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("../packaging")
         .join(path)
 }
 
-/// A real Prometheus in the daemon's namespace that reads the page, and the packaged rules.
+/// A real Prometheus server in the daemon's namespace, which reads the page and the packaged rules.
 #[derive(Debug)]
 pub struct Prometheus<'a> {
     lab: &'a Lab,
@@ -205,7 +210,7 @@ pub struct Prometheus<'a> {
 }
 
 impl<'a> Prometheus<'a> {
-    /// Starts it and waits until it answers.
+    /// Starts Prometheus and waits until it answers.
     #[track_caller]
     pub fn start(lab: &'a Lab) -> Self {
         let directory = lab.file("prometheus");
@@ -241,21 +246,21 @@ impl<'a> Prometheus<'a> {
         }
     }
 
-    /// What a query comes to now.
+    /// Returns the current result of a query.
     ///
     /// # Panics
-    /// When Prometheus does not understand it.
+    /// Panics if Prometheus rejects the query.
     #[track_caller]
     pub fn query(&self, query: &str) -> Vec<Value> {
         let response = get(self.lab, &format!("/api/v1/query?query={}", escaped(query)));
         let body: Value = serde_json::from_slice(&response.body).expect("JSON");
         assert_eq!(body["status"], "success", "{query}: {body}");
         let result = &body["data"]["result"];
-        // A vector, or one number.
+        // The result is either a vector or a single number.
         result.as_array().cloned().expect("an array")
     }
 
-    /// The names of the rules that it has, and whether the last evaluation of each was fine.
+    /// Returns the name of each loaded rule, and whether its last evaluation succeeded.
     pub fn rules(&self) -> Vec<(String, bool)> {
         let response = get(self.lab, "/api/v1/rules");
         let body: Value = serde_json::from_slice(&response.body).expect("JSON");
@@ -278,7 +283,7 @@ fn get(lab: &Lab, path: &str) -> Response {
     Conn::open(lab.server(), address).ask(request.as_bytes())
 }
 
-/// For a query of a URL (RFC 3986, section 2.1).
+/// Escapes a string for use in the query component of a URL (RFC 3986, section 2.1).
 fn escaped(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {

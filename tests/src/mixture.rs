@@ -1,4 +1,6 @@
-//! Clients that ask for things of all kinds, and look at every answer to the last byte.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Clients that send requests of all kinds and check every byte of every response.
 
 use std::{
     fmt, iter,
@@ -11,23 +13,24 @@ use std::{
 
 use crate::{Config, Conn, GUARDED, Lab, Limiter, Nginx, Response, clock, nginx::FILE_BYTES};
 
-/// The longest body of a request.
+/// The maximum size of a request's body in bytes.
 const LONGEST: u64 = 100_000;
 
-/// How long an answer may take. The loopback device's segments hold up to 64 KiB: of one that is cut
-/// several times a retransmission timeout passes each time, and doubles while none is acknowledged as a
-/// whole; on a way that loses packets that adds up to more than [`clock::PATIENCE`].
-const PATIENCE: Duration = clock::PATIENCE.saturating_mul(6);
+/// The longest time that a response may take. A segment on loopback contains up to 64 KiB. Each
+/// time that the programs cut such a segment, the client waits for a retransmission timeout, which
+/// doubles as long as no complete segment is acknowledged. On a path that loses packets, these
+/// timeouts can add up to more than half a minute.
+const PATIENCE: Duration = clock::PATIENCE.saturating_mul(3);
 
-/// Scopes with a key each; the first may do what it likes.
+/// A scope whose limits the clients do not reach. Each of the three scopes has one key.
 pub const ROOMY: &str = "acme/web";
-/// Over its quota.
+/// A scope whose quota is used up when the clients start.
 pub const SPENT: &str = "acme/spent";
-/// Some of its requests are too fast.
+/// A scope with a rate that some of the clients' requests exceed.
 pub const PACED: &str = "acme/paced";
 
-/// Directives for nginx: it would close a connection in silence whose client keeps it waiting for
-/// a body, and keep longer bodies in files.
+/// Directives for nginx. Without them, nginx would close a connection without a response if the
+/// client delays a body, and would store longer bodies in files.
 pub const NGINX: &str =
     "lingering_time 600s; lingering_timeout 600s; client_body_buffer_size 256k;";
 
@@ -38,7 +41,7 @@ pub fn tiers(config: Config) -> Config {
         .tier("paced", "rate = \"20/s\"\nburst = 2")
 }
 
-/// The keys.
+/// The keys of the three scopes.
 #[derive(Debug, Clone)]
 pub struct Keys {
     pub roomy: String,
@@ -47,8 +50,8 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Makes the scopes and their keys; the daemon has the [`tiers`]. [`SPENT`] still has one request
-    /// left.
+    /// Creates the scopes and their keys in a daemon that has the [`tiers`]. The quota of [`SPENT`]
+    /// is one request, which the caller must send before the clients start.
     pub fn make(limiter: &Limiter) -> Self {
         Self {
             roomy: limiter.key(ROOMY),
@@ -57,7 +60,7 @@ impl Keys {
         }
     }
 
-    /// Keys that nobody knows.
+    /// Returns keys that belong to no scope.
     pub fn none() -> Self {
         let key = |name: &str| format!("none-{name}");
         Self {
@@ -68,7 +71,7 @@ impl Keys {
     }
 }
 
-/// What the clients saw.
+/// The number of responses that the clients received, by kind.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Tally {
     pub roomy_served: u64,
@@ -92,17 +95,17 @@ impl AddAssign for Tally {
     }
 }
 
-/// The clients.
+/// The clients and their common settings.
 #[derive(Debug)]
 pub struct Mixture<'a> {
     pub lab: &'a Lab,
-    /// Addresses of the server, which clients take turns with.
+    /// The server's addresses, which the clients use in turn.
     pub addresses: Vec<IpAddr>,
     pub keys: Keys,
     pub clients: usize,
-    /// Whether anything is refused; if not, the clients do the same things.
+    /// Whether the daemon refuses requests. The clients send the same requests in either case.
     pub limited: bool,
-    /// Times that a client has done something, over all of them.
+    /// The number of rounds that all clients together have completed.
     pub done: AtomicUsize,
 }
 
@@ -118,11 +121,11 @@ impl<'a> Mixture<'a> {
         }
     }
 
-    /// Each client does what it does until `go_on` says no to the number of times that it has. The
-    /// gate is to be open.
+    /// Runs each client until `go_on` returns false. The argument of `go_on` is the number of
+    /// rounds that the client has completed. The gate must be open.
     ///
     /// # Panics
-    /// When an answer does not come, or is not right.
+    /// Panics if a response is missing or wrong.
     #[track_caller]
     pub fn run(&self, go_on: impl Fn(usize) -> bool + Sync) -> Tally {
         let mut tally = Tally::default();
@@ -141,7 +144,7 @@ impl<'a> Mixture<'a> {
                 })
                 .collect();
             for client in clients {
-                tally += client.join().expect("a client saw what it should");
+                tally += client.join().expect("no client failed");
             }
         });
         tally
@@ -157,12 +160,12 @@ struct Client<'a> {
     tally: Tally,
 }
 
-/// What a client expects in answer.
+/// The response that a client expects.
 enum Expected {
     Body(Vec<u8>),
-    /// A head alone, that speaks of so many bytes.
+    /// A head without a body, whose Content-Length has this value.
     Head(usize),
-    /// 204.
+    /// A response with status 204.
     Nothing,
 }
 
@@ -208,7 +211,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// So many requests at once, and their answers.
+    /// Sends `count` requests at once and checks their responses.
     fn ask(&mut self, count: u64) {
         let (bytes, expected) = self.requests(count);
         let mut conn = self.connection();
@@ -217,7 +220,8 @@ impl<'a> Client<'a> {
         self.conn = Some(conn);
     }
 
-    /// A request, and no more after it. (A large answer nginx would break off.)
+    /// Sends a last request and closes the sending half. The request is for a short response,
+    /// because nginx would not complete a long one after the client has closed its sending half.
     fn say_the_end(&mut self) {
         let mut conn = self.connection();
         conn.send(&crate::request("/", &self.mixture.keys.roomy));
@@ -227,7 +231,7 @@ impl<'a> Client<'a> {
         conn.assert_closed();
     }
 
-    /// So many requests that are served, and one that is not, at once.
+    /// Sends `before` requests that are served and then one that is refused, all at once.
     fn be_refused(&mut self, before: u64, round: usize) {
         let (mut bytes, expected) = self.requests(before);
         let key = self.mixture.keys.spent.clone();
@@ -239,7 +243,8 @@ impl<'a> Client<'a> {
             _ => post_chunked(&key, &body, &mut self.random),
         });
         let mut conn = self.connection();
-        // The answer may be there, and the end, before all of it is sent.
+        // The client may receive the refusal and the end of the connection before it has sent all
+        // bytes.
         let sent = conn.try_send(&bytes);
         self.expect(&mut conn, "before a refusal", &expected);
         let response = conn
@@ -254,7 +259,7 @@ impl<'a> Client<'a> {
         self.tally.spent_refused += 1;
     }
 
-    /// A request that is served, or too fast.
+    /// Sends a request that is either served or refused because it exceeds the rate.
     fn be_paced(&mut self, round: usize) {
         let mut conn = self.connection();
         conn.send(&crate::request("/", &self.mixture.keys.paced));
@@ -316,9 +321,10 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Bytes that no other request has.
+    /// Returns a body that differs from the body of every other request.
     fn body(&mut self) -> Vec<u8> {
-        // Small ones are as frequent as large ones.
+        // The length is shifted right by a random number of bits, which makes small bodies as
+        // frequent as large ones.
         let length = self.random.below(LONGEST) >> self.random.below(12);
         let random = &mut self.random;
         iter::repeat_with(|| random.next().to_le_bytes())
@@ -337,7 +343,8 @@ impl<'a> Client<'a> {
         })
     }
 
-    /// Reads the answers to the requests that `what` is about.
+    /// Reads and checks the responses that are expected, in the order of `all`; `what` describes
+    /// the requests in messages.
     fn expect(&mut self, conn: &mut Conn, what: &str, all: &[Expected]) {
         for (number, expected) in all.iter().enumerate() {
             let response = match expected {
@@ -400,7 +407,7 @@ fn post_chunked(key: &str, mut body: &[u8], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// Marsaglia's xorshift64, which must not start at 0.
+/// A random number generator, Marsaglia's xorshift64. Its state must not be 0.
 struct Random(u64);
 
 impl Random {

@@ -1,4 +1,6 @@
-//! Network namespaces: made, entered, removed.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Network namespaces: creation, entering and removal.
 
 use std::{
     fs::{self, File},
@@ -12,7 +14,7 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::process;
 
-/// A network namespace of its own, with loopback up; gone when dropped.
+/// A network namespace whose loopback interface is up. Dropping it removes the namespace.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
@@ -20,10 +22,10 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Makes the namespace `name`.
+    /// Creates the namespace `name`.
     ///
     /// # Panics
-    /// When the machine refuses: without root there is nothing to test with.
+    /// Panics if the kernel refuses to create it, for example because the process is not root.
     pub fn new(name: &str) -> Self {
         process::succeed(Command::new("ip").args(["netns", "add", name]));
         let path = PathBuf::from("/run/netns").join(name);
@@ -41,7 +43,7 @@ impl Namespace {
         &self.name
     }
 
-    /// Runs `ip -n NAME` with these words.
+    /// Runs `ip -n NAME` with the arguments in `words`.
     pub fn ip(&self, words: &str) {
         process::succeed(
             Command::new("ip")
@@ -50,7 +52,7 @@ impl Namespace {
         );
     }
 
-    /// Whether `ip -n NAME` with these words works on this machine.
+    /// Returns whether `ip -n NAME` with the arguments in `words` succeeds.
     pub fn ip_works(&self, words: &str) -> bool {
         Command::new("ip")
             .args(["-n", &self.name])
@@ -59,28 +61,29 @@ impl Namespace {
             .is_ok_and(|output| output.status.success())
     }
 
-    /// Sets a network variable of this namespace, by its path in `/proc/sys`.
+    /// Sets the network variable at the path `name`, which is relative to `/proc/sys`, in this
+    /// namespace.
     pub fn set(&self, name: &str, value: &str) {
         let path = PathBuf::from("/proc/sys").join(name);
-        // proc(5) shows each task the variables of its own namespace.
+        // Under /proc/sys/net, each task sees the variables of its own network namespace (proc(5)).
         let written = self.enter(|| fs::write(&path, value));
         written.unwrap_or_else(|error| panic!("cannot set {}: {error}", path.display()));
     }
 
-    /// The same for a variable that not every kernel has.
+    /// Does the same as [`Self::set`] if the kernel has the variable, and otherwise does nothing.
     pub fn set_if_there(&self, name: &str, value: &str) {
         if PathBuf::from("/proc/sys").join(name).exists() {
             self.set(name, value);
         }
     }
 
-    /// A command that runs in this namespace and dies with the thread that
-    /// starts it. Not `ip netns exec`: that hides the bpf file system.
+    /// Returns a command that runs in this namespace. The command is killed when the thread that
+    /// started it ends. It is not run by `ip netns exec`, which would hide the BPF file system.
     pub fn command(&self, program: &str) -> Command {
         Self::command_in(&self.name, program)
     }
 
-    /// The same for a namespace by its name.
+    /// Returns the same as [`Self::command`] for the namespace `name`.
     pub fn command_in(name: &str, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{name}")).args([
@@ -94,9 +97,9 @@ impl Namespace {
         command
     }
 
-    /// Runs `work` in this namespace, on a thread of its own. Sockets and
-    /// devices made there stay there. Processes started there die with that
-    /// thread: use [`Namespace::command`] for them.
+    /// Runs `work` in this namespace, on a separate thread. Sockets and devices that `work` creates
+    /// belong to the namespace. Processes that `work` starts are killed when the thread ends. Use
+    /// [`Namespace::command`] for processes that have to live longer.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             scope
@@ -112,7 +115,7 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // Nothing to do about a failure here: the next run sweeps what is left.
+        // A failure is ignored, because the next run removes the leftovers.
         let _ = Command::new("ip")
             .args(["netns", "del", &self.name])
             .output();

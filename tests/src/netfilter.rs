@@ -1,10 +1,12 @@
-//! Packets lost and ports translated, by the namespace's own nftables.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! nftables rules in a namespace that drop packets and translate ports and addresses.
 
 use std::net::Ipv4Addr;
 
 use crate::{Namespace, process};
 
-/// Rules of a namespace; they go with it, or with this.
+/// Rules in a namespace, which are removed with the namespace or when this value is dropped.
 #[derive(Debug)]
 pub struct Rules<'a> {
     namespace: &'a Namespace,
@@ -12,22 +14,40 @@ pub struct Rules<'a> {
 }
 
 impl<'a> Rules<'a> {
-    /// Loses every TCP packet that leaves a socket of the namespace and matches
-    /// (`sport 80`, `flags & rst == rst`). That is before traffic control: no
-    /// program there sees it either.
+    /// Drops every TCP packet that leaves a socket of the namespace and matches `matching` (for
+    /// example `sport 80` or `flags & rst == rst`). This happens before traffic control, so TC
+    /// programs do not see the packet.
     pub fn lose(namespace: &'a Namespace, matching: &str) -> Self {
         let hook = "type filter hook output priority 0;";
         Self::add(namespace, "lose", hook, &format!("tcp {matching} drop"))
     }
 
-    /// Hands connections to one port to another port of the same host.
+    /// Answers every TCP packet to a port with a reset, as a firewall does on behalf of a server.
+    /// Resets themselves are not answered.
+    pub fn reset(namespace: &'a Namespace, port: u16) -> Self {
+        let hook = "type filter hook input priority 0;";
+        let rule = format!("tcp dport {port} tcp flags & rst == 0 reject with tcp reset");
+        Self::add(namespace, "refuse", hook, &rule)
+    }
+
+    /// Drops at random one in `one_in` of the TCP packets that the namespace forwards and that
+    /// match `matching`. The packets are dropped after the TC programs on the incoming interface
+    /// have seen them.
+    pub fn lose_forwarded(namespace: &'a Namespace, matching: &str, one_in: u32) -> Self {
+        let hook = "type filter hook forward priority 0;";
+        let rule = format!("tcp {matching} numgen random mod {one_in} == 0 drop");
+        Self::add(namespace, "lose", hook, &rule)
+    }
+
+    /// Redirects connections from one port to another port of the same host.
     pub fn redirect(namespace: &'a Namespace, from: u16, to: u16) -> Self {
         let hook = "type nat hook prerouting priority -100;";
         let rule = format!("tcp dport {from} redirect to :{to}");
         Self::add(namespace, "translate", hook, &rule)
     }
 
-    /// Has the sockets of the namespace see all clients of a port under another address.
+    /// Translates the addresses of all clients of `port`. The sockets of the namespace then see
+    /// `address` as the address of each client.
     pub fn disguise(namespace: &'a Namespace, port: u16, address: Ipv4Addr) -> Self {
         let hook = "type nat hook input priority 100;";
         let rule = format!("ip daddr != 127.0.0.1 tcp dport {port} snat ip to {address}");
@@ -49,7 +69,7 @@ impl<'a> Rules<'a> {
 
 impl Drop for Rules<'_> {
     fn drop(&mut self) {
-        // Nothing to do about a failure here: they go with the namespace.
+        // A failure is ignored, because the rules are removed with the namespace.
         let words = format!("delete table inet {}", self.table);
         let _ = process::output(self.namespace.command("nft").arg(words));
     }

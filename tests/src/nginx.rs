@@ -1,5 +1,6 @@
-//! A real nginx with a directory of its own, whose access log is the witness
-//! of what reached the server.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A real nginx with its own directory. Its access log shows which requests reached the server.
 
 use std::{
     fs,
@@ -19,15 +20,16 @@ use crate::{
     process::{self, Process},
 };
 
-/// Size of the static file at [`Nginx::FILE`].
+/// The size of the static file at [`Nginx::FILE`] in bytes.
 pub const FILE_BYTES: usize = 300_000;
 
-/// nginx in the lab's server namespace. Besides its ports it has
-/// - `/`: a short answer at once (any method; a request body is read after it),
-/// - `/slow`: passed to the [`Gate`], answered when the test says so,
-/// - `/read`: the same answer, but when it has read the whole request body,
+/// An nginx in the lab's server namespace. It serves these paths:
+/// - `/`: an immediate short response to any method; nginx reads a request body after it has sent
+///   the response,
+/// - `/slow`: passed to the [`Gate`], and answered when the test releases it,
+/// - `/read`: the same response as `/`, after the whole request body has been read,
 /// - `/file`: a static file with an entity tag,
-/// - `/none`: 204.
+/// - `/none`: a response with status 204.
 #[derive(Debug)]
 pub struct Nginx {
     process: Process,
@@ -36,10 +38,10 @@ pub struct Nginx {
     markers: AtomicU32,
 }
 
-/// A line of the access log: a request that reached nginx.
+/// A line of the access log, which describes a request that reached nginx.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Access {
-    /// Seconds since the epoch at the end of the request, milliseconds kept.
+    /// The time at which the request ended, in seconds since the epoch, with millisecond precision.
     pub time: f64,
     pub port: u16,
     pub status: u16,
@@ -53,17 +55,18 @@ pub struct Access {
 impl Nginx {
     pub const FILE: &'static str = "/file";
     pub const SLOW: &'static str = "/slow";
-    /// As [`Self::SLOW`], and answered with the request's body, chunked.
+    /// A path below [`Self::SLOW`] at which the response contains the request's body, in chunks.
     pub const ECHO: &'static str = "/slow/echo";
     pub const NONE: &'static str = "/none";
     pub const READ: &'static str = "/read";
 
-    /// Starts nginx on `ports`, both families, and waits until it answers.
+    /// Starts nginx on `ports` in both families, and waits until it answers.
     pub fn start(lab: &Lab, ports: &[u16]) -> Self {
         Self::start_with(lab, ports, "")
     }
 
-    /// The same with these directives, which go before those that it has in any case.
+    /// Does the same as [`Self::start`], with `directives` in addition. They come before the
+    /// directives that every test uses.
     pub fn start_with(lab: &Lab, ports: &[u16], directives: &str) -> Self {
         let prefix = lab.file("nginx");
         fs::create_dir(&prefix).expect("nginx's directory");
@@ -85,7 +88,8 @@ impl Nginx {
     fn launch(lab: &Lab, prefix: &std::path::Path) -> Process {
         Process::start(
             "nginx",
-            // nginx takes the paths of unix sockets from here, not from its prefix.
+            // nginx resolves the path of a Unix socket relative to its working directory, unlike
+            // other paths, which it resolves relative to its prefix.
             lab.server()
                 .command("nginx")
                 .current_dir(prefix)
@@ -107,7 +111,7 @@ impl Nginx {
         });
     }
 
-    /// What passes requests to `/slow`.
+    /// Returns the backend to which nginx passes requests for `/slow`.
     pub fn gate(&self) -> &Gate {
         &self.gate
     }
@@ -116,31 +120,32 @@ impl Nginx {
         self.process.pid()
     }
 
-    /// Kills it as `kill -9` does.
+    /// Kills nginx as `kill -9` does.
     pub fn kill(&mut self) {
         self.process.kill();
     }
 
-    /// Starts it again after [`Nginx::kill`].
+    /// Starts nginx again after [`Nginx::kill`].
     pub fn start_again(&mut self, lab: &Lab) {
         self.process.kill();
-        // A killed nginx leaves its socket's file, and cannot bind over it.
+        // When nginx is killed, its socket file remains, and nginx cannot bind to the path while
+        // the file exists.
         fs::remove_file(self.prefix.join("marker.sock")).expect("the marker's socket");
         self.process = Self::launch(lab, &self.prefix);
         self.wait_until_ready();
     }
 
-    /// Its error log.
+    /// Returns the content of the error log.
     pub fn errors(&self) -> String {
         fs::read_to_string(self.prefix.join("error.log")).unwrap_or_default()
     }
 
-    /// Every request that has reached nginx and been answered so far.
+    /// Returns all requests that have reached nginx and have been answered so far.
     ///
-    /// nginx writes the line after the response has left, so a reader of the
-    /// response may come before it. A request over another way (a unix socket)
-    /// that is in the log tells that all before it are: it is one process with
-    /// one event loop.
+    /// nginx writes the log line of a request after it has sent the response, so the client may
+    /// have a response before the log has its line. This method therefore sends one more request,
+    /// over a Unix socket, and waits until the log contains that request. The log then also
+    /// contains all earlier requests, because nginx is one process with one event loop.
     pub fn log(&self) -> Vec<Access> {
         let number = self.markers.fetch_add(1, Ordering::Relaxed);
         let marker = format!("/marker-{number}-");
@@ -151,7 +156,7 @@ impl Nginx {
             .read_to_end(&mut Vec::new())
             .expect("the marker's answer");
         let log = clock::eventually_some("the marker is in nginx's log", || {
-            // A path may be no UTF-8.
+            // A path may not be valid UTF-8.
             let log = fs::read(self.prefix.join("access.log")).ok()?;
             let log = String::from_utf8_lossy(&log).into_owned();
             log.contains(&marker).then_some(log)
@@ -160,38 +165,39 @@ impl Nginx {
         lines.map(Access::parse).collect()
     }
 
-    /// How many requests with `key` in `X-Api-Key` nginx took for whole ones
-    /// (it notes one that broke off, or that it cannot read, with 400). It leaves
-    /// tabs around a value.
+    /// Returns the number of complete requests with `key` in `X-Api-Key` that nginx has logged.
+    /// Requests with status 400 are not counted, because nginx logs this status for requests that
+    /// it has not received completely or cannot parse. Tabs around the key are ignored, because
+    /// nginx logs them as a part of the value.
     pub fn served(&self, key: &str) -> u64 {
         Self::served_in(&self.log(), key)
     }
 
-    /// The same in a log that is there.
+    /// Does the same as [`Self::served`] for `log`, which the caller has already read.
     pub fn served_in(log: &[Access], key: &str) -> u64 {
         log.iter()
             .filter(|access| access.api_key.trim() == key && access.status != 400)
             .count() as u64
     }
 
-    /// What nginx's `/file` holds.
+    /// Returns the content of nginx's `/file`.
     pub fn file_content() -> Vec<u8> {
         content(FILE_BYTES)
     }
 
-    /// Established and half-closed connections of the server on `port`, from
-    /// the kernel's socket table.
+    /// Returns the established and the half-closed connections of the server on `port`, as the
+    /// kernel's socket table lists them.
     pub fn sockets(lab: &Lab, port: u16) -> Vec<String> {
         sockets(lab.server(), &format!("sport = :{port}"))
     }
 
-    /// Waits until no connection of the server on `port` is left.
+    /// Waits until no connection to `port` exists at the server.
     #[track_caller]
     pub fn wait_until_no_sockets(lab: &Lab, port: u16) {
         none_left("the server's", || Self::sockets(lab, port));
     }
 
-    /// Waits until no connection of the client to `port` is left.
+    /// Waits until no connection to `port` exists at the client.
     #[track_caller]
     pub fn wait_until_no_client_sockets(lab: &Lab, port: u16) {
         none_left("the client's", || {
@@ -200,14 +206,14 @@ impl Nginx {
     }
 }
 
-/// Waits until `list` finds none.
+/// Waits until `list` returns no sockets.
 #[track_caller]
 fn none_left(whose: &str, list: impl Fn() -> Vec<String>) {
     let start = Instant::now();
     clock::eventually(&format!("{whose} sockets are gone"), || {
         let left = list();
         let late = start.elapsed() > clock::PATIENCE / 2;
-        // Said once in a while, for whoever wants to know which.
+        // If the sockets remain for a long time, they are printed at intervals.
         if late && !left.is_empty() {
             println!("left of {whose} sockets: {left:#?}");
             thread::sleep(clock::PATIENCE / 8);
@@ -216,7 +222,7 @@ fn none_left(whose: &str, list: impl Fn() -> Vec<String>) {
     });
 }
 
-/// Sockets that are neither listening nor merely waiting for old packets to die.
+/// Returns the sockets that are in neither LISTEN nor TIME-WAIT.
 fn sockets(namespace: &Namespace, filter: &str) -> Vec<String> {
     let listing = process::succeed(namespace.command("ss").args([
         "-Htano",
@@ -256,8 +262,8 @@ impl Access {
     }
 }
 
-/// Bytes that are no repetition of a short pattern, so that a shifted or
-/// repeated piece shows.
+/// Returns `length` bytes without a short repeating pattern. If a piece of them is shifted or
+/// repeated, a comparison fails.
 fn content(length: usize) -> Vec<u8> {
     (0..length / 8 + 1)
         .flat_map(|number| format!("{number:07}\n").into_bytes())
@@ -265,8 +271,8 @@ fn content(length: usize) -> Vec<u8> {
         .collect()
 }
 
-/// One process: killing it leaves no workers behind, and its log is in the
-/// order of its events.
+/// Returns the configuration. In this configuration, nginx is a single process. No worker therefore
+/// survives when nginx is killed, and the log is in the order of events.
 fn configuration(ports: &[u16], directives: &str) -> String {
     let any = |v6: bool, port: u16| match v6 {
         true => format!("listen [::]:{port} backlog=4096;"),
@@ -336,9 +342,8 @@ http {{
     )
 }
 
-/// Opens `count` connections that each have a request waiting at the gate.
-/// Each is at the gate before the next one is sent, so that no rate limit of
-/// one request a moment comes in the way.
+/// Opens `count` connections, each with a request that waits at the gate. Each request is sent only
+/// after the previous one has reached the gate, so that no rate limit interferes.
 pub fn hold(lab: &Lab, nginx: &Nginx, key: &str, count: usize) -> Vec<Conn> {
     let already = nginx.gate().waiting();
     (1..=count)

@@ -1,12 +1,16 @@
-//! What the pages of `docs/` tell operators to write and to type.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The examples on the pages of `docs/`, which operators copy into files and shells.
 //!
-//! A fenced block is meant to be run when its info string says so after the language:
-//! `example=NAME` whose example it belongs to, and `file=PATH` where it is written, or `run=NAME` when
-//! it is typed; `host=NAME` on which host, where there are several.
+//! If the info string of a fenced block has attributes after the language, the block belongs to an
+//! example. The attribute `example=NAME` gives the name of the example. The block also has one of
+//! two further attributes: `file=PATH` if the block is the content of the file PATH, or `run=NAME`
+//! if the block consists of commands to type; NAME is then the name of the block. If the example
+//! has several hosts, `host=NAME` gives the name of the host.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-/// A block that is meant to be run.
+/// A fenced block that belongs to an example.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
     attributes: BTreeMap<String, String>,
@@ -27,10 +31,11 @@ pub struct Example {
 }
 
 impl Example {
-    /// Of a page of `docs/`, by its file's name, or of the README.
+    /// Returns the example `name` from `page`, which is the file name of the README or of a page of
+    /// `docs/`.
     ///
     /// # Panics
-    /// When there is none of that name.
+    /// Panics if there is no example with this name.
     #[track_caller]
     pub fn of(page: &str, name: &str) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -51,7 +56,8 @@ impl Example {
         }
     }
 
-    /// The files of a host, each with its text; of an example with one host only by `None`.
+    /// Returns the path and the content of each file of `host`. If `host` is `None`, the example
+    /// must have only one host.
     #[track_caller]
     pub fn files(&self, host: Option<&str>) -> Vec<(&str, &str)> {
         let files: Vec<_> = self
@@ -64,10 +70,10 @@ impl Example {
         files
     }
 
-    /// What is typed at one point.
+    /// Returns the commands of the block `name`.
     ///
     /// # Panics
-    /// Unless there is exactly one such block.
+    /// Panics unless there is exactly one such block.
     #[track_caller]
     pub fn run(&self, name: &str) -> &str {
         let mut found = self
@@ -75,16 +81,12 @@ impl Example {
             .iter()
             .filter(|block| block.get("run") == Some(name));
         let block = found.next();
-        assert!(
-            found.next().is_none(),
-            "{}: {name} is there twice",
-            self.name
-        );
+        assert!(found.next().is_none(), "{}: {name} occurs twice", self.name);
         let block = block.unwrap_or_else(|| panic!("{} runs no {name}", self.name));
         &block.text
     }
 
-    /// The names of all that is typed, in the page's order.
+    /// Returns the names of all blocks of commands, in the order of the page.
     pub fn runs(&self) -> Vec<&str> {
         self.blocks
             .iter()
@@ -93,7 +95,8 @@ impl Example {
     }
 }
 
-/// The commands of a transcript, lines that begin with `$ `, each with what it printed.
+/// Returns the commands in a transcript, each with its output. A command is a line that begins with
+/// `$ `.
 pub fn transcript(text: &str) -> Vec<(String, String)> {
     let mut steps: Vec<(String, String)> = Vec::new();
     for line in text.lines() {
@@ -109,7 +112,7 @@ pub fn transcript(text: &str) -> Vec<(String, String)> {
     steps
 }
 
-/// The blocks of a page that have attributes.
+/// Returns the blocks on a page that have attributes.
 fn parse(text: &str) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut lines = text.lines();

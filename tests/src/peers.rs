@@ -1,5 +1,8 @@
-//! The clients and client libraries that people use, as programs in `peers/`: each does a number
-//! of requests and tells what came of every one, and the judgement is made here, the same for all.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Common clients, and programs in `peers/` that use common client libraries. Each client sends a
+//! number of requests and reports the result of each request. The checks in this module are the
+//! same for all clients.
 
 use std::{
     fs,
@@ -15,31 +18,32 @@ use crate::{
     tools::{self, Wrk},
 };
 
-/// The interpreter that Debian's packages of Python modules are for. Another one may come before
-/// it on the PATH.
+/// The Python interpreter that finds the modules in Debian's packages. The PATH may contain another
+/// interpreter before it.
 pub const SYSTEM_PYTHON: &str = "/usr/bin/python3";
 
-/// Bytes of an upload.
+/// The size of an upload in bytes.
 pub const UPLOAD_BYTES: usize = 3_000_000;
 
-/// Longest that a client waits for an answer, unless a test says otherwise.
+/// The number of seconds that a client waits for a response, unless a test sets a different one.
 const PATIENCE_SECONDS: u32 = 30;
 
-/// Longest that wrk runs, in seconds, where it does not come to the number of its answers.
+/// The maximum running time of wrk in seconds, after which wrk ends even if it has received fewer
+/// responses than the job requires.
 const WRK_SECONDS: u32 = 60;
 
-/// A client.
+/// A client program or library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     Curl,
-    /// curl that does not ask before an upload (`Expect: 100-continue`).
+    /// curl without `Expect: 100-continue` before an upload.
     CurlUnasked,
     Wrk,
     /// Python's `http.client`.
     HttpClient,
-    /// Python's requests.
+    /// The Python library `requests`.
     Requests,
-    /// Python's aiohttp.
+    /// The Python library `aiohttp`.
     Aiohttp,
     /// Node's `http.Agent` with `keepAlive`.
     Agent,
@@ -51,44 +55,47 @@ pub enum Peer {
     Go,
 }
 
-/// What a client is to do: `count` requests, `workers` at a time.
+/// The task of a client: it sends `count` requests, and has at most `workers` of them in progress
+/// at a time.
 #[derive(Debug, Clone, Copy)]
 pub struct Job<'a> {
     pub url: &'a str,
     pub key: &'a str,
     pub count: usize,
     pub workers: usize,
-    /// A POST of [`UPLOAD_BYTES`] in place of a GET.
+    /// Whether to send POST requests with [`UPLOAD_BYTES`] instead of GET requests.
     pub upload: bool,
-    /// How long the client waits for an answer.
+    /// The number of seconds that the client waits for a response.
     pub seconds: u32,
-    /// What curl and requests are told to do when refused: to try that many times more.
+    /// The number of times that the client has to retry a refused request. Only curl and the Python
+    /// library `requests` support this.
     pub retries: Option<u32>,
 }
 
-/// What came of it.
+/// The results of a job.
 #[derive(Debug)]
-pub struct Report {
-    /// In the order of their ends, but for curl's errors, which come last.
+pub struct JobResult {
+    /// The results in the order in which the requests ended, except that curl's errors come last.
     pub answers: Vec<Result<Response, String>>,
-    /// Connections that the client's namespace has opened meanwhile.
+    /// The number of connections that the client's namespace opened during the job.
     pub opened: u64,
 }
 
 impl Peer {
-    /// Lets the client do the job in the client's namespace.
+    /// Runs the client in the client's namespace.
     ///
     /// # Panics
-    /// When the program itself fails: what its library says about a request is no failure.
+    /// Panics if the program itself fails. An error that the library reports for a request is not a
+    /// failure of the program, but is part of the results.
     #[track_caller]
-    pub fn run(self, lab: &Lab, job: &Job<'_>) -> Report {
+    pub fn run(self, lab: &Lab, job: &Job<'_>) -> JobResult {
         let mut command = self.command(lab, job);
         let before = tools::opened(lab.client());
         let answers = match self {
             Self::Curl | Self::CurlUnasked => curl(&mut command),
             _ => lines(&mut command),
         };
-        Report {
+        JobResult {
             answers,
             opened: tools::opened(lab.client()) - before,
         }
@@ -104,7 +111,7 @@ impl Peer {
             Self::Aiohttp => script(lab, SYSTEM_PYTHON, "aiohttp_session.py"),
             Self::Agent => script(lab, "node", "agent.js"),
             Self::Fetch => script(lab, "node", "fetch.js"),
-            // A single file of source is compiled on the way.
+            // The java command compiles a single source file and then runs it.
             Self::Java => script(lab, "java", "Client.java"),
             Self::Go => lab.client().command(&go_build(lab)),
         };
@@ -112,7 +119,8 @@ impl Peer {
         command
             .args([job.url, job.key, &count, job.mode(), &workers])
             .arg(job.seconds.to_string())
-            // Of two Python programs at once, each would write what it compiles.
+            // Without this variable, two Python programs that run at the same time could both write
+            // the same compiled module.
             .env("PYTHONDONTWRITEBYTECODE", "1");
         if let Some(retries) = job.retries {
             command.env("RETRIES", retries.to_string());
@@ -122,7 +130,7 @@ impl Peer {
 }
 
 impl<'a> Job<'a> {
-    /// GETs of `url` one after the other.
+    /// Returns a job that sends GET requests for `url`, one after the other.
     pub fn gets(url: &'a str, key: &'a str, count: usize) -> Self {
         Self {
             url,
@@ -135,7 +143,7 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// POSTs of [`UPLOAD_BYTES`] one after the other.
+    /// Returns a job that sends POST requests with [`UPLOAD_BYTES`], one after the other.
     pub fn uploads(url: &'a str, key: &'a str, count: usize) -> Self {
         Self {
             upload: true,
@@ -152,8 +160,9 @@ impl<'a> Job<'a> {
     }
 }
 
-impl Report {
-    /// The statuses in the order of their ends; an error of the client is a failure.
+impl JobResult {
+    /// Returns the status codes in the order in which the requests ended. An error from the client
+    /// fails the test.
     #[track_caller]
     pub fn statuses(&self) -> Vec<u16> {
         let status = |answer: &Result<Response, String>| match answer {
@@ -163,8 +172,8 @@ impl Report {
         self.answers.iter().map(status).collect()
     }
 
-    /// Asserts that exactly `quota` requests were served, the first ones if they came one after the
-    /// other, and that all else are whole refusals.
+    /// Asserts that exactly `quota` requests were served and that all other requests got complete
+    /// refusals. If `in_order` is true, the served requests must be the first ones.
     #[track_caller]
     pub fn assert_served_then_refused(&self, quota: usize, in_order: bool) {
         let statuses = self.statuses();
@@ -187,7 +196,7 @@ impl Report {
         self.answers.iter().flatten()
     }
 
-    /// What the client's library said where there was no response.
+    /// Returns the errors that the client's library reported instead of a response.
     pub fn errors(&self) -> Vec<&str> {
         let errors = self
             .answers
@@ -197,7 +206,7 @@ impl Report {
     }
 }
 
-/// Asserts that it is the whole refusal of a used up daily quota.
+/// Asserts that a response is a complete refusal because the daily quota has been used up.
 #[track_caller]
 fn assert_whole(refusal: &Response, quota: usize) {
     assert_eq!(refusal.status, 429, "{refusal:?}");
@@ -231,7 +240,7 @@ fn script(lab: &Lab, interpreter: &str, name: &str) -> Command {
     command
 }
 
-/// Builds the client in Go; what it is built from is on this machine.
+/// Builds the Go client from its source on this machine.
 #[track_caller]
 fn go_build(lab: &Lab) -> String {
     let binary = lab.file("client-go");
@@ -264,7 +273,7 @@ fn curl_command(lab: &Lab, job: &Job<'_>, arguments: &[&str]) -> Command {
     if let Some(retries) = job.retries {
         command.args(["--retry", &retries.to_string()]);
     }
-    // One curl asks for all of them, one after the other.
+    // One curl sends all requests, one after the other.
     command.arg(format!("{}?[1-{}]", job.url, job.count));
     command
 }
@@ -301,7 +310,7 @@ fn curl(command: &mut Command) -> Vec<Result<Response, String>> {
     answers
 }
 
-/// What the programs of `peers/` print: a line of JSON for each request.
+/// Parses the output of the programs in `peers/`. They print one line of JSON for each request.
 #[track_caller]
 fn lines(command: &mut Command) -> Vec<Result<Response, String>> {
     let text = succeed(command);

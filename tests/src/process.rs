@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! Child processes that never outlive the test that started them.
 
 use std::{
@@ -17,13 +19,13 @@ use serde_json::Value;
 
 use crate::clock;
 
-/// Pids of the running children, for an exit that runs no destructors.
+/// The pids of the running children. They are killed before an exit that runs no destructors.
 static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 
-/// Lines of a child's log shown when its test fails.
+/// The number of lines of a child's log that are shown when its test fails.
 const SHOWN_LINES: usize = 60;
 
-/// A running child with its output in a file; killed when dropped.
+/// A running child whose output goes to a file. Dropping it kills the child.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -32,10 +34,10 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command`, its standard output and error appended to `log`.
+    /// Starts `command` and appends its standard output and error to `log`.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// Panics if the command cannot be started.
     pub fn start(name: &str, command: &mut Command, log: &Path) -> Self {
         let output = File::options()
             .create(true)
@@ -61,12 +63,12 @@ impl Process {
         self.child.id()
     }
 
-    /// What it has written so far.
+    /// Returns the output of the child so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// The exit status if it has ended.
+    /// Returns the exit status, if the child has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         let ended = self.child.try_wait().expect("ask after a child");
         if ended.is_some() {
@@ -80,24 +82,24 @@ impl Process {
         kill(pid, signal).unwrap_or_else(|error| panic!("cannot signal {}: {error}", self.name));
     }
 
-    /// Waits for it to end by itself.
+    /// Waits until the child ends by itself.
     ///
     /// # Panics
-    /// When it does not.
+    /// Panics if the child does not end in time.
     pub fn wait(&mut self) -> ExitStatus {
         let what = format!("{} ends", self.name);
         clock::eventually_some(&what, || self.ended())
     }
 
-    /// Kills it as `kill -9` does and waits for its end.
+    /// Kills the child as `kill -9` does and waits for its end.
     pub fn kill(&mut self) {
-        // Fails only when it has ended already, which is what is wanted.
+        // This call fails only if the child has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
         self.forget();
     }
 
-    /// Its pid may be another's from now on.
+    /// Removes the pid from the list, because the kernel may now assign it to another process.
     fn forget(&self) {
         running().retain(|pid| *pid != self.child.id());
     }
@@ -119,7 +121,7 @@ fn running() -> MutexGuard<'static, Vec<u32>> {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Kills all running children, for an exit that runs no destructors.
+/// Kills all running children. This function is called before an exit that runs no destructors.
 pub fn kill_all() {
     for pid in running().iter() {
         let _ = kill(
@@ -129,10 +131,10 @@ pub fn kill_all() {
     }
 }
 
-/// Runs a command to its end.
+/// Runs a command until it ends, and returns its output. The command must succeed.
 ///
 /// # Panics
-/// When it cannot be started or fails; the message holds what it said.
+/// Panics if the command cannot be started or fails; the message contains its output.
 #[track_caller]
 pub fn succeed(command: &mut Command) -> String {
     let output = output(command);
@@ -146,10 +148,10 @@ pub fn succeed(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Runs a command to its end, whatever that is.
+/// Runs a command until it ends, and returns its output. The command may fail.
 ///
 /// # Panics
-/// When it cannot be started.
+/// Panics if the command cannot be started.
 #[track_caller]
 pub fn output(command: &mut Command) -> Output {
     command
@@ -158,17 +160,24 @@ pub fn output(command: &mut Command) -> Output {
         .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"))
 }
 
-/// Has cargo build a binary of a package of this workspace, for release; where it is.
+/// Builds a binary of a package in this workspace with the given profile, and returns its path.
 ///
 /// # Panics
-/// When it does not build.
+/// Panics if the build fails.
 #[track_caller]
-pub fn cargo_builds(package: &str, binary: &str) -> String {
+pub fn cargo_builds(package: &str, binary: &str, profile: &str) -> String {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
     let cargo = env::var("CARGO").unwrap_or("cargo".to_owned());
     let messages = succeed(
         Command::new(cargo)
-            .args(["build", "--release", "--quiet", "--package", package])
+            .args([
+                "build",
+                "--profile",
+                profile,
+                "--quiet",
+                "--package",
+                package,
+            ])
             .args(["--bin", binary, "--message-format=json", "--manifest-path"])
             .arg(manifest),
     );

@@ -1,12 +1,15 @@
-//! The kernel programs by themselves: `BPF_PROG_TEST_RUN` gives them one packet at a time, and what
-//! they did is looked at from outside: the verdict, the packet as it left, packets that they sent
-//! besides, and the maps.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The kernel programs without a network. `BPF_PROG_TEST_RUN` passes them one packet at a time, and
+//! a test checks the results: the verdict, the packet after the run, the additional packets that
+//! the programs sent, and the maps.
 //!
-//! [`Programs`] loads the object and fills the maps as a daemon would, without one; a [`Talk`] is a
-//! connection whose segments a test words; [`Shape`] says how they are wrapped.
+//! [`Programs`] loads the object and fills the maps as a daemon would. A [`Talk`] is a connection
+//! whose segments a test makes, and a [`Shape`] determines the headers around the segments.
 //!
-//! What this cannot show (packets of more than about 3.7 KiB, payload outside the linear part,
-//! checksums left to the device, two CPUs at once) the tests with real traffic do.
+//! A test run has limits, and tests with real traffic cover the cases outside them: packets of more
+//! than about 3.7 KiB, payload outside the linear part of the packet, checksums left to the device,
+//! and two CPUs at the same time.
 
 mod bpffs;
 mod link;
@@ -21,13 +24,13 @@ mod test_run;
 
 pub use maps::{Maps, Plain, find, get, set};
 pub use object::{Object, Tables};
-pub use pinned::{PinnedState, Switched, pinned_keys, switched};
+pub use pinned::{PinnedState, SwitchPhase, pinned_keys, switch_phase};
 pub use programs::Programs;
-pub use rules::{KEY_FIELD, config, digest, no_limits, text};
-pub use run::{Extras, Hook, Ran, Verdict};
+pub use rules::{KEY_FIELD, OWN_MARK, config, digest, no_limits, text};
+pub use run::{Extras, Hook, RunResult, Verdict};
 pub use talk::Talk;
 
 pub use crate::packet::{
-    ACK, Decoded, Ends, Extension, FIN, Fragment, Net, PSH, RST, SYN, Segment, Shape, URG,
-    checksum::mend_ip_checksum, timestamp,
+    ACK, DecodedSegment, Ends, Extension, FIN, Fragment, NetworkHeader, PSH, RST, SYN, Segment,
+    Shape, URG, checksum::mend_ip_checksum, timestamp,
 };

@@ -1,8 +1,11 @@
-//! Reverse proxies in front of the guarded server: on a host of their own (the client's
-//! namespace), or on the server's, where that is one.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Reverse proxies in front of the guarded server. They run on their own host, which is the
+//! client's namespace, or on the server's host if the lab has only one namespace.
 //!
-//! Each has two servers behind it: the guarded port, and as its backup the port that no limit
-//! covers. A proxy that gives the first one up for a moment serves what should have been refused.
+//! Each proxy has two servers: the guarded port, and as a backup the port to which no limit
+//! applies. If a proxy takes the guarded port out of service, even briefly, the backup port serves
+//! requests that should have been refused.
 
 use std::{
     collections::BTreeMap,
@@ -17,14 +20,14 @@ use serde_json::Value;
 
 use crate::{GUARDED, Lab, UNGUARDED, clock, process::Process};
 
-/// Where they listen.
+/// The port of the proxies.
 const PORT: u16 = 8080;
 
 fn listener() -> SocketAddr {
     SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PORT)
 }
 
-/// The proxy's own URL, for the client's namespace.
+/// Returns the URL of `path` at the proxy, as seen from the client's namespace.
 pub fn url(path: &str) -> String {
     format!("http://{}{path}", listener())
 }
@@ -40,7 +43,7 @@ fn wait_until_it_listens(lab: &Lab, process: &mut Process) {
     });
 }
 
-/// HAProxy with a health check of the guarded port twice a second.
+/// HAProxy, which checks the health of the guarded port twice a second.
 #[derive(Debug)]
 pub struct Haproxy {
     process: Process,
@@ -48,7 +51,7 @@ pub struct Haproxy {
 }
 
 impl Haproxy {
-    /// Starts it, the lines of its backend completed by `lines`.
+    /// Starts HAProxy with `lines` added to its backend.
     #[track_caller]
     pub fn start(lab: &Lab, lines: &str) -> Self {
         let (config, stats) = (lab.file("haproxy.cfg"), lab.file("haproxy.sock"));
@@ -83,14 +86,15 @@ backend api
         command.args(["-db", "-f"]).arg(&config);
         let mut process = Process::start("HAProxy", &mut command, &lab.file("haproxy.log"));
         wait_until_it_listens(lab, &mut process);
-        // This one it opens last.
+        // HAProxy opens its stats socket last.
         clock::eventually("HAProxy's stats socket is there", || {
             UnixStream::connect(&stats).is_ok()
         });
         Self { process, stats }
     }
 
-    /// The row of a frontend or server in its statistics, by the names of the columns.
+    /// Returns the statistics that HAProxy has of a frontend or server: the values in its row, by
+    /// column name.
     #[track_caller]
     pub fn row(&self, proxy: &str, name: &str) -> BTreeMap<String, String> {
         let mut stream = UnixStream::connect(&self.stats).expect("reach HAProxy's stats socket");
@@ -115,18 +119,19 @@ backend api
             .collect()
     }
 
-    /// The row of the guarded server.
+    /// Returns the statistics that HAProxy has of the guarded server, by column name.
     #[track_caller]
     pub fn guarded(&self) -> BTreeMap<String, String> {
         self.row("api", "guarded")
     }
 
-    /// Waits until the guarded server's status begins with `status` by a health check's word.
+    /// Waits until a health check has given the guarded server a status that begins with `status`.
     #[track_caller]
     pub fn wait_until(&self, status: &str) {
         clock::eventually(&format!("the guarded server is {status}"), || {
             let row = self.guarded();
-            // Before the first check it is taken to be up.
+            // Before the first check, HAProxy assumes that the server is up, so the status alone
+            // does not show that a check has been made.
             row["status"].starts_with(status) && row["check_status"].starts_with("L7")
         });
     }
@@ -136,24 +141,25 @@ backend api
     }
 }
 
-/// nginx as a proxy with a pool of connections, which gives a server up at its first failure.
+/// nginx as a proxy with a pool of connections. A server is taken out of service after its first
+/// failure.
 #[derive(Debug)]
 pub struct NginxProxy {
     prefix: PathBuf,
     _process: Process,
 }
 
-/// A line of its access log.
+/// A line of the proxy's access log.
 #[derive(Debug)]
-pub struct Passed {
+pub struct ForwardedRequest {
     pub status: u16,
-    /// The servers that it asked, in order.
+    /// The servers that the proxy tried, in order.
     pub servers: String,
     pub connection: u64,
 }
 
 impl NginxProxy {
-    /// Starts it, the lines of its location completed by `lines`.
+    /// Starts nginx with `lines` added to its location.
     #[track_caller]
     pub fn start(lab: &Lab, lines: &str) -> Self {
         let prefix = lab.file("nginx-proxy");
@@ -207,19 +213,20 @@ http {{
         }
     }
 
-    /// What it has passed on, once there are `count` requests.
+    /// Waits until the proxy has logged `count` requests, and returns all requests that it has
+    /// logged.
     #[track_caller]
-    pub fn passed(&self, count: usize) -> Vec<Passed> {
+    pub fn passed(&self, count: usize) -> Vec<ForwardedRequest> {
         let path = self.prefix.join("access.log");
-        // It writes a line after the response has left.
-        let text = clock::eventually_some("nginx as proxy has noted every request", || {
+        // nginx writes the log line of a request only after it has sent the response.
+        let text = clock::eventually_some("the nginx proxy has logged every request", || {
             let text = fs::read_to_string(&path).unwrap_or_default();
             (text.lines().count() >= count).then_some(text)
         });
-        text.lines().map(Passed::parse).collect()
+        text.lines().map(ForwardedRequest::parse).collect()
     }
 
-    /// What it has said about the servers.
+    /// Returns the lines about the servers in the proxy's error log.
     pub fn complaints(&self) -> Vec<String> {
         let text = fs::read_to_string(self.prefix.join("error.log")).unwrap_or_default();
         let lines = text.lines().filter(|line| line.contains("upstream"));
@@ -227,7 +234,7 @@ http {{
     }
 }
 
-impl Passed {
+impl ForwardedRequest {
     #[track_caller]
     fn parse(line: &str) -> Self {
         let line: Value = serde_json::from_str(line)

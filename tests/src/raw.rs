@@ -1,44 +1,49 @@
-//! A TCP peer of which a test words every packet: a host on the client's
-//! interface with addresses that no kernel owns, so that no kernel answers for
-//! it. What it sends arrives without any checksum vouched for by a device.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A TCP peer whose packets are all made by a test. The peer has addresses on the client's network
+//! that no kernel owns, and therefore no kernel answers on its behalf. Its packets reach the server
+//! without a verified checksum, so the server's kernel verifies it.
 
 mod conn;
 mod frame;
 mod link;
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde_json::Value;
 
 pub use self::{
     conn::{End, Opening, RawConn},
     frame::Frame,
-    link::Link,
+    link::FrameSocket,
 };
 use crate::{
     Lab, Namespace,
     lab::{CLIENT_INTERFACE, SERVER_INTERFACE},
+    packet::{Ends, Segment, Shape},
     process,
 };
 
-/// The host's addresses, in the networks of every lab.
+/// The addresses of the host, in the networks that every lab has.
 pub const V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
 pub const V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0x2d, 0, 0, 0, 0x77);
 
-/// Its link address: not the interface's, whose kernel then takes no notice.
+/// The link address of the host. Because it differs from the address of the interface, the client's
+/// kernel ignores frames to the host.
 pub const MAC: [u8; 6] = [2, 0, 0, 0, 0x77, 1];
 
-/// The host.
+/// The host of a raw TCP peer.
 #[derive(Debug)]
-pub struct Host<'a> {
+pub struct RawHost<'a> {
     lab: &'a Lab,
     server_mac: [u8; 6],
     interface: u32,
 }
 
-impl<'a> Host<'a> {
-    /// The host of a lab that is joined by a veth pair: tells the server where
-    /// it is, since nobody would answer that question.
+impl<'a> RawHost<'a> {
+    /// Makes the host in a lab with a veth pair, and registers the link addresses of the host at
+    /// the server. Without this, the server would ask for these link addresses and get no answer,
+    /// because no kernel owns the host's IP addresses.
     pub fn new(lab: &'a Lab) -> Self {
         let mac = MAC.map(|byte| format!("{byte:02x}")).join(":");
         for address in [V4.to_string(), V6.to_string()] {
@@ -58,13 +63,13 @@ impl<'a> Host<'a> {
         }
     }
 
-    /// An open connection to the guarded port over IPv4.
+    /// Opens a connection to the guarded port over IPv4.
     #[track_caller]
     pub fn connect(&self) -> RawConn {
         self.open(&Opening::default())
     }
 
-    /// An open connection.
+    /// Opens a connection with these parameters.
     #[track_caller]
     pub fn open(&self, opening: &Opening) -> RawConn {
         let mut conn = self.begin(opening);
@@ -72,7 +77,7 @@ impl<'a> Host<'a> {
         conn
     }
 
-    /// A connection of which nothing was sent yet.
+    /// Makes a connection that has not sent anything yet.
     pub fn begin(&self, opening: &Opening) -> RawConn {
         let server = if opening.v6 {
             self.lab.v6()
@@ -82,9 +87,20 @@ impl<'a> Host<'a> {
         RawConn::new(self.link(), server, opening)
     }
 
-    /// The host's end of the wire.
-    pub fn link(&self) -> Link {
-        Link::open(self.lab.client(), self.interface, self.server_mac)
+    /// Sends `segment` with the addresses and ports of the server of a connection, as a forger
+    /// would.
+    pub fn forge(&self, ends: &Ends, segment: &Segment) {
+        let shape = match ends.server {
+            IpAddr::V4(_) => Shape::v4(),
+            IpAddr::V6(_) => Shape::v6(),
+        };
+        let frame = Frame::new(&shape, ends, (MAC, self.server_mac), false, segment);
+        self.link().send(&frame);
+    }
+
+    /// Returns the host's packet socket.
+    pub fn link(&self) -> FrameSocket {
+        FrameSocket::open(self.lab.client(), self.interface, self.server_mac)
     }
 }
 

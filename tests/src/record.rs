@@ -1,26 +1,34 @@
-//! Counts that are on record in the repository: exact where they were made, bounded elsewhere.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Counts that are recorded in the repository. A test compares its counts with the record. In the
+//! environment in which the record was made, they must be equal; elsewhere, they may differ within
+//! bounds.
 
 use std::{env, fmt::Write as _, fs, path::Path};
 
-/// Set: records are written anew instead of compared, as other documents made from the code are.
+/// The environment variable that makes the tests write records instead of comparing them. The same
+/// variable is used for other files that tests generate from the code.
 const WRITE: &str = "LIMITER_WRITE_DOCS";
 
-/// How far a count may be from the record that another kernel or compiler has made, percent: theirs
-/// differ by some, a mistake by many.
+/// The maximum difference in percent between a count and a record that was made with another kernel
+/// or compiler. A change of the kernel or compiler usually changes a count by less, and a mistake
+/// usually changes it by more.
 const SLACK: u64 = 25;
 
-/// Asserts that `counts` are those of the file `name` beside the tests (`tests/NAME`).
+/// Asserts that `counts` match the file `name` in the directory of the tests
+/// (`tests/program/NAME`).
 ///
-/// `made_by` says what they depend on besides this repository. If the record was made by the same, all
-/// are to be equal, and a lower count fails as a higher one does, so that the record stays true. Else
-/// each may differ by a quarter.
+/// `made_by` names everything outside this repository that affects the counts. If the record was
+/// made by the same versions, all counts must be equal. A lower count is a failure too, so that the
+/// record stays accurate. If the record was made by other versions, each count may differ by a
+/// quarter.
 ///
 /// # Panics
-/// When they are not; the message says how to write the record anew.
+/// Panics if a count differs. The message explains how to write a new record.
 #[track_caller]
 pub fn assert_on_record(name: &str, made_by: &str, counts: &[(String, u64)]) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests")
+        .join("tests/program")
         .join(name);
     if env::var_os(WRITE).is_some() {
         fs::write(&path, text(made_by, counts)).expect("write the record");
@@ -29,12 +37,12 @@ pub fn assert_on_record(name: &str, made_by: &str, counts: &[(String, u64)]) {
     let wrong = differences(&recorded, made_by, counts);
     assert!(
         wrong.is_empty(),
-        "tests/tests/{name} has other counts; if these are meant, the test writes them with {WRITE}=1:\n{}",
+        "tests/tests/program/{name} has other counts; if these are meant, the test writes them with {WRITE}=1:\n{}",
         wrong.join("\n")
     );
 }
 
-/// A line for what it was made by, and one for each count.
+/// Returns the text of a record: a line with `made_by`, and one line for each count.
 fn text(made_by: &str, counts: &[(String, u64)]) -> String {
     let mut text = format!("# {made_by}\n");
     for (name, count) in counts {

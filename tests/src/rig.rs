@@ -1,11 +1,13 @@
-//! The usual setup: a lab, nginx on both ports, a daemon guarding one of them.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The usual setup: a lab, nginx on both ports, and a daemon that guards one of the ports.
 
 use std::net::IpAddr;
 
 use crate::{Config, GUARDED, Lab, Limiter, Net, Nginx, Response, UNGUARDED};
 
-/// Lab, nginx and daemon. Dropped from the top: the daemon goes before the
-/// namespace that it lives in.
+/// A lab, nginx and a daemon. The fields are dropped in this order, so that the daemon ends before
+/// its namespace is removed.
 #[derive(Debug)]
 pub struct Rig {
     pub limiter: Limiter,
@@ -14,25 +16,25 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// A rig on `net`, its configuration changed by `configure`.
+    /// Makes a rig on `net`, with a configuration that `configure` changes.
     #[track_caller]
     pub fn on(net: Net, configure: impl FnOnce(Config) -> Config) -> Self {
         Self::of(Lab::new(net), configure)
     }
 
-    /// A rig of two namespaces and a veth pair.
+    /// Makes a rig with two namespaces and a veth pair.
     #[track_caller]
     pub fn veth(configure: impl FnOnce(Config) -> Config) -> Self {
         Self::on(Net::Veth, configure)
     }
 
-    /// A rig in a lab that is there.
+    /// Makes a rig in an existing lab.
     #[track_caller]
     pub fn of(lab: Lab, configure: impl FnOnce(Config) -> Config) -> Self {
         Self::with(lab, "", configure)
     }
 
-    /// The same with these directives for nginx.
+    /// Makes a rig in an existing lab, with these directives for nginx.
     #[track_caller]
     pub fn with(lab: Lab, nginx: &str, configure: impl FnOnce(Config) -> Config) -> Self {
         let nginx = Nginx::start_with(&lab, &[GUARDED, UNGUARDED], nginx);
@@ -44,7 +46,7 @@ impl Rig {
         }
     }
 
-    /// A GET on a connection of its own.
+    /// Sends a GET request on its own connection.
     #[track_caller]
     pub fn get(&self, key: &str) -> Response {
         self.get_from(self.lab.v4(), key)
@@ -55,22 +57,22 @@ impl Rig {
         self.lab.connect_to(address, GUARDED).get("/", key)
     }
 
-    /// The statuses of so many GETs, each on a connection of its own.
+    /// Sends `count` GET requests, each on its own connection, and returns the status codes.
     #[track_caller]
     pub fn statuses(&self, key: &str, count: usize) -> Vec<u16> {
         (0..count).map(|_| self.get(key).status).collect()
     }
 
-    /// Asserts that nginx answered exactly as many requests of this key as the
-    /// key's scope, whose only key it is, is charged with.
+    /// Asserts that nginx served `expected` requests with the key, and that the same number was
+    /// charged to the scope of the key. The scope must have no other key.
     #[track_caller]
     pub fn assert_charged_as_served(&self, scope: &str, key: &str, expected: u64) {
         let (served, used) = (self.nginx.served(key), self.limiter.usage(scope).used);
         assert_eq!((served, used), (expected, expected), "served and charged");
     }
 
-    /// How many requests of this key, the scope's only one, nginx answered, which
-    /// must be what the scope is charged with.
+    /// Asserts that nginx served as many requests with the key as were charged to the scope of the
+    /// key, and returns the number. The scope must have no other key.
     #[track_caller]
     pub fn charged_as_served(&self, scope: &str, key: &str) -> u64 {
         let (served, used) = (self.nginx.served(key), self.limiter.usage(scope).used);
@@ -78,16 +80,16 @@ impl Rig {
         used
     }
 
-    /// Waits until the scope has nothing in flight and no connection, and neither side has a socket
-    /// left.
+    /// Waits until the scope has no request in flight and no connection, and neither the client nor
+    /// the server has a socket for the guarded port.
     #[track_caller]
     pub fn assert_no_sockets(&self, scope: &str) {
         self.assert_nothing_left(scope);
         Nginx::wait_until_no_client_sockets(&self.lab, GUARDED);
     }
 
-    /// Waits until the scope has nothing in flight and no connection, and the
-    /// server has no socket left.
+    /// Waits until the scope has no request in flight and no connection, and the server has no
+    /// socket for the guarded port.
     #[track_caller]
     pub fn assert_nothing_left(&self, scope: &str) {
         crate::eventually("nothing is in flight", || {

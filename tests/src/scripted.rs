@@ -1,11 +1,13 @@
-//! A server that a test scripts, and a daemon before it.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A server that a test scripts, and a daemon that guards it.
 
 use crate::{Config, Conn, GUARDED, Lab, Limiter, Net, Server, eventually};
 
-/// What the server says where an odd answer would be in the way.
+/// A response for tests in which the content of the response does not matter.
 pub const PLAIN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain";
 
-/// Lab, server and daemon, and the key of `acme/web`.
+/// A lab, a server, a daemon, and the key of `acme/web`.
 #[derive(Debug)]
 pub struct Scripted {
     pub limiter: Limiter,
@@ -15,7 +17,8 @@ pub struct Scripted {
 }
 
 impl Scripted {
-    /// A server that does with each connection as it likes, over veth.
+    /// Sets up a lab with a veth pair, a daemon, and a server that handles each connection with a
+    /// function.
     #[track_caller]
     pub fn serving(
         configure: impl FnOnce(Config) -> Config,
@@ -25,7 +28,7 @@ impl Scripted {
         Self::on(Net::Veth, configure, server)
     }
 
-    /// Any server, on `net`.
+    /// Sets up a lab on `net`, the given server, and a daemon.
     #[track_caller]
     pub fn on(
         net: Net,
@@ -57,17 +60,15 @@ impl Scripted {
         });
     }
 
-    /// Where one request at a time is allowed.
+    /// Waits until the scope has no request in flight, and asserts that no request was refused. The
+    /// scope must allow only one request at a time, because a slot that was not released then leads
+    /// to a refusal.
     #[track_caller]
     pub fn assert_slot_is_free(&self) {
         eventually("the slot is free", || {
             self.limiter.usage("acme/web").in_flight == 0
         });
         let refused = self.limiter.usage("acme/web").refused;
-        assert_eq!(
-            refused.total(),
-            0,
-            "a request met a slot that was not given back"
-        );
+        assert_eq!(refused.total(), 0, "a slot was not released");
     }
 }

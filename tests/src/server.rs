@@ -1,4 +1,6 @@
-//! A server that a test writes itself, for answers that nginx never gives.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A server that a test implements itself, for responses that nginx never sends.
 
 use std::{
     collections::HashMap,
@@ -11,11 +13,11 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::{Conn, Namespace};
 
-/// Connections that may wait to be accepted.
+/// The maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// Listens on a port, both families, and hands each connection to a function
-/// on a thread of its own. Ends with all its connections when dropped.
+/// A server that listens on a port in both families and handles each connection with a function on
+/// a separate thread. Dropping it ends all of its connections.
 #[derive(Debug)]
 pub struct Server {
     listener: Socket,
@@ -25,7 +27,7 @@ pub struct Server {
 
 impl Server {
     /// # Panics
-    /// When the port is taken.
+    /// Panics if the port is in use.
     pub fn start(
         namespace: &Namespace,
         port: u16,
@@ -34,7 +36,7 @@ impl Server {
         Self::start_of(Protocol::TCP, namespace, port, serve)
     }
 
-    /// The same over Multipath TCP (RFC 8684).
+    /// Does the same as [`Self::start`] over Multipath TCP (RFC 8684).
     pub fn start_multipath(
         namespace: &Namespace,
         port: u16,
@@ -63,7 +65,7 @@ impl Server {
         let opened = Arc::clone(&open);
         let serve = Arc::new(serve);
         let acceptor = thread::spawn(move || {
-            // Ends when the listener is shut down.
+            // `accept` fails once the listening socket has been shut down, and that ends the loop.
             let mut number = 0;
             while let Ok((socket, _)) = accepting.accept() {
                 let Ok(conn) = Conn::new(socket.into()) else {
@@ -77,7 +79,8 @@ impl Server {
                 let (serve, opened) = (Arc::clone(&serve), Arc::clone(&opened));
                 thread::spawn(move || {
                     serve(conn);
-                    // As long as any handle is open, so is the connection.
+                    // The connection stays open as long as a handle to it exists, so this handle is
+                    // removed.
                     opened.lock().expect("open connections").remove(&number);
                 });
             }
@@ -89,8 +92,8 @@ impl Server {
         }
     }
 
-    /// A server that reads requests with their bodies, one after the other,
-    /// and answers the n-th of a connection with `answer(n, head line)`.
+    /// Starts a server that reads the requests of a connection one after the other, with their
+    /// bodies. It answers the n-th request of the connection with `answer(n, head line)`.
     pub fn answering(
         namespace: &Namespace,
         port: u16,

@@ -1,17 +1,19 @@
-//! A real terminal: tmux.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A real terminal, provided by tmux.
 
 use std::{path::PathBuf, process::Command};
 
 use crate::{clock::eventually_some, process};
 
-/// A tmux of its own, with one window of 80 by 24.
+/// A private tmux server with one window of 80 columns and 24 rows.
 #[derive(Debug)]
 pub struct Terminal {
     socket: PathBuf,
 }
 
 impl Terminal {
-    /// A shell script in it, which finds a command as `$LIMITER`.
+    /// Runs a shell script in the terminal. The script finds the command in `$LIMITER`.
     pub fn start(command: &Command, socket: PathBuf, script: &str) -> Self {
         let words = std::iter::once(command.get_program()).chain(command.get_args());
         let words: Vec<_> = words.map(|word| word.to_str().expect("UTF-8")).collect();
@@ -35,7 +37,7 @@ impl Terminal {
         terminal
     }
 
-    /// A command of tmux's for it.
+    /// Returns a tmux command for this server.
     pub fn tmux(&self, words: &[&str]) -> Command {
         let mut command = Command::new("tmux");
         command
@@ -46,23 +48,23 @@ impl Terminal {
         command
     }
 
-    /// Types keys, by tmux's names.
+    /// Types keys, which are given by the names that tmux has for them.
     pub fn keys(&self, keys: &[&str]) {
         process::succeed(self.tmux(&["send-keys"]).args(keys));
     }
 
-    /// The lines that are shown.
+    /// Returns the lines on the screen.
     pub fn screen(&self) -> Vec<String> {
         let text = process::succeed(&mut self.tmux(&["capture-pane", "-p"]));
         text.lines().map(str::to_owned).collect()
     }
 
-    /// The same with the escape sequences of colours.
+    /// Returns the content of the screen, with the escape sequences for colours.
     pub fn painted(&self) -> String {
         process::succeed(&mut self.tmux(&["capture-pane", "-p", "-e"]))
     }
 
-    /// The lines, as soon as they are as they should be.
+    /// Waits until `fits` returns true for the lines on the screen, and returns the lines.
     #[track_caller]
     pub fn until(&self, what: &str, fits: impl Fn(&[String]) -> bool) -> Vec<String> {
         let mut seen = Vec::new();
@@ -78,7 +80,7 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // It has ended by itself with its last command, or not.
+        // This command fails if the server has already ended together with its last command.
         let _ = self.tmux(&["kill-server"]).output();
     }
 }

@@ -1,4 +1,6 @@
-//! The clients that people use: curl, wrk, Python.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Common clients: curl, wrk and Python.
 
 use std::{fs, path::PathBuf, process::Command, time::Duration};
 
@@ -11,22 +13,23 @@ use crate::{
     process::{Process, output, succeed},
 };
 
-/// Debian's Python, which has Debian's packages; one of another kind may come first in the path.
+/// Debian's Python, which finds the modules of Debian's packages. The PATH may contain another
+/// Python before it.
 pub const PYTHON: &str = "/usr/bin/python3";
 
-/// Longest that curl may take, in seconds.
+/// The maximum running time of curl in seconds.
 const CURL_SECONDS: u32 = 30;
 
-/// What curl did.
+/// The result of a curl command.
 #[derive(Debug)]
 pub struct Curl {
-    /// curl's exit status; 0 when it got a response.
+    /// curl's exit status. It is 0 if curl received a response.
     pub exit: i32,
     pub response: Option<Response>,
     pub errors: String,
 }
 
-/// Runs curl in the client's namespace. The response is taken from `-i`.
+/// Runs curl with `-i` in the client's namespace, and parses the response.
 pub fn curl(lab: &Lab, arguments: &[&str]) -> Curl {
     let mut output = output(curl_command(lab, CURL_SECONDS).args(arguments));
     Curl {
@@ -36,7 +39,7 @@ pub fn curl(lab: &Lab, arguments: &[&str]) -> Curl {
     }
 }
 
-/// curl with `-i` in the client's namespace, not started yet.
+/// Returns a curl command with `-i` in the client's namespace that has not been started.
 pub fn curl_command(lab: &Lab, seconds: u32) -> Command {
     let mut command = lab.client().command("curl");
     command.args(["-q", "-sS", "-i", "--noproxy", "*"]);
@@ -44,8 +47,8 @@ pub fn curl_command(lab: &Lab, seconds: u32) -> Command {
     command
 }
 
-/// Takes a response and the interim ones before it from the front of what curl printed: all that
-/// is there, unless the response says how much it is.
+/// Removes a response, and the interim responses that precede it, from the start of curl's output.
+/// If the response has no Content-Length, all remaining bytes are its body.
 pub fn take_response(printed: &mut Vec<u8>) -> Option<Response> {
     let mut interim = Vec::new();
     loop {
@@ -65,7 +68,8 @@ pub fn take_response(printed: &mut Vec<u8>) -> Option<Response> {
     }
 }
 
-/// Connections that a namespace has opened so far: `ActiveOpens` of RFC 4022.
+/// Returns the number of connections that a namespace has opened so far (`ActiveOpens` in RFC
+/// 4022).
 #[track_caller]
 pub fn opened(namespace: &Namespace) -> u64 {
     let path = "/proc/thread-self/net/snmp";
@@ -84,16 +88,17 @@ pub fn opened(namespace: &Namespace) -> u64 {
         .unwrap_or_else(|| panic!("no ActiveOpens in {path}: {text}"))
 }
 
-/// curl with a key in `X-Api-Key`; the response must come.
+/// Runs curl with a key in `X-Api-Key`. A response must arrive.
 #[track_caller]
 pub fn curl_get(lab: &Lab, url: &str, key: &str) -> Response {
     let header = format!("X-Api-Key: {key}");
     let curl = curl(lab, &["-H", &header, url]);
     assert_eq!(curl.exit, 0, "{curl:?}");
-    curl.response.expect("curl's exit status said so")
+    curl.response
+        .expect("a response, as curl's exit status shows")
 }
 
-/// wrk's summary.
+/// The summary that wrk prints.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Wrk {
     pub requests: u64,
@@ -116,7 +121,8 @@ pub fn wrk(lab: &Lab, url: &str, key: &str, connections: u32, seconds: u32) -> W
     Wrk::parse(&text)
 }
 
-/// wrk's script: once there is a file of the name that it is given, no connection asks any more.
+/// A script for wrk, which gets the path of a file as its argument. Once this file exists, the
+/// connections send no further requests.
 const UNTIL_TOLD: &str = r#"
 local told
 function init(arguments)
@@ -132,10 +138,10 @@ function delay()
 end
 "#;
 
-/// Longest that wrk goes on by itself, in seconds.
+/// The maximum running time of wrk in seconds, if the test does not end it earlier.
 const WRK_SECONDS: u32 = 600;
 
-/// A wrk that goes on until it is told to end.
+/// A wrk process that runs until the test ends it.
 #[derive(Debug)]
 pub struct Load {
     wrk: Process,
@@ -143,7 +149,8 @@ pub struct Load {
 }
 
 impl Load {
-    /// One thread in the client's namespace; `name` is for its files. `headers` go with each request.
+    /// Starts wrk with one thread in the client's namespace. The names of wrk's files contain
+    /// `name`, and each request has the additional fields in `headers`.
     pub fn start(lab: &Lab, name: &str, url: &str, connections: u32, headers: &[&str]) -> Self {
         let script = lab.file(&format!("{name}.lua"));
         let told = lab.file(&format!("{name}.told"));
@@ -159,12 +166,14 @@ impl Load {
         Self { wrk, told }
     }
 
-    /// Has each connection end after the answer to what it has asked.
+    /// Makes the connections send no further requests. The response to a request that has already
+    /// been sent is still received.
     pub fn tell(&self) {
         fs::write(&self.told, "").expect("tell wrk");
     }
 
-    /// Ends it; what it saw. After [`Self::tell`], and when the answers have come, no request is broken off.
+    /// Ends wrk and returns its summary. If [`Self::tell`] was called earlier and the responses
+    /// have arrived since, this interrupts no request.
     #[track_caller]
     pub fn finish(mut self) -> Wrk {
         self.wrk.signal(Signal::SIGINT);
@@ -179,8 +188,8 @@ impl Load {
 }
 
 impl Wrk {
-    /// The latency that so many percent of the requests did not exceed, if it was asked for them
-    /// (`--latency`).
+    /// Returns the latency that was not exceeded by `percent` percent of the requests. wrk reports
+    /// it only if it ran with `--latency`.
     pub fn latency(&self, percent: u32) -> Option<Duration> {
         let name = format!("{percent}%");
         let mut lines = self.text.lines().map(str::split_whitespace);
@@ -200,7 +209,7 @@ impl Wrk {
         })
     }
 
-    /// Reads what wrk printed.
+    /// Parses wrk's output.
     pub fn parse(text: &str) -> Self {
         let mut summary = Self {
             text: text.to_owned(),
@@ -222,7 +231,7 @@ impl Wrk {
     }
 }
 
-/// Runs a Python script in the client's namespace; it prints JSON.
+/// Runs a Python script in the client's namespace, and parses its JSON output.
 #[track_caller]
 pub fn python(lab: &Lab, script: &str, arguments: &[&str]) -> Value {
     let text = succeed(python_command(lab, script).args(arguments));
@@ -230,7 +239,7 @@ pub fn python(lab: &Lab, script: &str, arguments: &[&str]) -> Value {
         .unwrap_or_else(|error| panic!("the script's output is not JSON ({error}): {text}"))
 }
 
-/// A Python script in the client's namespace, not started yet.
+/// Returns a command that runs a Python script in the client's namespace and has not been started.
 pub fn python_command(lab: &Lab, script: &str) -> Command {
     let mut command = lab.client().command("python3");
     command.args(["-c", script]);

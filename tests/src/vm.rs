@@ -1,5 +1,8 @@
-//! In a machine of `cargo xtask test --vm`: what is not done to the machine that one works on, and the
-//! favours that a test asks of the machine's host (`xtask/src/vm/said.rs` hears them).
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Support for tests in a virtual machine of `cargo xtask test --vm`. The tests make changes that
+//! no test may make on a developer's machine, and send requests to the host of the virtual machine.
+//! `xtask/src/vm/transcript.rs` handles these requests.
 
 use std::{
     env,
@@ -13,23 +16,24 @@ use nix::{
     time::{ClockId, clock_settime},
 };
 
-/// Set by the machine's process 1.
+/// The environment variable that process 1 of the machine sets.
 const VARIABLE: &str = "LIMITER_VM";
 
-/// The line to the host.
+/// The serial port that leads to the host.
 const HOST: &str = "/dev/ttyS1";
 
-/// A disk that stays as it is left from one start of the machine to the next, where the plan has one.
+/// The mount point of a disk that some machines have. The disk keeps its content when the machine
+/// restarts.
 pub const DISK: &str = "/srv";
 
-/// A network card of the machine; the two are on one cable.
+/// A network card of the machine. The machine has two cards, connected to each other.
 #[derive(Debug, Clone, Copy)]
 pub struct Card {
     name: &'static str,
     mac: &'static str,
 }
 
-/// They are told apart by their hardware addresses (`xtask/src/vm/qmp.rs`).
+/// The two cards, which are distinguished by their hardware addresses (`xtask/src/vm/qmp.rs`).
 pub const CARDS: [Card; 2] = [
     Card {
         name: "card0",
@@ -42,7 +46,7 @@ pub const CARDS: [Card; 2] = [
 ];
 
 impl Card {
-    /// Its interface, if this namespace has it.
+    /// Returns the name of the card's interface, if the interface is in this namespace.
     pub fn interface(self) -> Option<String> {
         let entries = fs::read_dir("/sys/class/net").expect("the interfaces");
         entries
@@ -54,24 +58,25 @@ impl Card {
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
     }
 
-    /// Takes it out of the running machine; returns when it is gone.
+    /// Removes the card from the running machine, and waits until the card is gone.
     pub fn unplug(self) {
         ask(&format!("unplug {}", self.name));
     }
 
-    /// Puts it in again.
+    /// Inserts the card again.
     pub fn plug(self) {
         ask(&format!("plug {}", self.name));
     }
 }
 
 /// # Panics
-/// Outside of a machine: these tests set the clock and take the memory that there is.
+/// Panics if the test does not run in a virtual machine, because these tests set the clock and use
+/// up the memory.
 #[track_caller]
 pub fn require() {
     assert!(
         env::var_os(VARIABLE).is_some(),
-        "this test is for a machine of its own: cargo xtask test --vm"
+        "this test needs a machine of its own: cargo xtask test --vm"
     );
 }
 
@@ -83,14 +88,15 @@ pub fn set_clock(seconds: u64) {
     clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::new(seconds, 0)).expect("set the clock");
 }
 
-/// Ends the machine as it ends when its power fails: nothing more is written by anybody.
+/// Ends the machine as a power failure does: the machine writes nothing more to its disk.
 pub fn cut_power() -> ! {
     ask("cut");
-    panic!("the machine has power still");
+    panic!("the machine still has power");
 }
 
-/// Writes a file, which is there in its old form or in its new one at any moment, and in the new one
-/// after a power cut.
+/// Writes a file durably and atomically. If a power failure happens after this function has
+/// returned, the file has the new content. If it happens earlier, the file has either the old or
+/// the new content.
 pub fn write_for_good(path: &Path, text: &str) {
     let draft = path.with_extension("new");
     let mut file = File::create(&draft).expect("a file");
@@ -102,7 +108,7 @@ pub fn write_for_good(path: &Path, text: &str) {
     directory.sync_all().expect("to the disk");
 }
 
-/// What the kernel calls available, in bytes (proc_meminfo(5)).
+/// Returns the memory that the kernel reports as available, in bytes (proc_meminfo(5)).
 pub fn available_memory() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").expect("the memory");
     let line = text.lines().find_map(|line| {
@@ -112,7 +118,7 @@ pub fn available_memory() -> u64 {
     line.expect("the available memory") * 1024
 }
 
-/// Returns when the host has done it.
+/// Sends a request to the host and waits until the host has carried it out.
 fn ask(what: &str) {
     require();
     let line = File::options()
@@ -120,7 +126,8 @@ fn ask(what: &str) {
         .write(true)
         .open(HOST)
         .expect("the line to the host");
-    // The harness may be in the middle of a line of its own.
+    // The test harness may have written a line without its end, so the request begins with a line
+    // end.
     (&line)
         .write_all(format!("\nvm: {what}\n").as_bytes())
         .expect("ask the host");

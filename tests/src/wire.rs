@@ -1,7 +1,9 @@
-//! A cable in user space: two TUN or TAP devices and a thread that carries
-//! every packet between them, through the hands of a test. It reaches what a
-//! veth pair does not show: devices without Ethernet headers, packets without
-//! offloads, tagged, fragmented, dropped and doubled ones.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A cable in user space: two TUN or TAP devices, and a thread that carries every packet between
+//! them and lets a test change it. Tests use it for cases that do not occur on a veth pair: devices
+//! without Ethernet headers, packets without offloads, and tagged, fragmented, dropped and
+//! duplicated packets.
 
 use std::{
     fs::File,
@@ -20,20 +22,21 @@ use crate::{
     lab::{CLIENT_INTERFACE, SERVER_INTERFACE},
 };
 
-/// Longest packet: TUN and TAP devices segment before they hand out.
+/// The maximum size of a packet in bytes. Larger packets are segmented before a TUN or TAP device
+/// passes them to this process.
 const LONGEST: usize = 65_536;
 
-/// What the devices carry.
+/// The kind of a cable's two devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Ethernet frames.
+pub enum DeviceKind {
+    /// Devices that carry Ethernet frames.
     Tap,
-    /// IP packets without a link header.
+    /// Devices that carry IP packets without a link header.
     Tun,
 }
 
-impl Kind {
-    /// Bytes before the IP header.
+impl DeviceKind {
+    /// Returns the size of the link header before the IP header, in bytes.
     pub fn link_header(self) -> usize {
         match self {
             Self::Tap => 14,
@@ -49,26 +52,28 @@ impl Kind {
     }
 }
 
-/// The cable; unplugged when dropped.
+/// A cable between two namespaces. Dropping it disconnects them.
 #[derive(Debug)]
 pub struct Wire {
-    /// Closing it wakes the thread, which then ends.
+    /// One end of a socket pair that keeps the thread running. Closing it wakes the thread, which
+    /// then ends.
     plug: Option<UnixStream>,
     carrier: Option<JoinHandle<()>>,
 }
 
-/// What becomes of a packet on its way: nothing, one or several.
-pub type Way = Box<dyn FnMut(Vec<u8>) -> Vec<Vec<u8>> + Send>;
+/// A function that receives a packet on the cable and returns the packets that replace it. It may
+/// return none.
+pub type PacketHandler = Box<dyn FnMut(Vec<u8>) -> Vec<Vec<u8>> + Send>;
 
-/// Carries every packet as it is.
-pub fn untouched() -> Way {
+/// Returns a handler that passes on every packet unchanged.
+pub fn untouched() -> PacketHandler {
     Box::new(|packet| vec![packet])
 }
 
-/// Loses so many of a hundred packets, the same ones in every run with the same
-/// seed and the same packets.
-pub fn lossy(percent: u64, seed: u64) -> Way {
-    // Marsaglia's xorshift64, which must not start at 0.
+/// Returns a handler that drops `percent` of the packets. For the same seed and the same sequence
+/// of packets, the handler drops the same packets in every run.
+pub fn lossy(percent: u64, seed: u64) -> PacketHandler {
+    // This is Marsaglia's xorshift64, whose state must not be 0.
     let mut state = seed | 1;
     Box::new(move |packet| {
         state ^= state << 13;
@@ -83,8 +88,13 @@ pub fn lossy(percent: u64, seed: u64) -> Way {
 }
 
 impl Wire {
-    /// Joins the namespaces of a lab that is [`crate::Net::Apart`].
-    pub fn join(lab: &Lab, kind: Kind, mut to_server: Way, mut to_client: Way) -> Self {
+    /// Connects the namespaces of a [`crate::Net::Apart`] lab.
+    pub fn join(
+        lab: &Lab,
+        kind: DeviceKind,
+        mut to_server: PacketHandler,
+        mut to_client: PacketHandler,
+    ) -> Self {
         let client = device(lab.client(), CLIENT_INTERFACE, kind);
         let server = device(lab.server(), SERVER_INTERFACE, kind);
         lab.address_ends();
@@ -125,33 +135,34 @@ impl Drop for Wire {
     }
 }
 
-fn carry(mut from: &File, mut to: &File, way: &mut Way) {
+fn carry(mut from: &File, mut to: &File, way: &mut PacketHandler) {
     let mut packet = vec![0; LONGEST];
     let Ok(length) = from.read(&mut packet) else {
         return;
     };
     packet.truncate(length);
     for packet in way(packet) {
-        // A device that is down loses packets, as cables do.
+        // A device that is down does not accept packets. They are dropped, as on an unplugged
+        // cable.
         let _ = to.write_all(&packet);
     }
 }
 
-fn device(namespace: &Namespace, name: &str, kind: Kind) -> File {
+fn device(namespace: &Namespace, name: &str, kind: DeviceKind) -> File {
     let made = namespace.enter(|| -> io::Result<File> {
         let file = File::options()
             .read(true)
             .write(true)
             .open("/dev/net/tun")?;
-        // SAFETY: an all-zero ifreq is valid: it is a name, a union of plain
-        // numbers and addresses, and nothing else.
+        // SAFETY: an all-zero ifreq is valid, because it consists of a name and a union of integers
+        // and addresses.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
             *to = libc::c_char::try_from(from).expect("names are ASCII");
         }
         request.ifr_ifru.ifru_flags = kind.flags().try_into().expect("flags fit");
-        // SAFETY: TUNSETIFF (Documentation/networking/tuntap.rst) reads the
-        // ifreq, which lives through the call; the descriptor is open.
+        // SAFETY: TUNSETIFF (Documentation/networking/tuntap.rst) reads the ifreq, which outlives
+        // the call, and the descriptor is open.
         let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw const request) };
         if result < 0 {
             return Err(io::Error::last_os_error());

@@ -1,73 +1,86 @@
-//! `cargo xtask bench`: what the limiter costs, and what others cost that do the same.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `cargo xtask bench`: measures the cost of the limiter and of its alternatives.
 //!
-//! Each part is a bench of limiter-tests, which prints a table and writes a file. For the first the
-//! kernel programs are built once more, with those that are there to be measured only.
+//! Each part is a bench of limiter-tests, which prints a table and writes a file. The part
+//! `program` needs a separate build of the kernel programs, because some programs exist only for
+//! measurements.
 
 use std::{ffi::OsStr, path::PathBuf};
 
 use anyhow::bail;
 use limiter_toolchain::ebpf;
 
-use crate::{build, cache, context::Context, packages, privilege::Privilege, process};
+use crate::{build, context::Context, packages, privilege::Privilege, process, tools};
 
 const PACKAGE: &str = "limiter-tests";
 
-/// The feature of limiter-ebpf that adds programs to be measured.
+/// The feature of limiter-ebpf that adds the programs for measurements.
 const FEATURE: &str = "bench";
 
-/// Names the kernel object that limiter-tests is to load.
+/// The environment variable with the path of the kernel object for limiter-tests.
 const OBJECT_VARIABLE: &str = "LIMITER_OBJECT";
-/// The release binary.
+/// The environment variable with the path of the release binary.
 const BINARY_VARIABLE: &str = "LIMITER_BIN";
-/// An Envoy to compare with.
+/// The environment variable with the path of Envoy, which is one of the alternatives.
 const ENVOY_VARIABLE: &str = "LIMITER_ENVOY";
 
-/// The parts, by the name of their bench.
+/// The parts of the benchmark. Each is the name of a bench of limiter-tests.
 const PARTS: [&str; 4] = ["program", "traffic", "precision", "scale"];
 
-/// What was asked for.
-#[derive(Debug, PartialEq, Eq)]
-struct Request<'a> {
-    parts: Vec<&'a str>,
-    args: Vec<&'a str>,
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The parts to run (program, traffic, precision, scale), all by default; a single part may be
+    /// followed by texts that select cases by their names
+    names: Vec<String>,
+    /// Runs fewer and shorter rounds
+    #[arg(long)]
+    quick: bool,
 }
 
-impl<'a> Request<'a> {
-    fn parse(args: &'a [String]) -> Self {
-        let is_part = |arg: &&str| PARTS.contains(arg);
-        let named = args.iter().map(String::as_str).take_while(is_part);
-        let mut parts: Vec<&str> = named.collect();
-        let args = args[parts.len()..].iter().map(String::as_str).collect();
+/// The parts to run and, if there is only one part, the cases to run.
+#[derive(Debug, PartialEq, Eq)]
+struct Selection<'a> {
+    parts: Vec<&'a str>,
+    cases: Vec<&'a str>,
+}
+
+impl<'a> Selection<'a> {
+    fn of(names: &'a [String]) -> anyhow::Result<Self> {
+        let is_part = |name: &&str| PARTS.contains(name);
+        let mut parts: Vec<&str> = names
+            .iter()
+            .map(String::as_str)
+            .take_while(is_part)
+            .collect();
+        let cases: Vec<&str> = names[parts.len()..].iter().map(String::as_str).collect();
+        if let (Some(case), true) = (cases.first(), parts.len() != 1) {
+            bail!(
+                "{case:?} is not a part ({}); to choose cases of a part, name the part first",
+                PARTS.join(", ")
+            );
+        }
         if parts.is_empty() {
             parts.extend(PARTS);
         }
-        Self { parts, args }
+        Ok(Self { parts, cases })
     }
 }
 
-pub fn run(context: &Context, args: &[String]) -> anyhow::Result<()> {
-    let request = Request::parse(args);
-    if let (true, Some(filter)) = (
-        request.parts.len() > 1,
-        request.args.iter().find(|arg| !arg.starts_with('-')),
-    ) {
-        bail!(
-            "{filter:?} is no part ({}); to run some cases of a part, name the part before it",
-            PARTS.join(", ")
-        );
-    }
+pub fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
+    let selection = Selection::of(&args.names)?;
     let privilege = Privilege::acquire("the bench")?;
     let mut variables = vec![(OBJECT_VARIABLE, object(context)?)];
-    if request.parts.iter().any(|part| *part != "program") {
+    if selection.parts.iter().any(|part| *part != "program") {
         packages::for_benches()?;
         variables.push((BINARY_VARIABLE, build::release(context)?));
-        // Without it the others are compared.
-        match cache::envoy() {
+        // Without Envoy, the limiter is compared only with the other alternatives.
+        match tools::envoy() {
             Ok(envoy) => variables.push((ENVOY_VARIABLE, envoy)),
-            Err(error) => eprintln!("no Envoy to compare with: {error:#}"),
+            Err(error) => eprintln!("there is no Envoy to compare with: {error:#}"),
         }
     }
-    for part in &request.parts {
+    for part in &selection.parts {
         println!("\n== {part}");
         let mut command = context.cargo();
         command
@@ -78,13 +91,17 @@ pub fn run(context: &Context, args: &[String]) -> anyhow::Result<()> {
         }
         let json = context.target_dir().join(format!("bench/{part}.json"));
         command.args([OsStr::new("--"), OsStr::new("--json"), json.as_os_str()]);
-        process::run(command.args(&request.args))?;
+        if args.quick {
+            command.arg("--quick");
+        }
+        process::run(command.args(&selection.cases))?;
     }
     Ok(())
 }
 
-/// The kernel programs with those to be measured. In a directory of its own: the daemon embeds what
-/// lies in the other.
+/// Builds the kernel programs, including those that exist only for measurements, and returns the
+/// path of the object. The build has its own target directory, because the daemon embeds the object
+/// in the usual one.
 fn object(context: &Context) -> anyhow::Result<PathBuf> {
     let target_dir = context.target_dir().join("ebpf-bench");
     process::run(
@@ -100,13 +117,13 @@ fn object(context: &Context) -> anyhow::Result<PathBuf> {
     Ok(ebpf::object(&target_dir, ebpf::PACKAGE))
 }
 
-/// cargo builds as the user and runs the bench through sudo, which by itself passes no variables
-/// on.
+/// Returns a cargo setting that makes cargo start the bench through sudo, while cargo itself runs
+/// as the user. env(1) sets the variables, because sudo does not pass them on.
 fn sudo_runner(variables: &[(&str, PathBuf)]) -> String {
     let mut runner = vec!["sudo".to_owned(), "env".to_owned()];
     let set = variables.iter();
     runner.extend(set.map(|(name, value)| format!("{name}={}", value.display())));
-    // Debug's quoting of a string is TOML's for everything that a path of sense holds.
+    // For any reasonable path, `Debug` quotes the text as TOML requires.
     format!("target.'cfg(all())'.runner = {runner:?}")
 }
 
@@ -128,20 +145,23 @@ mod tests {
     }
 
     #[test]
-    fn parts_come_first_and_without_any_all_run() {
+    fn without_a_part_all_parts_run() {
+        let selection = Selection::of(&[]).unwrap();
+        assert_eq!((selection.parts, selection.cases), (PARTS.to_vec(), vec![]));
+    }
+
+    #[test]
+    fn cases_are_chosen_after_the_only_part() {
         let strings =
-            |args: &[&str]| -> Vec<String> { args.iter().map(|&arg| arg.to_owned()).collect() };
-        let all = strings(&["--quick"]);
-        let request = Request::parse(&all);
+            |names: &[&str]| -> Vec<String> { names.iter().map(|&name| name.to_owned()).collect() };
+        let names = strings(&["traffic", "refused"]);
+        let selection = Selection::of(&names).unwrap();
         assert_eq!(
-            (request.parts, request.args),
-            (PARTS.to_vec(), vec!["--quick"])
-        );
-        let some = strings(&["traffic", "refused"]);
-        let request = Request::parse(&some);
-        assert_eq!(
-            (request.parts, request.args),
+            (selection.parts, selection.cases),
             (vec!["traffic"], vec!["refused"])
         );
+        for wrong in [&["refused"][..], &["traffic", "scale", "refused"]] {
+            assert!(Selection::of(&strings(wrong)).is_err(), "{wrong:?}");
+        }
     }
 }

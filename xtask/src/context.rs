@@ -1,4 +1,6 @@
-//! What every command needs to know about where it runs.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The paths and the toolchain that every command needs.
 
 use std::{
     env,
@@ -10,7 +12,7 @@ use std::{
 use anyhow::Context as _;
 use limiter_toolchain::Toolchain;
 
-/// The workspace, its target directory and the toolchain of the kernel program.
+/// The workspace, its target directory and the toolchain for the kernel programs.
 pub struct Context {
     root: PathBuf,
     target_dir: PathBuf,
@@ -24,8 +26,8 @@ impl Context {
         let root = Path::new(&manifest_dir)
             .parent()
             .context("xtask has no directory above it")?;
-        // This program is TARGET/PROFILE/xtask, whatever named TARGET: a variable, a
-        // configuration file or nothing.
+        // The path of this program is TARGET/PROFILE/xtask, even if an environment variable or a
+        // configuration file determines TARGET.
         let exe = env::current_exe().context("find the running program")?;
         let target_dir = exe
             .ancestors()
@@ -38,7 +40,7 @@ impl Context {
         })
     }
 
-    /// The workspace's directory.
+    /// Returns the directory of the workspace.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -47,22 +49,23 @@ impl Context {
         &self.toolchain
     }
 
-    /// cargo's target directory.
+    /// Returns cargo's target directory.
     pub fn target_dir(&self) -> &Path {
         &self.target_dir
     }
 
-    /// Where the kernel program is built; the build script of limiter-daemon uses the same.
+    /// Returns the target directory of the kernel programs. The build script of limiter-daemon uses
+    /// the same directory.
     pub fn ebpf_target_dir(&self) -> PathBuf {
         self.target_dir.join("ebpf")
     }
 
-    /// The binary that `cargo build --release` leaves.
+    /// Returns the path of the binary that `cargo build --release` builds.
     pub fn release_binary(&self) -> PathBuf {
         self.target_dir.join("release/limiter")
     }
 
-    /// The cargo that runs us, to be run in the workspace.
+    /// Returns a command for the cargo that runs xtask, in the directory of the workspace.
     pub fn cargo(&self) -> Command {
         let mut command = Command::new(cargo());
         command.current_dir(&self.root);
@@ -70,7 +73,7 @@ impl Context {
     }
 }
 
-/// The cargo that runs us.
+/// Returns the path of the cargo that runs xtask.
 pub fn cargo() -> OsString {
     env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }

@@ -1,4 +1,7 @@
-//! The private toolchain out of Debian's packages: resolve, download, unpack, build the linker.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Makes the private toolchain from Debian packages: downloads and unpacks them, and builds the
+//! linker.
 
 use std::{
     collections::BTreeSet,
@@ -17,33 +20,35 @@ use crate::{
     resolve::{self, Package},
 };
 
-/// Compilers with a `core` for BPF that Debian builds: rustc-web is the newer one that it keeps
-/// beside its stable release's own.
+/// Debian's compilers, each with the package that contains `core` for BPF. In a stable release,
+/// rustc-web is newer than rustc.
 const COMPILERS: [[&str; 2]; 2] = [
     ["rustc-web", "libstd-rust-web-dev-bpf"],
     ["rustc", "libstd-rust-dev-bpf"],
 ];
 
-/// Clippy of the same release, for `cargo xtask lint`. Taken where apt has it.
+/// The packages of Clippy, for `cargo xtask lint`. Clippy must have the same version as the
+/// compiler. Some Debian releases have no package of that version.
 const CLIPPY: [&str; 2] = ["rust-web-clippy", "rust-clippy"];
 
-/// The LLVMs that this version of bpf-linker can be built against (its features `llvm-NN`).
+/// The major versions of LLVM with which the pinned version of bpf-linker can be built (the
+/// features `llvm-NN` of bpf-linker).
 const LLVM: std::ops::RangeInclusive<u32> = 21..=23;
 
-/// A program that has everything which building one needs: `core`, the linker, BTF.
+/// A program that needs all parts of the toolchain: `core`, the linker and BTF.
 const PROBE: &str = "#![no_std]\n#![no_main]\n\
     #[unsafe(no_mangle)]\n#[unsafe(link_section = \"classifier\")]\n\
     pub extern \"C\" fn probe(_: *const u8) -> i32 { 0 }\n\
     #[panic_handler]\nfn panic(_: &core::panic::PanicInfo<'_>) -> ! { loop {} }\n";
 
-/// Whether this is a system of Debian's family, with apt and dpkg.
+/// Returns whether this system has apt and dpkg.
 pub fn is_here() -> bool {
     ["apt-get", "dpkg", "dpkg-query"]
         .into_iter()
         .all(|program| find_program(program).is_some())
 }
 
-/// Fills the directory, and marks it complete at the very end.
+/// Installs the toolchain into its directory, and marks the directory as complete at the end.
 pub fn install(private: &Private) -> anyhow::Result<()> {
     let start = Instant::now();
     eprintln!(
@@ -54,7 +59,7 @@ pub fn install(private: &Private) -> anyhow::Result<()> {
     unpack(private)?;
     provide_llvm(private)?;
     let llvm = resolve::llvm_major(&packages)
-        .context("the compiler's packages bring no libllvm: report this")?;
+        .context("the packages of the compiler have no libllvm: report this")?;
     build_linker(private, llvm)?;
     probe(private)?;
     for scratch in ["apt", "debs", "build"] {
@@ -76,8 +81,9 @@ fn download(private: &Private) -> anyhow::Result<Vec<Package>> {
     with_apt(&private.dir().join("apt"), |apt| apt.fetch(private))
 }
 
-/// Does something with the system's package lists, or with lists of our own in `state` where those
-/// are absent or too old to be downloaded from.
+/// Calls `act` with the system's package lists. An error usually means that those lists are absent
+/// or too old. After an error, downloads separate lists into `state`, and calls `act` again with
+/// them.
 pub fn with_apt<T>(state: &Path, act: impl Fn(&Apt) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let system = Apt {
         private_state: None,
@@ -86,18 +92,16 @@ pub fn with_apt<T>(state: &Path, act: impl Fn(&Apt) -> anyhow::Result<T>) -> any
         Ok(done) => return Ok(done),
         Err(error) => error,
     };
-    eprintln!(
-        "setup: the system's package lists are absent or do not do, fetching some of our own"
-    );
+    eprintln!("setup: the system's package lists are absent or too old, fetching others");
     let own = Apt {
         private_state: Some(state.to_owned()),
     };
     own.update()
         .and_then(|()| act(&own))
-        .map_err(|own| anyhow!("{own:#}; before that, with the system's lists: {system_error:#}"))
+        .map_err(|own| anyhow!("{own:#}; with the system's lists it was: {system_error:#}"))
 }
 
-/// apt-get, with the system's state or with one of our own.
+/// apt-get, either with the system's package lists or with separate ones.
 pub struct Apt {
     private_state: Option<PathBuf>,
 }
@@ -109,7 +113,8 @@ impl Apt {
             .env("LC_ALL", "C")
             .env("DEBIAN_FRONTEND", "noninteractive")
             .stdin(std::process::Stdio::null())
-            // Downloads go where we may write; apt's own user may not.
+            // By default, apt-get switches from root to another user for downloads. That user may
+            // not be able to write to the download directory.
             .args([
                 "--quiet=2",
                 "-o",
@@ -141,7 +146,7 @@ impl Apt {
         run(self.command().arg("update")).map(drop)
     }
 
-    /// Downloads what the compiler needs and the system lacks into `debs`.
+    /// Downloads the packages that the compiler needs and the system lacks.
     fn fetch(&self, private: &Private) -> anyhow::Result<Vec<Package>> {
         let installed = installed()?;
         let packages: Vec<Package> = self
@@ -161,7 +166,7 @@ impl Apt {
         Ok(packages)
     }
 
-    /// Downloads packages into a directory, which is there.
+    /// Downloads packages into a directory, which has to exist.
     pub fn download(&self, packages: &[Package], directory: &Path) -> anyhow::Result<()> {
         run(self
             .command()
@@ -171,7 +176,8 @@ impl Apt {
         .map(drop)
     }
 
-    /// What would be installed for these names if nothing were.
+    /// Returns the packages that apt would install on an empty system if it were asked for the
+    /// packages `names`.
     pub fn simulate(&self, names: &[&str]) -> anyhow::Result<Vec<Package>> {
         let output = run(self
             .command()
@@ -181,8 +187,9 @@ impl Apt {
         Ok(resolve::simulated(&output))
     }
 
-    /// Everything that the compiler depends on, as if nothing were installed: what is installed
-    /// changes neither the answer nor, by a conflict, whether there is one.
+    /// Returns the packages of the compiler and all their dependencies. apt computes them for a
+    /// system without any installed package. Otherwise, apt would leave out packages that are
+    /// installed, or report conflicts with them.
     fn resolve(&self) -> anyhow::Result<Vec<Package>> {
         let mut reasons = Vec::new();
         for (compiler, clippy) in COMPILERS.iter().zip(CLIPPY) {
@@ -202,21 +209,22 @@ impl Apt {
     }
 }
 
-/// Runs apt-get. Its first complaint is the error: the others mostly follow from it.
+/// Runs apt-get. If apt-get fails, the error contains only its first message, because most of the
+/// other messages are consequences of the first.
 fn run(command: &mut Command) -> anyhow::Result<String> {
     let output = command.output().context("cannot run apt-get")?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let complaint = said.lines().find_map(|line| line.strip_prefix("E: "));
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let first = errors.lines().find_map(|line| line.strip_prefix("E: "));
         bail!(
             "apt-get: {}",
-            complaint.unwrap_or("it failed without saying why")
+            first.unwrap_or("it failed without a message")
         );
     }
-    String::from_utf8(output.stdout).context("read what apt-get printed")
+    String::from_utf8(output.stdout).context("read the output of apt-get")
 }
 
-/// The names of the packages that the system has.
+/// Returns the names of the installed packages.
 fn installed() -> anyhow::Result<BTreeSet<String>> {
     let listing = process::output(
         Command::new("dpkg-query")
@@ -244,18 +252,20 @@ fn unpack(private: &Private) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// bpf-linker asks for a prefix with `lib/libLLVM.so`. LLVM's development packages have one and
-/// half a gigabyte besides; the shared library is all that is linked.
+/// Makes the installation prefix of LLVM with which bpf-linker is built. It contains only the
+/// shared library `lib/libLLVM.so`. LLVM's development packages contain half a gigabyte of other
+/// files, which the build does not need.
 fn provide_llvm(private: &Private) -> anyhow::Result<()> {
     let libraries = private.libraries();
     let library = fs::read_dir(&libraries)
         .with_context(|| format!("read {}", libraries.display()))?
         .filter_map(|entry| Some(entry.ok()?.file_name()))
         .find(|name| name.to_string_lossy().starts_with("libLLVM.so."))
-        .with_context(|| format!("{} holds no libLLVM.so", libraries.display()))?;
+        .with_context(|| format!("{} has no libLLVM.so", libraries.display()))?;
     let lib = private.llvm().join("lib");
     fs::create_dir_all(&lib).with_context(|| format!("make {}", lib.display()))?;
-    // Once under the name that the linking asks for, once under the one that running asks for.
+    // The linker looks for the first name during the build. The loader looks for the second name
+    // when bpf-linker is started.
     for name in [Path::new("libLLVM.so"), Path::new(&library)] {
         let link = lib.join(name);
         symlink(libraries.join(&library), &link)
@@ -267,7 +277,7 @@ fn provide_llvm(private: &Private) -> anyhow::Result<()> {
 fn build_linker(private: &Private, llvm: u32) -> anyhow::Result<()> {
     if !LLVM.contains(&llvm) {
         bail!(
-            "the compiler is built on LLVM {llvm}, and bpf-linker {BPF_LINKER_VERSION} knows \
+            "the compiler is built on LLVM {llvm}, and bpf-linker {BPF_LINKER_VERSION} supports \
              {} to {}: a newer bpf-linker is needed",
             LLVM.start(),
             LLVM.end()
@@ -278,7 +288,8 @@ fn build_linker(private: &Private, llvm: u32) -> anyhow::Result<()> {
     );
     let mut command = Command::new(context::cargo());
     command
-        // Outside the workspace, whose configuration is not meant for it.
+        // The build runs outside the workspace, because the cargo configuration of the workspace
+        // must not apply to other programs.
         .current_dir(private.dir())
         .args([
             "install",
@@ -297,7 +308,7 @@ fn build_linker(private: &Private, llvm: u32) -> anyhow::Result<()> {
         .arg("bpf-linker")
         .env("LLVM_PREFIX", private.llvm())
         .env("CARGO_TARGET_DIR", private.dir().join("build"))
-        // Its release profile has full debug info, which nobody here looks at.
+        // The debug information in bpf-linker's release profile is large, and is not needed.
         .env("CARGO_PROFILE_RELEASE_DEBUG", "0");
     for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
         command.env_remove(name);
@@ -305,7 +316,7 @@ fn build_linker(private: &Private, llvm: u32) -> anyhow::Result<()> {
     process::output(&mut command).map(drop)
 }
 
-/// Builds a small program: what was put together works, or setup fails here and not later.
+/// Builds a small program. If the toolchain does not work, the setup fails here.
 fn probe(private: &Private) -> anyhow::Result<()> {
     let source = private.dir().join("build/probe.rs");
     fs::create_dir_all(private.dir().join("build")).context("make the build directory")?;
@@ -334,7 +345,8 @@ fn probe(private: &Private) -> anyhow::Result<()> {
     .map(drop)
 }
 
-/// Writes the marker under another name first: it is there as a whole or not at all.
+/// Writes the marker. The file is written under another name and then renamed, which ensures that
+/// the marker is either complete or absent.
 fn mark(private: &Private, packages: &[Package]) -> anyhow::Result<()> {
     let version = process::output(
         Command::new(private.rustc())

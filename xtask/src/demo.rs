@@ -1,4 +1,6 @@
-//! `cargo xtask demo`: real clients, limited by a program in the kernel in front of a real nginx.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `cargo xtask demo`: shows how the kernel programs limit real clients in front of a real nginx.
 
 mod clients;
 mod interrupt;
@@ -13,20 +15,18 @@ use limiter_tests::{Config, GUARDED, Lab, Limiter, Nginx, UNGUARDED, avoid_midni
 use self::table::Table;
 use crate::{build, context::Context, packages, privilege};
 
-/// Far more than the demo takes: all of it has to lie in one UTC day.
+/// An upper bound for the duration of the demo, which must not run past midnight UTC.
 const LONGEST: Duration = Duration::from_secs(180);
 
-/// What the points are shown on. Dropped from the top: the daemon goes before its namespace.
+/// The network, the server and the daemon of the demo. The fields are dropped in the order of their
+/// declaration, which means that the daemon stops before its namespace is removed.
 struct Stage {
     limiter: Limiter,
     nginx: Nginx,
     lab: Lab,
 }
 
-pub fn run(context: &Context, args: &[String]) -> anyhow::Result<()> {
-    if let Some(unknown) = args.first() {
-        bail!("the demo takes no arguments, and {unknown:?} is one");
-    }
+pub fn run(context: &Context) -> anyhow::Result<()> {
     privilege::require_root("demo")?;
     packages::for_demo()?;
     let binary = build::release(context)?;
@@ -47,13 +47,13 @@ pub fn run(context: &Context, args: &[String]) -> anyhow::Result<()> {
 
     println!("\n{table}");
     println!(
-        "{} s, everything is taken down again",
+        "the demo took {} s, and has removed everything that it made",
         start.elapsed().as_secs()
     );
     if table.all_as_expected() {
         return Ok(());
     }
-    bail!("the demo saw something else than it expected: see the lines that say NO");
+    bail!("the demo did not see what it expected: look at the lines with NO");
 }
 
 impl Stage {

@@ -1,27 +1,31 @@
-//! `cargo xtask docs`: the book of `docs/`, built and its links followed.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `cargo xtask docs`: builds the book from `docs/`, and checks its links.
 
 use std::{fs, path::Path, process::Command};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, ensure};
 
 use crate::{
-    cache,
     context::Context,
     links::{self, Book},
-    process,
+    process, tools,
 };
 
-/// The pages' directory, and documents beside it that lead into it.
+/// The directory of the pages, and the documents outside that directory that link to the pages.
 const SOURCE: &str = "docs";
-const OUTSIDE: [&str; 3] = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"];
+const OUTSIDE: [&str; 5] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+];
 
-pub fn run(context: &Context, args: &[String]) -> anyhow::Result<()> {
-    if let Some(unknown) = args.first() {
-        bail!("docs takes no arguments, and {unknown:?} is one");
-    }
+pub fn run(context: &Context) -> anyhow::Result<()> {
     let output = context.target_dir().join("book");
     process::output(
-        Command::new(cache::mdbook()?)
+        Command::new(tools::mdbook()?)
             .arg("build")
             .arg(context.root())
             .arg("--dest-dir")
@@ -32,7 +36,7 @@ pub fn run(context: &Context, args: &[String]) -> anyhow::Result<()> {
     for page in pages(&context.root().join(SOURCE))? {
         if !book.has(&links::html_of(&page)) {
             wrong.push(format!(
-                "{SOURCE}/{page} is no chapter: add it to {SOURCE}/SUMMARY.md"
+                "{SOURCE}/{page} is not a chapter: add it to {SOURCE}/SUMMARY.md"
             ));
         }
     }
@@ -40,19 +44,17 @@ pub fn run(context: &Context, args: &[String]) -> anyhow::Result<()> {
         let path = context.root().join(document);
         let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         for link in links::in_markdown(&text) {
-            if !leads_somewhere(context.root(), &book, link) {
-                wrong.push(format!("{document}: {link} leads nowhere"));
+            if !target_exists(context.root(), &book, link) {
+                wrong.push(format!("{document}: the target of {link} does not exist"));
             }
         }
     }
-    if !wrong.is_empty() {
-        bail!("in the documents:\n{}", wrong.join("\n"));
-    }
+    ensure!(wrong.is_empty(), "in the documents:\n{}", wrong.join("\n"));
     println!("{}", output.join("index.html").display());
     Ok(())
 }
 
-/// The names of the pages, of which each is to be a chapter.
+/// Returns the names of the pages. Each page must be a chapter of the book.
 fn pages(directory: &Path) -> anyhow::Result<Vec<String>> {
     let mut names = Vec::new();
     let shown = directory.display();
@@ -67,9 +69,10 @@ fn pages(directory: &Path) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Whether a link of a document beside the pages leads to a page, a heading of one, or a file.
-fn leads_somewhere(root: &Path, book: &Book, link: &str) -> bool {
-    if links::is_elsewhere(link) {
+/// Returns whether the target of a link in a document outside the book exists. The target may be a
+/// page, a heading of a page, or another file.
+fn target_exists(root: &Path, book: &Book, link: &str) -> bool {
+    if links::is_external(link) {
         return true;
     }
     let (path, heading) = link.split_once('#').unwrap_or((link, ""));
@@ -77,7 +80,7 @@ fn leads_somewhere(root: &Path, book: &Book, link: &str) -> bool {
         .strip_prefix("docs/")
         .filter(|page| page.ends_with(".md"))
     {
-        Some(page) => book.leads_to(&links::html_of(page), heading),
+        Some(page) => book.has_heading(&links::html_of(page), heading),
         None => heading.is_empty() && root.join(path).exists(),
     }
 }

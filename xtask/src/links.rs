@@ -1,4 +1,7 @@
-//! Where the links of the book lead. Links to other sites are not followed: that takes a network.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Checks the links of the book. Links to other sites are not checked, because that would need the
+//! network.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 
-/// The chapters as mdbook has written them, in one directory.
+/// The chapters in the directory that mdbook has written.
 #[derive(Debug, Default)]
 pub struct Book {
     directory: PathBuf,
@@ -34,7 +37,7 @@ impl Page {
     }
 }
 
-/// mdbook's page of a chapter.
+/// Returns the name of the page that mdbook makes from a chapter.
 pub fn html_of(page: &str) -> String {
     match page {
         "README.md" => "index.html".to_owned(),
@@ -42,14 +45,16 @@ pub fn html_of(page: &str) -> String {
     }
 }
 
-/// Whether a link leads to another site.
-pub fn is_elsewhere(link: &str) -> bool {
+/// Returns whether a link leads to another site.
+pub fn is_external(link: &str) -> bool {
     link.contains(':')
 }
 
 impl Book {
+    /// Reads the pages of a book from the directory that mdbook has written.
+    ///
     /// # Errors
-    /// When a page cannot be read.
+    /// Returns an error if a page cannot be read.
     pub fn read(directory: &Path) -> anyhow::Result<Self> {
         let mut book = Self {
             directory: directory.to_owned(),
@@ -63,7 +68,8 @@ impl Book {
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned();
-            // The page for what is not found is written for the root of a site.
+            // The links of the error page are not checked, because they are relative to the root of
+            // a site.
             if name.ends_with(".html") && name != "404.html" {
                 let html = fs::read_to_string(&path)
                     .with_context(|| format!("read {}", path.display()))?;
@@ -73,32 +79,33 @@ impl Book {
         Ok(book)
     }
 
-    /// Whether it has this page.
+    /// Returns whether the book has the page `page`.
     pub fn has(&self, page: &str) -> bool {
         self.pages.contains_key(page)
     }
 
-    /// Whether there is this page, with this heading unless that is empty.
-    pub fn leads_to(&self, page: &str, heading: &str) -> bool {
+    /// Returns whether the page exists and has the heading. An empty heading stands for the page
+    /// itself.
+    pub fn has_heading(&self, page: &str, heading: &str) -> bool {
         self.pages
             .get(page)
             .is_some_and(|page| heading.is_empty() || page.ids.contains(heading))
     }
 
-    /// The links that lead nowhere, each with its page.
+    /// Returns the links whose target does not exist, each with the page that contains it.
     pub fn broken(&self) -> Vec<String> {
         let mut broken = Vec::new();
         for (name, page) in &self.pages {
-            for link in page.links.iter().filter(|link| !is_elsewhere(link)) {
+            for link in page.links.iter().filter(|link| !is_external(link)) {
                 let (path, heading) = link.split_once('#').unwrap_or((link, ""));
                 let target = if path.is_empty() { name } else { path };
-                let leads = if target.ends_with(".html") {
-                    self.leads_to(target, heading)
+                let exists = if target.ends_with(".html") {
+                    self.has_heading(target, heading)
                 } else {
                     heading.is_empty() && self.directory.join(target).exists()
                 };
-                if !leads {
-                    broken.push(format!("{name}: {link} leads nowhere"));
+                if !exists {
+                    broken.push(format!("{name}: the target of {link} does not exist"));
                 }
             }
         }
@@ -106,8 +113,8 @@ impl Book {
     }
 }
 
-/// The values of an attribute in HTML that mdbook writes: in double quotes, which are written
-/// otherwise in text.
+/// Returns the values of an attribute in HTML that mdbook has written. mdbook encloses the values
+/// in double quotes, and escapes double quotes in text.
 fn attributes<'a>(html: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
     let start = format!(" {name}=\"");
     let mut rest = html;
@@ -118,7 +125,7 @@ fn attributes<'a>(html: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
     })
 }
 
-/// The targets of inline links in Markdown.
+/// Returns the targets of inline links in Markdown.
 pub fn in_markdown(text: &str) -> impl Iterator<Item = &str> {
     text.split("](")
         .skip(1)
@@ -131,7 +138,7 @@ mod tests {
 
     fn book(pages: [(&str, &str); 2]) -> Book {
         Book {
-            directory: PathBuf::from("/nowhere"),
+            directory: PathBuf::from("/does-not-exist"),
             pages: pages
                 .into_iter()
                 .map(|(name, html)| (name.to_owned(), Page::parse(html)))
@@ -140,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn links_to_pages_and_headings_that_are_there_are_fine() {
+    fn links_to_existing_pages_and_headings_are_right() {
         let book = book([
             (
                 "a.html",
@@ -155,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn links_to_what_is_not_there_are_found() {
+    fn links_without_a_target_are_found() {
         let book = book([
             (
                 "a.html",
@@ -166,12 +173,12 @@ mod tests {
         let expected = ["c.html", "b.html#y", "d.png"];
         assert_eq!(
             book.broken(),
-            expected.map(|link| format!("a.html: {link} leads nowhere"))
+            expected.map(|link| format!("a.html: the target of {link} does not exist"))
         );
     }
 
     #[test]
-    fn links_in_markdown_are_what_stands_in_parentheses() {
+    fn the_targets_in_markdown_stand_in_parentheses_after_brackets() {
         let links: Vec<&str> = in_markdown("[a](b.md#c), not (this), `x`, [d](e)").collect();
         assert_eq!(links, ["b.md#c", "e"]);
     }

@@ -1,17 +1,36 @@
-//! `cargo xtask lint`: what can be said about the code without running it.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `cargo xtask lint`: runs every check that works without running the code.
 
 use limiter_toolchain::ebpf;
 
-use crate::{context::Context, policy, process};
+use crate::{context::Context, msrv, policy, process, rooms, sources, unsafety};
 
 pub fn run(context: &Context) -> anyhow::Result<()> {
     eprintln!("lint: formatting");
     process::run(context.cargo().args(["fmt", "--all", "--check"]))?;
 
+    eprintln!("lint: licences, long lines, and names of files");
+    let sources = sources::read(context.root())?;
+    sources::check(&sources)?;
+
+    eprintln!("lint: files with `unsafe`");
+    unsafety::check(&sources)?;
+
+    eprintln!("lint: imports between rooms");
+    rooms::check(&sources)?;
+
+    eprintln!("lint: minimum Rust version");
+    msrv::check(context)?;
+
+    eprintln!("lint: dependency policy");
+    policy::check(context)?;
+
     eprintln!("lint: clippy, host");
     let mut clippy = context.cargo();
     clippy.args(["clippy", "--workspace", "--all-targets"]);
-    // Not among all targets, since `cargo test` is not to run it.
+    // `--all-targets` does not include this test, because the manifest excludes it from `cargo
+    // test`.
     clippy.args(["--test", "vm"]);
     for package in ebpf::PACKAGES {
         clippy.args(["--exclude", package]);
@@ -21,9 +40,7 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
     for package in ebpf::PACKAGES {
         kernel(context, package)?;
     }
-
-    eprintln!("lint: dependency policy");
-    policy::check(context)
+    Ok(())
 }
 
 fn kernel(context: &Context, package: &str) -> anyhow::Result<()> {
@@ -34,7 +51,8 @@ fn kernel(context: &Context, package: &str) -> anyhow::Result<()> {
         return process::run(&mut clippy);
     }
     eprintln!("lint: warnings of {package} (its compiler comes without clippy)");
-    // Another directory: other flags would have the build script's build start anew each time.
+    // The flags differ from those of the build script. If both used the same directory, each would
+    // replace the artifacts of the other.
     process::run(&mut ebpf::build(
         toolchain,
         root,

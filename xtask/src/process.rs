@@ -1,10 +1,12 @@
-//! Running programs: the command line is in every error.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Runs programs. Each error contains the command line of the program.
 
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
 
-/// Runs it with our output; an exit status other than 0 is an error.
+/// Runs a command, and shows its output. An exit status other than 0 is an error.
 pub fn run(command: &mut Command) -> anyhow::Result<()> {
     let status = command
         .status()
@@ -15,26 +17,27 @@ pub fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs it and returns what it printed; its errors come with the error.
+/// Runs a command, and returns its standard output. If the command fails, the error contains the
+/// text that the command wrote to standard error.
 pub fn output(command: &mut Command) -> anyhow::Result<String> {
     let output = command
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("cannot run {}", shown(command)))?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
+        let errors = String::from_utf8_lossy(&output.stderr);
         bail!(
             "{} failed ({}): {}",
             shown(command),
             output.status,
-            said.trim()
+            errors.trim()
         );
     }
     String::from_utf8(output.stdout)
-        .with_context(|| format!("{} printed something else than UTF-8", shown(command)))
+        .with_context(|| format!("{} did not print UTF-8", shown(command)))
 }
 
-/// The program's name and its arguments, as one would type them.
+/// Returns the name of the program and its arguments in the form of a command line.
 fn shown(command: &Command) -> String {
     let mut shown = format!("`{}", command.get_program().display());
     for arg in command.get_args() {

@@ -1,57 +1,50 @@
-//! Python programs that the tests run and Debian has no packages of: each in an environment of its own
-//! in the cache, beside the toolchain.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Python programs that the tests need, but for which there is no Debian package. The cache
+//! contains a separate environment for each program.
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use limiter_tests::peers;
-use limiter_toolchain::Private;
 
-use crate::{context::Context, process};
+use crate::{cache, context::Context, process};
 
-/// What schemathesis is made of, each with its version.
+/// The file that lists schemathesis and its dependencies, each with its version.
 const REQUIREMENTS: &str = "tests/schemathesis/requirements.txt";
 
-/// Grafana's types.
+/// The file that lists the packages with Grafana's types, each with its version.
 const GRAFANA: &str = "tests/grafana/requirements.txt";
 
-/// The program that holds the control interface against its document; installed if it is not there.
+/// Returns the path of schemathesis, which compares the control interface with its OpenAPI
+/// document. schemathesis is installed if it is missing.
 pub fn schemathesis(context: &Context) -> anyhow::Result<PathBuf> {
     let requirements = context.root().join(REQUIREMENTS);
     let environment = environment("schemathesis", &requirements)?;
     Ok(environment.join("bin/schemathesis"))
 }
 
-/// A Python that knows what a dashboard of Grafana's may have; installed if it is not there.
+/// Returns the path of a Python interpreter with Grafana's types, which know the fields of a
+/// dashboard. The environment is installed if it is missing.
 pub fn grafana(context: &Context) -> anyhow::Result<PathBuf> {
     let environment = environment("grafana", &context.root().join(GRAFANA))?;
     Ok(environment.join("bin/python"))
 }
 
-/// An environment with what `requirements` names, made anew when that has changed.
+/// Returns the directory of an environment with the packages that the file `requirements` lists.
+/// The environment is made again if the list has changed.
 fn environment(name: &str, requirements: &Path) -> anyhow::Result<PathBuf> {
     let wanted = fs::read_to_string(requirements)
         .with_context(|| format!("read {}", requirements.display()))?;
-    let private = Private::locate().map_err(|error| anyhow!(error))?;
-    let beside = |suffix: &str| {
-        let mut path = private.dir().as_os_str().to_owned();
-        path.push(format!("-{name}{suffix}"));
-        PathBuf::from(path)
-    };
-    let (environment, lock_path) = (beside(""), beside(".lock"));
-    if let Some(parent) = lock_path.parent() {
-        fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
-    }
-    let held = File::create(&lock_path).with_context(|| format!("open {}", lock_path.display()))?;
-    held.lock()
-        .with_context(|| format!("lock {}", lock_path.display()))?;
-    // Written last: what has it is complete.
+    let environment = cache::beside_the_toolchain(&format!("-{name}"))?;
+    let _lock = cache::lock(&cache::beside_the_toolchain(&format!("-{name}.lock"))?)?;
+    // This file is written last, so an environment that contains it is complete.
     let marker = environment.join("limiter-requirements.txt");
-    if fs::read_to_string(&marker).is_ok_and(|made_of| made_of == wanted) {
+    if fs::read_to_string(&marker).is_ok_and(|installed| installed == wanted) {
         return Ok(environment);
     }
     eprintln!("for the tests: installing {name} from PyPI, once");

@@ -1,4 +1,6 @@
-//! Reading what `apt-get --simulate install` would do.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Parses the output of `apt-get --simulate install`.
 
 use std::collections::BTreeSet;
 
@@ -10,13 +12,13 @@ pub struct Package {
 }
 
 impl Package {
-    /// `name=version`, as `apt-get download` takes it.
+    /// Returns `NAME=VERSION`, the argument of `apt-get download`.
     pub fn pinned(&self) -> String {
         format!("{}={}", self.name, self.version)
     }
 }
 
-/// The packages of a simulation's `Inst NAME [OLD] (VERSION ORIGIN [ARCH])` lines.
+/// Returns the packages in the lines `Inst NAME [OLD] (VERSION ORIGIN [ARCH])`.
 pub fn simulated(output: &str) -> Vec<Package> {
     output.lines().filter_map(inst_line).collect()
 }
@@ -31,16 +33,16 @@ fn inst_line(line: &str) -> Option<Package> {
     })
 }
 
-/// Whether a package is part of the compiler, and so is unpacked even if the system has it:
-/// rustc finds its libraries below its own directory only.
+/// Returns whether a package is a part of the compiler. Such a package is unpacked even if it is
+/// installed on the system, because rustc looks for its libraries only in its own installation.
 pub fn is_compiler(name: &str) -> bool {
     ["rustc", "rust-", "libstd-rust-", "libllvm"]
         .iter()
         .any(|prefix| name.starts_with(prefix))
 }
 
-/// Whether a package is a shared library that the compiler needs and that the system lacks.
-/// The C library is not for us to bring: it only works with the loader of its own release.
+/// Returns whether a package is a shared library that the compiler needs and the system lacks. The
+/// C library is excluded, because it works only with the loader of the same release.
 pub fn is_missing_library(name: &str, installed: &BTreeSet<String>) -> bool {
     name.starts_with("lib")
         && !name.ends_with("-dev")
@@ -48,7 +50,7 @@ pub fn is_missing_library(name: &str, installed: &BTreeSet<String>) -> bool {
         && !installed.contains(name)
 }
 
-/// LLVM's major version, from the name of its library's package.
+/// Returns the major version of LLVM, which is in the name of its library's package.
 pub fn llvm_major(packages: &[Package]) -> Option<u32> {
     packages
         .iter()
@@ -83,7 +85,7 @@ Conf libllvm22 (1:22.1.8-1~deb12u1 Debian-Security:12/oldstable-security [amd64]
     }
 
     #[test]
-    fn the_major_version_of_llvm_is_read_off_its_library() {
+    fn the_name_of_the_library_has_the_major_version_of_llvm() {
         assert_eq!(llvm_major(&simulated(OUTPUT)), Some(22));
         assert_eq!(llvm_major(&simulated("")), None);
     }
@@ -101,7 +103,7 @@ Conf libllvm22 (1:22.1.8-1~deb12u1 Debian-Security:12/oldstable-security [amd64]
     }
 
     #[test]
-    fn compilers_and_their_libraries_are_told_from_the_rest() {
+    fn compilers_and_their_libraries_are_recognized() {
         for name in [
             "rustc-web",
             "libstd-rust-web-dev-bpf",

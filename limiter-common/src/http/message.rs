@@ -1,12 +1,17 @@
-//! What a complete head says: how the message goes on, and whose it is.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The properties of a complete head: the body that follows, and the keys.
 
 use super::{
-    BODY_CHUNKED, BODY_EMPTY, BODY_INTERIM, BODY_LENGTH, BODY_TUNNEL, BODY_UNTIL_CLOSE,
-    METHOD_CONNECT, METHOD_HEAD, SEEN_CHUNKED, SEEN_ENCODING, SEEN_LENGTH, SEEN_UNCLEAR, State,
+    ASKS_HTTP, ASKS_TUNNEL, BODY_CHUNKED, BODY_EMPTY, BODY_INTERIM, BODY_LENGTH, BODY_OTHER_HTTP,
+    BODY_TUNNEL, BODY_UNTIL_CLOSE, KEY_SLOTS, METHOD, METHOD_CONNECT, METHOD_HEAD, METHOD_OPTIONS,
+    PREFLIGHT, SEEN_CHUNKED, SEEN_ENCODING, SEEN_KEYS, SEEN_LENGTH, SEEN_ORIGIN,
+    SEEN_REQUEST_METHOD, SEEN_UNCLEAR, SEEN_UPGRADE, SEEN_UPGRADE_HTTP, State, word::masked,
 };
 
-/// How a request goes on after its head (RFC 9112, section 6.3): `BODY_EMPTY`, `BODY_LENGTH` or
-/// `BODY_CHUNKED`. (A CONNECT request goes on as HTTP until the response makes it a tunnel.)
+/// Returns the kind of a request's body (RFC 9112, section 6.3): `BODY_EMPTY`, `BODY_LENGTH` or
+/// `BODY_CHUNKED`. CONNECT is no exception, because the connection carries HTTP until the
+/// response turns it into a tunnel.
 #[inline(always)]
 #[must_use]
 pub const fn request_body(state: &State) -> u32 {
@@ -19,14 +24,62 @@ pub const fn request_body(state: &State) -> u32 {
     }
 }
 
-/// How a response to a request of `method` goes on after its head (RFC 9112, section 6.3): any of
-/// `BODY_*`.
+/// Returns the demands of a request: its method, [`ASKS_TUNNEL`], [`ASKS_HTTP`], and whether it is
+/// a CORS preflight. The demands decide what may follow the request. Therefore a retransmission of
+/// the request must have the same demands.
 #[inline(always)]
 #[must_use]
-pub const fn response_body(state: &State, method: u32) -> u32 {
+pub const fn demands(state: &State) -> u32 {
+    let method = state.method & METHOD;
+    if state.seen & (SEEN_UPGRADE | SEEN_UPGRADE_HTTP | SEEN_REQUEST_METHOD) == 0
+        && method != METHOD_CONNECT
+    {
+        return method;
+    }
+    let mut demands = method;
+    // The protocol cannot change in HTTP/1.0 (RFC 9110, section 7.8), or in the response to HEAD.
+    let may = method != METHOD_HEAD && state.minor != 0;
+    if method == METHOD_CONNECT || (may && state.seen & SEEN_UPGRADE != 0) {
+        demands |= ASKS_TUNNEL;
+    }
+    if state.seen & SEEN_UPGRADE_HTTP != 0 {
+        demands |= ASKS_HTTP;
+    }
+    if is_preflight(state) {
+        demands |= PREFLIGHT;
+    }
+    demands
+}
+
+/// Returns whether a request is a CORS preflight (Fetch Standard, "CORS-preflight request"), which
+/// is an OPTIONS request with `Origin` and `Access-Control-Request-Method`. These fields are
+/// noticed only if the rules look for them (`Rules::with_preflights`). A request with a body, or
+/// with an offer to change protocols, is not a preflight.
+#[inline(always)]
+#[must_use]
+pub const fn is_preflight(state: &State) -> bool {
+    const BOTH: u32 = SEEN_ORIGIN | SEEN_REQUEST_METHOD;
+    const NONE: u32 = SEEN_UPGRADE | SEEN_UPGRADE_HTTP | SEEN_CHUNKED;
+    state.seen & (BOTH | NONE) == BOTH && state.method == METHOD_OPTIONS && state.length == 0
+}
+
+/// Returns whether a response has no body because of its status or of the `demands` of its request,
+/// regardless of its fields. Some servers send a body nevertheless.
+#[inline(always)]
+#[must_use]
+pub const fn is_bodiless(state: &State, demands: u32) -> bool {
+    demands & METHOD == METHOD_HEAD || state.status == 204 || state.status == 304
+}
+
+/// Returns the kind of a response's body (RFC 9112, section 6.3), one of `BODY_*`. The argument
+/// `demands` is the result of [`demands`] for its request.
+#[inline(always)]
+#[must_use]
+pub const fn response_body(state: &State, demands: u32) -> u32 {
     let status = state.status;
+    let method = demands & METHOD;
     if status == 101 {
-        return BODY_TUNNEL;
+        return switched(state, demands);
     }
     if status < 200 {
         return BODY_INTERIM;
@@ -34,11 +87,11 @@ pub const fn response_body(state: &State, method: u32) -> u32 {
     if method == METHOD_CONNECT && status < 300 {
         return BODY_TUNNEL;
     }
-    if method == METHOD_HEAD || status == 204 || status == 304 {
+    if is_bodiless(state, demands) {
         return BODY_EMPTY;
     }
     if state.seen & SEEN_ENCODING != 0 {
-        // A sender of HTTP/1.0 cannot have meant it (RFC 9112, section 6.1).
+        // A sender that uses HTTP/1.0 does not support chunks (RFC 9112, section 6.1).
         return if state.seen & SEEN_CHUNKED != 0 && state.minor != 0 {
             BODY_CHUNKED
         } else {
@@ -54,14 +107,71 @@ pub const fn response_body(state: &State, method: u32) -> u32 {
     }
 }
 
-/// The hash of the key of the first source, in their order, that the request carries. In the
-/// kernel, the reference can be the key of a map lookup.
+/// Returns the kind of body of a 101 response. The response begins a tunnel only if the request
+/// asked for one, and if the response has the required `Upgrade` field (RFC 9110, section 15.2.2).
+/// Otherwise the server is assumed to continue with HTTP/1.x, because an application may have
+/// chosen this status, or the bytes may be a part of a body.
+#[inline(always)]
+const fn switched(state: &State, demands: u32) -> u32 {
+    let says = state.seen & (SEEN_UPGRADE | SEEN_UPGRADE_HTTP);
+    if demands & ASKS_HTTP != 0 || (demands & ASKS_TUNNEL != 0 && says & SEEN_UPGRADE_HTTP != 0) {
+        BODY_OTHER_HTTP
+    } else if demands & ASKS_TUNNEL != 0 && demands & METHOD != METHOD_CONNECT && says != 0 {
+        BODY_TUNNEL
+    } else {
+        BODY_INTERIM
+    }
+}
+
+/// Returns the hash of the key that counts. This is the key from the first source in the configured
+/// order that has one, or the key that was chosen with [`choose_key`]. In the kernel, the returned
+/// reference can be used for a map lookup.
 #[inline(always)]
 #[must_use]
-pub const fn key(state: &State) -> Option<&[u64; 2]> {
+pub fn key(state: &State) -> Option<&[u64; 2]> {
     if state.rank == 0 {
-        None
-    } else {
-        Some(&state.key)
+        return None;
     }
+    Some(digest(state, state.rank - 1))
+}
+
+/// Returns the hash of the key from the source with the rank `rank` (counted from zero), if the
+/// request has such a key.
+#[inline(always)]
+#[must_use]
+pub fn key_at(state: &State, rank: u32) -> Option<&[u64; 2]> {
+    if state.seen & SEEN_KEYS & 1 << rank == 0 {
+        return None;
+    }
+    Some(digest(state, rank))
+}
+
+#[inline(always)]
+fn digest(state: &State, rank: u32) -> &[u64; 2] {
+    let slot = masked::<{ KEY_SLOTS as i32 - 1 }>(u64::from(rank)) as usize;
+    // SAFETY: the mask keeps the index below KEY_SLOTS.
+    unsafe { state.digests.get_unchecked(slot) }
+}
+
+/// Returns whether the request has keys from several sources.
+#[inline(always)]
+#[must_use]
+pub const fn has_several_keys(state: &State) -> bool {
+    let keys = state.seen & SEEN_KEYS;
+    keys & keys.wrapping_sub(1) != 0
+}
+
+/// Makes the key from the source with the rank `rank` (counted from zero) the key that counts. The
+/// request must have a key from this source.
+#[inline(always)]
+pub const fn choose_key(state: &mut State, rank: u32) {
+    state.rank = rank + 1;
+}
+
+/// Returns a hash of all keys of the request and the ranks of their sources. The hash is zero if
+/// there is no key. Apart from collisions, requests with different keys have different hashes.
+#[inline(always)]
+#[must_use]
+pub const fn keys(state: &State) -> u64 {
+    state.keys
 }

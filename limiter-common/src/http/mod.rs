@@ -1,12 +1,15 @@
-//! An incremental scanner of HTTP/1.x messages (RFC 9112), the same in the kernel, in host tests
-//! and under the fuzzer.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! An incremental scanner of HTTP/1.x messages (RFC 9112). The kernel, the tests on the host and
+//! the fuzzer run the same code.
 //!
-//! It finds where each message of one direction of a connection begins and ends, and the key in it.
-//! It is at least as lenient as any server in finding a request and its key, and takes for
-//! malformed what servers disagree on. What it says does not depend on how the bytes are split.
+//! The scanner finds the beginning, the end and the key of each message in one direction of a
+//! connection. It finds requests and keys at least as leniently as any server, and reports input as
+//! malformed if servers differ in how they parse it. Its results do not depend on how the bytes are
+//! split into segments.
 //!
-//! The caller works through a segment like this; in the kernel, `unit` is called by a callback of
-//! `bpf_loop`, and `lines` is a nested `bpf_loop`:
+//! The caller processes a segment as follows. In the kernel, a callback of `bpf_loop` calls `unit`,
+//! and `lines` is a nested `bpf_loop`:
 //!
 //! ```text
 //! begin(scan, parser, from, len);
@@ -22,8 +25,8 @@
 //! end(scan, parser);
 //! ```
 //!
-//! Read on in `segment` (from segment to window), `line` (from window to line), then `start`,
-//! `field`, `value` and `chunk` (what the lines say).
+//! The modules are best read in the order `segment` (from segment to window), `line` (from window
+//! to line), then `start`, `field`, `value`, `stream` and `chunk` (the contents of lines).
 
 mod chunk;
 mod field;
@@ -33,121 +36,172 @@ mod rules;
 mod segment;
 mod start;
 mod state;
+mod stream;
+mod upgrade;
 mod value;
 mod word;
 
 pub use line::line;
-pub use message::{key, request_body, response_body};
-pub use rules::{Name, Rules, RulesError, Source, is_basic, is_key};
-pub use segment::{
-    Payload, begin, end, ends_segment, go_on, rewind, rewind_into_body, unit, was_last,
+pub use message::{
+    choose_key, demands, has_several_keys, is_bodiless, is_preflight, key, key_at, keys,
+    request_body, response_body,
 };
+pub use rules::{Name, Rules, RulesError, Source, is_basic, is_key};
+use stream::Stream;
 
-/// Bytes of an unfinished line that are carried to the next segment; also the longest line of a
-/// field that matters. Room for the longest name and the longest key, with space around them.
+pub use segment::{
+    Payload, begin, end, end_early, ends_segment, go_on, rewind, rewind_into_body, unit, was_last,
+};
+pub use upgrade::TAKEN_OUT;
+
+/// The maximum number of bytes of an unfinished line that are carried to the next segment. This is
+/// also the maximum length of the line of a field that matters, unless the field holds a key. The
+/// carry has room for the longest name, the longest key, and blanks around them.
 pub const CARRY: usize = 256;
-/// Bytes that are looked at in one go. Few segments from a wire are longer, and the buffer stays
-/// small in the cache.
+/// The maximum number of bytes that are loaded at once. Few segments on a network are longer, and a
+/// buffer of this size stays in the processor's cache.
 pub const WINDOW: usize = 4096;
-/// Field names that can be looked for at once: four for keys, `Authorization`, `Content-Length`
-/// and `Transfer-Encoding`, and one to spare.
-pub const MAX_NAMES: usize = 8;
-/// Bytes of the longest field name that can be looked for: four words.
+/// The maximum number of field names that the scanner can look for: four for keys, `Authorization`,
+/// `Content-Length`, `Transfer-Encoding` and `Upgrade`, two for CORS preflights, and some in
+/// reserve.
+pub const MAX_NAMES: usize = 16;
+/// The maximum length, in bytes, of a field name that the scanner can look for. This is the size of
+/// four 64-bit words.
 pub const MAX_NAME: usize = 32;
-/// Places where a key can stand: four fields, and the two schemes of `Authorization`.
-pub const KEY_SOURCES: usize = 6;
-/// [`KEY_SOURCES`], rounded up to a power of two for the sake of a mask.
+/// The number of places where a key can be: four fields, the two schemes of `Authorization`, and
+/// the user name in `Basic`.
+pub const KEY_SOURCES: usize = 7;
+/// [`KEY_SOURCES`], rounded up to a power of two so that a mask can limit an index.
 const KEY_SLOTS: usize = 8;
 
-/// How often `lines` calls [`line`] at most. Each call takes a byte at least, and of the bytes of a
-/// value some are looked at again (its blanks, digits and base64 words), so three for each byte of
-/// window and carry, rounded up, are never reached.
+/// The maximum number of calls to [`line`] in one call to `lines`. Each call to [`line`] consumes
+/// at least one byte, and some bytes of a value are read again (blanks, digits and base64 words).
+/// Three calls for each byte of the window and the carry, rounded up, are more than any input
+/// needs.
 pub const LINES: u32 = 1 << 14;
-/// How often [`unit`] is called for a segment at most. 64 KiB hold 17 windows, and no more than 113
-/// chunks that are long enough to be worth a small window, at two units each; each message takes
-/// two more (and a body of its own one), and the caller lets fewer than a hundred by. If it is
-/// reached, `Scan::at` says how far it came, and the rest can be given in again later.
+/// The maximum number of calls to [`unit`] for a segment. A segment of 64 KiB has 17 windows and at
+/// most 113 long chunks, after each of which a small window is loaded. Each window and each long
+/// chunk takes two calls. Each message takes two more calls, or three if it has a body. The caller
+/// admits fewer than a hundred messages. If the limit is reached, `Scan::at` shows how far the
+/// scanner has read, and the caller can pass in the rest later.
 pub const UNITS: u32 = 512;
 
-/// A method that does not matter to framing.
+/// A method that does not affect framing.
 pub const METHOD_OTHER: u32 = 0;
 /// HEAD: the response has no body.
 pub const METHOD_HEAD: u32 = 1;
 /// CONNECT: a 2xx response begins a tunnel.
 pub const METHOD_CONNECT: u32 = 2;
-/// What the HTTP/2 preface begins with, up to its first empty line; no method of a request.
-const METHOD_PRI: u32 = 3;
-/// The rest of the HTTP/2 preface; no method of a request.
-const METHOD_SM: u32 = 4;
+/// OPTIONS: the request may be a CORS preflight.
+pub const METHOD_OPTIONS: u32 = 3;
+/// A spelling of CONNECT that is not all in capitals. It is another method according to RFC 9110,
+/// section 9.1, but some servers treat it as CONNECT. Therefore it is refused wherever CONNECT is
+/// refused, and never begins a tunnel.
+pub const METHOD_CONNECT_LIKE: u32 = 4;
+/// The first line of the HTTP/2 preface, which is not a request.
+const METHOD_PRI: u32 = 5;
+/// The last line of the HTTP/2 preface, which is not a request.
+const METHOD_SM: u32 = 6;
+/// The bits of the method in the result of [`demands`].
+pub const METHOD: u32 = 7;
 
-/// Nothing to report yet: call [`unit`] again.
+/// In the result of [`demands`]: the response may begin a tunnel, because the request asks for a
+/// protocol other than HTTP (RFC 9110, section 7.8), or its method is CONNECT.
+pub const ASKS_TUNNEL: u32 = 8;
+/// In the result of [`demands`]: the request offers to continue in HTTP/2, or in HTTP within TLS
+/// (RFC 2817).
+pub const ASKS_HTTP: u32 = 16;
+/// In the result of [`demands`]: the request is a CORS preflight.
+const PREFLIGHT: u32 = 32;
+
+/// There is nothing to report yet, and [`unit`] must be called again.
 pub const EVENT_NONE: u32 = 0;
-/// All bytes are taken in; the message goes on, or a new one may begin.
+/// All bytes have been read. The message continues in the next segment, or a new message begins
+/// there.
 pub const EVENT_MORE: u32 = 1;
-/// The head is complete, and no byte of a body was taken in: decide, then call [`go_on`].
+/// The head is complete, and no byte of a body has been read. The caller decides on the message,
+/// and then calls [`go_on`].
 pub const EVENT_HEAD: u32 = 2;
 /// Responses only: the message ends here.
 pub const EVENT_END: u32 = 3;
-/// Not HTTP/1.x, or what servers disagree on. It stays so.
+/// The bytes are not HTTP/1.x, or servers parse them differently. The direction stays malformed.
 pub const EVENT_MALFORMED: u32 = 4;
-/// The connection begins with the HTTP/2 preface (RFC 9113, section 3.4), all of it.
+/// The connection begins with the HTTP/2 preface (RFC 9113, section 3.4), and all of the preface
+/// has been read.
 pub const EVENT_HTTP2: u32 = 5;
 /// The payload could not be read.
 pub const EVENT_FAILED: u32 = 6;
 
-/// No body.
+/// The message has no body.
 pub const BODY_EMPTY: u32 = 0;
-/// `State::length` bytes.
+/// The body has `State::length` bytes.
 pub const BODY_LENGTH: u32 = 1;
-/// Chunks (RFC 9112, section 7.1).
+/// The body consists of chunks (RFC 9112, section 7.1).
 pub const BODY_CHUNKED: u32 = 2;
-/// All that follows, until the connection is closed.
+/// The body consists of all bytes until the connection is closed.
 pub const BODY_UNTIL_CLOSE: u32 = 3;
-/// All that follows, and it is not HTTP any more.
+/// All further bytes belong to a tunnel and are no longer HTTP.
 pub const BODY_TUNNEL: u32 = 4;
-/// An interim response (RFC 9110, section 15.2): no body, and the real head follows.
+/// An interim response (RFC 9110, section 15.2): it has no body, and the final response follows.
 pub const BODY_INTERIM: u32 = 5;
+/// All further bytes belong to another kind of HTTP, because the response accepts an offer to
+/// switch to it.
+pub const BODY_OTHER_HTTP: u32 = 6;
 
-/// Before the first byte of a message.
+/// The mode before the first byte of a message.
 const MODE_IDLE: u32 = 0;
-/// In the start line, or the empty lines before it.
+/// The mode in the start line, or in the empty lines before it.
 const MODE_START: u32 = 1;
-/// At the beginning of a field line.
+/// The mode at the beginning of a field line.
 const MODE_FIELD: u32 = 2;
-/// In the name of a field, beyond the length of those looked for.
+/// The mode in a field name that is longer than any name that matters.
 const MODE_NAME: u32 = 3;
-/// In a line that does not matter.
+/// The mode in a line that does not matter.
 const MODE_SKIP: u32 = 4;
-/// In a request line, beyond the carry: its end is still to be checked.
+/// The mode in the part of a request line that exceeds the carry. The end of the line must be
+/// checked.
 const MODE_REST: u32 = 5;
-/// In the line with a chunk's size.
+/// The mode in the line with the size of a chunk.
 const MODE_CHUNK: u32 = 6;
-/// Within a window only: behind the colon of a field that matters.
+/// The mode after the colon of a field that matters. This mode does not last beyond the end of the
+/// window.
 const MODE_VALUE: u32 = 7;
-/// Within a window only: the line is complete, its value is trimmed.
-const MODE_TRIM: u32 = 8;
-/// Within a window only: the digits of `Content-Length`.
-const MODE_DIGITS: u32 = 9;
-/// Within a window only: the words of `Basic`.
-const MODE_BASE64: u32 = 10;
-/// Within a window only: the digits of a chunk's size.
-const MODE_HEX: u32 = 11;
-/// Behind a chunk's data.
-const MODE_CHUNK_END: u32 = 12;
-/// In a chunk's data.
-const MODE_CHUNK_DATA: u32 = 13;
-/// In a body of known length.
-const MODE_BODY: u32 = 14;
-/// In a body that ends with the connection.
-const MODE_UNTIL_CLOSE: u32 = 15;
-/// The head is complete, `go_on` is to be called.
-const MODE_HEAD: u32 = 16;
-/// A message without a body is complete.
-const MODE_DONE: u32 = 17;
-/// Malformed: stays so.
-const MODE_DEAD: u32 = 18;
+/// The mode in a value that is read word by word.
+const MODE_STREAM: u32 = 8;
+/// The mode after a value that was read word by word, in the blanks and the end of the line.
+const MODE_AFTER: u32 = 9;
+/// The mode in a value that is being trimmed. This mode does not last beyond the end of the window.
+/// (The line is complete, or longer than the carry.)
+const MODE_TRIM: u32 = 10;
+/// The mode in the digits of `Content-Length`. This mode does not last beyond the end of the
+/// window.
+const MODE_DIGITS: u32 = 11;
+/// The mode after the last byte of a value that was read word by word. This mode does not last
+/// beyond the end of the window.
+const MODE_END: u32 = 12;
+/// The mode in the digits of the size of a chunk. This mode does not last beyond the end of the
+/// window.
+const MODE_HEX: u32 = 13;
+/// The mode in the protocols of `Upgrade`. This mode does not last beyond the end of the window.
+const MODE_UPGRADE: u32 = 14;
+/// The mode after the data of a chunk.
+const MODE_CHUNK_END: u32 = 15;
+/// The mode in the data of a chunk.
+const MODE_CHUNK_DATA: u32 = 16;
+/// The mode in a body of known length.
+const MODE_BODY: u32 = 17;
+/// The mode in a body that ends when the connection is closed.
+const MODE_UNTIL_CLOSE: u32 = 18;
+/// The mode after a complete head. `go_on` must be called.
+const MODE_HEAD: u32 = 19;
+/// The mode after a complete message without a body.
+const MODE_DONE: u32 = 20;
+/// The mode after malformed bytes or the HTTP/2 preface. The direction never leaves this mode.
+const MODE_DEAD: u32 = 21;
 
-/// `Authorization` was seen. (The bits 0 to 7 of `State::seen`: the key of the source of that rank.)
+/// The bits of `State::seen` for keys. Bit n is for the source with rank n.
+const SEEN_KEYS: u32 = (1 << KEY_SLOTS) - 1;
+/// `Authorization` was seen.
 const SEEN_AUTHORIZATION: u32 = 1 << 8;
 /// `Content-Length` was seen.
 const SEEN_LENGTH: u32 = 1 << 9;
@@ -155,116 +209,144 @@ const SEEN_LENGTH: u32 = 1 << 9;
 const SEEN_ENCODING: u32 = 1 << 10;
 /// The last transfer coding is `chunked`.
 const SEEN_CHUNKED: u32 = 1 << 11;
-/// Responses only: the length cannot be told.
+/// Responses only: the length cannot be determined.
 const SEEN_UNCLEAR: u32 = 1 << 12;
-/// The chunks have ended, trailers follow.
+/// The chunks have ended and trailers follow.
 const SEEN_TRAILERS: u32 = 1 << 13;
 /// The head is complete and chunks follow.
 const SEEN_BODY: u32 = 1 << 14;
 
-/// A key's field was named with `_` for `-`, or the other way: some servers do not see it.
+/// The name of a field with a key is not spelled as configured: it has another byte in place of a
+/// byte that is neither a letter nor a digit, for example `_` in place of `-`. Some servers do not
+/// recognise such a field.
 const SEEN_RESPELLED: u32 = 1 << 15;
 
-/// Where in a message a direction of a connection stands. All zero: before the first message.
+/// `Upgrade` names a protocol other than HTTP.
+const SEEN_UPGRADE: u32 = 1 << 24;
+/// `Upgrade` names a kind of HTTP.
+const SEEN_UPGRADE_HTTP: u32 = 1 << 25;
+/// `Origin` was seen.
+const SEEN_ORIGIN: u32 = 1 << 26;
+/// `Access-Control-Request-Method` was seen. This must be the bit above `SEEN_ORIGIN`, because the
+/// kinds of the two fields are consecutive.
+const SEEN_REQUEST_METHOD: u32 = 1 << 27;
+
+/// The state of the scanner for one direction of a connection: the position within a message, and
+/// the properties of the message that have been read. A state of zeros is the state before the
+/// first message.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State {
     /// One of `MODE_*`.
     mode: u32,
-    /// 1: a message has been completed.
+    /// 1 if at least one message in this direction had a complete head.
     begun: u32,
     /// `SEEN_*` bits.
     seen: u32,
-    /// Lines of the head (or of the trailers) so far.
+    /// The number of lines of the head (or of the trailers) that have been read.
     lines: u32,
-    /// Bytes of the head (or of the trailers) in earlier segments.
+    /// The number of bytes of the head (or of the trailers) in earlier segments.
     head_bytes: u32,
-    /// Bytes of the unfinished line that are carried.
+    /// The number of bytes of the unfinished line in the carry.
     carry: u32,
-    /// Requests: `METHOD_*`.
+    /// The method of a request, one of `METHOD_*`.
     pub method: u32,
-    /// Responses: the status code.
+    /// The status code of a response.
     pub status: u32,
-    /// The minor version: 0 or 1.
+    /// The minor version of HTTP/1.x, 0 or 1.
     pub minor: u32,
-    /// The rank of the source whose key is in `key`, plus one; 0: no key was found.
+    /// The rank of the source whose key counts, plus one; 0 if no key has been found. This source
+    /// is the first one that has a key, or the one that was set with [`choose_key`].
     pub rank: u32,
     /// The value of `Content-Length`.
     pub length: u64,
-    /// Bytes of the body, or of the chunk, that are still to come.
+    /// The number of bytes of the body or the chunk that have not been read yet.
     body_left: u64,
-    /// The hash of the key.
-    key: [u64; 2],
-    /// The hash of the key by the rank of its source, to notice two that differ.
+    /// The result of [`keys`].
+    keys: u64,
+    /// The hashes of the keys, indexed by the ranks of their sources.
     digests: [[u64; 2]; KEY_SLOTS],
 }
 
-/// [`State`], with the unfinished line.
+/// A [`State`], together with the unfinished line.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parser {
     /// The state.
     pub state: State,
-    /// The last `state.carry` bytes are in use.
+    /// The unfinished line, in the last `state.carry` bytes of the array. In `MODE_STREAM`, the
+    /// first bytes of the array contain a [`Stream`].
     carry: [u64; CARRY / 8],
 }
 
 impl Parser {
-    /// Before the first message.
+    /// The parser before the first message.
     pub const NEW: Self = Self {
         state: State::NEW,
         carry: [0; CARRY / 8],
     };
 }
 
-/// What one CPU needs to work through a segment: in the kernel a value of a per-CPU map. Any
-/// content will do before [`begin`].
+/// The working memory of one CPU for a segment. In the kernel, this is a value of a per-CPU map.
+/// The memory may have any content before [`begin`] is called.
 #[repr(C)]
 pub struct Scan {
-    /// The working copy.
+    /// The working copy of [`Parser::state`].
     pub state: State,
-    /// What [`unit`] reports: `EVENT_*`.
+    /// The result of [`unit`], one of `EVENT_*`.
     pub event: u32,
-    /// The payload offset of the first byte that was not taken in.
+    /// The payload offset of the first byte that has not been read.
     pub at: u32,
-    /// The payload offset at which the message began; negative: in an earlier segment. Means
-    /// nothing once the head was complete at [`begin`].
+    /// The payload offset at which the message began; negative if it began in an earlier segment.
+    /// The offset has no meaning if the head was complete when [`begin`] was called.
     pub message_at: i32,
-    /// Where the payload taken in that is not body begins, and
+    /// The payload offset of the first byte that has been read and is not body.
     pub framing_from: u32,
-    /// where it ends; there may be bodies between. Equal: there is none.
+    /// The payload offset after the last such byte. There may be bodies in between. If both offsets
+    /// are equal, there is no such byte.
     pub framing_to: u32,
-    /// Bytes of payload.
+    /// The payload offset of the first letter of the offer that sets [`ASKS_HTTP`]. It is past the
+    /// end of the payload unless the message has exactly one such offer and the offer is in this
+    /// segment.
+    pub offer: u32,
+    /// The [`demands`] of the head. The kernel programs store them here and read them back from
+    /// memory, because the verifier then forgets the path on which they were computed.
+    pub demands: u32,
+    /// The size of the payload in bytes.
     len: u32,
     /// The payload offset of the byte at position `CARRY` of the buffer.
     base: u32,
-    /// The position of the next byte to look at.
+    /// The position of the next byte to read.
     pos: u32,
-    /// The position behind the last byte that was loaded.
+    /// The position after the last byte that was loaded.
     end: u32,
     /// The position at which the line begins.
     line: u32,
-    /// At the end of the window: where the bytes begin that must be seen again.
+    /// The position of the first byte that must be read again with the next window. It is set at
+    /// the end of a window.
     hold: u32,
-    /// How many bytes to load next, at most.
+    /// The maximum size in bytes of the next window to load.
     want: u32,
-    /// What the field is: `rules::KIND_*`.
+    /// The kind of the field, one of `rules::KIND_*`.
     kind: u32,
-    /// The position at which the value begins, and
+    /// The position at which the value begins.
     value: u32,
-    /// where it ends.
+    /// The position at which the value ends.
     value_end: u32,
-    /// `MODE_BASE64`: the next word. `MODE_HEX`: digits so far.
+    /// The number of digits that have been read (`MODE_HEX`), or the number of bytes that were read
+    /// last (`MODE_STREAM`).
     progress: u32,
-    /// The number that is read.
+    /// The number that is being read, or the last bytes of a value (`MODE_END`).
     number: u64,
-    /// The carry, and behind it the window; what lies further is never written and only read by
-    /// loads of which no byte matters.
+    /// The state of the value that is read in `MODE_STREAM`.
+    stream: Stream,
+    /// The carry, followed by the window. The bytes after the window are never written. Some loads
+    /// include them, but the results of the scanner do not depend on them.
     buf: [u64; Self::BUFFER.len()],
 }
 
 impl Scan {
-    /// What the buffer looks like.
+    /// An array of zeros that has the size of the buffer.
     const BUFFER: [u64; (word::POSITIONS + 1 + word::REACH) / 8] =
         [0; (word::POSITIONS + 1 + word::REACH) / 8];
 }
@@ -276,4 +358,6 @@ const _: () = {
     // A per-CPU map value is at most 32 KiB (mm/percpu.c, PCPU_MIN_UNIT_SIZE).
     assert!(size_of::<Scan>() <= 16384);
     assert!(size_of::<State>().is_multiple_of(8) && size_of::<Rules>().is_multiple_of(8));
+    // The carry holds the stream and at most one word of bytes that are carried with it.
+    assert!(size_of::<Stream>().is_multiple_of(8) && size_of::<Stream>() + 8 <= CARRY);
 };

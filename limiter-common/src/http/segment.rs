@@ -1,36 +1,44 @@
-//! From segment to window: begins, loads, skips bodies, ends.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! From segment to window: begins and ends segments, loads windows, and skips bodies.
 
 use super::{
-    BODY_CHUNKED, BODY_INTERIM, BODY_LENGTH, BODY_TUNNEL, BODY_UNTIL_CLOSE, CARRY, EVENT_END,
-    EVENT_FAILED, EVENT_HEAD, EVENT_HTTP2, EVENT_MALFORMED, EVENT_MORE, EVENT_NONE, MODE_BODY,
-    MODE_CHUNK, MODE_CHUNK_DATA, MODE_CHUNK_END, MODE_DEAD, MODE_DONE, MODE_FIELD, MODE_HEAD,
-    MODE_IDLE, MODE_UNTIL_CLOSE, MODE_VALUE, Parser, Rules, SEEN_BODY, Scan, WINDOW,
+    BODY_CHUNKED, BODY_INTERIM, BODY_LENGTH, BODY_OTHER_HTTP, BODY_TUNNEL, BODY_UNTIL_CLOSE, CARRY,
+    EVENT_END, EVENT_FAILED, EVENT_HEAD, EVENT_HTTP2, EVENT_MALFORMED, EVENT_MORE, EVENT_NONE,
+    MODE_AFTER, MODE_BODY, MODE_CHUNK, MODE_CHUNK_DATA, MODE_CHUNK_END, MODE_DEAD, MODE_DONE,
+    MODE_FIELD, MODE_HEAD, MODE_IDLE, MODE_STREAM, MODE_UNTIL_CLOSE, MODE_VALUE, Parser, Rules,
+    SEEN_BODY, Scan, WINDOW,
     word::{copy, hide, window, zero},
 };
 
-/// What is loaded behind a long chunk: the line with the next one's size is all that matters.
+/// The number of bytes that are loaded after a long chunk, where only the line with the size of the
+/// next chunk matters.
 const SMALL: u32 = 64;
-/// A chunk that reaches so far beyond the window is long.
+/// The minimum number of bytes that a long chunk has past the end of the window.
 pub(super) const LONG: u32 = 512;
 
-/// Where payload comes from: in the kernel `bpf_skb_load_bytes`, on the host a slice.
+/// The value that stands for no offer in this segment. It is past the end of any payload.
+pub(super) const NO_OFFER: u32 = u32::MAX;
+
+/// The source of payload: `bpf_skb_load_bytes` in the kernel, and a slice on the host.
 pub trait Payload {
-    /// Copies the payload bytes from `at` on to `to`; false if that is impossible.
+    /// Copies `len` bytes of the payload, beginning at the offset `at`, to the address `to`.
+    /// Returns false if this is impossible.
     ///
     /// # Safety
-    /// `len` is 1 to [`WINDOW`], `len` bytes can be written at `to`, and the payload has that many
-    /// from `at` on.
+    /// `len` is 1 to [`WINDOW`], `len` bytes can be written at `to`, and the payload has at least
+    /// `len` bytes from the offset `at` on.
     unsafe fn load(&self, at: u32, to: *mut u8, len: u32) -> bool;
 }
 
-/// Begins to take in a segment of `len` bytes of payload, those before `from` having been taken in
-/// before.
+/// Begins a segment that has `len` bytes of payload. The payload bytes before the offset `from`
+/// have been read earlier.
 ///
 /// # Safety
-/// Both pointers are valid, and nothing else uses what they point to.
+/// Both pointers are valid, and nothing else accesses their targets.
 #[inline(always)]
 pub unsafe fn begin(scan: *mut Scan, parser: *const Parser, from: u32, len: u32) {
-    // SAFETY: by contract.
+    // SAFETY: the caller guarantees this.
     let (scan, parser) = unsafe { (&mut *scan, &*parser) };
     let mut carry = 0;
     if parser.state.mode == MODE_IDLE {
@@ -44,8 +52,12 @@ pub unsafe fn begin(scan: *mut Scan, parser: *const Parser, from: u32, len: u32)
             carry = 0;
         }
         if carry > 0 {
-            // SAFETY: both are arrays of words, of that many at least.
+            // SAFETY: both are arrays of at least that many words.
             unsafe { copy::<{ CARRY / 8 }>(parser.carry.as_ptr(), scan.buf.as_mut_ptr()) };
+            if scan.state.mode == MODE_STREAM {
+                // SAFETY: the stream has just been copied to the beginning of the buffer.
+                unsafe { scan.stream.load(scan.buf.as_mut_ptr()) };
+            }
         }
     }
     scan.event = EVENT_NONE;
@@ -53,6 +65,7 @@ pub unsafe fn begin(scan: *mut Scan, parser: *const Parser, from: u32, len: u32)
     scan.message_at = from.wrapping_sub(scan.state.head_bytes) as i32;
     scan.framing_from = from;
     scan.framing_to = from;
+    scan.offer = NO_OFFER;
     scan.len = len;
     scan.base = from;
     scan.pos = CARRY as u32;
@@ -62,13 +75,28 @@ pub unsafe fn begin(scan: *mut Scan, parser: *const Parser, from: u32, len: u32)
     scan.want = WINDOW as u32;
 }
 
-/// One unit of work: skips body, or loads a window and runs `lines` over it, which calls
-/// [`super::line`] until that returns true or [`super::LINES`] is reached.
-///
-/// True: look at `Scan::event`. False: call it again.
+/// Limits scanning to the next `len` bytes of the segment.
 ///
 /// # Safety
-/// `scan` was begun and `rules` are valid; but for `lines`, nothing else uses what they point to.
+/// The requirements are those of [`begin`].
+#[inline(always)]
+pub unsafe fn end_early(scan: *mut Scan, len: u32) {
+    // SAFETY: the caller guarantees this.
+    let scan = unsafe { &mut *scan };
+    let end = scan.at.wrapping_add(len);
+    if end < scan.len {
+        scan.len = end;
+    }
+}
+
+/// Does one unit of work: skips a body, or loads a window and runs `lines` over it. `lines` must
+/// call [`super::line`] repeatedly until the result is true, but at most [`super::LINES`] times.
+///
+/// Returns true if `Scan::event` has an event, and false if this function must be called again.
+///
+/// # Safety
+/// `begin` was called for `scan`, and `rules` is valid. During the call, only this function and
+/// `lines` access the targets of these two pointers.
 #[inline(always)]
 pub unsafe fn unit<P: Payload>(
     scan: *mut Scan,
@@ -77,7 +105,7 @@ pub unsafe fn unit<P: Payload>(
     lines: impl FnOnce(),
 ) -> bool {
     {
-        // SAFETY: by contract; `lines` runs later.
+        // SAFETY: the caller guarantees this, and `lines` runs later.
         let (scan, rules) = unsafe { (&mut *scan, &*rules) };
         scan.event = EVENT_NONE;
         let mode = scan.state.mode;
@@ -114,10 +142,11 @@ pub unsafe fn unit<P: Payload>(
         }
     }
     lines();
-    // SAFETY: by contract; `lines` is done.
+    // SAFETY: the caller guarantees this, and `lines` has returned.
     let scan = unsafe { &mut *scan };
     if scan.state.mode == MODE_DEAD {
-        // What is malformed was not taken in, and may have begun in an earlier segment.
+        // `at` is not changed, because malformed bytes do not count as read. They may even begin in
+        // an earlier segment.
         return true;
     }
     scan.at = scan.offset(scan.pos);
@@ -125,7 +154,8 @@ pub unsafe fn unit<P: Payload>(
     scan.event != EVENT_NONE
 }
 
-/// Loads the next window, and puts in front of it the bytes that must be seen again.
+/// Loads the next window, and puts the bytes that must be read again in front of it. Returns false
+/// if the payload cannot be read.
 #[inline(always)]
 fn load(scan: &mut Scan, payload: &impl Payload) -> bool {
     let held = scan.end.wrapping_sub(scan.hold);
@@ -136,7 +166,8 @@ fn load(scan: &mut Scan, payload: &impl Payload) -> bool {
     if held > 0 && scan.end != CARRY as u32 {
         let mut i = 0;
         while i < CARRY / 8 {
-            // The last CARRY bytes loaded, which may be those in front of the window.
+            // This moves the last CARRY bytes that were loaded to the beginning of the buffer. They
+            // may include bytes from before the window.
             scan.buf[i] = scan.take_carry(scan.end, i).to_le();
             i += 1;
         }
@@ -153,12 +184,13 @@ fn load(scan: &mut Scan, payload: &impl Payload) -> bool {
     let at = scan.at;
     // SAFETY: the buffer is longer than CARRY.
     let to = unsafe { scan.buf.as_mut_ptr().cast::<u8>().add(CARRY) };
-    // SAFETY: `bytes` is 1 to WINDOW by its mask and no more than is left, and the buffer has room
-    // for a window behind the carry.
+    // SAFETY: the mask keeps `bytes` between 1 and WINDOW, at most that many bytes are left, and
+    // the buffer has room for a window after the carry.
     unsafe { payload.load(at, to, bytes as u32) }
 }
 
-/// Skips what the segment holds of a body, in the window and beyond, without loading it.
+/// Skips the bytes of a body that are in the segment. The bytes past the end of the window are not
+/// loaded.
 #[inline(always)]
 fn skip_body(scan: &mut Scan, rules: &Rules) {
     let left = scan.len.wrapping_sub(scan.at);
@@ -187,7 +219,7 @@ fn skip_body(scan: &mut Scan, rules: &Rules) {
         if scan.state.mode == MODE_CHUNK_DATA {
             scan.state.mode = MODE_CHUNK_END;
         } else if scan.state.mode == MODE_BODY {
-            // The next message's head is worth a whole window.
+            // The head of the next message may follow, for which a whole window is loaded.
             scan.want = WINDOW as u32;
             if complete(scan, rules) {
                 return;
@@ -199,7 +231,7 @@ fn skip_body(scan: &mut Scan, rules: &Rules) {
     }
 }
 
-/// The message has ended. True: that is to be reported.
+/// Ends the message. Returns true for a response, because the end of a response is an event.
 #[inline(always)]
 pub(super) fn complete(scan: &mut Scan, rules: &Rules) -> bool {
     scan.state.reset();
@@ -210,7 +242,8 @@ pub(super) fn complete(scan: &mut Scan, rules: &Rules) -> bool {
     false
 }
 
-/// Malformed, for good.
+/// Reports that the direction is malformed, and keeps it malformed. Returns true, because this is
+/// an event.
 #[inline(always)]
 pub(super) fn malformed(scan: &mut Scan) -> bool {
     scan.event = EVENT_MALFORMED;
@@ -218,7 +251,8 @@ pub(super) fn malformed(scan: &mut Scan) -> bool {
     true
 }
 
-/// The HTTP/2 preface: no HTTP/1.x any more.
+/// Reports the HTTP/2 preface, after which no HTTP/1.x follows. Returns true, because this is an
+/// event.
 #[inline(always)]
 pub(super) fn http2(scan: &mut Scan) -> bool {
     scan.event = EVENT_HTTP2;
@@ -226,13 +260,14 @@ pub(super) fn http2(scan: &mut Scan) -> bool {
     true
 }
 
-/// After [`EVENT_HEAD`]: how the message goes on, one of `BODY_*`.
+/// Continues the scan after [`EVENT_HEAD`]. `body` is the kind of the message's body, one of
+/// `BODY_*`.
 ///
 /// # Safety
-/// `scan` is valid, and nothing else uses what it points to.
+/// `scan` is valid, and nothing else accesses its target.
 #[inline(always)]
 pub unsafe fn go_on(scan: *mut Scan, body: u32) {
-    // SAFETY: by contract.
+    // SAFETY: the caller guarantees this.
     let state = unsafe { &mut (*scan).state };
     state.begun = 1;
     if body == BODY_INTERIM {
@@ -243,7 +278,7 @@ pub unsafe fn go_on(scan: *mut Scan, body: u32) {
     } else if body == BODY_CHUNKED {
         state.seen |= SEEN_BODY;
         state.mode = MODE_CHUNK;
-    } else if body == BODY_UNTIL_CLOSE || body == BODY_TUNNEL {
+    } else if body == BODY_UNTIL_CLOSE || body == BODY_TUNNEL || body == BODY_OTHER_HTTP {
         state.body_left = u64::MAX;
         state.mode = MODE_UNTIL_CLOSE;
     } else {
@@ -251,14 +286,15 @@ pub unsafe fn go_on(scan: *mut Scan, body: u32) {
     }
 }
 
-/// After [`go_on`] with a request: whether that is over and was the last of the segment. Then all
-/// bytes are taken in, as [`unit`] would say at the price of another turn.
+/// Returns whether the request for which [`go_on`] has just been called is complete and ends with
+/// the segment. If so, this function also changes the scan as a call to [`unit`] would, at a lower
+/// cost.
 ///
 /// # Safety
-/// `scan` is valid, and nothing else uses what it points to.
+/// `scan` is valid, and nothing else accesses its target.
 #[inline(always)]
 pub unsafe fn was_last(scan: *mut Scan) -> bool {
-    // SAFETY: by contract.
+    // SAFETY: the caller guarantees this.
     let scan = unsafe { &mut *scan };
     if scan.state.mode != MODE_DONE || scan.at < scan.len {
         return false;
@@ -268,14 +304,15 @@ pub unsafe fn was_last(scan: *mut Scan) -> bool {
     true
 }
 
-/// After [`go_on`] with a response: whether that ends with the segment, as most do. Then all bytes are
-/// taken in, as [`unit`] would say at the price of another turn.
+/// Returns whether the response for which [`go_on`] has just been called ends with the segment, as
+/// most responses do. If so, this function also changes the scan as calls to [`unit`] would, at a
+/// lower cost.
 ///
 /// # Safety
-/// `scan` is valid, and nothing else uses what it points to.
+/// `scan` is valid, and nothing else accesses its target.
 #[inline(always)]
 pub unsafe fn ends_segment(scan: *mut Scan) -> bool {
-    // SAFETY: by contract.
+    // SAFETY: the caller guarantees this.
     let scan = unsafe { &mut *scan };
     let left = u64::from(scan.len.wrapping_sub(scan.at));
     let ends = match scan.state.mode {
@@ -291,27 +328,28 @@ pub unsafe fn ends_segment(scan: *mut Scan) -> bool {
     ends
 }
 
-/// Goes back to where the message began, which is in this segment: as if neither it nor what comes
-/// after it had been seen.
+/// Goes back to the beginning of the message, which must have begun in this segment. The scan is
+/// then as if neither the message nor any later byte had been read.
 ///
 /// # Safety
-/// `scan` is valid, and nothing else uses what it points to.
+/// `scan` is valid, and nothing else accesses its target.
 #[inline(always)]
 pub unsafe fn rewind(scan: *mut Scan) {
-    // SAFETY: by contract.
+    // SAFETY: the caller guarantees this.
     let scan = unsafe { &mut *scan };
     scan.state.reset();
     scan.at = scan.message_at as u32;
 }
 
-/// Goes back to byte `at` of the segment, which lies in a body (`chunked`: in the data of a chunk) that
-/// goes on for `left` bytes from there: as if nothing after it had been seen.
+/// Goes back to the payload offset `at`. The byte at this offset must be in a body or, if `chunked`
+/// is true, in the data of a chunk. The body or the data must have `left` bytes from this offset
+/// on. The scan is then as if no byte from this offset on had been read.
 ///
 /// # Safety
-/// `scan` is valid, and nothing else uses what it points to.
+/// `scan` is valid, and nothing else accesses its target.
 #[inline(always)]
 pub unsafe fn rewind_into_body(scan: *mut Scan, at: u32, chunked: bool, left: u64) {
-    // SAFETY: by contract.
+    // SAFETY: the caller guarantees this.
     let scan = unsafe { &mut *scan };
     scan.state.reset();
     scan.state.body_left = left;
@@ -324,13 +362,14 @@ pub unsafe fn rewind_into_body(scan: *mut Scan, at: u32, chunked: bool, left: u6
     scan.at = at;
 }
 
-/// Keeps what the next segment needs, up to `Scan::at`.
+/// Ends the segment, and stores in `parser` the state at the offset `Scan::at`, from which the next
+/// segment continues.
 ///
 /// # Safety
-/// Both pointers are valid, and nothing else uses what they point to.
+/// Both pointers are valid, and nothing else accesses their targets.
 #[inline(always)]
 pub unsafe fn end(scan: *mut Scan, parser: *mut Parser) {
-    // SAFETY: by contract.
+    // SAFETY: the caller guarantees this.
     let (scan, parser) = unsafe { (&mut *scan, &mut *parser) };
     let mode = scan.state.mode;
     let carried = parser.state.carry;
@@ -339,7 +378,7 @@ pub unsafe fn end(scan: *mut Scan, parser: *mut Parser) {
         parser.state.begun = scan.state.begun;
         parser.state.carry = 0;
         if carried > 0 {
-            // SAFETY: an array of words.
+            // SAFETY: the carry is an array of that many words.
             unsafe { zero::<{ CARRY / 8 }>(parser.carry.as_mut_ptr()) };
         }
         return;
@@ -352,10 +391,11 @@ pub unsafe fn end(scan: *mut Scan, parser: *mut Parser) {
     scan.state.carry = held;
     scan.state.head_bytes = scan.at.wrapping_sub(scan.message_at as u32);
     if mode == MODE_VALUE {
-        // The line is read again from its beginning.
+        // The line will be read again from its beginning.
         scan.state.mode = MODE_FIELD;
-    } else if mode > MODE_VALUE && mode < MODE_CHUNK_END {
-        // Within a line, and all its bytes are gone: LINES was too small, which cannot be.
+    } else if mode > MODE_AFTER && mode < MODE_CHUNK_END {
+        // The scan stopped within a line although all bytes were read. This means that LINES is too
+        // small, which should be impossible.
         scan.state.mode = MODE_DEAD;
     }
     if mode >= MODE_CHUNK_END {
@@ -369,22 +409,26 @@ pub unsafe fn end(scan: *mut Scan, parser: *mut Parser) {
             parser.carry[i] = scan.take_carry(scan.pos, i).to_le();
             i += 1;
         }
+        if mode == MODE_STREAM {
+            scan.stream.store(&mut parser.carry);
+        }
     } else if carried > 0 {
-        // What was carried may be a part of a key.
-        // SAFETY: an array of words.
+        // The carry is cleared, because its bytes may be a part of a key. SAFETY: the carry is an
+        // array of that many words.
         unsafe { zero::<{ CARRY / 8 }>(parser.carry.as_mut_ptr()) };
     }
 }
 
 impl Scan {
-    /// The payload offset of a position; of carried bytes, wrapped around zero.
+    /// Returns the payload offset of the byte at `position` in the buffer. The byte may be from an
+    /// earlier segment. Its offset is then below zero, and wraps.
     #[inline(always)]
     pub(super) fn offset(&self, position: u32) -> u32 {
         self.base.wrapping_add(position).wrapping_sub(CARRY as u32)
     }
 
-    /// Word `index` of the CARRY bytes in front of `end`, which is no longer there afterwards: it
-    /// may be a part of a key.
+    /// Returns the word with the index `index` in the block of CARRY bytes that ends at `end`.
+    /// Clears this word in the buffer, because it may be a part of a key.
     #[inline(always)]
     fn take_carry(&mut self, end: u32, index: usize) -> u64 {
         let position = end

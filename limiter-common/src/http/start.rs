@@ -1,26 +1,32 @@
-//! The first line of a message: what matters of it to framing, and whether it is HTTP/1.x.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Reads the start line of a message, checks that it is HTTP/1.x, and notes the parts that affect
+//! framing.
 
 use super::{
-    METHOD_CONNECT, METHOD_HEAD, METHOD_PRI, METHOD_SM, MODE_FIELD, MODE_START, Rules, Scan,
+    METHOD_CONNECT, METHOD_CONNECT_LIKE, METHOD_HEAD, METHOD_OPTIONS, METHOD_PRI, METHOD_SM,
+    MODE_FIELD, MODE_START, Rules, Scan,
     segment::malformed,
-    word::{first, spaces, text},
+    word::{each, first, spaces, text},
 };
 
-/// The first byte behind the version of a request line's or a response's `HTTP/1.x`.
+/// The length of `HTTP/1.x` in bytes.
 const VERSION: u32 = 8;
 
-/// A complete start line from `begin` to `end`.
+/// Reads the complete start line between the positions `begin` and `end`. Returns true if an event
+/// has occurred.
 #[inline(always)]
 pub(super) fn line(scan: &mut Scan, rules: &Rules, begin: u32, end: u32) -> bool {
     if scan.state.method == METHOD_SM {
-        // No server of HTTP/1.x goes on behind this line, so what comes then is HTTP/2.
+        // The line must be `SM`, the last line of the HTTP/2 preface. No HTTP/1.x server continues
+        // after this line, and therefore HTTP/2 follows.
         scan.state.mode = MODE_FIELD;
         return (end.wrapping_sub(begin) != 2
             || scan.word(begin) as u16 != u16::from_le_bytes(*b"SM"))
             && malformed(scan);
     }
     if begin == end {
-        // Empty lines before a request are to be ignored (RFC 9112, section 2.2).
+        // Empty lines before a request are ignored (RFC 9112, section 2.2).
         scan.state.mode = MODE_START;
         return false;
     }
@@ -32,7 +38,7 @@ pub(super) fn line(scan: &mut Scan, rules: &Rules, begin: u32, end: u32) -> bool
         }
         return false;
     }
-    // The shortest that can be: "A * HTTP/1.1".
+    // The shortest possible request line is "A * HTTP/1.1".
     if length < 12 {
         return malformed(scan);
     }
@@ -42,11 +48,13 @@ pub(super) fn line(scan: &mut Scan, rules: &Rules, begin: u32, end: u32) -> bool
         && scan.state.begun == 0
         && scan.state.lines == 1
     {
-        // Some servers (h11) take it for a request of HTTP/1.x: `blank` wants to see the rest.
+        // Some servers (for example h11) read this line as an HTTP/1.x request. Therefore the
+        // preface is reported only after `blank` has checked the rest of the preface.
         scan.state.method = METHOD_PRI;
         return false;
     }
-    // A method, and another space before the version: else it is the HTTP/0.9 of some servers.
+    // There must be a method, and a second space before the version. Otherwise some servers read
+    // the line as HTTP/0.9.
     let method = method(scan, begin);
     if method == 0 || begin.wrapping_add(method).wrapping_add(VERSION + 1) >= end {
         return malformed(scan);
@@ -54,7 +62,8 @@ pub(super) fn line(scan: &mut Scan, rules: &Rules, begin: u32, end: u32) -> bool
     version(scan, end)
 }
 
-/// The method of the request line at `begin`: how long it is; 0 if it is none, or longer than any.
+/// Reads the method of the request line at `begin`. Returns the length of the method in bytes, or 0
+/// if there is no method or the method is longer than any known method.
 #[inline(always)]
 pub(super) fn method(scan: &mut Scan, begin: u32) -> u32 {
     if scan.state.method == METHOD_SM {
@@ -77,13 +86,20 @@ pub(super) fn method(scan: &mut Scan, begin: u32) -> u32 {
     }
     if word & 0xff_ffff_ffff == text(b"HEAD ") {
         scan.state.method = METHOD_HEAD;
-    } else if word == text(b"CONNECT ") {
-        scan.state.method = METHOD_CONNECT;
+    } else if word == text(b"OPTIONS ") {
+        scan.state.method = METHOD_OPTIONS;
+    } else if word | each(0x20) == text(b"connect ") {
+        scan.state.method = if word == text(b"CONNECT ") {
+            METHOD_CONNECT
+        } else {
+            METHOD_CONNECT_LIKE
+        };
     }
     length + first(bits) as u32
 }
 
-/// Whether the request line that ends at `end` ends as HTTP/1.x (RFC 9112, section 3).
+/// Reads the version of the request line that ends at `end`. Returns true if the version is not
+/// HTTP/1.x (RFC 9112, section 3), which makes the request malformed.
 #[inline(always)]
 pub(super) fn version(scan: &mut Scan, end: u32) -> bool {
     let digit = scan.byte(end.wrapping_sub(1));
@@ -94,11 +110,11 @@ pub(super) fn version(scan: &mut Scan, end: u32) -> bool {
     false
 }
 
-/// Reads the status line at `begin` (RFC 9112, section 4); false if it is none.
+/// Reads the status line at `begin` (RFC 9112, section 4). Returns false if the line is invalid.
 #[inline(always)]
 pub(super) fn status(scan: &mut Scan, begin: u32) -> bool {
     let version = scan.word(begin);
-    // A space, then three digits.
+    // The first four bytes of this word are a space and the three digits of the status.
     let status = scan.word(begin.wrapping_add(VERSION));
     let digits = (status as u32 >> 8).wrapping_sub(0x30_3030);
     let (hundreds, tens, ones) = (digits & 0xff, digits >> 8 & 0xff, digits >> 16 & 0xff);

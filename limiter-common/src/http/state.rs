@@ -1,26 +1,28 @@
-//! What is kept of a direction between segments.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The state of one direction of a connection between segments.
 
 use super::{
-    CARRY, KEY_SLOTS, MODE_BODY, MODE_CHUNK, MODE_CHUNK_DATA, MODE_CHUNK_END, MODE_IDLE,
+    CARRY, KEY_SLOTS, MODE_BODY, MODE_CHUNK, MODE_CHUNK_DATA, MODE_CHUNK_END, MODE_IDLE, MODE_TRIM,
     MODE_UNTIL_CLOSE, Parser, SEEN_BODY, SEEN_TRAILERS, State,
     segment::LONG,
     word::{copy, zero},
 };
 
-/// The words of a [`State`] in front of the hashes.
-const CONTROL: usize = core::mem::offset_of!(State, key) / 8;
-const _: () = assert!(core::mem::offset_of!(State, seen) == 8 && CONTROL == 7);
+/// The number of words in a [`State`] that precede the hashes.
+const CONTROL: usize = core::mem::offset_of!(State, digests) / 8;
+const _: () = assert!(core::mem::offset_of!(State, seen) == 8 && CONTROL == 8);
 
 impl Parser {
-    /// Whether an unfinished line is kept.
+    /// Returns whether there is an unfinished line.
     #[inline(always)]
     #[must_use]
     pub const fn has_carry(&self) -> bool {
         self.state.carry > 0
     }
 
-    /// Covers the unfinished line, which may hold a key, or uncovers it: done twice with one `pad`
-    /// it is as it was.
+    /// Hides the unfinished line, which may contain a key, or reveals it again. Two calls with the
+    /// same `pad` cancel each other out.
     #[inline(always)]
     pub fn mask(&mut self, pad: &[u64; CARRY / 8]) {
         let mut i = 0;
@@ -32,7 +34,7 @@ impl Parser {
 }
 
 impl State {
-    /// Before the first message.
+    /// The state before the first message.
     pub const NEW: Self = Self {
         mode: MODE_IDLE,
         begun: 0,
@@ -46,70 +48,79 @@ impl State {
         rank: 0,
         length: 0,
         body_left: 0,
-        key: [0; 2],
+        keys: 0,
         digests: [[0; 2]; KEY_SLOTS],
     };
 
-    /// Before the next message. Hashes stay where they are: `seen` and `rank` say which count.
+    /// Prepares for the next message. The hashes are not cleared, because `seen` and `rank` show
+    /// which of them are valid.
     #[inline(always)]
     pub(super) fn reset(&mut self) {
         self.mode = MODE_IDLE;
-        // SAFETY: the control words behind the first one, which holds `mode` and `begun`.
+        // SAFETY: these are the control words after the first one, which contains `mode` and
+        // `begun`.
         unsafe { zero::<{ CONTROL - 1 }>((&raw mut *self).cast::<u64>().add(1)) };
     }
 
-    /// All of `from`.
+    /// Copies the whole of `from` into this state.
     #[inline(always)]
     pub(super) fn copy(&mut self, from: &Self) {
-        // SAFETY: a state is made of words.
+        // SAFETY: a state consists of words.
         unsafe {
             copy::<{ size_of::<Self>() / 8 }>((&raw const *from).cast(), (&raw mut *self).cast());
         };
     }
 
-    /// What still matters of `from` once the head is complete.
+    /// Copies the part of `from` that still matters once the head is complete, which is everything
+    /// except the hashes.
     #[inline(always)]
     pub(super) fn copy_control(&mut self, from: &Self) {
         // SAFETY: the control words come first.
         unsafe { copy::<CONTROL>((&raw const *from).cast(), (&raw mut *self).cast()) };
     }
 
-    /// Whether a head has begun and is not complete, so that nothing was decided on it yet.
+    /// Returns whether a head has begun and is not complete, which means that no decision has been
+    /// made about its message.
     #[inline(always)]
     #[must_use]
     pub const fn in_head(&self) -> bool {
-        self.mode != MODE_IDLE && self.mode < MODE_CHUNK && self.seen & SEEN_TRAILERS == 0
+        self.mode != MODE_IDLE
+            && self.mode < MODE_TRIM
+            && self.mode != MODE_CHUNK
+            && self.seen & SEEN_TRAILERS == 0
     }
 
-    /// Whether what is malformed is the framing of a body, so that its head was decided on.
+    /// Returns whether the chunked body of a message is being read. If the direction is malformed,
+    /// true means that the framing of the body is malformed, and that the decision about the
+    /// message was made before the malformed bytes were read.
     #[inline(always)]
     #[must_use]
     pub const fn in_body(&self) -> bool {
         self.seen & SEEN_BODY != 0
     }
 
-    /// Whether the next byte begins a message.
+    /// Returns whether the next byte begins a message.
     #[inline(always)]
     #[must_use]
     pub const fn is_idle(&self) -> bool {
         self.mode == MODE_IDLE
     }
 
-    /// Whether the next byte is one of a body whose length is known.
+    /// Returns whether the next byte belongs to a body of known length.
     #[inline(always)]
     #[must_use]
     pub const fn is_length_body(&self) -> bool {
         self.mode == MODE_BODY
     }
 
-    /// Whether the next bytes are those of a chunk, and so many that nothing else is near.
+    /// Returns whether the next bytes belong to a chunk that has at least `LONG` more bytes.
     #[inline(always)]
     #[must_use]
     pub const fn is_long_chunk(&self) -> bool {
         self.mode == MODE_CHUNK_DATA && self.body_left >= LONG as u64
     }
 
-    /// How many bytes may be skipped, without being looked at, by [`State::skip`].
+    /// Returns the number of bytes that may be skipped with [`State::skip`] instead of being read.
     #[inline(always)]
     #[must_use]
     pub const fn skippable(&self) -> u64 {
@@ -120,7 +131,8 @@ impl State {
         }
     }
 
-    /// Skips `bytes`, at most [`State::skippable`]. True: that was the end of the message.
+    /// Skips `bytes` bytes, which must not be more than [`State::skippable`]. Returns true if the
+    /// message ends after these bytes.
     #[inline(always)]
     pub fn skip(&mut self, bytes: u32) -> bool {
         if self.mode == MODE_UNTIL_CLOSE {

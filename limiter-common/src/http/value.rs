@@ -1,20 +1,26 @@
-//! The value of a field that matters, of which all bytes are in the buffer. Blanks, digits and
-//! words are taken one a step, so that the verifier sees no loops.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Reads the value of a field that matters. The buffer contains the whole value, or the first bytes
+//! of a long line. Each step handles only a few bytes, for example one digit, so that the code has
+//! no loops for the verifier to check.
 
 use super::{
-    MODE_BASE64, MODE_CHUNK_DATA, MODE_CHUNK_END, MODE_DIGITS, MODE_FIELD, MODE_HEX, MODE_TRIM,
-    Rules, SEEN_AUTHORIZATION, SEEN_CHUNKED, SEEN_ENCODING, SEEN_LENGTH, SEEN_UNCLEAR, Scan, chunk,
-    rules::{KIND_AUTHORIZATION, KIND_BASIC, KIND_ENCODING, KIND_LENGTH, NO_RANK},
+    MODE_AFTER, MODE_CHUNK_DATA, MODE_CHUNK_END, MODE_DIGITS, MODE_END, MODE_FIELD, MODE_HEX,
+    MODE_SKIP, MODE_STREAM, MODE_TRIM, MODE_UPGRADE, Rules, SEEN_AUTHORIZATION, SEEN_CHUNKED,
+    SEEN_ENCODING, SEEN_KEYS, SEEN_LENGTH, SEEN_UNCLEAR, Scan, chunk,
+    rules::{KIND_AUTHORIZATION, KIND_BASIC, KIND_ENCODING, KIND_LENGTH, KIND_UPGRADE},
     segment::malformed,
+    stream, upgrade,
     word::{self, each, has_not_visible, hide, low_bytes, masked, text},
 };
 use crate::{abi::MAX_KEY, siphash};
 
-/// The largest body that is believed: beyond, servers overflow (RFC 9112, section 6.3, warns of
-/// it).
+/// The maximum size of a body in bytes. Larger numbers may overflow in servers (RFC 9112, section
+/// 6.3, warns of such overflows).
 pub(super) const MAX_BODY: u64 = 1 << 62;
 
-/// One step.
+/// Does one step of the current mode. Returns true if the window has ended or an event has
+/// occurred.
 #[inline(always)]
 pub(super) fn step(scan: &mut Scan, rules: &Rules) -> bool {
     let mode = scan.state.mode;
@@ -22,10 +28,16 @@ pub(super) fn step(scan: &mut Scan, rules: &Rules) -> bool {
         trim(scan, rules)
     } else if mode == MODE_DIGITS {
         digit(scan, rules)
-    } else if mode == MODE_BASE64 {
-        base64(scan, rules)
+    } else if mode == MODE_STREAM {
+        stream::step(scan, rules)
+    } else if mode == MODE_END {
+        stream::end(scan, rules)
+    } else if mode == MODE_AFTER {
+        stream::after(scan, rules)
     } else if mode == MODE_HEX {
         chunk::digit(scan, rules)
+    } else if mode == MODE_UPGRADE {
+        upgrade::byte(scan)
     } else if mode == MODE_CHUNK_DATA {
         chunk::data(scan, rules)
     } else if mode == MODE_CHUNK_END {
@@ -36,7 +48,7 @@ pub(super) fn step(scan: &mut Scan, rules: &Rules) -> bool {
 }
 
 #[inline(always)]
-const fn is_blank(byte: u8) -> bool {
+pub(super) const fn is_blank(byte: u8) -> bool {
     byte == b' ' || byte == b'\t'
 }
 
@@ -46,7 +58,7 @@ fn trim(scan: &mut Scan, rules: &Rules) -> bool {
     if begin < end && is_blank(scan.byte(begin)) {
         begin += 1;
         scan.value = begin;
-        // One space is what there is mostly, and none what there may be.
+        // Most values follow one blank or none. Only further blanks take another step.
         if begin < end && is_blank(scan.byte(begin)) {
             if begin + 8 <= end && word::is_blank(scan.word(begin)) {
                 scan.value = begin + 8;
@@ -54,7 +66,7 @@ fn trim(scan: &mut Scan, rules: &Rules) -> bool {
             return false;
         }
     }
-    if begin < end && is_blank(scan.byte(end - 1)) {
+    if begin < end && is_blank(scan.byte(end - 1)) && !goes_on(scan) {
         let many = begin + 8 <= end && word::is_blank(scan.word(end - 8));
         scan.value_end = if many { end - 8 } else { end - 1 };
         return false;
@@ -72,14 +84,35 @@ fn trim(scan: &mut Scan, rules: &Rules) -> bool {
         encoding(scan, rules)
     } else if kind == KIND_AUTHORIZATION {
         scheme(scan, rules)
-    } else if kind == KIND_BASIC {
-        basic(scan)
+    } else if kind == KIND_UPGRADE {
+        scan.state.mode = MODE_UPGRADE;
+        false
+    } else if begin >= end {
+        // The first `CARRY` bytes of a longer line contain no part of a key. A key after so many
+        // blanks is malformed, because the result must not depend on how the line is split into
+        // segments.
+        goes_on(scan) && malformed(scan)
+    } else if kind == KIND_BASIC || goes_on(scan) {
+        if !goes_on(scan) {
+            // The line has been counted already, and will be counted again at its end.
+            scan.state.lines = scan.state.lines.wrapping_sub(1);
+        }
+        stream::begin(scan, rules, kind);
+        false
     } else {
         capture(scan, rules)
     }
 }
 
-/// A message that cannot be framed: a request is malformed, a response goes on until the close.
+/// Returns whether the value continues past `Scan::value_end` (see `field::too_long`).
+#[inline(always)]
+const fn goes_on(scan: &Scan) -> bool {
+    // If the value does not continue, the scan has already passed the end of the line.
+    scan.pos < scan.value_end
+}
+
+/// Handles a message whose length is unclear: a request is malformed, and a response ends when the
+/// connection is closed.
 #[inline(always)]
 fn unclear(scan: &mut Scan, rules: &Rules) -> bool {
     if rules.response == 0 {
@@ -90,7 +123,7 @@ fn unclear(scan: &mut Scan, rules: &Rules) -> bool {
     false
 }
 
-/// A digit of `Content-Length`, or its end.
+/// Reads a digit of `Content-Length`, or handles the end of the number.
 #[inline(always)]
 fn digit(scan: &mut Scan, rules: &Rules) -> bool {
     let at = scan.value;
@@ -138,32 +171,37 @@ fn encoding(scan: &mut Scan, rules: &Rules) -> bool {
     false
 }
 
-/// Whether the value that begins with this word is of the scheme `Bearer` (RFC 6750).
+/// Returns whether the value that begins with this word has the scheme `Bearer` (RFC 6750).
 #[inline(always)]
 pub(super) const fn is_bearer(word: u64) -> bool {
     (word | each(0x20)) & low_bytes(6) == text(b"bearer") && is_blank((word >> 48) as u8)
 }
 
-/// Whether the value that begins with this word is of the scheme `Basic` (RFC 7617).
+/// Returns whether the value that begins with this word has the scheme `Basic` (RFC 7617).
 #[inline(always)]
 pub(super) const fn is_basic(word: u64) -> bool {
     (word | each(0x20)) & low_bytes(5) == text(b"basic") && is_blank((word >> 40) as u8)
 }
 
-/// Whether there is a byte beyond ASCII where the scheme is and the blank behind it. Applications
-/// take some of them for blanks, alone (0x85, 0xa0) or in UTF-8, and then find a scheme.
+/// Returns whether the scheme or the blank after it contains a byte that is not ASCII. Some
+/// applications treat such bytes as blanks, either alone (0x85, 0xa0) or as part of a UTF-8
+/// sequence. They could recognise a scheme that the scanner does not recognise.
 #[inline(always)]
 pub(super) const fn is_odd_scheme(word: u64) -> bool {
     word & each(0x80) & low_bytes(7) != 0
 }
 
-/// Credentials that are no key. True: an event.
+/// Handles credentials that are not a key, such as signatures, tickets and digests. Returns true if
+/// an event has occurred.
 #[inline(always)]
-pub(super) fn other_scheme(scan: &mut Scan) -> bool {
+fn other_scheme(scan: &mut Scan) -> bool {
     if scan.state.seen & SEEN_AUTHORIZATION != 0 {
         return malformed(scan);
     }
     scan.state.seen |= SEEN_AUTHORIZATION;
+    if goes_on(scan) {
+        scan.state.mode = MODE_SKIP;
+    }
     false
 }
 
@@ -175,120 +213,50 @@ fn scheme(scan: &mut Scan, rules: &Rules) -> bool {
     if length > 6 && is_odd_scheme(word) {
         return malformed(scan);
     }
-    let (rank, skip) = if length > 7 && is_bearer(word) {
-        (rules.bearer_rank, 7)
+    if goes_on(scan) && length < 8 {
+        // The scheme or the blank after it could extend past the bytes that are always available.
+        return malformed(scan);
+    }
+    let (kind, ranks, skip) = if length > 7 && is_bearer(word) {
+        (rules.bearer_rank, 1 << rules.bearer_rank, 7)
     } else if length > 6 && is_basic(word) {
-        (rules.basic_rank, 6)
+        let ranks = 1 << rules.basic_rank | 1 << rules.user_rank;
+        (KIND_BASIC, ranks, 6)
     } else {
-        (NO_RANK, 0)
+        return other_scheme(scan);
     };
-    if rank >= NO_RANK {
+    if ranks & SEEN_KEYS == 0 {
         return other_scheme(scan);
     }
-    // A second one must be of the same source; `capture` sees to it that it is the same.
+    // A second `Authorization` field must have a key from the same source. `note` checks that the
+    // keys are the same.
     let seen = scan.state.seen;
-    if seen & SEEN_AUTHORIZATION != 0 && seen >> rank & 1 == 0 {
+    if seen & SEEN_AUTHORIZATION != 0 && seen & ranks & SEEN_KEYS == 0 {
         return malformed(scan);
     }
     scan.state.seen = seen | SEEN_AUTHORIZATION;
     scan.value = begin + skip;
-    scan.kind = if skip == 6 { KIND_BASIC } else { rank };
+    scan.kind = kind;
     scan.state.mode = MODE_TRIM;
     false
 }
 
-/// The padding of base64. It must be canonical, because many servers take other spellings for the
-/// same credentials, and each would be another key.
-#[inline(always)]
-fn basic(scan: &mut Scan) -> bool {
-    let end = scan.value_end;
-    let length = end.wrapping_sub(scan.value);
-    if length > MAX_KEY as u32 || length & 3 != 0 {
-        return malformed(scan);
-    }
-    let word = scan.word(end.wrapping_sub(4));
-    let padding = padding((word >> 24) as u8, (word >> 16) as u8, (word >> 8) as u8);
-    if padding > 2 {
-        return malformed(scan);
-    }
-    scan.number = u64::from(end - padding);
-    scan.progress = scan.value;
-    scan.state.mode = MODE_BASE64;
-    false
-}
-
-/// How many of a group's last bytes (the last one first) are padding; more than two if the bits
-/// that the padding cuts off are not zero (RFC 4648, section 3.5).
-#[inline(always)]
-pub(super) const fn padding(last: u8, second: u8, third: u8) -> u32 {
-    const fn set(bytes: &[u8], from: u8) -> u64 {
-        let mut set = 0;
-        let mut i = 0;
-        while i < bytes.len() {
-            if bytes[i] >= from {
-                set |= 1 << (bytes[i] - from);
-            }
-            i += 1;
-        }
-        set
-    }
-    // Bytes whose value's lowest two bits are zero, letters and digits; then those with four.
-    const LETTERS: u64 = set(b"AEIMQUYcgkosw", b'@');
-    if last != b'=' {
-        return 0;
-    }
-    if second != b'=' {
-        let letter = second >= b'@' && second < b'@' + 64 && LETTERS >> (second & 63) & 1 == 1;
-        let digit = second == b'0' || second == b'4' || second == b'8';
-        return if letter || digit { 1 } else { 3 };
-    }
-    if third == b'A' || third == b'Q' || third == b'g' || third == b'w' {
-        2
-    } else {
-        3
-    }
-}
-
-/// A word of base64, or the end.
-#[inline(always)]
-fn base64(scan: &mut Scan, rules: &Rules) -> bool {
-    let at = scan.progress;
-    let end = scan.number as u32;
-    if at >= end {
-        scan.kind = rules.basic_rank;
-        scan.state.mode = MODE_TRIM;
-        return false;
-    }
-    let left = u64::from(end - at);
-    let mut word = scan.word(at);
-    if left < 8 {
-        let keep = low_bytes(left);
-        word = (word & keep) | (each(b'A') & !keep);
-    }
-    if !word::is_base64(word) {
-        return malformed(scan);
-    }
-    scan.progress = at + 8;
-    false
-}
-
-/// Hashes the key, which is not kept, and notes it.
+/// Hashes the key, clears it in the buffer, and notes the hash.
 #[inline(always)]
 fn capture(scan: &mut Scan, rules: &Rules) -> bool {
     let begin = scan.value;
     let length = hide(u64::from(scan.value_end.wrapping_sub(begin)));
-    if length == 0 {
-        return false;
-    }
     if length > MAX_KEY as u64 {
-        return malformed(scan);
+        scan.state.lines = scan.state.lines.wrapping_sub(1);
+        stream::begin(scan, rules, scan.kind);
+        return false;
     }
     let mut odd = false;
     let rest = masked::<{ MAX_KEY as i32 * 2 - 1 }>(length);
     let tail = begin.wrapping_add((rest & !7) as u32);
     let word = scan.word(tail);
     let last = word & low_bytes(rest & 7);
-    // Keys stay secret: what is hashed is not left in the buffer.
+    // Keys are secret, so the bytes that have been hashed are cleared in the buffer.
     scan.put(tail, word ^ last);
     let hash_key = rules.hash_key;
     let digest = siphash::hash128(
@@ -304,24 +272,32 @@ fn capture(scan: &mut Scan, rules: &Rules) -> bool {
         last,
     );
     if odd || has_not_visible(last | (each(b'!') & !low_bytes(rest & 7))) {
-        // Applications trim and split in many ways, and would find the key where we see another.
+        // Applications trim and split values in many ways, and could find another key here.
         return malformed(scan);
     }
-    let rank = scan.kind;
+    note(scan, scan.kind, digest)
+}
+
+/// Notes `digest`, the hash of the key from the source with the rank `rank`. Returns true if the
+/// source already has a different key, which makes the request malformed.
+#[inline(always)]
+pub(super) fn note(scan: &mut Scan, rank: u32, digest: [u64; 2]) -> bool {
     let slot = masked::<{ super::KEY_SLOTS as i32 - 1 }>(u64::from(rank)) as usize;
     let bit = 1 << slot;
     let state = &mut scan.state;
-    // SAFETY: the mask keeps it below KEY_SLOTS.
+    // SAFETY: the mask keeps the index below KEY_SLOTS.
     let noted = unsafe { state.digests.get_unchecked_mut(slot) };
-    if state.seen & bit != 0 && *noted != digest {
-        return malformed(scan);
+    if state.seen & bit != 0 {
+        return *noted != digest && malformed(scan);
     }
     *noted = digest;
     state.seen |= bit;
     let rank = slot as u32 + 1;
-    if state.rank == 0 || rank <= state.rank {
+    state.keys = state
+        .keys
+        .wrapping_add(digest[0].wrapping_mul(2 * u64::from(rank) - 1));
+    if state.rank == 0 || rank < state.rank {
         state.rank = rank;
-        state.key = digest;
     }
     false
 }

@@ -1,25 +1,29 @@
-//! What it means that the scanner is no blinder than a parser.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Compares the scanner with a parser. The scanner must find at least the requests and the keys
+//! that the parser finds.
 
 use limiter_common::http::{Rules, Source};
 use limiter_common::siphash::siphash128;
 
-use crate::drive::{Direction, MAX_HEAD, MAX_LINES, SECRET, Seen};
+use super::drive::{Direction, Event, MAX_HEAD, MAX_LINES, SECRET};
 
-/// Where applications look for a key in these tests; the rank of each is its place, from one.
+/// The sources in which applications look for a key in these tests. The rank of a source is its
+/// position, counted from one.
 const SOURCES: [Source<'static>; 3] = [Source::Header("x-api-key"), Source::Bearer, Source::Basic];
 
-/// Names and values, as a parser tells them.
+/// The names and values of fields, as a parser returns them.
 pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// A request that a parser has seen.
+/// A request that a parser has found.
 #[derive(Clone)]
-pub struct Asked {
-    /// How many bytes the parser had been given when it told of the request.
+pub struct ParsedRequest {
+    /// The number of bytes that the parser had been given when it returned the request.
     pub end: usize,
     pub fields: Fields,
 }
 
-impl std::fmt::Debug for Asked {
+impl std::fmt::Debug for ParsedRequest {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(out, "until {}", self.end)?;
         for (name, value) in &self.fields {
@@ -32,14 +36,14 @@ impl std::fmt::Debug for Asked {
 /// A key: the rank of its source, and its hash.
 type Digest = (u32, [u64; 2]);
 
-/// What the scanner lets by.
+/// The part of a stream that the scanner forwards.
 #[derive(Debug)]
-pub struct Passed {
-    /// The end of each head, and the key.
+pub struct Forwarded {
+    /// The end and the key of each head.
     pub heads: Vec<(usize, Option<Digest>)>,
-    /// The number of the first byte that does not pass.
+    /// The offset of the first byte that is not forwarded.
     pub stop: Option<usize>,
-    /// From this byte on all passes, as HTTP/2.
+    /// The offset from which all bytes are forwarded as HTTP/2.
     pub http2: Option<usize>,
 }
 
@@ -47,8 +51,8 @@ fn direction() -> Direction {
     Direction::requests(Rules::request(&SOURCES, SECRET, MAX_HEAD, MAX_LINES).expect("sources"))
 }
 
-/// What is seen of `bytes`, cut into segments that end at `cuts`.
-pub fn seen(bytes: &[u8], cuts: &[usize]) -> Vec<Seen> {
+/// Returns the events of `bytes`, which arrive in segments that end at `cuts`.
+pub fn seen(bytes: &[u8], cuts: &[usize]) -> Vec<Event> {
     let long = (1..)
         .map(|part| part * 65_000)
         .take_while(|&cut| cut < bytes.len());
@@ -57,20 +61,21 @@ pub fn seen(bytes: &[u8], cuts: &[usize]) -> Vec<Seen> {
     direction().cut(bytes, &cuts).to_vec()
 }
 
-/// What the scanner lets by of `bytes`.
-pub fn passed(bytes: &[u8]) -> Passed {
+/// Returns the part of `bytes` that the scanner forwards.
+pub fn passed(bytes: &[u8]) -> Forwarded {
     let seen = seen(bytes, &[]);
     let heads = seen.iter().filter_map(|seen| match seen {
-        Seen::Head { to, key, .. } => Some((*to as usize, *key)),
+        Event::Head { to, key, .. } => Some((*to as usize, *key)),
         _ => None,
     });
-    let mut passed = Passed {
+    let mut passed = Forwarded {
         heads: heads.collect(),
         stop: None,
         http2: None,
     };
-    if let Some(&end @ (Seen::Malformed | Seen::Http2)) = seen.last() {
-        // The shortest beginning that is seen so; its last byte is the one.
+    if let Some(&end @ (Event::Malformed | Event::Http2)) = seen.last() {
+        // The byte that causes the event `end` is the last byte of the shortest prefix that has
+        // this event.
         let (mut fine, mut ended) = (0, bytes.len());
         while ended - fine > 1 {
             let middle = fine.midpoint(ended);
@@ -82,24 +87,24 @@ pub fn passed(bytes: &[u8]) -> Passed {
             };
         }
         match end {
-            Seen::Http2 => passed.http2 = Some(fine),
+            Event::Http2 => passed.http2 = Some(fine),
             _ => passed.stop = Some(fine),
         }
     }
     passed
 }
 
-/// The rule: each request that the parser sees in the bytes that pass was seen, with the key that
-/// the application will find. How many there are.
-pub fn check(bytes: &[u8], asked: &[Asked]) -> Result<usize, String> {
+/// Checks that the scanner finds each request in `asked` that is in the forwarded bytes, with the
+/// key that the application will find. Returns the number of these requests.
+pub fn check(bytes: &[u8], asked: &[ParsedRequest]) -> Result<usize, String> {
     let passed = passed(bytes);
     let mut agreed = 0;
     for asked in asked {
         if passed.stop.is_some_and(|stop| asked.end > stop) {
             break;
         }
-        // The first half of the preface is a request for h11: of nobody, for nothing. It waits for
-        // the other half here, and nothing else may follow.
+        // h11 reads the first half of the preface as a request, which has no key and asks for no
+        // resource. The scanner waits for the other half, and lets nothing else follow.
         if bytes[..asked.end].trim_ascii_end() == b"PRI * HTTP/2.0" {
             continue;
         }
@@ -121,8 +126,9 @@ pub fn check(bytes: &[u8], asked: &[Asked]) -> Result<usize, String> {
     Ok(agreed)
 }
 
-/// The keys that applications may find in these fields: by the first value of a field or by the
-/// last, in either encoding, each with the rank of its source. One `None` if there is no key.
+/// Returns the keys that applications may find in `fields`, each with the rank of its source. An
+/// application may use the first or the last value of a field, and may decode it as ISO 8859-1 or
+/// as UTF-8. If there is no key, the list consists of a single `None`.
 pub fn keys(fields: &Fields) -> Vec<Option<(u32, String)>> {
     let named = |wanted: &str| -> Vec<String> {
         let fields = fields.iter().filter(|(name, _)| name_of(name) == wanted);
@@ -156,13 +162,18 @@ pub fn keys(fields: &Fields) -> Vec<Option<(u32, String)>> {
     keys.collect()
 }
 
-/// The name as CGI or a mapping without regard to case has it.
-fn name_of(name: &[u8]) -> String {
-    let name = latin(name).to_ascii_lowercase().replace('_', "-");
-    trimmed(&name).to_owned()
+/// Returns `name` in the form that it has in servers that turn field names into variables.
+pub fn folded(name: &str) -> String {
+    name.to_ascii_lowercase()
+        .replace(|char: char| !char.is_ascii_alphanumeric(), "-")
 }
 
-/// As in ISO 8859-1.
+/// Returns `name` in the form that it has in CGI, or in a map that ignores case.
+fn name_of(name: &[u8]) -> String {
+    folded(trimmed(&latin(name)))
+}
+
+/// Decodes ISO 8859-1.
 fn latin(bytes: &[u8]) -> String {
     bytes.iter().map(|&byte| char::from(byte)).collect()
 }
@@ -171,7 +182,8 @@ fn trimmed(text: &str) -> &str {
     text.trim_matches(is_blank)
 }
 
-/// Python, JavaScript and Go take more for blanks than HTTP does, and not all the same.
+/// Returns whether Python, JavaScript or Go treats `char` as a blank. Each of them treats more
+/// characters as blanks than HTTP does, and their sets of blanks differ.
 const fn is_blank(char: char) -> bool {
     char.is_whitespace() || matches!(char, '\x1c'..='\x1f' | '\0' | '\u{feff}')
 }

@@ -1,66 +1,107 @@
-//! Drives the scanner over segments, as the kernel programs do, and checks what must hold always.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Drives the scanner over segments as the kernel programs do, and checks the properties that must
+//! always hold.
 
 use std::{cell::Cell, mem::MaybeUninit, ptr::addr_of_mut};
 
 use limiter_common::http::{
-    self, BODY_INTERIM, EVENT_END, EVENT_HEAD, EVENT_HTTP2, EVENT_MALFORMED, EVENT_MORE, LINES,
-    Parser, Payload, Rules, Scan, Source, UNITS, WINDOW,
+    self, BODY_INTERIM, EVENT_END, EVENT_HEAD, EVENT_HTTP2, EVENT_MALFORMED, EVENT_MORE,
+    KEY_SOURCES, LINES, Parser, Payload, Rules, Scan, Source, State, UNITS, WINDOW,
 };
 use limiter_common::siphash::siphash128;
 
-/// The secret of these tests.
+/// The secret for hashing keys in these tests.
 pub const SECRET: [u64; 2] = [0x1122_3344_5566_7788, 0x99aa_bbcc_ddee_ff00];
-/// Limits of heads in these tests: the defaults.
+/// The limits of heads in these tests, which are the defaults.
 pub const MAX_HEAD: u32 = 16_384;
 pub const MAX_LINES: u32 = 128;
 
-/// What the tests look for: a header, then `Bearer`, then `Basic`, then another header.
-pub const SOURCES: [Source<'static>; 4] = [
+/// The sources in which the tests look for a key: a header, `Bearer`, `Basic`, another header, and
+/// the user name of `Basic`.
+pub const SOURCES: [Source<'static>; 5] = [
     Source::Header("x-api-key"),
     Source::Bearer,
     Source::Basic,
     Source::Header("Api_Token"),
+    Source::BasicUser,
 ];
 
-/// The rules of [`SOURCES`].
+/// Returns the rules for requests with keys from [`SOURCES`].
 pub fn rules() -> Rules {
     Rules::request(&SOURCES, SECRET, MAX_HEAD, MAX_LINES).expect("sources that can be looked for")
 }
 
-/// What the scanner said; offsets count from the first byte of the first segment.
+/// An event of the scanner. Offsets are in bytes from the beginning of the first segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
-    /// A head.
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are heads")]
+pub enum Event {
+    /// A complete head.
     Head {
-        /// Where the message begins, empty lines before it included.
+        /// The offset at which the message begins, including empty lines before it.
         from: u64,
-        /// Where the head ends.
+        /// The offset at which the head ends.
         to: u64,
-        /// The method, for requests.
+        /// The method of a request.
         method: u32,
-        /// The status, for responses.
+        /// The status of a response.
         status: u32,
-        /// The rank of the source (from one) and the hash of the key.
+        /// The rank (counted from one) of the first source that has a key, and the hash of that
+        /// key.
         key: Option<(u32, [u64; 2])>,
-        /// How it goes on.
+        /// The keys of all sources, by rank.
+        keys: Keys,
+        /// The body of the message, one of `BODY_*`.
         body: u32,
-        /// `Content-Length`.
+        /// The value of `Content-Length`.
         length: u64,
     },
-    /// The end of a response.
+    /// The end of a response, at this offset.
     End(u64),
-    /// Malformed, for good.
+    /// The direction is malformed, and stays malformed.
     Malformed,
     /// The HTTP/2 preface.
     Http2,
 }
 
-/// The key as the scanner notes it.
+/// The hashes of keys, indexed by the ranks of their sources. Here, the ranks are counted from
+/// zero.
+pub type Keys = [Option<[u64; 2]>; KEY_SOURCES];
+
+/// Returns the base64 encoding of `bytes` (RFC 4648, section 4).
+pub fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let group = |group: &[u8]| {
+        let bits = (0..3).fold(0u32, |bits, i| {
+            bits << 8 | u32::from(group.get(i).copied().unwrap_or(0))
+        });
+        let digit = |i: usize| match i <= group.len() {
+            true => char::from(DIGITS[(bits >> (18 - 6 * i)) as usize & 63]),
+            false => '=',
+        };
+        [digit(0), digit(1), digit(2), digit(3)]
+    };
+    bytes.chunks(3).flat_map(group).collect()
+}
+
+/// Returns a key as [`Event::Head`] contains it: the rank of its source, and its hash.
 pub fn key(rank: u32, key: &str) -> Option<(u32, [u64; 2])> {
     Some((rank, siphash128(SECRET, key.as_bytes())))
 }
 
-/// A segment's payload.
+/// Returns all keys that the scanner has noted, and asserts that the functions for keys agree with
+/// them.
+fn noted(state: &State) -> Keys {
+    let keys: Keys = std::array::from_fn(|rank| http::key_at(state, rank as u32).copied());
+    let count = keys.iter().flatten().count();
+    assert_eq!(http::has_several_keys(state), count > 1);
+    assert_eq!(http::keys(state) == 0, count == 0);
+    let first = keys.iter().flatten().next();
+    assert_eq!(http::key(state), first, "the first one counts");
+    keys
+}
+
+/// The payload of a segment, and the number of bytes that have been loaded.
 struct Slice<'a>(&'a [u8], &'a Cell<u64>);
 
 impl Payload for Slice<'_> {
@@ -68,7 +109,7 @@ impl Payload for Slice<'_> {
         assert!((1..=WINDOW as u32).contains(&len), "load of {len}");
         let from = &self.0[at as usize..][..len as usize];
         self.1.set(self.1.get() + u64::from(len));
-        // SAFETY: the caller says that `len` bytes can be written.
+        // SAFETY: the caller guarantees that `len` bytes can be written.
         unsafe { to.copy_from_nonoverlapping(from.as_ptr(), from.len()) };
         true
     }
@@ -79,31 +120,38 @@ pub struct Direction {
     scan: Box<Scan>,
     pub parser: Parser,
     rules: Rules,
-    /// The methods of the requests that are answered, for responses.
+    /// The demands of the requests that the responses answer, with the last request first.
     methods: Vec<u32>,
-    /// What the buffer is full of before each segment: other connections use it too.
+    /// The byte that fills the memory of the scan before each segment. In the kernel, the memory
+    /// contains data of other connections at that time.
     stale: u8,
-    /// Heads after which to stop, as at a request that is refused; what comes then is not seen.
+    /// The number of heads that are let through. The scan stops at the next head, as at a refused
+    /// request, and reads no later bytes.
     pub heads: usize,
-    /// Bytes that were loaded.
+    /// The number of bytes that have been loaded.
     pub loaded: Cell<u64>,
-    /// Bytes of the segments before.
+    /// The total size of the earlier segments in bytes.
     before: u64,
-    /// All that was seen.
-    pub seen: Vec<Seen>,
-    /// Offsets of all that was said to be no body.
+    /// All events that have occurred.
+    pub seen: Vec<Event>,
+    /// The demands of each head ([`http::demands`]), and the offset of the offer that can be
+    /// removed from its segment, if there is one.
+    pub asked: Vec<(u32, Option<u64>)>,
+    /// The ranges of offsets that the scanner has reported as framing, which means that they are
+    /// not body.
     pub framing: Vec<(u64, u64)>,
 }
 
 impl Direction {
-    /// Requests.
+    /// Returns a direction with requests.
     pub fn requests(rules: Rules) -> Self {
         Self::over(rules, b'\n')
     }
 
-    /// Requests, with a buffer that is full of `stale` bytes: they must not matter.
+    /// Returns a direction with requests. Its buffer is full of `stale` bytes, which must not
+    /// affect the result.
     fn over(rules: Rules, stale: u8) -> Self {
-        // SAFETY: any content will do, a scan is made of integers.
+        // SAFETY: any content is valid, because a scan consists of integers.
         let scan: Box<Scan> = Box::new(unsafe { MaybeUninit::zeroed().assume_init() });
         Self {
             scan,
@@ -115,11 +163,12 @@ impl Direction {
             loaded: Cell::new(0),
             before: 0,
             seen: Vec::new(),
+            asked: Vec::new(),
             framing: Vec::new(),
         }
     }
 
-    /// Responses to requests of these methods.
+    /// Returns a direction with responses to requests that have the demands in `methods`.
     pub fn responses(methods: &[u32]) -> Self {
         let methods = methods.iter().rev().copied().collect();
         Self {
@@ -128,24 +177,25 @@ impl Direction {
         }
     }
 
-    /// Takes in a segment; false if nothing more can be taken in.
+    /// Reads a segment. Returns false if nothing more can be read.
     pub fn segment(&mut self, bytes: &[u8]) -> bool {
         let response = self.rules == Rules::response();
         let scan = addr_of_mut!(*self.scan);
         let len = bytes.len() as u32;
-        // SAFETY: any content will do.
+        // SAFETY: a scan consists of integers, so any content is valid.
         unsafe { scan.cast::<u8>().write_bytes(self.stale, size_of::<Scan>()) };
-        // SAFETY: both are valid and ours.
+        // SAFETY: both pointers are valid, and nothing else accesses their targets.
         unsafe { http::begin(scan, &raw const self.parser, 0, len) };
         let mut last = 0;
         for _ in 0..UNITS {
             let rules = &raw const self.rules;
             let lines = || {
-                // SAFETY: the scan was begun, and is not used meanwhile.
+                // SAFETY: `begin` was called for the scan, and nothing else accesses the scan
+                // meanwhile.
                 let done = (0..LINES).any(|_| unsafe { http::line(scan, rules) });
                 assert!(done, "the bound of lines was reached");
             };
-            // SAFETY: the scan was begun.
+            // SAFETY: `begin` was called for the scan.
             let event = unsafe { http::unit(scan, rules, &Slice(bytes, &self.loaded), lines) };
             assert!(
                 self.scan.at >= last && self.scan.at <= len,
@@ -175,7 +225,10 @@ impl Direction {
                     } else {
                         http::request_body(state)
                     };
-                    self.seen.push(Seen::Head {
+                    let offer =
+                        (self.scan.offer < len).then(|| self.before + u64::from(self.scan.offer));
+                    self.asked.push((http::demands(state), offer));
+                    self.seen.push(Event::Head {
                         from: self
                             .before
                             .wrapping_add_signed(i64::from(self.scan.message_at)),
@@ -183,13 +236,14 @@ impl Direction {
                         method: state.method,
                         status: state.status,
                         key: http::key(state).map(|&digest| (state.rank, digest)),
+                        keys: noted(state),
                         body,
                         length: state.length,
                     });
                     if self.seen.len() > self.heads {
                         return false;
                     }
-                    // SAFETY: the scan was begun.
+                    // SAFETY: `begin` was called for the scan.
                     unsafe { http::go_on(scan, body) };
                     // SAFETY: as above.
                     if !response && unsafe { http::was_last(scan) } {
@@ -200,18 +254,18 @@ impl Direction {
                     // SAFETY: as above.
                     if response && unsafe { http::ends_segment(scan) } {
                         assert_eq!((self.scan.at, self.scan.event), (len, EVENT_END));
-                        self.seen.push(Seen::End(self.before + u64::from(len)));
+                        self.seen.push(Event::End(self.before + u64::from(len)));
                         self.finish(len);
                         return true;
                     }
                 }
-                EVENT_END => self.seen.push(Seen::End(at)),
+                EVENT_END => self.seen.push(Event::End(at)),
                 EVENT_MALFORMED | EVENT_HTTP2 => {
                     let malformed = self.scan.event == EVENT_MALFORMED;
                     self.seen.push(if malformed {
-                        Seen::Malformed
+                        Event::Malformed
                     } else {
-                        Seen::Http2
+                        Event::Http2
                     });
                     self.finish(len);
                     return false;
@@ -219,16 +273,16 @@ impl Direction {
                 event => panic!("event {event}"),
             }
         }
-        // The caller cuts the segment there, and gets the rest again.
+        // The kernel programs cut the segment here, and the client retransmits the rest.
         let at = self.scan.at;
         assert!(at > 0, "no progress");
         self.finish(at);
         self.segment(&bytes[at as usize..])
     }
 
-    /// All that is kept anywhere, as bytes.
+    /// Returns the whole memory of the scanner and the parser as bytes.
     pub fn memory(&self) -> Vec<u8> {
-        // SAFETY: both are made of integers without padding.
+        // SAFETY: both consist of integers without padding.
         unsafe {
             let scan =
                 std::slice::from_raw_parts((&raw const *self.scan).cast::<u8>(), size_of::<Scan>());
@@ -240,16 +294,16 @@ impl Direction {
         }
     }
 
-    /// Goes back to where the last message began.
+    /// Goes back to the beginning of the last message, and returns its offset in the segment.
     pub fn rewind(&mut self) -> u32 {
-        // SAFETY: the scan was begun.
+        // SAFETY: `begin` was called for the scan.
         unsafe { http::rewind(addr_of_mut!(*self.scan)) };
         self.scan.at
     }
 
-    /// Keeps what the next segment needs.
+    /// Stores the state that the next segment needs.
     pub fn keep(&mut self) {
-        // SAFETY: both are valid and ours.
+        // SAFETY: both pointers are valid, and nothing else accesses their targets.
         unsafe { http::end(addr_of_mut!(*self.scan), &raw mut self.parser) };
     }
 
@@ -264,8 +318,8 @@ impl Direction {
         self.before += u64::from(len);
     }
 
-    /// Takes in `bytes` as segments that end at `cuts`.
-    pub fn cut(&mut self, bytes: &[u8], cuts: &[usize]) -> &[Seen] {
+    /// Reads `bytes` as segments that end at `cuts`.
+    pub fn cut(&mut self, bytes: &[u8], cuts: &[usize]) -> &[Event] {
         let mut from = 0;
         for &to in cuts.iter().chain([&bytes.len()]) {
             if from < to && !self.segment(&bytes[from..to]) {
@@ -277,8 +331,8 @@ impl Direction {
     }
 }
 
-/// What requests in one segment come to.
-pub fn requests(bytes: &[u8]) -> Vec<Seen> {
+/// Returns the events of requests that arrive in one segment.
+pub fn requests(bytes: &[u8]) -> Vec<Event> {
     let over = |stale| {
         let mut direction = Direction::over(rules(), stale);
         // No segment is longer than an IP packet.
@@ -296,17 +350,18 @@ pub fn requests(bytes: &[u8]) -> Vec<Seen> {
     seen
 }
 
-/// What requests come to in as many segments as there are bytes.
-pub fn requests_by_byte(bytes: &[u8]) -> Vec<Seen> {
+/// Returns the events of requests that arrive in segments of one byte.
+pub fn requests_by_byte(bytes: &[u8]) -> Vec<Event> {
     let cuts: Vec<usize> = (0..bytes.len()).collect();
     Direction::requests(rules()).cut(bytes, &cuts).to_vec()
 }
 
-/// The keys of the heads; `None` in it is a request without one. Panics on anything else.
-pub fn keys(seen: &[Seen]) -> Vec<Option<(u32, [u64; 2])>> {
+/// Returns the keys of the heads, with `None` for a request without a key. Panics on any other
+/// event.
+pub fn keys(seen: &[Event]) -> Vec<Option<(u32, [u64; 2])>> {
     seen.iter()
         .map(|seen| match seen {
-            Seen::Head { key, .. } => *key,
+            Event::Head { key, .. } => *key,
             other => panic!("{other:?}"),
         })
         .collect()

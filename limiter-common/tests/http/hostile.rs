@@ -1,21 +1,24 @@
-//! Inputs with which a client might try to get by, each with what must come of it, in one segment,
-//! in one for each byte, and in every two.
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
-use crate::drive::{Direction, Seen, key, keys, requests, requests_by_byte, rules};
+//! Inputs that a client might use to evade the limits, each with the result that it must have. The
+//! result must be the same if the input arrives in one segment, in segments of one byte, or in two
+//! segments that are cut at any position.
 
-/// What must come of an input.
+use crate::drive::{Direction, Event, base64, key, keys, requests, requests_by_byte, rules};
+
+/// The result that an input must have.
 enum Expect<'a> {
-    /// Malformed, without a head before.
+    /// The input is malformed before the first head is complete.
     Refused,
-    /// Malformed, after this many heads.
+    /// The input is malformed after this many heads are complete.
     RefusedAfter(usize),
-    /// So many requests, the last one with this key.
+    /// There are this many requests, and the last one has this key.
     Requests(usize, &'a str),
-    /// So many requests, the last one without a key.
+    /// There are this many requests, and the last one has no key.
     Keyless(usize),
-    /// Nothing yet.
+    /// There is no event yet.
     Waits,
-    /// The HTTP/2 preface.
+    /// The input is the HTTP/2 preface.
     Http2,
 }
 use Expect::{Http2, Keyless, Refused, RefusedAfter, Requests, Waits};
@@ -24,14 +27,14 @@ fn check(name: &str, input: &[u8], expect: &Expect<'_>) {
     let whole = requests(input);
     let heads = whole
         .iter()
-        .filter(|seen| matches!(seen, Seen::Head { .. }))
+        .filter(|seen| matches!(seen, Event::Head { .. }))
         .count();
     let ended = whole.last().copied();
     let last_key = whole.iter().rev().find_map(|seen| match seen {
-        Seen::Head { key, .. } => Some(*key),
+        Event::Head { key, .. } => Some(*key),
         _ => None,
     });
-    let malformed = ended == Some(Seen::Malformed);
+    let malformed = ended == Some(Event::Malformed);
     let right = match *expect {
         Refused => malformed && heads == 0,
         RefusedAfter(count) => malformed && heads == count,
@@ -41,7 +44,7 @@ fn check(name: &str, input: &[u8], expect: &Expect<'_>) {
         }
         Keyless(count) => !malformed && heads == count && last_key == Some(None),
         Waits => whole.is_empty(),
-        Http2 => whole == [Seen::Http2],
+        Http2 => whole == [Event::Http2],
     };
     assert!(right, "{name}: {whole:?}");
     assert_eq!(
@@ -68,7 +71,7 @@ macro_rules! hostile {
     )*};
 }
 
-/// A request with these field lines.
+/// Returns a request with the field lines `fields`.
 fn get(fields: &str) -> String {
     format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n")
 }
@@ -99,7 +102,8 @@ hostile! {
     tls_is_refused: b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" => Refused;
     a_bare_cr_in_the_start_line_is_refused: "GET / HTTP/1.1\rX: y\r\n\r\n" => Refused;
     the_http2_preface_is_told_apart: "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" => Http2;
-    // h11 takes the first line for a request of HTTP/1.x, and would serve the next one uncharged.
+    // h11 reads the first line as an HTTP/1.x request, and would serve the next request, which
+    // would be charged to no scope.
     half_the_http2_preface_is_no_preface: "PRI * HTTP/2.0\r\n\r\nGET / HTTP/1.1\r\nX-Api-Key: k\r\n\r\n" => Refused;
     half_the_http2_preface_before_a_long_line_is_no_preface: format!("PRI * HTTP/2.0\r\n\r\nHEAD /{} HTTP/1.1\r\n\r\n", "x".repeat(300)) => Refused;
     a_field_in_the_http2_preface_is_refused: "PRI * HTTP/2.0\r\nX-Api-Key: k\r\n\r\n" => Refused;
@@ -116,6 +120,18 @@ hostile! {
     a_name_in_upper_case_is_found: get("X-API-KEY: k\r\n") => Requests(1, "k");
     a_name_in_mixed_case_is_found: get("x-aPI-kEy: k\r\n") => Requests(1, "k");
     an_underscore_for_a_dash_is_found: get("X_Api_Key: k\r\n") => Requests(1, "k");
+    // When lighttpd passes a request to CGI, it turns each of the bytes that replace the dash in
+    // these names into an underscore. PHP turns dots into underscores.
+    a_dot_for_a_dash_is_found: get("X.Api.Key: k\r\n") => Requests(1, "k");
+    any_other_byte_for_a_dash_is_found: get("x!API~kEY: k\r\n") => Requests(1, "k");
+    a_dot_for_an_underscore_is_found: get("Api.Token: k\r\n") => Requests(1, "k");
+    a_letter_for_a_dash_is_not: get("XxApi-Key: k\r\nX-Api9Key: l\r\n") => Keyless(1);
+    a_dash_for_a_letter_is_not: get("X-Ap--Key: k\r\n") => Keyless(1);
+    a_key_with_dots_beside_another_is_refused: get("X.Api.Key: k\r\nAuthorization: Bearer l\r\n") => Refused;
+    two_keys_with_dashes_and_dots_are_refused: get("X.Api.Key: k\r\nX-Api-Key: l\r\n") => Refused;
+    the_same_key_with_dashes_and_dots_is_one: get("X.Api.Key: k\r\nX-Api-Key: k\r\n") => Requests(1, "k");
+    a_length_with_a_dot_is_refused: get("Content.Length: 5\r\n") => Refused;
+    a_coding_with_a_plus_is_refused: get("transfer+Encoding: chunked\r\n") => Refused;
     one_underscore_for_a_dash_is_found: get("x-api_key: k\r\n") => Requests(1, "k");
     a_name_configured_with_an_underscore_is_found_with_a_dash: get("API-TOKEN: k\r\n") => Requests(1, "k");
     a_longer_name_is_another: get("X-Api-Keys: k\r\n") => Keyless(1);
@@ -159,7 +175,8 @@ hostile! {
     two_keys_are_refused: get("X-Api-Key: k\r\nX-Api-Key: l\r\n") => Refused;
     two_keys_in_both_spellings_are_refused: get("X-Api-Key: k\r\nX_Api_Key: l\r\n") => Refused;
     two_keys_that_differ_in_case_are_refused: get("X-Api-Key: k\r\nX-Api-Key: K\r\n") => Refused;
-    // nginx drops a name with an underscore, and its application would serve the other key uncharged.
+    // nginx drops a field with an underscore in its name. The application behind nginx would use
+    // the other key, whose scope would not be charged.
     a_key_in_the_other_spelling_beside_another_is_refused: get("X_Api_Key: k\r\nAuthorization: Bearer l\r\n") => Refused;
     a_key_in_the_other_spelling_behind_another_is_refused: get("Authorization: Basic YTpi\r\nX-Api_Key: k\r\n") => Refused;
     a_key_with_a_dash_for_its_underscore_beside_another_is_refused: get("Api-Token: k\r\nAuthorization: Bearer l\r\n") => Refused;
@@ -181,7 +198,8 @@ hostile! {
     bearer_in_any_case_is_found: get("AUTHORIZATION: bEARER k\r\n") => Requests(1, "k");
     bearer_with_more_spaces_is_found: get("Authorization:   Bearer \t  k  \r\n") => Requests(1, "k");
     bearer_with_a_tab_is_found: get("Authorization: Bearer\tk\r\n") => Requests(1, "k");
-    // An application that splits at Unicode's blanks would serve the key, and nobody be charged.
+    // An application that splits at Unicode blanks would find the key, and no scope would be
+    // charged.
     bearer_with_a_no_break_space_is_refused: b"GET / HTTP/1.1\r\nAuthorization: Bearer\xa0k\r\n\r\n" => Refused;
     bearer_with_a_no_break_space_in_utf_8_is_refused: get("Authorization: Bearer\u{a0}k\r\n") => Refused;
     bearer_with_an_ideographic_space_is_refused: get("Authorization: Bearer\u{3000}k\r\n") => Refused;
@@ -202,7 +220,10 @@ hostile! {
     a_scheme_that_begins_as_bearer_is_another: get("Authorization: Bearers k\r\n") => Keyless(1);
     a_long_signature_is_no_key: get(&format!("Authorization: AWS4-HMAC-SHA256 {}\r\n", "x".repeat(400))) => Keyless(1);
     a_long_signature_and_bearer_are_refused: get(&format!("Authorization: AWS4 {}\r\nAuthorization: Bearer k\r\n", "x".repeat(400))) => Refused;
-    a_bearer_in_a_long_line_is_refused: get(&format!("Authorization: Bearer {}\r\n", "x".repeat(400))) => Refused;
+    a_long_bearer_is_found: get(&format!("Authorization: Bearer {}\r\n", "x".repeat(400))) => Requests(1, &"x".repeat(400));
+    a_bearer_is_not_hidden_where_a_line_becomes_long: get(&format!("Authorization:{}Bearer k{}\r\n", " ".repeat(232), " ".repeat(90))) => Requests(1, "k");
+    a_bearer_at_the_end_of_what_is_looked_at_is_refused: get(&format!("Authorization:{}Bearer k\r\n", " ".repeat(240))) => Refused;
+    a_bearer_that_begins_where_a_line_becomes_long_is_refused: get(&format!("Authorization:{}Bearer k\r\n", " ".repeat(241))) => Refused;
     a_bearer_behind_much_space_is_refused: get(&format!("Authorization: {}Bearer k\r\n", " ".repeat(400))) => Refused;
     basic_is_found: get("Authorization: Basic YWxhZGRpbjpvcGVuc2VzYW1l\r\n") => Requests(1, "YWxhZGRpbjpvcGVuc2VzYW1l");
     basic_with_one_pad_is_found: get("Authorization: basic YTpiYWM=\r\n") => Requests(1, "YTpiYWM=");
@@ -214,6 +235,50 @@ hostile! {
     basic_with_a_space_is_refused: get("Authorization: Basic YTpi YWM=\r\n") => Refused;
     basic_with_a_stray_byte_is_refused: get("Authorization: Basic YTpi*TpiYWMK\r\n") => Refused;
     basic_with_three_pads_is_refused: get("Authorization: Basic Y===\r\n") => Refused;
+    basic_without_credentials_is_none: get("Authorization: Basic \r\n") => Keyless(1);
+    basic_with_digits_behind_its_pads_is_refused: get("Authorization: Basic YTpiYQ==YTpi\r\n") => Refused;
+    basic_with_a_pad_in_the_middle_is_refused: get("Authorization: Basic YTpiYWM=YTpi\r\n") => Refused;
+    basic_with_pads_twice_is_refused: get("Authorization: Basic YTpiYTpiYQ==YQ==\r\n") => Refused;
+    basic_with_a_pad_before_the_last_is_refused: get("Authorization: Basic YTpiYW=A\r\n") => Refused;
+    basic_that_ends_in_a_word_of_pads_is_refused: get("Authorization: Basic YTpiYTpi====\r\n") => Refused;
+    basic_of_a_whole_word_with_pads_is_found: get("Authorization: Basic YTpiYTpiYQ==  \r\n") => Requests(1, "YTpiYTpiYQ==");
+    long_basic_is_found: get(&format!("Authorization: Basic {}\r\n", "YTpi".repeat(90))) => Requests(1, &"YTpi".repeat(90));
+    long_basic_with_other_bits_behind_its_pads_is_refused: get(&format!("Authorization: Basic {}YR==\r\n", "YTpi".repeat(90))) => Refused;
+    long_basic_with_a_pad_in_the_middle_is_refused: get(&format!("Authorization: Basic {}YWM={0}\r\n", "YTpi".repeat(50))) => Refused;
+    long_basic_without_its_pads_is_refused: get(&format!("Authorization: Basic {}YQ\r\n", "YTpi".repeat(90))) => Refused;
+    long_basic_in_the_alphabet_of_urls_is_refused: get(&format!("Authorization: Basic {}Y-pi\r\n", "YTpi".repeat(90))) => Refused;
+    two_basics_are_refused: get("Authorization: Basic YTpi\r\nAuthorization: Basic YTpj\r\n") => Refused;
+    a_user_name_with_a_space_is_refused: get(&format!("Authorization: Basic {}\r\n", base64(b"a b:c"))) => Refused;
+    a_user_name_with_a_space_behind_it_is_refused: get(&format!("Authorization: Basic {}\r\n", base64(b"abcdefg :c"))) => Refused;
+    a_user_name_with_a_nul_is_refused: get(&format!("Authorization: Basic {}\r\n", base64(b"a\0:c"))) => Refused;
+    a_user_name_with_a_no_break_space_is_refused: get(&format!("Authorization: Basic {}\r\n", base64(b"a\xa0:c"))) => Refused;
+    a_password_may_have_any_bytes: get(&format!("Authorization: Basic {}\r\n", base64(b"a:\0 \xff:\n"))) => Requests(1, &base64(b"a:\0 \xff:\n"));
+
+    // Values that are too long to be a key.
+    a_long_key_is_found: get(&format!("X-Api-Key: {}\r\n", "x".repeat(700))) => Requests(1, &"x".repeat(700));
+    a_long_key_beside_a_key_is_refused: get(&format!("X-Api-Key: k\r\nX-Api-Key: {}\r\n", "k".repeat(700))) => Refused;
+    a_key_beside_a_long_key_is_refused: get(&format!("X-Api-Key: {}\r\nX_Api_Key: k\r\n", "k".repeat(700))) => Refused;
+    two_long_keys_are_refused: get(&format!("X-Api-Key: {0}\r\nX-Api-Key: {0}k\r\n", "k".repeat(700))) => Refused;
+    a_long_key_twice_the_same_is_one: get(&format!("X-Api-Key: {0}\r\nX-Api-Key: {0}\r\n", "k".repeat(700))) => Requests(1, &"k".repeat(700));
+    a_respelled_long_key_beside_another_is_refused: get(&format!("X.Api-Key: {}\r\nAuthorization: Bearer k\r\n", "k".repeat(700))) => Refused;
+    a_space_in_a_long_key_is_refused: get(&format!("X-Api-Key: {0} {0}\r\n", "k".repeat(300))) => Refused;
+    a_tab_in_a_long_key_is_refused: get(&format!("X-Api-Key: {0}\t{0}\r\n", "k".repeat(300))) => Refused;
+    a_nul_in_a_long_key_is_refused: get(&format!("X-Api-Key: {0}\0{0}\r\n", "k".repeat(300))) => Refused;
+    a_bare_cr_in_a_long_key_is_refused: get(&format!("X-Api-Key: {0}\r{0}\r\n", "k".repeat(300))) => Refused;
+    two_crs_behind_a_long_key_are_refused: get(&format!("X-Api-Key: {}\r\r\n", "k".repeat(300))) => Refused;
+    a_delete_in_a_long_key_is_refused: get(&format!("X-Api-Key: {0}\x7f{0}\r\n", "k".repeat(300))) => Refused;
+    a_long_key_beyond_ascii_is_refused: get(&format!("X-Api-Key: {0}\u{e4}{0}\r\n", "k".repeat(300))) => Refused;
+    a_no_break_space_behind_a_long_key_is_refused: get(&format!("X-Api-Key: {}\u{a0}\r\n", "k".repeat(300))) => Refused;
+    a_folded_long_key_is_refused: get(&format!("X-Api-Key: {0}\r\n {0}\r\n", "k".repeat(300))) => Refused;
+    a_line_feed_alone_ends_a_long_key: format!("GET / HTTP/1.1\nX-Api-Key: {}\n\n", "k".repeat(300)) => Requests(1, &"k".repeat(300));
+    space_around_a_long_key_is_cut: get(&format!("X-Api-Key: \t {}{}\t\r\n", "k".repeat(300), " ".repeat(300))) => Requests(1, &"k".repeat(300));
+    much_space_behind_a_key_is_cut: get(&format!("X-Api-Key: k{}\r\n", " \t".repeat(300))) => Requests(1, "k");
+    a_key_behind_much_space_is_refused: get(&format!("X-Api-Key:{}k\r\n", " ".repeat(300))) => Refused;
+    much_space_and_no_key_is_refused: get(&format!("X-Api-Key:{}\r\n", " ".repeat(300))) => Refused;
+    a_long_value_of_another_field_is_fine: get(&format!("X-Api-Keys: {0} {0}\r\nX-Api-Key: k\r\n", "k".repeat(300))) => Requests(1, "k");
+    a_long_length_is_refused: get(&format!("Content-Length: {}\r\n", "0".repeat(300))) => Refused;
+    a_long_coding_is_refused: get(&format!("Transfer-Encoding: {}chunked\r\n", " ".repeat(300))) => Refused;
+    a_body_behind_a_long_key_is_one: format!("POST / HTTP/1.1\r\nX-Api-Key: {}\r\nContent-Length: 2\r\n\r\nabGET / HTTP/1.1\r\nX-Api-Key: k\r\n\r\n", "k".repeat(300)) => Requests(2, "k");
 
     // Content-Length.
     two_lengths_are_refused: get("Content-Length: 1\r\nContent-Length: 2\r\n") => Refused;
@@ -293,5 +358,5 @@ fn a_malformed_direction_stays_so() {
     let mut direction = Direction::requests(rules());
     direction.segment(b"rubbish\r\n");
     direction.segment(b"GET / HTTP/1.1\r\n\r\n");
-    assert_eq!(direction.seen, [Seen::Malformed, Seen::Malformed]);
+    assert_eq!(direction.seen, [Event::Malformed, Event::Malformed]);
 }

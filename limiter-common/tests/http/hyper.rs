@@ -1,8 +1,13 @@
-//! Agreement with hyper's server, which frames requests itself: whatever of a stream that the
-//! scanner lets by hyper takes for a request, it has seen too, with the same key.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Compares the scanner with hyper's server, which frames requests on its own. The scanner must
+//! find each request that hyper finds in the forwarded bytes, with the same key.
 //!
-//! More streams, and others: `LIMITER_CASES=1000000 LIMITER_SEED=7 cargo test -p limiter-common
-//! --test http hyper`.
+//! This command tests a larger number of streams, which are generated from another seed:
+//!
+//! ```text
+//! LIMITER_CASES=1000000 LIMITER_SEED=7 cargo test -p limiter-common --test http hyper
+//! ```
 
 use std::{
     cell::{Cell, RefCell},
@@ -25,19 +30,20 @@ use hyper::{
 use proptest::prelude::*;
 
 use crate::{
-    agreement::{self, Asked},
+    agreement::{self, ParsedRequest},
     model::{cuts, cutting},
     wild::{self, Stream},
 };
 
-/// Cases of a run that is not told how many.
+/// The number of cases, unless the environment sets another number.
 const CASES: u32 = 4000;
 
-/// One end of a connection whose other end is the test: reads what was put in, and writes nowhere.
+/// The end of a connection that hyper uses. The test puts in the bytes that hyper reads. All bytes
+/// that hyper writes are discarded.
 #[derive(Clone, Default)]
 pub struct Pipe {
     input: Rc<RefCell<Vec<u8>>>,
-    /// Bytes that were put in so far.
+    /// The number of bytes that the test has put in.
     pub given: Rc<Cell<usize>>,
 }
 
@@ -83,20 +89,21 @@ impl Write for Pipe {
     }
 }
 
-/// The requests that hyper's server sees. `lenient`: with all leniency that it has.
-fn served(bytes: &[u8], lenient: bool) -> Vec<Asked> {
+/// Returns the requests that hyper's server finds. If `lenient` is true, the server is as lenient
+/// as it can be configured to be.
+fn served(bytes: &[u8], lenient: bool) -> Vec<ParsedRequest> {
     let pipe = Pipe::default();
     let seen = Rc::new(RefCell::new(Vec::new()));
     let service = service_fn(|request: Request<Incoming>| {
         let fields = request.headers().iter();
-        seen.borrow_mut().push(Asked {
+        seen.borrow_mut().push(ParsedRequest {
             end: pipe.given.get(),
             fields: fields
                 .map(|(name, value)| (name.as_str().into(), value.as_bytes().into()))
                 .collect(),
         });
         async move {
-            // A body that breaks off ends the connection.
+            // The result does not matter, because a body that is cut short ends the connection.
             let _ = request.into_body().collect().await;
             Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
         }
@@ -108,10 +115,11 @@ fn served(bytes: &[u8], lenient: bool) -> Vec<Asked> {
         .half_close(true)
         .serve_connection(pipe.clone(), service);
     let mut context = Context::from_waker(Waker::noop());
-    // A head ends with a line feed, so what is seen then is what has just come to its end.
+    // A head ends with a line feed. Therefore a request that hyper returns now was completed by
+    // `line`.
     for line in bytes.split_inclusive(|&byte| byte == b'\n') {
         pipe.put(line);
-        // Until it wants more: it may give up its turn in between.
+        // The connection is polled several times, because it may yield before it needs more bytes.
         for _ in 0..4 {
             if Pin::new(&mut connection).poll(&mut context).is_ready() {
                 drop(connection);
@@ -124,7 +132,7 @@ fn served(bytes: &[u8], lenient: bool) -> Vec<Asked> {
 }
 
 #[test]
-fn what_hyper_serves_was_seen_with_its_key() {
+fn requests_that_hyper_serves_were_seen_with_their_keys() {
     let agreed = Cell::new(0);
     let mut runner = wild::runner(CASES);
     let result = runner.run(&wild::stream(), |Stream(bytes)| {
@@ -143,7 +151,7 @@ fn what_hyper_serves_was_seen_with_its_key() {
 }
 
 #[test]
-fn what_is_seen_of_wild_streams_does_not_depend_on_how_they_are_split() {
+fn events_of_wild_streams_do_not_depend_on_splits() {
     wild::runner(CASES)
         .run(&(wild::stream(), cutting()), |(Stream(bytes), cutting)| {
             let whole = agreement::seen(&bytes, &[]);

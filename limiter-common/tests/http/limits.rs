@@ -1,10 +1,15 @@
-//! Limits, at their edges.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Tests the limits with values on both sides of each limit.
 
 use limiter_common::http::{CARRY, LINES, Rules, UNITS};
 
-use crate::drive::{Direction, MAX_HEAD, MAX_LINES, SECRET, SOURCES, Seen, key, keys, requests};
+use crate::drive::{
+    Direction, Event, MAX_HEAD, MAX_LINES, SECRET, SOURCES, base64, key, keys, requests,
+};
 
-/// Seen alike in one segment, in two, and in many; true if it is refused.
+/// Returns whether `bytes` are refused, and asserts that the events are the same in one segment and
+/// in segments of several other sizes.
 fn is_refused(bytes: &[u8]) -> bool {
     let whole = requests(bytes);
     for size in [1, 2, 7, 255, 256, 257, 1000, 4096, 4097] {
@@ -13,13 +18,13 @@ fn is_refused(bytes: &[u8]) -> bool {
         assert_eq!(direction.cut(bytes, &cuts), whole, "segments of {size}");
     }
     match whole[..] {
-        [Seen::Head { .. }] => false,
-        [Seen::Malformed] => true,
+        [Event::Head { .. }] => false,
+        [Event::Malformed] => true,
         _ => panic!("{whole:?}"),
     }
 }
 
-/// A request whose head is `len` bytes long, of lines of at most `line` bytes.
+/// Returns a request that has a head of `len` bytes in lines of at most `line` bytes.
 fn head_of(len: usize, line: usize) -> Vec<u8> {
     let mut head = b"GET / HTTP/1.1\r\n".to_vec();
     while head.len() + 2 < len {
@@ -70,24 +75,81 @@ fn empty_lines_before_a_request_count_as_lines() {
 }
 
 #[test]
-fn a_key_may_have_128_bytes() {
-    for source in ["X-Api-Key: ", "Api-Token:", "Authorization: Bearer "] {
-        let head = |len| format!("GET / HTTP/1.1\r\n{source}{}\r\n\r\n", "k".repeat(len));
-        assert!(!is_refused(head(128).as_bytes()));
-        assert!(is_refused(head(129).as_bytes()));
-        assert!(is_refused(head(2000).as_bytes()));
-        let digest = key(1, &"k".repeat(128)).map(|(_, digest)| digest);
-        let seen = keys(&requests(head(128).as_bytes()))[0];
-        assert_eq!(seen.map(|(_, digest)| digest), digest);
+fn a_value_of_any_length_is_hashed_whole() {
+    // These lengths are close to the maximum sizes of a key, the carry, a window and a head.
+    let lengths = [
+        127, 128, 129, 130, 136, 240, 244, 245, 246, 247, 250, 256, 257, 300, 2000, 4060, 4096,
+        4097, 5000, 16_300,
+    ];
+    for (rank, source) in [
+        (1, "X-Api-Key: "),
+        (4, "Api-Token:"),
+        (2, "Authorization: Bearer "),
+    ] {
+        for len in lengths {
+            let value: String = ('!'..='~').cycle().take(len).collect();
+            let head = format!("GET / HTTP/1.1\r\n{source}{value}\r\n\r\n");
+            assert!(!is_refused(head.as_bytes()), "{source}{len}");
+            assert_eq!(
+                keys(&requests(head.as_bytes())),
+                [key(rank, &value)],
+                "{source}{len}"
+            );
+        }
+        let head = format!("GET / HTTP/1.1\r\n{source}{}\r\n\r\n", "k".repeat(16_400));
+        assert!(is_refused(head.as_bytes()), "{source}");
     }
-    let head = |len| {
-        format!(
-            "GET / HTTP/1.1\r\nAuthorization: Basic {}\r\n\r\n",
-            "a".repeat(len)
-        )
-    };
-    assert!(!is_refused(head(128).as_bytes()));
-    assert!(is_refused(head(132).as_bytes()));
+}
+
+#[test]
+fn credentials_of_any_length_are_hashed_whole_and_so_are_user_names() {
+    // Each pair has the length of the user name in bytes, and the number of times that the password
+    // repeats its four bytes. The encoded values are four thirds as long.
+    for (user, password) in [
+        (0, 0),
+        (0, 1),
+        (0, 7),
+        (1, 0),
+        (1, 1),
+        (4, 1),
+        (5, 0),
+        (5, 1),
+        (5, 2),
+        (6, 6),
+        (7, 1),
+        (8, 0),
+        (8, 9),
+        (11, 300),
+        (20, 5000),
+        (95, 0),
+        (127, 9),
+        (128, 2),
+        (129, 3),
+        (200, 0),
+        (3000, 1),
+        (1, 12_000),
+    ] {
+        let user: String = ('!'..='~')
+            .filter(|&c| c != ':')
+            .cycle()
+            .take(user)
+            .collect();
+        let text = format!("{user}:{}", ":\u{0}\u{e4}".repeat(password));
+        let value = base64(text.as_bytes());
+        let head = format!("GET / HTTP/1.1\r\nAuthorization: Basic {value}\r\n\r\n");
+        if value.len() > 16_000 {
+            assert!(is_refused(head.as_bytes()));
+            continue;
+        }
+        assert!(!is_refused(head.as_bytes()), "{text}");
+        let [Event::Head { keys, .. }] = requests(head.as_bytes())[..] else {
+            panic!("{text}: not one request");
+        };
+        let digest = |rank, value: &str| key(rank, value).map(|(_, digest)| digest);
+        assert_eq!(keys[2], digest(3, &value), "{text}");
+        let name = digest(5, &user).filter(|_| !user.is_empty());
+        assert_eq!(keys[4], name, "{text}");
+    }
 }
 
 #[test]
@@ -100,12 +162,12 @@ fn keys_of_every_length_are_hashed_whole() {
 }
 
 #[test]
-fn a_line_that_matters_may_have_256_bytes() {
-    // Bytes before the line feed.
-    for (name, value) in [
-        ("X-Api-Key:", "k"),
-        ("Content-Length:", "0"),
-        ("Authorization:", "Bearer k"),
+fn a_line_that_matters_may_have_256_bytes_before_it_ends_or_a_key_begins() {
+    // The length `len` excludes the line feed.
+    for (name, value, is_key) in [
+        ("X-Api-Key:", "k", true),
+        ("Content-Length:", "0", false),
+        ("Authorization:", "Bearer k", true),
     ] {
         let head = |len: usize, end: &str| {
             let space = " ".repeat(len - name.len() - value.len() - end.len() + 1);
@@ -113,7 +175,11 @@ fn a_line_that_matters_may_have_256_bytes() {
         };
         for end in ["\r\n", "\n"] {
             assert!(!is_refused(head(CARRY, end).as_bytes()), "{name}");
-            assert!(is_refused(head(CARRY + 1, end).as_bytes()), "{name}");
+            // The first byte of a key must be within the limit, but the end of its line need not
+            // be.
+            let most = CARRY + if is_key { end.len() - 1 } else { 0 };
+            assert!(!is_refused(head(most, end).as_bytes()), "{name}");
+            assert!(is_refused(head(most + 1, end).as_bytes()), "{name}");
         }
     }
 }
@@ -143,7 +209,7 @@ fn the_method_of_a_long_request_line_is_kept() {
         let cuts: Vec<usize> = (0..bytes.len()).step_by(size).collect();
         let seen = direction.cut(bytes.as_bytes(), &cuts);
         assert!(
-            matches!(seen, [Seen::Head { method: 1, .. }]),
+            matches!(seen, [Event::Head { method: 1, .. }]),
             "{size}: {seen:?}"
         );
     }
@@ -159,26 +225,42 @@ fn limits_of_their_own_are_kept() {
     };
     assert!(matches!(
         seen("GET / HTTP/1.1\r\nA: b\r\nC: d\r\n\r\n")[..],
-        [Seen::Head { .. }]
+        [Event::Head { .. }]
     ));
     assert_eq!(
         seen("GET / HTTP/1.1\r\nA: b\r\nC: d\r\nE: f\r\n\r\n"),
-        [Seen::Malformed]
+        [Event::Malformed]
     );
     assert_eq!(
         seen(&format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "b".repeat(60))),
-        [Seen::Malformed]
+        [Event::Malformed]
     );
 }
 
 #[test]
 fn the_worst_segments_stay_within_the_bounds() {
-    // The driver counts lines, and panics where the bound is reached; units it goes on after.
+    // The test driver panics if it reaches the bound of lines. If it reaches the bound of units, it
+    // continues with the rest of the segment.
     assert!(LINES as usize >= 3 * (4096 + CARRY) && UNITS >= 2 * (17 + 113 + 100));
     let key = |spaces: usize| format!("X-Api-Key:{0}k{0}\r\n", " ".repeat(spaces));
     let request = |fields: &str| format!("GET / HTTP/1.1\r\n{fields}\r\n");
     for (name, bytes, heads) in [
         ("blanks to trim", request(&key(120).repeat(60)).repeat(4), 4),
+        (
+            "blanks behind a key",
+            request(&format!("X-Api-Key:k{}\r\n", "\t ".repeat(125)).repeat(60)).repeat(4),
+            4,
+        ),
+        (
+            "credentials",
+            request(&"Authorization:Basic YTpi\n".repeat(127)).repeat(20),
+            20,
+        ),
+        (
+            "a long key",
+            request(&format!("X-Api-Key:{}\r\n", "k".repeat(16_000))).repeat(4),
+            4,
+        ),
         (
             "tabs",
             request(&format!("A:{}\r\n", "\t".repeat(16_000))).repeat(4),

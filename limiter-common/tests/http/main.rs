@@ -1,4 +1,6 @@
-//! The HTTP scanner, as its callers use it: segments in, events out.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Tests the HTTP scanner as its callers use it: segments go in, and events come out.
 
 mod agreement;
 mod chunked;
@@ -13,4 +15,5 @@ mod responses;
 mod segments;
 mod sources;
 mod splits;
+mod upgrades;
 mod wild;

@@ -1,13 +1,20 @@
-//! Makes requests of which it is known what must come of them, and others that are like them.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Generates requests whose events are known, and mutations of them.
 
 use limiter_common::http::{BODY_CHUNKED, BODY_EMPTY, BODY_LENGTH, METHOD_HEAD, METHOD_OTHER};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use crate::drive::{Seen, key};
+use limiter_common::siphash::siphash128;
 
-/// The part of a request behind its head.
+use crate::{
+    agreement::folded,
+    drive::{Event, Keys, SECRET, base64},
+};
+
+/// The part of a request after its head.
 #[derive(Clone, Debug)]
 pub enum Body {
     Empty,
@@ -15,22 +22,24 @@ pub enum Body {
     Chunked(Vec<(Vec<u8>, &'static str)>, &'static str),
 }
 
-/// A request.
+/// A request whose events are known.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub before: &'static str,
     pub method: &'static str,
     pub target: String,
     pub fields: Vec<(String, String)>,
-    pub key: Option<(u32, String)>,
+    /// The keys, each with the rank of its source. All ranks are different. The key for `Basic` is
+    /// the text before it is encoded in base64.
+    pub keys: Vec<(u32, String)>,
     pub at: Index,
     pub line_end: &'static str,
     pub body: Body,
 }
 
 impl Request {
-    /// Appends the bytes to `bytes` and what must be seen to `seen`.
-    pub fn write(&self, bytes: &mut Vec<u8>, seen: &mut Vec<Seen>) {
+    /// Appends the bytes of the request to `bytes`, and the expected events to `seen`.
+    pub fn write(&self, bytes: &mut Vec<u8>, seen: &mut Vec<Event>) {
         let from = bytes.len() as u64;
         let end = self.line_end;
         bytes.extend_from_slice(self.before.as_bytes());
@@ -40,13 +49,26 @@ impl Request {
             .iter()
             .map(|(name, value)| format!("{name}:{value}{end}"))
             .collect();
-        if let Some((rank, value)) = &self.key {
+        for (rank, value) in &self.keys {
             let line = match rank {
                 1 => format!("X-API-Key: {value}{end}"),
                 2 => format!("authorization:Bearer  {value} {end}"),
-                _ => format!("api-token:\t{value}\t{end}"),
+                3 => format!("Authorization: basic {}{end}", base64(value.as_bytes())),
+                _ => format!("api_token:\t{value}\t{end}"),
             };
             fields.insert(self.at.index(fields.len() + 1), line);
+        }
+        let mut keys: Keys = Default::default();
+        let mut note = |rank: usize, value: &str| {
+            keys[rank] = (!value.is_empty()).then(|| siphash128(SECRET, value.as_bytes()));
+        };
+        for (rank, value) in &self.keys {
+            if *rank == 3 {
+                note(2, &base64(value.as_bytes()));
+                note(4, value.split_once(':').map_or(value, |(user, _)| user));
+            } else {
+                note(*rank as usize - 1, value);
+            }
         }
         let (body, length) = match &self.body {
             Body::Empty => (BODY_EMPTY, 0),
@@ -68,7 +90,7 @@ impl Request {
         };
         bytes.extend(fields.concat().bytes());
         bytes.extend(end.bytes());
-        seen.push(Seen::Head {
+        seen.push(Event::Head {
             from,
             to: bytes.len() as u64,
             method: if self.method == "HEAD" {
@@ -77,10 +99,10 @@ impl Request {
                 METHOD_OTHER
             },
             status: 0,
-            key: self
-                .key
-                .as_ref()
-                .and_then(|(rank, value)| key(*rank, value)),
+            key: (1..)
+                .zip(keys)
+                .find_map(|(rank, key)| key.map(|key| (rank, key))),
+            keys,
             body,
             length: length as u64,
         });
@@ -99,8 +121,8 @@ impl Request {
     }
 }
 
-/// Requests, one behind the other: their bytes, and what must be seen.
-pub fn write(requests: &[Request]) -> (Vec<u8>, Vec<Seen>) {
+/// Returns the bytes of several consecutive requests, and the expected events.
+pub fn write(requests: &[Request]) -> (Vec<u8>, Vec<Event>) {
     let (mut bytes, mut seen) = (Vec::new(), Vec::new());
     for request in requests {
         request.write(&mut bytes, &mut seen);
@@ -108,7 +130,8 @@ pub fn write(requests: &[Request]) -> (Vec<u8>, Vec<Seen>) {
     (bytes, seen)
 }
 
-/// Content, of all lengths that matter: around a word, a carry and a window.
+/// Generates the content of a body or a chunk. The length of the content is close to the size of a
+/// word, of the carry, or of a window.
 fn content() -> impl Strategy<Value = Vec<u8>> {
     let length = prop_oneof![4 => 0usize..40, 2 => 200usize..600, 1 => 3900usize..9000];
     (length, any::<u8>()).prop_map(|(length, first)| {
@@ -131,7 +154,7 @@ fn chunks() -> impl Strategy<Value = Body> {
     let trailers = select(vec![
         "",
         "A: b\r\n",
-        "X-Api-Key: trailer\r\nContent-Length: 7\r\n",
+        "X-Api-Keys: trailer\r\nContent-Length: 7\r\n",
     ]);
     (vec(chunk, 0..5), trailers).prop_map(|(chunks, trailers)| Body::Chunked(chunks, trailers))
 }
@@ -144,7 +167,7 @@ fn value() -> impl Strategy<Value = String> {
     ]
 }
 
-/// A field that does not matter.
+/// Generates a field that does not matter.
 fn field() -> impl Strategy<Value = (String, String)> {
     let name = prop_oneof![
         4 => "[A-Za-z0-9-]{1,20}",
@@ -160,17 +183,38 @@ fn field() -> impl Strategy<Value = (String, String)> {
         "transfer-encoding",
     ];
     let name = name.prop_filter("a field that matters", move |name| {
-        !matters.contains(&name.to_ascii_lowercase().replace('_', "-").as_str())
+        !matters.contains(&folded(name).as_str())
     });
     (name, value())
 }
 
-/// A request that every server understands.
+/// Generates a key, or a value that is too long for a key. It may contain a colon.
+fn key() -> impl Strategy<Value = String> {
+    let short = prop_oneof!["[!-~]{1,40}", "[!-~]{120,128}", "[a-z]{0,9}:[a-z]{1,9}"];
+    let long = prop_oneof![3 => 129usize..280, 1 => 300usize..600, 1 => 4000usize..4200];
+    let long = (long, "[!-~]{8,24}")
+        .prop_map(|(length, part)| part.chars().cycle().take(length).collect::<String>());
+    prop_oneof![6 => short, 1 => long]
+}
+
+/// Generates a request that every server understands.
 pub fn request() -> impl Strategy<Value = Request> {
     let body =
         prop_oneof![3 => Just(Body::Empty), 2 => content().prop_map(Body::Length), 2 => chunks()];
-    let secret = prop_oneof!["[!-~]{1,40}", "[!-~]{120,128}"];
-    let key = prop_oneof![1 => Just(None), 4 => (select(vec![1, 2, 4]), secret).prop_map(Some)];
+    let keys = vec((1u32..5, key()), 0..4).prop_map(|keys| {
+        let mut distinct: Vec<(u32, String)> = Vec::new();
+        for (rank, key) in keys {
+            // `Bearer` and `Basic` are in the same field, so a request has only one of them.
+            let place = |rank| if rank == 3 { 2 } else { rank };
+            if !distinct
+                .iter()
+                .any(|(other, _)| place(*other) == place(rank))
+            {
+                distinct.push((rank, key));
+            }
+        }
+        distinct
+    });
     let target =
         prop_oneof![6 => "/[!-~]{0,40}", 1 => "/[a-z?&=]{200,700}", 1 => "http://a/[a-z]{0,9}"];
     (
@@ -178,18 +222,18 @@ pub fn request() -> impl Strategy<Value = Request> {
         select(vec!["GET", "HEAD", "POST", "PROPPATCH", "VERSION-CONTROL"]),
         target,
         vec(field(), 0..9),
-        key,
+        keys,
         any::<Index>(),
         select(vec!["\r\n", "\r\n", "\n"]),
         body,
     )
         .prop_map(
-            |(before, method, target, fields, key, at, line_end, body)| Request {
+            |(before, method, target, fields, keys, at, line_end, body)| Request {
                 before,
                 method,
                 target,
                 fields,
-                key,
+                keys,
                 at,
                 line_end,
                 body,
@@ -197,7 +241,7 @@ pub fn request() -> impl Strategy<Value = Request> {
         )
 }
 
-/// Requests that are no longer what they were, in a place or several.
+/// Generates requests, and changes them in one or several places.
 pub fn mutated() -> impl Strategy<Value = Vec<u8>> {
     let bytes = select(b"\r\n\t\0 :;,_-=A0fx\x0b\x1c\x7f\x85\xa0\xff".to_vec());
     let pieces = select(vec![
@@ -210,6 +254,9 @@ pub fn mutated() -> impl Strategy<Value = Vec<u8>> {
         " : ",
         "Transfer-Encoding: chunked\r\n",
         "Authorization: Bearer o\r\n",
+        "Authorization: Basic YTpi\r\n",
+        "X.Api-Key: other\r\n",
+        "====",
         "HTTP/1.0",
         "HEAD ",
         "0\r\n\r\n",
@@ -231,7 +278,8 @@ pub fn mutated() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// Where to cut: some anywhere, some close together.
+/// Returns the offsets at which to cut `len` bytes, in ascending order. Each element of `cuts` adds
+/// a range of consecutive offsets.
 pub fn cuts(len: usize, cuts: &[(Index, usize)]) -> Vec<usize> {
     let mut all = Vec::new();
     for (at, steps) in cuts {
@@ -242,7 +290,7 @@ pub fn cuts(len: usize, cuts: &[(Index, usize)]) -> Vec<usize> {
     all
 }
 
-/// For [`cuts`].
+/// Generates an argument for [`cuts`].
 pub fn cutting() -> impl Strategy<Value = Vec<(Index, usize)>> {
     vec((any::<Index>(), 0usize..20), 0..6)
 }

@@ -1,15 +1,19 @@
-//! Agreement with httparse: where it finds a request, so do we, of the same length and with the
-//! same key, or we refuse; never less.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Compares the scanner with httparse. If httparse finds a request, the scanner must find a request
+//! of the same length with the same key, or must refuse the bytes.
 
 use httparse::{EMPTY_HEADER, Status};
 use limiter_common::siphash::siphash128;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::drive::{SECRET, Seen, requests};
+use crate::agreement::folded;
+use crate::drive::{Event, SECRET, requests};
 use crate::model::{mutated, request, write};
 
-/// What httparse says of the first head: its length, and its `X-Api-Key`s.
+/// Returns the length in bytes of the first head, and its keys in `X-Api-Key`, as httparse reads
+/// them.
 fn parse(bytes: &[u8]) -> Option<(u64, Vec<Vec<u8>>)> {
     let mut headers = [EMPTY_HEADER; 200];
     let mut request = httparse::Request::new(&mut headers);
@@ -19,7 +23,7 @@ fn parse(bytes: &[u8]) -> Option<(u64, Vec<Vec<u8>>)> {
     let keys = request
         .headers
         .iter()
-        .filter(|field| field.name.eq_ignore_ascii_case("x-api-key"));
+        .filter(|field| folded(field.name) == "x-api-key");
     let keys = keys.map(|field| field.value.trim_ascii_end().to_vec());
     Some((length as u64, keys.filter(|key| !key.is_empty()).collect()))
 }
@@ -30,8 +34,8 @@ fn agree(bytes: &[u8], refusal: bool) -> Result<(), TestCaseError> {
     };
     let seen = requests(bytes);
     match seen.first() {
-        Some(Seen::Malformed) if refusal => {}
-        Some(Seen::Head { to, key, .. }) => {
+        Some(Event::Malformed) if refusal => {}
+        Some(Event::Head { to, key, .. }) => {
             prop_assert_eq!(*to, length);
             if let Some(first) = keys.first() {
                 prop_assert_eq!(*key, Some((1, siphash128(SECRET, first))));
@@ -49,7 +53,8 @@ proptest! {
     #[test]
     fn well_formed_requests_end_where_httparse_says(request in request()) {
         let (bytes, _) = write(&[request]);
-        // httparse refuses what nobody should send in a target; then it has no say.
+        // httparse refuses some bytes in a target that no client should send. Requests with such
+        // bytes are not compared.
         agree(&bytes, false)?;
     }
 
@@ -62,7 +67,7 @@ proptest! {
     fn pipelined_requests_are_those_that_httparse_finds(list in vec(request(), 1..4)) {
         let (bytes, _) = write(&list);
         for seen in requests(&bytes) {
-            if let Seen::Head { from, to, .. } = seen
+            if let Event::Head { from, to, .. } = seen
                 && let Some((length, _)) = parse(&bytes[from as usize..])
             {
                 prop_assert_eq!(to - from, length);
@@ -72,7 +77,7 @@ proptest! {
 }
 
 #[test]
-fn httparse_has_a_say_at_all() {
+fn httparse_finds_a_request_with_its_key() {
     let (length, keys) = parse(b"GET / HTTP/1.1\r\nX-API-KEY:  k \r\n\r\nrest").unwrap();
     assert_eq!((length, keys), (34, vec![b"k".to_vec()]));
 }

@@ -1,4 +1,6 @@
-//! Agreement with hyper's client on where responses end.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Compares the ends of responses that the scanner finds with those that hyper's client finds.
 
 use std::{cell::RefCell, future::Future as _, pin::pin, rc::Rc, task::Context, task::Waker};
 
@@ -10,16 +12,16 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use crate::{
-    drive::{Direction, Seen},
+    drive::{Direction, Event},
     hyper::Pipe,
     model::{cuts, cutting},
     wild::{self, Stream},
 };
 
-/// Cases of a run that is not told how many.
+/// The number of cases, unless the environment sets another number.
 const CASES: u32 = 1000;
 
-/// The method of a request, and all that is answered to it.
+/// The method of a request, and all bytes that are sent in answer to it.
 type Exchange = (&'static str, Vec<u8>);
 
 fn reply() -> impl Strategy<Value = Exchange> {
@@ -87,7 +89,8 @@ fn reply() -> impl Strategy<Value = Exchange> {
     )
 }
 
-/// Where the responses end for hyper's client, one by one, until it gives up on the connection.
+/// Returns the end of each response according to hyper's client, up to the point at which the
+/// client gives up on the connection.
 fn received(methods: &[&'static str], bytes: &[u8]) -> Vec<u64> {
     let ends = Rc::new(RefCell::new(Vec::new()));
     let pipe = Pipe::default();
@@ -109,7 +112,8 @@ fn received(methods: &[&'static str], bytes: &[u8]) -> Vec<u64> {
         };
         let (mut connection, mut requests) = (pin!(connection), pin!(requests));
         std::future::poll_fn(|context| {
-            // Whatever becomes of the connection, a request is told of it.
+            // hyper also reports an error of the connection to the request, so the result is not
+            // needed here.
             let _ = connection.as_mut().poll(context);
             requests.as_mut().poll(context)
         })
@@ -151,7 +155,7 @@ fn responses_end_where_hypers_client_says() {
         let ends: Vec<u64> = seen
             .iter()
             .filter_map(|seen| {
-                if let Seen::End(at) = seen {
+                if let Event::End(at) = seen {
                     Some(*at)
                 } else {
                     None
@@ -159,7 +163,8 @@ fn responses_end_where_hypers_client_says() {
             })
             .collect();
         let received = received(&methods, &bytes);
-        // It gives up a connection that is to be closed; what comes behind is nobody's.
+        // hyper drops a connection that is to be closed and ignores the bytes after the response,
+        // so it may report fewer ends.
         prop_assert!(
             ends.starts_with(&received),
             "hyper: {received:?}, we: {ends:?} of {:?}",

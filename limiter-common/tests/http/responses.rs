@@ -1,14 +1,18 @@
-//! Responses: where they end, so that a slot is given back neither early nor never.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Tests that the scanner finds the end of each response. The slot of a request is released at the
+//! end of its response.
 
 use limiter_common::http::{
-    BODY_CHUNKED, BODY_EMPTY, BODY_INTERIM, BODY_LENGTH, BODY_TUNNEL, BODY_UNTIL_CLOSE,
-    METHOD_CONNECT, METHOD_HEAD, METHOD_OTHER,
+    ASKS_HTTP, ASKS_TUNNEL, BODY_CHUNKED, BODY_EMPTY, BODY_INTERIM, BODY_LENGTH, BODY_OTHER_HTTP,
+    BODY_TUNNEL, BODY_UNTIL_CLOSE, METHOD_CONNECT, METHOD_HEAD, METHOD_OTHER,
 };
 
-use crate::drive::{Direction, Seen};
+use crate::drive::{Direction, Event};
 
-/// What is seen of responses to requests of these methods; alike however they are split.
-fn responses(methods: &[u32], bytes: &[u8]) -> Vec<Seen> {
+/// Scans `bytes` as the responses to requests with the demands in `methods`, and returns the
+/// events. Asserts that the events do not depend on how the bytes are split.
+fn responses(methods: &[u32], bytes: &[u8]) -> Vec<Event> {
     let mut whole = Direction::responses(methods);
     whole.segment(bytes);
     for cut in 1..bytes.len() {
@@ -23,21 +27,21 @@ fn responses(methods: &[u32], bytes: &[u8]) -> Vec<Seen> {
     whole.seen
 }
 
-/// Status and way of going on of each head, and where each message ends.
-fn outline(seen: &[Seen]) -> (Vec<(u32, u32)>, Vec<u64>) {
+/// Returns the status and the body of each head, and the offset at which each message ends.
+fn outline(seen: &[Event]) -> (Vec<(u32, u32)>, Vec<u64>) {
     let heads = seen.iter().filter_map(|seen| match *seen {
-        Seen::Head { status, body, .. } => Some((status, body)),
+        Event::Head { status, body, .. } => Some((status, body)),
         _ => None,
     });
     let ends = seen.iter().filter_map(|seen| match *seen {
-        Seen::End(at) => Some(at),
+        Event::End(at) => Some(at),
         _ => None,
     });
     (heads.collect(), ends.collect())
 }
 
-/// One response to a request of this method: what it is, and whether it ends with its last byte
-/// (true) or goes on (false).
+/// Returns the status and the body of `response`, which answers a request with the method `method`,
+/// and whether the scanner finds its end at its last byte.
 fn one(method: u32, response: &str) -> (u32, u32, bool) {
     let seen = responses(&[method], response.as_bytes());
     let (heads, ends) = outline(&seen);
@@ -50,7 +54,7 @@ fn one(method: u32, response: &str) -> (u32, u32, bool) {
 }
 
 #[test]
-fn a_response_ends_as_its_head_says() {
+fn a_response_ends_where_its_head_declares() {
     let other = METHOD_OTHER;
     for (method, response, expected) in [
         (
@@ -104,9 +108,24 @@ fn a_response_ends_as_its_head_says() {
             (403, BODY_LENGTH, true),
         ),
         (
-            other,
-            "HTTP/1.1 101 Switching Protocols\r\n\r\n\x01\x02\x03",
+            other | ASKS_TUNNEL,
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: foo\r\n\r\n\x01\x02\x03",
             (101, BODY_TUNNEL, false),
+        ),
+        (
+            other | ASKS_TUNNEL,
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n\x01\x02\x03",
+            (101, BODY_OTHER_HTTP, false),
+        ),
+        (
+            METHOD_HEAD | ASKS_HTTP,
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n\x01\x02\x03",
+            (101, BODY_OTHER_HTTP, false),
+        ),
+        (
+            other | ASKS_TUNNEL,
+            "HTTP/1.1 200 OK\r\nUpgrade: h2,h2c\r\nContent-Length: 2\r\n\r\nab",
+            (200, BODY_LENGTH, true),
         ),
         (
             other,
@@ -175,6 +194,27 @@ fn a_response_ends_as_its_head_says() {
         ),
     ] {
         assert_eq!(one(method, response), expected, "{response:?}");
+    }
+}
+
+#[test]
+fn a_101_without_a_demand_is_an_interim_response() {
+    for (asked, field) in [
+        (METHOD_OTHER, "Upgrade: foo\r\n"),
+        (METHOD_OTHER, "Upgrade: h2c\r\n"),
+        (METHOD_HEAD, "Upgrade: foo\r\n"),
+        (METHOD_CONNECT | ASKS_TUNNEL, "Upgrade: foo\r\n"),
+        // A 101 response that names no protocol may come from an application that has chosen this
+        // status freely.
+        (METHOD_OTHER | ASKS_TUNNEL, ""),
+        (METHOD_OTHER | ASKS_TUNNEL, "Upgrade:\r\n"),
+    ] {
+        let response = format!("HTTP/1.1 101 Switching Protocols\r\n{field}\r\n");
+        let seen = responses(&[asked], response.as_bytes());
+        let [Event::Head { body, .. }] = seen[..] else {
+            panic!("{asked} {field:?}: {seen:?}")
+        };
+        assert_eq!(body, BODY_INTERIM, "{asked} {field:?}");
     }
 }
 
@@ -264,7 +304,7 @@ fn pipelined_responses_end_one_by_one() {
 }
 
 #[test]
-fn what_is_no_response_is_malformed() {
+fn a_stream_that_is_not_a_response_is_malformed() {
     for bytes in [
         "HTTP/2.0 200 OK\r\n\r\n",
         "HTTP/1.2 200 OK\r\n\r\n",
@@ -280,7 +320,7 @@ fn what_is_no_response_is_malformed() {
         let bytes = format!("{bytes}\r\n");
         assert_eq!(
             responses(&[], bytes.as_bytes()),
-            [Seen::Malformed],
+            [Event::Malformed],
             "{bytes:?}"
         );
     }

@@ -1,18 +1,21 @@
-//! What a caller is told about a segment besides its events: ranges, what may be skipped.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Tests the results of a segment other than its events, for example the ranges of its framing and
+//! the number of bytes that may be skipped.
 
 use limiter_common::http::{Parser, State};
 
-use crate::drive::{Direction, Seen, keys, rules};
+use crate::drive::{Direction, Event, base64, keys, rules};
 
 #[test]
 fn a_parser_of_zeros_is_a_new_one() {
-    // Map values begin as zeros.
+    // A parser in a map consists of zeros before it is used.
     assert_eq!(State::NEW, State::default());
     assert_eq!(Parser::NEW.state, State::default());
 }
 
 #[test]
-fn bodies_are_no_framing() {
+fn bodies_are_not_framing() {
     let head = b"POST / HTTP/1.1\r\nContent-Length: 9000\r\n\r\n";
     let mut direction = Direction::requests(rules());
     direction.segment(head);
@@ -24,7 +27,7 @@ fn bodies_are_no_framing() {
 }
 
 #[test]
-fn a_body_behind_a_head_is_no_framing() {
+fn a_body_behind_a_head_is_not_framing() {
     let head = b"POST / HTTP/1.1\r\nContent-Length: 9000\r\n\r\n";
     let mut bytes = head.to_vec();
     bytes.resize(head.len() + 5000, b'x');
@@ -34,42 +37,42 @@ fn a_body_behind_a_head_is_no_framing() {
 }
 
 #[test]
-fn framing_of_chunks_is_told_without_the_data_around_it() {
+fn framing_of_chunks_is_reported_without_the_data_around_it() {
     let mut direction = Direction::requests(rules());
     direction.segment(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n");
     let start = 47;
     assert_eq!(direction.framing, [(0, start)]);
-    // A chunk's size, and the first part of its data.
+    // This segment has the size of a chunk and the first part of its data.
     direction.segment(format!("1f40\r\n{}", "x".repeat(3000)).as_bytes());
     assert_eq!(direction.framing[1..], [(start, start + 6)]);
-    // Data alone.
+    // This segment has only data.
     direction.segment(&[b'x'; 3000]);
     assert_eq!(direction.framing.len(), 2);
-    // The rest of the data, the next size, and some data.
+    // This segment has the rest of the data, the size of the next chunk, and some data.
     direction.segment(format!("{}\r\n2\r\na", "x".repeat(2000)).as_bytes());
     assert_eq!(direction.framing[2..], [(start + 8006, start + 8011)]);
     direction.segment(b"b\r\n0\r\n\r\n");
-    // The last of the data, and no more.
+    // The last byte of the data is not framing, but all later bytes are.
     assert_eq!(direction.framing[3..], [(start + 8013, start + 8020)]);
     assert!(direction.parser.state.is_idle());
 }
 
 #[test]
-fn a_message_is_told_where_it_began_however_it_is_split() {
+fn the_beginning_of_a_message_is_reported_however_it_is_split() {
     let request = b"\r\nGET / HTTP/1.1\r\nX-Api-Key: k\r\n\r\n";
     let bytes = [b"GET /first HTTP/1.1\r\n\r\n", &request[..]].concat();
     for cut in 1..bytes.len() {
         let mut direction = Direction::requests(rules());
         let seen = direction.cut(&bytes, &[cut]);
         assert!(
-            matches!(seen, [_, Seen::Head { from: 23, .. }]),
+            matches!(seen, [_, Event::Head { from: 23, .. }]),
             "{cut}: {seen:?}"
         );
     }
 }
 
 #[test]
-fn a_head_that_has_begun_is_told() {
+fn a_head_that_has_begun_is_reported() {
     let mut direction = Direction::requests(rules());
     assert!(direction.parser.state.is_idle() && !direction.parser.state.in_head());
     for part in [
@@ -93,6 +96,26 @@ fn a_head_that_has_begun_is_told() {
     }
     direction.segment(b"\n");
     assert!(direction.parser.state.is_idle());
+}
+
+#[test]
+fn a_head_that_ends_in_a_long_value_is_reported() {
+    let mut direction = Direction::requests(rules());
+    direction.segment(b"GET / HTTP/1.1\r\nX-Api-Key: ");
+    for part in [&*"k".repeat(300), "k", &*"k".repeat(9), " ", "\t", "\r"] {
+        direction.segment(part.as_bytes());
+        assert!(direction.parser.state.in_head(), "{part:?}");
+        assert!(
+            direction.parser.has_carry() || part.trim().is_empty(),
+            "{part:?}"
+        );
+    }
+    direction.segment(b"\n\r\n");
+    assert!(direction.parser.state.is_idle() && !direction.parser.has_carry());
+    assert_eq!(
+        keys(&direction.seen),
+        [crate::drive::key(1, &"k".repeat(310))]
+    );
 }
 
 #[test]
@@ -124,19 +147,23 @@ fn a_response_until_the_close_may_be_skipped_for_ever() {
     assert_eq!(direction.parser.state.skippable(), u64::MAX);
 }
 
-/// A key of which no three bytes stand elsewhere.
+/// A key in which no three consecutive bytes occur anywhere else.
 const KEY: &str = "0q9w8e7r6t5y4u3i2o1p0#9k8j7h6g5f4d3!s2a";
 
-/// Whether a part of [`KEY`] stands anywhere.
+/// Returns whether memory still contains a part of [`KEY`].
 fn is_left(direction: &Direction) -> bool {
+    is_part_left(direction, KEY)
+}
+
+fn is_part_left(direction: &Direction, text: &str) -> bool {
     let memory = direction.memory();
-    KEY.as_bytes()
+    text.as_bytes()
         .windows(3)
         .any(|part| memory.windows(3).any(|bytes| bytes == part))
 }
 
 #[test]
-fn a_key_is_left_nowhere_once_its_line_is_complete() {
+fn no_part_of_a_key_is_left_once_its_line_is_complete() {
     for field in ["X-Api-Key: ", "Authorization: Bearer "] {
         let lines = format!("GET / HTTP/1.1\r\n{field}{KEY}\r\nA: b");
         for cut in 1..lines.len() {
@@ -150,7 +177,7 @@ fn a_key_is_left_nowhere_once_its_line_is_complete() {
             );
             assert!(!is_left(&direction), "cut at {cut}");
         }
-        // The line was the last one, and the next byte begins another message.
+        // Here, the line is the last one of the head, and the next byte begins another message.
         let head = format!("GET / HTTP/1.1\r\n{field}{KEY}\r\n\r\n");
         for cut in 1..head.len() {
             let mut direction = Direction::requests(rules());
@@ -161,7 +188,31 @@ fn a_key_is_left_nowhere_once_its_line_is_complete() {
 }
 
 #[test]
-fn a_key_in_two_windows_is_left_nowhere() {
+fn nothing_is_left_of_a_value_that_is_read_word_by_word() {
+    let credentials = base64(format!("{KEY}:{KEY}").as_bytes());
+    for (field, value) in [
+        ("X-Api-Key: ", KEY.repeat(9)),
+        ("Authorization: Bearer ", KEY.repeat(120)),
+        ("Authorization: Basic ", credentials.clone()),
+        (
+            "Authorization: Basic ",
+            base64(format!("{KEY}:{}", KEY.repeat(9)).as_bytes()),
+        ),
+    ] {
+        let lines = format!("GET / HTTP/1.1\r\n{field}{value}\r\nA: b");
+        for cut in (1..lines.len()).step_by(1 + lines.len() / 40) {
+            let mut direction = Direction::requests(rules());
+            let cuts = [cut, cut + 3, cut + 280].map(|cut| cut.min(lines.len()));
+            direction.cut(lines.as_bytes(), &cuts);
+            assert_eq!(direction.seen, [], "{field}{value} cut at {cut}");
+            assert!(!is_left(&direction), "{field}{value} cut at {cut}");
+            assert!(!is_part_left(&direction, &credentials), "cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn no_part_of_a_key_in_two_windows_is_left() {
     for before in 3990..4100 {
         let cookie = "c".repeat(before);
         let bytes = format!("GET / HTTP/1.1\r\nA: {cookie}\r\nX-Api-Key: {KEY}\r\nA: b\r\n\r\n");
@@ -173,7 +224,7 @@ fn a_key_in_two_windows_is_left_nowhere() {
 }
 
 #[test]
-fn a_request_that_was_gone_back_on_is_seen_again() {
+fn a_request_is_seen_again_after_a_rewind() {
     let first = "POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\nab";
     let good = "\r\nGET / HTTP/1.1\r\nX-Api-Key: k\r\n\r\n";
     let bad = "GET / HTTP/1.1\r\nX-Api-Key: k\r\nBad\r\n\r\n";
@@ -182,9 +233,10 @@ fn a_request_that_was_gone_back_on_is_seen_again() {
         direction.heads = 1;
         direction.segment([first, second, second].concat().as_bytes());
         assert_eq!(direction.seen.len(), 2);
-        assert!(matches!(direction.seen[seen - 1], Seen::Head { .. }));
+        assert!(matches!(direction.seen[seen - 1], Event::Head { .. }));
         assert_eq!(direction.rewind() as usize, first.len());
-        // As the callers do: what came before is kept, the rest comes again.
+        // The kernel programs do the same: they keep the state at this offset, and the client
+        // retransmits the rest.
         direction.keep();
         assert!(direction.parser.state.is_idle());
         direction.heads = usize::MAX;
@@ -221,7 +273,7 @@ fn long_chunks_are_not_loaded() {
 }
 
 #[test]
-fn what_is_malformed_in_chunks_is_told_from_a_malformed_head() {
+fn malformed_chunks_are_told_from_a_malformed_head() {
     for (bytes, in_body) in [
         (
             "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
@@ -244,7 +296,7 @@ fn what_is_malformed_in_chunks_is_told_from_a_malformed_head() {
         for cut in 1..bytes.len() {
             let mut direction = Direction::requests(rules());
             direction.cut(bytes.as_bytes(), &[cut]);
-            assert_eq!(direction.seen.last(), Some(&Seen::Malformed), "{bytes:?}");
+            assert_eq!(direction.seen.last(), Some(&Event::Malformed), "{bytes:?}");
             assert_eq!(
                 direction.parser.state.in_body(),
                 in_body,

@@ -1,9 +1,11 @@
-//! What is seen does not depend on how the bytes are split.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Tests that the events do not depend on how the bytes are split.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::drive::{Direction, Seen, requests, rules};
+use crate::drive::{Direction, Event, requests, rules};
 use crate::model::{cuts, cutting, mutated, request, write};
 
 proptest! {
@@ -60,7 +62,7 @@ proptest! {
     }
 }
 
-/// Something of a response.
+/// Generates a piece of a response.
 fn response_piece() -> impl Strategy<Value = Vec<u8>> {
     let long = format!("X: {}\r\n", "y".repeat(400));
     let pieces = [
@@ -103,7 +105,7 @@ fn every_cut_in_two_of_a_request_with_everything_is_seen_alike() {
     let whole = requests(bytes.as_bytes());
     assert_eq!(whole.len(), 2);
     assert!(
-        whole.iter().all(|seen| matches!(seen, Seen::Head { .. })),
+        whole.iter().all(|seen| matches!(seen, Event::Head { .. })),
         "{whole:?}"
     );
     for first in 1..bytes.len() {

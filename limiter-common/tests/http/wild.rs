@@ -1,5 +1,8 @@
-//! Byte streams as a client writes them who looks for a gap between two parsers: requests put
-//! together of parts that are right mostly, and that some parser reads in its own way sometimes.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Generates byte streams that a client might send to find a difference between two parsers. The
+//! requests consist of parts. Most of the parts are correct, and parsers may disagree on the
+//! others.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -21,7 +24,7 @@ const CONTENT: [&str; 6] = [
 ];
 
 impl Part {
-    /// Odd once in twice so many times.
+    /// Generates an odd part in one case out of `2 * times`, and a plain part in the other cases.
     fn once_in(self, times: u32) -> impl Strategy<Value = Vec<u8>> {
         let plain: Vec<Vec<u8>> = self
             .plain
@@ -33,12 +36,12 @@ impl Part {
     }
 }
 
-/// Parts, one behind the other.
+/// Concatenates the parts.
 fn joined(parts: impl Strategy<Value = Vec<Vec<u8>>>) -> impl Strategy<Value = Vec<u8>> {
     parts.prop_map(|parts| parts.concat())
 }
 
-/// A field that may hold a key.
+/// Generates a field that may hold a key.
 fn key_field() -> impl Strategy<Value = Vec<u8>> {
     let header = (
         NAME.once_in(15),
@@ -70,12 +73,15 @@ fn key_field() -> impl Strategy<Value = Vec<u8>> {
     );
     prop_oneof![
         6 => header.prop_map(|(name, before, value, after)| [name, before, value, after].concat()),
-        2 => bearer.prop_map(|(name, before, scheme, value, after)| [name, before, scheme, value, after].concat()),
+        2 => bearer.prop_map(|(name, before, scheme, value, after)| {
+            [name, before, scheme, value, after].concat()
+        }),
         1 => basic.prop_map(|(name, before, value, after)| [name, before, b"Basic ".to_vec(), value, after].concat()),
     ]
 }
 
-/// A field of a length that borders on what can be kept of a line, or of a head.
+/// Generates a field whose length is close to the size of the carry, to the size of a window, or to
+/// the maximum size of a head.
 fn long_field() -> impl Strategy<Value = Vec<u8>> {
     let name = select(vec![
         "X: ",
@@ -100,7 +106,7 @@ fn field() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![30 => FIELD.once_in(8), 1 => long_field()]
 }
 
-/// Fields that say how long the body is, and a body.
+/// Generates a body, and the fields that state its length.
 fn framed() -> impl Strategy<Value = (Vec<Vec<u8>>, Vec<u8>)> {
     let content = || select(CONTENT.to_vec()).prop_map(|text| text.as_bytes().to_vec());
     let none = Just((Vec::new(), Vec::new())).boxed();
@@ -145,7 +151,8 @@ fn framed() -> impl Strategy<Value = (Vec<Vec<u8>>, Vec<u8>)> {
     prop_oneof![6 => none, 5 => length, 2 => odd_length, 6 => chunked, 1 => both]
 }
 
-/// Spellings of a length that are no number, or that some parsers take for one, or another one.
+/// Returns a wrong or unusual spelling of `length`. `form` selects the spelling. Some spellings are
+/// not numbers, and there are spellings that different parsers read as different numbers.
 fn odd_number(length: usize, form: usize) -> Vec<u8> {
     let beyond = (1u128 << 64) + length as u128;
     match form {
@@ -177,7 +184,7 @@ fn odd_number(length: usize, form: usize) -> Vec<u8> {
     .into_bytes()
 }
 
-/// A request, or what is to pass for one.
+/// Generates a request, or bytes that resemble one.
 fn request() -> impl Strategy<Value = Vec<u8>> {
     let fields = (
         vec(field(), 0..3),
@@ -213,7 +220,7 @@ fn request() -> impl Strategy<Value = Vec<u8>> {
         )
 }
 
-/// Bytes that show as text where they are.
+/// Bytes whose debug output shows printable bytes as text.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Stream(pub Vec<u8>);
 
@@ -223,7 +230,8 @@ impl std::fmt::Debug for Stream {
     }
 }
 
-/// Streams of requests; some are changed once more anywhere, some break off.
+/// Generates streams of requests. Some streams are also changed in random places, and some are cut
+/// short.
 pub fn stream() -> impl Strategy<Value = Stream> {
     let change = prop_oneof![
         3 => select(b"\r\n\t\0 :;,_-=A0fx\x0b\x1c\x7f\x85\xa0\xff".to_vec()).prop_map(|byte| vec![byte]),
@@ -249,22 +257,23 @@ pub fn stream() -> impl Strategy<Value = Stream> {
     })
 }
 
-/// How many times more cases a long run has.
+/// The factor by which a long run multiplies the number of cases.
 const LONG: u32 = 20;
 
-/// A number that the environment may give.
+/// Returns the number in the environment variable `name`, if it is set.
 fn given(name: &str) -> Option<u32> {
     let text = std::env::var(name).ok()?;
     let number = text.parse();
     Some(number.unwrap_or_else(|error| panic!("{name} is no number: {error}")))
 }
 
-/// Runs `cases` cases, the same ones always. With `LIMITER_LONG` there are many more;
-/// `LIMITER_CASES` says how many, and `LIMITER_SEED` gives others.
+/// Returns a runner for `cases` cases, which are the same in each run. Environment variables change
+/// this: `LIMITER_LONG` multiplies the number of cases by [`LONG`], `LIMITER_CASES` sets the
+/// number, and `LIMITER_SEED` selects other cases.
 pub fn runner(cases: u32) -> TestRunner {
     let long = std::env::var_os("LIMITER_LONG").is_some();
     let seed = given("LIMITER_SEED").unwrap_or(0);
-    // Shown if the test fails.
+    // The seed is shown if the test fails.
     println!("LIMITER_SEED={seed}");
     let mut bytes = [0; 32];
     bytes[..4].copy_from_slice(&seed.to_le_bytes());

@@ -1,4 +1,6 @@
-//! Who may do what over the control socket.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The rights of users on the control socket.
 
 use std::{fmt, sync::Arc};
 
@@ -10,20 +12,21 @@ use axum::{
 };
 use nix::unistd::{Group, Uid};
 
-use super::{ApiError, body::Pieces, peer::Peer};
-use crate::{config::Control, http::Bounds};
+use super::{body::Pieces, peer::Peer};
+use crate::{config::Control, http::Bounds, protocol::error::ApiError};
 
-/// A path that only reads, though it takes a body: a key has no place in a path.
+/// The path of `limiter key check`. A request to this path changes nothing, but it has a body. The
+/// body contains the key, because a path must not contain a key.
 const READS_WITH_BODY: &str = "/v1/keys/check";
 
-/// A group, and its id where it exists.
+/// A group that the configuration names, with the id of the group if this host has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Named {
+struct AccessGroup {
     name: String,
     id: Option<u32>,
 }
 
-impl Named {
+impl AccessGroup {
     fn look_up(name: &str) -> Self {
         let id = match Group::from_name(name) {
             Ok(group) => group.map(|group| group.gid.as_raw()),
@@ -43,7 +46,7 @@ impl Named {
     }
 }
 
-impl fmt::Display for Named {
+impl fmt::Display for AccessGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the group {}", self.name)?;
         match self.id {
@@ -53,26 +56,27 @@ impl fmt::Display for Named {
     }
 }
 
-/// Who may read and who may make changes: root and the daemon's own user both, members of the
-/// one group read, members of the other do both.
+/// The rights of users. Root and the daemon's own user may read and make changes, and so may
+/// members of the admins' group. Members of the readers' group may only read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
     own: u32,
-    readers: Named,
-    admins: Named,
+    readers: AccessGroup,
+    admins: AccessGroup,
 }
 
 impl Access {
-    /// What the configuration says, with the groups as they are now.
+    /// Looks up the current ids of the groups that the configuration names.
     pub fn new(control: &Control) -> Self {
         Self {
             own: Uid::effective().as_raw(),
-            readers: Named::look_up(&control.group),
-            admins: Named::look_up(&control.admin_group),
+            readers: AccessGroup::look_up(&control.group),
+            admins: AccessGroup::look_up(&control.admin_group),
         }
     }
 
-    /// The group that may connect: that of readers, or that of admins where there is no other.
+    /// Returns the group that may connect, which is the readers' group if it exists and otherwise
+    /// the admins' group.
     pub fn socket_group(&self) -> Option<u32> {
         self.readers.id.or(self.admins.id)
     }
@@ -87,7 +91,7 @@ impl Access {
         }
         if changes {
             return Err(ApiError::forbidden(format!(
-                "{} may make no changes: that takes root, or a member of {}",
+                "{} may not make changes: use root, or a member of {}",
                 peer.name(),
                 self.admins
             )));
@@ -96,7 +100,7 @@ impl Access {
             return Ok(());
         }
         Err(ApiError::forbidden(format!(
-            "{} may not use the control socket: that takes root, or a member of {} to read, or of {} to make changes",
+            "{} may not use the control socket: use root, a member of {} to read, or a member of {} to make changes",
             peer.name(),
             self.readers,
             self.admins
@@ -104,12 +108,14 @@ impl Access {
     }
 }
 
-/// Whether a request only reads. What is not known to is a change.
+/// Returns whether a request only reads. Requests with a method other than GET and HEAD count as
+/// changes, except requests to [`READS_WITH_BODY`].
 pub(super) fn reads(method: &Method, path: &str) -> bool {
     matches!(*method, Method::GET | Method::HEAD) || path == READS_WITH_BODY
 }
 
-/// Lets a request by, or refuses it with 403.
+/// Passes a request on if its user has the right to make it, and otherwise refuses it with status
+/// 403.
 pub(super) async fn check(
     State((access, bounds)): State<(Arc<Access>, Bounds)>,
     ConnectInfo(peer): ConnectInfo<Peer>,
@@ -125,7 +131,8 @@ pub(super) async fn check(
     let is_done_with = !matches!(*request.method(), Method::GET | Method::HEAD);
     let mut response = next.run(request).await;
     if is_done_with {
-        // What may have carried a key is not kept in the buffers of an idle connection.
+        // The request may have contained a key. The connection is closed, because otherwise the key
+        // could stay in the buffers of an idle connection.
         response
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -138,7 +145,7 @@ mod tests {
     use super::*;
 
     fn access(readers: Option<u32>, admins: Option<u32>) -> Access {
-        let named = |name: &str, id| Named {
+        let named = |name: &str, id| AccessGroup {
             name: name.to_owned(),
             id,
         };
@@ -160,7 +167,7 @@ mod tests {
             (&both, Some(1000), vec![10], true, false),
             (&both, Some(1000), vec![1000, 20], true, true),
             (&both, Some(1000), vec![10, 20], true, true),
-            // Whoever the kernel does not name.
+            // The kernel does not report the id of this user, so the user has no rights.
             (&both, None, vec![], false, false),
             (&none, Some(0), vec![0], true, true),
             (&none, Some(1000), vec![10, 20], false, false),
@@ -176,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_group_that_it_takes() {
+    fn a_refusal_names_the_group_that_has_the_right() {
         let peer = Peer {
             uid: Some(4_000_000),
             groups: vec![10],
@@ -184,13 +191,13 @@ mod tests {
         let told = |access: Access| access.check(&peer, true).unwrap_err().message;
         assert_eq!(
             told(access(Some(10), Some(20))),
-            "uid 4000000 may make no changes: that takes root, or a member of the group limiter-admin"
+            "uid 4000000 may not make changes: use root, or a member of the group limiter-admin"
         );
         assert!(told(access(Some(10), None)).contains("did not exist"));
     }
 
     #[test]
-    fn the_socket_is_of_the_group_that_there_is() {
+    fn the_socket_belongs_to_a_group_that_exists() {
         assert_eq!(access(Some(10), Some(20)).socket_group(), Some(10));
         assert_eq!(access(None, Some(20)).socket_group(), Some(20));
         assert_eq!(access(None, None).socket_group(), None);

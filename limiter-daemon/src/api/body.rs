@@ -1,4 +1,6 @@
-//! Bodies of requests: whole, in time, and no larger than what they may be.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Reads the bodies of requests, with bounds on their time and size.
 
 use std::sync::Arc;
 
@@ -13,18 +15,21 @@ use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::ApiError;
-use crate::http::{Bounds, Place};
+use crate::{
+    http::{Bounds, Place},
+    protocol::error::ApiError,
+};
 
-/// Largest body of an ordinary request, in bytes.
+/// The maximum size of the body of an ordinary request, in bytes.
 const MAX_BODY: usize = 64 * 1024;
-/// Largest file of keys, in bytes: a million keys of the longest kind fit.
+/// The maximum size of a key file, in bytes. A file with a million keys of the maximum length is
+/// smaller than this.
 const MAX_CSV: usize = 512 * 1024 * 1024;
-/// Where files of keys go.
+/// The path of requests that import a file of keys.
 pub(super) const CSV_PATH: &str = "/v1/keys/import-csv";
 
-/// Has the whole body before anything is done, and the connection's place sure from there to the
-/// answer.
+/// Reads the whole body before the request is passed on. After the body has been read, the
+/// connection is not closed in favour of a new connection until the response is ready.
 pub(super) async fn whole(
     State(bounds): State<Bounds>,
     Extension(place): Extension<Arc<Place>>,
@@ -49,8 +54,9 @@ pub(super) async fn whole(
     response
 }
 
-/// Of a response: its body goes on as things happen. It is the other end that waits, so that the
-/// connection keeps its place; how many there are of these is bounded where they are made.
+/// Marks a response whose body has no end. While such a response is being sent, the connection is
+/// not closed in favour of a new connection. The code that makes these responses limits their
+/// number.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Endless;
 
@@ -63,7 +69,7 @@ async fn collect(body: Body, most: usize, bounds: Bounds) -> Result<Bytes, ApiEr
             drop(whole);
             pieces.drain().await;
             return Err(ApiError::too_large(format!(
-                "the body is larger than the {most} bytes that it may have here"
+                "the body of the request is too large: it may have {most} bytes here"
             )));
         }
         whole.extend_from_slice(&piece);
@@ -71,7 +77,7 @@ async fn collect(body: Body, most: usize, bounds: Bounds) -> Result<Bytes, ApiEr
     Ok(whole.into())
 }
 
-/// A body, piece by piece, each of them in time.
+/// A body that is read piece by piece. Each piece and the whole body have a time limit.
 pub(super) struct Pieces {
     body: Body,
     bounds: Bounds,
@@ -88,7 +94,7 @@ impl Pieces {
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
-        let late = |_elapsed| ApiError::timeout("the body of the request did not come in time");
+        let late = |_elapsed| ApiError::timeout("the body of the request took too long to arrive");
         loop {
             let frame = timeout(self.bounds.piece, self.body.frame());
             let Some(frame) = timeout_at(self.end, frame)
@@ -101,14 +107,15 @@ impl Pieces {
             let frame = frame.map_err(|error| {
                 ApiError::invalid(format!("the body of the request cannot be read: {error}"))
             })?;
-            // Trailers say nothing to us.
+            // Frames without data are trailers, which are ignored.
             if let Ok(piece) = frame.into_data() {
                 return Ok(Some(piece));
             }
         }
     }
 
-    /// Reads what is left, so that who sent it is there to read the answer.
+    /// Reads and drops the rest of the body, because some clients do not read the response until
+    /// they have sent the whole body.
     pub(super) async fn drain(&mut self) {
         while let Ok(Some(_dropped)) = self.next().await {}
     }

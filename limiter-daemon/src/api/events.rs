@@ -1,126 +1,104 @@
-//! `limiter events`: what happened, and its stream.
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
-use std::{convert::Infallible, net::IpAddr, sync::Arc};
+//! The handler of `limiter events`, and the stream of events that it returns.
+
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Extension, Json,
     body::{Body, Bytes},
     extract::State,
     http::header::CONTENT_TYPE,
-    response::{IntoResponse as _, Response},
+    response::{IntoResponse, Response},
 };
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use futures_util::{Stream, StreamExt as _, stream};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{
-    ApiError,
     body::Endless,
-    routes::{App, Asked},
-    time,
+    extract::{App, QueryOf},
 };
-use crate::{daemon::Following, scope::ScopeName};
+use crate::{
+    domain::plain,
+    engine::events::log::Following,
+    protocol::{
+        error::ApiError,
+        events::{EventKind, EventView},
+        fields, schema,
+    },
+};
 
-/// The type of a stream of JSON objects, one a line.
+/// The media type of a stream of JSON objects with one object per line.
 const NDJSON: &str = "application/x-ndjson";
 
-/// What kind of event it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum EventKind {
-    /// Requests were refused.
-    Refused,
-    /// Somebody changed something, or its time had come.
-    Change,
-    /// The daemon itself: it began, it attached, it ends.
-    Daemon,
-    /// A part of the daemon does not work, or works again.
-    Health,
-    /// Who follows did not read fast enough, and has missed `count` events.
-    Missed,
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EventsQuery {
+    /// Continue with new events until the daemon stops. The response then has one event per line
+    /// (`application/x-ndjson`).
+    #[serde(default)]
+    follow: bool,
+    /// The maximum number of past events. If there are more, the latest ones are returned.
+    #[serde(default, deserialize_with = "fields::limit")]
+    #[schemars(schema_with = "schema::limit")]
+    limit: Option<u32>,
+    /// Only events whose number is greater than this one.
+    #[serde(default, deserialize_with = "fields::number")]
+    #[schemars(schema_with = "schema::event_number")]
+    after: u64,
 }
 
-impl EventKind {
-    /// The word for it.
-    pub fn as_str(self) -> &'static str {
+/// The latest events as an array, or a stream of events.
+pub(super) enum Events {
+    Latest(Vec<Arc<EventView>>),
+    Stream(Following),
+}
+
+impl IntoResponse for Events {
+    fn into_response(self) -> Response {
         match self {
-            Self::Refused => "refused",
-            Self::Change => "change",
-            Self::Daemon => "daemon",
-            Self::Health => "health",
-            Self::Missed => "missed",
+            Self::Latest(events) => {
+                let events: Vec<&EventView> = events.iter().map(Arc::as_ref).collect();
+                Json(events).into_response()
+            }
+            Self::Stream(following) => {
+                let body = Body::from_stream(lines(following));
+                ([(CONTENT_TYPE, NDJSON)], Extension(Endless), body).into_response()
+            }
         }
     }
 }
 
-/// An event.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct EventView {
-    /// Its number: a later event has a greater one, of a later daemon too.
-    pub id: u64,
-    /// When; of refusals, when the first of them was.
-    #[serde(serialize_with = "time")]
-    pub at: DateTime<Utc>,
-    /// What kind.
-    pub kind: EventKind,
-    /// The scope that it is about.
-    pub scope: Option<ScopeName>,
-    /// The id of the key.
-    pub key: Option<String>,
-    /// Refusals: the client; `null` on the line that counts those that no other line does.
-    pub client: Option<IpAddr>,
-    /// Refusals: the client's port, of the last of them.
-    pub client_port: Option<u16>,
-    /// Refusals: the limit, or what else was the reason.
-    pub reason: Option<String>,
-    /// Changes: what was done, as in the audit trail.
-    pub action: Option<String>,
-    /// How many there were.
-    pub count: u64,
-    /// In words.
-    pub message: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct EventsQuery {
-    /// Go on with what happens from now on.
-    #[serde(default)]
-    follow: bool,
-    /// Most events of the past.
-    limit: Option<u32>,
-    /// Only those with a greater number.
-    #[serde(default)]
-    after: u64,
-}
-
-/// The latest events, as an array; or, followed, as a stream of objects that ends with the daemon.
-pub(super) async fn events(State(shared): App, Asked(query): Asked<EventsQuery>) -> Response {
+/// Returns the latest events or, with `follow`, a stream that ends when the daemon stops.
+pub(super) async fn events(
+    State(shared): App,
+    QueryOf(query): QueryOf<EventsQuery>,
+) -> Result<Events, ApiError> {
     let limit = query.limit.map_or(usize::MAX, |limit| limit as usize);
     let log = shared.events();
     if !query.follow {
-        let recent = log.recent(limit, query.after);
-        let events: Vec<&EventView> = recent.iter().map(Arc::as_ref).collect();
-        return Json(events).into_response();
+        return Ok(Events::Latest(log.recent(limit, query.after)));
     }
-    let Some(following) = log.follow(limit, query.after) else {
-        return ApiError::failed("the daemon is about to stop, or too many follow its events")
-            .into_response();
-    };
-    let body = Body::from_stream(lines(following));
-    ([(CONTENT_TYPE, NDJSON)], Extension(Endless), body).into_response()
+    let following = log.follow(limit, query.after).ok_or_else(|| {
+        ApiError::failed(
+            "cannot follow events: the daemon is about to stop, or too many clients follow them",
+        )
+    })?;
+    Ok(Events::Stream(following))
 }
 
-/// The events as lines. They are made as the other end reads them: one that does not holds up nobody.
+/// Returns the events as lines of JSON. Each line is made only when the client reads it. A client
+/// that does not read therefore delays no other client.
 fn lines(following: Following) -> impl Stream<Item = Result<Bytes, Infallible>> {
     let Following {
         recent,
         live,
         place,
     } = following;
-    // Not to wait for the first event says that there is someone.
+    // Without this empty line, the head of the response would not be sent before the first event.
     let begin = stream::iter([Bytes::from_static(b"\n")]);
     let recent = stream::iter(recent).map(|event| line(&event));
     let live = stream::unfold((live, place), |(mut live, place)| async move {
@@ -150,12 +128,15 @@ fn missed(count: u64) -> EventView {
         reason: None,
         action: None,
         count,
-        message: Some(format!("{count} events went by unread: read faster")),
+        message: Some(format!(
+            "{} missed, because the client did not read fast enough",
+            plain::counted(count, "event")
+        )),
     }
 }
 
 fn line(event: &EventView) -> Bytes {
-    // Texts and numbers alone: it can be written.
+    // An event consists of strings and numbers, so its serialization cannot fail.
     let mut line = serde_json::to_vec(event).unwrap_or_default();
     line.push(b'\n');
     line.into()
@@ -164,16 +145,17 @@ fn line(event: &EventView) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::EventLog;
+    use crate::engine::events::log::EventLog;
 
     #[tokio::test]
     async fn the_past_the_present_and_what_was_missed_are_lines_of_one_stream() {
         let log = EventLog::default();
-        log.say("before");
+        log.add_message("before");
         let lines = lines(log.follow(usize::MAX, 0).unwrap());
-        // Nobody reads while more happens than is kept for one who is slow.
+        // The stream is read only after these events. They are more events than the log keeps for a
+        // slow reader.
         for number in 0..3000 {
-            log.say(number.to_string());
+            log.add_message(number.to_string());
         }
         log.close();
         let text: Vec<Bytes> = lines.map(|line| line.unwrap()).collect().await;

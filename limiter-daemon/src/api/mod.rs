@@ -1,30 +1,25 @@
-//! The control interface: HTTP with JSON over a unix socket, `/v1/...`.
-//!
-//! The shapes here are what `--json` prints: fields may be added, never renamed. Times are
-//! RFC 3339 in UTC, an unlimited limit is `null`.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The control interface: HTTP with JSON over a Unix socket, with paths below `/v1`.
 
 mod access;
 mod body;
+mod describe;
 mod error;
 mod events;
+mod extract;
+pub(crate) mod fuzzing;
+mod handlers;
 mod insight;
 #[cfg(test)]
 mod openapi;
 mod peer;
-mod requests;
+mod route;
 mod routes;
-pub(crate) mod schema;
 mod server;
 #[cfg(test)]
 mod tests;
-mod views;
 
 pub use access::Access;
-pub use error::{ApiError, Kind, ProblemBody};
-pub use events::{EventKind, EventView};
-pub use insight::{ExplainView, LimitView, TopColumn, TopQuery, TopRow, TopView, Verdict};
 pub use peer::user_name;
-pub use requests::*;
 pub use server::{bind, serve};
-pub use views::*;
-use views::{optional_time, time};

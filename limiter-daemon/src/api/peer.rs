@@ -1,22 +1,24 @@
-//! Who is at the other end of the control socket, by the kernel's word.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The user at the other end of the control socket, as reported by the kernel.
 
 use std::{io, os::fd::AsRawFd as _};
 
 use nix::unistd::{Uid, User};
 use tokio::net::UnixStream;
 
-/// Most groups that a process can be in (`NGROUPS_MAX`, credentials(7)).
+/// The maximum number of groups of a process (`NGROUPS_MAX`, credentials(7)).
 const MAX_GROUPS: usize = 65_536;
-/// Groups that most processes are in at most.
+/// The number of groups for which the buffer has room at first. Most processes have fewer groups.
 const SOME_GROUPS: usize = 32;
 
-/// Who connected, as of connect(2); a process that has changed its user or groups since is still
-/// the one that connected.
+/// The credentials that the client process had when it called connect(2). Later changes of its user
+/// or its groups have no effect.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Peer {
-    /// `None` when the kernel does not say: then nothing is allowed.
+    /// The user id, or `None` if the kernel does not report it. Such a user has no rights.
     pub(super) uid: Option<u32>,
-    /// Its group and its supplementary groups.
+    /// The group of the process and its supplementary groups.
     pub(super) groups: Vec<u32>,
 }
 
@@ -26,7 +28,7 @@ impl Peer {
             return Self::default();
         };
         let supplementary = groups(stream).unwrap_or_else(|error| {
-            log::warn!("the groups of who uses the control socket: {error}");
+            log::warn!("cannot read the groups of a client of the control socket: {error}");
             Vec::new()
         });
         Self {
@@ -35,13 +37,14 @@ impl Peer {
         }
     }
 
-    /// For the audit trail: by name, as far as there is one, and number, since names change hands.
+    /// Returns the user for the audit trail: the name, if there is one, and the id, since a name
+    /// can later belong to another user.
     pub(super) fn name(&self) -> String {
         self.uid.map_or_else(|| "unknown".to_owned(), user_name)
     }
 }
 
-/// A user as the audit trail has it.
+/// Returns a user in the form that the audit trail uses.
 pub fn user_name(uid: u32) -> String {
     match User::from_uid(Uid::from_raw(uid)) {
         Ok(Some(user)) => format!("{} (uid {uid})", user.name),
@@ -49,15 +52,16 @@ pub fn user_name(uid: u32) -> String {
     }
 }
 
-/// The supplementary groups of the other end (`SO_PEERGROUPS`, `sk_getsockopt` in
+/// Returns the supplementary groups of the client (`SO_PEERGROUPS`, `sk_getsockopt` in
 /// `net/core/sock.c`).
 fn groups(stream: &UnixStream) -> io::Result<Vec<u32>> {
     let mut groups: Vec<libc::gid_t> = vec![0; SOME_GROUPS];
     loop {
         let mut bytes =
             libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(io::Error::other)?;
-        // SAFETY: the buffer has the room that `bytes` says, and both outlive the call; the
-        // descriptor is open as long as `stream`.
+        // SAFETY: `groups` has `bytes` bytes of room, and `groups` and `bytes` outlive the call.
+        // The descriptor stays open during the call, because `stream` is borrowed. The kernel
+        // writes at most `bytes` bytes, and any bytes are a valid `gid_t`.
         let result = unsafe {
             libc::getsockopt(
                 stream.as_raw_fd(),
@@ -67,7 +71,8 @@ fn groups(stream: &UnixStream) -> io::Result<Vec<u32>> {
                 &raw mut bytes,
             )
         };
-        // On success the bytes that were written, on ERANGE those that it takes.
+        // On success, `bytes` is the number of bytes that the kernel has written. On ERANGE, it is
+        // the number of bytes that the kernel needs.
         let count = bytes as usize / size_of::<libc::gid_t>();
         if result == 0 {
             groups.truncate(count);
@@ -78,7 +83,7 @@ fn groups(stream: &UnixStream) -> io::Result<Vec<u32>> {
             Some(libc::ERANGE) if count > groups.len() && count <= MAX_GROUPS => {
                 groups.resize(count, 0);
             }
-            // It has none.
+            // The process has no supplementary groups.
             Some(libc::ENODATA) => return Ok(Vec::new()),
             _ => return Err(error),
         }
@@ -90,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_other_end_is_known_by_user_and_groups() {
+    fn a_client_is_known_by_its_user_and_groups() {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

@@ -1,4 +1,6 @@
-//! The control interface over a real socket, with a kernel in memory behind it.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Tests of the control interface over a real socket, with a simulated kernel in memory.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -12,7 +14,7 @@ use std::{
 use super::Access;
 use crate::{
     config::Control,
-    daemon::{Shared, testing},
+    engine::{shared::Shared, tests::testing},
     http::Bounds,
 };
 
@@ -23,9 +25,9 @@ pub(super) struct Server {
     shared: Arc<Shared>,
 }
 
-/// How long something may take that has to happen; only a test that fails waits for so long.
+/// The time limit for each expected event. Only a failing test waits this long.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What a slow client exceeds at once.
+/// A time limit that a slow client exceeds immediately.
 const SOON: Duration = Duration::from_millis(50);
 
 pub(super) fn server() -> Server {
@@ -69,19 +71,19 @@ impl Server {
     }
 }
 
-/// What there is to read until the other end closes.
+/// Reads until the server closes the connection.
 fn rest(mut stream: UnixStream) -> String {
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
         Ok(_) => {}
-        // It has closed with something of ours unread.
+        // The kernel resets the connection if the server closes it before it has read all bytes.
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
         Err(error) => panic!("still open: {error}"),
     }
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// Sends bytes as they are and reads until the server closes.
+/// Sends bytes unchanged, and reads until the server closes the connection.
 pub(super) fn raw(server: &Server, bytes: &[u8]) -> String {
     let mut stream = server.connect();
     stream.write_all(bytes).unwrap();
@@ -140,7 +142,7 @@ fn a_customer_is_set_up_over_the_socket() {
 }
 
 #[test]
-fn what_is_wrong_is_told_as_a_problem() {
+fn an_error_is_sent_as_a_problem() {
     let server = server();
     for (method, path, body, status) in [
         ("GET", "/v1/nothing", "", 404),
@@ -195,7 +197,8 @@ fn nonsense_on_the_socket_does_not_stop_the_server() {
         &[b'A'; 100_000],
     ] {
         let mut stream = UnixStream::connect(&server.socket).unwrap();
-        // The server may hang up in the middle: that is its right.
+        // The write may fail, because the server may close the connection before all bytes are
+        // sent.
         let _refused = stream.write_all(bytes);
     }
     let large = format!(r#"{{"scope":"{}"}}"#, "a".repeat(100_000));
@@ -204,7 +207,7 @@ fn nonsense_on_the_socket_does_not_stop_the_server() {
 }
 
 #[test]
-fn another_method_is_answered_with_those_that_there_are() {
+fn an_unknown_method_is_answered_with_the_known_ones() {
     let server = server();
     let request = b"PATCH /v1/scopes HTTP/1.1\r\nHost: l\r\nConnection: close\r\n\r\n";
     let answer = raw(&server, request).to_ascii_lowercase();
@@ -213,7 +216,7 @@ fn another_method_is_answered_with_those_that_there_are() {
 }
 
 #[test]
-fn a_body_of_another_type_is_told_which_one_is_right() {
+fn a_body_of_a_wrong_type_is_answered_with_the_right_type() {
     let server = server();
     for (path, sent, wanted) in [
         ("/v1/scopes", "", "application/json"),
@@ -255,14 +258,14 @@ fn a_body_that_is_too_large_is_read_and_refused() {
     assert_eq!((status, &problem["kind"]), (413, &"too_large".into()));
 }
 
-/// A head that says that more is to come than does.
+/// The beginning of a request whose body never arrives.
 const CUT: &[u8] = b"POST /v1/scopes HTTP/1.1\r\nHost: l\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{";
 
-/// A whole request that is answered without the engine.
+/// A complete request that is answered without using the engine.
 const ASKED: &[u8] = b"GET /v1/nothing HTTP/1.1\r\nHost: l\r\n\r\n";
 
 #[test]
-fn a_head_that_does_not_end_is_not_waited_for() {
+fn the_server_does_not_wait_for_a_head_without_an_end() {
     let server = server_with(Bounds {
         head: SOON,
         ..Bounds::default()
@@ -279,7 +282,7 @@ fn a_head_that_does_not_end_is_not_waited_for() {
 }
 
 #[test]
-fn a_body_that_stops_or_does_not_end_is_not_waited_for() {
+fn the_server_does_not_wait_for_a_body_that_stops_or_has_no_end() {
     for bounds in [
         Bounds {
             piece: SOON,
@@ -301,7 +304,7 @@ fn a_body_that_stops_or_does_not_end_is_not_waited_for() {
 }
 
 #[test]
-fn a_client_that_does_not_take_its_answers_is_hung_up_on() {
+fn the_connection_of_a_client_that_does_not_read_is_closed() {
     let server = server_with(Bounds {
         answer: SOON,
         ..Bounds::default()
@@ -324,12 +327,14 @@ fn thousands_of_idle_connections_keep_nobody_out() {
         ..Bounds::default()
     };
     let server = server_with(bounds);
-    // Under what a process may have open by default.
+    // In each pass, the test opens fewer connections than the number of files that a process may
+    // have open by default.
     for _ in 0..10 {
         let mut idle = Vec::new();
         for n in 0..300 {
             let mut stream = server.connect();
-            // Some hang in the middle, some after an answer.
+            // A quarter of the clients send nothing. Two quarters stop in the middle of a request,
+            // and the last quarter send a complete request.
             let begun = [&b""[..], b"GET /v1", CUT, ASKED][n % 4];
             stream.write_all(begun).unwrap();
             idle.push((begun, stream));
@@ -337,7 +342,9 @@ fn thousands_of_idle_connections_keep_nobody_out() {
                 assert_eq!(ask(&server, "GET", "/v1/tiers", "").0, 200);
             }
         }
-        // No more than there are places for are still open. When one was answered is not known here.
+        // At most `bounds.connections` connections are still open. They are among the newest
+        // connections, which the test therefore does not check. It also does not check connections
+        // with a complete request, because it does not know when the server has answered them.
         idle.truncate(idle.len() - bounds.connections);
         for (begun, stream) in idle {
             if begun != ASKED {
@@ -348,7 +355,7 @@ fn thousands_of_idle_connections_keep_nobody_out() {
 }
 
 #[test]
-fn a_request_that_is_worked_at_keeps_its_place() {
+fn a_request_that_is_being_handled_keeps_its_place() {
     let server = server_with(Bounds {
         connections: 3,
         ..Bounds::default()
@@ -358,7 +365,8 @@ fn a_request_that_is_worked_at_keeps_its_place() {
     asked
         .write_all(b"GET /v1/tiers HTTP/1.1\r\nHost: l\r\nConnection: close\r\n\r\n")
         .unwrap();
-    // Answered without the engine: the request before it has been read by now.
+    // The server answers this request without the engine. When the response arrives, the server has
+    // also read the earlier request, which is waiting for the engine.
     let nothing = || ask(&server, "GET", "/v1/nothing", "").0;
     assert_eq!(nothing(), 404);
     let idle: Vec<UnixStream> = (0..20).map(|_| server.connect()).collect();
@@ -370,7 +378,7 @@ fn a_request_that_is_worked_at_keeps_its_place() {
 }
 
 #[test]
-fn who_follows_events_keeps_its_place() {
+fn a_client_that_follows_events_keeps_its_place() {
     let server = server_with(Bounds {
         connections: 3,
         ..Bounds::default()
@@ -384,7 +392,7 @@ fn who_follows_events_keeps_its_place() {
         while !String::from_utf8_lossy(&read).contains(what) {
             let mut piece = [0; 4096];
             let got = follower.read(&mut piece).unwrap();
-            assert!(got > 0, "hung up on before {what}");
+            assert!(got > 0, "the connection was closed before {what}");
             read.extend_from_slice(&piece[..got]);
         }
     };
@@ -397,7 +405,7 @@ fn who_follows_events_keeps_its_place() {
 }
 
 #[test]
-fn who_goes_away_leaves_no_place_taken() {
+fn a_client_that_disconnects_gives_its_place_back() {
     let server = server_with(Bounds {
         connections: 2,
         ..Bounds::default()
@@ -429,7 +437,7 @@ fn thousands_of_requests_are_answered() {
                     };
                     let request = format!("GET /v1/tiers HTTP/1.1\r\nHost: l\r\n{closing}\r\n");
                     stream.write_all(request.as_bytes()).unwrap();
-                    // One at a time, since a whole answer fits into what one read takes.
+                    // The client sends one request at a time, so one read returns a whole response.
                     if n < 500 {
                         let mut answer = [0; 4096];
                         let length = stream.read(&mut answer).unwrap();
@@ -443,7 +451,7 @@ fn thousands_of_requests_are_answered() {
 }
 
 #[test]
-fn a_socket_in_use_is_not_taken_and_a_stale_one_is() {
+fn a_stale_socket_is_replaced_and_one_in_use_is_not() {
     let server = server();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

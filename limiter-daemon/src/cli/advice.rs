@@ -1,34 +1,57 @@
-//! What is valid and probably not meant.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Warnings of `limiter check` about settings that are valid but probably mistakes.
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
+use super::{
+    forwarding::{self, Forwarding},
+    listed::listed,
+    redirects::{self, Redirect},
+};
 use crate::{
     config::{Config, Tier, TierName},
+    domain::rate::Rate,
     kernel::{
         sockets::KernelSockets,
         topology::{self, Device},
     },
-    rate::Rate,
 };
 
-/// Ports on which TLS is usual, and no key can be read.
+/// Ports that usually carry TLS, in which limiter cannot read a key.
 const TLS_PORTS: [u16; 2] = [443, 8443];
 const NS_PER_DAY: u64 = 86_400_000_000_000;
 
-/// What there is on this host.
+/// The state of this host on which the warnings depend.
 pub(super) struct Host {
     devices: Vec<Device>,
     listeners: Vec<SocketAddr>,
+    redirects: Vec<Redirect>,
+    forwarding: Vec<Forwarding>,
 }
 
 impl Host {
-    /// As it is now. What the kernel does not say is not judged.
-    pub(super) fn look() -> Self {
+    /// Reads the current state of the host, as far as it affects packets that arrive on the
+    /// interfaces `attached`. If a part of the state cannot be read, there are no warnings about
+    /// that part.
+    pub(super) fn look(attached: &[&str]) -> Self {
         let listeners = KernelSockets::open().and_then(|mut sockets| sockets.listeners());
-        Self {
+        let mut host = Self {
             devices: topology::devices().unwrap_or_default(),
             listeners: listeners.unwrap_or_default(),
+            redirects: redirects::look(),
+            forwarding: Vec::new(),
+        };
+        for name in attached.iter().filter(|name| **name != "lo") {
+            let mut looked = vec![forwarding::look(name, None)];
+            looked.extend(
+                host.above(name)
+                    .into_iter()
+                    .map(|above| forwarding::look(above, Some(name))),
+            );
+            host.forwarding.extend(looked);
         }
+        host
     }
 
     fn device(&self, name: &str) -> Option<&Device> {
@@ -45,8 +68,9 @@ impl Host {
         self.listeners.iter().filter(move |at| at.port() == port)
     }
 
-    /// What packets of an interface also pass on this host: what it is a port of, what it lies on,
-    /// and what those are and lie on.
+    /// Returns the other interfaces of this host that a packet on `device` also passes: the lower
+    /// interface on which `device` is stacked, the bridge or bond that has `device` as a port, and,
+    /// by the same two rules, the interfaces that follow from each interface found.
     fn also_passed(&self, device: &Device) -> BTreeSet<&str> {
         let mut passed = BTreeSet::new();
         let mut next = vec![device];
@@ -64,7 +88,27 @@ impl Host {
     }
 }
 
-/// All of it, for a configuration that attaches to `attached`.
+impl Host {
+    /// Returns the interfaces on which the kernel also sees packets that arrive on the interface
+    /// `name`: the interfaces that are stacked on `name`, the bridge or bond that has `name` as a
+    /// port, and, by the same two rules, the interfaces that follow from each interface found.
+    fn above(&self, name: &str) -> BTreeSet<&str> {
+        let mut above = BTreeSet::new();
+        let mut next: Vec<&Device> = self.device(name).into_iter().collect();
+        while let Some(below) = next.pop() {
+            for device in &self.devices {
+                let lies_on_it = device.link == Some(below.index) && device.kind != "veth";
+                let is_above = lies_on_it || below.controller == Some(device.index);
+                if is_above && above.insert(device.name.as_str()) {
+                    next.push(device);
+                }
+            }
+        }
+        above
+    }
+}
+
+/// Returns all warnings for a configuration that attaches to `attached`.
 pub(super) fn likely_mistakes(config: &Config, attached: &[&str], host: &Host) -> Vec<String> {
     let mut warnings = Vec::new();
     for port in TLS_PORTS {
@@ -83,6 +127,14 @@ pub(super) fn likely_mistakes(config: &Config, attached: &[&str], host: &Host) -
         .collect();
     warnings.extend(counted_twice(&attached, host));
     warnings.extend(passed_by(&config.attach.ports, &attached, host));
+    warnings.extend(redirects::warnings(&config.attach.ports, &host.redirects));
+    warnings.extend(forwarding::warnings(&host.forwarding));
+    let redirected = attached.iter().filter(|device| device.has_xdp);
+    if let Some(names) = listed(redirected.map(|device| device.name.as_str())) {
+        warnings.push(format!(
+            "an XDP program sees packets on {names} before limiter: packets that it redirects are not limited"
+        ));
+    }
     for device in attached.iter().filter(|device| !device.is_up) {
         warnings.push(format!("the interface {} is down", device.name));
     }
@@ -100,20 +152,21 @@ fn of_tier(name: &TierName, tier: &Tier) -> Vec<String> {
             "the burst of the tier {name} is larger than its daily quota"
         ));
     }
-    // What the rate lets by in a day.
+    // Returns the maximum number of requests that the rate and the burst admit in a day.
     let most = |rate: Rate| NS_PER_DAY / rate.interval_ns() + burst;
     if let Some(rate) = tier.limits.rate
         && most(rate) < quota
     {
         warnings.push(format!(
-            "the daily quota of the tier {name} cannot be used up: its rate {rate} lets {} requests by in a day, the quota is {quota}",
+            "the daily quota of the tier {name} cannot be used up: it is {quota}, and the rate {rate} admits at most {} requests in a day",
             most(rate)
         ));
     }
     warnings
 }
 
-/// Two interfaces on one path: what passes both is looked at twice.
+/// Warns if packets pass two attached interfaces, because a request that passes both is inspected
+/// twice.
 fn counted_twice(attached: &[&Device], host: &Host) -> Vec<String> {
     let mut warnings = Vec::new();
     let names: BTreeSet<&str> = attached.iter().map(|device| device.name.as_str()).collect();
@@ -132,18 +185,19 @@ fn counted_twice(attached: &[&Device], host: &Host) -> Vec<String> {
                 _ => format!("sends and receives through {other}"),
             };
             warnings.push(format!(
-                "{} {how}: a request that passes both is looked at twice; attach one of them",
+                "{} {how}: a request that passes both is inspected twice; attach only one of them",
                 device.name
             ));
         }
-        // Each end names the other: said once.
+        // Each end of a veth pair refers to the other end. The names are compared to warn only
+        // once.
         if let Some(peer) = host.by_index(device.link)
             && device.kind == "veth"
             && device.name < peer.name
             && names.contains(peer.name.as_str())
         {
             warnings.push(format!(
-                "{} and {} are the two ends of a veth pair: a request that passes both is looked at twice; attach one of them",
+                "{} and {} are the two ends of a veth pair: a request that passes both is inspected twice; attach only one of them",
                 device.name, peer.name
             ));
         }
@@ -155,14 +209,14 @@ fn counted_twice(attached: &[&Device], host: &Host) -> Vec<String> {
         .collect();
     if others.len() < attached.len() && !others.is_empty() {
         warnings.push(format!(
-            "lo is attached beside {}: a request that comes in there, and that a proxy on this host passes on over lo to a guarded port, is counted twice; attach the one where requests are plain HTTP",
+            "lo and {} are attached: a request that arrives there, and that a proxy on this host forwards over lo to a guarded port, is counted twice; attach only the one where requests are plain HTTP",
             others.join(", ")
         ));
     }
     warnings
 }
 
-/// Requests that go to guarded ports by other ways than those that are attached.
+/// Warns if requests to guarded ports can arrive on interfaces that are not attached.
 fn passed_by(ports: &[u16], attached: &[&Device], host: &Host) -> Vec<String> {
     let mut warnings = Vec::new();
     let has_lo = attached.iter().any(|device| device.is_loopback);
@@ -181,19 +235,19 @@ fn passed_by(ports: &[u16], attached: &[&Device], host: &Host) -> Vec<String> {
         is_open |= !is_local;
         if is_local && !has_lo && has_other {
             warnings.push(format!(
-                "the server of port {port} listens at {} only, whose requests come over lo: attach lo",
+                "the server of port {port} only listens on {}, and its requests arrive on lo: attach lo",
                 first.ip()
             ));
         }
         if !is_local && has_lo && !has_other && other_ways {
             warnings.push(format!(
-                "port {port} is open to requests that come by other interfaces than lo, and are not limited: have its server listen at 127.0.0.1"
+                "port {port} is also open on other interfaces than lo, whose requests are not limited: let its server listen on 127.0.0.1"
             ));
         }
     }
     if is_open && !has_lo && has_other && host.listening(443).next().is_some() {
         warnings.push(
-            "a server on this host listens on port 443: what it takes out of TLS and passes on to a guarded port here goes over lo, which is not attached"
+            "a server on this host listens on port 443: if it decrypts TLS and forwards requests to a guarded port here, they go over lo, which is not attached"
                 .to_owned(),
         );
     }
@@ -205,7 +259,8 @@ mod tests {
     use super::*;
     use crate::config::Overlay;
 
-    /// `name kind link controller`, the last two by name or `-`; all are up.
+    /// Makes a host from devices, each with its name, kind, link and controller. The link and the
+    /// controller are names, or `-` for none. All devices are up.
     fn host(devices: &[(&str, &str, &str, &str)], listeners: &[&str]) -> Host {
         let index = |name: &str| {
             let at = devices.iter().position(|(of, ..)| *of == name)?;
@@ -219,10 +274,13 @@ mod tests {
             is_loopback: *name == "lo",
             link: index(link),
             controller: index(controller),
+            has_xdp: false,
         });
         Host {
             devices: devices.collect(),
             listeners: listeners.iter().map(|at| at.parse().unwrap()).collect(),
+            redirects: Vec::new(),
+            forwarding: Vec::new(),
         }
     }
 
@@ -244,7 +302,7 @@ mod tests {
     ];
 
     #[test]
-    fn two_attachments_on_one_path_are_named_with_how_they_hang_together() {
+    fn two_attachments_on_one_path_are_named_with_their_relation() {
         let host = host(&DEVICES, &[]);
         let config = config(&[80], "");
         for (attached, wanted) in [
@@ -259,7 +317,7 @@ mod tests {
             (&["br0", "veth0"], &["veth0 is a port of the bridge br0"]),
             (&["br0", "veth1"], &[]),
             (&["lo"], &[]),
-            (&["eth1", "lo"], &["lo is attached beside eth1"]),
+            (&["eth1", "lo"], &["lo and eth1 are attached"]),
         ] {
             let told = likely_mistakes(&config, attached, &host);
             assert_eq!(told.len(), wanted.len(), "{attached:?}: {told:?}");
@@ -270,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn ways_around_what_is_attached_are_named() {
+    fn ways_around_the_attached_interfaces_are_named() {
         let ways = [("lo", "", "-", "-"), ("eth0", "", "-", "-")];
         let config = config(&[80], "");
         for (attached, listeners, wanted) in [
@@ -280,7 +338,7 @@ mod tests {
             (&["eth0"], &["127.0.0.1:81"], ""),
             (&["lo"], &["127.0.0.1:80", "0.0.0.0:443"], ""),
             (&["lo"], &["0.0.0.0:80"], "other interfaces than lo"),
-            (&["eth0"], &["0.0.0.0:80", "0.0.0.0:443"], "out of TLS"),
+            (&["eth0"], &["0.0.0.0:80", "0.0.0.0:443"], "decrypts TLS"),
         ] {
             let told = likely_mistakes(&config, attached, &host(&ways, listeners));
             assert_eq!(
@@ -306,7 +364,7 @@ mod tests {
             ("[tiers.slow]\ndaily_quota = 1441\nrate = \"1/min\"\n", ""),
             (
                 "[tiers.slow]\ndaily_quota = 1442\nrate = \"1/min\"\n",
-                "lets 1441 requests by in a day, the quota is 1442",
+                "it is 1442, and the rate 1/min admits at most 1441 requests in a day",
             ),
             (
                 "[tiers.slow]\nrate = \"1/min\"\ndaily_quota = \"unlimited\"\n",

@@ -1,46 +1,51 @@
-//! What can be typed.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The command-line arguments.
 
 use std::{
     io,
     path::{Path, PathBuf},
 };
 
-use chrono::NaiveDate;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use super::{
-    SOCKET_NAME, examples,
-    moment::{Since, Until},
+    examples,
+    moment::{Date, Since, Until},
 };
 use crate::{
-    api::{ScopeMode, TopColumn},
     config::Overlay,
-    daemon::{Directories, RunOptions},
-    limits::{Bound, Changes},
-    rate::Rate,
-    scope::ScopeName,
+    domain::{
+        bound::{BURST, Bound, CONCURRENCY, CONNECTIONS, DAILY_QUOTA},
+        limits::Changes,
+        plain::{self, UnseenError},
+        rate::Rate,
+        scope::ScopeName,
+    },
+    protocol::{insight::TopColumn, requests::ScopeMode},
+    run::{Directories, RunOptions, SOCKET_NAME, offline::Pinned},
 };
 
-/// Where a daemon's control socket is by default.
+/// The default directory of the control socket.
 pub(super) const DEFAULT_RUNTIME: &str = "/run/limiter";
 const DEFAULT_STATE: &str = "/var/lib/limiter";
-/// Where maps and links are pinned by default.
+/// The default directory in which maps and links are pinned.
 const DEFAULT_PINS: &str = "/sys/fs/bpf/limiter";
 
-/// The default control socket.
+/// Returns the path of the default control socket.
 pub(super) fn default_socket() -> PathBuf {
     PathBuf::from(DEFAULT_RUNTIME).join(SOCKET_NAME)
 }
 
-/// Limits of API keys, kept in the kernel
+/// API-key rate limits, enforced in the kernel
 #[derive(Debug, Parser)]
 #[command(name = "limiter", version, arg_required_else_help = true, after_help = examples::LIMITER)]
 pub(super) struct Cli {
     /// The daemon's control socket [default: in the runtime directory; env: LIMITER_SOCKET]
     #[arg(long, global = true, value_name = "PATH")]
     pub(super) socket: Option<PathBuf>,
-    /// The directory that the control socket is in [default: /run/limiter]
+    /// The directory of the control socket [default: /run/limiter]
     #[arg(long, global = true, value_name = "DIR")]
     pub(super) runtime_dir: Option<PathBuf>,
     /// Print one JSON object or array instead of a table
@@ -52,92 +57,93 @@ pub(super) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Put limits into force and keep them up to date
+    /// Run the daemon, which puts limits into force and keeps them up to date
     #[command(after_help = examples::RUN)]
     Run(RunArgs),
-    /// Is the configuration valid, and what does it come to
+    /// Check the configuration, and show the settings that result from it
     #[command(after_help = examples::CHECK)]
     Check(CheckArgs),
-    /// Attached where, since when, totals, coverage, health
+    /// Show attachments, totals, coverage and health
     #[command(after_help = examples::STATUS)]
     Status,
-    /// Accounts and profiles
+    /// Manage scopes, which are accounts and profiles
     #[command(subcommand, after_help = examples::SCOPE)]
     Scope(ScopeCommand),
-    /// API keys
+    /// Manage API keys
     #[command(subcommand, after_help = examples::KEY)]
     Key(KeyCommand),
-    /// Limits of a scope's own
+    /// Set or clear the override of a scope
     #[command(subcommand, after_help = examples::LIMITS)]
     Limits(LimitsCommand),
-    /// Used, left, in flight, refused by reason, and when it starts again
+    /// Show the requests of scopes: used, left, in flight and refused
     #[command(after_help = examples::USAGE)]
     Usage {
         /// Only this scope
         #[arg(value_name = "SCOPE")]
         scope: Option<ScopeName>,
-        /// A past UTC day, like 2026-11-24
+        /// A UTC day: 2026-11-24, yesterday, today
         #[arg(long, value_name = "DATE")]
-        date: Option<NaiveDate>,
+        date: Option<Date>,
     },
-    /// Set today's count of a scope back to zero
+    /// Reset today's count of a scope to zero
     #[command(after_help = examples::RESET)]
     Reset {
         /// The scope
         #[arg(value_name = "SCOPE")]
         scope: ScopeName,
-        /// Why, for the audit trail
+        /// The reason, for the audit trail
         #[arg(long, value_name = "TEXT", value_parser = note)]
         note: String,
     },
-    /// Named limits
+    /// Show tiers, which are named sets of limits
     #[command(subcommand, after_help = examples::TIER)]
     Tier(TierCommand),
-    /// Who changed what, when and why; the oldest first
+    /// Show the audit trail of changes, with the oldest first
     #[command(after_help = examples::AUDIT)]
     Audit(AuditArgs),
-    /// Would a request pass now; if not, which limit is it, since when, until when
+    /// Explain whether a request would be admitted now, and if not, why and until when
     #[command(after_help = examples::EXPLAIN)]
     Explain {
-        /// A scope, or a key by its id
+        /// A scope, or the id of a key
         #[arg(value_name = "SCOPE|KEY-ID")]
         object: String,
     },
-    /// Refusals, changes and troubles: the latest, or as they come
+    /// Show events: refusals, changes and faults, either the latest or as they happen
     #[command(after_help = examples::EVENTS)]
     Events(EventsArgs),
-    /// The busiest scopes, live
+    /// Show the busiest scopes, live
     #[command(after_help = examples::TOP)]
     Top(TopArgs),
-    /// Read the configuration again; a bad one changes nothing
+    /// Read the configuration again; an invalid one changes nothing
     #[command(after_help = examples::RELOAD)]
     Reload,
-    /// Take everything down: attachments, maps and pins; with a daemon or without
+    /// Remove everything: attachments, maps and pins, whether or not a daemon is running
     #[command(after_help = examples::DETACH)]
     Detach(DetachArgs),
-    /// Completions for a shell
+    /// Print completions for a shell
     #[command(after_help = examples::COMPLETIONS)]
     Completions {
         /// The shell
         shell: Shell,
     },
-    /// Write the manual pages, of limiter and of each command
+    /// Write the manual pages of limiter and of each command
     #[command(hide = true)]
     ManPages {
-        /// Where to
+        /// The directory for the pages
         directory: PathBuf,
     },
 }
 
 #[derive(Debug, Args)]
 pub(super) struct ConfigArgs {
-    /// The configuration [default: /etc/limiter/limiter.toml]
+    /// The configuration file [default: /etc/limiter/limiter.toml]
     #[arg(short = 'c', long = "config", value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Attach to this interface (name or glob) instead of the file's; may be repeated
+    /// Attach to this interface (name, alternative name or glob) instead of those of the file; may
+    /// be repeated
     #[arg(long = "interface", value_name = "IF")]
     interfaces: Vec<String>,
-    /// Guard this server port instead of the file's; may be repeated
+    /// Guard this server port instead of those of the file; may be repeated
     #[arg(long = "port", value_name = "P")]
     ports: Vec<u16>,
 }
@@ -156,15 +162,18 @@ impl ConfigArgs {
 pub(super) struct RunArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Where the store and the hash secret are
+    /// The directory of the store and the hash secret
     #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
     state_dir: PathBuf,
-    /// Where maps and links are pinned, on a BPF file system
+    /// The directory in which maps and links are pinned, on a BPF file system
     #[arg(long, value_name = "DIR", default_value = DEFAULT_PINS)]
     pin_dir: PathBuf,
-    /// Take everything down at the end, instead of leaving limits in force
+    /// Remove everything when the daemon stops, instead of leaving limits in force
     #[arg(long)]
     detach_on_exit: bool,
+    /// Run even if the pins vanish with this process, as they do in a separate mount namespace
+    #[arg(long)]
+    private_mounts: bool,
 }
 
 impl RunArgs {
@@ -182,6 +191,7 @@ impl RunArgs {
             },
             overlay: self.overlay(),
             detach_on_exit: self.detach_on_exit,
+            private_mounts: self.private_mounts,
         }
     }
 }
@@ -194,68 +204,77 @@ pub(super) struct CheckArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct DetachArgs {
-    /// Where the store is that the last counts are written to, for when no daemon answers
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
-    state_dir: PathBuf,
-    /// Where maps and links are pinned, for when no daemon answers
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_PINS)]
-    pin_dir: PathBuf,
+    /// The directory of the store, to which the last counts are written if no daemon is running
+    /// [default: /var/lib/limiter]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// The directory in which maps and links are pinned [default: /sys/fs/bpf/limiter]
+    #[arg(long, value_name = "DIR")]
+    pin_dir: Option<PathBuf>,
 }
 
 impl DetachArgs {
-    /// Those of the daemon that is gone.
-    pub(super) fn directories(&self, runtime: Option<&Path>) -> Directories {
-        Directories {
-            state: self.state_dir.clone(),
-            runtime: runtime.map_or_else(|| PathBuf::from(DEFAULT_RUNTIME), Path::to_path_buf),
-            pins: self.pin_dir.clone(),
-            socket: None,
+    /// Returns the directories that this process uses if no daemon is running.
+    pub(super) fn pinned(&self, runtime: Option<&Path>) -> Pinned {
+        let or_default = |path: &Option<PathBuf>, default: &str| {
+            path.clone().unwrap_or_else(|| PathBuf::from(default))
+        };
+        Pinned {
+            state: or_default(&self.state_dir, DEFAULT_STATE),
+            pins: or_default(&self.pin_dir, DEFAULT_PINS),
+            runtime: runtime.map(Path::to_path_buf),
         }
+    }
+
+    /// Returns whether the command line contains `--state-dir` or `--pin-dir`.
+    pub(super) fn names_directories(&self) -> bool {
+        self.state_dir.is_some() || self.pin_dir.is_some()
     }
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ScopeCommand {
-    /// Add an account (`acme`) or a profile (`acme/web`); a profile needs no account
+    /// Add an account (`acme`) or a profile (`acme/web`), which does not need an account
     #[command(after_help = examples::SCOPE_ADD)]
     Add {
-        /// Its name
+        /// The name of the scope
         #[arg(value_name = "SCOPE")]
         scope: ScopeName,
-        /// Its tier [default: master for an account, profile for a profile]
+        /// The tier [default: master for an account, profile for a profile]
         #[arg(long, value_name = "TIER")]
         tier: Option<String>,
     },
-    /// All scopes
+    /// List all scopes
     #[command(after_help = examples::SCOPE_LIST)]
     List,
-    /// One scope: tier, limits, override, keys
+    /// Show one scope with its tier, limits, override and keys
     #[command(after_help = examples::SCOPE_SHOW)]
     Show {
-        /// Its name
+        /// The name of the scope
         #[arg(value_name = "SCOPE")]
         scope: ScopeName,
     },
-    /// Enforce a scope's limits, or only count what they would refuse
+    /// Enforce a scope's limits, or only count the requests that they would refuse
     #[command(after_help = examples::SCOPE_MODE)]
     Mode {
-        /// Its name
+        /// The name of the scope
         #[arg(value_name = "SCOPE")]
         scope: ScopeName,
-        /// From its next request on
+        /// The mode from the scope's next request on
         #[arg(value_name = "MODE")]
         mode: ScopeMode,
-        /// Why, for the audit trail
+        /// The reason, for the audit trail
         #[arg(long, value_name = "TEXT", value_parser = note)]
         note: String,
     },
-    /// Remove a scope; its usage stays on record
+    /// Remove a scope and revoke its keys for good; its usage is kept
     #[command(after_help = examples::SCOPE_REMOVE)]
     Remove {
-        /// Its name
+        /// The name of the scope
         #[arg(value_name = "SCOPE")]
         scope: ScopeName,
-        /// Also when keys of it are active
+        /// Remove the scope even if it has active keys, which get 401 from then on and cannot be
+        /// registered again
         #[arg(long)]
         with_keys: bool,
     },
@@ -263,58 +282,67 @@ pub(super) enum ScopeCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyCommand {
-    /// Make a key and show it, this once
+    /// Generate a key and print it; it is not shown again
     #[command(after_help = examples::KEY_CREATE)]
     Create {
-        /// The scope it is of
+        /// The scope of the key
         #[arg(value_name = "SCOPE")]
         scope: ScopeName,
-        /// What to call it
-        #[arg(long, value_name = "LABEL")]
+        /// A label for the key
+        #[arg(long, value_name = "LABEL", value_parser = label)]
         label: Option<String>,
     },
     /// Register an existing key from standard input, or many from a file
     #[command(after_help = examples::KEY_IMPORT)]
     #[command(group(clap::ArgGroup::new("what").required(true).args(["scope", "csv"])))]
     Import {
-        /// The scope it is of
+        /// The scope of the key
         #[arg(value_name = "SCOPE")]
         scope: Option<ScopeName>,
-        /// What to call it
-        #[arg(long, value_name = "LABEL", conflicts_with = "csv")]
+        /// A label for the key
+        #[arg(long, value_name = "LABEL", value_parser = label,
+            conflicts_with = "csv")]
         label: Option<String>,
-        /// Many keys: a header line `scope,key`, with `label` and `tier` if wanted
-        #[arg(long, value_name = "FILE")]
+        /// A file of keys with the header line `scope,key` and optional columns `label` and `tier`;
+        /// `-` is standard input
+        ///
+        /// The columns are separated by commas. The file is imported as a whole or not at all. A
+        /// key that is registered for the same scope already is not changed.
+        #[arg(long, value_name = "FILE|-")]
         csv: Option<PathBuf>,
     },
-    /// What is known of a key from standard input: well-formed, registered, its scope and state
+    /// Check a key from standard input: whether it is well-formed and registered, and its scope and
+    /// state
     #[command(after_help = examples::KEY_CHECK)]
     Check,
-    /// All keys, or a scope's; never the keys themselves
+    /// List all keys or those of a scope, by their ids
     #[command(after_help = examples::KEY_LIST)]
     List {
-        /// Only of this scope
+        /// Only keys of this scope
         #[arg(value_name = "SCOPE")]
         scope: Option<ScopeName>,
+        /// List the keys of removed scopes instead; all of them are revoked
+        #[arg(long)]
+        removed: bool,
     },
     /// Answer a key's requests with 401 until it is enabled again
     #[command(after_help = examples::KEY_DISABLE)]
     Disable {
-        /// The key's id
+        /// The id of the key
         #[arg(value_name = "ID")]
         id: String,
     },
     /// Admit a disabled key's requests again
     #[command(after_help = examples::KEY_ENABLE)]
     Enable {
-        /// The key's id
+        /// The id of the key
         #[arg(value_name = "ID")]
         id: String,
     },
-    /// Answer a key's requests with 401 for ever
+    /// Answer a key's requests with 401 for good, even after its scope is removed
     #[command(after_help = examples::KEY_REVOKE)]
     Revoke {
-        /// The key's id
+        /// The id of the key
         #[arg(value_name = "ID")]
         id: String,
     },
@@ -322,16 +350,16 @@ pub(super) enum KeyCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum LimitsCommand {
-    /// Give a scope limits of its own; those not named stay as they are
+    /// Override limits of a scope; limits that are not named stay as they are
     #[command(after_help = examples::LIMITS_SET)]
     Set(SetArgs),
-    /// Back to the limits of the scope's tier
+    /// Remove the override of a scope, so that the limits of its tier apply
     #[command(after_help = examples::LIMITS_CLEAR)]
     Clear {
         /// The scope
         #[arg(value_name = "SCOPE")]
         scope: ScopeName,
-        /// Why, for the audit trail
+        /// The reason, for the audit trail
         #[arg(long, value_name = "TEXT", value_parser = note)]
         note: String,
     },
@@ -344,25 +372,35 @@ pub(super) struct SetArgs {
     /// The scope
     #[arg(value_name = "SCOPE")]
     pub(super) scope: ScopeName,
-    /// Requests a UTC day
-    #[arg(long, value_name = "N|unlimited")]
+    /// The maximum number of requests in a UTC day
+    #[arg(long, value_name = "N|unlimited",
+        value_parser = |text: &str| DAILY_QUOTA.parse(text))]
     daily_quota: Option<Bound<u64>>,
-    /// Requests in a time, like 1/ms, 100/s, 30/min
+    /// The maximum number of requests in a window, like 1/ms, 100/s, 30/min
     #[arg(long, value_name = "R|unlimited")]
     rate: Option<Bound<Rate>>,
-    /// Requests that may come at once after a pause
-    #[arg(long, value_name = "N")]
+    /// The maximum number of requests that may arrive at once after a pause
+    #[arg(long, value_name = "N",
+        value_parser = |text: &str| BURST.parse_number(text))]
     burst: Option<u64>,
-    /// Requests in flight
-    #[arg(long, value_name = "N|unlimited")]
+    /// The maximum number of requests in flight
+    #[arg(long, value_name = "N|unlimited",
+        value_parser = |text: &str| CONCURRENCY.parse(text))]
     concurrency: Option<Bound<u64>>,
-    /// Open connections
-    #[arg(long, value_name = "N|unlimited")]
+    /// The maximum number of open connections
+    #[arg(long, value_name = "N|unlimited",
+        value_parser = |text: &str| CONNECTIONS.parse(text))]
     connections: Option<Bound<u64>>,
-    /// When it ends by itself: 2026-12-31, 2026-12-31T18:00:00Z, or from now on 90m, 36h, 7d
-    #[arg(long, value_name = "T")]
+    /// The end of the override: 2026-12-31, 2026-12-31T18:00:00Z, after 90m, 36h or 7d, or never
+    ///
+    /// All limits of an override have the same end. To add a limit to an override that has an end,
+    /// give that end with --until. To change the end of limits that were set before, add --for-all.
+    #[arg(long, value_name = "T|never")]
     pub(super) until: Option<Until>,
-    /// Why, for the audit trail
+    /// Let --until also change the end of limits that were set before
+    #[arg(long, requires = "until")]
+    pub(super) for_all: bool,
+    /// The reason, for the audit trail
     #[arg(long, value_name = "TEXT", value_parser = note)]
     pub(super) note: String,
 }
@@ -381,20 +419,21 @@ impl SetArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TierCommand {
-    /// All tiers
+    /// List all tiers
     #[command(after_help = examples::TIER_LIST)]
     List,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct AuditArgs {
-    /// Only what concerns this scope, or this key by its id
+    /// Only changes of this scope, or of the key with this id
     #[arg(value_name = "SCOPE|ID")]
     pub(super) object: Option<String>,
-    /// Only from then on: 2026-11-24, 2026-11-24T18:00:00Z, or the last 90m, 36h, 7d
+    /// Only changes since this time: 2026-11-24, 2026-11-24T18:00:00Z, or within the last 90m, 36h
+    /// or 7d
     #[arg(long, value_name = "T")]
     pub(super) since: Option<Since>,
-    /// The last so many of them
+    /// The maximum number of changes; if there are more, the latest are shown
     #[arg(long, value_name = "N", default_value_t = 100,
         value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(super) limit: u32,
@@ -402,10 +441,10 @@ pub(super) struct AuditArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct EventsArgs {
-    /// Go on with what happens from now on, over restarts of the daemon too
+    /// Continue with events as they happen, also across restarts of the daemon
     #[arg(short, long)]
     pub(super) follow: bool,
-    /// The last so many of what the daemon remembers
+    /// The maximum number of past events; if there are more, the latest are shown
     #[arg(long, value_name = "N", default_value_t = 20,
         value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub(super) limit: u32,
@@ -413,27 +452,36 @@ pub(super) struct EventsArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct TopArgs {
-    /// What to sort by first
+    /// The initial sort column
     #[arg(long, value_name = "COLUMN", default_value = "rate")]
     pub(super) by: TopColumn,
-    /// Only scopes with this in their names
+    /// Only scopes whose names contain this text
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub(super) filter: String,
 }
 
-/// A reason that says something.
+/// Parses a reason, which must not be empty.
 fn note(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
-        return Err("the note is empty: say why, for the audit trail".to_owned());
+        return Err("the note is empty: give the reason for the audit trail".to_owned());
     }
-    Ok(text.to_owned())
+    plain(text).map_err(|why| format!("the note {why}"))
+}
+
+/// Parses the label of a key.
+fn label(text: &str) -> Result<String, String> {
+    plain(text).map_err(|why| format!("the label {why}"))
+}
+
+fn plain(text: &str) -> Result<String, UnseenError> {
+    plain::check(text).map(|()| text.to_owned())
 }
 
 pub(super) fn print_completions(shell: Shell) {
     clap_complete::generate(shell, &mut Cli::command(), "limiter", &mut io::stdout());
 }
 
-/// Writes `limiter.1`, `limiter-run.1` and so on.
+/// Writes `limiter.1`, `limiter-run.1` and the other manual pages.
 pub(super) fn write_man_pages(directory: &Path) -> io::Result<()> {
     clap_mangen::generate_to(Cli::command(), directory)
 }

@@ -1,4 +1,6 @@
-//! `limiter check`: is the configuration valid, and what does it come to.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `limiter check`: checks the configuration, and shows the settings that result from it.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
@@ -13,41 +15,147 @@ use super::{
     terminal::warn,
 };
 use crate::{
-    api::TierView,
-    config::{
-        Config, Handshake, Healing, Http2, Malformed, MissingKey, OnLimit, TableFull, UnknownKey,
-        Untracked,
-    },
-    daemon::resolve_or_refuse,
-    limits::Limits,
+    config::{Config, Healing},
+    domain::{limits::Limits, plain::counted},
+    engine::publish::reload::resolve_or_refuse,
+    protocol::views::TierView,
 };
 
 pub(super) fn check(args: &CheckArgs, as_json: bool) -> Result<(), Failure> {
     let config = Config::load(&args.config.overlay())?;
-    let interfaces = resolve_or_refuse(&config)?;
-    let mut warnings: Vec<String> = interfaces
-        .warnings
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    let names: Vec<&str> = interfaces
+    let found = resolve_or_refuse(&config)?;
+    let names: Vec<&str> = found
         .interfaces
         .iter()
         .map(|interface| interface.name.as_str())
         .collect();
-    warnings.extend(likely_mistakes(&config, &names, &Host::look()));
-    let sources: Vec<String> = config.sources.iter().map(ToString::to_string).collect();
-    let policy = policy(&config);
+    let mut warnings: Vec<String> = found.warnings.iter().map(ToString::to_string).collect();
+    warnings.extend(likely_mistakes(&config, &names, &Host::look(&names)));
     if as_json {
-        return render::json(&CheckView {
+        return render::json(&CheckView::new(&config, &names, warnings));
+    }
+    render::lines(&text(&config, &names))?;
+    render::tiers(&tiers(&config).collect::<Vec<_>>(), false)?;
+    warnings.iter().for_each(|text| warn(text));
+    Ok(())
+}
+
+/// Returns the settings as lines for people, with an empty line before the table of tiers.
+fn text(config: &Config, interfaces: &[&str]) -> Vec<String> {
+    let file = match &config.file {
+        Some(file) => format!("{} is valid", file.display()),
+        None => "the command line is valid".to_owned(),
+    };
+    let interfaces = match interfaces {
+        [] => "none at present".to_owned(),
+        names => names.join(", "),
+    };
+    let mut lines = vec![
+        file,
+        format!("interfaces   {interfaces}"),
+        format!("ports        {}", joined(&config.attach.ports)),
+        format!("key sources  {}", joined(&config.sources)),
+    ];
+    // The policies are in alphabetical order, as in JSON.
+    let policy: BTreeMap<_, _> = config.policy.entries().into_iter().collect();
+    lines.extend(
+        policy
+            .iter()
+            .map(|(name, value)| format!("{name:<12} {value}")),
+    );
+    let Healing {
+        check_interval,
+        suspect_after,
+        recount_interval,
+    } = config.healing;
+    let metrics = config.metrics.listen.map_or_else(
+        || "off".to_owned(),
+        |address| format!("http://{address}/metrics"),
+    );
+    lines.extend([
+        format!(
+            "healing      check connections silent for {suspect_after} every {check_interval}, recount every {recount_interval}"
+        ),
+        format!(
+            "accounting   up to {} ahead of the store, then {}",
+            counted(config.accounting.ahead, "request"),
+            config.accounting.unattended.as_str()
+        ),
+        format!(
+            "history      usage of the last {}",
+            counted(config.history.keep.0, "day")
+        ),
+        format!(
+            "control      the group {} may read, {} may make changes",
+            config.control.group, config.control.admin_group
+        ),
+        format!("metrics      {metrics}"),
+        String::new(),
+    ]);
+    lines
+}
+
+fn joined(values: &[impl ToString]) -> String {
+    let values: Vec<String> = values.iter().map(ToString::to_string).collect();
+    values.join(", ")
+}
+
+fn tiers(config: &Config) -> impl Iterator<Item = TierView> {
+    config.tiers.iter().map(|(name, tier)| TierView {
+        tier: name.to_string(),
+        limits: tier.limits,
+        mode: tier.mode.unwrap_or(config.policy.mode).as_str().to_owned(),
+        scopes: 0,
+    })
+}
+
+/// `check`: the settings that result from the configuration.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct CheckView {
+    /// Always true. The errors of an invalid configuration go to standard error, with exit status
+    /// 2.
+    valid: bool,
+    /// The configuration file; `null` if all settings come from the command line.
+    file: Option<PathBuf>,
+    /// The interfaces that exist now.
+    interfaces: Vec<String>,
+    /// The server ports whose traffic is limited.
+    guarded_ports: Vec<u16>,
+    /// The places where requests carry their key, in the order in which they are tried.
+    sources: Vec<String>,
+    /// The policies, by name.
+    policy: BTreeMap<&'static str, String>,
+    /// All tiers, including the built-in ones.
+    tiers: Vec<CheckedTier>,
+    /// The intervals at which counts are checked and corrected.
+    healing: HealingView,
+    /// The number of requests by which counts may run ahead of the store.
+    accounting: AccountingView,
+    /// The groups that may use the control socket.
+    control: ControlView,
+    /// The period for which the usage of past days is kept.
+    history: HistoryView,
+    /// The page of metrics.
+    metrics: MetricsView,
+    /// Settings that are probably mistakes.
+    warnings: Vec<String>,
+}
+
+impl CheckView {
+    fn new(config: &Config, interfaces: &[&str], warnings: Vec<String>) -> Self {
+        Self {
             valid: true,
             file: config.file.clone(),
-            interfaces: names.into_iter().map(str::to_owned).collect(),
+            interfaces: interfaces.iter().map(|name| (*name).to_owned()).collect(),
             guarded_ports: config.attach.ports.clone(),
-            sources,
-            policy,
-            tiers: tiers(&config).map(CheckedTier::from).collect(),
-            healing: healing(&config),
+            sources: config.sources.iter().map(ToString::to_string).collect(),
+            policy: config.policy.entries().into_iter().collect(),
+            tiers: tiers(config).map(CheckedTier::from).collect(),
+            healing: HealingView {
+                check_interval: config.healing.check_interval.to_string(),
+                suspect_after: config.healing.suspect_after.to_string(),
+                recount_interval: config.healing.recount_interval.to_string(),
+            },
             accounting: AccountingView {
                 ahead: config.accounting.ahead.into(),
                 unattended: config.accounting.unattended.as_str().to_owned(),
@@ -65,114 +173,18 @@ pub(super) fn check(args: &CheckArgs, as_json: bool) -> Result<(), Failure> {
                 program_time: config.metrics.program_time,
             },
             warnings,
-        });
+        }
     }
-    let file = config.file.as_ref().map_or_else(
-        || "the command line alone".to_owned(),
-        |file| file.display().to_string(),
-    );
-    let ports: Vec<String> = config
-        .attach
-        .ports
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    let mut lines = vec![
-        format!("{file} is valid"),
-        format!(
-            "interfaces   {}",
-            if names.is_empty() {
-                "none now".to_owned()
-            } else {
-                names.join(", ")
-            }
-        ),
-        format!("ports        {}", ports.join(", ")),
-        format!("keys from    {}", sources.join(", ")),
-    ];
-    for (name, value) in &policy {
-        lines.push(format!("{name:<12} {value}"));
-    }
-    let Healing {
-        check_interval,
-        suspect_after,
-        recount_interval,
-    } = config.healing;
-    lines.push(format!(
-        "healing      check every {check_interval} what is silent for {suspect_after}, recount every {recount_interval}"
-    ));
-    lines.push(format!(
-        "accounting   {} requests ahead of the store, then {}",
-        config.accounting.ahead,
-        config.accounting.unattended.as_str()
-    ));
-    lines.push(format!(
-        "history      usage of the last {} days",
-        config.history.keep.0
-    ));
-    lines.push(format!(
-        "control      the group {} reads, {} changes",
-        config.control.group, config.control.admin_group
-    ));
-    lines.push(match config.metrics.listen {
-        Some(address) => format!("metrics      http://{address}/metrics"),
-        None => "metrics      nowhere".to_owned(),
-    });
-    lines.push(String::new());
-    render::lines(&lines)?;
-    render::tiers(&tiers(&config).collect::<Vec<_>>(), false)?;
-    warnings.iter().for_each(|text| warn(text));
-    Ok(())
-}
-
-fn tiers(config: &Config) -> impl Iterator<Item = TierView> {
-    config.tiers.iter().map(|(name, tier)| TierView {
-        tier: name.to_string(),
-        limits: tier.limits,
-        mode: tier.mode.unwrap_or(config.policy.mode).as_str().to_owned(),
-        scopes: 0,
-    })
-}
-
-/// `check`: what the configuration comes to.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct CheckView {
-    /// It is: what is not valid is told on standard error, with exit status 2.
-    valid: bool,
-    /// Its file; `null` when the command line said all.
-    file: Option<PathBuf>,
-    /// Interfaces that are there now.
-    interfaces: Vec<String>,
-    /// Server ports whose traffic is limited.
-    guarded_ports: Vec<u16>,
-    /// Where requests carry their key, in order.
-    sources: Vec<String>,
-    /// What happens in each case, by name.
-    policy: BTreeMap<&'static str, String>,
-    /// All tiers, the built-in ones too.
-    tiers: Vec<CheckedTier>,
-    /// How often counts are checked.
-    healing: HealingView,
-    /// How far counts may run ahead of the store.
-    accounting: AccountingView,
-    /// Who may use the control socket.
-    control: ControlView,
-    /// How long past days are kept.
-    history: HistoryView,
-    /// The page for Prometheus.
-    metrics: MetricsView,
-    /// What is probably not meant.
-    warnings: Vec<String>,
 }
 
 /// A tier.
 #[derive(Debug, Serialize, JsonSchema)]
 struct CheckedTier {
-    /// Its name.
+    /// The name of the tier.
     tier: String,
-    /// Its limits.
+    /// The limits of the tier.
     limits: Limits,
-    /// `enforce` or `observe`, as it comes to with `policy.mode`.
+    /// The mode in force, `enforce` or `observe`. It is the tier's own mode, or else `policy.mode`.
     mode: String,
 }
 
@@ -186,7 +198,7 @@ impl From<TierView> for CheckedTier {
     }
 }
 
-/// `[healing]`, with units.
+/// The section `[healing]`. Each duration includes its unit.
 #[derive(Debug, Serialize, JsonSchema)]
 struct HealingView {
     check_interval: String,
@@ -194,110 +206,32 @@ struct HealingView {
     recount_interval: String,
 }
 
-/// `[accounting]`.
+/// The section `[accounting]`.
 #[derive(Debug, Serialize, JsonSchema)]
 struct AccountingView {
-    /// Requests.
+    /// The number of requests by which counts may be ahead of the store.
     ahead: u64,
     unattended: String,
 }
 
-/// `[control]`.
+/// The section `[control]`.
 #[derive(Debug, Serialize, JsonSchema)]
 struct ControlView {
     group: String,
     admin_group: String,
 }
 
-/// `[metrics]`.
+/// The section `[metrics]`.
 #[derive(Debug, Serialize, JsonSchema)]
 struct MetricsView {
-    /// Where it is; `null`: nowhere.
+    /// The address of the page; `null` if the page is not served.
     listen: Option<SocketAddr>,
     top_scopes: usize,
     program_time: bool,
 }
 
-/// `[history]`, with its unit.
+/// The section `[history]`. The period includes its unit.
 #[derive(Debug, Serialize, JsonSchema)]
 struct HistoryView {
     keep: String,
-}
-
-fn policy(config: &Config) -> BTreeMap<&'static str, String> {
-    let policy = &config.policy;
-    let unknown_key = match &policy.unknown_key {
-        UnknownKey::Pass => "pass".to_owned(),
-        UnknownKey::Reject => "reject".to_owned(),
-        UnknownKey::Tier(tier) => format!("tier:{tier}"),
-    };
-    let words = [
-        ("mode", policy.mode.as_str()),
-        (
-            "missing_key",
-            match policy.missing_key {
-                MissingKey::Pass => "pass",
-                MissingKey::Reject => "reject",
-            },
-        ),
-        (
-            "malformed",
-            match policy.malformed {
-                Malformed::Reject => "reject",
-                Malformed::Pass => "pass",
-            },
-        ),
-        (
-            "on_limit",
-            match policy.on_limit {
-                OnLimit::Close => "close",
-                OnLimit::Reset => "reset",
-                OnLimit::Drop => "drop",
-            },
-        ),
-        (
-            "untracked",
-            match policy.untracked {
-                Untracked::Pass => "pass",
-                Untracked::Reject => "reject",
-            },
-        ),
-        (
-            "table_full",
-            match policy.table_full {
-                TableFull::Reject => "reject",
-                TableFull::Pass => "pass",
-            },
-        ),
-        (
-            "http2",
-            match policy.http2 {
-                Http2::Pass => "pass",
-                Http2::Reset => "reset",
-            },
-        ),
-        (
-            "handshake",
-            match policy.handshake {
-                Handshake::Pass => "pass",
-                Handshake::Defer => "defer",
-            },
-        ),
-    ];
-    let mut policy: BTreeMap<_, _> = words.map(|(name, word)| (name, word.to_owned())).into();
-    policy.insert("unknown_key", unknown_key);
-    policy
-}
-
-fn healing(config: &Config) -> HealingView {
-    let Healing {
-        check_interval,
-        suspect_after,
-        recount_interval,
-    } = config.healing;
-    HealingView {
-        check_interval: check_interval.to_string(),
-        suspect_after: suspect_after.to_string(),
-        recount_interval: recount_interval.to_string(),
-    }
 }

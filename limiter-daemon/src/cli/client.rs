@@ -1,4 +1,6 @@
-//! The control interface's first client.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The client of the control interface.
 
 use std::{
     convert::Infallible,
@@ -18,26 +20,37 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use nix::unistd::{Gid, Group};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::{net::UnixStream, task::JoinHandle};
 
 use super::exit::Failure;
-use crate::api::{ApiError, ProblemBody};
+use crate::{
+    domain::plain::{self, Shown},
+    files,
+    protocol::error::{ApiError, ProblemBody},
+};
 
-/// How long to wait for an answer. An import of a million keys takes its time.
+/// The time limit for a response. It is long, because an import of a million keys takes a while.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// A daemon, by its socket.
+/// A client of the daemon that listens on a socket.
 #[derive(Clone)]
 pub(super) struct Client {
     socket: PathBuf,
+    as_json: bool,
 }
 
 impl Client {
-    pub(super) fn new(socket: &Path) -> Self {
+    /// Makes a client. With `as_json`, the strings in responses are kept unchanged for `--json`.
+    /// Without `as_json`, invisible characters in these strings are escaped. The store may contain
+    /// such characters if an older limiter or another program has written to it.
+    pub(super) fn new(socket: &Path, as_json: bool) -> Self {
         Self {
             socket: socket.to_path_buf(),
+            as_json,
         }
     }
 
@@ -69,7 +82,7 @@ impl Client {
         self.run(self.exchange(method, path, content_type, Full::from(body)))
     }
 
-    /// Waits for an answer, and takes it apart.
+    /// Waits for a response, and parses it.
     pub(super) fn run<T: DeserializeOwned>(
         &self,
         answer: impl Future<Output = Result<(StatusCode, Bytes), Failure>>,
@@ -84,22 +97,28 @@ impl Client {
                 .unwrap_or_else(|_elapsed| {
                     let seconds = PATIENCE.as_secs();
                     Err(Failure::failed(format!(
-                        "the daemon gave no answer in {seconds} seconds"
+                        "the daemon did not respond within {seconds} seconds"
                     )))
                 })
         })?;
         self.read(status, &body)
     }
 
-    /// What an answer says.
+    /// Returns the value in the body of a successful response. For any other response, returns the
+    /// error in its body.
     pub(super) fn read<T: DeserializeOwned>(
         &self,
         status: StatusCode,
         body: &[u8],
     ) -> Result<T, Failure> {
         if status.is_success() {
-            return serde_json::from_slice(body)
-                .context("the daemon's answer is not what this limiter expects: are both of one version?")
+            let answer = if self.as_json {
+                serde_json::from_slice(body)
+            } else {
+                shown(body)
+            };
+            return answer
+                .context("the response of the daemon cannot be parsed: use a command and a daemon of the same version")
                 .map_err(Failure::from);
         }
         match serde_json::from_slice::<ProblemBody>(body) {
@@ -109,13 +128,13 @@ impl Client {
             }
             .into()),
             Err(_) => Err(Failure::failed(format!(
-                "what answers at {} is not a limiter: it says {status}",
+                "the server at {} is not limiter: it responded with {status}",
                 self.socket.display()
             ))),
         }
     }
 
-    /// One request and its answer, on a connection of their own.
+    /// Sends one request on its own connection, and returns the response.
     pub(super) async fn exchange(
         &self,
         method: Method,
@@ -136,10 +155,14 @@ impl Client {
     }
 
     fn broken(&self) -> String {
-        format!("the daemon at {} hung up", self.socket.display())
+        format!(
+            "the daemon at {} closed the connection",
+            self.socket.display()
+        )
     }
 
-    /// One request and the beginning of its answer; the rest comes as long as the task runs.
+    /// Sends one request, and returns the head of the response and the task that runs the
+    /// connection. The body of the response can be read as long as that task runs.
     pub(super) async fn begin(
         &self,
         method: Method,
@@ -147,6 +170,11 @@ impl Client {
         content_type: &str,
         body: impl Body<Data = Bytes, Error = Infallible> + Send + 'static,
     ) -> Result<(Response<Incoming>, JoinHandle<hyper::Result<()>>), Failure> {
+        // The daemon's user could replace the socket by a symbolic link to the socket of another
+        // service. Requests from root, which may contain keys, would then reach that service. A
+        // link that belongs to neither root nor this user is therefore refused.
+        files::refuse_foreign_link(&self.socket)
+            .map_err(|error| Failure::failed(error.to_string()))?;
         let stream = connect(&self.socket).map_err(|error| self.no_daemon(&error))?;
         let broken = || self.broken();
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
@@ -165,7 +193,7 @@ impl Client {
         Ok((response, connection))
     }
 
-    /// The group that may use the socket.
+    /// Returns the name of the group that may use the socket.
     fn group(&self) -> Option<String> {
         let id = std::fs::metadata(&self.socket).ok()?.gid();
         let group = Group::from_gid(Gid::from_raw(id)).ok()?;
@@ -181,22 +209,23 @@ impl Client {
                     .map(|group| format!(", or as a member of the group {group}"))
                     .unwrap_or_default();
                 Failure::failed(format!(
-                    "no permission to use the control socket {socket}: run this as root{or_member}"
+                    "permission to use the control socket {socket} is denied: run this as root{or_member}"
                 ))
             }
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 Failure::Unreachable(format!(
-                    "no daemon answers at {socket}: start it with `limiter run`, or name its socket with --socket"
+                    "no daemon is listening at {socket}: start one with `limiter run`, or name its socket with --socket"
                 ))
             }
-            _ => Failure::Unreachable(format!("no daemon answers at {socket}: {error}")),
+            _ => Failure::Unreachable(format!("cannot connect to a daemon at {socket}: {error}")),
         }
     }
 }
 
-/// Connects, if need be after some who came before: without blocking the kernel would refuse while
-/// the daemon has not taken those (`unix_stream_connect` in `net/unix/af_unix.c`). Nothing else is to
-/// be done meanwhile.
+/// Connects with a blocking socket. If the queue of the daemon's socket is full, the kernel returns
+/// an error for a non-blocking connect(2), but lets a blocking connect(2) wait
+/// (`unix_stream_connect` in `net/unix/af_unix.c`). Blocking is harmless, because the process has
+/// nothing else to do.
 fn connect(path: &Path) -> io::Result<UnixStream> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_write_timeout(Some(PATIENCE))?;
@@ -205,22 +234,42 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
     UnixStream::from_std(socket.into())
 }
 
-/// No body.
+/// Parses a response, and escapes the invisible characters in its strings.
+pub(super) fn shown<T: DeserializeOwned>(body: &[u8]) -> serde_json::Result<T> {
+    let mut answer = serde_json::from_slice(body)?;
+    show(&mut answer);
+    serde_json::from_value(answer)
+}
+
+fn show(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            if plain::check(text).is_err() {
+                *text = Shown(text).to_string();
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(show),
+        Value::Object(fields) => fields.values_mut().for_each(show),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// Returns an empty body.
 pub(super) fn empty() -> Full<Bytes> {
     Full::default()
 }
 
-/// A part of a path: everything but letters, digits and the harmless marks is escaped.
+/// The characters that are percent-encoded in a path segment or in a value of a query. They include
+/// all characters that are not `unreserved` in RFC 3986, section 2.3.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// Percent-encodes a path segment or a value of a query.
 pub(super) fn escape(part: &str) -> String {
-    let mut escaped = String::new();
-    for byte in part.bytes() {
-        if byte.is_ascii_alphanumeric() || b"._-".contains(&byte) {
-            escaped.push(char::from(byte));
-        } else {
-            escaped.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    escaped
+    utf8_percent_encode(part, ENCODED).to_string()
 }
 
 #[cfg(test)]
@@ -228,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slash_in_a_scope_stays_within_its_part() {
+    fn the_slash_of_a_scope_is_encoded() {
         assert_eq!(escape("acme/web"), "acme%2Fweb");
         assert_eq!(escape("k_1 ?"), "k_1%20%3F");
     }

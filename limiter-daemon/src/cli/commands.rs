@@ -1,4 +1,6 @@
-//! The commands that ask a daemon.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The commands that send requests to a daemon.
 
 use std::{
     io::{self, Read as _},
@@ -7,7 +9,6 @@ use std::{
 
 use anyhow::Context as _;
 use hyper::Method;
-use limiter_common::abi::MAX_KEY;
 use serde_json::json;
 use zeroize::Zeroizing;
 
@@ -19,25 +20,28 @@ use super::{
     client::{Client, escape},
     events,
     exit::Failure,
-    explain, import, render, status, top,
+    explain, import,
+    moment::Date,
+    render, status, top,
 };
 use crate::{
-    api::{
-        AddScope, AuditView, CheckKey, CreateKey, CreatedKey, ImportKey, KeyCheck, KeyView, Noted,
-        Report, SetLimits, SetMode, rfc3339,
+    domain::{plain, scope::ScopeName},
+    protocol::{
+        requests::{AddScope, CheckKey, CreateKey, ImportKey, Noted, SetLimits, SetMode},
+        views::{AuditView, CreatedKey, KeyCheck, KeyView, Report, rfc3339},
     },
-    scope::ScopeName,
 };
 
 pub(super) fn run(command: Command, socket: Option<&Path>, json: bool) -> Result<(), Failure> {
     let socket = socket.map_or_else(default_socket, Path::to_path_buf);
-    let client = Client::new(&socket);
+    let client = Client::new(&socket, json);
     match command {
         Command::Status => status::status(&client.get("/v1/status")?, json),
         Command::Scope(command) => scope(&client, command, json),
         Command::Key(command) => key(&client, command, json),
         Command::Limits(command) => limits(&client, command, json),
         Command::Usage { scope, date } => {
+            let date = date.map(Date::day);
             let query = date.map(|date| format!("?date={date}")).unwrap_or_default();
             match scope {
                 Some(scope) => {
@@ -63,6 +67,10 @@ pub(super) fn run(command: Command, socket: Option<&Path>, json: bool) -> Result
             explain::explain(&view, json)
         }
         Command::Events(args) if args.follow => events::follow(&client, args.limit, json),
+        Command::Events(args) if args.limit == 0 => Err(Failure::Usage(
+            "`--limit 0` would show no event: give a number from 1 to 1000, or add --follow to show only new events"
+                .to_owned(),
+        )),
         Command::Events(args) => {
             let path = format!("/v1/events?limit={}", args.limit);
             events::recent(&client.get::<Vec<_>>(&path)?, json)
@@ -70,15 +78,15 @@ pub(super) fn run(command: Command, socket: Option<&Path>, json: bool) -> Result
         Command::Top(args) => top::top(client, &args, json),
         Command::Reload => {
             let report: Report = client.post("/v1/reload")?;
-            render::report(&report, "nothing has changed", json)
+            render::report(&report, "the configuration has not changed", json)
         }
         Command::Run(_)
         | Command::Check(_)
         | Command::Detach(_)
         | Command::Completions { .. }
         | Command::ManPages { .. } => {
-            // `dispatch` keeps these for itself: they do not ask a daemon first.
-            Err(Failure::failed("this command does not ask a daemon"))
+            // `dispatch` handles these commands itself, since they do not begin with a request.
+            Err(Failure::failed("this command does not send a request to a daemon"))
         }
     }
 }
@@ -87,7 +95,7 @@ fn scope(client: &Client, command: ScopeCommand, json: bool) -> Result<(), Failu
     match command {
         ScopeCommand::Add { scope, tier } => {
             let view = client.send(Method::POST, "/v1/scopes", &AddScope { scope, tier })?;
-            render::scope(&view, json)
+            render::changed_scope(&view, json)
         }
         ScopeCommand::List => render::scopes(&client.get::<Vec<_>>("/v1/scopes")?, json),
         ScopeCommand::Show { scope } => {
@@ -95,10 +103,8 @@ fn scope(client: &Client, command: ScopeCommand, json: bool) -> Result<(), Failu
         }
         ScopeCommand::Mode { scope, mode, note } => {
             let path = scope_path(&scope, "/mode");
-            render::scope(
-                &client.send(Method::PUT, &path, &SetMode { mode, note })?,
-                json,
-            )
+            let view = client.send(Method::PUT, &path, &SetMode { mode, note })?;
+            render::changed_scope(&view, json)
         }
         ScopeCommand::Remove { scope, with_keys } => {
             let path = format!("{}?with_keys={with_keys}", scope_path(&scope, ""));
@@ -157,12 +163,16 @@ fn key(client: &Client, command: KeyCommand, json: bool) -> Result<(), Failure> 
             let _wiped = Zeroizing::new(request.key);
             render::key_check(&check, json)
         }
-        KeyCommand::List { scope } => {
-            let query = scope
+        KeyCommand::List { scope, removed } => {
+            let of = scope
                 .as_ref()
-                .map(|scope| format!("?scope={}", escape(scope.as_str())))
+                .map(|scope| format!("&scope={}", escape(scope.as_str())))
                 .unwrap_or_default();
-            let keys: Vec<_> = client.get(&format!("/v1/keys{query}"))?;
+            let keys: Vec<_> = client.get(&format!("/v1/keys?removed={removed}{of}"))?;
+            if removed && keys.is_empty() && !json {
+                let of = scope.map_or_else(String::new, |scope| format!(" called {scope}"));
+                return render::lines(&[format!("there are no keys of removed scopes{of}")]);
+            }
             render::keys(&keys, scope.as_ref(), json)
         }
         KeyCommand::Disable { id } => change(&id, "disable"),
@@ -171,11 +181,15 @@ fn key(client: &Client, command: KeyCommand, json: bool) -> Result<(), Failure> 
     }
 }
 
-/// A key from standard input: one line, its end not part of it. Never from the command line,
-/// where every user of the host could read it.
+/// The maximum number of bytes that are read from standard input for a key, which is the maximum
+/// size of the head of a request. This number exceeds the maximum length of a key, because `key
+/// check` also accepts longer values. The kernel may have created a scope for such a value.
+const MAX_VALUE: u64 = 16 * 1024;
+
+/// Reads a key from standard input. The key is one line, without its line end. It is not an
+/// argument, because every user of the host can see the arguments of a process.
 fn read_key() -> Result<Zeroizing<String>, Failure> {
-    // A little more than a key, so that one that is too long is told from one that fits.
-    let limit = (MAX_KEY * 4) as u64;
+    let limit = MAX_VALUE;
     let mut text = Zeroizing::new(String::new());
     io::stdin()
         .take(limit)
@@ -190,19 +204,25 @@ fn limits(client: &Client, command: LimitsCommand, json: bool) -> Result<(), Fai
     match command {
         LimitsCommand::Set(args) => {
             let SetArgs {
-                scope, until, note, ..
+                scope,
+                until,
+                for_all,
+                note,
+                ..
             } = &args;
             let request = SetLimits {
                 limits: args.changes(),
-                until: until.map(|until| until.at()),
+                until: until.map(|until| until.end()),
+                for_all: *for_all,
                 note: note.clone(),
             };
             let view = client.send(Method::PUT, &scope_path(scope, "/limits"), &request)?;
-            render::scope(&view, json)
+            render::changed_scope(&view, json)
         }
         LimitsCommand::Clear { scope, note } => {
             let path = scope_path(&scope, "/limits");
-            render::scope(&client.send(Method::DELETE, &path, &Noted { note })?, json)
+            let view = client.send(Method::DELETE, &path, &Noted { note })?;
+            render::changed_scope(&view, json)
         }
     }
 }
@@ -218,21 +238,22 @@ fn audit(client: &Client, args: &AuditArgs, json: bool) -> Result<(), Failure> {
     let entries: Vec<AuditView> = client.get(&path)?;
     let nothing = match (&args.object, &args.since) {
         (Some(object), _) => format!(
-            "no such changes of {object} on record: `limiter audit` shows those of all scopes and keys"
+            "the audit trail has no matching changes of {object}: `limiter audit` shows the changes of all scopes and keys"
         ),
         (None, Some(_)) => {
-            "no changes since then on record: without --since there are all".to_owned()
+            "the audit trail has no changes since then: `limiter audit` shows all changes".to_owned()
         }
         (None, None) => {
-            "no changes on record yet: what `scope`, `key`, `limits` and `reset` change comes here"
+            "the audit trail has no changes yet: it will show the changes of `scope`, `key`, `limits` and `reset`"
                 .to_owned()
         }
     };
     render::audit(&entries, &nothing, json)?;
     if !json && entries.len() == args.limit as usize {
         eprintln!(
-            "these are the last {} entries: --limit shows more",
-            args.limit
+            "limiter: only the last {} {} shown: use --limit for more",
+            plain::counted(args.limit, "change"),
+            if args.limit == 1 { "is" } else { "are" }
         );
     }
     Ok(())

@@ -1,4 +1,7 @@
-//! `limiter detach`: by the daemon if one runs, by ourselves if not.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `limiter detach`: removes the programs, their maps and the pins. A running daemon does this
+//! itself. If no daemon is running, this process does it.
 
 use std::{
     path::Path,
@@ -6,56 +9,80 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    args::{DetachArgs, default_socket},
-    client::Client,
-    exit::Failure,
-    render,
-};
+use tokio::{net::UnixStream, runtime::Builder};
+
+use super::{args::DetachArgs, client::Client, exit::Failure, render, socket::SocketSettings};
 use crate::{
-    api::{Report, user_name},
-    daemon::{Directories, LockError, detach_offline},
+    api::user_name,
+    protocol::views::Report,
+    run::{
+        lock::{DirectoryLock, LockError},
+        offline::{self, Pinned},
+    },
 };
 
-/// How long a daemon that ends may take to let go of its locks.
+/// The maximum time for which this process waits until a stopping daemon releases its locks.
 const END: Duration = Duration::from_secs(5);
-/// Between two looks for that.
+/// The time between two attempts to take the locks.
 const LOOK: Duration = Duration::from_millis(20);
 
 pub(super) fn detach(
     args: &DetachArgs,
-    runtime: Option<&Path>,
-    socket: Option<&Path>,
+    settings: &SocketSettings,
     json: bool,
 ) -> Result<(), Failure> {
-    let socket = socket.map_or_else(default_socket, Path::to_path_buf);
-    let report = match Client::new(&socket).post("/v1/detach") {
-        Ok(report) => report,
-        Err(Failure::Unreachable(_no_daemon)) => {
-            without_daemon(&args.directories(runtime), Duration::ZERO)?
-        }
-        // It ended as it was asked. What it had done of it need not be done again.
-        Err(failure) if failure.is_hang_up() => without_daemon(&args.directories(runtime), END)?,
-        Err(failure) => return Err(failure),
+    let socket = settings.to_ask();
+    let pinned = args.pinned(settings.runtime.as_deref());
+    // `is_meant` means that the daemon at the socket is asked to detach. If the command line names
+    // only directories, the daemon at the default socket may use other directories, and the limits
+    // of that daemon have to stay in force. That daemon is therefore asked only if it holds the
+    // lock of the named directories.
+    let is_meant = !args.names_directories()
+        || settings.is_typed()
+        || DirectoryLock::holder(&pinned.pins).is_some_and(|pid| listener(&socket) == Some(pid));
+    let report = if is_meant {
+        ask(&socket, &pinned, json)?
+    } else {
+        without_daemon(&pinned, Duration::ZERO)?
     };
-    render::report(&report, "nothing was attached and nothing pinned", json)
+    render::report(&report, "nothing was attached or pinned", json)
 }
 
-fn without_daemon(directories: &Directories, patience: Duration) -> Result<Report, Failure> {
+/// Asks the daemon at a socket to detach itself. If no daemon is running, this process detaches the
+/// programs.
+fn ask(socket: &Path, pinned: &Pinned, json: bool) -> Result<Report, Failure> {
+    match Client::new(socket, json).post("/v1/detach") {
+        Ok(report) => Ok(report),
+        Err(Failure::Unreachable(_no_daemon)) => without_daemon(pinned, Duration::ZERO),
+        // The daemon stopped before it sent a response. Some programs, maps or pins may still
+        // exist, and this process removes them.
+        Err(failure) if failure.is_hang_up() => without_daemon(pinned, END),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Returns the id of the process that listens on a socket.
+fn listener(socket: &Path) -> Option<u32> {
+    let runtime = Builder::new_current_thread().enable_io().build().ok()?;
+    let stream = runtime.block_on(UnixStream::connect(socket)).ok()?;
+    stream.peer_cred().ok()?.pid()?.try_into().ok()
+}
+
+fn without_daemon(pinned: &Pinned, patience: Duration) -> Result<Report, Failure> {
     let who = format!(
         "{} (no daemon)",
         user_name(nix::unistd::Uid::current().as_raw())
     );
     let start = Instant::now();
     let detached = loop {
-        match detach_offline(directories, who.clone()) {
+        match offline::detach(pinned, who.clone()) {
             Err(error) if is_held(&error) && start.elapsed() < patience => thread::sleep(LOOK),
             detached => break detached,
         }
     };
     detached.map_err(|error| match error.downcast::<LockError>() {
         Ok(LockError::Held { path, holder }) => Failure::failed(format!(
-            "a daemon{} is using {}: name its socket with --socket, so that it detaches itself, or other directories (--state-dir, --runtime-dir, --pin-dir)",
+            "a daemon{} is using {}: name its socket with --socket so that it detaches itself, or name other directories (--state-dir, --runtime-dir, --pin-dir)",
             holder.map_or_else(String::new, |pid| format!(" (pid {pid})")),
             path.display()
         )),

@@ -1,4 +1,6 @@
-//! `limiter events`.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `limiter events`, which prints the latest events or follows new ones.
 
 use std::{
     io::{self, Write as _},
@@ -10,24 +12,30 @@ use http_body_util::BodyExt as _;
 use hyper::{Method, Response, body::Incoming};
 
 use super::{
-    client::{Client, empty},
+    client::{Client, empty, shown},
     exit::Failure,
     render::{json, lines},
     terminal::{BAD, CHANGED, GOOD, NOTABLE, paint},
 };
-use crate::api::{EventKind, EventView, rfc3339};
+use crate::{
+    domain::plain::escaped_json,
+    protocol::{
+        events::{EventKind, EventView},
+        views::rfc3339,
+    },
+};
 
-/// How long to wait before the daemon is looked for again.
+/// The time between two attempts to reconnect to a daemon.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// The latest events.
+/// Prints the latest events.
 pub(super) fn recent(events: &[EventView], as_json: bool) -> Result<(), Failure> {
     if as_json {
         return json(&events);
     }
     if events.is_empty() {
         return lines(&[
-            "nothing has happened since the daemon started: --follow waits for what comes"
+            "there are no events since the daemon started: use --follow to wait for new ones"
                 .to_owned(),
         ]);
     }
@@ -35,7 +43,7 @@ pub(super) fn recent(events: &[EventView], as_json: bool) -> Result<(), Failure>
     lines(&text)
 }
 
-/// An event, for people: when, what kind, whose, why and how often.
+/// Returns an event as a line for people.
 fn line(event: &EventView) -> String {
     let at = rfc3339(&event.at);
     let style = match event.kind {
@@ -73,24 +81,25 @@ fn times(count: u64) -> String {
     }
 }
 
-/// Why the events end.
+/// The reason why the stream of events ends.
 enum End {
-    /// The daemon has gone.
+    /// The daemon has stopped.
     Daemon,
-    /// Nobody reads what is printed any more.
+    /// The reader of standard output has closed it.
     Reader,
 }
 
-/// How far the events have been followed.
+/// A reader of the stream of events.
 struct Follower {
     as_json: bool,
-    /// The number of the last one.
+    /// The number of the last event that was read.
     last: u64,
     limit: u32,
 }
 
-/// Prints the last `limit` events and then each as it comes, until it is interrupted. While no daemon
-/// answers it waits for one; only the first time that is an error.
+/// Prints the last `limit` events, and then each new event until the command is interrupted. If the
+/// daemon stops, the command waits for the next daemon. The command fails if there is no daemon
+/// when it starts.
 pub(super) fn follow(client: &Client, limit: u32, as_json: bool) -> Result<(), Failure> {
     let mut follower = Follower {
         as_json,
@@ -111,7 +120,7 @@ impl Follower {
             if matches!(self.print(stream).await?, End::Reader) {
                 return Ok(());
             }
-            note("the daemon went away: waiting for the next one");
+            note("the daemon has stopped: waiting for the next one");
             stream = loop {
                 tokio::time::sleep(AGAIN).await;
                 match self.open(client).await {
@@ -120,7 +129,7 @@ impl Follower {
                     Err(failure) => return Err(failure),
                 }
             };
-            note("a daemon answers again; what was refused in between stands in `limiter usage`");
+            note("connected to a daemon again: `limiter usage` includes the refusals in between");
         }
     }
 
@@ -134,22 +143,25 @@ impl Follower {
             .await;
         let response = match answer {
             Ok((response, _running)) => response,
-            // It went while it was asked.
+            // The daemon stopped during the request.
             Err(failure) if failure.is_hang_up() => {
-                return Err(Failure::Unreachable("the daemon went away".to_owned()));
+                return Err(Failure::Unreachable("the daemon has stopped".to_owned()));
             }
             Err(failure) => return Err(failure),
         };
         if response.status().is_success() {
-            // All that the next daemon remembers is new.
+            // After a reconnection, the daemon sends all missed events that it still has. It keeps
+            // at most 1,000 events.
             self.limit = 1000;
             return Ok(response);
         }
         let status = response.status();
         let body = response.into_body().collect().await;
-        let body = body.context("the daemon hung up")?.to_bytes();
+        let body = body.context("the daemon closed the connection")?.to_bytes();
         client.read::<serde_json::Value>(status, &body)?;
-        Err(Failure::failed("the daemon's answer makes no sense"))
+        Err(Failure::failed(
+            "the response of the daemon cannot be parsed",
+        ))
     }
 
     async fn print(&mut self, response: Response<Incoming>) -> Result<End, Failure> {
@@ -179,18 +191,23 @@ impl Follower {
         Ok(End::Daemon)
     }
 
-    /// Whole lines as they are printed.
+    /// Returns the text to print for complete lines of the stream.
     fn text(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
         let mut text = Vec::new();
         for bytes in bytes.split(|byte| *byte == b'\n') {
             if bytes.is_empty() {
                 continue;
             }
-            let event: EventView = serde_json::from_slice(bytes)
-                .context("an event is not what this limiter expects: are both of one version?")?;
+            let event: EventView = if self.as_json {
+                serde_json::from_slice(bytes)
+            } else {
+                shown(bytes)
+            }
+            .context("an event cannot be parsed: use a command and a daemon of the same version")?;
             self.last = self.last.max(event.id);
             if self.as_json {
-                text.extend_from_slice(bytes);
+                let json = String::from_utf8_lossy(bytes);
+                text.extend_from_slice(escaped_json(&json).as_bytes());
             } else {
                 text.extend_from_slice(line(&event).as_bytes());
             }
@@ -200,7 +217,7 @@ impl Follower {
     }
 }
 
-/// For people, apart from what is read.
+/// Prints a message on standard error, separate from the events.
 fn note(text: &str) {
     eprintln!("limiter: {text}");
 }
@@ -232,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_read_however_they_are_cut() {
+    fn events_are_read_across_empty_lines() {
         let mut follower = Follower {
             as_json: true,
             last: 0,

@@ -1,31 +1,33 @@
-//! What `--help` shows at its end: a test parses each line that begins with `limiter`.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The examples at the end of `--help`. A test parses each line that begins with `limiter`.
 
 pub(super) const LIMITER: &str = "\
 Examples:
-  limiter check                          # is the configuration valid
-  limiter status                         # attached where, totals, health
+  limiter check                          # check the configuration
+  limiter status                         # attachments, totals, health
   limiter scope add acme/web             # a profile: 1,000 requests a day
-  limiter key create acme/web            # prints its key, once
-  limiter usage acme/web --json          # used, left, refused; for programs
-  limiter explain acme/web               # would a request pass now
+  limiter key create acme/web            # prints a new key, only this once
+  limiter usage acme/web --json          # used, left and refused, for programs
+  limiter explain acme/web               # would a request be admitted now?
   limiter top                            # the busiest scopes, live";
 
 pub(super) const RUN: &str = "\
 Examples:
-  limiter run                            # as /etc/limiter/limiter.toml says
+  limiter run                            # with /etc/limiter/limiter.toml
   limiter run --interface lo --port 8080 # without a file
   limiter run -c other.toml --state-dir /var/lib/other --runtime-dir /run/other --pin-dir /sys/fs/bpf/other";
 
 pub(super) const CHECK: &str = "\
 Examples:
   limiter check
-  limiter check -c new.toml              # before it is put in place
-  limiter check --json                   # `warnings` names likely mistakes";
+  limiter check -c new.toml              # before it is installed
+  limiter check --json                   # `warnings` has likely mistakes";
 
 pub(super) const STATUS: &str = "\
 Examples:
   limiter status
-  limiter status --json                  # `health` is empty when all is well
+  limiter status --json                  # `health` is empty if everything works
   limiter --socket /run/other/limiter.sock status";
 
 pub(super) const SCOPE: &str = "\
@@ -68,13 +70,14 @@ pub(super) const KEY_CREATE: &str = "\
 Examples:
   limiter key create acme/web
   limiter key create acme/web --label \"build server\"
-  limiter key create acme/web > web.key  # the key alone goes to standard output";
+  limiter key create acme/web > web.key  # only the key goes to standard output";
 
 pub(super) const KEY_IMPORT: &str = "\
 Examples:
   limiter key import acme/web < web.key
   limiter key import acme/web --label old < web.key
-  limiter key import --csv keys.csv      # scope,key and, if wanted, label,tier";
+  limiter key import --csv keys.csv      # scope,key and optionally label,tier
+  limiter key import --csv - < keys.csv";
 
 pub(super) const KEY_CHECK: &str = "\
 Examples:
@@ -84,7 +87,8 @@ Examples:
 pub(super) const KEY_LIST: &str = "\
 Examples:
   limiter key list
-  limiter key list acme/web --json";
+  limiter key list acme/web --json
+  limiter key list --removed             # keys that were revoked with their scopes";
 
 pub(super) const KEY_DISABLE: &str = "\
 Examples:
@@ -107,6 +111,7 @@ pub(super) const LIMITS_SET: &str = "\
 Examples:
   limiter limits set acme/web --daily-quota 5000 --note \"syncs 300 profiles\"
   limiter limits set acme --rate 5/ms --burst 10 --until 7d --note \"migration\"
+  limiter limits set acme --burst 20 --until never --for-all --note \"for good\"
   limiter limits set acme --daily-quota unlimited --until 2099-01-01 --note \"contract 17\"";
 
 pub(super) const LIMITS_CLEAR: &str = "\
@@ -118,6 +123,7 @@ Examples:
   limiter usage                          # all scopes, today
   limiter usage acme/web
   limiter usage acme/web --date 2026-11-24
+  limiter usage --date yesterday
   limiter usage --json";
 
 pub(super) const RESET: &str = "\
@@ -142,7 +148,7 @@ Examples:
 pub(super) const EXPLAIN: &str = "\
 Examples:
   limiter explain acme/web
-  limiter explain k_7qm2xw4dza           # is it the key, or its scope
+  limiter explain k_7qm2xw4dza           # is it the key or its scope?
   limiter explain acme/web --json        # `verdict`, `reason`, `until`";
 
 pub(super) const EVENTS: &str = "\
@@ -153,7 +159,7 @@ Examples:
 
 pub(super) const TOP: &str = "\
 Examples:
-  limiter top                            # q ends it; its last line names the keys
+  limiter top                            # q quits; the last lines list the keys
   limiter top --by quota --filter acme
   limiter top --json                     # once, for programs";
 
@@ -164,7 +170,8 @@ Examples:
 pub(super) const DETACH: &str = "\
 Examples:
   limiter detach                         # nothing is limited from then on
-  limiter detach --pin-dir /sys/fs/bpf/other";
+  limiter detach --socket /run/other/limiter.sock
+  limiter detach --state-dir /var/lib/other --pin-dir /sys/fs/bpf/other";
 
 pub(super) const COMPLETIONS: &str = "\
 Examples:
@@ -177,7 +184,7 @@ mod tests {
 
     use crate::cli::args::Cli;
 
-    /// Each command and subcommand that is shown, with the words that lead to it.
+    /// Collects the visible commands and subcommands, each with the words that select it.
     fn commands(command: &clap::Command, path: &str, found: &mut Vec<(String, String)>) {
         let examples = command.get_after_help().map(ToString::to_string);
         found.push((path.to_owned(), examples.unwrap_or_default()));
@@ -196,7 +203,8 @@ mod tests {
             let mut of_it = 0;
             for line in help.lines() {
                 assert!(line.len() <= 110, "{path}: too wide: {line}");
-                // Without a comment, another command before it, and where it reads from and writes to.
+                // Removes the comment at the end of the line, the command before `&&`, and
+                // redirections.
                 let line = line.split(" # ").next().unwrap_or_default();
                 let line = line.split(" && ").last().unwrap_or_default();
                 let line = line.split(['<', '>']).next().unwrap_or_default().trim();

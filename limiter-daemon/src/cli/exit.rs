@@ -1,20 +1,23 @@
-//! The one place where exit statuses are decided.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The failures of commands, and their exit statuses.
 
 use std::{fmt::Write as _, process::ExitCode};
 
 use crate::{
-    api::{ApiError, Kind},
     config::ConfigError,
+    domain::plain::shown_lines,
+    protocol::error::{ApiError, Kind},
 };
 
-/// Why a command did not do what it was asked.
+/// The reason why a command failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// It could not: exit status 1.
+    /// The command failed (exit status 1).
     Failed(anyhow::Error),
-    /// It was asked wrongly, or the configuration is invalid: exit status 2.
+    /// The command line or the configuration is invalid (exit status 2).
     Usage(String),
-    /// No daemon answers: exit status 3.
+    /// No daemon can be reached (exit status 3).
     Unreachable(String),
 }
 
@@ -23,7 +26,7 @@ impl Failure {
         Self::Failed(anyhow::anyhow!(message.into()))
     }
 
-    /// Whether the daemon went away before it had answered.
+    /// Returns whether the daemon closed the connection before its response was complete.
     pub(super) fn is_hang_up(&self) -> bool {
         matches!(self, Self::Failed(error) if error.is::<hyper::Error>())
     }
@@ -36,7 +39,7 @@ impl Failure {
         })
     }
 
-    /// Says why, on standard error; through the log for the daemon, whose errors belong there.
+    /// Reports the reason on standard error or, for the daemon, through its log (`through_log`).
     pub(super) fn tell(&self, through_log: bool) {
         let mut text = String::new();
         match self {
@@ -46,7 +49,7 @@ impl Failure {
             }
             Self::Usage(message) | Self::Unreachable(message) => text.push_str(message),
         }
-        for line in text.lines() {
+        for line in shown_lines(&text).lines() {
             if through_log {
                 log::error!("{line}");
             } else {
@@ -81,7 +84,8 @@ impl From<ApiError> for Failure {
 
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        // An error of the daemon's own says what kind it is, here as over the socket.
+        // An error of the daemon has a kind, even if the error did not arrive over the socket. The
+        // kind determines the exit status.
         match error.downcast::<ApiError>() {
             Ok(error) => error.into(),
             Err(error) => Self::Failed(error),
@@ -94,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_typed_wrongly_is_usage_and_what_was_read_is_not() {
+    fn an_invalid_request_is_a_usage_error_and_an_invalid_key_is_not() {
         for (error, usage) in [
             (ApiError::invalid("x"), true),
             (ApiError::configuration("x"), true),

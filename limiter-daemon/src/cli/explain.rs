@@ -1,4 +1,6 @@
-//! What `limiter explain` prints for people.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Prints `limiter explain` for people.
 
 use serde_json::Value;
 
@@ -8,7 +10,10 @@ use super::{
     table::Table,
     terminal::{BAD, GOOD, NOTABLE, paint},
 };
-use crate::api::{ExplainView, LimitView, Verdict, rfc3339};
+use crate::protocol::{
+    insight::{ExplainView, LimitView, Verdict},
+    views::rfc3339,
+};
 
 pub(super) fn explain(view: &ExplainView, as_json: bool) -> Result<(), Failure> {
     if as_json {
@@ -25,9 +30,9 @@ fn text(view: &ExplainView) -> Vec<String> {
     if view.verdict == Verdict::Refused {
         let until = match (&view.until, view.reason.as_deref()) {
             (Some(until), _) => rfc3339(until),
-            (None, Some("concurrency")) => "one of the requests in flight is answered".to_owned(),
-            (None, Some("connections")) => "one of the connections ends".to_owned(),
-            (None, _) => "somebody changes it".to_owned(),
+            (None, Some("concurrency")) => "a request in flight is answered".to_owned(),
+            (None, Some("connections")) => "a connection ends".to_owned(),
+            (None, _) => "an operator changes it".to_owned(),
         };
         text.push(format!("until        {until}"));
     }
@@ -38,7 +43,7 @@ fn text(view: &ExplainView) -> Vec<String> {
         text.push(format!("scope        {scope} ({tier})"));
     }
     if let (Some(mode), Some(from)) = (&view.mode, &view.mode_from) {
-        text.push(format!("mode         {mode}, as its {from} says"));
+        text.push(format!("mode         {mode} (from the {from})"));
     }
     if let Some(own) = &view.own {
         let until = own.until.as_ref().map(rfc3339);
@@ -65,12 +70,12 @@ fn text(view: &ExplainView) -> Vec<String> {
 fn verdict(view: &ExplainView) -> String {
     let reason = view.reason.as_deref().unwrap_or_default().replace('_', " ");
     match view.verdict {
-        Verdict::Passes => paint(GOOD, "would pass"),
+        Verdict::Passes => paint(GOOD, "would be admitted"),
         Verdict::Observed => format!(
-            "{}, and be counted as one that enforcement refuses: {reason}",
-            paint(GOOD, "would pass")
+            "{}, and counted as one that would be refused if limits were enforced: {reason}",
+            paint(GOOD, "would be admitted")
         ),
-        Verdict::Held => paint(NOTABLE, "would wait for a moment"),
+        Verdict::Held => paint(NOTABLE, "would be held back for a moment"),
         Verdict::Refused => {
             let status = view.status.map(|status| format!(" with {status}"));
             format!(
@@ -83,14 +88,7 @@ fn verdict(view: &ExplainView) -> String {
 }
 
 fn limits(limits: &[LimitView]) -> Vec<String> {
-    let mut table = Table::new(&[
-        "LIMIT",
-        ">VALUE",
-        ">USED",
-        "FROM",
-        "STANDS IN THE WAY",
-        "UNTIL",
-    ]);
+    let mut table = Table::new(&["LIMIT", ">VALUE", ">USED", "FROM", "REACHED", "UNTIL"]);
     for limit in limits {
         let value = match &limit.value {
             Value::Null => "unlimited".to_owned(),
@@ -121,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_told_with_its_limit_and_its_end() {
+    fn a_refusal_is_printed_with_its_limit_and_its_end() {
         let view: ExplainView = serde_json::from_value(json!({
             "scope": "acme/web", "key": null, "at": "2026-11-24T12:00:00Z",
             "verdict": "refused", "reason": "daily_quota", "status": 429,
@@ -148,10 +146,10 @@ mod tests {
                 "since        2026-11-24T11:00:00Z",
                 "until        2026-11-25T00:00:00Z",
                 "scope        acme/web (profile)",
-                "mode         enforce, as its policy says",
+                "mode         enforce (from the policy)",
                 "override     daily_quota: a trial",
                 "",
-                "LIMIT            VALUE  USED  FROM      STANDS IN THE WAY           UNTIL",
+                "LIMIT            VALUE  USED  FROM      REACHED                     UNTIL",
                 "daily quota          5     5  override  since 2026-11-24T11:00:00Z  2026-11-25T00:00:00Z",
                 "rate         unlimited     -  tier      no                          -",
                 "",

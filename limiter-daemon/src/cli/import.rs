@@ -1,9 +1,11 @@
-//! `limiter key import --csv`, and how far it is.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `limiter key import --csv`, and its progress bar.
 
 use std::{
     convert::Infallible,
     fs,
-    io::{self, IsTerminal as _},
+    io::{self, IsTerminal as _, Read as _},
     path::Path,
     pin::Pin,
     sync::{
@@ -26,19 +28,31 @@ use super::{
     exit::Failure,
     render,
 };
-use crate::api::{ImportPhase, ImportView, Imported};
+use crate::protocol::views::{ImportPhase, ImportView, Imported};
 
-/// Where files of keys go, and where to ask how far the one at work is.
+/// The path of the import. The client sends the file with POST, and requests the progress with GET.
 const PATH: &str = "/v1/keys/import-csv";
-/// Bytes that are handed to the socket at a time.
+/// The number of bytes that are written to the socket at a time.
 const PIECE: usize = 256 * 1024;
-/// Between two looks at the progress.
+/// The time between two requests for the progress.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// The file name that means standard input.
+const STDIN: &str = "-";
+
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    if file != Path::new(STDIN) {
+        return fs::read(file);
+    }
+    let mut text = Vec::new();
+    io::stdin().read_to_end(&mut text)?;
+    Ok(text)
+}
+
 pub(super) fn import(client: &Client, file: &Path, json: bool) -> Result<(), Failure> {
-    let text = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let body = Counted::new(text);
-    let watched = Watched {
+    let text = read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let body = CountedBody::new(text);
+    let pending = PendingImport {
         sent: Arc::clone(&body.sent),
         all: body.rest.len() as u64,
     };
@@ -50,21 +64,21 @@ pub(super) fn import(client: &Client, file: &Path, json: bool) -> Result<(), Fai
         };
         tokio::select! {
             answer = answer => answer,
-            never = watched.show(client, bar) => match never {},
+            never = pending.show(client, bar) => match never {},
         }
     })?;
-    // Off the screen before anything else is on it.
+    // The bar is removed before the result is printed.
     drop(bar);
     render::imported(&imported, json)
 }
 
-/// A body that goes out in pieces and counts them.
-struct Counted {
+/// A body that is sent in pieces, and that counts the bytes that have been sent.
+struct CountedBody {
     rest: Bytes,
     sent: Arc<AtomicU64>,
 }
 
-impl Counted {
+impl CountedBody {
     fn new(text: Vec<u8>) -> Self {
         Self {
             rest: Bytes::from(text),
@@ -73,7 +87,7 @@ impl Counted {
     }
 }
 
-impl Body for Counted {
+impl Body for CountedBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -98,14 +112,15 @@ impl Body for Counted {
     }
 }
 
-/// An import whose answer has not come yet.
-struct Watched {
+/// An import request that waits for its response.
+struct PendingImport {
     sent: Arc<AtomicU64>,
     all: u64,
 }
 
-impl Watched {
-    /// Shows what has been sent, then what the daemon says of it, for as long as it is let.
+impl PendingImport {
+    /// Shows how much of the file has been sent. After all of the file has been sent, shows the
+    /// daemon's progress. This future never completes.
     async fn show(&self, client: &Client, bar: &Bar) -> Infallible {
         loop {
             let sent = self.sent.load(Relaxed);
@@ -125,18 +140,19 @@ impl Watched {
     }
 }
 
-/// A daemon that does not say how far it is, or not in time, is no reason to fail.
+/// Returns the daemon's progress, or `None` if it cannot be read. A failure to read the progress
+/// must not make the import fail.
 async fn progress(client: &Client) -> Option<ImportView> {
     let answer = client.exchange(Method::GET, PATH, "application/json", empty());
     let (_, body) = answer.await.ok()?;
     serde_json::from_slice(&body).ok()?
 }
 
-/// The bar, on standard error.
+/// The progress bar on standard error.
 struct Bar(ProgressBar);
 
 impl Bar {
-    /// One for people who are looking: nothing for `--json`, and nothing in a file.
+    /// Makes a bar if standard error is a terminal and `--json` is not given.
     fn on_terminal(json: bool) -> Option<Self> {
         if json || !io::stderr().is_terminal() {
             return None;
@@ -149,7 +165,8 @@ impl Bar {
         Some(Self(bar))
     }
 
-    /// Shows that so much is done; a `total` of 0 says that nothing is left to be counted.
+    /// Shows that `done` of `total` units of work in the phase `what` are complete. A `total` of 0
+    /// means that the phase does not report its progress. The bar is then full.
     fn show(&self, what: &'static str, done: u64, total: u64) {
         let (done, total) = if total == 0 { (1, 1) } else { (done, total) };
         self.0.set_length(total);
@@ -165,9 +182,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_counted_body_is_whole_and_knows_what_has_gone_out() {
+    fn a_counted_body_is_whole_and_counts_the_bytes_sent() {
         let text: Vec<u8> = (0..=255).cycle().take(3 * PIECE + 5).collect();
-        let body = Counted::new(text.clone());
+        let body = CountedBody::new(text.clone());
         let (sent, length) = (Arc::clone(&body.sent), body.size_hint().exact());
         assert_eq!((sent.load(Relaxed), length), (0, Some(text.len() as u64)));
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The command line.
 
 mod advice;
@@ -10,8 +12,11 @@ mod events;
 mod examples;
 mod exit;
 mod explain;
+mod forwarding;
 mod import;
+mod listed;
 mod moment;
+mod redirects;
 mod render;
 #[cfg(test)]
 mod schemas;
@@ -20,30 +25,28 @@ mod status;
 mod table;
 mod terminal;
 mod top;
+mod typed;
 
 use std::{os::unix::net::UnixStream, path::PathBuf, process::ExitCode};
 
-use clap::Parser as _;
-
 use args::{Cli, Command};
 use exit::Failure;
-use socket::Said;
+use socket::SocketSettings;
 
-use crate::{config::Config, daemon, logging};
+use crate::{config::Config, logging, run};
 
-/// The control socket's name in the runtime directory.
-pub const SOCKET_NAME: &str = "limiter.sock";
-
-/// Parses the command line, does what it says, and decides the exit status.
+/// Parses the command line, runs the command, and returns its exit status.
 pub fn main() -> ExitCode {
-    // clap itself exits with 2 for usage errors and 0 for --help, as DESIGN.md has it.
-    let cli = Cli::parse();
-    // A core dump would hold the hash secret, and keys that are just being made or imported.
+    let cli = match typed::parse() {
+        Ok(cli) => cli,
+        Err(status) => return status,
+    };
+    // A core dump would contain the hash secret, and keys that are being generated or imported.
     let hidden = nix::sys::prctl::set_dumpable(false);
     let wants_log = matches!(cli.command, Command::Run(_));
     logging::init(wants_log);
     if let Err(error) = hidden {
-        log::warn!("core dumps stay possible: {error}");
+        log::warn!("cannot turn off core dumps of this process: {error}");
     }
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -55,7 +58,7 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> Result<(), Failure> {
-    let said = Said {
+    let socket_settings = SocketSettings {
         socket: cli.socket,
         runtime: cli.runtime_dir,
         environment: std::env::var_os("LIMITER_SOCKET")
@@ -66,10 +69,11 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Run(args) => {
             let overlay = args.overlay();
             let config = Config::load(&overlay)?;
-            // Names that do not exist are an invalid configuration, before anything is touched.
-            daemon::resolve_or_refuse(&config).map_err(Failure::from)?;
-            let socket = said.to_listen(|path| UnixStream::connect(path).is_ok());
-            Ok(daemon::run(config, &args.options(said.runtime, socket))?)
+            let socket = socket_settings.to_listen(|path| UnixStream::connect(path).is_ok());
+            Ok(run::run(
+                config,
+                &args.options(socket_settings.runtime, socket),
+            )?)
         }
         Command::Check(args) => check::check(&args, cli.json),
         Command::Completions { shell } => {
@@ -82,10 +86,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
                 directory.display()
             ))
         }),
-        Command::Detach(args) => {
-            let runtime = said.runtime.as_deref();
-            detach::detach(&args, runtime, Some(&said.to_ask()), cli.json)
-        }
-        command => commands::run(command, Some(&said.to_ask()), cli.json),
+        Command::Detach(args) => detach::detach(&args, &socket_settings, cli.json),
+        command => commands::run(command, Some(&socket_settings.to_ask()), cli.json),
     }
 }

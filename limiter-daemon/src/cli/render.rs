@@ -1,10 +1,13 @@
-//! What commands print: tables for people, JSON for programs.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The output of commands, as tables for people and as JSON for programs.
 
 use std::io::{self, Write as _};
 
 use anstyle::Style;
 use anyhow::Context as _;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{
     exit::Failure,
@@ -12,17 +15,22 @@ use super::{
     terminal::{BAD, GOOD, NOTABLE, paint, warn},
 };
 use crate::{
-    api::{
-        AuditView, CreatedKey, Imported, KeyCheck, KeyView, Report, ScopeDetail, ScopeView,
-        TierView, UsageView, rfc3339,
+    domain::{
+        bound::Bound,
+        key::Form,
+        limits::Limits,
+        plain::{counted, escaped_json},
+        refusals::Refusals,
+        scope::ScopeName,
     },
-    key::Form,
-    limits::{Bound, Limits},
-    scope::ScopeName,
-    store::Refusals,
+    protocol::views::{
+        AuditView, ChangedScope, CreatedKey, Imported, KeyCheck, KeyView, Replaced, Report,
+        ScopeDetail, ScopeView, TierView, UsageView, rfc3339,
+    },
 };
 
-/// Prints lines, in colours where those are wanted. A reader that has gone (`| head`) is no failure.
+/// Prints lines, in colour if the terminal supports it. Does not fail if the reader has closed
+/// standard output (`| head`).
 pub(super) fn lines(lines: &[String]) -> Result<(), Failure> {
     let mut text = lines.join("\n");
     text.push('\n');
@@ -36,7 +44,7 @@ pub(super) fn lines(lines: &[String]) -> Result<(), Failure> {
 
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).context("cannot write JSON")?;
-    lines(&[text])
+    lines(&[escaped_json(&text)])
 }
 
 fn or_unlimited<T: ToString>(limit: Option<T>) -> String {
@@ -57,12 +65,12 @@ fn limit_cells(limits: &Limits) -> [String; 5] {
     ]
 }
 
-/// Nothing is left.
+/// Returns the style for the number of requests that are left.
 fn left(text: &str) -> Style {
     if text == "0" { BAD } else { Style::new() }
 }
 
-/// Not 0.
+/// Returns the style for a count that is usually 0.
 fn some(text: &str) -> Style {
     if text == "0" { Style::new() } else { NOTABLE }
 }
@@ -88,7 +96,8 @@ fn tier(view: &UsageView) -> String {
     view.tier.clone().unwrap_or_else(gone)
 }
 
-/// A scope that has been removed has no limits, which is not to say unlimited.
+/// Returns the text of a limit. For a removed scope, `None` means that there is no limit to show.
+/// For any other scope, it means unlimited.
 fn limit<T: ToString>(view: &UsageView, limit: Option<T>) -> String {
     if view.removed {
         or_dash(limit)
@@ -103,9 +112,9 @@ pub(super) fn usage(views: &[UsageView], is_past: bool, as_json: bool) -> Result
     }
     if views.is_empty() {
         let text = if is_past {
-            "no scope was used on that day, or it is longer ago than `[history] keep`: `limiter usage` shows today"
+            "no scope has usage on that day, or the day is no longer kept (`[history] keep`): `limiter usage` shows today"
         } else {
-            "no scopes yet: `limiter scope add acme/web` adds one"
+            "there are no scopes yet: `limiter scope add acme/web` adds one"
         };
         return lines(&[text.to_owned()]);
     }
@@ -164,12 +173,13 @@ pub(super) fn usage_of(view: &UsageView, as_json: bool) -> Result<(), Failure> {
     lines(&text)
 }
 
-/// Said only where there is any: it takes a crash.
+/// Returns a note about the part of the count that a crash made uncertain, or an empty text if
+/// there is no such part.
 fn lost(lost: u64) -> String {
     if lost == 0 {
         String::new()
     } else {
-        format!(", {lost} of them allowed before a crash and perhaps not used")
+        format!(", of which {lost} were allowed before a crash and may not have been used")
     }
 }
 
@@ -200,7 +210,7 @@ pub(super) fn keys(
             None => (String::new(), "SCOPE"),
         };
         return lines(&[format!(
-            "no keys{of} yet: `limiter key create {scope}` makes one, `limiter key import {scope}` takes one over"
+            "there are no keys{of} yet: `limiter key create {scope}` generates one, and `limiter key import {scope}` registers an existing one"
         )]);
     }
     let mut table = Table::new(&["ID", "~SCOPE", "?~LABEL", "STATE", "?CREATED", "?LAST USED"])
@@ -208,7 +218,7 @@ pub(super) fn keys(
     for view in views {
         table.row([
             view.id.clone(),
-            view.scope.to_string(),
+            scope_of(view),
             or_dash(view.label.as_ref()),
             view.state.to_string(),
             rfc3339(&view.created_at),
@@ -216,6 +226,12 @@ pub(super) fn keys(
         ]);
     }
     lines(&table.lines())
+}
+
+/// Returns the name of a key's scope, with a mark if the scope has been removed.
+fn scope_of(key: &KeyView) -> String {
+    let removed = if key.scope_removed { " (removed)" } else { "" };
+    format!("{}{removed}", key.scope)
 }
 
 pub(super) fn key(view: &KeyView, as_json: bool) -> Result<(), Failure> {
@@ -226,7 +242,7 @@ pub(super) fn key(view: &KeyView, as_json: bool) -> Result<(), Failure> {
     lines(&[format!(
         "{} of {} is {}",
         view.id,
-        view.scope,
+        scope_of(view),
         paint(self::state(&state), &state)
     )])
 }
@@ -236,14 +252,24 @@ pub(super) fn key_check(check: &KeyCheck, as_json: bool) -> Result<(), Failure> 
         return json(check);
     }
     let form = match (check.form, &check.problem) {
-        (Some(Form::Limiter), _) => "yes, one of limiter's: its checksum is right".to_owned(),
-        (Some(Form::Other), _) => "yes, not one of limiter's".to_owned(),
+        (Some(Form::Limiter), _) => {
+            "yes, generated by limiter, and its checksum is right".to_owned()
+        }
+        (Some(Form::Other), _) => "yes, not generated by limiter".to_owned(),
         (None, problem) => format!("no: {}", problem.as_deref().unwrap_or_default()),
     };
     let known = match &check.registered {
-        Some(key) => format!("yes, as {} of {}, {}", key.id, key.scope, key.state),
+        Some(key) => format!(
+            "yes, as {} of {}, {}{}",
+            key.id,
+            scope_of(key),
+            key.state,
+            key.revoked_at
+                .as_ref()
+                .map_or_else(String::new, |at| format!(" since {}", rfc3339(at)))
+        ),
         None => match &check.unknown_scope {
-            Some(scope) => format!("no: it is charged to {scope}"),
+            Some(scope) => format!("no, its requests are charged to {scope}"),
             None => "no".to_owned(),
         },
     };
@@ -257,10 +283,11 @@ pub(super) fn created_key(made: &CreatedKey, as_json: bool) -> Result<(), Failur
     if as_json {
         return json(made);
     }
-    // The key alone, so that it can be taken into a variable or a file; the rest is for people.
+    // Only the key goes to standard output, because the output is often stored in a variable or a
+    // file.
     lines(&[made.key.to_string()])?;
     eprintln!(
-        "{} of {}: this is the only time that the key is shown",
+        "limiter: the key is {} of {}, and is not shown again",
         made.id, made.scope
     );
     Ok(())
@@ -270,9 +297,15 @@ pub(super) fn imported(imported: &Imported, as_json: bool) -> Result<(), Failure
     if as_json {
         return json(imported);
     }
+    imported.warnings.iter().for_each(|text| warn(text));
+    let there = match imported.already_there {
+        0 => String::new(),
+        there => format!(", {} registered already", counted(there, "key")),
+    };
     lines(&[format!(
-        "{} keys imported, {} scopes made",
-        imported.keys, imported.scopes
+        "{} imported, {} added{there}",
+        counted(imported.keys, "key"),
+        counted(imported.scopes, "scope"),
     )])
 }
 
@@ -281,7 +314,9 @@ pub(super) fn scopes(views: &[ScopeView], as_json: bool) -> Result<(), Failure> 
         return json(&views);
     }
     if views.is_empty() {
-        return lines(&["no scopes yet: `limiter scope add acme/web` adds one".to_owned()]);
+        return lines(&[
+            "there are no scopes yet: `limiter scope add acme/web` adds one".to_owned(),
+        ]);
     }
     let mut table = Table::new(&[
         "~SCOPE",
@@ -324,7 +359,7 @@ fn scope_lines(view: &ScopeView) -> Vec<String> {
         format!("concurrency  {concurrency}"),
         format!("connections  {connections}"),
         match &view.own_mode {
-            Some(own) => format!("mode         {own}, its own"),
+            Some(own) => format!("mode         {own} (its own)"),
             None => format!("mode         {}", view.mode),
         },
     ];
@@ -344,11 +379,32 @@ fn scope_lines(view: &ScopeView) -> Vec<String> {
     text
 }
 
-pub(super) fn scope(view: &ScopeView, as_json: bool) -> Result<(), Failure> {
+/// Prints a scope after a change. Without `as_json`, the replaced values and the warnings go to
+/// standard error, where the operator notices them.
+pub(super) fn changed_scope(view: &ChangedScope, as_json: bool) -> Result<(), Failure> {
     if as_json {
-        json(view)
-    } else {
-        lines(&scope_lines(view))
+        return json(view);
+    }
+    for Replaced { what, from, to } in &view.changed {
+        let (from, to) = (replaced(what, from), replaced(what, to));
+        anstream::eprintln!(
+            "limiter: {}: {what} was {from} and is now {to}",
+            paint(NOTABLE, "changed")
+        );
+    }
+    view.warnings.iter().for_each(|text| warn(text));
+    lines(&scope_lines(&view.scope))
+}
+
+/// Returns the text of a value before or after a change.
+fn replaced(what: &str, value: &Value) -> String {
+    match (value, what) {
+        (Value::Null, "note") => "none".to_owned(),
+        (Value::Null, "until") => "never".to_owned(),
+        (Value::Null, _) => "unlimited".to_owned(),
+        (Value::String(text), "note") => format!("`{text}`"),
+        (Value::String(text), _) => text.clone(),
+        (other, _) => other.to_string(),
     }
 }
 

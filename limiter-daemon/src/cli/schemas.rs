@@ -1,4 +1,7 @@
-//! The JSON Schemas of what `--json` prints, `docs/schemas/`; `docs/API.md` says which is whose.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The JSON Schemas of the output of `--json`, which are in `docs/schemas/`. `docs/API.md` names
+//! the schema of each command.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -6,12 +9,16 @@ use clap::CommandFactory as _;
 use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 
 use super::{args::Cli, check::CheckView};
-use crate::api::{
-    AuditView, CreatedKey, EventView, ExplainView, Imported, KeyCheck, KeyView, Report,
-    ScopeDetail, ScopeView, StatusView, TierView, TopView, UsageView,
+use crate::protocol::{
+    events::EventView,
+    insight::{ExplainView, TopView},
+    views::{
+        AuditView, ChangedScope, CreatedKey, Imported, KeyCheck, KeyView, Report, ScopeDetail,
+        ScopeView, StatusView, TierView, UsageView,
+    },
 };
 
-/// Commands that print no JSON of their own.
+/// The commands without JSON output.
 const WITHOUT: [&str; 2] = ["limiter run", "limiter completions"];
 
 fn of<T: JsonSchema>() -> Schema {
@@ -21,7 +28,7 @@ fn of<T: JsonSchema>() -> Schema {
         .into_root_schema_for::<T>()
 }
 
-/// By file.
+/// Returns all schemas by the names of their files.
 fn schemas() -> Vec<(&'static str, Schema)> {
     vec![
         ("audit", of::<Vec<AuditView>>()),
@@ -35,7 +42,7 @@ fn schemas() -> Vec<(&'static str, Schema)> {
         ("key-check", of::<KeyCheck>()),
         ("keys", of::<Vec<KeyView>>()),
         ("report", of::<Report>()),
-        ("scope", of::<ScopeView>()),
+        ("scope", of::<ChangedScope>()),
         ("scope-detail", of::<ScopeDetail>()),
         ("scopes", of::<Vec<ScopeView>>()),
         ("status", of::<StatusView>()),

@@ -1,26 +1,30 @@
-//! Which control socket is meant.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Selects the control socket of a command.
 
 use std::path::{Path, PathBuf};
 
-use super::{SOCKET_NAME, args::default_socket};
+use super::args::default_socket;
+use crate::run::SOCKET_NAME;
 
-/// What was said about it.
+/// The settings for the control socket.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Said {
-    /// `--socket`.
+pub(super) struct SocketSettings {
+    /// The value of `--socket`.
     pub(super) socket: Option<PathBuf>,
-    /// `--runtime-dir`.
+    /// The value of `--runtime-dir`.
     pub(super) runtime: Option<PathBuf>,
-    /// `LIMITER_SOCKET`; empty is as good as not there.
+    /// The value of `LIMITER_SOCKET`, unless it is empty.
     pub(super) environment: Option<PathBuf>,
 }
 
-impl Said {
+impl SocketSettings {
     fn in_runtime(&self) -> Option<PathBuf> {
         self.runtime.as_ref().map(|path| path.join(SOCKET_NAME))
     }
 
-    /// The socket that a command asks: what was typed goes before the environment.
+    /// Returns the path of the socket to which a command connects. The options on the command line
+    /// take precedence over the environment variable.
     pub(super) fn to_ask(&self) -> PathBuf {
         self.socket
             .clone()
@@ -29,9 +33,15 @@ impl Said {
             .unwrap_or_else(default_socket)
     }
 
-    /// The socket that a daemon listens on, if not the one in its runtime directory. The
-    /// environment's may be there to reach another daemon: where one answers, and this one was
-    /// given a runtime directory of its own, that is not meant.
+    /// Returns whether the command line determines the socket.
+    pub(super) fn is_typed(&self) -> bool {
+        self.socket.is_some() || self.runtime.is_some()
+    }
+
+    /// Returns the path of the socket on which a daemon is to listen, or `None` for the socket in
+    /// the daemon's runtime directory. `LIMITER_SOCKET` may name the socket of another daemon. The
+    /// variable is therefore ignored if this daemon has its own runtime directory and `answers`
+    /// reports that a daemon answers on the socket that the variable names.
     pub(super) fn to_listen(&self, answers: impl Fn(&Path) -> bool) -> Option<PathBuf> {
         let environment = || {
             let path = self.environment.as_ref()?;
@@ -45,9 +55,9 @@ impl Said {
 mod tests {
     use super::*;
 
-    fn said(socket: &str, runtime: &str, environment: &str) -> Said {
+    fn settings(socket: &str, runtime: &str, environment: &str) -> SocketSettings {
         let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
-        Said {
+        SocketSettings {
             socket: path(socket),
             runtime: path(runtime),
             environment: path(environment),
@@ -55,28 +65,32 @@ mod tests {
     }
 
     #[test]
-    fn commands_take_what_was_typed_before_the_environment() {
-        for (said, wanted) in [
-            (said("/s", "/r", "/e"), "/s"),
-            (said("", "/r", "/e"), "/r/limiter.sock"),
-            (said("", "", "/e"), "/e"),
-            (said("", "", ""), "/run/limiter/limiter.sock"),
+    fn the_command_line_takes_precedence_over_the_environment() {
+        for (settings, wanted) in [
+            (settings("/s", "/r", "/e"), "/s"),
+            (settings("", "/r", "/e"), "/r/limiter.sock"),
+            (settings("", "", "/e"), "/e"),
+            (settings("", "", ""), "/run/limiter/limiter.sock"),
         ] {
-            assert_eq!(said.to_ask(), Path::new(wanted), "{said:?}");
+            assert_eq!(settings.to_ask(), Path::new(wanted), "{settings:?}");
         }
     }
 
     #[test]
-    fn a_daemon_of_its_own_directory_leaves_the_socket_of_a_live_one() {
-        for (said, live, wanted) in [
-            (said("/s", "/r", "/e"), true, Some("/s")),
-            (said("", "/r", "/e"), true, None),
-            (said("", "/r", "/e"), false, Some("/e")),
-            (said("", "", "/e"), true, Some("/e")),
-            (said("", "/r", ""), false, None),
+    fn a_daemon_with_its_own_directory_does_not_take_the_socket_of_another() {
+        for (settings, live, wanted) in [
+            (settings("/s", "/r", "/e"), true, Some("/s")),
+            (settings("", "/r", "/e"), true, None),
+            (settings("", "/r", "/e"), false, Some("/e")),
+            (settings("", "", "/e"), true, Some("/e")),
+            (settings("", "/r", ""), false, None),
         ] {
-            let found = said.to_listen(|_| live);
-            assert_eq!(found.as_deref(), wanted.map(Path::new), "{said:?} {live}");
+            let found = settings.to_listen(|_| live);
+            assert_eq!(
+                found.as_deref(),
+                wanted.map(Path::new),
+                "{settings:?} {live}"
+            );
         }
     }
 }

@@ -1,4 +1,6 @@
-//! What `limiter status` prints for people.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Prints `limiter status` for people.
 
 use std::collections::BTreeSet;
 
@@ -8,10 +10,13 @@ use super::{
     table::Table,
     terminal::{BAD, GOOD, paint},
 };
-use crate::api::{FlowsView, HealedView, StatusView, rfc3339};
+use crate::{
+    domain::plain::counted,
+    protocol::views::{FlowsView, HealedView, Health, StatusView, Totals, rfc3339},
+};
 
-/// What became of traffic to guarded ports: a line says what, and which counters tell of how many
-/// connections (or segments) and bytes.
+/// One kind of traffic to guarded ports. `count` is the counter of its connections or segments, and
+/// `bytes` is the counter of its bytes.
 struct Line {
     what: &'static str,
     count: Option<&'static str>,
@@ -26,57 +31,73 @@ const fn line(
     Line { what, count, bytes }
 }
 
-/// By connections; the first is the rule, the others are its exceptions.
-const PASSED: [Line; 7] = [
+/// The kinds of traffic that limiter lets through, with counts of connections. The first line is
+/// the normal case. The other lines are subsets of the first line or exceptions to it.
+const PASSED: [Line; 8] = [
     line(
         "inspected as HTTP/1.x",
         Some("flows_opened"),
         Some("inspected_bytes"),
     ),
-    line("  sent again", None, Some("retransmitted_bytes")),
+    line("  retransmitted", None, Some("retransmitted_bytes")),
     line(
-        "untracked: older than the program",
+        "untracked: older than the limiter",
         Some("untracked_connections"),
         Some("untracked_bytes"),
     ),
     line(
-        "table_full: no room to follow",
+        "outbound: opened from a guarded port",
+        Some("outbound_connections"),
+        Some("outbound_bytes"),
+    ),
+    line(
+        "table_full: no room in the table",
         Some("table_full"),
         Some("table_full_bytes"),
     ),
     line(
-        "malformed: stopped to parse",
+        "malformed: not parsed any further",
         Some("malformed_connections"),
         Some("malformed_bytes"),
     ),
     line("http2: HTTP/2 in clear text", Some("http2"), None),
     line(
-        "tunnels: Upgrade, CONNECT; http2's bytes",
+        "tunnels: Upgrade, CONNECT and HTTP/2",
         Some("tunnels"),
         Some("tunnel_bytes"),
     ),
 ];
 
-/// By segments.
-const DROPPED: [Line; 16] = [
-    line("refused, and what followed", None, Some("refused_bytes")),
+/// The kinds of traffic that limiter drops, with counts of segments.
+const DROPPED: [Line; 18] = [
+    line(
+        "refused, or sent after a refusal",
+        None,
+        Some("refused_bytes"),
+    ),
     line("dropped", None, Some("dropped_bytes")),
     line("  out of order", Some("out_of_order_dropped"), None),
     line(
-        "  other content than before",
+        "  different content than before",
         Some("conflict_dropped"),
+        None,
+    ),
+    line("  a part of an earlier segment", Some("part_dropped"), None),
+    line(
+        "  too much unacknowledged",
+        Some("unacknowledged_dropped"),
         None,
     ),
     line("  bad checksum", Some("bad_checksum_dropped"), None),
     line("  old timestamp", Some("stale_dropped"), None),
     line("  out of window", Some("out_of_window_dropped"), None),
-    line("  that no server takes", Some("invalid_dropped"), None),
+    line("  invalid for any server", Some("invalid_dropped"), None),
     line("  data in a SYN", Some("syn_data_dropped"), None),
     line("  IP fragments", Some("fragment_dropped"), None),
     line("  unreadable headers", Some("unreadable_dropped"), None),
     line("  after the end", Some("after_end_dropped"), None),
     line(
-        "  handshakes put off (handshake = defer)",
+        "  deferred handshakes (handshake = defer)",
         Some("handshakes_deferred"),
         None,
     ),
@@ -91,7 +112,7 @@ const DROPPED: [Line; 16] = [
         None,
     ),
     line(
-        "  while another CPU held the flow, or tables grew",
+        "  flow locked by another CPU or a growing table",
         Some("contended_dropped"),
         None,
     ),
@@ -105,14 +126,30 @@ pub(super) fn status(view: &StatusView, as_json: bool) -> Result<(), Failure> {
 }
 
 fn text(view: &StatusView) -> Vec<String> {
+    let healed = healed(&view.healed).map(|line| vec![line]);
+    let parts = [
+        Some(daemon(view)),
+        Some(attachments(view)),
+        Some(totals(&view.totals)),
+        Some(coverage(view)),
+        healed,
+        Some(health(&view.health)),
+    ];
+    let parts: Vec<Vec<String>> = parts.into_iter().flatten().collect();
+    // Empty lines separate the parts.
+    parts.join(&String::new())
+}
+
+fn daemon(view: &StatusView) -> Vec<String> {
     let ports: Vec<String> = view.guarded_ports.iter().map(ToString::to_string).collect();
-    let totals = &view.totals;
     let FlowsView {
         open,
         half_open,
+        unconfirmed,
+        untracked,
         capacity,
     } = view.flows;
-    let mut text = vec![
+    vec![
         format!("limiter {} (pid {}), {}", view.version, view.pid, view.mode),
         format!("in force since  {}", rfc3339(&view.since)),
         format!("daemon since    {}", rfc3339(&view.started_at)),
@@ -123,54 +160,64 @@ fn text(view: &StatusView) -> Vec<String> {
             view.keys,
             unknown_scopes(view.unknown_scopes)
         ),
-        format!("connections     {open} ({half_open} half open) of {capacity}"),
-        String::new(),
-    ];
-    if view.attached.is_empty() {
-        text.push(paint(
+        format!(
+            "connections     {open} ({half_open} half open, {unconfirmed} unconfirmed) of {capacity}"
+        ),
+        format!("untracked       {untracked}"),
+    ]
+}
+
+/// Returns lines about the attached programs, and about the hooks at which a program is missing.
+fn attachments(view: &StatusView) -> Vec<String> {
+    let mut text = if view.attached.is_empty() {
+        vec![paint(
             BAD,
-            "attached to no interface: `limiter check` says which ones [attach] means",
-        ));
+            "not attached to any interface: `limiter check` shows the interfaces of [attach]",
+        )]
     } else {
-        let mut table = Table::new(&["INTERFACE", "HOOK", "MECHANISM"]);
+        let mut table = Table::new(&["INTERFACE", "HOOK", "MECHANISM", "BEHIND"]);
         for attached in &view.attached {
+            let before: Vec<String> = attached.before.iter().map(ToString::to_string).collect();
             table.row([
                 attached.interface.clone(),
                 attached.hook.as_str().to_owned(),
                 attached.mechanism.as_str().to_owned(),
+                before.join(", "),
             ]);
         }
-        text.extend(table.lines());
-    }
-    text.push(String::new());
-    text.push(format!("admitted        {}", totals.admitted));
-    text.push(format!("refused         {}", refusals(totals.refused)));
-    text.push(format!("malformed       {}", totals.malformed));
-    text.push(format!("missing key     {}", totals.missing_key));
-    text.push(format!("unknown key     {}", totals.unknown_key));
-    text.push(String::new());
-    text.extend(coverage(view));
-    text.push(String::new());
-    if let Some(healed) = healed(&view.healed) {
-        text.push(healed);
-        text.push(String::new());
-    }
-    if view.health.is_empty() {
-        text.push(paint(GOOD, "all is well"));
-    }
-    for health in &view.health {
-        text.push(format!(
-            "{}  {}: {}",
-            paint(BAD, "PROBLEM"),
-            health.part,
-            health.message
-        ));
-    }
+        table.lines()
+    };
+    text.extend(view.missing.iter().map(|missing| {
+        let (interface, hook) = (&missing.interface, missing.hook.as_str());
+        paint(BAD, &format!("not attached to {interface} ({hook})"))
+    }));
     text
 }
 
-/// Where the traffic of guarded ports went: all that passed unread has a line of its own, also when
-/// it is nothing. Reasons to drop are told when there were any, and so are all other counters.
+fn totals(totals: &Totals) -> Vec<String> {
+    vec![
+        format!("admitted        {}", totals.admitted),
+        format!("refused         {}", refusals(totals.refused)),
+        format!("malformed       {}", totals.malformed),
+        format!("missing key     {}", totals.missing_key),
+        format!("unknown key     {}", totals.unknown_key),
+    ]
+}
+
+fn health(problems: &[Health]) -> Vec<String> {
+    if problems.is_empty() {
+        return vec![paint(GOOD, "everything works")];
+    }
+    let label = paint(BAD, "PROBLEM");
+    let lines = problems
+        .iter()
+        .map(|Health { part, message }| format!("{label}  {part}: {message}"));
+    lines.collect()
+}
+
+/// Returns the tables of the traffic of guarded ports. Each kind of traffic that is let through
+/// without inspection has a line, even if its counts are 0. The reasons for dropping segments, and
+/// all other counters, have lines only if their counts are not 0.
 fn coverage(view: &StatusView) -> Vec<String> {
     let count = |name: &str| view.coverage.get(name).and_then(serde_json::Value::as_u64);
     let cell = |name: Option<&str>| {
@@ -190,18 +237,18 @@ fn coverage(view: &StatusView) -> Vec<String> {
             table.row([line.what.to_owned(), cell(line.count), cell(line.bytes)]);
         }
     };
-    let mut passed = Table::new(&["PASSED", ">CONNECTIONS", ">BYTES"]);
+    let mut passed = Table::new(&["LET THROUGH", ">CONNECTIONS", ">BYTES"]);
     for line in &PASSED {
         add(&mut passed, line, true);
     }
-    let mut dropped = Table::new(&["NOT PASSED", ">SEGMENTS", ">BYTES"]);
+    let mut dropped = Table::new(&["NOT LET THROUGH", ">SEGMENTS", ">BYTES"]);
     for line in &DROPPED {
         add(&mut dropped, line, line.bytes.is_some());
     }
     let mut text = passed.lines();
     text.push(String::new());
     text.extend(dropped.lines());
-    let mut others = Table::new(&["COUNTED TOO", ">NUMBER"]);
+    let mut others = Table::new(&["OTHER COUNTERS", ">COUNT"]);
     let mut any = false;
     for (name, value) in &view.coverage {
         if !told.contains(name.as_str()) && value.as_u64() != Some(0) {
@@ -227,22 +274,26 @@ fn healed(healed: &HealedView) -> Option<String> {
     let mut parts = Vec::new();
     if slots + connections > 0 {
         parts.push(format!(
-            "counts were off by {slots} requests in flight and {connections} connections"
+            "counts were wrong by {} in flight and {}, and were corrected",
+            counted(slots, "request"),
+            counted(connections, "connection")
         ));
     }
     if *orphaned_flows > 0 {
         parts.push(format!(
-            "{orphaned_flows} connections without a socket were forgotten, with {orphaned_slots} requests in flight"
+            "{} without a socket removed, with {} in flight",
+            counted(orphaned_flows, "connection"),
+            counted(orphaned_slots, "request")
         ));
     }
     (!parts.is_empty()).then(|| format!("healed: {}", parts.join("; ")))
 }
 
-/// How many scopes of unknown keys there are, if any.
+/// Returns a note about the number of scopes of unknown keys, or an empty text if there are none.
 fn unknown_scopes(count: u64) -> String {
     match count {
         0 => String::new(),
-        count => format!(" (and {count} scopes of unknown keys)"),
+        count => format!(" (and {} of unknown keys)", counted(count, "scope")),
     }
 }
 
@@ -253,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_line_tells_of_a_counter_and_of_its_own() {
+    fn each_line_has_counters_that_no_other_line_has() {
         let mut names = BTreeSet::new();
         for line in PASSED.iter().chain(&DROPPED) {
             for name in [line.count, line.bytes].into_iter().flatten() {
@@ -261,7 +312,7 @@ mod tests {
                 assert!(names.insert(name), "{name} twice");
             }
         }
-        // What is dropped, and in what ways bytes go, is told by name.
+        // Counters of dropped segments and of bytes must be in one of the two tables.
         for name in counter::NAMES {
             if name.ends_with("_dropped") || name.ends_with("_bytes") {
                 assert!(names.contains(name), "{name} has no line");
@@ -270,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_passed_unread_is_told_even_when_it_is_nothing() {
+    fn traffic_without_inspection_has_a_line_even_if_there_was_none() {
         let view: StatusView = serde_json::from_value(serde_json::json!({
             "version": "1", "pid": 1, "attached": [], "since": "2026-11-24T00:00:00Z",
             "started_at": "2026-11-24T00:00:00Z", "guarded_ports": [80], "mode": "enforce",
@@ -289,12 +340,13 @@ mod tests {
             .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
             .collect();
         for wanted in [
-            "connections 0 (0 half open) of 0",
+            "connections 0 (0 half open, 0 unconfirmed) of 0",
+            "untracked 0",
             "inspected as HTTP/1.x 2 300",
-            "untracked: older than the program 0 0",
+            "untracked: older than the limiter 0 0",
             "old timestamp 1",
             "trimmed 4",
-            "healed: counts were off by 5 requests in flight and 0 connections",
+            "healed: counts were wrong by 5 requests in flight and 0 connections, and were corrected",
         ] {
             assert!(
                 text.iter().any(|line| line == wanted),

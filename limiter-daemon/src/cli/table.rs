@@ -1,19 +1,21 @@
-//! Tables of aligned columns, as wide as the terminal lets them be.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Tables of aligned columns, which fit the width of the terminal.
 
 use anstyle::Style;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr};
 
 use super::terminal::{self, HEAD, paint};
 
-/// Between two columns.
+/// The space between two columns.
 const GAP: &str = "  ";
-/// Least width of a column that is cut, in columns of the terminal.
+/// The minimum width of a truncated column, in columns of the terminal.
 const LEAST: usize = 8;
-/// Where a cell goes on beyond what is shown of it.
+/// The mark at the end of a truncated cell.
 const CUT: char = '…';
 
-/// A table with a head line. On a terminal that is too narrow some columns are cut, then some left out;
-/// what is piped elsewhere is always whole.
+/// A table with a heading. If the terminal is too narrow, some columns are truncated or, if that is
+/// not enough, left out. If the output is not a terminal, the table is always complete.
 pub(super) struct Table {
     columns: Vec<Column>,
     rows: Vec<Vec<String>>,
@@ -42,8 +44,12 @@ impl Column {
 }
 
 impl Table {
-    /// Columns by name, after marks: `>` is aligned to the right, `~` may be cut where there is too
-    /// little room, `?` left out where there still is, the last one first.
+    /// Makes a table with the columns `columns`. The name of a column may begin with these marks:
+    ///
+    /// - `>` aligns the column to the right.
+    /// - `~` allows the column to be truncated if there is too little room.
+    /// - `?` allows the column to be left out if truncation is not enough. The last such column is
+    ///   left out first.
     pub(super) fn new(columns: &[&str]) -> Self {
         Self {
             columns: columns.iter().map(|text| Column::parse(text)).collect(),
@@ -51,7 +57,7 @@ impl Table {
         }
     }
 
-    /// The style of a column's cells, by what they say.
+    /// Sets the style of a column's cells, which depends on their text.
     pub(super) fn styled(mut self, name: &str, style: fn(&str) -> Style) -> Self {
         for column in &mut self.columns {
             if column.name == name {
@@ -65,7 +71,7 @@ impl Table {
         self.rows.push(cells.to_vec());
     }
 
-    /// For standard output.
+    /// Returns the lines of the table for standard output.
     pub(super) fn lines(&self) -> Vec<String> {
         self.fitted(terminal::width())
     }
@@ -84,7 +90,7 @@ impl Table {
                 } else {
                     (0, missing)
                 };
-                // Blanks come only before something: no line ends with them.
+                // Blanks are written only before the next text, so no line ends with blanks.
                 blanks += before;
                 if !text.is_empty() {
                     line.extend(std::iter::repeat_n(' ', blanks));
@@ -106,7 +112,7 @@ impl Table {
         std::iter::once(head).chain(rows).collect()
     }
 
-    /// Which columns are shown, and how wide each is.
+    /// Returns the columns that fit into `room` columns of the terminal, each with its width.
     fn fit(&self, room: usize) -> Vec<(usize, usize)> {
         let mut shown: Vec<(usize, usize)> = (0..self.columns.len())
             .map(|column| (column, self.widest(column)))
@@ -117,7 +123,7 @@ impl Table {
             let Some(excess) = wanted.checked_sub(room).filter(|excess| *excess > 0) else {
                 return shown;
             };
-            // What can be had by cutting, of all columns together.
+            // Returns how much width can be saved by truncating this column.
             let spare = |(column, width): &(usize, usize)| {
                 let least = LEAST.max(self.columns[*column].name.width());
                 let may_be_cut = self.columns[*column].may_be_cut;
@@ -153,7 +159,8 @@ impl Table {
     }
 }
 
-/// Takes `excess` from the columns that have something to spare, always from the widest of them.
+/// Reduces the widths of columns by `excess` in total. In each step, the widest column that can
+/// still be truncated becomes narrower.
 fn narrow(
     shown: &mut [(usize, usize)],
     mut excess: usize,
@@ -170,7 +177,7 @@ fn narrow(
     }
 }
 
-/// As much of a text as `width` columns of the terminal hold.
+/// Truncates a text to `width` columns of the terminal.
 fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
@@ -225,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_narrow_terminal_gets_columns_that_are_cut_and_then_fewer_of_them() {
+    fn on_a_narrow_terminal_columns_are_truncated_and_then_left_out() {
         assert_eq!(
             plain(&table().fitted(Some(47))),
             [
@@ -247,7 +254,7 @@ mod tests {
                 assert!(line.width() <= width, "{width}: {line}");
             }
         }
-        // What must be there is there, however little room there is.
+        // A column that cannot be left out is shown even if there is too little room.
         assert_eq!(
             plain(&table().fitted(Some(10)))[1],
             "a           1000  a note …"

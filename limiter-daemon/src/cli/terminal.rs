@@ -1,41 +1,49 @@
-//! What is for people's eyes: colours, and the width that there is.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Colours, and the width of the terminal.
 //!
-//! Text carries its styles; `anstream` takes them out where standard output or error is no terminal,
-//! or the environment asks for that (`NO_COLOR`, `CLICOLOR`, `TERM=dumb`).
+//! Printed strings may contain the escape sequences of styles. `anstream` removes these sequences
+//! if standard output or standard error is not a terminal, or if the environment disables styles
+//! (`NO_COLOR`, `CLICOLOR`, `TERM=dumb`).
 
 use std::io;
 
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 
-/// The head line of a table.
+use crate::domain::plain::Shown;
+
+/// The style of a table's heading.
 pub(super) const HEAD: Style = Style::new().bold();
-/// All is well.
+/// The style of a state in which everything works.
 pub(super) const GOOD: Style = AnsiColor::Green.on_default();
-/// Not as it is usually, by somebody's wish.
+/// The style of a state that is unusual because an operator chose it.
 pub(super) const NOTABLE: Style = AnsiColor::Yellow.on_default();
-/// Somebody did something.
+/// The style of a change by an operator.
 pub(super) const CHANGED: Style = AnsiColor::Cyan.on_default();
-/// An operator has to do something.
+/// The style of a state that requires an operator's action.
 pub(super) const BAD: Style = AnsiColor::Red.on_default().bold();
 
-/// Text in a style; nothing but the text for the style of all other text.
+/// Returns `text` enclosed in the escape sequences of `style`. The default style has no escape
+/// sequences, and leaves `text` unchanged.
 pub(super) fn paint(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// Whether standard output takes colours: for what draws on it instead of printing.
+/// Returns whether standard output supports colours. Code that draws on the terminal has to check
+/// this itself, because `anstream` filters only printed text.
 pub(super) fn has_colours() -> bool {
     AutoStream::choice(&io::stdout()) != ColorChoice::Never
 }
 
-/// Columns of the terminal that standard output is, if it is one.
+/// Returns the width of standard output in columns, if it is a terminal.
 pub(super) fn width() -> Option<usize> {
     let (width, _height) = terminal_size::terminal_size_of(io::stdout())?;
     Some(usize::from(width.0))
 }
 
-/// A warning, on standard error.
+/// Prints a warning on standard error.
 pub(super) fn warn(text: &str) {
+    let text = Shown(text);
     anstream::eprintln!("limiter: {}: {text}", paint(NOTABLE, "warning"));
 }

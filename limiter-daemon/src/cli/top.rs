@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! `limiter top`: the busiest scopes, live.
 
 mod screen;
@@ -26,16 +28,16 @@ use super::{
     render::json,
     terminal,
 };
-use crate::api::{TopColumn, TopView};
+use crate::protocol::insight::{TopColumn, TopView};
 use screen::{Next, Screen};
 
-/// How often the daemon is asked.
+/// The time between two requests to the daemon.
 const EVERY: Duration = Duration::from_secs(1);
-/// How long it may take to answer before that is told.
+/// The time limit for a response, after which the screen reports that the daemon has not responded.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// An answer that is awaited.
-type Asked = JoinHandle<Result<TopView, Failure>>;
+/// A request that waits for its response.
+type PendingRequest = JoinHandle<Result<TopView, Failure>>;
 
 pub(super) fn top(client: Client, args: &TopArgs, as_json: bool) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -48,15 +50,16 @@ pub(super) fn top(client: Client, args: &TopArgs, as_json: bool) -> Result<(), F
     }
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Err(Failure::Usage(
-            "this draws on a terminal: `limiter top --json` prints the same once, and `limiter usage` what all scopes used"
+            "`limiter top` needs a terminal: use `limiter top --json` to print the figures once, or `limiter usage` for all scopes"
                 .to_owned(),
         ));
     }
-    // A daemon that cannot be asked is told as everywhere, before anything is drawn.
+    // The first request is sent before anything is drawn. If the daemon cannot be reached, the
+    // command therefore fails in the same way as other commands.
     let first = runtime.block_on(ask(client.clone(), path))?;
     let mut screen = Screen::new(args.by, args.filter.clone(), terminal::has_colours());
     screen.take(first);
-    // From here on a panic puts the terminal right, too.
+    // From here on, even a panic restores the terminal.
     let terminal = ratatui::try_init().context("cannot draw on this terminal")?;
     let done = runtime.block_on(run(terminal, screen, &client));
     ratatui::restore();
@@ -75,9 +78,9 @@ async fn run(
     let mut events = EventStream::new();
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut asked: Option<Asked> = None;
+    let mut asked: Option<PendingRequest> = None;
     loop {
-        // Only what differs from what stands there is written.
+        // Only cells that have changed are written to the terminal.
         terminal
             .draw(|frame| screen.draw(frame))
             .context("cannot draw")?;
@@ -88,7 +91,8 @@ async fn run(
             event = events.next() => {
                 let next = match event {
                     Some(Ok(Event::Key(key))) => screen.key(key),
-                    // The size is looked at when it is drawn.
+                    // The event may report a new size of the terminal, which takes effect when the
+                    // screen is drawn again.
                     Some(Ok(_)) => Next::Draw,
                     Some(Err(_)) | None => Next::Quit,
                 };
@@ -118,8 +122,8 @@ async fn run(
     }
 }
 
-/// What the daemon has answered; never, if it was not asked.
-async fn answer(asked: &mut Option<Asked>) -> anyhow::Result<Result<TopView, Failure>> {
+/// Returns the daemon's response to the pending request. Waits forever if there is none.
+async fn answer(asked: &mut Option<PendingRequest>) -> anyhow::Result<Result<TopView, Failure>> {
     match asked {
         Some(asked) => Ok(asked.await?),
         None => std::future::pending().await,
@@ -139,12 +143,13 @@ async fn ask(client: Client, path: String) -> Result<TopView, Failure> {
         let status = response.status();
         let body = response.into_body().collect().await;
         connection.abort();
-        client.read(status, &body.context("the daemon hung up")?.to_bytes())
+        let body = body.context("the daemon closed the connection")?;
+        client.read(status, &body.to_bytes())
     };
     timeout(PATIENCE, exchange).await.unwrap_or_else(|_| {
         let seconds = PATIENCE.as_secs();
         Err(Failure::Unreachable(format!(
-            "the daemon gave no answer in {seconds} seconds"
+            "the daemon did not respond within {seconds} seconds"
         )))
     })
 }

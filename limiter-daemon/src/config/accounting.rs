@@ -1,23 +1,28 @@
-//! `[accounting]`: how far counts may run ahead of what the store knows.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The section `[accounting]`, which states how far counts may run ahead of the store.
 
 use super::document::{Document, Section};
 
-/// Most requests that may run ahead.
+/// The largest value of `ahead`, in requests.
 const MOST: u64 = 1_000_000;
-/// A scope with a small quota gets no less than this many.
+/// The number of requests by which the count of a scope may run ahead of the store even if this
+/// number exceeds a tenth of the daily quota.
 const LEAST: u64 = 10;
 
-/// The whole section.
+/// The section `[accounting]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accounting {
-    /// Requests that a scope may make before the store is written, and so how many a crash of the host
-    /// may cost it. No more than a tenth of its daily quota, but at least ten.
+    /// The maximum number of requests of a scope that the kernel programs count before the store
+    /// has counted them. A crash of the host can lose at most this number of requests for each
+    /// scope. For a scope with a daily quota, the maximum is lowered to a tenth of the quota, but
+    /// not to less than ten requests or, if the quota is less than ten, the quota.
     pub ahead: u32,
-    /// What happens beyond that while no daemon can write.
+    /// The action for requests beyond the number `ahead` while no daemon writes to the store.
     pub unattended: Unattended,
 }
 
-/// What happens beyond the allowance while no daemon can write.
+/// The action for requests beyond the allowance while no daemon writes to the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unattended {
     /// Requests are admitted up to the daily quota.
@@ -27,7 +32,7 @@ pub enum Unattended {
 }
 
 impl Unattended {
-    /// The word for it.
+    /// Returns the word for this action in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pass => "pass",
@@ -67,8 +72,9 @@ impl Accounting {
         }
     }
 
-    /// How far a scope with this daily quota may run ahead; 0: as far as it likes, since nothing is
-    /// held against its count.
+    /// Returns the number of requests by which the count of a scope with the daily quota
+    /// `daily_quota` may run ahead of the store. A scope without a quota needs no exact count. For
+    /// such a scope the result is 0, which means that there is no limit.
     pub fn ahead_of(&self, daily_quota: Option<u64>) -> u32 {
         let Some(quota) = daily_quota else { return 0 };
         let ahead = (quota / 10)
@@ -98,7 +104,7 @@ mod tests {
         assert_eq!(of(1000, Some(50)), 10);
         assert_eq!(of(1000, Some(3)), 3);
         assert_eq!(of(5, Some(1000)), 5);
-        // Not 0, which would be no limit.
+        // The result must not be 0, which would mean that there is no limit.
         assert_eq!(of(1000, Some(0)), 1);
     }
 }

@@ -1,55 +1,73 @@
-//! `[attach]`: which interfaces and which server ports.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The section `[attach]`, with the interfaces and the server ports.
 
 use super::{
     Overlay,
     document::{Document, Section},
 };
 
-/// How programs are attached.
+/// The kind of hook that the programs are attached to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttachHook {
-    /// TCX links where the kernel has them, clsact before.
+    /// TCX links if the kernel supports them, and filters of a clsact qdisc otherwise.
     Auto,
     /// TCX links.
     Tcx,
-    /// Filters of the clsact qdisc.
+    /// Filters of a clsact qdisc.
     Clsact,
 }
 
-/// Where traffic is limited.
+/// The place of limiter's programs among other programs and filters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Before all other programs, as far as the kernel permits. If another program is attached
+    /// before limiter's programs later, limiter's programs are moved.
+    First,
+    /// After all programs that are attached already. Limiter's programs are not moved when other
+    /// programs are attached later.
+    Last,
+}
+
+/// The interfaces and ports whose traffic is limited.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attach {
-    /// Interfaces by name or glob; never empty.
+    /// The names and globs of the interfaces. There is at least one.
     pub interfaces: Vec<InterfacePattern>,
-    /// Guarded server ports, each once, none 0; never empty.
+    /// The guarded ports of servers. There is at least one. None is 0, and none appears twice.
     pub ports: Vec<u16>,
     /// See [`AttachHook`].
     pub hook: AttachHook,
+    /// See [`Order`].
+    pub order: Order,
 }
 
-/// An interface's name, or a glob over names.
+/// The name of an interface, or a glob for such names.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InterfacePattern {
-    /// As written.
+    /// The text as it was written.
     pub text: String,
-    /// `None` for a literal name.
+    /// The glob, or `None` for a literal name.
     pub glob: Option<glob::Pattern>,
-    /// Where it was said, for errors.
+    /// The place where the text was written, for error messages.
     pub origin: Origin,
 }
 
-/// Where a setting was made.
+/// The place of a setting, which is a line of the file or a command-line option.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin(pub String);
 
-/// `IFNAMSIZ` less the closing NUL (`include/uapi/linux/if.h`).
-const MAX_INTERFACE_NAME: usize = 15;
+/// The maximum length of an alternative name in bytes, which is `ALTIFNAMSIZ` without the
+/// terminating NUL (`include/uapi/linux/if.h`). Other names have at most 15 bytes.
+const MAX_INTERFACE_NAME: usize = 127;
 
 const HOOKS: [(&str, AttachHook); 3] = [
     ("auto", AttachHook::Auto),
     ("tcx", AttachHook::Tcx),
     ("clsact", AttachHook::Clsact),
 ];
+
+const ORDERS: [(&str, Order); 2] = [("first", Order::First), ("last", Order::Last)];
 
 impl Attach {
     pub(super) fn read<'a>(
@@ -59,7 +77,7 @@ impl Attach {
     ) -> Self {
         let section = document.section(root, "attach");
         if let Some(section) = &section {
-            document.known(section, &["interfaces", "ports", "hook"]);
+            document.known(section, &["interfaces", "ports", "hook", "order"]);
         }
         Self {
             interfaces: read_interfaces(document, section.as_ref(), overlay),
@@ -68,6 +86,10 @@ impl Attach {
                 .as_ref()
                 .and_then(|section| document.choice(section, "hook", &HOOKS))
                 .unwrap_or(AttachHook::Auto),
+            order: section
+                .as_ref()
+                .and_then(|section| document.choice(section, "order", &ORDERS))
+                .unwrap_or(Order::First),
         }
     }
 }
@@ -133,7 +155,10 @@ fn read_ports<'a>(
             Ok(0) | Err(_) => {
                 document.problem(
                     &entry.span,
-                    format!("`{} = {number}` is not a port: from 1 to 65535", entry.path),
+                    format!(
+                        "`{} = {number}` is not a port: give a number from 1 to 65535",
+                        entry.path
+                    ),
                 );
             }
             Ok(port) if ports.contains(&port) => {
@@ -149,7 +174,8 @@ fn read_ports<'a>(
         ports.clear();
         for &port in &overlay.ports {
             if port == 0 {
-                document.command_line_problem("--port 0 is not a port: from 1 to 65535");
+                document
+                    .command_line_problem("--port 0 is not a port: give a number from 1 to 65535");
             } else if !ports.contains(&port) {
                 ports.push(port);
             }
@@ -170,7 +196,7 @@ fn missing(
     let span = section.map_or(0..0, |section| section.span.clone());
     document.problem(
         &span,
-        format!("`attach.{name}` names none: give at least one, like `{example}` under [attach], or {flag}"),
+        format!("`attach.{name}` is missing or empty: give at least one, like `{example}` under [attach] or `{flag}` on the command line"),
     );
 }
 
@@ -178,7 +204,7 @@ impl InterfacePattern {
     fn parse(text: &str, origin: Origin) -> Result<Self, String> {
         if text.is_empty() {
             return Err(
-                "an interface's name is empty: write one like \"eth0\" or a glob like \"veth*\""
+                "the name of an interface is empty: write a name like \"eth0\" or a glob like \"veth*\""
                     .to_owned(),
             );
         }
@@ -187,12 +213,12 @@ impl InterfacePattern {
             .any(|c| c.is_whitespace() || c.is_control() || c == '/')
         {
             return Err(format!(
-                "`{text}` is not an interface's name: no white space and no slash"
+                "`{text}` is not the name of an interface: write a name without white space and slashes"
             ));
         }
         if text.contains(['*', '?', '[']) {
             let glob = glob::Pattern::new(text)
-                .map_err(|error| format!("`{text}` is not a glob: {}", error.msg))?;
+                .map_err(|error| format!("`{text}` is not a valid glob: {}", error.msg))?;
             return Ok(Self {
                 text: text.to_owned(),
                 glob: Some(glob),
@@ -201,7 +227,7 @@ impl InterfacePattern {
         }
         if text.len() > MAX_INTERFACE_NAME {
             return Err(format!(
-                "`{text}` is not an interface's name: at most {MAX_INTERFACE_NAME} bytes"
+                "`{text}` is not the name of an interface: a name has at most {MAX_INTERFACE_NAME} bytes"
             ));
         }
         Ok(Self {
@@ -209,12 +235,5 @@ impl InterfacePattern {
             glob: None,
             origin,
         })
-    }
-
-    /// Whether an interface called `name` is meant.
-    pub fn matches(&self, name: &str) -> bool {
-        self.glob
-            .as_ref()
-            .map_or(self.text == name, |glob| glob.matches(name))
     }
 }

@@ -1,16 +1,18 @@
-//! `[control]`: who may use the control socket.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The section `[control]`, which states who may use the control socket.
 
 use super::document::{Document, Section};
 
-/// Longest name of a group (`useradd(8)`: 32).
+/// The maximum length of a group's name in bytes (groupadd(8)).
 const MAX_NAME: usize = 32;
 
-/// The whole section. Groups need not exist: then root alone may.
+/// The section `[control]`. If the groups do not exist, only root may use the socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Control {
-    /// The socket's group: its members may read.
+    /// The group of the socket. Its members may send requests that change nothing.
     pub group: String,
-    /// Members may make changes too.
+    /// The group whose members may also send requests that make changes.
     pub admin_group: String,
 }
 
@@ -38,7 +40,7 @@ impl Control {
                 return text;
             }
             let message = format!(
-                "`{} = \"{text}\"` is not a group's name: 1 to {MAX_NAME} letters, digits, dots, underscores or hyphens, not a number",
+                "`{} = \"{text}\"` is not the name of a group: write 1 to {MAX_NAME} letters, digits, dots, underscores or hyphens, which are not a number",
                 entry.path
             );
             document.problem(&entry.span, message);
@@ -51,8 +53,8 @@ impl Control {
     }
 }
 
-/// Whether a group can have that name. A number would be taken for its id by some tools and for
-/// its name by others.
+/// Returns whether `text` can be the name of a group. Numbers are excluded, because some tools
+/// would take a number for the id of a group, and other tools would take it for the name.
 fn is_group(text: &str) -> bool {
     (1..=MAX_NAME).contains(&text.len())
         && text

@@ -1,4 +1,7 @@
-//! Walking a TOML document so that every complaint has a file, a line and a column.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Reads values from a TOML document, and records the file, the line and the column of each
+//! problem.
 
 use std::{ops::Range, path::Path};
 
@@ -10,7 +13,7 @@ use toml::{
 use super::error::{ConfigError, Problem};
 use crate::suggest::did_you_mean;
 
-/// A parsed file and the problems found in it so far.
+/// A parsed file, and the problems that have been found in it so far.
 pub(super) struct Document<'a> {
     text: &'a str,
     name: String,
@@ -18,20 +21,21 @@ pub(super) struct Document<'a> {
     problems: Vec<(usize, Problem)>,
 }
 
-/// One table of the document: a copy of its entries, and what it is called.
+/// A table of the document, with its path.
 #[derive(Clone)]
 pub(super) struct Section<'a> {
-    /// `policy`, `tiers.gold`; empty at the top.
+    /// The path of the table, for example `policy` or `tiers.gold`. It is empty for the whole
+    /// document.
     pub(super) path: String,
-    /// Where the table stands.
+    /// The range of the table in the file, in bytes.
     pub(super) span: Range<usize>,
     table: DeTable<'a>,
 }
 
-/// One value and where it stands.
+/// A value, with its path and its place in the file.
 #[derive(Clone)]
 pub(super) struct Entry<'a> {
-    /// `policy.mode`.
+    /// The path of the value, for example `policy.mode`.
     pub(super) path: String,
     pub(super) span: Range<usize>,
     value: DeValue<'a>,
@@ -74,7 +78,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// The file, line and column of a byte.
+    /// Returns the file, the line and the column of the byte at `offset`.
     pub(super) fn at(&self, offset: usize) -> String {
         if self.text.is_empty() {
             return self.name.clone();
@@ -93,7 +97,7 @@ impl<'a> Document<'a> {
         ));
     }
 
-    /// A problem of something that is not in the file.
+    /// Adds a problem with a command-line option.
     pub(super) fn command_line_problem(&mut self, message: impl Into<String>) {
         let problem = Problem {
             at: "command line".to_owned(),
@@ -102,7 +106,7 @@ impl<'a> Document<'a> {
         self.problems.push((usize::MAX, problem));
     }
 
-    /// Complains about entries of `section` that are not `known`.
+    /// Adds a problem for each entry of `section` whose name is not in `known`.
     pub(super) fn known(&mut self, section: &Section<'_>, known: &[&str]) {
         for key in section.table.keys() {
             let name: &str = key.get_ref();
@@ -118,7 +122,7 @@ impl<'a> Document<'a> {
             let hint = did_you_mean(name, known.iter().copied());
             let message = if hint.is_empty() {
                 format!(
-                    "unknown {what} `{path}`: known here are {}",
+                    "unknown {what} `{path}`: the known ones here are {}",
                     known.join(", ")
                 )
             } else {
@@ -128,7 +132,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// The table `name` in `section`, if it is there.
+    /// Returns the table `name` of `section`, if there is one.
     pub(super) fn section(&mut self, section: &Section<'a>, name: &str) -> Option<Section<'a>> {
         let entry = section.entry(name)?;
         match entry.value {
@@ -150,7 +154,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// The string `name` in `section`.
+    /// Returns the string `name` of `section`, if there is one.
     pub(super) fn string(
         &mut self,
         section: &Section<'a>,
@@ -161,7 +165,8 @@ impl<'a> Document<'a> {
         Some((text, entry))
     }
 
-    /// The text of an entry that must be a string.
+    /// Returns the string that is the value of an entry. Adds a problem if the value is not a
+    /// string.
     pub(super) fn text_of(&mut self, entry: &Entry<'a>) -> Option<String> {
         if let DeValue::String(text) = &entry.value {
             return Some(text.clone().into_owned());
@@ -170,7 +175,8 @@ impl<'a> Document<'a> {
         None
     }
 
-    /// The entry's value as a whole number.
+    /// Returns the whole number that is the value of an entry. Adds a problem if the value is not a
+    /// whole number.
     pub(super) fn number_of(&mut self, entry: &Entry<'a>) -> Option<i64> {
         if let DeValue::Integer(number) = &entry.value
             && let Ok(value) = i64::from_str_radix(number.as_str(), number.radix())
@@ -181,7 +187,8 @@ impl<'a> Document<'a> {
         None
     }
 
-    /// The whole number `name` in `section`, between `min` and `max`.
+    /// Returns the whole number `name` of `section`, which must be in the range from `min` to
+    /// `max`.
     pub(super) fn integer(
         &mut self,
         section: &Section<'a>,
@@ -195,7 +202,7 @@ impl<'a> Document<'a> {
             Ok(value) if (min..=max).contains(&value) => Some(value),
             _ => {
                 let message = format!(
-                    "`{} = {value}` is out of range: from {min} to {max}",
+                    "`{} = {value}` is out of range: give a number from {min} to {max}",
                     entry.path
                 );
                 self.problem(&entry.span, message);
@@ -204,7 +211,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// The truth value `name` in `section`.
+    /// Returns the boolean `name` of `section`, if there is one.
     pub(super) fn boolean(&mut self, section: &Section<'a>, name: &str) -> Option<bool> {
         let entry = section.entry(name)?;
         if let DeValue::Boolean(value) = &entry.value {
@@ -214,7 +221,7 @@ impl<'a> Document<'a> {
         None
     }
 
-    /// The elements of the array `name` in `section`.
+    /// Returns the elements of the array `name` of `section`, if there is one.
     pub(super) fn array(&mut self, section: &Section<'a>, name: &str) -> Option<Vec<Entry<'a>>> {
         let entry = section.entry(name)?;
         let DeValue::Array(array) = &entry.value else {
@@ -233,7 +240,8 @@ impl<'a> Document<'a> {
         Some(elements)
     }
 
-    /// The string `name` in `section`, as one of `choices`.
+    /// Returns the value that `choices` has for the string `name` of `section`. Adds a problem if
+    /// the string is not one of the words in `choices`.
     pub(super) fn choice<T: Copy>(
         &mut self,
         section: &Section<'a>,
@@ -266,7 +274,8 @@ impl<'a> Document<'a> {
         self.problem(&entry.span, message);
     }
 
-    /// All problems in the order of the file, or nothing.
+    /// Returns an error if problems have been found. The error has all problems in the order of the
+    /// file.
     pub(super) fn finish(mut self) -> Result<(), ConfigError> {
         if self.problems.is_empty() {
             return Ok(());
@@ -282,7 +291,7 @@ impl<'a> Document<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// The value `name`, if it is there.
+    /// Returns the entry `name`, if there is one.
     pub(super) fn entry(&self, name: &str) -> Option<Entry<'a>> {
         let value = self.table.get(name)?;
         Some(Entry {
@@ -292,7 +301,7 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// The names in this table and where each stands.
+    /// Returns the names in this table, each with its range in the file.
     pub(super) fn names(&self) -> Vec<(String, Range<usize>)> {
         self.table
             .keys()
@@ -302,7 +311,7 @@ impl<'a> Section<'a> {
 }
 
 impl Entry<'_> {
-    /// Whether the value is a string.
+    /// Returns whether the value is a string.
     pub(super) fn is_string(&self) -> bool {
         self.value.is_str()
     }
@@ -325,7 +334,8 @@ fn a(noun: &str) -> String {
     format!("{article} {noun}")
 }
 
-/// `LINE:COLUMN` of a byte, both from 1; the column counts characters.
+/// Returns the line and the column of the byte at `offset` in `text` as `LINE:COLUMN`. Both start
+/// at 1, and the column counts characters.
 fn position(text: &str, offset: usize) -> String {
     let before = text.get(..offset.min(text.len())).unwrap_or(text);
     let line = before.matches('\n').count() + 1;

@@ -1,10 +1,12 @@
-//! What is wrong with a configuration, where, and what would be right.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Errors in the configuration. They state what is wrong, where it is, and what would be valid.
 
 use std::{fmt, path::PathBuf};
 
 use thiserror::Error;
 
-/// Why there is no configuration.
+/// The reason why the configuration cannot be used.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -12,25 +14,25 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system call.
         source: std::io::Error,
-        /// What else the operator could do; may be empty.
+        /// Further advice for the operator, or an empty string.
         hint: &'static str,
     },
-    /// The file, or the command line, says something that cannot be.
+    /// The file or the command line has an invalid setting.
     #[error("{}", Lines(problems))]
     Invalid {
-        /// All of it, in the order of the file; never empty.
+        /// All problems, in the order of the file. There is at least one.
         problems: Vec<Problem>,
     },
 }
 
-/// One thing that is wrong.
+/// An invalid setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// `FILE:LINE:COLUMN`, or `command line`.
+    /// The place as `FILE:LINE:COLUMN`, or `command line`.
     pub at: String,
-    /// What is wrong and what would be right.
+    /// The message, which states what is wrong and what would be valid.
     pub message: String,
 }
 
@@ -40,6 +42,7 @@ impl fmt::Display for Problem {
     }
 }
 
+/// Prints problems, each on a line of its own.
 struct Lines<'a>(&'a [Problem]);
 
 impl fmt::Display for Lines<'_> {

@@ -1,22 +1,25 @@
-//! `[healing]`: how often counts are held against what they count.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The section `[healing]`, which states how often the counts are checked and corrected.
 
 use std::{fmt, time::Duration};
 
 use super::document::{Document, Entry, Section};
 
-/// Shortest interval: a pass over all connections takes a while, and packets wait for it.
+/// The shortest interval. A pass over all connections takes a while, and packets may have to wait
+/// until it ends.
 const SHORTEST: Duration = Duration::from_millis(100);
-/// Longest interval: what is lost stays lost for that long.
+/// The longest interval. A wrong count stays wrong for up to this long.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// The whole section.
+/// The section `[healing]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Healing {
-    /// Between two looks whether the sockets of silent connections are still there.
+    /// The time between two checks of whether the sockets of silent connections still exist.
     pub check_interval: Interval,
-    /// How long a connection must have been silent for such a look.
+    /// The time for which a connection must have been silent before it is checked.
     pub suspect_after: Interval,
-    /// Between two recounts of what connections hold.
+    /// The time between two recounts of the requests in flight and the connections.
     pub recount_interval: Interval,
 }
 
@@ -30,7 +33,7 @@ impl Default for Healing {
     }
 }
 
-/// A time as the file has it: `500ms`, `10s`, `2min`.
+/// A duration as written in the file, for example `500ms`, `10s` or `2min`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Interval(pub Duration);
 
@@ -90,13 +93,13 @@ fn read_interval(document: &mut Document<'_>, text: &str, entry: &Entry<'_>) -> 
     let message = match Interval::parse(text) {
         Some(interval) if (SHORTEST..=LONGEST).contains(&interval.0) => return Some(interval),
         Some(_) => format!(
-            "`{} = \"{text}\"` is out of range: from {} to {}",
+            "`{} = \"{text}\"` is out of range: give a duration from {} to {}",
             entry.path,
             Interval(SHORTEST),
             Interval(LONGEST)
         ),
         None => format!(
-            "`{} = \"{text}\"` is not a time: a number and ms, s or min, like \"10s\"",
+            "`{} = \"{text}\"` is not a duration: write a number with ms, s or min, like \"10s\"",
             entry.path
         ),
     };

@@ -1,30 +1,33 @@
-//! `[history]`: how long the usage of past days is kept.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The section `[history]`, which states how long the usage of past days is kept.
 
 use std::fmt;
 
 use super::document::{Document, Section};
 
-/// Fewest days: yesterday's books are closed today.
+/// The minimum number of days. It is more than one, because yesterday's usage can still change in
+/// the store today.
 const FEWEST: u32 = 2;
-/// Most days, ten years: more is likely a slip of the keys, and a row is kept for each scope and
-/// day.
+/// The maximum number of days, which is ten years. A larger number is probably a typing error, and
+/// the store keeps a row for each scope and day.
 const MOST: u32 = 3660;
 
-/// The whole section.
+/// The section `[history]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct History {
-    /// How many days before today are kept.
+    /// The number of past days that are kept.
     pub keep: Days,
 }
 
 impl Default for History {
     fn default() -> Self {
-        // Last year's month can still be held against this year's.
+        // This is long enough to compare a month with the same month of the previous year.
         Self { keep: Days(400) }
     }
 }
 
-/// A number of days as the file has it: `400d`.
+/// A number of days as written in the file, for example `400d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Days(pub u32);
 
@@ -38,7 +41,7 @@ impl Days {
     fn parse(text: &str) -> Option<Self> {
         let number = text.strip_suffix('d')?;
         let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-        // What does not fit is out of range, not ill-formed.
+        // A number with more than 32 bits is reported as out of range rather than as malformed.
         digits.then(|| Self(number.parse().unwrap_or(u32::MAX)))
     }
 }
@@ -56,7 +59,7 @@ impl History {
         let message = match Days::parse(&text) {
             Some(keep) if (FEWEST..=MOST).contains(&keep.0) => return Self { keep },
             Some(_) => format!(
-                "`{} = \"{text}\"` is out of range: from {} to {}",
+                "`{} = \"{text}\"` is out of range: give a number of days from {} to {}",
                 entry.path,
                 Days(FEWEST),
                 Days(MOST)

@@ -1,34 +1,40 @@
-//! `[identify]`: where a request carries its key.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The section `[identify]`, which states where requests carry their keys.
 
 use std::{fmt, str::FromStr};
 
 use super::document::{Document, Section};
 use crate::suggest::did_you_mean;
 
-/// Most `header:` sources. Each costs a comparison on every header line in the kernel, and the
-/// scanner's table has so many rows.
+/// The maximum number of `header:` sources. The scanner's table has this number of rows, and each
+/// source costs the kernel a comparison for every header line.
 pub const MAX_HEADER_SOURCES: usize = 4;
 
-/// Longest header name, in bytes: the kernel compares names as four 8-byte words.
+/// The maximum length of a header field's name in bytes. The kernel compares names as four words of
+/// 8 bytes each.
 const MAX_HEADER_NAME: usize = 32;
 
-/// One place where a request may carry its key.
+/// A place in which a request may carry its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// The whole value of a header field.
     Header(HeaderName),
-    /// The token of `Authorization: Bearer`.
+    /// The token in `Authorization: Bearer`.
     Bearer,
-    /// The whole base64 of `Authorization: Basic`.
+    /// The whole base64 string in `Authorization: Basic`.
     Basic,
+    /// The user name in `Authorization: Basic`, whatever the password is.
+    BasicUser,
 }
 
-/// A header field's name in lower case, 1 to 32 bytes of RFC 9110's `token`.
+/// The name of a header field in lower case, which is a `token` (RFC 9110, section 5.6.2) of 1 to
+/// 32 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeaderName(String);
 
 impl HeaderName {
-    /// The name in lower case.
+    /// Returns the name in lower case.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -38,39 +44,46 @@ impl FromStr for HeaderName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // RFC 9110 section 5.6.2: tchar.
+        // This is `tchar` of RFC 9110, section 5.6.2.
         let is_tchar = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
         if text.is_empty() || !text.bytes().all(is_tchar) {
             return Err(format!(
-                "`{text}` is not a header's name: letters, digits and hyphens, like \"x-api-key\""
+                "`{text}` is not the name of a header field: write letters, digits and hyphens, like \"x-api-key\""
             ));
         }
         if text.len() > MAX_HEADER_NAME {
             return Err(format!(
-                "the header name `{text}` is too long: at most {MAX_HEADER_NAME} bytes"
+                "the header name `{text}` is too long: a name has at most {MAX_HEADER_NAME} bytes"
             ));
         }
         let name = text.to_ascii_lowercase();
-        let dashed = name.replace('_', "-");
+        let dashed = dashed(&name);
         if ["content-length", "transfer-encoding", "authorization"].contains(&dashed.as_str()) {
             return Err(match dashed.as_str() {
-                "authorization" => {
-                    "`header:authorization` is read as \"bearer\" or \"basic\": use those"
-                        .to_owned()
-                }
-                _ => format!("the header `{name}` frames the message and cannot be a key"),
+                "authorization" => "`header:authorization` is not a source: use \"bearer\", \
+                                    \"basic\" or \"basic-user\""
+                    .to_owned(),
+                _ => format!("the header field `{name}` frames the message and cannot carry a key"),
             });
         }
         Ok(Self(name))
     }
 }
 
+/// Returns `name` with a dash in place of each byte that is neither a letter nor a digit. Servers
+/// that pass header fields on as variables cannot distinguish names that differ only in these
+/// bytes.
+fn dashed(name: &str) -> String {
+    name.replace(|char: char| !char.is_ascii_alphanumeric(), "-")
+}
+
 impl Source {
-    /// Whether both mean the same. The scanner takes `_` for `-` in names, as many servers do,
-    /// so that none of the two is a way around.
+    /// Returns whether both sources read the same fields. In names of fields, the scanner treats
+    /// all bytes except letters and digits as equal, so that a client cannot evade a limit with a
+    /// variant of a name.
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Header(a), Self::Header(b)) => a.0.replace('_', "-") == b.0.replace('_', "-"),
+            (Self::Header(a), Self::Header(b)) => dashed(&a.0) == dashed(&b.0),
             _ => self == other,
         }
     }
@@ -83,11 +96,13 @@ impl FromStr for Source {
         match text {
             "bearer" => Ok(Self::Bearer),
             "basic" => Ok(Self::Basic),
+            "basic-user" => Ok(Self::BasicUser),
             _ => match text.strip_prefix("header:") {
                 Some(name) => name.parse().map(Self::Header),
                 None => Err(format!(
-                    "`{text}` is not a source: \"header:NAME\", \"bearer\" or \"basic\"{}",
-                    did_you_mean(text, ["header:", "bearer", "basic"])
+                    "`{text}` is not a source: use \"header:NAME\", \"bearer\", \"basic\" or \
+                     \"basic-user\"{}",
+                    did_you_mean(text, ["header:", "bearer", "basic", "basic-user"])
                 )),
             },
         }
@@ -100,6 +115,7 @@ impl fmt::Display for Source {
             Self::Header(name) => write!(f, "header:{}", name.as_str()),
             Self::Bearer => f.write_str("bearer"),
             Self::Basic => f.write_str("basic"),
+            Self::BasicUser => f.write_str("basic-user"),
         }
     }
 }
@@ -121,7 +137,7 @@ pub(super) fn read<'a>(document: &mut Document<'a>, root: &Section<'a>) -> Vec<S
         return defaults();
     };
     if entries.is_empty() {
-        let message = "`identify.sources` is empty: name at least one, like [\"header:x-api-key\"]";
+        let message = "`identify.sources` is empty: give at least one, like [\"header:x-api-key\"]";
         document.problem(&section.span, message);
     }
     let mut sources: Vec<Source> = Vec::new();
@@ -147,7 +163,7 @@ pub(super) fn read<'a>(document: &mut Document<'a>, root: &Section<'a>) -> Vec<S
                     document.problem(
                         &entry.span,
                         format!(
-                            "`{}`: at most {MAX_HEADER_SOURCES} header sources",
+                            "`{}`: there are at most {MAX_HEADER_SOURCES} header sources",
                             entry.path
                         ),
                     );

@@ -1,4 +1,6 @@
-//! `[metrics]`: a page of numbers for Prometheus.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The section `[metrics]`, for the page of metrics that Prometheus reads.
 
 use std::net::SocketAddr;
 
@@ -7,18 +9,18 @@ use super::{
     document::{Document, Entry, Section},
 };
 
-/// Most scopes that the page may name in one ranking: each is a time series or three in whatever keeps
-/// them.
+/// The maximum number of scopes in each ranking of the page. Each scope is a separate time series
+/// in each of the three rankings.
 const MOST_SCOPES: u64 = 1000;
 
-/// The whole section.
+/// The section `[metrics]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metrics {
-    /// Where the page is; `None`: nowhere.
+    /// The address of the page, or `None` if the page is disabled.
     pub listen: Option<SocketAddr>,
-    /// How many scopes it names in each ranking.
+    /// The number of scopes in each ranking.
     pub top_scopes: usize,
-    /// Whether the kernel measures what the programs take.
+    /// Whether the kernel measures the run time of the programs.
     pub program_time: bool,
 }
 
@@ -73,14 +75,16 @@ fn address(
             "{shown} is not an address and a port: write it like \"127.0.0.1:9191\" or \"[::1]:9191\""
         ),
         Ok(address) if address.port() == 0 => {
-            format!("{shown} has port 0, which nobody would find: name one from 1 to 65535")
+            format!(
+                "{shown} has port 0, which stands for any free port: give a port from 1 to 65535"
+            )
         }
         Ok(address) if !allow_remote && !address.ip().to_canonical().is_loopback() => format!(
-            "{shown} is open to other hosts, and whoever can connect reads it: use 127.0.0.1, or say `allow_remote = true` beside it"
+            "{shown} is reachable from other hosts, and anyone who can connect can read the page: use 127.0.0.1, or add `allow_remote = true`"
         ),
-        // Who reads it would be taken for a client of the API.
+        // On a guarded port, the readers of the page would be treated as clients of the API.
         Ok(address) if attach.ports.contains(&address.port()) => {
-            format!("{shown} has a port that is guarded (`attach.ports`): use another one")
+            format!("{shown} has a port that is guarded (`attach.ports`): use another port")
         }
         Ok(address) => return Some(address),
     };

@@ -1,5 +1,7 @@
-//! The configuration file: read once, raw to resolved. What is invalid cannot be represented
-//! after [`Config::load`].
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The configuration file. [`Config::load`] parses it once, into a type that cannot represent an
+//! invalid configuration.
 
 mod accounting;
 mod attach;
@@ -9,7 +11,6 @@ mod error;
 mod healing;
 mod history;
 mod identify;
-mod interfaces;
 mod metrics;
 mod policy;
 mod tiers;
@@ -17,72 +18,75 @@ mod tiers;
 use std::path::{Path, PathBuf};
 
 pub use accounting::{Accounting, Unattended};
-pub use attach::{Attach, AttachHook, InterfacePattern, Origin};
+pub use attach::{Attach, AttachHook, InterfacePattern, Order, Origin};
 pub use control::Control;
 pub use error::{ConfigError, Problem};
 pub use healing::{Healing, Interval};
 pub use history::{Days, History};
 pub use identify::{HeaderName, MAX_HEADER_SOURCES, Source};
-pub use interfaces::{Resolution, resolve};
 pub use metrics::Metrics;
 pub use policy::{
-    Handshake, Http2, Malformed, MissingKey, Mode, OnLimit, Policy, TableFull, UnknownKey,
-    Untracked,
+    Connect, Handshake, Http2, Malformed, MissingKey, OnLimit, Policy, Preflight, TableFull,
+    UnknownKey, Untracked,
 };
 pub use tiers::{Tier, TierName, Tiers};
 
 use document::Document;
 
-/// Where the configuration is looked for when nothing else is said.
+/// The path of the file that is read if the command line does not name one.
 pub const DEFAULT_PATH: &str = "/etc/limiter/limiter.toml";
 
 /// The configuration in force.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// The file it came from, if there was one.
+    /// The file from which the configuration was read, if any.
     pub file: Option<PathBuf>,
-    /// Where traffic is limited.
+    /// The interfaces and ports whose traffic is limited.
     pub attach: Attach,
-    /// Where requests carry their key, in order; never empty.
+    /// The places in which requests carry their keys, in the order in which they are tried. There
+    /// is at least one.
     pub sources: Vec<Source>,
-    /// What happens in each case.
+    /// The actions for special cases.
     pub policy: Policy,
-    /// All tiers, the built-in ones too.
+    /// All tiers, including the built-in ones.
     pub tiers: Tiers,
-    /// Sizes of the kernel's tables.
+    /// The sizes of the kernel's tables.
     pub tables: Tables,
-    /// How often counts are checked.
+    /// The intervals at which the counts are checked and corrected.
     pub healing: Healing,
-    /// How far counts may run ahead of the store.
+    /// The number of requests by which counts may run ahead of the store.
     pub accounting: Accounting,
-    /// How long the usage of past days is kept.
+    /// The time for which the usage of past days is kept.
     pub history: History,
-    /// Who may use the control socket.
+    /// The groups that may use the control socket.
     pub control: Control,
     /// The page of metrics.
     pub metrics: Metrics,
 }
 
-/// Sizes of the kernel's tables, in entries. Memory is taken when they are made.
+/// The sizes of the kernel's tables, in entries. The memory of a table is allocated when the table
+/// is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tables {
-    /// TCP connections followed at a time.
+    /// The maximum number of TCP connections that are tracked at a time.
     pub flows: u32,
-    /// Scopes.
+    /// The maximum number of registered scopes.
     pub scopes: u32,
-    /// Keys.
+    /// The maximum number of registered keys.
     pub keys: u32,
-    /// Unknown keys that may become scopes of their own (`policy.unknown_key = "tier:NAME"`).
+    /// The maximum number of unknown keys that may become scopes of their own (`policy.unknown_key
+    /// = "tier:NAME"`).
     pub unknown_keys: u32,
 }
 
 impl Tables {
-    /// Scope ids: for as many scopes as can be registered, and for those of unknown keys.
+    /// Returns the number of scope ids that registered scopes and the scopes of unknown keys need
+    /// together.
     pub fn scope_ids(&self) -> u32 {
         self.scopes.saturating_add(self.unknown_keys)
     }
 
-    /// These, and where `wanted` has more, as many as that.
+    /// Returns, for each table, the larger of its sizes in `self` and `wanted`.
     pub fn at_least(&self, wanted: &Self) -> Self {
         Self {
             flows: self.flows.max(wanted.flows),
@@ -104,24 +108,24 @@ impl Default for Tables {
     }
 }
 
-/// What the command line says about the configuration.
+/// The command-line options that affect the configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Overlay {
-    /// `-c FILE`; its absence from the disk is then an error.
+    /// The option `-c FILE`. The file must exist.
     pub file: Option<PathBuf>,
-    /// `--interface`, instead of the file's when any is given.
+    /// The options `--interface`. If there are any, they replace the interfaces in the file.
     pub interfaces: Vec<String>,
-    /// `--port`, instead of the file's when any is given.
+    /// The options `--port`. If there are any, they replace the ports in the file.
     pub ports: Vec<u16>,
 }
 
 impl Config {
-    /// Reads the file that `overlay` names, or the default one, and lays the command line over
-    /// it. The default file may be missing when the command line names interfaces and ports.
+    /// Reads the file that `overlay` names, or the default file, and applies the command-line
+    /// options. The default file is not required if these options name interfaces and ports.
     ///
     /// # Errors
-    /// [`ConfigError::Read`] when the file cannot be read, [`ConfigError::Invalid`] with every
-    /// problem found in it.
+    /// Returns [`ConfigError::Read`] if the file cannot be read, and [`ConfigError::Invalid`] with
+    /// all problems in the file and in the options, if there are any.
     pub fn load(overlay: &Overlay) -> Result<Self, ConfigError> {
         let path = overlay
             .file
@@ -140,24 +144,22 @@ impl Config {
             Err(source) => {
                 let missing =
                     overlay.file.is_none() && source.kind() == std::io::ErrorKind::NotFound;
-                // Both at once need no file, and do not come here.
+                // The file may be missing only if both options are given.
                 let hint = match (overlay.interfaces.is_empty(), overlay.ports.is_empty()) {
                     _ if !missing => "",
-                    (false, _) => "; --port is missing: give it, or name a file with -c FILE",
-                    (true, false) => {
-                        "; --interface is missing: give it, or name a file with -c FILE"
-                    }
-                    (true, true) => "; name another with -c FILE, or give --interface and --port",
+                    (false, _) => "; add --port, or name a file with -c FILE",
+                    (true, false) => "; add --interface, or name a file with -c FILE",
+                    (true, true) => "; name a file with -c FILE, or give --interface and --port",
                 };
                 Err(ConfigError::Read { path, source, hint })
             }
         }
     }
 
-    /// Resolves `text`, which came from `path`, with the command line's additions.
+    /// Parses `text`, which was read from `path`, and applies the command-line options.
     ///
     /// # Errors
-    /// [`ConfigError::Invalid`] with every problem found.
+    /// Returns [`ConfigError::Invalid`] with all problems that were found, if there are any.
     pub fn parse(text: &str, path: Option<&Path>, overlay: &Overlay) -> Result<Self, ConfigError> {
         let mut document = Document::new(text, path)?;
         let config = Self::read(&mut document, path, overlay);
@@ -165,14 +167,15 @@ impl Config {
         Ok(config)
     }
 
-    /// What holds where nothing is configured, nothing attached and no port guarded: for taking down what
-    /// a daemon left, whatever its file says by now.
+    /// Returns the configuration of a daemon that attaches to no interface and guards no port.
+    /// `limiter detach` uses it to remove what another daemon has left behind, whatever the
+    /// configuration file of that daemon contains now.
     ///
     /// # Errors
-    /// None that an empty file could have.
+    /// Never returns an error, because an empty file is valid TOML.
     pub fn nowhere() -> Result<Self, ConfigError> {
         let mut document = Document::new("", None)?;
-        // Not finished: it lacks what a daemon needs.
+        // The problems are ignored, because they only concern the missing interfaces and ports.
         Ok(Self::read(&mut document, None, &Overlay::default()))
     }
 
@@ -219,7 +222,8 @@ impl Config {
     }
 }
 
-/// Largest table: what a hash map of the kernel takes on a large host without surprises.
+/// The maximum number of entries in a table. The kernel supports hash maps of this size on a large
+/// host.
 const MAX_ENTRIES: u64 = 1 << 24;
 
 fn read_tables<'a>(document: &mut Document<'a>, root: &document::Section<'a>) -> Tables {

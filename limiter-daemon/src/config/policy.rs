@@ -1,120 +1,124 @@
-//! `[policy]`: what happens in each case.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The section `[policy]`, which states the action for each special case.
 
 use super::{
     document::{Document, Section},
     tiers::{TierName, Tiers},
 };
-use crate::suggest::did_you_mean;
+use crate::{
+    domain::mode::{MODES, Mode},
+    suggest::did_you_mean,
+};
 
-/// Whether limits are enforced or only counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Mode {
-    /// Refuse what is over a limit.
-    Enforce,
-    /// Count what would be refused, refuse nothing.
-    Observe,
-}
-
-impl Mode {
-    /// The word for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Enforce => "enforce",
-            Self::Observe => "observe",
-        }
-    }
-
-    /// The mode of that name.
-    pub fn named(name: &str) -> Option<Self> {
-        MODES
-            .into_iter()
-            .find_map(|(word, mode)| (word == name).then_some(mode))
-    }
-}
-
-/// A request without a key.
+/// The action for a request without a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MissingKey {
-    /// Let it go on, unlimited and counted.
+    /// The request is admitted without a limit, and counted.
     Pass,
-    /// 401.
+    /// The request gets 401.
     Reject,
 }
 
-/// A request with a key that is not registered.
+/// The action for a request whose key is not registered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UnknownKey {
-    /// Let it go on, unlimited and counted.
+    /// The request is admitted without a limit, and counted.
     Pass,
-    /// 401.
+    /// The request gets 401.
     Reject,
-    /// Each such key is a scope of its own, of this tier.
+    /// Each unknown key gets a scope of its own, with this tier.
     Tier(TierName),
 }
 
-/// A request that servers disagree on.
+/// The action for a request that servers could interpret in different ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Malformed {
-    /// 400 and close.
+    /// The request gets 400, and the connection is closed.
     Reject,
-    /// Let the connection go on, uninspected and counted.
+    /// The connection continues without inspection, and is counted.
     Pass,
 }
 
-/// How a request over a limit is refused.
+/// The action for a request that exceeds a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnLimit {
-    /// 429, then both sides are closed.
+    /// The request gets 429, and both sides of the connection are closed.
     Close,
-    /// RST to both sides.
+    /// Both sides of the connection get a RST.
     Reset,
-    /// Nothing: the client waits.
+    /// The request is dropped, and the client waits.
     Drop,
 }
 
-/// Connections older than the program.
+/// The action for untracked connections, whose beginning limiter has not seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Untracked {
-    /// Let them go on, uninspected and counted.
+    /// Connections that are older than limiter continue without inspection, and are counted. All
+    /// other untracked connections are refused.
     Pass,
-    /// Refuse them.
+    /// All untracked connections are refused.
     Reject,
+    /// All untracked connections continue without inspection, and are counted.
+    Any,
 }
 
-/// Connections that the full flow table has no room for.
+/// The action for new connections while the table of flows is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TableFull {
-    /// Refuse them.
+    /// The connections are refused.
     Reject,
-    /// Let them go on, uninspected and counted.
+    /// The connections continue without inspection, and are counted.
     Pass,
 }
 
-/// Connections that speak HTTP/2 in clear text.
+/// The action for connections that use HTTP/2 in clear text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Http2 {
-    /// Let them go on, uninspected and counted.
+    /// The connections continue without inspection, and are counted.
     Pass,
-    /// RST to both sides.
-    Reset,
+    /// Both sides of the connection get a RST. Offers of HTTP/2 are removed from requests.
+    Reject,
 }
 
-/// When a server hears of a new connection.
+/// The action for CONNECT requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connect {
+    /// The request gets 405.
+    Reject,
+    /// The request is treated like any other, and the connection becomes a tunnel after a 2xx
+    /// response.
+    Pass,
+}
+
+/// The action for CORS preflight requests, which carry no key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preflight {
+    /// Preflight requests are admitted without a limit, and counted.
+    Pass,
+    /// Preflight requests are treated like other requests without a key.
+    AsMissingKey,
+}
+
+/// The time at which the server sees a new connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Handshake {
-    /// As its client completes the handshake.
+    /// The server sees the connection when the client completes the handshake.
     Pass,
-    /// With the first request, unless that is refused; after a second in any case.
+    /// The server sees the connection when its first request is admitted, but after a second at the
+    /// latest.
     Defer,
 }
 
-/// The whole section.
+/// The section `[policy]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// See [`Mode`].
     pub mode: Mode,
     /// See [`MissingKey`].
     pub missing_key: MissingKey,
+    /// See [`Preflight`].
+    pub preflight: Preflight,
     /// See [`UnknownKey`].
     pub unknown_key: UnknownKey,
     /// See [`Malformed`].
@@ -125,6 +129,8 @@ pub struct Policy {
     pub untracked: Untracked,
     /// See [`TableFull`].
     pub table_full: TableFull,
+    /// See [`Connect`].
+    pub connect: Connect,
     /// See [`Http2`].
     pub http2: Http2,
     /// See [`Handshake`].
@@ -136,31 +142,94 @@ impl Default for Policy {
         Self {
             mode: Mode::Enforce,
             missing_key: MissingKey::Pass,
+            preflight: Preflight::Pass,
             unknown_key: UnknownKey::Pass,
             malformed: Malformed::Reject,
             on_limit: OnLimit::Close,
             untracked: Untracked::Pass,
             table_full: TableFull::Reject,
-            http2: Http2::Pass,
+            connect: Connect::Reject,
+            http2: Http2::Reject,
             handshake: Handshake::Pass,
         }
     }
 }
 
-pub(super) const MODES: [(&str, Mode); 2] =
-    [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
-
-const ENTRIES: [&str; 9] = [
+const ENTRIES: [&str; 11] = [
     "mode",
     "missing_key",
+    "preflight",
     "unknown_key",
     "malformed",
     "on_limit",
     "untracked",
     "table_full",
+    "connect",
     "http2",
     "handshake",
 ];
+
+/// A policy that the file names with a single word.
+trait Word: Copy + PartialEq + 'static {
+    /// All words, each with the value that it stands for.
+    const WORDS: &'static [(&'static str, Self)];
+
+    /// Returns the word for this policy.
+    fn as_str(self) -> &'static str {
+        let found = Self::WORDS.iter().find(|(_, policy)| *policy == self);
+        found.map_or("", |(word, _)| word)
+    }
+}
+
+impl Word for MissingKey {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("pass", Self::Pass), ("reject", Self::Reject)];
+}
+
+impl Word for Preflight {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("pass", Self::Pass), ("as missing_key", Self::AsMissingKey)];
+}
+
+impl Word for Malformed {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("reject", Self::Reject), ("pass", Self::Pass)];
+}
+
+impl Word for OnLimit {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("close", Self::Close),
+        ("reset", Self::Reset),
+        ("drop", Self::Drop),
+    ];
+}
+
+impl Word for Untracked {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("pass", Self::Pass),
+        ("reject", Self::Reject),
+        ("any", Self::Any),
+    ];
+}
+
+impl Word for TableFull {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("reject", Self::Reject), ("pass", Self::Pass)];
+}
+
+impl Word for Connect {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("reject", Self::Reject), ("pass", Self::Pass)];
+}
+
+impl Word for Http2 {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("reject", Self::Reject), ("pass", Self::Pass)];
+}
+
+impl Word for Handshake {
+    const WORDS: &'static [(&'static str, Self)] = &[("pass", Self::Pass), ("defer", Self::Defer)];
+}
 
 impl Policy {
     pub(super) fn read<'a>(document: &mut Document<'a>, root: &Section<'a>, tiers: &Tiers) -> Self {
@@ -173,52 +242,63 @@ impl Policy {
             mode: document
                 .choice(&section, "mode", &MODES)
                 .unwrap_or(base.mode),
-            missing_key: document
-                .choice(
-                    &section,
-                    "missing_key",
-                    &[("pass", MissingKey::Pass), ("reject", MissingKey::Reject)],
-                )
-                .unwrap_or(base.missing_key),
+            missing_key: word(document, &section, "missing_key", base.missing_key),
+            preflight: word(document, &section, "preflight", base.preflight),
             unknown_key: read_unknown_key(document, &section, tiers).unwrap_or(base.unknown_key),
-            malformed: document
-                .choice(
-                    &section,
-                    "malformed",
-                    &[("reject", Malformed::Reject), ("pass", Malformed::Pass)],
-                )
-                .unwrap_or(base.malformed),
-            on_limit: read_on_limit(document, &section).unwrap_or(base.on_limit),
-            untracked: document
-                .choice(
-                    &section,
-                    "untracked",
-                    &[("pass", Untracked::Pass), ("reject", Untracked::Reject)],
-                )
-                .unwrap_or(base.untracked),
-            table_full: document
-                .choice(
-                    &section,
-                    "table_full",
-                    &[("reject", TableFull::Reject), ("pass", TableFull::Pass)],
-                )
-                .unwrap_or(base.table_full),
-            http2: document
-                .choice(
-                    &section,
-                    "http2",
-                    &[("pass", Http2::Pass), ("reset", Http2::Reset)],
-                )
-                .unwrap_or(base.http2),
-            handshake: document
-                .choice(
-                    &section,
-                    "handshake",
-                    &[("pass", Handshake::Pass), ("defer", Handshake::Defer)],
-                )
-                .unwrap_or(base.handshake),
+            malformed: word(document, &section, "malformed", base.malformed),
+            on_limit: read_on_limit(document, &section, base.on_limit),
+            untracked: word(document, &section, "untracked", base.untracked),
+            table_full: word(document, &section, "table_full", base.table_full),
+            connect: word(document, &section, "connect", base.connect),
+            http2: read_http2(document, &section, base.http2),
+            handshake: word(document, &section, "handshake", base.handshake),
         }
     }
+
+    /// Returns the name and the value of each entry in the section.
+    pub fn entries(&self) -> Vec<(&'static str, String)> {
+        let Self {
+            mode,
+            missing_key,
+            preflight,
+            unknown_key,
+            malformed,
+            on_limit,
+            untracked,
+            table_full,
+            connect,
+            http2,
+            handshake,
+        } = self;
+        let unknown_key = match unknown_key {
+            UnknownKey::Pass => "pass".to_owned(),
+            UnknownKey::Reject => "reject".to_owned(),
+            UnknownKey::Tier(tier) => format!("tier:{tier}"),
+        };
+        vec![
+            ("mode", mode.as_str().to_owned()),
+            ("missing_key", missing_key.as_str().to_owned()),
+            ("preflight", preflight.as_str().to_owned()),
+            ("unknown_key", unknown_key),
+            ("malformed", malformed.as_str().to_owned()),
+            ("on_limit", on_limit.as_str().to_owned()),
+            ("untracked", untracked.as_str().to_owned()),
+            ("table_full", table_full.as_str().to_owned()),
+            ("connect", connect.as_str().to_owned()),
+            ("http2", http2.as_str().to_owned()),
+            ("handshake", handshake.as_str().to_owned()),
+        ]
+    }
+}
+
+/// Reads a policy that is a single word. Returns `default` if the entry is missing or invalid.
+fn word<'a, T: Word>(
+    document: &mut Document<'a>,
+    section: &Section<'a>,
+    name: &str,
+    default: T,
+) -> T {
+    document.choice(section, name, T::WORDS).unwrap_or(default)
 }
 
 fn read_unknown_key<'a>(
@@ -244,24 +324,34 @@ fn read_unknown_key<'a>(
     }
     let hint = did_you_mean(name, tiers.names().map(TierName::as_str));
     let message = format!(
-        "`policy.unknown_key`: there is no tier `{name}`{hint}; tiers are {}",
+        "`policy.unknown_key`: there is no tier `{name}`{hint}; the tiers are {}",
         tiers.listed()
     );
     document.problem(&entry.span, message);
     None
 }
 
-fn read_on_limit<'a>(document: &mut Document<'a>, section: &Section<'a>) -> Option<OnLimit> {
-    const CHOICES: [(&str, OnLimit); 3] = [
-        ("close", OnLimit::Close),
-        ("reset", OnLimit::Reset),
-        ("drop", OnLimit::Drop),
-    ];
-    let (text, entry) = document.string(section, "on_limit")?;
-    if text == "keepalive" {
-        let message = "`policy.on_limit = \"keepalive\"` is not available yet: use \"close\"";
-        document.problem(&entry.span, message);
-        return None;
+/// Reads `http2`. It also accepts `reset`, the former word for `reject`.
+fn read_http2<'a>(document: &mut Document<'a>, section: &Section<'a>, default: Http2) -> Http2 {
+    match document.string(section, "http2") {
+        Some((text, _)) if text == "reset" => Http2::Reject,
+        Some(_) => word(document, section, "http2", default),
+        None => default,
     }
-    document.choice(section, "on_limit", &CHOICES)
+}
+
+fn read_on_limit<'a>(
+    document: &mut Document<'a>,
+    section: &Section<'a>,
+    default: OnLimit,
+) -> OnLimit {
+    match document.string(section, "on_limit") {
+        Some((text, entry)) if text == "keepalive" => {
+            let message = "`policy.on_limit = \"keepalive\"` is not available yet: use \"close\"";
+            document.problem(&entry.span, message);
+            default
+        }
+        Some(_) => word(document, section, "on_limit", default),
+        None => default,
+    }
 }

@@ -1,24 +1,28 @@
-//! `[tiers.NAME]`: named limits.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The sections `[tiers.NAME]`, which are named sets of limits.
 
 use std::{collections::BTreeMap, fmt};
 
 use serde::Serialize;
 
-use super::{
-    document::{Document, Section},
-    policy::{MODES, Mode},
+use super::document::{Document, Section};
+use crate::domain::{
+    bound::{BURST, CONCURRENCY, CONNECTIONS, DAILY_QUOTA, Range},
+    limits::Limits,
+    mode::{MODES, Mode},
+    plain::{self, Shown},
 };
-use crate::limits::{BURST, CONCURRENCY, CONNECTIONS, DAILY_QUOTA, Limits, Range};
 
-/// Longest tier name, in bytes.
+/// The maximum length of a tier's name in bytes.
 const MAX_NAME: usize = 32;
 
-/// A tier's name: 1 to 32 of `a-z 0-9 _ -`, not `unlimited`.
+/// The name of a tier, which has 1 to 32 characters of `a-z 0-9 _ -`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct TierName(String);
 
 impl TierName {
-    /// The name as written.
+    /// Returns the name as written.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -30,16 +34,16 @@ impl fmt::Display for TierName {
     }
 }
 
-/// Named limits.
+/// A named set of limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tier {
-    /// What its scopes may do.
+    /// The limits of scopes with this tier.
     pub limits: Limits,
-    /// `None` follows `policy.mode`.
+    /// The mode of scopes with this tier, or `None` if `policy.mode` applies.
     pub mode: Option<Mode>,
 }
 
-/// All tiers by name; `master` and `profile` are always there.
+/// All tiers by name. The tiers `master` and `profile` always exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tiers(BTreeMap<TierName, Tier>);
 
@@ -62,10 +66,10 @@ impl Default for Tiers {
     }
 }
 
-/// The burst of a tier that names none, requests: no two admitted requests closer than the
-/// rate's interval.
+/// The burst, in requests, of a tier whose section sets no burst. With this burst, two admitted
+/// requests are never closer together than the interval of the rate.
 const DEFAULT_BURST: u32 = 1;
-/// The concurrency of a tier that names none, requests in flight: that of the built-in tiers.
+/// The maximum number of requests in flight in the built-in tiers.
 const DEFAULT_CONCURRENCY: u32 = 20;
 
 const ENTRIES: [&str; 6] = [
@@ -78,22 +82,22 @@ const ENTRIES: [&str; 6] = [
 ];
 
 impl Tiers {
-    /// The tier of that name.
+    /// Returns the tier with the name `name`.
     pub fn get(&self, name: &str) -> Option<&Tier> {
         self.0.get(&TierName(name.to_owned()))
     }
 
-    /// All names, sorted.
+    /// Returns the names of all tiers, sorted.
     pub fn names(&self) -> impl Iterator<Item = &TierName> {
         self.0.keys()
     }
 
-    /// All tiers, sorted by name.
+    /// Returns all tiers, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&TierName, &Tier)> {
         self.0.iter()
     }
 
-    /// The names in a sentence.
+    /// Returns the names of all tiers as one string, for a message.
     pub fn listed(&self) -> String {
         let names: Vec<&str> = self.names().map(TierName::as_str).collect();
         names.join(", ")
@@ -110,8 +114,11 @@ impl Tiers {
                     .bytes()
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b));
             if !well_formed {
+                let unseen = plain::check(&name).err();
+                let unseen = unseen.map_or_else(String::new, |unseen| format!("{unseen}, and "));
                 let message = format!(
-                    "`{name}` is not a tier's name: 1 to {MAX_NAME} lower-case letters, digits, underscores or hyphens"
+                    "`{}` {unseen}is not the name of a tier: write 1 to {MAX_NAME} lower-case letters, digits, underscores or hyphens",
+                    Shown(&name)
                 );
                 document.problem(&span, message);
                 continue;
@@ -127,8 +134,8 @@ impl Tiers {
     }
 }
 
-/// A tier over `base`, its built-in values. A tier of the operator's own has none: what it does not
-/// name is not limited.
+/// Reads a tier. A limit that the section does not set is taken from `base`, the built-in tier with
+/// the same name. If there is no such tier, the limit is unlimited.
 fn read_tier<'a>(document: &mut Document<'a>, table: &Section<'a>, base: Option<Tier>) -> Tier {
     document.known(table, &ENTRIES);
     let daily_quota = bound(document, table, DAILY_QUOTA);
@@ -163,7 +170,8 @@ fn read_tier<'a>(document: &mut Document<'a>, table: &Section<'a>, base: Option<
     }
 }
 
-/// A number within `range` or `"unlimited"`; the outer `None` when it is not there or wrong.
+/// Reads a number within `range`, or the word `"unlimited"`, for which it returns `Some(None)`.
+/// Returns `None` if the entry is missing or invalid.
 fn bound<'a>(
     document: &mut Document<'a>,
     table: &Section<'a>,
@@ -176,7 +184,7 @@ fn bound<'a>(
             return Some(None);
         }
         let message = format!(
-            "`{} = \"{text}\"` is not a limit: a whole number from {} to {} without quotes, or \"unlimited\"",
+            "`{} = \"{text}\"` is not a limit: give a whole number from {} to {} without quotes, or \"unlimited\"",
             entry.path, range.min, range.max
         );
         document.problem(&entry.span, message);
@@ -187,7 +195,10 @@ fn bound<'a>(
         .map(Some)
 }
 
-fn rate<'a>(document: &mut Document<'a>, table: &Section<'a>) -> Option<Option<crate::rate::Rate>> {
+fn rate<'a>(
+    document: &mut Document<'a>,
+    table: &Section<'a>,
+) -> Option<Option<crate::domain::rate::Rate>> {
     let (text, entry) = document.string(table, "rate")?;
     if text == "unlimited" {
         return Some(None);

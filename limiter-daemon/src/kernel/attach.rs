@@ -1,32 +1,68 @@
-//! Putting the programs on interfaces, and taking over what an earlier daemon put there.
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+//! Attaches the programs to interfaces, and takes over the attachments of an earlier daemon.
 
-use aya::{
-    Ebpf,
-    programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
-        links::{FdLink, LinkError, PinnedLink},
-        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
-    },
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    time::Instant,
 };
 
+use aya::{Ebpf, programs::TcAttachType};
+
 use super::{
-    Attached, Hook, KernelError, Mechanism,
-    clsact::{CLSACT_PRIORITY, clsact_handle, remove_filter},
-    error::{chain, link_error, pin_error},
+    Attachment, KernelError,
+    chain::Patience,
+    clsact::{remove_all_filters, remove_filters},
+    error::{io_error, list_error},
+    expedite::ShortGracePeriods,
+    filters::{self, CLSACT},
     links::{interface_of, link_pin, pinned_links, unpin_link},
     netdev::{self, Interface, LinkLayer},
     pins::PinDirectory,
-    sys,
+    programs::{ProgramChoice, loaded, program_id, program_name},
+    rtnl::Route,
+    stand_in,
+    survey::Survey,
+    tcx,
+};
+use crate::{
+    config::Order,
+    domain::hook::{Hook, Mechanism, Missing, Standing},
 };
 
-/// What is attached where.
+/// The name of an interface, and one of its two hooks.
+type InterfaceHook = (String, Hook);
+
+/// The hooks that have our program, and those that should have it but do not.
 pub(super) struct Attachments {
     mechanism: Mechanism,
+    order: Order,
+    /// The order in which the two hooks of an interface get their programs.
+    hooks: [Hook; 2],
     pins: PinDirectory,
-    /// By interface name and hook: the index of the interface it was attached to.
-    attached: BTreeMap<(String, Hook), u32>,
+    attached: BTreeMap<InterfaceHook, Location>,
+    /// The hooks that should have a program but have none, each with the reason.
+    missing: BTreeMap<InterfaceHook, String>,
+    /// For each hook, the budget of attempts to put our program back or to move it before other
+    /// programs.
+    patience: BTreeMap<InterfaceHook, Patience>,
+}
+
+/// The data about an attached program.
+#[derive(Debug, Clone)]
+struct Location {
+    /// The index that the interface had when the program was attached.
+    index: u32,
+    /// The programs and filters that a packet meets before our program.
+    before: Vec<Standing>,
+}
+
+/// The position of our program among the programs and filters at a hook.
+struct Position {
+    before: Vec<Standing>,
+    /// Whether our program could be moved before some of the programs and filters in `before`.
+    can_be_earlier: bool,
 }
 
 impl Hook {
@@ -36,88 +72,62 @@ impl Hook {
             Self::Egress => TcAttachType::Egress,
         }
     }
-
-    /// `enum bpf_attach_type` (include/uapi/linux/bpf.h) of its TCX.
-    fn tcx_type(self) -> u32 {
-        match self {
-            Self::Ingress => 46,
-            Self::Egress => 47,
-        }
-    }
-}
-
-/// The programs that are attached.
-pub(super) const PROGRAMS: [&str; 4] = [
-    "limiter_ingress",
-    "limiter_egress",
-    "limiter_ingress_l3",
-    "limiter_egress_l3",
-];
-
-/// The program for a hook of such an interface.
-pub(super) fn program_name(hook: Hook, link_layer: LinkLayer) -> &'static str {
-    let [ingress, egress, ingress_l3, egress_l3] = PROGRAMS;
-    match (hook, link_layer) {
-        (Hook::Ingress, LinkLayer::Ethernet) => ingress,
-        (Hook::Egress, LinkLayer::Ethernet) => egress,
-        (Hook::Ingress, LinkLayer::None) => ingress_l3,
-        (Hook::Egress, LinkLayer::None) => egress_l3,
-    }
-}
-
-/// The program in whose place that one goes on while maps take the place of others.
-pub(super) fn hold_name(hook: Hook, link_layer: LinkLayer) -> &'static str {
-    match (hook, link_layer) {
-        (Hook::Ingress, LinkLayer::Ethernet) => "limiter_hold_ingress",
-        (Hook::Egress, LinkLayer::Ethernet) => "limiter_hold_egress",
-        (Hook::Ingress, LinkLayer::None) => "limiter_hold_ingress_l3",
-        (Hook::Egress, LinkLayer::None) => "limiter_hold_egress_l3",
-    }
-}
-
-/// Which program goes on a hook of such an interface.
-pub(super) type Named = fn(Hook, LinkLayer) -> &'static str;
-
-/// The program `name` of the object, accepted by the kernel: loaded when it is first wanted.
-pub(super) fn loaded<'a>(
-    ebpf: &'a mut Ebpf,
-    name: &str,
-) -> Result<&'a mut SchedClassifier, KernelError> {
-    let refused = |source| KernelError::Program {
-        name: name.to_owned(),
-        source: Box::new(source),
-    };
-    let program: &mut SchedClassifier = ebpf
-        .program_mut(name)
-        .ok_or_else(|| KernelError::Missing(format!("program {name}")))?
-        .try_into()
-        .map_err(refused)?;
-    match program.load() {
-        Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(program),
-        Err(source) => Err(refused(source)),
-    }
 }
 
 impl Attachments {
-    pub(super) fn new(mechanism: Mechanism, pins: PinDirectory) -> Self {
+    pub(super) fn new(
+        mechanism: Mechanism,
+        order: Order,
+        hooks: [Hook; 2],
+        pins: PinDirectory,
+    ) -> Self {
         Self {
             mechanism,
+            order,
+            hooks,
             pins,
             attached: BTreeMap::new(),
+            missing: BTreeMap::new(),
+            patience: BTreeMap::new(),
         }
+    }
+
+    /// Returns attachments with the same settings, but without any attached program.
+    pub(super) fn emptied(&self) -> Self {
+        Self::new(self.mechanism, self.order, self.hooks, self.pins.clone())
     }
 
     pub(super) fn mechanism(&self) -> Mechanism {
         self.mechanism
     }
 
-    pub(super) fn list(&self) -> Vec<Attached> {
+    pub(super) fn list(&self) -> Vec<Attachment> {
         self.attached
-            .keys()
-            .map(|(interface, hook)| Attached {
+            .iter()
+            .map(|((interface, hook), place)| Attachment {
                 interface: interface.clone(),
                 hook: *hook,
+                before: place.before.clone(),
             })
+            .collect()
+    }
+
+    pub(super) fn missing(&self) -> Vec<Missing> {
+        self.missing
+            .iter()
+            .map(|((interface, hook), reason)| Missing {
+                interface: interface.clone(),
+                hook: *hook,
+                reason: reason.clone(),
+            })
+            .collect()
+    }
+
+    /// Returns the hooks at which our program has had to be put back several times recently.
+    pub(super) fn contested(&mut self) -> Vec<InterfaceHook> {
+        let now = Instant::now();
+        let all = self.patience.iter_mut();
+        all.filter_map(|(at, patience)| patience.is_short(now).then(|| at.clone()))
             .collect()
     }
 
@@ -127,62 +137,192 @@ impl Attachments {
         ebpf: &mut Ebpf,
         interfaces: &[Interface],
     ) -> Result<Vec<String>, KernelError> {
-        // All programs first: one that the kernel does not accept must not leave the others
-        // running with an older one.
+        // All programs are loaded before any hook is changed. If the kernel rejects one of the
+        // programs, all hooks keep the older programs, which work together.
         for interface in interfaces {
             for hook in Hook::ATTACH_ORDER {
                 loaded(ebpf, program_name(hook, interface.link_layer))?;
             }
         }
         let mut changes = self.follow_names(interfaces)?;
-        if self.attached.is_empty() {
+        let is_first = self.attached.is_empty();
+        if is_first {
             changes.extend(self.release_old_filters(interfaces)?);
         }
-        let mut failed = None;
+        let mut survey = Survey::new()?;
+        let new = interfaces.iter().filter(|interface| {
+            let at = (interface.name.clone(), Hook::Ingress);
+            let place = self.attached.get(&at);
+            place.is_none_or(|place| !place.before.is_empty())
+        });
+        let short = ShortGracePeriods::during(match self.mechanism {
+            Mechanism::Tcx => new.count() * Hook::ATTACH_ORDER.len(),
+            Mechanism::Clsact => 0,
+        });
+        self.missing.clear();
+        let mut failed = Vec::new();
         for interface in interfaces {
-            if self.is_attached(interface)? {
-                continue;
-            }
-            for hook in Hook::ATTACH_ORDER {
-                match self.attach(ebpf, interface, hook, program_name) {
-                    Ok(change) => {
-                        let at = (interface.name.clone(), hook);
-                        self.attached.insert(at, interface.index);
-                        changes.push(change);
-                    }
-                    Err(error) => failed = failed.or(Some(error)),
+            for hook in self.hooks {
+                if let Err(error) = self.keep(ebpf, &mut survey, (interface, hook), &mut changes) {
+                    let at = (interface.name.clone(), hook);
+                    self.attached.remove(&at);
+                    self.missing.insert(at, error.to_string());
+                    failed.push(error);
                 }
             }
+        }
+        drop(short);
+        if is_first {
+            stand_in::clear(&self.pins.links());
+            self.hooks = Hook::ATTACH_ORDER;
         }
         for (name, hook) in self.unwanted(interfaces)? {
             match self.release(&name, hook) {
                 Ok(change) => changes.push(change),
-                Err(error) => failed = failed.or(Some(error)),
+                Err(error) => failed.push(error),
             }
         }
-        failed.map_or(Ok(changes), Err)
+        if failed.is_empty() {
+            return Ok(changes);
+        }
+        // The error that is returned below does not contain the changes that have been made, so the
+        // changes are logged here.
+        for change in &changes {
+            log::info!("{change}");
+        }
+        match failed.len() {
+            1 => Err(failed.remove(0)),
+            count => Err(KernelError::Several {
+                first: Box::new(failed.remove(0)),
+                others: count - 1,
+            }),
+        }
     }
 
-    /// Whether both programs are on this interface. It may be another one with the name and the index of
-    /// one that has gone, and others may take off what is ours.
-    fn is_attached(&self, interface: &Interface) -> Result<bool, KernelError> {
-        for hook in Hook::ATTACH_ORDER {
-            let at = (interface.name.clone(), hook);
-            if self.attached.get(&at) != Some(&interface.index) {
-                return Ok(false);
+    /// Makes sure that our program is at a hook, and before other programs if the configuration
+    /// requires that.
+    fn keep(
+        &mut self,
+        ebpf: &mut Ebpf,
+        survey: &mut Survey,
+        on: (&Interface, Hook),
+        changes: &mut Vec<String>,
+    ) -> Result<(), KernelError> {
+        let (interface, hook) = on;
+        let at = (interface.name.clone(), hook);
+        let was_there = self.attached.get(&at).map(|place| place.index) == Some(interface.index);
+        let mut position = match was_there {
+            true => self.see(ebpf, survey, on)?,
+            false => None,
+        };
+        if position.is_none() {
+            if was_there {
+                // The result is ignored. The program is put back even if the budget is empty,
+                // because without the program nothing is limited.
+                let _is_left = self.patience(&at, survey.now).take(survey.now);
             }
-            if self.mechanism == Mechanism::Tcx {
-                let pin = link_pin(&self.pins, &interface.name, hook);
-                if interface_of(&pin)? != Some(interface.index) {
-                    return Ok(false);
+            changes.push(self.attach(ebpf, survey, on, program_name)?);
+            position = self.see(ebpf, survey, on)?;
+        }
+        let Some(mut position) = position else {
+            return Err(KernelError::Attach {
+                interface: interface.name.clone(),
+                hook: hook.as_str(),
+                reason: "the program is gone right after attaching: other software detaches it"
+                    .to_owned(),
+            });
+        };
+        if self.order == Order::First
+            && position.can_be_earlier
+            && self.patience(&at, survey.now).take(survey.now)
+        {
+            changes.push(self.put_first(ebpf, survey, on, &position.before)?);
+            position = self.see(ebpf, survey, on)?.unwrap_or(position);
+        }
+        let place = Location {
+            index: interface.index,
+            before: position.before,
+        };
+        self.attached.insert(at, place);
+        Ok(())
+    }
+
+    fn patience(&mut self, at: &InterfaceHook, now: Instant) -> &mut Patience {
+        let entry = self.patience.entry(at.clone());
+        entry.or_insert_with(|| Patience::new(now))
+    }
+
+    /// Returns the position of our program at a hook, or `None` if the hook does not have our
+    /// program. The program is missing if other software has detached it, or if another interface
+    /// has taken the name and the index of the interface.
+    fn see(
+        &self,
+        ebpf: &mut Ebpf,
+        survey: &mut Survey,
+        on: (&Interface, Hook),
+    ) -> Result<Option<Position>, KernelError> {
+        let (interface, hook) = on;
+        let name = program_name(hook, interface.link_layer);
+        let program = program_id(ebpf, name)?;
+        match self.mechanism {
+            Mechanism::Tcx => {
+                if !tcx::is_there(&self.pins, interface, hook, program)? {
+                    return Ok(None);
                 }
+                let before = tcx::before(interface, hook, Some(program))?;
+                let can_be_earlier = !before.is_empty();
+                Ok(Some(Position {
+                    before,
+                    can_be_earlier,
+                }))
+            }
+            Mechanism::Clsact => {
+                let kind = survey.qdiscs.get(&interface.index);
+                if kind.is_none_or(|kind| kind != CLSACT) {
+                    return Ok(None);
+                }
+                let filters = filters::listed(survey, on)?;
+                let ours = filters.ours(&self.pins);
+                if ours.first().and_then(|place| place.program) != Some(program) {
+                    return Ok(None);
+                }
+                // At each hook, the kernel runs the TCX programs first and the filters of the
+                // clsact qdisc afterwards, so all TCX programs precede our filter.
+                let mut before = tcx::before(interface, hook, None)?;
+                before.extend(filters.before(&self.pins));
+                Ok(Some(Position {
+                    before,
+                    can_be_earlier: filters.can_be_earlier(&self.pins),
+                }))
             }
         }
-        // Filters go with their qdisc: where it can be added, there was none.
-        Ok(self.mechanism == Mechanism::Tcx || tc::qdisc_add_clsact(&interface.name).is_err())
     }
 
-    /// Links stay on an interface that gets another name: their pins follow it.
+    fn put_first(
+        &self,
+        ebpf: &mut Ebpf,
+        survey: &mut Survey,
+        on: (&Interface, Hook),
+        before: &[Standing],
+    ) -> Result<String, KernelError> {
+        let (interface, hook) = on;
+        let name = program_name(hook, interface.link_layer);
+        let program = loaded(ebpf, name)?;
+        match self.mechanism {
+            Mechanism::Tcx => tcx::put_first(program, &self.pins, on)?,
+            Mechanism::Clsact => filters::put_first(program, &self.pins, survey, on)?,
+        }
+        let passed: Vec<String> = before.iter().map(ToString::to_string).collect();
+        Ok(format!(
+            "moved to the first place on {} ({}), before {}",
+            interface.name,
+            hook.as_str(),
+            passed.join(", ")
+        ))
+    }
+
+    /// Renames the pins of interfaces that have been renamed, because a link stays on its interface
+    /// when the name of the interface changes.
     fn follow_names(&mut self, interfaces: &[Interface]) -> Result<Vec<String>, KernelError> {
         let mut changes = Vec::new();
         for (name, hook, pin) in pinned_links(&self.pins)? {
@@ -193,21 +333,24 @@ impl Attachments {
                 continue;
             };
             let new = link_pin(&self.pins, &interface.name, hook);
+            if new == pin {
+                continue;
+            }
             match interface_of(&new)? {
                 None => {}
-                // Of one that had the name before, and has gone.
+                // This pin belongs to an interface that had this name before and is gone.
                 Some(0) => unpin_link(&new)?,
                 Some(_) => continue,
             }
-            if current_link(&pin, interface, hook)?.is_none() {
+            if tcx::current_link(&pin, interface, hook)?.is_none() {
                 continue;
             }
-            fs::rename(&pin, &new).map_err(|source| KernelError::Io { path: pin, source })?;
-            if let Some(index) = self.attached.remove(&(name.clone(), hook)) {
-                self.attached.insert((interface.name.clone(), hook), index);
+            fs::rename(&pin, &new).map_err(io_error("rename", &pin))?;
+            if let Some(place) = self.attached.remove(&(name.clone(), hook)) {
+                self.attached.insert((interface.name.clone(), hook), place);
             }
             changes.push(format!(
-                "{name} is called {} now ({})",
+                "the interface {name} was renamed to {} ({})",
                 interface.name,
                 hook.as_str()
             ));
@@ -215,27 +358,24 @@ impl Attachments {
         Ok(changes)
     }
 
-    /// Filters have no pins that would tell where an earlier daemon put them.
+    /// Removes our filters from interfaces that are no longer wanted. All interfaces have to be
+    /// searched, because filters have no pins that show where an earlier daemon attached them.
     fn release_old_filters(&self, wanted: &[Interface]) -> Result<Vec<String>, KernelError> {
-        let present = netdev::interfaces().map_err(|source| KernelError::Io {
-            path: "network interfaces".into(),
-            source,
-        })?;
-        let mut changes = Vec::new();
-        for Interface { name, .. } in present.iter().filter(|found| !wanted.contains(found)) {
-            for hook in Hook::ATTACH_ORDER {
-                if remove_filter(&self.pins, name, hook)? {
-                    changes.push(format!("let go of {name} ({})", hook.as_str()));
-                }
-            }
-        }
-        Ok(changes)
+        let present = netdev::interfaces().map_err(list_error("network interfaces"))?;
+        let wanted: BTreeSet<u32> = wanted.iter().map(|interface| interface.index).collect();
+        let others = present
+            .iter()
+            .filter(|interface| !wanted.contains(&interface.index));
+        let removed = remove_all_filters(&self.pins, others)?.into_iter();
+        Ok(removed
+            .map(|(name, hook)| format!("detached from {name} ({})", hook.as_str()))
+            .collect())
     }
 
-    /// Which programs are attached.
+    /// Returns the hook and the link layer of each attached program.
     ///
     /// # Errors
-    /// [`KernelError::Io`].
+    /// Returns [`KernelError::Io`] if a file operation fails.
     pub(super) fn programs(&self) -> Result<Vec<(Hook, LinkLayer)>, KernelError> {
         let mut programs = Vec::new();
         for (_, hook, interface) in self.interfaces()? {
@@ -247,33 +387,37 @@ impl Attachments {
         Ok(programs)
     }
 
-    /// What is attached, by the name that it is known by, and the interface. One that has gone has taken
-    /// its programs along.
+    /// Returns, for each attachment, the name that the interface had when the program was attached,
+    /// the hook, and the interface as it is now. Interfaces that are gone are left out, because the
+    /// kernel removed their programs together with them.
     fn interfaces(&self) -> Result<Vec<(String, Hook, Interface)>, KernelError> {
-        let present = netdev::interfaces().map_err(|source| KernelError::Io {
-            path: "network interfaces".into(),
-            source,
-        })?;
-        let found = self.attached.iter().filter_map(|((name, hook), index)| {
-            let interface = present.iter().find(|known| known.index == *index)?;
+        let present = netdev::interfaces().map_err(list_error("network interfaces"))?;
+        let found = self.attached.iter().filter_map(|((name, hook), place)| {
+            let interface = present.iter().find(|known| known.index == place.index)?;
             Some((name.clone(), *hook, interface.clone()))
         });
         Ok(found.collect())
     }
 
-    /// Puts other programs in the place of those that are attached. What cannot be had is not attached any
-    /// more as far as [`Self::follow`] knows, which tries again.
+    /// Replaces the attached programs with those that `choose` selects. If a replacement fails, the
+    /// record of that attachment is removed, and the next call to [`Self::follow`] attaches the
+    /// program again.
     ///
     /// # Errors
-    /// The first that failed; the others get theirs all the same.
-    pub(super) fn replace(&mut self, ebpf: &mut Ebpf, named: Named) -> Result<(), KernelError> {
+    /// Returns the first error. The programs of the remaining hooks are replaced nevertheless.
+    pub(super) fn replace(
+        &mut self,
+        ebpf: &mut Ebpf,
+        choose: ProgramChoice,
+    ) -> Result<(), KernelError> {
         let mut failed = None;
+        let mut survey = Survey::new()?;
         for (name, hook, interface) in self.interfaces()? {
             let known_as = Interface {
                 name: name.clone(),
                 ..interface
             };
-            if let Err(error) = self.attach(ebpf, &known_as, hook, named) {
+            if let Err(error) = self.attach(ebpf, &mut survey, (&known_as, hook), choose) {
                 self.attached.remove(&(name, hook));
                 failed = failed.or(Some(error));
             }
@@ -281,7 +425,8 @@ impl Attachments {
         failed.map_or(Ok(()), Err)
     }
 
-    /// What is attached, by us or by an earlier daemon on the same pins, and not wanted.
+    /// Returns the hooks of interfaces that are not in `wanted`, but to which a program has been
+    /// attached by this daemon or by an earlier daemon with the same pins.
     fn unwanted(&self, wanted: &[Interface]) -> Result<Vec<(String, Hook)>, KernelError> {
         let mut found: Vec<(String, Hook)> = self.attached.keys().cloned().collect();
         found.extend(
@@ -298,166 +443,44 @@ impl Attachments {
     fn attach(
         &self,
         ebpf: &mut Ebpf,
-        interface: &Interface,
-        hook: Hook,
-        named: Named,
+        survey: &mut Survey,
+        on: (&Interface, Hook),
+        choose: ProgramChoice,
     ) -> Result<String, KernelError> {
-        let program = loaded(ebpf, named(hook, interface.link_layer))?;
-        // An earlier daemon may have attached the other way (the kernel was upgraded, or
-        // `attach.hook` changed): both at once would charge each request twice.
+        let (interface, hook) = on;
+        let program = loaded(ebpf, choose(hook, interface.link_layer))?;
+        // An earlier daemon may have used the other mechanism, because the kernel has been upgraded
+        // or `attach.hook` has been changed. If programs were attached by both mechanisms, each
+        // request would be charged twice.
         match self.mechanism {
             Mechanism::Tcx => {
-                let change = self.attach_tcx(program, interface, hook)?;
-                remove_filter(&self.pins, &interface.name, hook)?;
+                let change = tcx::attach(program, &self.pins, on, self.order)?;
+                if survey.qdiscs.contains_key(&interface.index) {
+                    remove_filters(&mut survey.route, &self.pins, interface, hook)?;
+                }
                 Ok(change)
             }
             Mechanism::Clsact => {
-                let change = self.attach_clsact(program, interface, hook)?;
+                let change = filters::attach(program, &self.pins, survey, on, self.order)?;
                 unpin_link(&link_pin(&self.pins, &interface.name, hook))?;
                 Ok(change)
             }
         }
     }
 
-    fn attach_tcx(
-        &self,
-        program: &mut SchedClassifier,
-        interface: &Interface,
-        hook: Hook,
-    ) -> Result<String, KernelError> {
-        let failed = |source: ProgramError| attach_error(interface, hook, &source);
-        let pin = link_pin(&self.pins, &interface.name, hook);
-        if let Some(link) = current_link(&pin, interface, hook)? {
-            // bpf_link_update swaps the program in one step: no packet sees none.
-            program
-                .attach_to_link(link)
-                .and_then(|id| program.take_link(id))
-                .map_err(failed)?;
-            return Ok(format!("took over {} ({})", interface.name, hook.as_str()));
-        }
-        let id = program
-            .attach_with_options(
-                &interface.name,
-                hook.attach_type(),
-                TcAttachOptions::TcxOrder(LinkOrder::default()),
-            )
-            .map_err(failed)?;
-        let link = program.take_link(id).map_err(failed)?;
-        FdLink::try_from(link)
-            .map_err(link_error(&pin))?
-            .pin(&pin)
-            .map_err(pin_error(&pin))?;
-        Ok(format!(
-            "attached to {} ({})",
-            interface.name,
-            hook.as_str()
-        ))
-    }
-
-    fn attach_clsact(
-        &self,
-        program: &mut SchedClassifier,
-        interface: &Interface,
-        hook: Hook,
-    ) -> Result<String, KernelError> {
-        let failed = |source: ProgramError| attach_error(interface, hook, &source);
-        // The qdisc may be there already, of an earlier run or of somebody else: that is fine,
-        // and if it is really missing, the filter below fails and says so.
-        if let Err(error) = tc::qdisc_add_clsact(&interface.name) {
-            log::debug!("clsact on {}: {error}", interface.name);
-        }
-        let handle = clsact_handle(self.pins.root());
-        // A filter of that priority and handle is ours: replacing it swaps the program in place.
-        let ours = SchedClassifierLink::attached(
-            &interface.name,
-            hook.attach_type(),
-            CLSACT_PRIORITY,
-            handle,
-            None,
-        )
-        .map_err(|error| failed(tc::TcError::IoError(error).into()))?;
-        let (id, change) = match program.attach_to_link(ours) {
-            Ok(id) => (id, "took over"),
-            Err(_none_there) => {
-                let options = NlOptions {
-                    priority: CLSACT_PRIORITY,
-                    handle,
-                    ..NlOptions::default()
-                };
-                let options = TcAttachOptions::Netlink(options);
-                let id = program
-                    .attach_with_options(&interface.name, hook.attach_type(), options)
-                    .map_err(failed)?;
-                (id, "attached to")
-            }
-        };
-        // A filter outlives its process, but aya removes it when the link is dropped: this one
-        // has no descriptor, so forgetting it leaks nothing.
-        let link = program.take_link(id).map_err(failed)?;
-        forget(link);
-        Ok(format!("{change} {} ({})", interface.name, hook.as_str()))
-    }
-
     fn release(&mut self, name: &str, hook: Hook) -> Result<String, KernelError> {
         self.attached.remove(&(name.to_owned(), hook));
         match self.mechanism {
             Mechanism::Tcx => unpin_link(&link_pin(&self.pins, name, hook))?,
-            // Gone already when its interface is.
+            // If the interface is gone, the kernel has removed its filters too.
             Mechanism::Clsact => {
-                remove_filter(&self.pins, name, hook)?;
+                let present = netdev::interfaces().map_err(list_error("network interfaces"))?;
+                if let Some(interface) = present.iter().find(|known| known.name == name) {
+                    let mut route = Route::open().map_err(list_error("filters"))?;
+                    remove_filters(&mut route, &self.pins, interface, hook)?;
+                }
             }
         }
-        Ok(format!("let go of {name} ({})", hook.as_str()))
+        Ok(format!("detached from {name} ({})", hook.as_str()))
     }
-}
-
-#[expect(
-    clippy::mem_forget,
-    reason = "a clsact link holds no descriptor; dropping it would detach the filter"
-)]
-fn forget(link: SchedClassifierLink) {
-    std::mem::forget(link);
-}
-
-fn attach_error(interface: &Interface, hook: Hook, source: &ProgramError) -> KernelError {
-    KernelError::Attach {
-        interface: interface.name.clone(),
-        hook: hook.as_str(),
-        reason: chain(source),
-    }
-}
-
-/// The pinned link, if it is still on this interface. One whose interface has gone (and perhaps
-/// come back under the same name) is unpinned.
-fn current_link(
-    pin: &Path,
-    interface: &Interface,
-    hook: Hook,
-) -> Result<Option<SchedClassifierLink>, KernelError> {
-    let link = match PinnedLink::from_pin(pin) {
-        Ok(link) => FdLink::from(link),
-        Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
-            return Ok(None);
-        }
-        Err(error) => return Err(link_error(pin)(error)),
-    };
-    let program = link.info().map_err(link_error(pin))?.program_id();
-    let programs =
-        sys::query_tcx(interface.index, hook.tcx_type()).map_err(|error| KernelError::Attach {
-            interface: interface.name.clone(),
-            hook: hook.as_str(),
-            reason: format!("cannot list what is attached: {error}"),
-        })?;
-    // Of another namespace's interface the index may be the same, and the program may be on several.
-    if programs.contains(&program) && interface_of(pin)? == Some(interface.index) {
-        return SchedClassifierLink::try_from(link)
-            .map(Some)
-            .map_err(link_error(pin));
-    }
-    log::info!(
-        "the link {} was of an interface that has gone",
-        pin.display()
-    );
-    unpin_link(pin)?;
-    Ok(None)
 }

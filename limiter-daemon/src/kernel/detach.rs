@@ -1,104 +1,94 @@
-//! Taking everything down, with a daemon or without one.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Removes everything that limiter has put into the kernel, whether or not a daemon is running.
 
 use std::{fs, io, path::Path};
 
 use super::{
-    Hook, KernelError, Mechanism,
-    clsact::remove_filter,
+    KernelError,
+    clsact::remove_all_filters,
+    directory::list,
+    error::{io_error, list_error},
+    expedite::ShortGracePeriods,
     layouts,
     links::{pinned_links, unpin_link},
     netdev,
-    pins::{GROWING, PinDirectory},
+    pins::{GROWING, LINKS, PinDirectory},
 };
+use crate::domain::hook::Mechanism;
 
-/// What was taken down, for people.
-pub type Removed = Vec<String>;
+/// Messages for the operator. Each message names one thing that was removed.
+pub type Removals = Vec<String>;
 
-/// Removes links, filters, maps and their directories. Attachments go first, so that no packet
-/// meets half of the maps.
+/// Removes links, filters, maps and their directories. The attachments are removed first, so that
+/// no program runs while some of its maps are missing.
 ///
 /// # Errors
-/// The first that failed; the rest stays as it is, so that a second try can finish.
-pub fn remove_all(pins: &PinDirectory) -> Result<Removed, KernelError> {
+/// Returns the first error. Objects that have not been removed before the error stay, and a second
+/// call can remove them.
+pub fn remove_all(pins: &PinDirectory) -> Result<Removals, KernelError> {
     let mut removed = remove_attachments(pins)?;
     removed.extend(remove_maps(pins.root())?);
     Ok(removed)
 }
 
-/// Removes links and filters: from then on no packet changes the maps. (Taking off a link waits for the
-/// packets that are under way: `tcx_entry_sync`, `include/net/tcx.h`.)
+/// Removes links and filters. Afterwards no packet changes the maps, because detaching a link waits
+/// until the running programs have ended (`tcx_entry_sync`, `include/net/tcx.h`).
 ///
 /// # Errors
-/// The first that failed.
-pub(super) fn remove_attachments(pins: &PinDirectory) -> Result<Removed, KernelError> {
+/// Returns the first error.
+pub(super) fn remove_attachments(pins: &PinDirectory) -> Result<Removals, KernelError> {
     let mut removed = Vec::new();
-    for (interface, hook, pin) in pinned_links(pins)? {
+    let links = pinned_links(pins)?;
+    let short = ShortGracePeriods::during(links.len());
+    for (interface, hook, pin) in links {
         unpin_link(&pin)?;
-        removed.push(format!(
+        removed.push((interface, hook, Mechanism::Tcx));
+    }
+    drop(short);
+    let interfaces = netdev::interfaces().map_err(list_error("network interfaces"))?;
+    let filters = remove_all_filters(pins, &interfaces)?.into_iter();
+    removed.extend(filters.map(|(interface, hook)| (interface, hook, Mechanism::Clsact)));
+    let lines = removed.into_iter().map(|(interface, hook, mechanism)| {
+        format!(
             "removed the {} program of {interface} ({})",
             hook.as_str(),
-            Mechanism::Tcx.as_str()
-        ));
-    }
-    let interfaces = netdev::interfaces().map_err(|source| KernelError::Io {
-        path: "network interfaces".into(),
-        source,
-    })?;
-    for interface in interfaces {
-        for hook in [Hook::Ingress, Hook::Egress] {
-            if remove_filter(pins, &interface.name, hook)? {
-                let kind = Mechanism::Clsact.as_str();
-                removed.push(format!(
-                    "removed the {} program of {} ({kind})",
-                    hook.as_str(),
-                    interface.name
-                ));
-            }
-        }
-    }
-    Ok(removed)
+            mechanism.as_str()
+        )
+    });
+    Ok(lines.collect())
 }
 
-/// Removes the pinned maps of every layout and the directories, as far as they are ours.
+/// Removes the pinned maps of all layouts, and the directories that limiter created.
 ///
 /// # Errors
-/// The first that failed.
-pub(super) fn remove_maps(root: &Path) -> Result<Removed, KernelError> {
+/// Returns the first error.
+pub(super) fn remove_maps(root: &Path) -> Result<Removals, KernelError> {
     let mut removed = Vec::new();
     for directory in list(root)? {
         let name = directory
             .file_name()
             .and_then(|name| name.to_str())
             .unwrap_or_default();
-        let is_layout = name == layouts::UNFINISHED
-            || name.strip_prefix('v').is_some_and(|version| {
-                let version = version.strip_suffix(GROWING).unwrap_or(version);
-                !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit())
-            });
-        if !is_layout && name != "links" {
+        let is_layout = is_layout(name);
+        if !is_layout && name != LINKS {
             continue;
         }
         let pins = list(&directory)?;
         for pin in &pins {
-            fs::remove_file(pin).map_err(|source| KernelError::Io {
-                path: pin.clone(),
-                source,
-            })?;
+            fs::remove_file(pin).map_err(io_error("remove", pin))?;
         }
         if is_layout && !pins.is_empty() {
             removed.push(format!(
-                "removed {} pinned maps in {}",
-                pins.len(),
-                directory.display()
+                "removed the pinned maps in {} ({})",
+                directory.display(),
+                pins.len()
             ));
         }
-        fs::remove_dir(&directory).map_err(|source| KernelError::Io {
-            path: directory.clone(),
-            source,
-        })?;
+        fs::remove_dir(&directory).map_err(io_error("remove", &directory))?;
     }
-    // The directory itself only if nothing of somebody else is in it, and it is not where a service manager
-    // has mounted what it gives us of a BPF file system.
+    // The root directory stays if it is not empty, or if it is a mount point (EBUSY), for example
+    // because a service manager has mounted a directory of a BPF file system there for this daemon.
     match fs::remove_dir(root) {
         Ok(()) => {}
         Err(error)
@@ -108,29 +98,18 @@ pub(super) fn remove_maps(root: &Path) -> Result<Removed, KernelError> {
                     | io::ErrorKind::DirectoryNotEmpty
                     | io::ErrorKind::ResourceBusy
             ) => {}
-        Err(source) => {
-            return Err(KernelError::Io {
-                path: root.to_path_buf(),
-                source,
-            });
-        }
+        Err(error) => return Err(io_error("remove", root)(error)),
     }
     Ok(removed)
 }
 
-fn list(directory: &Path) -> Result<Vec<std::path::PathBuf>, KernelError> {
-    let io_error = |source| KernelError::Io {
-        path: directory.to_path_buf(),
-        source,
-    };
-    match fs::read_dir(directory) {
-        Ok(entries) => entries
-            .map(|entry| entry.map(|entry| entry.path()))
-            .collect::<Result<_, _>>()
-            .map_err(io_error),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(io_error(error)),
-    }
+/// Returns whether `name` is the name of a directory that holds the maps of a layout.
+pub(super) fn is_layout(name: &str) -> bool {
+    name == layouts::UNFINISHED
+        || name.strip_prefix('v').is_some_and(|version| {
+            let version = version.strip_suffix(GROWING).unwrap_or(version);
+            !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit())
+        })
 }
 
 #[cfg(test)]
@@ -138,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn maps_of_every_layout_go_and_what_is_not_ours_stays() {
+    fn maps_of_every_layout_are_removed_and_other_directories_stay() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
         for ours in ["v1", "v12", "v12-growing", layouts::UNFINISHED, "links"] {
@@ -156,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_of_a_directory_that_is_ours_alone() {
+    fn a_directory_with_only_our_pins_is_removed() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("limiter");
         fs::create_dir_all(root.join(layouts::UNFINISHED)).unwrap();

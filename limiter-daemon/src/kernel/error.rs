@@ -1,6 +1,11 @@
-//! What can go wrong between the daemon and the kernel.
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
-use std::{io, path::PathBuf};
+//! The errors of operations on the kernel's programs, maps, pins and interfaces.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     EbpfError,
@@ -10,121 +15,184 @@ use aya::{
 };
 use thiserror::Error;
 
-/// Why the kernel's side refused.
+use super::netdev::Interface;
+use crate::{domain::hook::Hook, files::TrustError};
+
+/// The reason why an operation in the kernel failed.
 #[derive(Debug, Error)]
 pub enum KernelError {
     /// The pin directory is not on a BPF file system.
     #[error(
-        "the pin directory {} is not on a BPF file system: use one under /sys/fs/bpf, or mount one there (mount -t bpf bpf DIR)",
+        "the pin directory {} is not on a BPF file system: use a directory under /sys/fs/bpf, or \
+         mount a BPF file system there (`mount -t bpf bpf DIR`)",
         .0.display()
     )]
     NotBpffs(PathBuf),
-    /// A path cannot be made, read or removed.
-    #[error("{}: {source}", path.display())]
+    /// A user other than root or the user of this process could change the pins.
+    #[error("cannot trust the pin directory: {0}")]
+    Untrusted(#[from] TrustError),
+    /// An operation on a path failed.
+    #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// The path.
+        /// The operation, as a verb.
+        action: &'static str,
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system call.
+        source: io::Error,
+    },
+    /// The kernel cannot list network interfaces, qdiscs or filters.
+    #[error("cannot list the {objects}: {source}")]
+    List {
+        /// The objects to list.
+        objects: &'static str,
+        /// The error of the system call.
         source: io::Error,
     },
     /// The BPF file system cannot be mounted.
     #[error("cannot mount a BPF file system on {}: {source}", path.display())]
     Mount {
-        /// Where.
+        /// The mount point.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system call.
         source: io::Error,
     },
-    /// A pinned map is not the one that this program would make.
+    /// The pins would disappear when this process ends.
     #[error(
-        "the pinned map {} has {what} {found}, this limiter needs {wanted}: it was not made by limiter, or was changed; run `limiter detach` to drop the pinned maps (the day's counts come back from the store)",
+        "the pins in {} would end with this process: {why}. Run it where the host's own BPF file system is mounted (`nsenter --net=` for another network namespace, not `ip \
+         netns exec`; in a container, `--volume /sys/fs/bpf:/sys/fs/bpf:rslave`), or pass \
+         `--private-mounts` if that is intended",
+        path.display()
+    )]
+    PrivateMounts {
+        /// The pin directory.
+        path: PathBuf,
+        /// The reason, which follows from the mounts of the file system that holds the pins.
+        why: String,
+    },
+    /// A pinned map differs from the map that this program would create.
+    #[error(
+        "the pinned map {} has the {property} {found}, and this limiter needs {wanted}: another \
+         program created or changed it; run `limiter detach` to remove the pinned maps (the counts \
+         of the day are in the store)",
         path.display()
     )]
     Different {
         /// The pin.
         path: PathBuf,
-        /// What differs.
-        what: &'static str,
-        /// As pinned.
+        /// The property that differs.
+        property: &'static str,
+        /// The value of this property for the pinned map.
         found: u32,
-        /// As needed.
+        /// The value that this program needs.
         wanted: u32,
     },
-    /// A newer limiter is at work here.
+    /// A newer limiter created the maps.
     #[error(
-        "{} holds maps of layout {found}, and this limiter knows {}: run the newer limiter that made them, or `limiter detach` with it first",
+        "{} holds maps of layout {found}, and this limiter supports layouts up to {}: run the \
+         newer limiter that created them, or run its `limiter detach` first",
         path.display(),
         limiter_common::abi::ABI_VERSION
     )]
     NewerLayout {
         /// The directory.
         path: PathBuf,
-        /// Its layout.
+        /// The layout of its maps.
         found: u32,
     },
     /// The object cannot be loaded.
-    #[error("cannot load the kernel program: {}", chain(.0))]
+    #[error("cannot load the object with the kernel programs: {}", chain(.0))]
     Load(#[source] Box<EbpfError>),
-    /// A program was not accepted.
-    #[error("the kernel did not accept the program {name}: {}", chain(.source))]
+    /// The kernel has rejected a program.
+    #[error("the kernel rejected the program {name}: {}", chain(.source))]
     Program {
-        /// The program.
+        /// The name of the program.
         name: String,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: Box<ProgramError>,
     },
-    /// The object has no such part: it and this binary do not belong together.
-    #[error("the kernel object has no {0}: this binary was not built whole")]
+    /// The object lacks a program or a map, and therefore does not belong to this binary.
+    #[error("the object with the kernel programs lacks the {0}: build or install limiter again")]
     Missing(String),
-    /// A map operation failed.
-    #[error("the map {name}: {}", chain(.source))]
+    /// An operation on a map failed.
+    #[error("cannot use the map {name}: {}", chain(.source))]
     Map {
-        /// The map.
+        /// The name of the map.
         name: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: Box<MapError>,
     },
+    /// A system call on the entries of a map failed.
+    #[error("cannot {action} the map {name}: {source}")]
+    MapCall {
+        /// The operation, as a verb.
+        action: &'static str,
+        /// The name of the map.
+        name: String,
+        /// The error of the system call.
+        source: io::Error,
+    },
+    /// The kernel does not measure the run time of programs.
+    #[error("cannot measure the run time of programs (BPF_ENABLE_STATS): {0}")]
+    Measure(io::Error),
     /// A program cannot be attached.
     #[error("cannot attach to {interface} ({hook}): {reason}")]
     Attach {
-        /// The interface.
+        /// The name of the interface.
         interface: String,
         /// `ingress` or `egress`.
         hook: &'static str,
-        /// What the kernel said.
+        /// The kernel's error, or another reason.
         reason: String,
     },
-    /// TCX is asked for, and the kernel has none.
+    /// Several operations failed.
+    #[error("{first} (and {others} more {})", if *others == 1 { "error" } else { "errors" })]
+    Several {
+        /// The first error.
+        first: Box<KernelError>,
+        /// The number of further errors.
+        others: usize,
+    },
+    /// The configuration requires TCX, which the kernel lacks.
     #[error(
-        "this kernel has no TCX, which came with Linux 6.6: set `attach.hook` to \"auto\" or \"clsact\""
+        "this kernel has no TCX, which came with Linux 6.6: set `attach.hook` to \"auto\" or \
+         \"clsact\""
     )]
     NoTcx,
-    /// A link's pin cannot be used.
-    #[error("the pinned link {}: {reason}", path.display())]
+    /// A pinned link cannot be used.
+    #[error("cannot use the pinned link {}: {reason}", path.display())]
     Link {
         /// The pin.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         reason: String,
     },
-    /// Packets were let by while maps were copied.
-    #[error("packets are held for a second, and copying the tables took longer")]
+    /// A map that is in use has lost its pin.
+    #[error(
+        "the pin {} is gone, but its map is in use, so the next daemon would begin with an empty \
+         map: stop this daemon, run `limiter detach`, and start it again (the counts of the day \
+         are in the store)",
+        .0.display()
+    )]
+    Unpinned(PathBuf),
+    /// Packets were let through while the maps were being copied.
+    #[error("copying the tables took longer than packets can be held (1 s)")]
     Lapsed,
     /// A table is full.
-    #[error("the kernel's table of {what} is full ({entries} entries): {hint}")]
+    #[error("the kernel's table of {table} is full ({entries} entries): {hint}")]
     Full {
-        /// Which.
-        what: &'static str,
-        /// Its size.
+        /// The name of the table.
+        table: &'static str,
+        /// The maximum number of entries.
         entries: u32,
-        /// What the operator can do.
+        /// Advice for the operator.
         hint: &'static str,
     },
 }
 
-/// An error with all its causes on one line: aya's own messages often say only "map error".
+/// Formats an error with all its causes on one line. The causes are needed because aya's own
+/// messages often consist only of "map error".
 pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -139,7 +207,7 @@ pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// Makes a [`KernelError::Map`] of what aya says about `name`.
+/// Returns a function that converts an error of aya for the map `name`.
 pub(super) fn map_error(name: &'static str) -> impl Fn(MapError) -> KernelError {
     move |source| KernelError::Map {
         name,
@@ -147,16 +215,48 @@ pub(super) fn map_error(name: &'static str) -> impl Fn(MapError) -> KernelError 
     }
 }
 
-/// Makes a [`KernelError::Link`] of what aya says about the pin `path`.
-pub(super) fn link_error(path: &std::path::Path) -> impl Fn(LinkError) -> KernelError {
+/// Returns a function that converts the error of an operation on `path`. The message of the
+/// resulting error has `action` as its verb.
+pub(super) fn io_error(
+    action: &'static str,
+    path: &Path,
+) -> impl Fn(io::Error) -> KernelError + use<> {
+    let path = path.to_path_buf();
+    move |source| KernelError::Io {
+        action,
+        path: path.clone(),
+        source,
+    }
+}
+
+/// Returns a function that converts the error of a request for a list of kernel objects.
+pub(super) fn list_error(objects: &'static str) -> impl Fn(io::Error) -> KernelError {
+    move |source| KernelError::List { objects, source }
+}
+
+/// Converts aya's error for a program that could not be attached to a hook of an interface.
+pub(super) fn attach_error(
+    interface: &Interface,
+    hook: Hook,
+    source: &ProgramError,
+) -> KernelError {
+    KernelError::Attach {
+        interface: interface.name.clone(),
+        hook: hook.as_str(),
+        reason: chain(source),
+    }
+}
+
+/// Returns a function that converts an error of aya for the link pinned at `path`.
+pub(super) fn link_error(path: &Path) -> impl Fn(LinkError) -> KernelError {
     move |source| KernelError::Link {
         path: path.to_path_buf(),
         reason: chain(&source),
     }
 }
 
-/// Makes a [`KernelError::Link`] of a failure to pin at `path`.
-pub(super) fn pin_error(path: &std::path::Path) -> impl Fn(PinError) -> KernelError {
+/// Returns a function that converts the error of an attempt to pin an object at `path`.
+pub(super) fn pin_error(path: &Path) -> impl Fn(PinError) -> KernelError {
     move |source| KernelError::Link {
         path: path.to_path_buf(),
         reason: chain(&source),
@@ -164,21 +264,31 @@ pub(super) fn pin_error(path: &std::path::Path) -> impl Fn(PinError) -> KernelEr
 }
 
 impl KernelError {
-    /// The table of scopes has no room.
+    /// Returns the error for a full table of scopes.
     pub fn scopes_full(entries: u32) -> Self {
-        let hint = "raise `tables.scopes`, and restart";
+        let hint = "raise `tables.scopes` and restart the daemon";
         Self::Full {
-            what: "scopes",
+            table: "scopes",
             entries,
             hint,
         }
     }
 
-    /// The table of keys has no room.
-    pub fn keys_full(entries: u32) -> Self {
-        let hint = "raise `tables.keys`, and restart";
+    /// Returns the error for a full table of untracked connections.
+    pub fn untracked_full(entries: u32) -> Self {
+        let hint = "raise `tables.flows` and restart the daemon";
         Self::Full {
-            what: "keys",
+            table: "untracked connections",
+            entries,
+            hint,
+        }
+    }
+
+    /// Returns the error for a full table of keys.
+    pub fn keys_full(entries: u32) -> Self {
+        let hint = "raise `tables.keys` and restart the daemon";
+        Self::Full {
+            table: "keys",
             entries,
             hint,
         }

@@ -1,4 +1,6 @@
-//! What the programs tell: the ring buffers `EVENTS` and `REFUSALS`.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The ring buffers `EVENTS` and `REFUSALS`, in which the kernel programs report to the daemon.
 
 use std::{io, marker::PhantomData};
 
@@ -9,70 +11,70 @@ use tokio::io::unix::AsyncFd;
 use super::{KernelError, error::map_error};
 
 /// A record of a ring buffer.
-pub trait Told: Sized {
-    /// It from its bytes; none from what is not one.
+pub trait RingRecord: Sized {
+    /// Reads a record from its bytes. Returns `None` if there are too few bytes.
     fn read(bytes: &[u8]) -> Option<Self>;
 }
 
-/// The reading end of `EVENTS`.
-pub type Events = Ring<abi::Event>;
-/// The reading end of `REFUSALS`.
-pub type Refusals = Ring<abi::Refused>;
+/// The reader of `EVENTS`.
+pub type EventRing = Ring<abi::Event>;
+/// The reader of `REFUSALS`.
+pub type RefusalRing = Ring<abi::RefusalRecord>;
 
-/// The reading end of a ring buffer.
+/// The reader of a ring buffer.
 pub struct Ring<T>(RingBuf<MapData>, PhantomData<T>);
 
-impl<T: Told> Ring<T> {
+impl<T: RingRecord> Ring<T> {
     pub(super) fn new(map: Map, name: &'static str) -> Result<Self, KernelError> {
         let ring = RingBuf::try_from(map).map_err(map_error(name))?;
         Ok(Self(ring, PhantomData))
     }
 
-    /// Makes it something to wait for; within a tokio runtime.
+    /// Converts the reader into one that can wait for records within a tokio runtime.
     ///
     /// # Errors
-    /// The runtime's.
+    /// Returns an error if the runtime cannot watch the descriptor.
     pub fn watch(self) -> io::Result<Watch<T>> {
-        // SAFETY: the ring's descriptor stays open and the same as long as the ring lives, which only
-        // the `AsyncFd` holds.
+        // SAFETY: aya's `RingBuf` keeps the same descriptor open for as long as it lives, and the
+        // `AsyncFd` owns the only `RingBuf` with this descriptor.
         unsafe { AsyncFd::register(self.0) }
             .map(|ring| Watch(ring, PhantomData))
             .map_err(io::Error::from)
     }
 }
 
-/// The reading end, to be waited for.
+/// The reader of a ring buffer within a tokio runtime.
 pub struct Watch<T>(AsyncFd<RingBuf<MapData>>, PhantomData<T>);
 
-impl<T: Told> Watch<T> {
-    /// All that has been told since the last time; waits until there is something. Nothing is lost when
-    /// the waiting is given up.
+impl<T: RingRecord> Watch<T> {
+    /// Waits until there are records, and removes them from the ring. No record is lost if the
+    /// future is dropped.
     ///
     /// # Errors
-    /// The runtime's.
+    /// Returns an error if the runtime cannot wait for the descriptor.
     pub async fn next(&mut self) -> io::Result<Vec<T>> {
         loop {
             let mut ready = self.0.readable_mut().await?;
-            let told = drain(ready.get_inner_mut());
+            let records = drain(ready.get_inner_mut());
             ready.clear_ready();
-            if !told.is_empty() {
-                return Ok(told);
+            if !records.is_empty() {
+                return Ok(records);
             }
         }
     }
 
-    /// All that has been told since the last time, which may be nothing.
-    pub fn told(&mut self) -> Vec<T> {
+    /// Removes the records that are in the ring now, and returns them without waiting for more.
+    pub fn pending(&mut self) -> Vec<T> {
         drain(self.0.get_mut())
     }
 }
 
-fn drain<T: Told>(ring: &mut RingBuf<MapData>) -> Vec<T> {
-    let mut told = Vec::new();
+fn drain<T: RingRecord>(ring: &mut RingBuf<MapData>) -> Vec<T> {
+    let mut records = Vec::new();
     while let Some(item) = ring.next() {
-        told.extend(T::read(&item));
+        records.extend(T::read(&item));
     }
-    told
+    records
 }
 
 fn short(bytes: &[u8], at: usize) -> Option<u32> {
@@ -83,7 +85,7 @@ fn long(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-impl Told for abi::Event {
+impl RingRecord for abi::Event {
     fn read(bytes: &[u8]) -> Option<Self> {
         Some(Self {
             kind: short(bytes, 0)?,
@@ -93,7 +95,7 @@ impl Told for abi::Event {
     }
 }
 
-impl Told for abi::Refused {
+impl RingRecord for abi::RefusalRecord {
     fn read(bytes: &[u8]) -> Option<Self> {
         let client = |part: usize| short(bytes, 24 + 4 * part);
         Some(Self {

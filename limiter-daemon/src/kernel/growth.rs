@@ -1,13 +1,19 @@
-//! Larger maps in place of pinned ones, while packets go on: nothing that is counted gets lost.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Replaces pinned maps with larger ones while packets flow, without losing a count.
 //!
-//! The maps that have to be larger are made beside the others, and programs loaded over both sets. On each
-//! hook a program takes the place of ours that goes on as one of either set, as one word (`SWITCH`) has it
-//! for all hooks at once. That word first holds all packets for a moment, in which the maps are copied, then
-//! says that the new set is in force; at last the new programs take their places themselves.
+//! The larger maps are created beside the old ones, and programs are loaded for both sets of maps.
+//! On each hook a switching program replaces our program, and tail-calls the program of one of the
+//! two sets. A 64-bit word in the map `SWITCH` selects the set for all hooks at once. First this
+//! word is set to a value that makes the switching programs hold all packets while the maps are
+//! copied. Then the word is set to the value that selects the new set. Finally the new programs
+//! replace the switching programs.
 //!
-//! Whenever this process dies, one set is in force, and whole. Before that word says so it is the old one,
-//! after the moment until which packets are held; afterwards it is the new one, whose pins the next daemon
-//! moves to where they belong. A copy during which that moment has passed is not put into force.
+//! At whatever point this process dies, one complete set is in force. If the process dies before
+//! the word selects the new set, the old set is in force, at the latest when the time for holding
+//! packets has passed. If the process dies later, the new set is in force, and the next daemon
+//! moves the pins of this set to their final place. If the time for holding packets passes during a
+//! copy, the copy is not put into force.
 
 mod switch;
 
@@ -23,45 +29,52 @@ use aya::maps::{MapInfo, ProgramArray};
 use limiter_common::abi::{self, Digest, KeyEntry, map};
 
 use super::{
-    Hook, KernelError, PinDirectory,
-    attach::{Attachments, hold_name, loaded, program_name},
-    error::{map_error, pin_error},
+    KernelError, PinDirectory,
+    attach::Attachments,
+    directory::{list, remove},
+    error::{io_error, map_error, pin_error},
     maps::{Plain, clear as clear_map, each, insert_all},
     netdev::LinkLayer,
-    pins::{GROWING, key_entries, shapes},
+    pins::{GROWING, key_entries, shapes, untracked_entries},
+    programs::{FORGET_PROGRAM, SWEEP_PROGRAM, hold_name, loaded, program_name},
     set::{MapSet, take},
     sys::wait_for_programs,
 };
-use crate::config::Tables;
+use crate::{config::Tables, domain::hook::Hook};
+
 use switch::{Hold, Switch};
 
-/// Says which set of maps these go on as: a symbolic link, since nothing else can be written on a BPF file
+/// The name of the symbolic link whose target is the identity of a set of maps. The identity is
+/// stored as the target of a link because bytes cannot be written to the files of a BPF file
 /// system.
-const IDENTITY: &str = "identity";
+pub(super) const IDENTITY: &str = "identity";
 
-/// How often to copy anew when that was too short.
+/// The maximum number of attempts to copy the maps. An attempt fails if it takes longer than the
+/// time for which packets can be held.
 const TRIES: u32 = 3;
 
 type Keys = HashMap<Digest, Plain<KeyEntry>>;
 
-/// Maps that are to take the place of others.
-pub(super) struct Larger {
-    copy: Copy,
+/// Maps that will replace smaller ones, and the word that puts them into force.
+pub(super) struct LargerMaps {
+    maps: NewMaps,
     switch: Switch,
 }
 
-/// The maps themselves.
-struct Copy {
+/// The new set of maps.
+struct NewMaps {
     set: MapSet,
-    /// The keys that it has already.
+    /// The keys that have been copied to the new map.
     keys: Keys,
 }
 
-impl Larger {
-    /// Makes maps of these sizes, and loads what goes on the hooks of `attachments`.
+impl LargerMaps {
+    /// Creates maps with the sizes in `tables`, and loads the programs for the hooks in
+    /// `attachments`.
     ///
     /// # Errors
-    /// The kernel's and the system's; what was made is gone again.
+    /// Returns an error if the kernel or the file system rejects an operation. In that case
+    /// everything that was created is removed again.
     pub(super) fn prepare(
         pins: &PinDirectory,
         old: &mut MapSet,
@@ -85,7 +98,7 @@ impl Larger {
         tables: &Tables,
         attachments: &Attachments,
     ) -> Result<Self, KernelError> {
-        let (mut set, _same_clock, _same_events) = MapSet::open(directory, tables)?;
+        let (mut set, _same_clock, _same_rings) = MapSet::open(directory, tables)?;
         let switch = Switch::new(take(&mut set.ebpf, map::SWITCH)?)?;
         let mut programs = ProgramArray::try_from(take(&mut set.ebpf, map::PROGRAMS)?)
             .map_err(map_error(map::PROGRAMS))?;
@@ -107,21 +120,28 @@ impl Larger {
             }
             loaded(&mut set.ebpf, hold_name(hook, link_layer))?;
         }
+        // Loading a program requires all maps of this set. The maps that both sets share are closed
+        // in this set at the end of this function, so these programs are loaded before that.
+        for name in [SWEEP_PROGRAM, FORGET_PROGRAM] {
+            loaded(&mut set.ebpf, name)?;
+        }
         let pin = directory.join(map::PROGRAMS);
         programs.pin(&pin).map_err(pin_error(&pin))?;
         let keys = Keys::new();
-        let mut copy = Copy { set, keys };
-        // Most of what there may be many of, before anybody has to wait for it.
-        copy.keys(old)?;
-        copy.ended(old)?;
-        Ok(Self { copy, switch })
+        let mut maps = NewMaps { set, keys };
+        // These entries are copied before packets are held, to shorten the time for which packets
+        // are held. Entries that change in the meantime are copied again later.
+        maps.copy_keys(old)?;
+        maps.copy_ended(old)?;
+        Ok(Self { maps, switch })
     }
 
-    /// Puts these maps into force in place of `old`, with all that those have in them, and returns them. On
-    /// the hooks are programs that lead to them then.
+    /// Copies all entries of `old` into the maps in `self`, puts the maps in `self` into force in
+    /// place of `old`, and returns the new set. Afterwards the hooks have switching programs that
+    /// call the programs of the new set.
     ///
     /// # Errors
-    /// The kernel's; the old ones are in force.
+    /// Returns an error if the kernel rejects an operation. In that case the old maps are in force.
     pub(super) fn put_in_force(
         mut self,
         pins: &PinDirectory,
@@ -131,17 +151,18 @@ impl Larger {
         let pin = pins.growing().join(map::SWITCH);
         let pinned = self.switch.data().pin(&pin).map_err(pin_error(&pin));
         let done = pinned
-            .and_then(|()| attachments.replace(&mut self.copy.set.ebpf, hold_name))
+            .and_then(|()| attachments.replace(&mut self.maps.set.ebpf, hold_name))
             .and_then(|()| self.take_over(old));
         match done {
             Ok(held) => {
                 let ms = held.as_millis();
-                log::info!("the tables are larger; packets were held for {ms} ms");
-                Ok(self.copy.set)
+                log::info!("the tables have their new sizes; packets were held for {ms} ms");
+                Ok(self.maps.set)
             }
             Err(error) => {
                 self.switch.let_go();
-                // Otherwise what leads to them stays, and `follow` tries again.
+                // If the replacement fails, the switching programs stay, and the next call to
+                // `follow` tries again to replace them.
                 attachments.replace(&mut old.ebpf, program_name)?;
                 remove(&pins.growing())?;
                 Err(error)
@@ -149,15 +170,15 @@ impl Larger {
         }
     }
 
-    /// Copies while packets are held: for how long they were.
+    /// Copies the maps while packets are held. Returns the time for which packets were held.
     fn take_over(&mut self, old: &MapSet) -> Result<Duration, KernelError> {
         let begun = Instant::now();
         for _ in 0..TRIES {
             let mut hold = Hold::begin(self.switch.word()?)?;
             wait_for_programs();
-            match self.copy.all(old, &mut hold).and_then(|()| hold.commit()) {
+            match self.maps.copy(old, &mut hold).and_then(|()| hold.commit()) {
                 Ok(()) => return Ok(begun.elapsed()),
-                Err(KernelError::Lapsed) => log::warn!("{}, once more", KernelError::Lapsed),
+                Err(KernelError::Lapsed) => log::warn!("{}: trying again", KernelError::Lapsed),
                 Err(error) => return Err(error),
             }
         }
@@ -165,9 +186,9 @@ impl Larger {
     }
 }
 
-impl Copy {
-    /// Copies what packets change.
-    fn all(&mut self, old: &MapSet, hold: &mut Hold<'_>) -> Result<(), KernelError> {
+impl NewMaps {
+    /// Copies the maps that packets change.
+    fn copy(&mut self, old: &MapSet, hold: &mut Hold<'_>) -> Result<(), KernelError> {
         let (from, to) = (old.tables, self.set.tables);
         let (scopes, unknown, flows) = (
             from.scope_ids() != to.scope_ids(),
@@ -182,26 +203,35 @@ impl Copy {
             self.set.unused.copy(&old.unused);
         }
         hold.renew()?;
-        self.keys(old)?;
+        self.copy_keys(old)?;
         hold.renew()?;
         if flows {
             let full = || KernelError::Full {
-                what: "connections",
+                table: "connections",
                 entries: to.flows,
-                hint: "raise `tables.flows`, and restart",
+                hint: "raise `tables.flows` and restart the daemon",
             };
-            // Of an attempt that took too long.
+            // Removes entries that are left over from an attempt that took too long.
             clear_map(&mut self.set.maps.flows, map::FLOWS)?;
             each(&old.maps.flows, map::FLOWS, |some| {
                 hold.renew()?;
                 insert_all(&mut self.set.maps.flows, some, map::FLOWS, full)
             })?;
         }
+        if untracked_entries(&from) != untracked_entries(&to) {
+            let full = || KernelError::untracked_full(untracked_entries(&to));
+            clear_map(&mut self.set.maps.untracked, map::UNTRACKED)?;
+            each(&old.maps.untracked, map::UNTRACKED, |some| {
+                hold.renew()?;
+                insert_all(&mut self.set.maps.untracked, some, map::UNTRACKED, full)
+            })?;
+        }
         Ok(())
     }
 
-    /// Copies the keys that are new or different. None goes meanwhile: programs take none away.
-    fn keys(&mut self, old: &MapSet) -> Result<(), KernelError> {
+    /// Copies the keys that are new or different. No key has to be removed from the copy, because
+    /// the kernel programs never remove keys.
+    fn copy_keys(&mut self, old: &MapSet) -> Result<(), KernelError> {
         if key_entries(&old.tables) == key_entries(&self.set.tables) {
             return Ok(());
         }
@@ -218,8 +248,8 @@ impl Copy {
         })
     }
 
-    /// Copies what only the daemon changes.
-    fn ended(&mut self, old: &MapSet) -> Result<(), KernelError> {
+    /// Copies the map that only the daemon changes.
+    fn copy_ended(&mut self, old: &MapSet) -> Result<(), KernelError> {
         if old.tables.scope_ids() == self.set.tables.scope_ids() {
             return Ok(());
         }
@@ -230,7 +260,7 @@ impl Copy {
     }
 }
 
-/// The number of a program in `PROGRAMS`.
+/// Returns the index of a program in the map `PROGRAMS`.
 fn number(hook: Hook, link_layer: LinkLayer) -> u32 {
     match (hook, link_layer) {
         (Hook::Ingress, LinkLayer::Ethernet) => abi::switch::INGRESS,
@@ -240,7 +270,7 @@ fn number(hook: Hook, link_layer: LinkLayer) -> u32 {
     }
 }
 
-/// Makes the directory of the new set, with those maps in it that stay what they are.
+/// Creates the directory of the new set, and pins in it the maps that keep their size.
 fn make_directory(
     pins: &PinDirectory,
     old: &Tables,
@@ -256,53 +286,47 @@ fn make_directory(
         }
         symlink(identity, directory.join(IDENTITY))
     });
-    made.map_err(|source| KernelError::Io {
-        path: directory,
-        source,
-    })
+    made.map_err(io_error("create", &directory))
 }
 
-/// What tells this set of maps from any other: map ids are never used twice before a reboot, and the boot
-/// id tells reboots apart. Maps that were made larger say whose place they took.
+/// Returns the identity of a set of maps. The identity consists of the boot id and the id of one of
+/// the maps. The kernel does not assign the id of a map again before a reboot. Larger maps keep the
+/// identity of the maps that they replace.
 pub(super) fn identity(maps: &Path) -> Result<String, KernelError> {
-    let io_error = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source| KernelError::Io { path, source }
-    };
-    let said = maps.join(IDENTITY);
-    match fs::read_link(&said) {
+    let link = maps.join(IDENTITY);
+    match fs::read_link(&link) {
         Ok(identity) => return Ok(identity.to_string_lossy().into_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(io_error(&said)(error)),
+        Err(error) => return Err(io_error("read", &link)(error)),
     }
     let path = Path::new("/proc/sys/kernel/random/boot_id");
-    let boot = fs::read_to_string(path).map_err(io_error(path))?;
+    let boot = fs::read_to_string(path).map_err(io_error("read", path))?;
     let info = MapInfo::from_pin(maps.join(map::STATE)).map_err(map_error(map::STATE))?;
     Ok(format!("{}:{}", boot.trim(), info.id()))
 }
 
-/// Lets the maps in `new`, which are those in `old` as far as scopes are concerned, say so.
+/// Copies the identity from the directory `old` to the directory `new`. The maps in both
+/// directories hold the same state of scopes.
 ///
 /// # Errors
-/// [`KernelError::Io`].
+/// Returns [`KernelError::Io`] if a file operation fails.
 pub(super) fn carry_identity(old: &Path, new: &Path) -> Result<(), KernelError> {
     let carried = match fs::read_link(old.join(IDENTITY)) {
         Ok(identity) => symlink(identity, new.join(IDENTITY)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     };
-    carried.map_err(|source| KernelError::Io {
-        path: new.join(IDENTITY),
-        source,
-    })
+    carried.map_err(io_error("create", &new.join(IDENTITY)))
 }
 
 impl PinDirectory {
-    /// Goes on where a daemon that died while it made tables larger has left off: what is in force is where
-    /// it belongs then. To be called when the directory is locked, before anything is looked at in it.
+    /// Finishes or abandons a replacement of maps during which a daemon died. Afterwards the pins
+    /// of the maps in force are in their final place. Call this function after the directory is
+    /// locked, and before anything in the directory is read.
     ///
     /// # Errors
-    /// [`KernelError::Io`], [`KernelError::Map`].
+    /// Returns [`KernelError::Io`] if a directory cannot be read or changed, and
+    /// [`KernelError::Map`] if a map cannot be opened.
     pub fn settle(&self) -> Result<(), KernelError> {
         for (directory, maps) in growing(self)? {
             settle_one(&directory, &maps)?;
@@ -311,10 +335,12 @@ impl PinDirectory {
     }
 }
 
-/// Removes what no program leads to any more: to be called when all hooks have the programs of one set.
+/// Removes the directories of finished or abandoned replacements, which no program uses any more.
+/// Call this function when the programs on all hooks belong to one set.
 ///
 /// # Errors
-/// [`KernelError::Io`], [`KernelError::Map`].
+/// Returns [`KernelError::Io`] if a directory cannot be read or changed, and [`KernelError::Map`]
+/// if a map cannot be opened.
 pub(super) fn clear(pins: &PinDirectory) -> Result<(), KernelError> {
     for (directory, maps) in growing(pins)? {
         settle_one(&directory, &maps)?;
@@ -334,7 +360,8 @@ fn settle_one(directory: &Path, maps: &Path) -> Result<(), KernelError> {
     }
 }
 
-/// Moves the pins of maps to where they belong; what leads to them stays.
+/// Moves the pins of maps to their final place. `SWITCH` and `PROGRAMS` stay, because the switching
+/// programs use them.
 fn move_pins(from: &Path, to: &Path) -> Result<(), KernelError> {
     for pin in list(from)? {
         let Some(name) = pin.file_name() else {
@@ -343,17 +370,19 @@ fn move_pins(from: &Path, to: &Path) -> Result<(), KernelError> {
         if name == map::SWITCH || name == map::PROGRAMS {
             continue;
         }
-        // Of one that is the same in both nothing is moved (rename(2)).
+        // If both pins are hard links to the same inode, rename(2) leaves both in place, so the pin
+        // in `from` is removed here.
         let moved = fs::rename(&pin, to.join(name)).and_then(|()| match fs::remove_file(&pin) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         });
-        moved.map_err(|source| KernelError::Io { path: pin, source })?;
+        moved.map_err(io_error("move", &pin))?;
     }
     Ok(())
 }
 
-/// Directories of maps that are to take the place of others, and where those are.
+/// Returns each directory with maps that will replace other maps, together with the directory of
+/// the maps that will be replaced.
 fn growing(pins: &PinDirectory) -> Result<Vec<(PathBuf, PathBuf)>, KernelError> {
     let paths = list(pins.root())?.into_iter();
     Ok(paths
@@ -365,33 +394,12 @@ fn growing(pins: &PinDirectory) -> Result<Vec<(PathBuf, PathBuf)>, KernelError> 
         .collect())
 }
 
-fn list(directory: &Path) -> Result<Vec<PathBuf>, KernelError> {
-    let entries = fs::read_dir(directory).and_then(|entries| {
-        entries
-            .map(|entry| entry.map(|entry| entry.path()))
-            .collect::<Result<_, _>>()
-    });
-    entries.map_err(|source| KernelError::Io {
-        path: directory.to_path_buf(),
-        source,
-    })
-}
-
-fn remove(directory: &Path) -> Result<(), KernelError> {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(KernelError::Io {
-            path: directory.to_path_buf(),
-            source: error,
-        }),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A pin directory with maps in it, each a file that says of which set it is.
+    /// Creates a pin directory with maps. An ordinary file stands for each map. Its contents state
+    /// to which set the map belongs.
     fn pinned(names: &[&str]) -> (tempfile::TempDir, PinDirectory) {
         let directory = tempfile::tempdir().unwrap();
         let pins = PinDirectory::new(directory.path());
@@ -412,7 +420,7 @@ mod tests {
     ];
 
     #[test]
-    fn what_stays_as_large_is_the_same_in_both_and_pins_move_even_if_some_have_before() {
+    fn maps_of_the_same_size_are_shared_and_an_interrupted_move_of_pins_is_completed() {
         let old = Tables::default();
         let new = Tables {
             flows: old.flows + 1,
@@ -438,7 +446,7 @@ mod tests {
         assert_eq!(identity(&pins.maps()).unwrap(), "boot:1");
         let mut left: Vec<_> = list(&made).unwrap();
         left.sort();
-        // What leads to them.
+        // `SWITCH` and `PROGRAMS` stay, because the switching programs use them.
         assert_eq!(
             left,
             [map::PROGRAMS, map::SWITCH].map(|name| made.join(name))
@@ -446,10 +454,10 @@ mod tests {
     }
 
     #[test]
-    fn what_never_came_into_force_is_cleared_away() {
+    fn maps_that_never_came_into_force_are_removed() {
         let (_directory, pins) = pinned(&ALL);
         fs::create_dir(pins.growing()).unwrap();
-        // It died before anything led to it.
+        // This is the state after a daemon died before any program used the new maps.
         fs::write(pins.growing().join(map::FLOWS), "new").unwrap();
         pins.settle().unwrap();
         clear(&pins).unwrap();
@@ -459,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_layout_says_the_same_of_itself() {
+    fn a_later_layout_keeps_the_identity() {
         let (_directory, pins) = pinned(&ALL);
         let later = pins.root().join("later");
         fs::create_dir(&later).unwrap();

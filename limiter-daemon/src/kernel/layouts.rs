@@ -1,32 +1,36 @@
-//! Maps of another layout in the pin directory: those of an older one are carried over, a newer one is
-//! left alone.
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
-use std::{fs, io, path::PathBuf};
+//! Handles maps of other layouts in the pin directory. Maps of an older layout are carried over,
+//! and maps of a newer layout are not touched.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use aya::maps::{Map, MapData, PerCpuArray, PerCpuValues};
 use limiter_common::abi::{ABI_VERSION, counter, map};
 
 use super::{
     KernelError,
-    error::map_error,
+    directory::remove,
+    error::{io_error, map_error},
     growth,
     pins::{COUNTERS_SINCE, PinDirectory, Shape, shapes},
 };
-use crate::config::Tables;
+use crate::{config::Tables, domain::hook::Hook};
 
-/// What has the pins of `v<number>` under way: complete when it is renamed.
+/// The directory in which the pins of `v<number>` are prepared. It is renamed to `v<number>` when
+/// it is complete.
 pub(super) const UNFINISHED: &str = "unfinished";
 
-/// Layouts that are pinned, by version.
+/// Returns the version and the path of each pinned layout, sorted by version.
 pub(super) fn layouts(pins: &PinDirectory) -> Result<Vec<(u32, PathBuf)>, KernelError> {
     let root = pins.root();
-    let io_error = |source| KernelError::Io {
-        path: root.to_path_buf(),
-        source,
-    };
+    let failed = io_error("list", root);
     let mut layouts = Vec::new();
-    for entry in fs::read_dir(root).map_err(io_error)? {
-        let path = entry.map_err(io_error)?.path();
+    for entry in fs::read_dir(root).map_err(&failed)? {
+        let path = entry.map_err(&failed)?.path();
         let name = path.file_name().and_then(|name| name.to_str());
         let version = name.and_then(|name| name.strip_prefix('v')?.parse().ok());
         if let Some(version) = version
@@ -39,22 +43,20 @@ pub(super) fn layouts(pins: &PinDirectory) -> Result<Vec<(u32, PathBuf)>, Kernel
     Ok(layouts)
 }
 
-fn is_empty(path: &PathBuf) -> Result<bool, KernelError> {
-    match fs::read_dir(path) {
-        Ok(mut entries) => Ok(entries.next().is_none()),
-        Err(source) => Err(KernelError::Io {
-            path: path.clone(),
-            source,
-        }),
-    }
+fn is_empty(path: &Path) -> Result<bool, KernelError> {
+    let mut entries = fs::read_dir(path).map_err(io_error("list", path))?;
+    Ok(entries.next().is_none())
 }
 
-/// Pins what is still of the same layout among the maps of an older one also under this one: the programs
-/// that are attached and those that will be share these maps then, and no count and no connection is lost.
+/// Pins the maps of an older layout in the directory of the current layout as well, except maps
+/// whose shape has changed since. The old and the new programs then share these maps, and no count
+/// and no connection is lost. Returns the order in which the two hooks of an interface get their
+/// programs.
 ///
 /// # Errors
-/// [`KernelError::NewerLayout`], or the system's.
-pub(super) fn carry_over(pins: &PinDirectory, tables: &Tables) -> Result<(), KernelError> {
+/// Returns [`KernelError::NewerLayout`] if a newer layout is pinned, or another error if the file
+/// system rejects an operation.
+pub(super) fn carry_over(pins: &PinDirectory, tables: &Tables) -> Result<[Hook; 2], KernelError> {
     let layouts = layouts(pins)?;
     if let Some((found, path)) = layouts.iter().find(|(version, _)| *version > ABI_VERSION) {
         return Err(KernelError::NewerLayout {
@@ -63,43 +65,42 @@ pub(super) fn carry_over(pins: &PinDirectory, tables: &Tables) -> Result<(), Ker
         });
     }
     let Some((from, old)) = layouts.last().filter(|(version, _)| *version < ABI_VERSION) else {
-        return Ok(());
+        return Ok(Hook::ATTACH_ORDER);
     };
     let unfinished = pins.root().join(UNFINISHED);
-    let io_error = |source| KernelError::Io {
-        path: unfinished.clone(),
-        source,
-    };
-    match fs::remove_dir_all(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
-        _ => {}
-    }
-    fs::create_dir(&unfinished).map_err(io_error)?;
+    remove(&unfinished)?;
+    let failed = io_error("create", &unfinished);
+    fs::create_dir(&unfinished).map_err(&failed)?;
     let mut left = Vec::new();
     for Shape { name, since, .. } in shapes(tables) {
         if since > *from || !old.join(name).exists() {
             left.push(name);
         } else {
-            fs::hard_link(old.join(name), unfinished.join(name)).map_err(io_error)?;
+            fs::hard_link(old.join(name), unfinished.join(name)).map_err(&failed)?;
         }
     }
     if !left.contains(&map::STATE) {
         growth::carry_identity(old, &unfinished)?;
     }
-    fs::rename(&unfinished, pins.maps()).map_err(io_error)?;
+    fs::rename(&unfinished, pins.maps()).map_err(io_error("rename", &unfinished))?;
     log::info!(
-        "the maps in {} have layout {from}: carried over to layout {ABI_VERSION} but for {}, which are filled anew",
+        "the maps in {} have layout {from}, and were carried over to layout {ABI_VERSION}, except \
+         {}, which are filled anew",
         old.display(),
         left.join(", ")
     );
-    if !left.contains(&map::STATE) && !left.contains(&map::FLOWS) {
-        log::info!("counts, requests in flight and connections go on");
+    if left.contains(&map::FLOWS) {
+        return Ok(Hook::TAKEOVER_ORDER);
     }
-    Ok(())
+    if !left.contains(&map::STATE) {
+        log::info!("counts, requests in flight and connections were kept");
+    }
+    Ok(Hook::ATTACH_ORDER)
 }
 
-/// Adds what the counters of an older layout have counted: each layout appends to them. A count that this
-/// CPU adds meanwhile may be lost, as between any two programs.
+/// Adds the counts of older layouts to `counters`. An older layout has fewer counters, which have
+/// the same indices in the current layout. A count that a program adds to `counters` between the
+/// read and the write of a counter can be lost.
 fn carry_counters(
     pins: &PinDirectory,
     counters: &mut PerCpuArray<MapData, u64>,
@@ -108,7 +109,7 @@ fn carry_counters(
     for (version, path) in layouts(pins)? {
         let pin = path.join(map::COUNTERS);
         if version >= COUNTERS_SINCE || !pin.exists() {
-            // They are the same ones.
+            // Layouts from `COUNTERS_SINCE` on share their map of counters with the current layout.
             continue;
         }
         let data = MapData::from_pin(&pin).map_err(&counters_error)?;
@@ -121,22 +122,19 @@ fn carry_counters(
                 .iter()
                 .zip(now.iter())
                 .map(|(before, now)| before + now);
-            let sums = PerCpuValues::try_from(sums.collect::<Vec<_>>()).map_err(|source| {
-                KernelError::Io {
-                    path: pin.clone(),
-                    source,
-                }
-            })?;
+            let sums =
+                PerCpuValues::try_from(sums.collect::<Vec<_>>()).map_err(io_error("read", &pin))?;
             counters.set(index, sums, 0).map_err(&counters_error)?;
         }
     }
     Ok(())
 }
 
-/// Ends older layouts, whose programs have been replaced: what they counted goes on in `counters`.
+/// Adds the counts of older layouts to `counters`, and removes these layouts. Call this function
+/// after the programs of these layouts have been replaced.
 ///
 /// # Errors
-/// The kernel's and the system's.
+/// Returns an error if the kernel or the file system rejects an operation.
 pub(super) fn retire(
     pins: &PinDirectory,
     counters: &mut PerCpuArray<MapData, u64>,
@@ -148,10 +146,7 @@ pub(super) fn retire(
 fn drop_older(pins: &PinDirectory) -> Result<(), KernelError> {
     for (version, path) in layouts(pins)? {
         if version < ABI_VERSION {
-            fs::remove_dir_all(&path).map_err(|source| KernelError::Io {
-                path: path.clone(),
-                source,
-            })?;
+            remove(&path)?;
             log::info!("removed the maps of layout {version}");
         }
     }
@@ -174,17 +169,18 @@ mod tests {
     }
 
     #[test]
-    fn what_has_the_same_layout_is_carried_over_and_nothing_else() {
+    fn only_maps_of_the_same_layout_are_carried_over() {
         let directory = tempfile::tempdir().unwrap();
         let pins = PinDirectory::new(directory.path());
         fs::create_dir_all(pins.maps()).unwrap();
         for name in [map::STATE, map::LIMITS, "SOMETHING"] {
             pin(&pins, 2, name);
         }
-        // A start that was interrupted.
+        // This directory is left over from an earlier start that was interrupted.
         fs::create_dir(directory.path().join(UNFINISHED)).unwrap();
         fs::write(directory.path().join(UNFINISHED).join("KEYS"), "").unwrap();
-        carry_over(&pins, &Tables::default()).unwrap();
+        let hooks = carry_over(&pins, &Tables::default()).unwrap();
+        assert_eq!(hooks, Hook::TAKEOVER_ORDER, "no map of flows");
         assert_eq!(pinned(&pins, map::STATE).as_deref(), Some("2"));
         for name in [map::LIMITS, "SOMETHING", map::KEYS] {
             assert_eq!(pinned(&pins, name), None, "{name}");

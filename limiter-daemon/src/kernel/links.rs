@@ -1,14 +1,24 @@
-//! Pinned TCX links: what they are called, and taking them off.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Names the pins of TCX links, and reads and detaches pinned links.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
-use super::{Hook, KernelError, pins::PinDirectory, sys};
+use super::{
+    KernelError,
+    directory::list,
+    error::io_error,
+    pins::PinDirectory,
+    sys::{self, TcxLink},
+};
+use crate::domain::hook::Hook;
 
-/// A link's pin: bpffs refuses names with dots (`bpf_lookup` in `kernel/bpf/inode.c`), and
-/// interfaces are often called `eth0.100`.
+/// Returns the path of the pin of a link. The name of the interface is escaped, because bpffs
+/// rejects names with dots (`bpf_lookup` in `kernel/bpf/inode.c`), and interfaces often have names
+/// such as `eth0.100`.
 pub(super) fn link_pin(pins: &PinDirectory, interface: &str, hook: Hook) -> PathBuf {
     let mut name = String::new();
     for byte in interface.bytes() {
@@ -21,7 +31,16 @@ pub(super) fn link_pin(pins: &PinDirectory, interface: &str, hook: Hook) -> Path
     pins.links().join(format!("{name}-{}", hook.as_str()))
 }
 
-/// The interface and hook that a link's pin is for; `None` for a name that is not one of ours.
+/// Returns the path at which a link is pinned that will replace the link at [`link_pin`]. This pin
+/// is named after an interface that cannot exist, because no interface name contains a slash. If
+/// the daemon dies during the replacement, the next daemon detaches this link, or moves its pin to
+/// the path that [`link_pin`] returns.
+pub(super) fn next_link_pin(pins: &PinDirectory, interface: &str, hook: Hook) -> PathBuf {
+    link_pin(pins, &format!("/{interface}"), hook)
+}
+
+/// Returns the interface and the hook from which [`link_pin`] makes the name `name`, or `None` if
+/// our pins never have such a name.
 pub(super) fn read_link_pin(name: &str) -> Option<(String, Hook)> {
     let (interface, hook) = name.rsplit_once('-')?;
     let hook = [Hook::Ingress, Hook::Egress]
@@ -40,61 +59,58 @@ pub(super) fn read_link_pin(name: &str) -> Option<(String, Hook)> {
     Some((String::from_utf8(bytes).ok()?, hook))
 }
 
-/// Links pinned under `pins`: interface, hook and path.
+/// Returns the interface, the hook and the path of each link that is pinned under `pins`.
 pub(super) fn pinned_links(
     pins: &PinDirectory,
 ) -> Result<Vec<(String, Hook, PathBuf)>, KernelError> {
     let directory = pins.links();
-    let io_error = |source| KernelError::Io {
-        path: directory.clone(),
-        source,
-    };
-    let entries = match fs::read_dir(&directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(io_error(error)),
-    };
     let mut links = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(io_error)?;
-        if let Some((interface, hook)) = entry.file_name().to_str().and_then(read_link_pin) {
-            links.push((interface, hook, entry.path()));
+    for path in list(&directory)? {
+        let name = path.file_name().and_then(|name| name.to_str());
+        if let Some((interface, hook)) = name.and_then(read_link_pin) {
+            links.push((interface, hook, path));
         }
     }
     links.sort();
     Ok(links)
 }
 
-/// The index of the interface that a pinned link is on; 0 when that has gone, `None` without such a pin.
-pub(super) fn interface_of(pin: &Path) -> Result<Option<u32>, KernelError> {
-    let index = match sys::open_pin(pin) {
-        Ok(link) => sys::link_interface(link).map(Some),
+/// Returns the names of the interfaces that have pinned links.
+pub(super) fn linked_interfaces(pins: &PinDirectory) -> Result<Vec<String>, KernelError> {
+    let links = pinned_links(pins)?;
+    Ok(links.into_iter().map(|(interface, ..)| interface).collect())
+}
+
+/// Returns the interface and the program of a pinned link, or `None` if there is no such pin.
+pub(super) fn read_link(pin: &Path) -> Result<Option<TcxLink>, KernelError> {
+    let link = match sys::open_pin(pin) {
+        Ok(link) => sys::tcx_link(link).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     };
-    index.map_err(|source| KernelError::Io {
-        path: pin.to_path_buf(),
-        source,
-    })
+    link.map_err(io_error("open", pin))
 }
 
-/// Takes a pinned link off its hook and removes the pin.
+/// Returns the index of a pinned link's interface, or `None` if there is no such pin. The index is
+/// 0 if the interface is gone.
+pub(super) fn interface_of(pin: &Path) -> Result<Option<u32>, KernelError> {
+    Ok(read_link(pin)?.map(|link| link.interface))
+}
+
+/// Detaches a pinned link from its hook, and removes the pin.
 pub(super) fn unpin_link(pin: &Path) -> Result<(), KernelError> {
-    let io_error = |source| KernelError::Io {
-        path: pin.to_path_buf(),
-        source,
-    };
+    let failed = io_error("detach", pin);
     match sys::open_pin(pin) {
-        // A link whose interface has gone has nothing to be taken off from.
+        // ENOLINK means that the interface is gone, so the link is detached already.
         Ok(link) => match sys::detach_link(link) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
-            Err(error) => return Err(io_error(error)),
+            Err(error) => return Err(failed(error)),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(io_error(error)),
+        Err(error) => return Err(failed(error)),
     }
-    fs::remove_file(pin).map_err(io_error)
+    fs::remove_file(pin).map_err(io_error("remove", pin))
 }
 
 #[cfg(test)]
@@ -102,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn link_pins_carry_any_interface_name() {
+    fn link_pins_encode_any_interface_name() {
         let pins = PinDirectory::new(Path::new("/pins"));
         for name in ["eth0", "eth0.100", "wg-a_b", "br%1", "é"] {
             for hook in [Hook::Ingress, Hook::Egress] {

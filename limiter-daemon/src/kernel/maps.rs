@@ -1,4 +1,7 @@
-//! The other maps, each through its typed façade.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The maps that this process reads and writes with system calls, and the types of their keys and
+//! values.
 
 use std::{borrow::Borrow, io};
 
@@ -11,17 +14,17 @@ use limiter_common::abi::{self, Digest, KeyEntry, TextKey, map};
 use super::{
     KernelError,
     error::map_error,
-    sys::{self, Found},
+    sys::{self, BatchRead},
 };
 
-/// Entries that go to the kernel, or come from it, in one call: enough that the calls no longer
-/// count, and little enough to copy that a CPU is not kept from other work.
+/// The number of entries that one call transfers to or from the kernel. With this number, the cost
+/// of the calls no longer matters, and each call is short enough not to keep a CPU from other work.
 const BATCH: usize = 4096;
 
-/// Only where there is no such entry (`include/uapi/linux/bpf.h`).
+/// The flag to insert an entry only if the key does not exist (`include/uapi/linux/bpf.h`).
 const BPF_NOEXIST: u64 = 1;
 
-/// A type of the ABI as aya wants it: plain bytes.
+/// A type of the ABI that aya may treat as plain bytes.
 #[repr(transparent)]
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Plain<T: Copy>(pub(super) T);
@@ -29,7 +32,9 @@ pub(super) struct Plain<T: Copy>(pub(super) T);
 macro_rules! plain {
     ($($type:ty),* $(,)?) => {
         $(
-            // SAFETY: a `repr(C)` type of integers and arrays of them; its padding is explicit.
+            // SAFETY: each type that is listed below is `repr(C)` and consists of integers and
+            // arrays of integers. Any padding is an explicit field, so that all bytes are
+            // initialized.
             unsafe impl Pod for Plain<$type> {}
         )*
     };
@@ -43,15 +48,17 @@ plain!(
     abi::Sweep,
     KeyEntry,
     abi::Limits,
-    abi::Flow,
+    abi::FlowEntry,
     abi::FlowKey,
+    abi::UntrackedConnection,
+    abi::Client,
     abi::Text,
     TextKey,
 );
 
 pub(super) type Entries<K, V> = HashMap<MapData, K, V>;
 
-/// All maps but `STATE`.
+/// All maps except `CLOCK`, the ring buffers, and the maps that are mapped into this process.
 pub(super) struct Maps {
     pub(super) config: Array<MapData, Plain<abi::Config>>,
     pub(super) ports: Array<MapData, Plain<abi::Ports>>,
@@ -60,12 +67,15 @@ pub(super) struct Maps {
     pub(super) forget: Array<MapData, Plain<abi::Suspect>>,
     pub(super) ended: Entries<u32, Plain<abi::Limits>>,
     pub(super) keys: Entries<Digest, Plain<KeyEntry>>,
-    pub(super) flows: Entries<Plain<abi::FlowKey>, Plain<abi::Flow>>,
+    pub(super) flows: Entries<Plain<abi::FlowKey>, Plain<abi::FlowEntry>>,
+    pub(super) untracked: Entries<Plain<abi::FlowKey>, Plain<abi::UntrackedConnection>>,
+    pub(super) clients: Entries<abi::ClientKey, Plain<abi::Client>>,
     pub(super) texts: Entries<Plain<TextKey>, Plain<abi::Text>>,
     pub(super) counters: PerCpuArray<MapData, u64>,
 }
 
-/// The map `CLOCK`, apart from the others: the clock is published whatever else is going on.
+/// The map `CLOCK`. It is separate from the other maps so that the clock can be published while the
+/// other maps are in use.
 pub struct ClockMap(Array<MapData, Plain<abi::Clock>>);
 
 impl ClockMap {
@@ -73,18 +83,18 @@ impl ClockMap {
         Ok(Self(Array::try_from(map).map_err(map_error(map::CLOCK))?))
     }
 
-    /// What is published now.
+    /// Returns the published clock.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns an error if the kernel cannot read the entry.
     pub fn get(&self) -> Result<abi::Clock, KernelError> {
         Ok(self.0.get(&0, 0).map_err(map_error(map::CLOCK))?.0)
     }
 
-    /// Publishes.
+    /// Publishes a clock.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns an error if the kernel cannot write the entry.
     pub fn set(&mut self, clock: abi::Clock) -> Result<(), KernelError> {
         self.0
             .set(0, Plain(clock), 0)
@@ -92,7 +102,7 @@ impl ClockMap {
     }
 }
 
-/// `Ok(None)` for a key that is not there.
+/// Reads an entry. Returns `Ok(None)` if the key does not exist.
 pub(super) fn lookup<K: Pod, V: Pod>(
     entries: &HashMap<MapData, K, V>,
     key: &K,
@@ -105,7 +115,7 @@ pub(super) fn lookup<K: Pod, V: Pod>(
     }
 }
 
-/// Inserts, and tells a full table from other failures.
+/// Inserts or replaces an entry. Returns the error of `full` if the table is full.
 pub(super) fn insert<K: Pod, V: Pod>(
     entries: &mut HashMap<MapData, K, V>,
     key: impl Borrow<K>,
@@ -113,10 +123,10 @@ pub(super) fn insert<K: Pod, V: Pod>(
     name: &'static str,
     full: KernelError,
 ) -> Result<(), KernelError> {
-    told(entries.insert(key, value, 0), name, full)
+    inserted(entries.insert(key, value, 0), name, full)
 }
 
-/// Enters, where there is nothing yet; what is there stays.
+/// Inserts an entry, unless the key exists already.
 pub(super) fn add<K: Pod, V: Pod>(
     entries: &mut HashMap<MapData, K, V>,
     key: impl Borrow<K>,
@@ -130,16 +140,16 @@ pub(super) fn add<K: Pod, V: Pod>(
         {
             Ok(())
         }
-        added => told(added, name, full),
+        result => inserted(result, name, full),
     }
 }
 
-fn told(
-    entered: Result<(), MapError>,
+fn inserted(
+    result: Result<(), MapError>,
     name: &'static str,
     full: KernelError,
 ) -> Result<(), KernelError> {
-    match entered {
+    match result {
         Ok(()) => Ok(()),
         Err(MapError::SyscallError(error))
             if error.io_error.raw_os_error() == Some(libc::E2BIG) =>
@@ -150,7 +160,7 @@ fn told(
     }
 }
 
-/// Removes; that it was not there is fine.
+/// Removes an entry, if it exists.
 pub(super) fn remove<K: Pod, V: Pod>(
     entries: &mut HashMap<MapData, K, V>,
     key: &K,
@@ -165,7 +175,8 @@ pub(super) fn remove<K: Pod, V: Pod>(
     }
 }
 
-/// Enters or replaces many entries, in order; what follows the one that failed is not entered.
+/// Inserts or replaces many entries in order. After an error, the entries that follow are not
+/// inserted.
 pub(super) fn insert_all<K: Pod, V: Pod>(
     entries: &mut HashMap<MapData, K, V>,
     new: &[(K, V)],
@@ -182,8 +193,10 @@ pub(super) fn insert_all<K: Pod, V: Pod>(
         values.extend(some.iter().map(|(_, value)| *value));
         let (done, result) = sys::update_batch(entries, &keys, &values);
         rest = rest.get(done..).unwrap_or_default();
-        // Whatever stopped it, the next entry goes by itself: either it tells why, or the kernel
-        // has no such call for this map (ENOTSUPP, EINVAL), or was short of memory for a moment.
+        // After an error of the batch call, the next entry is inserted alone. If this entry caused
+        // the error, the single insertion returns the error. If the kernel lacks the batch call for
+        // this map (ENOTSUPP, EINVAL), or was short of memory for a moment, the single insertion
+        // succeeds.
         if result.is_err()
             && let Some(((key, value), others)) = rest.split_first()
         {
@@ -194,7 +207,7 @@ pub(super) fn insert_all<K: Pod, V: Pod>(
     Ok(())
 }
 
-/// All entries.
+/// Returns all entries.
 pub(super) fn all<K: Pod, V: Pod>(
     entries: &HashMap<MapData, K, V>,
     name: &'static str,
@@ -207,7 +220,7 @@ pub(super) fn all<K: Pod, V: Pod>(
     Ok(found)
 }
 
-/// All entries, some thousand at a time.
+/// Calls `take` with all entries, a few thousand at a time.
 pub(super) fn each<K: Pod, V: Pod>(
     entries: &HashMap<MapData, K, V>,
     name: &'static str,
@@ -219,7 +232,7 @@ pub(super) fn each<K: Pod, V: Pod>(
     loop {
         let batch = sys::lookup_batch(entries, from, &mut keys, &mut values);
         match batch {
-            Ok(Found { count, next }) => {
+            Ok(BatchRead { count, next }) => {
                 let keys = keys.iter().take(count).copied();
                 some.clear();
                 some.extend(keys.zip(values.iter().copied()));
@@ -235,15 +248,16 @@ pub(super) fn each<K: Pod, V: Pod>(
                 values.resize(room, zero());
             }
             Err(error) if from.is_none() => {
-                log::debug!("{name}: read one by one: {error}");
+                log::debug!("reading the map {name} one entry at a time: {error}");
                 for entry in entries.iter() {
                     take(&[entry.map_err(map_error(name))?])?;
                 }
                 return Ok(());
             }
             Err(error) => {
-                return Err(KernelError::Io {
-                    path: name.into(),
+                return Err(KernelError::MapCall {
+                    action: "read",
+                    name: name.to_owned(),
                     source: error,
                 });
             }
@@ -263,8 +277,10 @@ pub(super) fn clear<K: Pod, V: Pod>(
     Ok(())
 }
 
-/// What the kernel is to write over.
+/// Returns a zero value that the kernel will overwrite.
 fn zero<T: Pod>() -> T {
-    // SAFETY: aya's `Pod` is of types that are plain bytes, of which any will do.
+    // SAFETY: aya implements `Pod` only for types for which any bytes are valid, and the
+    // implementations of `Pod` in this module are for integers and arrays of integers, for which
+    // zero is valid.
     unsafe { std::mem::zeroed() }
 }

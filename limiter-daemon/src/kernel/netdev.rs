@@ -1,105 +1,85 @@
-//! The network interfaces of the namespace that this process is in.
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
-use std::{
-    ffi::CStr,
-    io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-};
+//! The network interfaces in the namespace of this process.
 
-/// Whether frames carry an Ethernet header.
+use std::io;
+
+use super::rtnl::{RTM_GETLINK, RTM_NEWLINK, Route, attribute, attributes, half, text, word};
+
+/// The attributes of an interface (include/uapi/linux/if_link.h).
+const IFLA_IFNAME: u16 = 3;
+const IFLA_EXT_MASK: u16 = 29;
+const IFLA_PROP_LIST: u16 = 52;
+const IFLA_ALT_IFNAME: u16 = 53;
+/// The flag that makes the kernel leave out the counters of interfaces, which are not used here
+/// (`RTEXT_FILTER_SKIP_STATS`).
+const SKIP_STATS: u32 = 8;
+/// The size of `struct ifinfomsg` in bytes, and the offsets of its type and its index in bytes.
+const LINK_BODY: usize = 16;
+const LINK_TYPE: usize = 2;
+const LINK_INDEX: usize = 4;
+
+/// The kind of header with which an interface's frames begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LinkLayer {
-    /// 14 bytes before the network header; loopback too.
+    /// An Ethernet header of 14 bytes, which frames on the loopback interface have too.
     Ethernet,
-    /// Packets begin with the network header (tun, WireGuard, ipip, …).
+    /// No link-layer header. Frames begin with the header of the network layer (tun, WireGuard,
+    /// ipip and others).
     None,
 }
 
 /// An interface of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
-    /// Its name.
+    /// The name that the kernel uses.
     pub name: String,
-    /// Its index, at least 1.
+    /// The alternative names (`ip link property add ... altname`).
+    pub alternative_names: Vec<String>,
+    /// The index, which is at least 1.
     pub index: u32,
-    /// How its frames begin.
+    /// The kind of header with which the interface's frames begin.
     pub link_layer: LinkLayer,
 }
 
-/// All interfaces, sorted by name.
+impl Interface {
+    /// Returns all names of the interface, beginning with the one that the kernel uses.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let others = self.alternative_names.iter().map(String::as_str);
+        std::iter::once(self.name.as_str()).chain(others)
+    }
+}
+
+/// Returns all interfaces, sorted by name.
 ///
-/// Asked of the kernel, not of `/sys/class/net`: that shows the namespace in which `/sys` was
-/// mounted, which is another one under `nsenter --net`.
+/// The list comes from netlink rather than from `/sys/class/net`, which shows the namespace in
+/// which `/sys` was mounted. Under `nsenter --net` that is a different namespace.
 ///
 /// # Errors
-/// The kernel does not answer.
+/// Returns an error if the kernel does not answer.
 pub fn interfaces() -> io::Result<Vec<Interface>> {
-    // SAFETY: a plain system call; the result is checked.
-    let socket = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-    if socket < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor was just made and is nobody else's.
-    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-    let mut found = Vec::new();
-    for (index, name) in names()? {
-        // An interface may vanish while we look: then it is not there.
-        if let Ok(link_layer) = link_layer(&socket, &name) {
-            found.push(Interface {
-                name,
-                index,
-                link_layer,
-            });
-        }
-    }
+    let mut request = vec![0; LINK_BODY];
+    request.extend(8u16.to_ne_bytes());
+    request.extend(IFLA_EXT_MASK.to_ne_bytes());
+    request.extend(SKIP_STATS.to_ne_bytes());
+    let mut found = Route::open()?.dump(RTM_GETLINK, RTM_NEWLINK, &request, interface)?;
     found.sort_by(|a, b| a.name.cmp(&b.name));
+    found.dedup_by(|a, b| a.index == b.index);
     Ok(found)
 }
 
-fn names() -> io::Result<Vec<(u32, String)>> {
-    // SAFETY: returns null or an array that ends with index 0 and is ours to free.
-    let list = unsafe { libc::if_nameindex() };
-    if list.is_null() {
-        return Err(io::Error::last_os_error());
-    }
-    let mut names = Vec::new();
-    let mut at = list;
-    // SAFETY: `at` walks the array up to its end mark, which has index 0 and a null name; names
-    // are NUL-terminated strings that live until the array is freed below.
-    unsafe {
-        while (*at).if_index != 0 && !(*at).if_name.is_null() {
-            let name = CStr::from_ptr((*at).if_name).to_string_lossy().into_owned();
-            names.push(((*at).if_index, name));
-            at = at.add(1);
-        }
-        libc::if_freenameindex(list);
-    }
-    Ok(names)
-}
-
-/// The kind of link (`ARPHRD_*`), by `SIOCGIFHWADDR` (netdevice(7)).
-fn link_layer(socket: &OwnedFd, name: &str) -> io::Result<LinkLayer> {
-    // SAFETY: all-zero is a valid `ifreq`.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    // The last byte stays NUL; the kernel gave us the name, so it fits.
-    for (to, from) in request
-        .ifr_name
-        .iter_mut()
-        .take(libc::IFNAMSIZ - 1)
-        .zip(name.bytes())
-    {
-        *to = from.cast_signed();
-    }
-    // SAFETY: `request` is a valid `ifreq` that outlives the call.
-    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request) };
-    if done < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: SIOCGIFHWADDR fills the address, whose family holds the kind of link.
-    let kind = unsafe { request.ifr_ifru.ifru_hwaddr.sa_family };
-    Ok(match kind {
-        libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK => LinkLayer::Ethernet,
-        _ => LinkLayer::None,
+fn interface(message: &[u8]) -> Option<Interface> {
+    let rest = message.get(LINK_BODY..)?;
+    let properties = attribute(rest, IFLA_PROP_LIST).unwrap_or_default();
+    let alternative = |(kind, name)| (kind == IFLA_ALT_IFNAME).then(|| text(name));
+    Some(Interface {
+        name: attribute(rest, IFLA_IFNAME).map(text)?,
+        alternative_names: attributes(properties).filter_map(alternative).collect(),
+        index: word(message, LINK_INDEX)?,
+        link_layer: match half(message, LINK_TYPE)? {
+            libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK => LinkLayer::Ethernet,
+            _ => LinkLayer::None,
+        },
     })
 }
 

@@ -1,4 +1,6 @@
-//! Sizes of maps that are pinned, whatever the configuration says by now.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Reads the sizes of the pinned maps, which may differ from the configuration.
 
 use std::path::Path;
 
@@ -9,11 +11,12 @@ use super::{KernelError, PinDirectory, layouts::layouts};
 use crate::config::Tables;
 
 impl PinDirectory {
-    /// Tables as large as those that are pinned, in the newest layout that this program can take over;
-    /// `None` when nothing is pinned that it could.
+    /// Returns the sizes of the pinned tables in the newest layout that this program can take over.
+    /// Returns `None` if no such layout is pinned.
     ///
     /// # Errors
-    /// [`KernelError::Io`], [`KernelError::Map`].
+    /// Returns [`KernelError::Io`] if a directory cannot be read or changed, and
+    /// [`KernelError::Map`] if a map cannot be opened.
     pub fn pinned_tables(&self) -> Result<Option<Tables>, KernelError> {
         let layouts = layouts(self)?;
         let known = layouts
@@ -23,7 +26,7 @@ impl PinDirectory {
         let Some((_, maps)) = known.filter(|(_, maps)| maps.join(map::STATE).exists()) else {
             return Ok(None);
         };
-        // What is not there will be made as small as can be.
+        // Maps that are not pinned will be created with the smallest size.
         let smallest = Tables {
             flows: 1,
             scopes: 1,
@@ -33,7 +36,8 @@ impl PinDirectory {
         Ok(Some(sizes(maps, &smallest)?))
     }
 
-    /// The sizes that the tables of this layout have, or will be made with if they are not pinned yet.
+    /// Returns the sizes of the pinned tables of the current layout, and those in `wanted` for
+    /// tables that are not pinned yet.
     pub(super) fn tables(&self, wanted: &Tables) -> Result<Tables, KernelError> {
         sizes(&self.maps(), wanted)
     }
@@ -42,8 +46,9 @@ impl PinDirectory {
 fn sizes(maps: &Path, wanted: &Tables) -> Result<Tables, KernelError> {
     let scope_ids = entries(maps, map::STATE)?;
     let keys = entries(maps, map::KEYS)?;
-    // Unknown keys have their scopes and keys in the same maps. As many as layouts before the fourth had
-    // are not to be told from these; half of them is room enough to begin with.
+    // Unknown keys share the maps of scopes and keys with registered keys. A layout before version
+    // 4 does not record how many entries are for unknown keys. For such a layout, the number in
+    // `wanted` is assumed, but at most half of the entries.
     let unknown = match entries(maps, map::UNUSED)? {
         Some(entries) => entries.saturating_sub(1),
         None => [scope_ids, keys]
@@ -63,7 +68,7 @@ fn sizes(maps: &Path, wanted: &Tables) -> Result<Tables, KernelError> {
     })
 }
 
-/// How many a map takes; `None` if it is not there.
+/// Returns the number of entries that a map can hold, or `None` if it is not pinned.
 fn entries(maps: &Path, name: &'static str) -> Result<Option<u32>, KernelError> {
     let pin = maps.join(name);
     if !pin.exists() {

@@ -1,78 +1,96 @@
-//! The pin directory: where maps and links outlive the daemon.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The pin directory, in which maps and links outlive the daemon.
 
 use std::{
-    fs, io,
-    os::unix::ffi::OsStrExt as _,
+    fs,
     path::{Path, PathBuf},
 };
 
 use aya::maps::{MapInfo, MapType};
 use limiter_common::abi::{
-    ABI_VERSION, Clock, Config, Digest, EVENT_BYTES, Flow, FlowKey, KeyEntry, Limits, MAX_SUSPECTS,
-    Ports, REFUSAL_BYTES, ScopeState, Stranger, Suspect, Sweep, Text, TextKey, Tomb, counter, map,
+    ABI_VERSION, Client, ClientKey, Clock, Config, Digest, EVENT_BYTES, FlowEntry, FlowKey,
+    KeyEntry, Limits, MAX_SUSPECTS, Ports, REFUSAL_BYTES, ScopeState, Suspect, Sweep, Text,
+    TextKey, Tomb, UntrackedConnection, counter, map,
 };
 
-use super::KernelError;
+use nix::{
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+
+use super::{KernelError, error::io_error};
 use crate::config::Tables;
 
-/// Where the kernel's own BPF file system belongs.
+/// The usual mount point of the BPF file system.
 const BPFFS: &str = "/sys/fs/bpf";
 
-/// Ends the name of a directory of maps that are to take the place of those in the directory without it.
+/// The name of the directory that holds the links.
+pub(super) const LINKS: &str = "links";
+
+/// The suffix of a directory whose maps will replace those in the directory without the suffix.
 pub(super) const GROWING: &str = "-growing";
 
-/// Entries of the map of texts: a set of four for each distinct set of limits.
+/// The number of entries in the map of response texts. Each distinct set of limits has four of
+/// them.
 pub(super) const TEXT_ENTRIES: u32 = 65_536;
-/// Entries of the map of refused connections.
+/// The number of entries in the map of tombstones. When this LRU map is full, the least recently
+/// used tombstone is dropped.
 const TOMB_ENTRIES: u32 = 65_536;
 /// The layout in which the last counter was added.
-pub(super) const COUNTERS_SINCE: u32 = 4;
-/// Entries of the map of connections that are not followed.
-const STRANGER_ENTRIES: u32 = 65_536;
+pub(super) const COUNTERS_SINCE: u32 = 6;
+/// The number of entries in the LRU map of client addresses.
+const CLIENT_ENTRIES: u32 = 16_384;
 
-/// A pin directory, laid out for this version of the maps.
+/// A pin directory, with the file names that the current layout uses.
 #[derive(Debug, Clone)]
 pub struct PinDirectory {
     root: PathBuf,
 }
 
 impl PinDirectory {
-    /// The directory `root`; nothing is made yet.
+    /// Returns a value for the directory `root`, without creating the directory.
     pub fn new(root: &Path) -> Self {
         Self {
             root: root.to_path_buf(),
         }
     }
 
-    /// As given.
+    /// Returns the path as it was given.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Maps of this layout.
+    /// Returns the directory of the maps of the current layout.
     pub(super) fn maps(&self) -> PathBuf {
         self.root.join(format!("v{ABI_VERSION}"))
     }
 
-    /// Maps of this layout that are to take the place of those, and the programs of both.
+    /// Returns the directory of the larger maps that will replace the maps in [`Self::maps`]. That
+    /// directory also holds the map `SWITCH`, and the map `PROGRAMS` with the programs of both
+    /// sets.
     pub(super) fn growing(&self) -> PathBuf {
         self.root.join(format!("v{ABI_VERSION}{GROWING}"))
     }
 
-    /// Links: they belong to no layout, since a newer program is put under an older link.
+    /// Returns the directory of links. It does not depend on the layout, because a newer program
+    /// replaces the program of an existing link.
     pub(super) fn links(&self) -> PathBuf {
-        self.root.join("links")
+        self.root.join(LINKS)
     }
 
-    /// Makes the directories, on a BPF file system, mounting it if it is the system's own place
-    /// and nothing is there.
+    /// Creates the directories on a BPF file system. If the path is below the usual mount point and
+    /// nothing is mounted there, this function mounts a BPF file system there and returns true.
+    /// Otherwise it returns false.
     ///
     /// # Errors
-    /// [`KernelError::NotBpffs`], [`KernelError::Mount`], [`KernelError::Io`].
-    pub fn prepare(&self) -> Result<(), KernelError> {
-        if self.root.starts_with(BPFFS) && !is_bpffs(Path::new(BPFFS))? {
-            mount_once(Path::new(BPFFS))?;
-        }
+    /// Returns [`KernelError::NotBpffs`] if the path is not on a BPF file system,
+    /// [`KernelError::Mount`] if the mount fails, and [`KernelError::Io`] if another file operation
+    /// fails.
+    pub fn prepare(&self) -> Result<bool, KernelError> {
+        let is_new = self.root.starts_with(BPFFS)
+            && !is_bpffs(Path::new(BPFFS))?
+            && mount_once(Path::new(BPFFS))?;
         let existing = self
             .root
             .ancestors()
@@ -82,19 +100,18 @@ impl PinDirectory {
             return Err(KernelError::NotBpffs(self.root.clone()));
         }
         for directory in [self.maps(), self.links()] {
-            fs::create_dir_all(&directory).map_err(|source| KernelError::Io {
-                path: directory.clone(),
-                source,
-            })?;
+            fs::create_dir_all(&directory).map_err(io_error("create", &directory))?;
         }
-        Ok(())
+        Ok(is_new)
     }
 
-    /// Whether the maps are pinned here already. Each one that is must be what this program
-    /// would make with these sizes: aya takes a pin as it is.
+    /// Returns whether any maps of the current layout are pinned already. Each pinned map must have
+    /// the shape that this program would give it with the sizes in `tables`, because aya uses a
+    /// pinned map without checking its shape.
     ///
     /// # Errors
-    /// [`KernelError::Different`].
+    /// Returns [`KernelError::Different`] if a pinned map has another shape, or another error if a
+    /// pinned map cannot be read.
     pub(super) fn verify(&self, tables: &Tables) -> Result<bool, KernelError> {
         let mut present = false;
         for shape in shapes(tables) {
@@ -108,16 +125,16 @@ impl PinDirectory {
                 source: Box::new(source),
             })?;
             let kind = found.map_type().ok().map_or(0, |kind| kind as u32);
-            for (what, found, wanted) in [
+            for (property, found, wanted) in [
                 ("type", kind, shape.kind as u32),
                 ("key size", found.key_size(), shape.key),
                 ("value size", found.value_size(), shape.value),
-                ("size", found.max_entries(), shape.entries),
+                ("number of entries", found.max_entries(), shape.entries),
             ] {
                 if found != wanted {
                     return Err(KernelError::Different {
                         path,
-                        what,
+                        property,
                         found,
                         wanted,
                     });
@@ -128,10 +145,10 @@ impl PinDirectory {
     }
 }
 
-/// What a pinned map must be.
+/// The shape that a pinned map must have.
 pub(super) struct Shape {
     pub(super) name: &'static str,
-    /// The version of the layout since which the map is what it is.
+    /// The first version of the layout in which the map had this shape.
     pub(super) since: u32,
     kind: MapType,
     key: u32,
@@ -139,19 +156,28 @@ pub(super) struct Shape {
     pub(super) entries: u32,
 }
 
-/// Keys: the registered ones and the unknown ones that became scopes.
+/// Returns the number of entries in the map of keys, which holds registered keys and the unknown
+/// keys that have become scopes.
 pub(super) fn key_entries(tables: &Tables) -> u32 {
     tables.keys.saturating_add(tables.unknown_keys)
 }
 
-/// The ids that unknown keys can get, after the word that says how many there are.
+/// Returns the number of entries in the map of untracked connections. It is `tables.flows`, the
+/// maximum number of tracked connections, but at least 65,536. On a host with a small
+/// `tables.flows`, this minimum is enough.
+pub(super) fn untracked_entries(tables: &Tables) -> u32 {
+    tables.flows.max(65_536)
+}
+
+/// Returns the number of entries in the map of ids for unknown keys. The first entry holds the
+/// number of ids that are available.
 pub(super) fn unused_entries(tables: &Tables) -> u32 {
     tables.unknown_keys.saturating_add(1)
 }
 
-pub(super) fn shapes(tables: &Tables) -> [Shape; 18] {
+pub(super) fn shapes(tables: &Tables) -> [Shape; 19] {
     fn shape<K, V>(name: &'static str, since: u32, kind: MapType, entries: u32) -> Shape {
-        // Both are small types of the ABI.
+        // Keys and values are small types of the ABI, whose sizes fit in 32 bits.
         let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
         Shape {
             name,
@@ -164,13 +190,14 @@ pub(super) fn shapes(tables: &Tables) -> [Shape; 18] {
     }
     let scopes = tables.scope_ids();
     let keys = key_entries(tables);
+    let untracked = untracked_entries(tables);
     [
-        shape::<u32, Config>(map::CONFIG, 4, MapType::Array, 1),
+        shape::<u32, Config>(map::CONFIG, 6, MapType::Array, 1),
         shape::<u32, Ports>(map::PORTS, 1, MapType::Array, 1),
-        shape::<u32, Clock>(map::CLOCK, 3, MapType::Array, 1),
-        shape::<u32, Sweep>(map::SWEEP, 2, MapType::Array, 1),
-        shape::<u32, Suspect>(map::SUSPECTS, 2, MapType::Array, MAX_SUSPECTS),
-        shape::<u32, Suspect>(map::FORGET, 2, MapType::Array, 1),
+        shape::<u32, Clock>(map::CLOCK, 6, MapType::Array, 1),
+        shape::<u32, Sweep>(map::SWEEP, 6, MapType::Array, 1),
+        shape::<u32, Suspect>(map::SUSPECTS, 6, MapType::Array, MAX_SUSPECTS),
+        shape::<u32, Suspect>(map::FORGET, 6, MapType::Array, 1),
         shape::<Digest, KeyEntry>(map::KEYS, 1, MapType::Hash, keys),
         shape::<u32, Limits>(map::LIMITS, 3, MapType::Array, scopes),
         shape::<u32, Limits>(map::ENDED, 3, MapType::Hash, scopes),
@@ -192,9 +219,10 @@ pub(super) fn shapes(tables: &Tables) -> [Shape; 18] {
         },
         shape::<u32, u64>(map::UNUSED, 4, MapType::Array, unused_entries(tables)),
         shape::<u32, ScopeState>(map::STATE, 2, MapType::Array, scopes),
-        shape::<FlowKey, Flow>(map::FLOWS, 2, MapType::Hash, tables.flows),
-        shape::<FlowKey, Tomb>(map::TOMBS, 2, MapType::LruHash, TOMB_ENTRIES),
-        shape::<FlowKey, Stranger>(map::STRANGERS, 2, MapType::LruHash, STRANGER_ENTRIES),
+        shape::<FlowKey, FlowEntry>(map::FLOWS, 6, MapType::Hash, tables.flows),
+        shape::<FlowKey, Tomb>(map::TOMBS, 6, MapType::LruHash, TOMB_ENTRIES),
+        shape::<FlowKey, UntrackedConnection>(map::UNTRACKED, 6, MapType::Hash, untracked),
+        shape::<ClientKey, Client>(map::CLIENTS, 6, MapType::LruHash, CLIENT_ENTRIES),
         shape::<TextKey, Text>(map::TEXTS, 1, MapType::Hash, TEXT_ENTRIES),
         shape::<u32, u64>(
             map::COUNTERS,
@@ -205,65 +233,33 @@ pub(super) fn shapes(tables: &Tables) -> [Shape; 18] {
     ]
 }
 
-fn is_bpffs(path: &Path) -> Result<bool, KernelError> {
-    let io_error = |source| KernelError::Io {
-        path: path.to_path_buf(),
-        source,
-    };
-    let name = std::ffi::CString::new(path.as_os_str().as_bytes())
-        .map_err(|error| io_error(io::Error::other(error)))?;
-    // SAFETY: all-zero is a valid `statfs`; the path and the buffer outlive the call.
-    let (done, stat) = unsafe {
-        let mut stat: libc::statfs = std::mem::zeroed();
-        (libc::statfs(name.as_ptr(), &raw mut stat), stat)
-    };
-    if done < 0 {
-        return Err(io_error(io::Error::last_os_error()));
-    }
-    Ok(stat.f_type == libc::BPF_FS_MAGIC)
+pub(super) fn is_bpffs(path: &Path) -> Result<bool, KernelError> {
+    let stat = statfs(path).map_err(|error| io_error("examine", path)(error.into()))?;
+    Ok(stat.filesystem_type() == BPF_FS_MAGIC)
 }
 
-/// Mounts, unless another daemon that starts at this moment does: a second mount would hide the pins
-/// in the first. Both lock the directory that is there before either mounts over it.
-fn mount_once(path: &Path) -> Result<(), KernelError> {
-    let io_error = |source| KernelError::Io {
-        path: path.to_path_buf(),
-        source,
-    };
-    let below = fs::File::open(path).map_err(io_error)?;
-    below.lock().map_err(io_error)?;
+/// Mounts a BPF file system and returns true, unless another daemon has just mounted one. A second
+/// mount would hide the pins in the first one, so each daemon locks the directory under the mount
+/// point before it mounts.
+fn mount_once(path: &Path) -> Result<bool, KernelError> {
+    let below = fs::File::open(path).map_err(io_error("open", path))?;
+    below.lock().map_err(io_error("lock", path))?;
     if is_bpffs(path)? {
-        return Ok(());
+        return Ok(false);
     }
-    mount_bpffs(path)
+    mount_bpffs(path)?;
+    Ok(true)
 }
 
 fn mount_bpffs(path: &Path) -> Result<(), KernelError> {
-    let target = std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(|error| {
+    // The flags and the mode are those of systemd's own unit sys-fs-bpf.mount.
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=700")).map_err(|error| {
         KernelError::Mount {
             path: path.to_path_buf(),
-            source: io::Error::other(error),
+            source: error.into(),
         }
     })?;
-    // The same flags and mode as systemd's own sys-fs-bpf.mount.
-    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-    // SAFETY: all strings are NUL-terminated and outlive the call.
-    let done = unsafe {
-        libc::mount(
-            c"bpf".as_ptr(),
-            target.as_ptr(),
-            c"bpf".as_ptr(),
-            flags,
-            c"mode=700".as_ptr().cast(),
-        )
-    };
-    if done < 0 {
-        let source = io::Error::last_os_error();
-        return Err(KernelError::Mount {
-            path: path.to_path_buf(),
-            source,
-        });
-    }
     log::info!("mounted a BPF file system on {}", path.display());
     Ok(())
 }

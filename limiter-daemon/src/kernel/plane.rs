@@ -1,5 +1,7 @@
-//! What the daemon does with the kernel's side, as a trait: the daemon's own logic is tested
-//! against a table in memory, without root.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Defines the access to the kernel as a trait, so that the engine can be tested without root, with
+//! an implementation in memory.
 
 use std::time::Duration;
 
@@ -7,333 +9,349 @@ use limiter_common::{
     abi::{self, Digest, KeyEntry, TextKey},
     day::{Day, DayCount},
 };
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use super::{KernelError, netdev::Interface};
-use crate::config::Tables;
+use crate::{
+    config::Tables,
+    domain::hook::{Hook, Mechanism, Missing, Standing},
+};
 
-/// Which way packets go through an attachment.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Hook {
-    /// Packets that arrive.
-    Ingress,
-    /// Packets that leave.
-    Egress,
-}
+use serde::{Deserialize, Serialize};
 
-impl Hook {
-    /// Egress first: a flow begins when the server's SYN-ACK leaves, so a program that sees
-    /// only arrivals would take every new connection for an old one.
-    pub const ATTACH_ORDER: [Self; 2] = [Self::Egress, Self::Ingress];
-
-    /// The word for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ingress => "ingress",
-            Self::Egress => "egress",
-        }
-    }
-}
-
-/// How a program is attached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Mechanism {
-    /// A TCX link (kernel 6.6 and later).
-    Tcx,
-    /// A filter of the clsact qdisc.
-    Clsact,
-}
-
-impl Mechanism {
-    /// The word for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tcx => "tcx",
-            Self::Clsact => "clsact",
-        }
-    }
-}
-
-/// One attachment.
+/// A program that is attached to a hook.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Attached {
-    /// The interface's name.
+pub struct Attachment {
+    /// The name of the interface.
     pub interface: String,
-    /// Which way.
+    /// The direction.
     pub hook: Hook,
+    /// The programs and filters that packets meet before our program, in order.
+    pub before: Vec<Standing>,
 }
 
-/// One of a scope's counts.
+/// A count of a scope that a recount can correct.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Count {
-    /// Requests in flight.
+    /// The number of requests in flight.
     InFlight,
-    /// Open connections.
+    /// The number of open connections.
     Connections,
 }
 
-/// A count as it is, and what a recount makes of it.
+/// A count, and the value that a recount has computed for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Counted {
-    /// What limits are held against.
+pub struct CountPair {
+    /// The count to which the programs apply the limit.
     pub count: u64,
-    /// The sum over the connections.
+    /// The value that the recount has computed as the sum over all connections.
     pub recounted: u64,
 }
 
-/// Which of the two is read first; packets may change them in between.
+/// The value of a [`CountPair`] that is read first. Packets can change both values between the two
+/// reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum First {
+pub enum ReadFirst {
     /// The count.
     Count,
-    /// The recounted one.
+    /// The recounted value.
     Recounted,
 }
 
-/// What the kernel has measured of a program.
+/// The kernel's measurements of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProgramTime {
-    /// The program's name.
+    /// The name of the program.
     pub program: &'static str,
-    /// How often it has run since it was loaded, while that was measured.
+    /// The number of runs that have been measured since the program was loaded.
     pub runs: u64,
-    /// How long it took, all together.
+    /// The total duration of these runs.
     pub time: Duration,
 }
 
-/// The kernel's side.
+/// Access to the programs and maps in the kernel.
 pub trait Plane: Send {
     /// Publishes the configuration.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns an error if the kernel cannot write the entry.
     fn set_config(&mut self, config: &abi::Config) -> Result<(), KernelError>;
 
     /// Publishes the guarded ports.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns an error if the kernel cannot write the entry.
     fn set_ports(&mut self, ports: &[u16]) -> Result<(), KernelError>;
 
-    /// Publishes a scope's limits; the default ones free its place.
+    /// Publishes the limits of a scope. [`abi::Limits::default`] marks the entry as unused.
     ///
     /// # Errors
-    /// The kernel's, or an id past the table.
+    /// Returns an error if the kernel cannot write the entry, or if the id is past the end of the
+    /// table.
     fn set_limits(&mut self, scope: u32, limits: &abi::Limits) -> Result<(), KernelError>;
 
-    /// Publishes what holds for a scope from `Limits::until_s` on; before limits that have one.
+    /// Publishes the limits that apply to a scope from `Limits::until_s` on, or removes them if
+    /// `limits` is `None`. If a scope gets limits with an end, call this function before
+    /// [`Self::set_limits`].
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns an error if the kernel cannot write the entry.
     fn set_ended(&mut self, scope: u32, limits: Option<&abi::Limits>) -> Result<(), KernelError>;
 
-    /// A scope's limits, with what it is allowed, as the programs find them.
+    /// Returns the limits of a scope, including `Limits::allowed`, as the programs read them.
     fn limits(&self, scope: u32) -> abi::Limits;
 
-    /// What holds for a scope from `Limits::until_s` on.
+    /// Returns the limits that apply to a scope from `Limits::until_s` on.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns an error if the kernel cannot read the entry.
     fn ended(&self, scope: u32) -> Result<Option<abi::Limits>, KernelError>;
 
-    /// Up to which count of which day a scope's requests are admitted before the store is asked
-    /// (`Limits::allowed`).
+    /// Returns the day and the count up to which requests of a scope are admitted before the store
+    /// has to allow more (`Limits::allowed`).
     fn allowed(&self, scope: u32) -> DayCount;
 
-    /// Sets that; [`Self::set_limits`] leaves it alone.
+    /// Sets the day and the count of [`Self::allowed`], which [`Self::set_limits`] does not change.
     fn set_allowed(&self, scope: u32, allowed: DayCount);
 
-    /// What a scope's state is; zero for an id past the table.
+    /// Returns the state of a scope, or zeros for an id past the end of the table.
     fn state(&self, scope: u32) -> abi::ScopeState;
 
-    /// Sets a scope's day and count, whatever they were.
+    /// Sets the day and the count of a scope, even if the present day or count is later or higher.
     fn set_day_count(&self, scope: u32, count: DayCount);
 
-    /// Raises a scope's count of `day` to `used` if it is lower, and opens that day if the word
-    /// stands at an earlier one. Never takes a charge back.
+    /// Raises the count of a scope for `day` to `used` if the count is lower. If the scope's day is
+    /// earlier than `day`, the scope gets the day `day` and the count `used`. This function never
+    /// lowers the count of a day.
     fn raise_day_count(&self, scope: u32, day: Day, used: u64);
 
-    /// Adds `more` to a scope's count of `day`, and opens that day if the word stands at an earlier
-    /// one; nothing if it stands at a later one.
+    /// Adds `more` to the count of a scope for `day`. If the scope's day is earlier than `day`, the
+    /// scope gets the day `day` and the count `more`. If the scope's day is later, this function
+    /// does nothing.
     fn add_to_day_count(&self, scope: u32, day: Day, more: u64);
 
-    /// Zeroes a scope's state for its next owner.
+    /// Sets the state of a scope to zero for the next owner of its id.
     fn clear_state(&self, scope: u32);
 
-    /// Enters or replaces a key.
+    /// Inserts or replaces a key.
     ///
     /// # Errors
-    /// [`KernelError::Full`], or the kernel's.
+    /// Returns [`KernelError::Full`] if the table is full, or another error if the kernel cannot
+    /// write the entry.
     fn set_key(&mut self, digest: &Digest, entry: &KeyEntry) -> Result<(), KernelError>;
 
-    /// Enters a key, unless it is there already.
+    /// Inserts a key, unless it exists already.
     ///
     /// # Errors
-    /// [`KernelError::Full`], or the kernel's.
+    /// Returns [`KernelError::Full`] if the table is full, or another error if the kernel cannot
+    /// write the entry.
     fn add_key(&mut self, digest: &Digest, entry: &KeyEntry) -> Result<(), KernelError>;
 
-    /// Enters or replaces many keys, in this order. After an error some of them may be entered.
+    /// Inserts or replaces the keys in `entries`, in the order of `entries`. After an error, some
+    /// of them may have been inserted already.
     ///
     /// # Errors
-    /// [`KernelError::Full`], or the kernel's.
+    /// Returns [`KernelError::Full`] if the table is full, or another error if the kernel cannot
+    /// write an entry.
     fn set_keys(&mut self, entries: &[(Digest, KeyEntry)]) -> Result<(), KernelError>;
 
-    /// Removes a key; it may be gone already.
+    /// Removes a key, if it exists.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns an error if the kernel cannot remove the entry.
     fn remove_key(&mut self, digest: &Digest) -> Result<(), KernelError>;
 
-    /// A key's entry.
+    /// Returns the entry of a key, or `None` if the key does not exist.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns an error if the kernel cannot read the entry.
     fn key(&self, digest: &Digest) -> Result<Option<KeyEntry>, KernelError>;
 
-    /// All keys and their entries.
+    /// Returns all keys and their entries.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns an error if the kernel cannot read the entries.
     fn keys(&self) -> Result<Vec<(Digest, KeyEntry)>, KernelError>;
 
-    /// Enters or replaces a response.
+    /// Inserts or replaces the text of a response.
     ///
     /// # Errors
-    /// [`KernelError::Full`], or the kernel's.
+    /// Returns [`KernelError::Full`] if the table is full, or another error if the kernel cannot
+    /// write the entry.
     fn set_text(&mut self, key: TextKey, text: &abi::Text) -> Result<(), KernelError>;
 
-    /// Removes a response; it may be gone already.
+    /// Removes the text of a response, if it exists.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns an error if the kernel cannot remove the entry.
     fn remove_text(&mut self, key: TextKey) -> Result<(), KernelError>;
 
-    /// All responses there are.
+    /// Returns the keys of all texts.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns an error if the kernel cannot read the entries.
     fn text_keys(&self) -> Result<Vec<TextKey>, KernelError>;
 
-    /// All counters, in the order of [`abi::counter`], summed over the CPUs.
+    /// Returns the sums of all counters over the CPUs, in the order of [`abi::counter`].
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns an error if the kernel cannot read the entries.
     fn counters(&self) -> Result<Vec<u64>, KernelError>;
 
-    /// What the last sweep was asked and answered, by this daemon or one before it.
+    /// Returns the request and the result of the last sweep, which may have been run by an earlier
+    /// daemon.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns an error if the kernel cannot read the entry.
     fn last_sweep(&self) -> Result<abi::Sweep, KernelError>;
 
-    /// Publishes the number of the recount that new flows begin with.
+    /// Publishes the id of the current recount, which each new flow records when it begins.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns an error if the kernel cannot write the entry.
     fn set_recount(&mut self, number: u32) -> Result<(), KernelError>;
 
-    /// Looks at every flow as `ask` says (its fields that are "in"), removes dead ones and gives
-    /// back what they held.
+    /// Examines every flow as requested by the input fields of `ask`, removes dead flows, and
+    /// releases the slots that they held.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns an error if the kernel cannot run the program.
     fn sweep(&mut self, ask: &abi::Sweep) -> Result<abi::Sweep, KernelError>;
 
-    /// The first `count` flows that the last sweep named.
+    /// Returns the first `count` flows that the last sweep reported.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns an error if the kernel cannot read the entries.
     fn suspects(&self, count: u64) -> Result<Vec<abi::Suspect>, KernelError>;
 
-    /// Removes a flow and gives back what it held, unless its server has sent since it was named.
+    /// Removes a flow and releases the slots that it held, unless its server has sent a packet
+    /// since the sweep reported the flow.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns an error if the kernel cannot run the program.
     fn forget(&mut self, suspect: &abi::Suspect) -> Result<abi::Suspect, KernelError>;
 
-    /// How many scope ids unknown keys can still get.
+    /// Adds connections that are older than the programs to the untracked connections, except those
+    /// that are tracked. Returns the number of entries that were added.
+    ///
+    /// # Errors
+    /// Returns [`KernelError::Full`] if the table is full, or another error if the kernel cannot
+    /// write an entry.
+    fn add_older(&mut self, keys: &[abi::FlowKey]) -> Result<u64, KernelError>;
+
+    /// Returns the number of flows of each client address, as counted by the sweep whose census has
+    /// the id `census`.
+    ///
+    /// # Errors
+    /// Returns an error if the kernel cannot read the entries.
+    fn clients(&self, census: u64) -> Result<Vec<u64>, KernelError>;
+
+    /// Returns the number of scope ids that are available for unknown keys.
     fn unused_left(&self) -> usize;
 
-    /// These ids.
+    /// Returns the scope ids that are available for unknown keys.
     fn unused(&self) -> Vec<u32>;
 
-    /// Lets unknown keys get these ids too.
+    /// Adds scope ids for unknown keys.
     fn add_unused(&self, ids: &[u32]);
 
-    /// Lets unknown keys get none.
+    /// Removes all scope ids for unknown keys.
     fn clear_unused(&self);
 
-    /// Lets a scope's recount of this number begin at zero.
+    /// Begins the recount with the id `number` for a scope, and sets the recounted sums of the
+    /// scope to zero.
     fn begin_recount(&self, scope: u32, number: u32);
 
-    /// Ends a scope's recount of this number.
+    /// Ends the recount with the id `number` for a scope.
     fn end_recount(&self, scope: u32, number: u32);
 
-    /// A count, and what the recount of this number makes of it; `None` if the scope is not in it.
-    fn counted(&self, scope: u32, count: Count, first: First, number: u32) -> Option<Counted>;
+    /// Returns a count, and the value that the recount with the id `number` has computed for the
+    /// count. Returns `None` if the scope does not take part in that recount.
+    fn counted(&self, scope: u32, count: Count, first: ReadFirst, number: u32)
+    -> Option<CountPair>;
 
-    /// Changes a count by so much, never below zero; says by how much it changed.
+    /// Adds `by` to a count, or sets the count to zero if the sum would be negative. Returns the
+    /// absolute value of the actual change.
     fn correct(&self, scope: u32, count: Count, by: i64) -> u64;
 
-    /// Attaches to exactly these interfaces: new ones are attached, those that are attached
-    /// already get the current programs without a gap, others are let go. Says what changed.
+    /// Attaches the programs to the interfaces in `interfaces`, and detaches them from all others.
+    /// An interface that has older programs gets the current ones without a gap. Returns
+    /// descriptions of the changes.
     ///
     /// # Errors
-    /// The first that failed; the others are attached all the same.
+    /// Returns the first error, with the number of further errors. The remaining interfaces get
+    /// their programs nevertheless.
     fn follow(&mut self, interfaces: &[Interface]) -> Result<Vec<String>, KernelError>;
 
-    /// What is attached now.
-    fn attached(&self) -> Vec<Attached>;
+    /// Returns the programs that are attached.
+    fn attached(&self) -> Vec<Attachment>;
 
-    /// How it is attached.
+    /// Returns the hooks to which [`Self::follow`] could not attach a program.
+    fn missing(&self) -> Vec<Missing> {
+        Vec::new()
+    }
+
+    /// Returns an error if a map that is in use is no longer pinned. The next daemon would not find
+    /// such a map.
+    fn unpinned(&self) -> Option<KernelError> {
+        None
+    }
+
+    /// Returns the hooks at which other software repeatedly detaches our program, or puts its own
+    /// program before ours.
+    fn contested(&mut self) -> Vec<(String, Hook)> {
+        Vec::new()
+    }
+
+    /// Returns the mechanism of the attachments.
     fn mechanism(&self) -> Mechanism;
 
-    /// From now on the kernel measures what programs take, all that are loaded, for as long as this
-    /// process lives.
+    /// Makes the kernel measure the run time of all loaded programs for as long as this process
+    /// lives.
     ///
     /// # Errors
-    /// The kernel's: it wants CAP_SYS_ADMIN for that.
+    /// Returns an error if this process lacks CAP_SYS_ADMIN, which the kernel requires for
+    /// measurements.
     fn measure_programs(&mut self) -> Result<(), KernelError>;
 
-    /// What it has measured of those that are loaded to be attached; nothing if it does not measure.
+    /// Returns the measurements of the loaded programs, or an empty list if the kernel does not
+    /// measure them.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns an error if the kernel cannot describe a program.
     fn program_times(&self) -> Result<Vec<ProgramTime>, KernelError>;
 
-    /// Takes all attachments off: packets pass, and the maps stay as they are. Says what was removed.
+    /// Detaches all programs. Afterwards packets pass without inspection, and the maps stay as they
+    /// are. Returns descriptions of the changes.
     ///
     /// # Errors
-    /// The first that failed.
+    /// Returns the first error.
     fn release(&mut self) -> Result<Vec<String>, KernelError>;
 
-    /// Takes everything down: what is still attached, maps and pins. Says what was removed.
+    /// Removes all attachments, maps and pins. Returns descriptions of the changes.
     ///
     /// # Errors
-    /// The first that failed.
+    /// Returns the first error.
     fn detach(&mut self) -> Result<Vec<String>, KernelError>;
 
-    /// Makes maps beside those that are in force where `wanted` asks for larger ones; false if it does
-    /// not. Nothing else changes yet.
+    /// Creates the larger maps that `wanted` requires, and returns true. The present maps stay in
+    /// force. Returns false if `wanted` requires no larger map.
     ///
     /// # Errors
-    /// The kernel's; what was made is gone again.
+    /// Returns an error if the kernel rejects an operation. In that case everything that was
+    /// created is removed again.
     fn prepare_larger(&mut self, wanted: &Tables) -> Result<bool, KernelError>;
 
-    /// Puts what [`Self::prepare_larger`] has made into force, with all that the maps before have in them:
-    /// what sizes the tables have then. Packets of guarded ports are dropped for that moment, and come
-    /// again.
+    /// Puts the maps of [`Self::prepare_larger`] into force with all entries of the old maps, and
+    /// returns the new sizes. Packets of guarded ports are dropped for a moment, and TCP
+    /// retransmits them.
     ///
     /// # Errors
-    /// The kernel's; the maps before stay in force.
+    /// Returns an error if the kernel rejects an operation. In that case the old maps stay in
+    /// force.
     fn make_larger(&mut self) -> Result<Tables, KernelError>;
 
-    /// What tells this set of maps from any other: counters go on counting only within one. Maps that were
-    /// made larger are of the same set.
+    /// Returns the identity of the set of maps that is in use. Two readings of a counter can be
+    /// compared only if both come from the same set. Maps keep their identity when they are made
+    /// larger.
     fn identity(&self) -> String;
 }

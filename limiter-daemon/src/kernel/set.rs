@@ -1,4 +1,6 @@
-//! A set of maps, and the programs that work on it.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A set of maps, together with the programs that use them.
 
 use std::path::Path;
 
@@ -11,24 +13,24 @@ use limiter_common::abi::map;
 use super::{
     KernelError,
     error::map_error,
-    events::{Events, Refusals},
+    events::{EventRing, RefusalRing},
     limits::LimitsMap,
     maps::{ClockMap, Entries, Maps, Plain},
-    pins::{key_entries, unused_entries},
+    pins::{key_entries, untracked_entries, unused_entries},
     state::StateMap,
     unused::UnusedMap,
 };
 use crate::config::Tables;
 
-/// The kernel program, built by build.rs.
+/// The object with the kernel programs, built by build.rs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/limiter-ebpf"));
 
-/// What the programs tell.
+/// The ring buffers in which the programs report to the daemon.
 pub struct Rings {
-    /// What counts depend on.
-    pub events: Events,
-    /// Whose requests are refused.
-    pub refusals: Refusals,
+    /// Events that the engine must handle, because counts depend on them.
+    pub events: EventRing,
+    /// Refusals, which are written to the log of events.
+    pub refusals: RefusalRing,
 }
 
 /// The loaded object, and its maps.
@@ -42,10 +44,11 @@ pub(super) struct MapSet {
 }
 
 impl MapSet {
-    /// Takes the maps that are pinned in `directory`, and makes and pins there those that are not.
+    /// Opens the maps that are pinned in `directory`, and creates and pins the maps that are
+    /// missing there.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns an error if the kernel rejects a map, or if a part of the object is missing.
     pub(super) fn open(
         directory: &Path,
         tables: &Tables,
@@ -58,6 +61,7 @@ impl MapSet {
             .map_max_entries(map::STATE, tables.scope_ids())
             .map_max_entries(map::UNUSED, unused_entries(tables))
             .map_max_entries(map::FLOWS, tables.flows)
+            .map_max_entries(map::UNTRACKED, untracked_entries(tables))
             .load(OBJECT)
             .map_err(|source| KernelError::Load(Box::new(source)))?;
         let (data, entries) = array_data(&mut ebpf, map::STATE)?;
@@ -75,14 +79,16 @@ impl MapSet {
             ended: hash(&mut ebpf, map::ENDED)?,
             keys: hash(&mut ebpf, map::KEYS)?,
             flows: hash(&mut ebpf, map::FLOWS)?,
+            untracked: hash(&mut ebpf, map::UNTRACKED)?,
+            clients: hash(&mut ebpf, map::CLIENTS)?,
             texts: hash(&mut ebpf, map::TEXTS)?,
             counters: PerCpuArray::try_from(take(&mut ebpf, map::COUNTERS)?)
                 .map_err(map_error(map::COUNTERS))?,
         };
         let clock = ClockMap::new(take(&mut ebpf, map::CLOCK)?)?;
         let rings = Rings {
-            events: Events::new(take(&mut ebpf, map::EVENTS)?, map::EVENTS)?,
-            refusals: Refusals::new(take(&mut ebpf, map::REFUSALS)?, map::REFUSALS)?,
+            events: EventRing::new(take(&mut ebpf, map::EVENTS)?, map::EVENTS)?,
+            refusals: RefusalRing::new(take(&mut ebpf, map::REFUSALS)?, map::REFUSALS)?,
         };
         let set = Self {
             ebpf,
@@ -96,12 +102,29 @@ impl MapSet {
     }
 }
 
+impl MapSet {
+    /// Returns the guarded ports that are published in the map `PORTS`.
+    ///
+    /// # Errors
+    /// Returns an error if the kernel cannot read the entry.
+    pub(super) fn guarded(&self) -> Result<Vec<u16>, KernelError> {
+        let ports = self.maps.ports.get(&0, 0).map_err(map_error(map::PORTS))?;
+        let words = ports.0.0;
+        let is_guarded = |port: &u16| {
+            let word = words.get(usize::from(port >> 6));
+            word.is_some_and(|word| word >> (port & 63) & 1 != 0)
+        };
+        Ok((0..=u16::MAX).filter(is_guarded).collect())
+    }
+}
+
 pub(super) fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map, KernelError> {
     ebpf.take_map(name)
         .ok_or_else(|| KernelError::Missing(format!("map {name}")))
 }
 
-/// An array that is mapped, not read by system calls, and how many entries it has.
+/// Takes an array out of the object. Returns the array and its number of entries. The caller maps
+/// the array into this process instead of accessing it with system calls.
 fn array_data(ebpf: &mut Ebpf, name: &'static str) -> Result<(MapData, u32), KernelError> {
     let Map::Array(data) = take(ebpf, name)? else {
         return Err(KernelError::Missing(format!("array {name}")));

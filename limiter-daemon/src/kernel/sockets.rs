@@ -1,33 +1,35 @@
-//! This host's TCP sockets, asked of the kernel (sock_diag(7)).
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Lists the TCP sockets of this host over sock_diag(7).
 
 use std::{
     io,
     net::{IpAddr, SocketAddr},
 };
 
-use limiter_common::abi::FlowKey;
-use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_MULTIPART, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
-};
+use limiter_common::abi::{FlowKey, Link};
+use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_sock_diag::{
     SockDiagMessage,
     constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_LISTEN},
     inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags},
 };
-use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
-/// What the kernel makes a part of a dump at most (netlink_dump(), net/netlink/af_netlink.c).
-const PART: usize = 32 * 1024;
-/// `idiag_cookie` that any socket has (`INET_DIAG_NOCOOKIE`, include/uapi/linux/inet_diag.h).
+pub use super::netlink::Dump;
+use super::netlink::Netlink;
+
+/// The value of `idiag_cookie` that matches any socket (`INET_DIAG_NOCOOKIE`,
+/// include/uapi/linux/inet_diag.h).
 const ANY_COOKIE: [u8; 8] = [0xff; 8];
 
-/// The two ends of a connection; addresses of IPv4 are of IPv4, however the socket has them.
+/// The two ends of a connection. IPv4 addresses are never in the IPv6-mapped form, even if the
+/// socket has them in that form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ends {
-    /// The server's.
+    /// The server's address and port.
     pub server: SocketAddr,
-    /// The client's.
+    /// The client's address and port.
     pub client: SocketAddr,
 }
 
@@ -48,8 +50,33 @@ impl From<&FlowKey> for Ends {
     }
 }
 
+impl From<Ends> for FlowKey {
+    fn from(ends: Ends) -> Self {
+        let words = |address: IpAddr| {
+            let bytes = match address {
+                IpAddr::V4(address) => address.to_ipv6_mapped(),
+                IpAddr::V6(address) => address,
+            }
+            .octets();
+            let mut words = [0; 4];
+            for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *word = u32::from_ne_bytes(*bytes);
+            }
+            words
+        };
+        Self {
+            client: words(ends.client.ip()),
+            server: words(ends.server.ip()),
+            client_port: ends.client.port().to_be(),
+            server_port: ends.server.port().to_be(),
+            link: Link::NONE,
+        }
+    }
+}
+
 impl From<&SocketId> for Ends {
-    /// The socket's own end is the server's.
+    /// Converts the id of a socket of the server. In such an id the source is the server, and the
+    /// destination is the client.
     fn from(id: &SocketId) -> Self {
         Self {
             server: SocketAddr::new(id.source_address.to_canonical(), id.source_port),
@@ -58,132 +85,68 @@ impl From<&SocketId> for Ends {
     }
 }
 
-/// How a dump of sockets ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dump {
-    /// All sockets were seen.
-    Complete,
-    /// The kernel says that some may have been left out.
-    Interrupted,
-}
-
-/// Where sockets are looked up.
+/// A table of sockets.
 pub trait SocketTable {
-    /// Tells `seen` of every TCP socket, in whatever state.
+    /// Calls `seen` with the ends of every TCP socket, whatever its state.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns the kernel's error.
     fn dump(&mut self, seen: &mut dyn FnMut(Ends)) -> io::Result<Dump>;
 
-    /// Looks one socket up; one that is bound to a device may not be found.
+    /// Returns whether there is a socket with the ends `ends`. A socket that is bound to a device
+    /// is not always found.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns the kernel's error.
     fn find(&mut self, ends: Ends) -> io::Result<bool>;
 }
 
-/// The sockets of the network namespace that this was made in.
-pub struct KernelSockets {
-    socket: Socket,
-    sequence: u32,
-}
+/// The sockets in the network namespace in which this value was created.
+pub struct KernelSockets(Netlink);
 
 impl KernelSockets {
-    /// Opens the way to the kernel's table.
+    /// Connects to the kernel's table of sockets.
     ///
     /// # Errors
-    /// The kernel has no sock_diag.
+    /// Returns an error if the kernel has no sock_diag.
     pub fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-        socket.bind_auto()?;
-        // The kernel's own address.
-        socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
-        Ok(Self {
-            socket,
-            sequence: 0,
-        })
+        Netlink::open(NETLINK_SOCK_DIAG).map(Self)
     }
 
-    fn send(&mut self, family: u8, flags: u16, socket_id: SocketId) -> io::Result<()> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        header.sequence_number = self.sequence;
+    fn request(
+        &mut self,
+        family: u8,
+        flags: u16,
+        socket_id: SocketId,
+        seen: &mut dyn FnMut(&InetResponseHeader),
+    ) -> io::Result<Dump> {
         let request = InetRequest {
             family,
             protocol: IPPROTO_TCP,
             extensions: ExtensionFlags::empty(),
-            // TIME_WAIT and half-open ones too: `SYN_RECV` stands for those as well
-            // (inet_diag_dump_icsk(), net/ipv4/inet_diag.c).
+            // All states are requested. Among them are TIME_WAIT, and SYN_RECV, which also selects
+            // half-open connections (inet_diag_dump_icsk(), net/ipv4/inet_diag.c).
             states: StateFlags::all(),
             socket_id,
         };
-        let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
-        Ok(())
+        let request = SockDiagMessage::InetRequest(request);
+        self.0.request(request, flags, &mut |message| {
+            if let SockDiagMessage::InetResponse(response) = message {
+                seen(&response.header);
+            }
+        })
     }
 
-    /// Reads the answer to the last request, to its end.
-    fn answer(&self, seen: &mut dyn FnMut(&InetResponseHeader)) -> io::Result<Dump> {
-        let mut dump = Dump::Complete;
-        let mut part = Vec::with_capacity(PART);
-        loop {
-            part.clear();
-            let len = self.socket.recv(&mut part, libc::MSG_TRUNC)?;
-            if len > part.len() {
-                return Err(io::Error::other("a part of the answer was too long"));
-            }
-            let mut rest = part.as_slice();
-            while !rest.is_empty() {
-                let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)
-                    .map_err(io::Error::other)?;
-                let len = (message.header.length as usize).next_multiple_of(4);
-                rest = rest.get(len..).unwrap_or_default();
-                // Left over from a request whose answer was not read to its end.
-                if message.header.sequence_number != self.sequence {
-                    continue;
-                }
-                if message.header.flags & NLM_F_DUMP_INTR != 0 {
-                    dump = Dump::Interrupted;
-                }
-                let single = message.header.flags & NLM_F_MULTIPART == 0;
-                match message.payload {
-                    NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                        seen(&response.header);
-                        if single {
-                            return Ok(dump);
-                        }
-                    }
-                    NetlinkPayload::Done(done) if done.code == 0 => return Ok(dump),
-                    NetlinkPayload::Done(done) => {
-                        return Err(io::Error::from_raw_os_error(done.code.saturating_neg()));
-                    }
-                    NetlinkPayload::Error(error) => return Err(error.to_io()),
-                    NetlinkPayload::Overrun(_) => {
-                        return Err(io::Error::other("the answer was cut short"));
-                    }
-                    _ => {}
-                }
-            }
-        }
-    }
-}
-
-impl KernelSockets {
-    /// Where servers of this namespace listen.
+    /// Returns the addresses and ports on which servers in this namespace listen.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns the kernel's error.
     pub fn listeners(&mut self) -> io::Result<Vec<SocketAddr>> {
         let mut listeners = Vec::new();
         for family in [AF_INET6, AF_INET] {
-            self.send(family, NLM_F_DUMP, SocketId::new_v6())?;
-            self.answer(&mut |found| {
-                if found.state == TCP_LISTEN {
-                    listeners.push(Ends::from(&found.socket_id).server);
+            self.request(family, NLM_F_DUMP, SocketId::new_v6(), &mut |socket| {
+                if socket.state == TCP_LISTEN {
+                    listeners.push(Ends::from(&socket.socket_id).server);
                 }
             })?;
         }
@@ -194,10 +157,13 @@ impl KernelSockets {
 impl SocketTable for KernelSockets {
     fn dump(&mut self, seen: &mut dyn FnMut(Ends)) -> io::Result<Dump> {
         let mut dump = Dump::Complete;
-        // IPv6 first: a socket may turn from it to IPv4 (`IPV6_ADDRFORM`), not the other way.
+        // A socket can change from IPv6 to IPv4 (`IPV6_ADDRFORM`), but not from IPv4 to IPv6. IPv6
+        // comes first, so that a socket that changes between the two dumps is listed twice rather
+        // than missed.
         for family in [AF_INET6, AF_INET] {
-            self.send(family, NLM_F_DUMP, SocketId::new_v6())?;
-            let part = self.answer(&mut |found| seen(Ends::from(&found.socket_id)))?;
+            let part = self.request(family, NLM_F_DUMP, SocketId::new_v6(), &mut |socket| {
+                seen(Ends::from(&socket.socket_id));
+            })?;
             if part == Dump::Interrupted {
                 dump = part;
             }
@@ -219,10 +185,12 @@ impl SocketTable for KernelSockets {
             interface_id: 0,
             cookie: ANY_COOKIE,
         };
-        self.send(family, 0, id)?;
         let mut found = false;
-        // Where there is no connection, the kernel looks for who listens there.
-        match self.answer(&mut |socket| found = socket.state != TCP_LISTEN) {
+        // If the connection does not exist, the kernel returns the socket that listens on the
+        // server's port.
+        match self.request(family, 0, id, &mut |socket| {
+            found = socket.state != TCP_LISTEN;
+        }) {
             Ok(_) => Ok(found),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
@@ -239,27 +207,8 @@ mod tests {
 
     use super::*;
 
-    fn key(server: SocketAddr, client: SocketAddr) -> FlowKey {
-        let words = |address: IpAddr| {
-            let bytes = match address {
-                IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-                IpAddr::V6(v6) => v6,
-            }
-            .octets();
-            std::array::from_fn(|n| {
-                u32::from_ne_bytes(std::array::from_fn(|byte| bytes[4 * n + byte]))
-            })
-        };
-        FlowKey {
-            client: words(client.ip()),
-            server: words(server.ip()),
-            client_port: client.port().to_be(),
-            server_port: server.port().to_be(),
-        }
-    }
-
     #[test]
-    fn those_who_listen_are_found_and_others_are_not() {
+    fn listening_sockets_are_found_and_others_are_not() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
         let client = TcpStream::connect(at).unwrap();
@@ -268,7 +217,8 @@ mod tests {
         assert!(!found.contains(&client.local_addr().unwrap()));
     }
 
-    /// Connections of both families, the first to a socket that takes both.
+    /// Returns up to three connections: one over IPv4 to an IPv6 socket that accepts both families,
+    /// one over IPv6, and one over IPv4 to an IPv4 socket.
     fn connections() -> Vec<(TcpListener, TcpStream, Ends)> {
         [
             ("[::]:0", "127.0.0.1"),
@@ -277,12 +227,17 @@ mod tests {
         ]
         .into_iter()
         .filter_map(|(at, server)| {
-            // A host may have no IPv6.
+            // The host may lack IPv6.
             let listener = TcpListener::bind(at).ok()?;
             let port = listener.local_addr().unwrap().port();
             let server = SocketAddr::new(server.parse().unwrap(), port);
             let client = TcpStream::connect(server).unwrap();
-            let ends = Ends::from(&key(server, client.local_addr().unwrap()));
+            let client_end = client.local_addr().unwrap();
+            let ends = Ends {
+                server,
+                client: client_end,
+            };
+            let ends = Ends::from(&FlowKey::from(ends));
             Some((listener, client, ends))
         })
         .collect()
@@ -305,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_found_and_a_listener_is_none() {
+    fn a_connection_is_found_and_a_listener_is_not_one() {
         let mut sockets = KernelSockets::open().unwrap();
         for (_, _, ends) in connections() {
             assert!(sockets.find(ends).unwrap(), "{ends:?}");
@@ -316,10 +271,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_closed_and_waits_is_still_there() {
+    fn a_closed_socket_that_waits_is_still_there() {
         let mut sockets = KernelSockets::open().unwrap();
         for (listener, client, ends) in connections() {
-            // The server closes first, so that it is its socket that waits.
+            // The server closes first, so that the server's socket is the one in TIME_WAIT.
             let (accepted, _) = listener.accept().unwrap();
             drop(accepted);
             drop(client);

@@ -1,4 +1,6 @@
-//! The scopes' state, mapped into this process.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The state of scopes, mapped into this process.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -11,16 +13,16 @@ use limiter_common::{
 
 use super::{
     KernelError,
-    plane::{Count, Counted, First},
+    plane::{Count, CountPair, ReadFirst},
     words::Words,
 };
 
-/// The mapping of `STATE`.
+/// The map `STATE`, mapped into this process.
 pub(super) struct StateMap(Words);
 
-/// Words of one entry.
+/// The number of 64-bit words in an entry.
 const WORDS: usize = size_of::<ScopeState>() / size_of::<u64>();
-/// Places of the fields in an entry, in words.
+/// The offsets of the fields in an entry, in 64-bit words.
 const TAT: usize = 0;
 const DAY_COUNT: usize = 1;
 const IN_FLIGHT: usize = 2;
@@ -46,7 +48,8 @@ const _: () = {
     assert!(offset_of!(ScopeState, would_refuse) == WOULD_REFUSE * 8);
 };
 
-/// Where a count and its recount are.
+/// Returns the offset in an entry, in 64-bit words, of a count, and that of the value that a
+/// recount computes for the count.
 fn words(count: Count) -> (usize, usize) {
     match count {
         Count::InFlight => (IN_FLIGHT, RECOUNTED_IN_FLIGHT),
@@ -55,12 +58,13 @@ fn words(count: Count) -> (usize, usize) {
 }
 
 impl StateMap {
-    /// Maps the whole map of `entries` entries.
+    /// Maps the whole map into this process. The map has `entries` entries.
     pub(super) fn new(data: MapData, entries: u32) -> Result<Self, KernelError> {
         Words::new(data, map::STATE, entries, WORDS).map(Self)
     }
 
-    /// Takes over the scopes' state of a map that is not larger; nobody else changes either meanwhile.
+    /// Copies the state of all scopes from `from`, which must not be larger than this map. The
+    /// caller makes sure that neither map changes during the copy.
     pub(super) fn copy(&self, from: &Self) {
         self.0.copy(&from.0);
     }
@@ -69,7 +73,8 @@ impl StateMap {
         self.0.word(scope, word)
     }
 
-    /// A copy of a scope's state; the words are each whole, not all of one moment.
+    /// Returns a copy of a scope's state. Each word is read atomically, but the words are not all
+    /// read at the same time.
     pub(super) fn read(&self, scope: u32) -> ScopeState {
         let load = |word| self.word(scope, word).map_or(0, |word| word.load(SeqCst));
         let loads = |first: usize| std::array::from_fn(|index| load(first + index));
@@ -101,7 +106,7 @@ impl StateMap {
             let current = DayCount(current).on(day);
             (current.day() == day && current.count() < used).then(|| DayCount::new(day, used).0)
         };
-        // An error here says that nothing had to be raised.
+        // An error means that the count does not have to be raised.
         let _not_lower = word.fetch_update(SeqCst, SeqCst, raised);
     }
 
@@ -114,12 +119,13 @@ impl StateMap {
             let count = current.count().saturating_add(more);
             (current.day() == day).then(|| DayCount::new(day, count).0)
         };
-        // An error here says that the word stands at a later day.
+        // An error means that the word already has a later day.
         let _later = word.fetch_update(SeqCst, SeqCst, added);
     }
 
-    /// Lets a scope go at `rate` from now on (`boot_ns` of the boot clock): what it has used ahead of
-    /// its schedule is cut to what the new rate allows, or a slow rate would outlast its end.
+    /// Lowers the theoretical arrival time of a scope to the latest value that `rate` allows at
+    /// `boot_ns` (CLOCK_BOOTTIME, ns), if the arrival time is later than that value. Without this
+    /// change, an earlier, slower rate would still delay requests after its replacement.
     pub(super) fn lower_tat(&self, scope: u32, rate: Rate, boot_ns: u64) {
         let Some(word) = self.word(scope, TAT) else {
             return;
@@ -131,14 +137,15 @@ impl StateMap {
                 .saturating_add(rate.tolerance_ns),
         };
         let lowered = |tat: u64| (tat > at_most).then_some(at_most);
-        // An error here says that it was not higher.
+        // An error means that the arrival time is not later than that value.
         let _not_higher = word.fetch_update(SeqCst, SeqCst, lowered);
     }
 
-    /// Lets a recount of this number begin at zero.
+    /// Begins the recount with the id `number` for a scope, and sets the recounted sums of the
+    /// scope to zero.
     pub(super) fn begin_recount(&self, scope: u32, number: u32) {
         for (word, value) in [
-            // None: the programs leave the sums alone while they are not of one recount.
+            // The programs do not change the sums while the id of the recount is zero.
             (RECOUNT, 0),
             (RECOUNTED_IN_FLIGHT, 0),
             (RECOUNTED_CONNECTIONS, 0),
@@ -150,40 +157,43 @@ impl StateMap {
         }
     }
 
-    /// Ends the recount of this number.
+    /// Ends the recount with the id `number` for a scope.
     pub(super) fn end_recount(&self, scope: u32, number: u32) {
         if let Some(word) = self.word(scope, RECOUNT) {
-            // An error here says that another one has begun, or that the scope's next owner has.
+            // An error means that another recount has begun, for this scope or for the next scope
+            // with the same scope id.
             let _other = word.compare_exchange(u64::from(number), 0, SeqCst, SeqCst);
         }
     }
 
-    /// A count, and what the recount of this number makes of it; `None` if the scope is not in it.
+    /// Returns a count, and the value that the recount with the id `number` has computed for the
+    /// count. Returns `None` if the scope does not take part in that recount.
     pub(super) fn counted(
         &self,
         scope: u32,
         count: Count,
-        first: First,
+        first: ReadFirst,
         number: u32,
-    ) -> Option<Counted> {
+    ) -> Option<CountPair> {
         let (count, recounted) = words(count);
         let load = |word| Some(self.word(scope, word)?.load(SeqCst));
         let counted = match first {
-            First::Count => {
+            ReadFirst::Count => {
                 let count = load(count)?;
                 let recounted = load(recounted)?;
-                Counted { count, recounted }
+                CountPair { count, recounted }
             }
-            First::Recounted => {
+            ReadFirst::Recounted => {
                 let recounted = load(recounted)?;
                 let count = load(count)?;
-                Counted { count, recounted }
+                CountPair { count, recounted }
             }
         };
         (load(RECOUNT)? == u64::from(number)).then_some(counted)
     }
 
-    /// Changes a count by so much, never below zero; says by how much it changed.
+    /// Adds `by` to a count, or sets the count to zero if the sum would be negative. Returns the
+    /// absolute value of the actual change.
     pub(super) fn correct(&self, scope: u32, count: Count, by: i64) -> u64 {
         let Some(word) = self.word(scope, words(count).0) else {
             return 0;

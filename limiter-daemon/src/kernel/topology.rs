@@ -1,80 +1,48 @@
-//! How the interfaces of this namespace hang together, asked of the kernel (rtnetlink(7)).
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The devices in this namespace and the connections between them, as read over rtnetlink(7).
 
 use std::io;
 
-use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached},
 };
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::protocols::NETLINK_ROUTE;
 
-/// What the kernel makes a part of a dump at most (netlink_dump(), net/netlink/af_netlink.c).
-const PART: usize = 32 * 1024;
+use super::netlink::Netlink;
 
-/// An interface and what it is connected with.
+/// A device, and its connections to other devices.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Device {
-    /// Its index.
     pub index: u32,
-    /// Its name.
     pub name: String,
-    /// What `ip -d link` calls its kind: `bridge`, `vlan`, `veth` ...; empty for hardware and `lo`.
+    /// The kind, as shown by `ip -d link` (`bridge`, `vlan`, `veth` and so on). It is empty for
+    /// hardware and for `lo`.
     pub kind: String,
-    /// Whether it was brought up.
+    /// Whether the device is up.
     pub is_up: bool,
-    /// Whether it is `lo`.
+    /// Whether the device is `lo`.
     pub is_loopback: bool,
-    /// What it lies on, or the other end of a veth, by index, if that is in this namespace.
+    /// The index of the device below this device, or of the other end of a veth, if that device is
+    /// in this namespace.
     pub link: Option<u32>,
-    /// The bridge, bond or team that it is a port of, by index.
+    /// The index of the bridge, bond or team that this device is a port of.
     pub controller: Option<u32>,
+    /// Whether an XDP program is attached to the device.
+    pub has_xdp: bool,
 }
 
-/// All interfaces.
+/// Returns all devices.
 ///
 /// # Errors
-/// The kernel does not answer.
+/// Returns an error if the kernel does not answer.
 pub fn devices() -> io::Result<Vec<Device>> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    // The kernel's own address.
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let all = RouteNetlinkMessage::GetLink(LinkMessage::default());
-    let mut request = NetlinkMessage::new(header, NetlinkPayload::from(all));
-    request.finalize();
-    let mut bytes = vec![0; request.buffer_len()];
-    request.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-
-    let mut devices = Vec::new();
-    let mut part = Vec::with_capacity(PART);
-    loop {
-        part.clear();
-        let len = socket.recv(&mut part, libc::MSG_TRUNC)?;
-        if len > part.len() {
-            return Err(io::Error::other("a part of the answer was too long"));
-        }
-        let mut rest = part.as_slice();
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                .map_err(io::Error::other)?;
-            let len = (message.header.length as usize).next_multiple_of(4);
-            rest = rest.get(len..).unwrap_or_default();
-            match message.payload {
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
-                    devices.push(device(&link));
-                }
-                NetlinkPayload::Done(_) => return Ok(devices),
-                NetlinkPayload::Error(error) => return Err(error.to_io()),
-                _ => {}
-            }
-        }
-    }
+    Netlink::open(NETLINK_ROUTE)?.dump(&all, |message| match message {
+        RouteNetlinkMessage::NewLink(link) => Some(device(&link)),
+        _ => None,
+    })
 }
 
 fn device(link: &LinkMessage) -> Device {
@@ -91,6 +59,14 @@ fn device(link: &LinkMessage) -> Device {
             LinkAttribute::Link(index) => device.link = Some(*index),
             LinkAttribute::Controller(index) => device.controller = Some(*index),
             LinkAttribute::LinkNetNsId(_) => is_elsewhere = true,
+            LinkAttribute::Xdp(attributes) => {
+                let none = LinkXdp::Attached(XdpAttached::None);
+                let is_attached = |xdp: &&LinkXdp| matches!(xdp, LinkXdp::Attached(_));
+                device.has_xdp = attributes
+                    .iter()
+                    .find(is_attached)
+                    .is_some_and(|xdp| *xdp != none);
+            }
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     if let LinkInfo::Kind(kind) = info {
@@ -101,7 +77,8 @@ fn device(link: &LinkMessage) -> Device {
             _ => {}
         }
     }
-    // An index of another namespace says nothing here.
+    // An index in another namespace is dropped, because in this namespace the same index would
+    // refer to an unrelated device.
     device.link = device.link.filter(|index| !is_elsewhere && *index != 0);
     device
 }

@@ -1,32 +1,37 @@
-//! Taking back what a start that failed has made, and nothing that was there before it.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Undoes the changes of a start that failed, and keeps everything that existed before.
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
 use super::{
-    Hook, KernelError, Removed,
-    clsact::remove_filter,
+    KernelError, Removals,
+    clsact::remove_all_filters,
+    directory::list,
+    error::{io_error, list_error},
     links::{pinned_links, unpin_link},
     netdev,
     pins::PinDirectory,
 };
 
-/// What was pinned before this process pinned anything.
+/// The directories and pins that existed before this process created any.
 #[derive(Debug)]
-pub struct Before {
+pub struct PinSnapshot {
     pins: PinDirectory,
-    /// Directories that were not there, the innermost first.
+    /// The directories that did not exist, with the innermost first.
     new_directories: Vec<PathBuf>,
-    /// Maps and links of any layout; `None` as long as nothing of ours can be among them.
+    /// The pinned maps and links of all layouts. This is `None` as long as this process cannot have
+    /// created any.
     pinned: Option<BTreeSet<PathBuf>>,
 }
 
-impl Before {
-    /// Looks which directories there are; to be called before [`PinDirectory::prepare`].
-    pub fn look(pins: &PinDirectory) -> Self {
+impl PinSnapshot {
+    /// Records which directories exist. Call this function before [`PinDirectory::prepare`].
+    pub fn take(pins: &PinDirectory) -> Self {
         let mut new_directories = vec![pins.maps(), pins.links()];
         new_directories.extend(pins.root().ancestors().map(Path::to_path_buf));
         new_directories.retain(|directory| !directory.exists());
@@ -37,11 +42,11 @@ impl Before {
         }
     }
 
-    /// Notes what is pinned; to be called when the directory is locked, before the object is
-    /// loaded.
+    /// Records which pins exist. Call this function after the directory is locked, and before the
+    /// object is loaded.
     ///
     /// # Errors
-    /// [`KernelError::Io`].
+    /// Returns [`KernelError::Io`] if a file operation fails.
     pub fn note_pins(&mut self) -> Result<(), KernelError> {
         let mut pinned = BTreeSet::new();
         for directory in list(self.pins.root())? {
@@ -53,12 +58,14 @@ impl Before {
         Ok(())
     }
 
-    /// Removes what has been pinned since. `attaching` says whether a program may be attached by
-    /// now: one that was put under an earlier daemon's link goes on there, with its maps.
+    /// Removes the pins that have been created since [`Self::note_pins`], and the new directories
+    /// if they are empty. `attaching` states whether this process could have attached a program. If
+    /// a program has replaced another one in a link of an earlier daemon, the new program stays
+    /// attached, and its maps stay pinned.
     ///
     /// # Errors
-    /// The first that failed.
-    pub fn restore(&self, attaching: bool) -> Result<Removed, KernelError> {
+    /// Returns the first error.
+    pub fn restore(&self, attaching: bool) -> Result<Removals, KernelError> {
         let mut removed = Vec::new();
         if let Some(pinned) = &self.pinned {
             if attaching {
@@ -67,16 +74,16 @@ impl Before {
             if !attaching || pinned.is_empty() {
                 for pin in list(&self.pins.maps())? {
                     if !pinned.contains(&pin) {
-                        fs::remove_file(&pin).map_err(io_error(&pin))?;
+                        fs::remove_file(&pin).map_err(io_error("remove", &pin))?;
                         removed.push(format!("removed the pinned map {}", pin.display()));
                     }
                 }
             }
         }
         for directory in &self.new_directories {
-            // One that is not empty holds what stays.
+            // A directory that is not empty holds pins that stay.
             if let Err(error) = fs::remove_dir(directory) {
-                log::debug!("{}: {error}", directory.display());
+                log::debug!("cannot remove {}: {error}", directory.display());
             }
         }
         Ok(removed)
@@ -85,7 +92,7 @@ impl Before {
     fn release(
         &self,
         pinned: &BTreeSet<PathBuf>,
-        removed: &mut Removed,
+        removed: &mut Removals,
     ) -> Result<(), KernelError> {
         for (interface, hook, pin) in pinned_links(&self.pins)? {
             if !pinned.contains(&pin) {
@@ -96,42 +103,19 @@ impl Before {
                 ));
             }
         }
-        // Filters carry no mark of who put them there: only where nothing was pinned before
-        // are they surely ours.
+        // A filter does not show which process has attached it. If anything was pinned before, an
+        // earlier daemon could have attached the filters with our handles, so they stay.
         if !pinned.is_empty() {
             return Ok(());
         }
-        let interfaces = netdev::interfaces().map_err(io_error(Path::new("network interfaces")))?;
-        for interface in interfaces {
-            for hook in [Hook::Ingress, Hook::Egress] {
-                if remove_filter(&self.pins, &interface.name, hook)? {
-                    removed.push(format!(
-                        "removed the {} program of {}",
-                        hook.as_str(),
-                        interface.name
-                    ));
-                }
-            }
+        let interfaces = netdev::interfaces().map_err(list_error("network interfaces"))?;
+        for (interface, hook) in remove_all_filters(&self.pins, &interfaces)? {
+            removed.push(format!(
+                "removed the {} program of {interface}",
+                hook.as_str()
+            ));
         }
         Ok(())
-    }
-}
-
-fn io_error(path: &Path) -> impl Fn(io::Error) -> KernelError {
-    move |source| KernelError::Io {
-        path: path.to_path_buf(),
-        source,
-    }
-}
-
-fn list(directory: &Path) -> Result<Vec<PathBuf>, KernelError> {
-    match fs::read_dir(directory) {
-        Ok(entries) => entries
-            .map(|entry| entry.map(|entry| entry.path()))
-            .collect::<Result<_, _>>()
-            .map_err(io_error(directory)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(io_error(directory)(error)),
     }
 }
 
@@ -139,7 +123,8 @@ fn list(directory: &Path) -> Result<Vec<PathBuf>, KernelError> {
 mod tests {
     use super::*;
 
-    /// What [`PinDirectory::prepare`] makes, where there is no BPF file system.
+    /// Creates the directories that [`PinDirectory::prepare`] would create, but not on a BPF file
+    /// system.
     fn prepare(pins: &PinDirectory) {
         fs::create_dir_all(pins.maps()).unwrap();
         fs::create_dir_all(pins.links()).unwrap();
@@ -149,7 +134,7 @@ mod tests {
     fn a_first_start_that_fails_leaves_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let pins = PinDirectory::new(&directory.path().join("a/b"));
-        let mut before = Before::look(&pins);
+        let mut before = PinSnapshot::take(&pins);
         prepare(&pins);
         before.note_pins().unwrap();
         fs::write(pins.maps().join("KEYS"), "").unwrap();
@@ -159,18 +144,18 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_daemon_pinned_stays() {
+    fn pins_of_an_earlier_daemon_stay() {
         let directory = tempfile::tempdir().unwrap();
         let pins = PinDirectory::new(directory.path());
         prepare(&pins);
         let (old, link) = (pins.maps().join("KEYS"), pins.links().join("lo-ingress"));
         fs::write(&old, "").unwrap();
         fs::write(&link, "").unwrap();
-        let mut before = Before::look(&pins);
+        let mut before = PinSnapshot::take(&pins);
         before.note_pins().unwrap();
         let new = pins.maps().join("STATE");
         fs::write(&new, "").unwrap();
-        // A program under the earlier link may use the new map by now.
+        // The new map stays, because a program on the earlier link may use it already.
         before.restore(true).unwrap();
         assert!(new.exists());
         before.restore(false).unwrap();
@@ -178,10 +163,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_removed_before_the_directory_is_ours() {
+    fn nothing_is_removed_before_the_directory_is_locked() {
         let directory = tempfile::tempdir().unwrap();
         let pins = PinDirectory::new(&directory.path().join("p"));
-        let before = Before::look(&pins);
+        let before = PinSnapshot::take(&pins);
         prepare(&pins);
         let other = pins.maps().join("KEYS");
         fs::write(&other, "").unwrap();

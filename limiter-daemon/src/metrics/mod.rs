@@ -1,4 +1,6 @@
-//! `/metrics`: numbers for Prometheus, over HTTP on a port of their own (`[metrics] listen`).
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The page `/metrics` for Prometheus, which is served on its own port (`[metrics] listen`).
 
 mod page;
 mod server;

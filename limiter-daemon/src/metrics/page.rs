@@ -1,9 +1,17 @@
-//! From figures to text.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Makes the page of metrics from the daemon's figures.
 
 use std::{borrow::Cow, fmt};
 
 use chrono::{DateTime, Utc};
 use limiter_common::abi::{self, counter};
+
+use crate::{
+    domain::refusals::Refusals,
+    engine::counts::figures::{Figures, TierFigures, TopScope},
+};
+
 use prometheus_client::{
     collector::Collector,
     encoding::{
@@ -13,15 +21,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{
-    daemon::{Figures, TierFigures, TopScope},
-    store::Refusals,
-};
-
-/// Before each name.
+/// The prefix of each metric's name.
 const PREFIX: &str = "limiter";
 
-/// How a page is written.
+/// The format of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// Prometheus' text format, version 0.0.4.
@@ -31,8 +34,9 @@ pub enum Format {
 }
 
 impl Format {
-    /// The one to use for who accepts that (`Accept`, RFC 9110, section 12.5.1): whoever names
-    /// OpenMetrics reads it.
+    /// Returns the format for a client that has sent the values `accepted` in `Accept` (RFC 9110,
+    /// section 12.5.1). The format is OpenMetrics if one of the values names OpenMetrics,
+    /// regardless of the weight of that value.
     pub fn accepted<'a>(mut accepted: impl Iterator<Item = &'a str>) -> Self {
         if accepted.any(|value| value.contains("application/openmetrics-text")) {
             Self::OpenMetrics
@@ -41,7 +45,7 @@ impl Format {
         }
     }
 
-    /// What a response says it is.
+    /// Returns the value of `Content-Type` for this format.
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Prometheus => prometheus_text::CONTENT_TYPE,
@@ -50,7 +54,7 @@ impl Format {
     }
 }
 
-/// Names and values of a sample's labels.
+/// The names and values of a sample's labels.
 type Labels = Vec<(&'static str, String)>;
 
 #[derive(Debug)]
@@ -60,10 +64,10 @@ enum Value {
     Distribution(Histogram),
 }
 
-/// Samples of one name.
+/// All samples with the same name.
 #[derive(Debug)]
 struct Family {
-    /// Without prefix, unit and `_total`.
+    /// The name without the prefix, the unit and `_total`.
     name: Cow<'static, str>,
     help: Cow<'static, str>,
     unit: Option<Unit>,
@@ -71,13 +75,13 @@ struct Family {
     samples: Vec<(Labels, Value)>,
 }
 
-/// A page.
+/// A page of metrics.
 #[derive(Debug)]
 pub struct Page(Vec<Family>);
 
 impl Collector for Page {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        // A name without samples says nothing.
+        // A family without samples is left out.
         for family in self.0.iter().filter(|family| !family.samples.is_empty()) {
             let unit = family.unit.as_ref();
             let mut metric =
@@ -108,7 +112,7 @@ impl Value {
 }
 
 impl Page {
-    /// The page of these figures.
+    /// Makes a page from these figures.
     pub fn of(figures: &Figures) -> Self {
         let mut page = Self(Vec::new());
         page.requests(figures);
@@ -116,14 +120,16 @@ impl Page {
         page.tables(figures);
         page.counters(figures);
         page.health(figures);
+        page.attachments(figures);
+        page.programs(figures);
         page.daemon(figures);
         page
     }
 
-    /// Its text.
+    /// Returns the text of the page.
     ///
     /// # Errors
-    /// None, as it is written to memory.
+    /// Returns an error only if writing to memory fails, which does not happen in practice.
     pub fn write(self, format: Format) -> Result<String, fmt::Error> {
         let mut registry = Registry::with_prefix(PREFIX);
         registry.register_collector(Box::new(self));
@@ -184,6 +190,7 @@ impl Page {
             ("unknown_key", counter::UNKNOWN_KEY_REFUSED),
             ("disabled_key", counter::DISABLED_KEY_REFUSED),
             ("malformed", counter::MALFORMED_REFUSED),
+            ("connect", counter::CONNECT_REFUSED),
         ] {
             let count = figures.counters.get(index as usize).copied().unwrap_or(0);
             samples.push((verdict("", "refused", reason), Value::Count(count)));
@@ -191,13 +198,13 @@ impl Page {
         self.add(
             MetricType::Counter,
             ("requests", None),
-            "Requests charged to a scope and passed (verdict admitted, no reason), or refused, since the kernel's maps were made; also of scopes removed since. Refusals that concern no scope have no tier.",
+            "Requests that were admitted and charged to a scope (verdict admitted, without a reason) or refused, since the kernel's maps were created. Requests of scopes that were removed are included. Refusals that concern no scope have no tier.",
             samples,
         );
         self.add(
             MetricType::Counter,
             ("would_refuse_requests", None),
-            "Requests admitted in observe mode that enforcement would have refused.",
+            "Requests that were admitted in observe mode, and would have been refused if limits were enforced.",
             would_refuse,
         );
     }
@@ -210,22 +217,24 @@ impl Page {
             });
             self.add(MetricType::Gauge, (name, None), help, samples.collect());
         };
-        by_tier("scopes", "Scopes, those of unknown keys too.", |sums| {
-            sums.scopes
-        });
+        by_tier(
+            "scopes",
+            "Scopes, including those of unknown keys.",
+            |sums| sums.scopes,
+        );
         by_tier(
             "requests_in_flight",
-            "Requests admitted whose response has not left yet.",
+            "Admitted requests whose response has not been sent completely.",
             |sums| sums.in_flight,
         );
         by_tier(
             "connections",
-            "Open connections on which keys of scopes were used, once for each scope.",
+            "Open connections on which keys were used, counted once for each scope.",
             |sums| sums.connections,
         );
         by_tier(
             "allowance_requests",
-            "Requests that are allowed today by what the store has written and are not used yet, of scopes with a daily quota.",
+            "Requests that the store has allowed today and that are not used yet, of scopes with a daily quota.",
             |sums| sums.allowance,
         );
         let ratio = || Some(Unit::Other("ratio".to_owned()));
@@ -236,26 +245,26 @@ impl Page {
         self.add(
             MetricType::Histogram,
             ("quota_used", ratio()),
-            "Scopes that have a daily quota, by the share of it that they have used today. As it is now: not for rate().",
+            "Scopes with a daily quota, by the share of it that they have used today. The histogram has present values, so rate() of it has no meaning.",
             shares.collect(),
         );
         for (name, unit, help, top) in [
             (
                 "top_scope_quota_used",
                 ratio(),
-                "Share of its daily quota that a scope has used today, for the scopes where that is largest (metrics.top_scopes).",
+                "Share of its daily quota that a scope has used today, for the scopes with the largest shares (metrics.top_scopes).",
                 &figures.nearest_quota,
             ),
             (
                 "top_scope_used_requests",
                 None,
-                "Requests charged to a scope today, for the scopes where these are most.",
+                "Requests charged to a scope today, for the scopes with the most.",
                 &figures.most_used,
             ),
             (
                 "top_scope_refused_requests",
                 None,
-                "Requests of a scope refused today for one of its limits, for the scopes where these are most.",
+                "Requests of a scope that were refused today because of one of its limits, for the scopes with the most.",
                 &figures.most_refused,
             ),
         ] {
@@ -284,24 +293,24 @@ impl Page {
         self.add(
             MetricType::Gauge,
             ("table_entries", None),
-            "Entries in the tables that [tables] gives a size: flows (as of the last sweep, some seconds ago), registered scopes and keys, and unknown keys that have a scope.",
+            "Entries in the tables whose sizes are in the section [tables]: flows (as of the last sweep, which is some seconds old), registered scopes, registered keys, and unknown keys that have a scope.",
             entries,
         );
         self.add(
             MetricType::Gauge,
             ("table_capacity_entries", None),
-            "Entries that these tables have room for.",
+            "Capacity of these tables, in entries.",
             capacities,
         );
         self.gauge(
             "half_open_flows",
             None,
-            "Connections followed that are half open, as of the last sweep.",
+            "Tracked connections that are half open, as of the last sweep.",
             figures.flows.half_open as f64,
         );
     }
 
-    /// What the kernel counts, name by name.
+    /// Adds the counters of the kernel programs.
     fn counters(&mut self, figures: &Figures) {
         let names = counter::NAMES.iter().zip(counter::MEANINGS);
         for ((name, meaning), count) in names.zip(&figures.counters) {
@@ -323,7 +332,7 @@ impl Page {
         self.add(
             MetricType::Gauge,
             ("health", None),
-            "1 where a part of the daemon works, 0 where it does not; limiter status says why.",
+            "1 if a part of the daemon works, and 0 if it does not. `limiter status` shows the reason.",
             parts.collect(),
         );
         let healed = &figures.healed;
@@ -340,12 +349,12 @@ impl Page {
             ),
             (
                 "healed_requests",
-                "Requests in flight by which counts were wrong and were put right, since the daemon started.",
+                "Requests in flight by which counts were wrong and were corrected, since the daemon started.",
                 healed.slots,
             ),
             (
                 "healed_connections",
-                "Connections by which counts were wrong and were put right, since the daemon started.",
+                "Connections by which counts were wrong and were corrected, since the daemon started.",
                 healed.connections,
             ),
         ] {
@@ -355,17 +364,17 @@ impl Page {
         self.add(
             MetricType::Histogram,
             ("store_write", Some(Unit::Seconds)),
-            "How long changes of the store took until they were on the disk, since the daemon started.",
+            "Time that writes to the store took until they were on the disk, since the daemon started.",
             vec![(Labels::new(), Value::Distribution(writes.seconds.clone()))],
         );
         self.counter(
             "store_write_failures",
-            "Changes of the store that failed or were refused, since the daemon started.",
+            "Writes to the store that failed or were refused, since the daemon started.",
             writes.failures,
         );
     }
 
-    fn daemon(&mut self, figures: &Figures) {
+    fn attachments(&mut self, figures: &Figures) {
         let attached = figures.attached.iter().map(|attached| {
             let labels = vec![
                 ("interface", attached.interface.clone()),
@@ -374,12 +383,37 @@ impl Page {
             ];
             (labels, Value::Count(1))
         });
+        let missing = figures.missing.iter().map(|missing| {
+            let labels = vec![
+                ("interface", missing.interface.clone()),
+                ("hook", missing.hook.as_str().to_owned()),
+                ("mechanism", figures.mechanism.as_str().to_owned()),
+            ];
+            (labels, Value::Count(0))
+        });
         self.add(
             MetricType::Gauge,
             ("attached", None),
-            "1 for each place where a program is attached.",
-            attached.collect(),
+            "1 for each hook where a program is attached, and 0 for each where it cannot be attached.",
+            attached.chain(missing).collect(),
         );
+        let before = figures.attached.iter().map(|attached| {
+            let labels = vec![
+                ("interface", attached.interface.clone()),
+                ("hook", attached.hook.as_str().to_owned()),
+            ];
+            (labels, Value::Count(attached.before.len() as u64))
+        });
+        self.add(
+            MetricType::Gauge,
+            ("programs_before", None),
+            "Other programs and filters that packets reach before those of limiter.",
+            before.collect(),
+        );
+    }
+
+    /// Adds the run time of the kernel programs, if the kernel measures it.
+    fn programs(&mut self, figures: &Figures) {
         let mut runs = Vec::new();
         let mut times = Vec::new();
         for program in &figures.programs {
@@ -390,32 +424,35 @@ impl Page {
         self.add(
             MetricType::Counter,
             ("program_runs", None),
-            "Runs of an attached program, one a packet, since this daemon loaded it (metrics.program_time).",
+            "Runs of an attached program, one for each packet, since this daemon loaded it (metrics.program_time).",
             runs,
         );
         self.add(
             MetricType::Counter,
             ("program_run", Some(Unit::Seconds)),
-            "Time that these runs took.",
+            "Time that the runs of an attached program took.",
             times,
         );
+    }
+
+    fn daemon(&mut self, figures: &Figures) {
         let seconds = || Some(Unit::Seconds);
         self.gauge(
             "start_time",
             seconds(),
-            "When the daemon started, in seconds since 1970.",
+            "Time at which the daemon started, in seconds since 1970.",
             unix(figures.started_at),
         );
         self.gauge(
             "uptime",
             seconds(),
-            "How long the daemon has run.",
+            "Time for which the daemon has run.",
             (figures.now - figures.started_at).as_seconds_f64(),
         );
         self.gauge(
             "in_force_since_timestamp",
             seconds(),
-            "Since when limits have been in force without a break, over daemons, in seconds since 1970.",
+            "Time since which limits have been in force without a break, also across restarts of the daemon, in seconds since 1970.",
             unix(figures.since),
         );
         let build = vec![
@@ -425,7 +462,7 @@ impl Page {
         self.add(
             MetricType::Gauge,
             ("build_info", None),
-            "1; the daemon's version, and that of the layout of its maps.",
+            "Always 1. The labels are the version of the daemon and that of the layout of its maps.",
             vec![(build, Value::Count(1))],
         );
     }
@@ -460,7 +497,7 @@ fn top_samples(top: &[TopScope]) -> Vec<(Labels, Value)> {
     top.iter().map(sample).collect()
 }
 
-/// Seconds since 1970.
+/// Returns the number of seconds since 1970.
 fn unix(at: DateTime<Utc>) -> f64 {
     at.timestamp_millis() as f64 / 1000.0
 }

@@ -1,4 +1,7 @@
-//! Who may connect may read, and can do nothing else.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The server of the page. Every client that can connect may read the page, but cannot do anything
+//! else.
 
 use std::{future::pending, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -18,31 +21,34 @@ use tokio::{net::TcpListener, sync::Mutex};
 
 use super::page::{Format, Page};
 use crate::{
-    daemon::{Figures, Shared},
+    engine::{counts::figures::Figures, shared::Shared},
     http::{self, Bounds, Place},
 };
 
-/// Connections at a time: more than anybody has Prometheus servers.
+/// The maximum number of simultaneous connections. It is greater than the usual number of
+/// Prometheus servers that read the page.
 const CONNECTIONS: usize = 32;
 
-/// What the handler has.
+/// The state of the handler.
 struct Metrics {
     shared: Arc<Shared>,
-    /// One page at a time: many readers must not take the engine's time from everyone else.
+    /// A lock that is held while a page is made. Only one page is made at a time. If many readers
+    /// could make pages at the same time, commands could wait long for the engine.
     turn: Mutex<()>,
 }
 
-/// Listens.
+/// Opens the listening socket.
 ///
 /// # Errors
-/// The system's, like an address that is taken or not this host's.
+/// Returns the error of a system call, for example if the address is in use or does not belong to
+/// this host.
 pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen for metrics on {address} (`metrics.listen`): use another port, or leave it out")
+        format!("cannot listen for metrics on {address} (`metrics.listen`): use another port, or remove the entry")
     })
 }
 
-/// Answers for as long as it is let; where there is no listener, it has nothing to do.
+/// Serves the page forever. Without a listener, only waits forever.
 pub async fn serve(listener: Option<TcpListener>, shared: Arc<Shared>) {
     let Some(listener) = listener else {
         return pending().await;
@@ -56,7 +62,8 @@ pub async fn serve(listener: Option<TcpListener>, shared: Arc<Shared>) {
         .with_state(Arc::new(metrics));
     let bounds = Bounds {
         connections: CONNECTIONS,
-        // Prometheus asks once a minute, or more often.
+        // Prometheus usually requests the page at least once a minute, over the same connection.
+        // The connection therefore has to stay open for more than a minute.
         head: Duration::from_secs(90),
         ..Bounds::default()
     };
@@ -89,7 +96,7 @@ impl Metrics {
             Ok(Err(error)) => format!("{error:#}"),
             Err(error) => error.to_string(),
         };
-        log::error!("metrics: {problem}");
+        log::error!("cannot make the page of metrics: {problem}");
         (StatusCode::INTERNAL_SERVER_ERROR, problem).into_response()
     }
 }

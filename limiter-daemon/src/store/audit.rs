@@ -1,60 +1,67 @@
-//! The audit trail: every change, append-only.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The audit trail, an append-only list of all changes.
 
 use chrono::{DateTime, Utc};
 use rusqlite::params;
 
 use super::{Store, StoreError};
 
-/// One change.
+/// A change to be appended to the audit trail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditEntry<'a> {
-    /// When.
+    /// The time of the change.
     pub at: DateTime<Utc>,
-    /// Who, by the credentials of the control socket's other end.
+    /// The user who made the change, from the credentials of the process that used the control
+    /// socket.
     pub who: &'a str,
-    /// What kind of change, like `limits set`.
+    /// The kind of change, for example `limits set`.
     pub action: &'a str,
-    /// The scope or key id it concerns; empty for the daemon as a whole.
+    /// The name of the scope or the id of the key that the change concerns, or an empty string for
+    /// a change to the daemon as a whole.
     pub object: &'a str,
-    /// What changed, for people; never a raw key.
+    /// The details as a sentence for people, which never contains a raw key.
     pub detail: &'a str,
-    /// The operator's reason.
+    /// The reason that the operator gave.
     pub note: Option<&'a str>,
 }
 
-/// One change, as it stands in the trail.
+/// A change that was read from the audit trail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditRecord {
-    /// When.
+    /// The time of the change.
     pub at: DateTime<Utc>,
-    /// Who.
+    /// The user who made the change.
     pub who: String,
-    /// What kind of change.
+    /// The kind of change.
     pub action: String,
-    /// The scope or key id it concerns; empty for the daemon as a whole.
+    /// The name of the scope or the id of the key that the change concerns, or an empty string for
+    /// a change to the daemon as a whole.
     pub object: String,
-    /// What changed.
+    /// The details as a sentence for people.
     pub detail: String,
-    /// The operator's reason.
+    /// The reason that the operator gave.
     pub note: Option<String>,
 }
 
-/// Which part of the trail is asked for.
+/// Selects a part of the audit trail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditFilter {
-    /// Only what concerns this scope or key id.
+    /// The name of a scope or the id of a key. If it is set, only changes to that scope or key are
+    /// returned.
     pub object: Option<String>,
-    /// Only from this moment on.
+    /// The earliest time. If it is set, only changes at or after this time are returned.
     pub since: Option<DateTime<Utc>>,
-    /// The last so many of these.
+    /// The maximum number of changes to return. If there are more, the latest ones are returned.
     pub limit: u32,
 }
 
 impl Store {
-    /// Appends to the audit trail; within [`Store::change`], with the change itself.
+    /// Appends a change to the audit trail. Call this function within [`Store::change`], in the
+    /// same transaction as the change itself.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Returns an error if SQLite fails.
     pub fn audit(&self, entry: &AuditEntry<'_>) -> Result<(), StoreError> {
         self.execute(
             "INSERT INTO audit (at, who, action, object, detail, note) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -70,10 +77,10 @@ impl Store {
         Ok(())
     }
 
-    /// A part of the audit trail, the oldest entry first.
+    /// Returns a part of the audit trail, with the oldest change first.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Returns an error if SQLite fails or the store is damaged.
     pub fn audit_trail(&self, filter: &AuditFilter) -> Result<Vec<AuditRecord>, StoreError> {
         type Row = (i64, String, String, String, String, Option<String>);
         let since = filter.since.map(|since| since.timestamp_millis());

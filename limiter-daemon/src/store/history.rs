@@ -1,18 +1,21 @@
-//! Usage of past days: kept for a time.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Removes the usage of days that are older than the configured time.
 
 use limiter_common::day::Day;
 
 use super::{Store, StoreError};
 
 impl Store {
-    /// Removes the usage of days that are not among the last `keep` before `today`; how many
-    /// rows that were.
+    /// Removes the usage of all days before `today` except the last `keep` of them, and returns the
+    /// number of removed rows.
     ///
-    /// The last day on record before today stands in for today: where the clock is set far ahead
-    /// by mistake, the next look must not take all history for old.
+    /// The `keep` days end with the last day before `today` that has usage, rather than with
+    /// yesterday. If the clock is set far ahead by mistake, the history is therefore not removed at
+    /// once.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Returns an error if SQLite fails.
     pub fn remove_usage_beyond(&self, today: Day, keep: u32) -> Result<usize, StoreError> {
         self.execute(
             "DELETE FROM usage WHERE day < (SELECT max(day) FROM usage WHERE day < ?1) - ?2",

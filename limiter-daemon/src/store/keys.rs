@@ -1,102 +1,90 @@
-//! Keys, as digests only.
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
-use std::{fmt, str::FromStr};
+//! Stores keys, but only as digests.
 
 use chrono::{DateTime, Utc};
 use limiter_common::abi::Digest;
-use rusqlite::params;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError};
-use crate::scope::ScopeName;
+use crate::domain::{key_state::KeyState, scope::ScopeName};
+use rusqlite::params;
 
-/// What a key may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum KeyState {
-    /// Its requests are admitted within the scope's limits.
-    Active,
-    /// Its requests get 401 until it is enabled again.
-    Disabled,
-    /// Its requests get 401 for ever.
-    Revoked,
+/// A key in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRecord {
+    /// The id of the key, which is short and never changes.
+    pub id: String,
+    /// The scope that the key belongs to, or belonged to before the scope was removed.
+    pub scope: ScopeName,
+    /// The id of that scope, or `None` if the scope has been removed. Removing a scope revokes its
+    /// keys.
+    pub scope_id: Option<u32>,
+    /// The digest that the kernel programs look up.
+    pub digest: Digest,
+    /// The label of the key.
+    pub label: Option<String>,
+    /// The state of the key.
+    pub state: KeyState,
+    /// The time at which the key was registered.
+    pub created_at: DateTime<Utc>,
+    /// The time of the last request that carried the key, as last written to the store.
+    pub last_used_at: Option<DateTime<Utc>>,
+    /// The time at which the key was revoked, if it is known.
+    pub revoked_at: Option<DateTime<Utc>>,
 }
 
-impl KeyState {
-    /// The word for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Disabled => "disabled",
-            Self::Revoked => "revoked",
+impl KeyRecord {
+    /// Returns the error for an attempt to register this key again.
+    pub fn refusal(self) -> StoreError {
+        if self.state == KeyState::Revoked {
+            StoreError::KeyRevoked(Box::new(self))
+        } else {
+            StoreError::KeyExists {
+                id: self.id,
+                scope: self.scope.to_string(),
+            }
         }
     }
 }
 
-impl fmt::Display for KeyState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl FromStr for KeyState {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        [Self::Active, Self::Disabled, Self::Revoked]
-            .into_iter()
-            .find(|state| state.as_str() == text)
-            .ok_or(())
-    }
-}
-
-/// A key as the store keeps it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyRecord {
-    /// Short and stable.
-    pub id: String,
-    /// The scope it is of.
-    pub scope: ScopeName,
-    /// That scope's id.
-    pub scope_id: u32,
-    /// What the kernel looks up.
-    pub digest: Digest,
-    /// What the operator calls it.
-    pub label: Option<String>,
-    /// What it may do.
-    pub state: KeyState,
-    /// When it was made or imported.
-    pub created_at: DateTime<Utc>,
-    /// When a request last carried it, as far as the store knows.
-    pub last_used_at: Option<DateTime<Utc>>,
-}
-
-/// A key to add.
+/// A key to be added.
 #[derive(Debug, Clone)]
 pub struct NewKey {
-    /// Short and unique.
+    /// The id of the key, which is short and unique.
     pub id: String,
-    /// The scope's id.
+    /// The id of the key's scope.
     pub scope_id: u32,
-    /// What the kernel will look up.
+    /// The digest that the kernel programs will look up.
     pub digest: Digest,
-    /// What the operator calls it.
+    /// The label of the key.
     pub label: Option<String>,
 }
 
-/// What the kernel has to know of a key.
+/// The properties of a key that the kernel programs need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyBrief {
-    /// What the kernel looks up.
+    /// The digest that the kernel programs look up.
     pub digest: Digest,
-    /// The id of the scope it is of.
-    pub scope_id: u32,
-    /// What it may do.
+    /// The id of the key's scope, or `None` if the scope has been removed.
+    pub scope_id: Option<u32>,
+    /// The state of the key.
     pub state: KeyState,
 }
 
-/// A digest's 16 bytes, first half first, each little-endian, as SipHash defines its output.
+/// Selects a group of keys.
+#[derive(Debug, Clone, Copy)]
+pub enum KeyFilter<'a> {
+    /// The keys of all existing scopes.
+    All,
+    /// The keys of the scope with this id.
+    Scope(u32),
+    /// The keys of the removed scopes with this name, or the keys of all removed scopes if there is
+    /// no name.
+    Removed(Option<&'a ScopeName>),
+}
+
+/// Returns the 16 bytes of a digest. They are the first half and then the second half, each in
+/// little-endian order, as SipHash defines its output.
 pub(super) fn to_bytes(digest: Digest) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&digest[0].to_le_bytes());
@@ -113,36 +101,53 @@ pub(super) fn from_bytes(bytes: &[u8]) -> Option<Digest> {
 }
 
 const SELECT: &str =
-    "SELECT k.id, s.name, k.scope, k.digest, k.label, k.state, k.created_at, k.last_used_at
-     FROM keys k JOIN scopes s ON s.id = k.scope";
+    "SELECT k.id, coalesce(s.name, k.removed_scope), k.scope, k.digest, k.label, k.state, k.created_at,
+            k.last_used_at, k.revoked_at
+     FROM keys k LEFT JOIN scopes s ON s.id = k.scope";
 
 impl Store {
-    /// How many keys there are.
+    /// Returns the number of all keys, including the revoked keys of removed scopes.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Returns an error if SQLite fails or the store is damaged.
     pub fn key_count(&self) -> Result<u64, StoreError> {
         let counts = self.query("SELECT count(*) FROM keys", [], |row| row.get::<_, i64>(0))?;
         Ok(counts.first().copied().unwrap_or(0).unsigned_abs())
     }
 
-    /// All keys, or those of one scope, by scope and age.
+    /// Returns the number of keys that belonged to removed scopes. All of them are revoked.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub fn keys(&self, scope: Option<u32>) -> Result<Vec<KeyRecord>, StoreError> {
-        self.select(
-            &format!(
-                "{SELECT} WHERE ?1 IS NULL OR k.scope = ?1 ORDER BY s.name, k.created_at, k.id"
-            ),
-            params![scope],
-        )
+    /// Returns an error if SQLite fails or the store is damaged.
+    pub fn removed_key_count(&self) -> Result<u64, StoreError> {
+        let counts = self.query("SELECT count(*) FROM keys WHERE scope IS NULL", [], |row| {
+            row.get::<_, i64>(0)
+        })?;
+        Ok(counts.first().copied().unwrap_or(0).unsigned_abs())
     }
 
-    /// All keys, in no order.
+    /// Returns the selected keys, sorted by scope and then by age.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Returns an error if SQLite fails or the store is damaged.
+    pub fn keys(&self, which: KeyFilter<'_>) -> Result<Vec<KeyRecord>, StoreError> {
+        let order = "ORDER BY coalesce(s.name, k.removed_scope), k.created_at, k.id";
+        let select = |condition| format!("{SELECT} WHERE {condition} {order}");
+        match which {
+            KeyFilter::All => self.select(&select("k.scope IS NOT NULL"), []),
+            KeyFilter::Scope(id) => self.select(&select("k.scope = ?1"), [id]),
+            KeyFilter::Removed(None) => self.select(&select("k.scope IS NULL"), []),
+            KeyFilter::Removed(Some(name)) => {
+                let of_scope = select("k.scope IS NULL AND k.removed_scope = ?1");
+                self.select(&of_scope, [name.as_str()])
+            }
+        }
+    }
+
+    /// Returns all keys, in no particular order.
+    ///
+    /// # Errors
+    /// Returns an error if SQLite fails or the store is damaged.
     pub fn key_briefs(&self) -> Result<Vec<KeyBrief>, StoreError> {
         let rows = self.query("SELECT digest, scope, state FROM keys", [], |row| {
             let digest = row.get_ref(0)?.as_blob().ok().and_then(from_bytes);
@@ -153,21 +158,26 @@ impl Store {
                 state.and_then(|state| state.parse().ok()),
             ))
         })?;
+        let scope =
+            |id: Option<u32>| id.map_or_else(|| "(removed)".to_owned(), |id| id.to_string());
         rows.into_iter()
             .map(|(digest, scope_id, state)| {
                 Ok(KeyBrief {
-                    digest: digest.ok_or_else(|| self.corrupt("a digest of scope", scope_id))?,
+                    digest: digest
+                        .ok_or_else(|| self.corrupt("a digest of scope", scope(scope_id)))?,
                     scope_id,
-                    state: state.ok_or_else(|| self.corrupt("a key's state of scope", scope_id))?,
+                    state: state
+                        .ok_or_else(|| self.corrupt("a key's state of scope", scope(scope_id)))?,
                 })
             })
             .collect()
     }
 
-    /// Keys that are registered although scopes of unknown keys are there for them.
+    /// Returns the digests of registered keys for which a scope still exists that was created while
+    /// the key was unknown.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Returns an error if SQLite fails or the store is damaged.
     pub fn registered_unknown_keys(&self) -> Result<Vec<Digest>, StoreError> {
         let digests = self.query(
             "SELECT k.digest FROM scopes s JOIN keys k ON k.digest = s.unknown
@@ -178,20 +188,20 @@ impl Store {
         Ok(digests.into_iter().flatten().collect())
     }
 
-    /// The key of that id.
+    /// Returns the key with the id `id`.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Returns an error if SQLite fails or the store is damaged.
     pub fn key(&self, id: &str) -> Result<Option<KeyRecord>, StoreError> {
         Ok(self
             .select(&format!("{SELECT} WHERE k.id = ?1"), params![id])?
             .pop())
     }
 
-    /// The key of that digest.
+    /// Returns the key with the digest `digest`.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Returns an error if SQLite fails or the store is damaged.
     pub fn key_by_digest(&self, digest: Digest) -> Result<Option<KeyRecord>, StoreError> {
         let bytes = to_bytes(digest);
         Ok(self
@@ -210,11 +220,12 @@ impl Store {
         type Row = (
             String,
             String,
-            u32,
+            Option<u32>,
             Vec<u8>,
             Option<String>,
             String,
             i64,
+            Option<i64>,
             Option<i64>,
         );
         let rows: Vec<Row> = self.query(sql, params, |row| {
@@ -227,11 +238,22 @@ impl Store {
                 row.get(5)?,
                 row.get(6)?,
                 row.get(7)?,
+                row.get(8)?,
             ))
         })?;
         rows.into_iter()
             .map(
-                |(id, scope, scope_id, digest, label, state, created_at, last_used_at)| {
+                |(
+                    id,
+                    scope,
+                    scope_id,
+                    digest,
+                    label,
+                    state,
+                    created_at,
+                    last_used_at,
+                    revoked_at,
+                )| {
                     Ok(KeyRecord {
                         scope: scope
                             .parse()
@@ -243,6 +265,7 @@ impl Store {
                             .map_err(|()| self.corrupt("a key's state", &state))?,
                         created_at: self.moment(created_at)?,
                         last_used_at: last_used_at.map(|at| self.moment(at)).transpose()?,
+                        revoked_at: revoked_at.map(|at| self.moment(at)).transpose()?,
                         id,
                         scope_id,
                         label,
@@ -255,23 +278,22 @@ impl Store {
     /// Adds an active key.
     ///
     /// # Errors
-    /// [`StoreError::KeyExists`] when its digest is known, in whatever scope and state.
+    /// Returns [`StoreError::KeyExists`] or [`StoreError::KeyRevoked`] if the digest of the key is
+    /// already registered, no matter for which scope.
     pub fn add_key(&self, key: &NewKey, now: DateTime<Utc>) -> Result<(), StoreError> {
         if self.try_add_key(key, now)? {
             return Ok(());
         }
         let known = self.key_by_digest(key.digest)?;
         let known = known.ok_or_else(|| self.corrupt("twice the key id", &key.id))?;
-        Err(StoreError::KeyExists {
-            id: known.id,
-            scope: known.scope.to_string(),
-        })
+        Err(known.refusal())
     }
 
-    /// Adds an active key, unless its digest or its id is known; whether it was added.
+    /// Adds an active key, unless its digest or its id is registered already. Returns whether the
+    /// key was added.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Returns an error if SQLite fails.
     pub fn try_add_key(&self, key: &NewKey, now: DateTime<Utc>) -> Result<bool, StoreError> {
         let digest = to_bytes(key.digest);
         let added = self.execute(
@@ -288,23 +310,44 @@ impl Store {
         Ok(added == 1)
     }
 
-    /// Changes a key's state.
+    /// Changes the state of a key. If the key was revoked before, the time of its revocation does
+    /// not change.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub fn set_key_state(&self, id: &str, state: KeyState) -> Result<(), StoreError> {
+    /// Returns an error if SQLite fails.
+    pub fn set_key_state(
+        &self,
+        id: &str,
+        state: KeyState,
+        now: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        let revoked_at = (state == KeyState::Revoked).then(|| now.timestamp_millis());
         self.execute(
-            "UPDATE keys SET state = ?2 WHERE id = ?1",
-            [id, state.as_str()],
+            "UPDATE keys SET state = ?2, revoked_at = coalesce(revoked_at, ?3) WHERE id = ?1",
+            params![id, state.as_str(), revoked_at],
         )?;
         Ok(())
     }
 
-    /// Remembers when a key was last used; an earlier time than the one that is known changes
-    /// nothing.
+    /// Revokes the keys of a scope that is about to be removed. Each key stays in the store,
+    /// together with the name of the scope.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Returns an error if SQLite fails.
+    pub(super) fn outlive_scope(&self, scope: u32, now: DateTime<Utc>) -> Result<(), StoreError> {
+        self.execute(
+            "UPDATE keys SET state = 'revoked', revoked_at = coalesce(revoked_at, ?2), scope = NULL,
+                    removed_scope = (SELECT name FROM scopes WHERE id = ?1)
+             WHERE scope = ?1",
+            params![scope, now.timestamp_millis()],
+        )?;
+        Ok(())
+    }
+
+    /// Stores the time at which a key was last used, unless a later time is stored already.
+    ///
+    /// # Errors
+    /// Returns an error if SQLite fails.
     pub fn set_last_used(&self, digest: Digest, at: DateTime<Utc>) -> Result<(), StoreError> {
         let digest = to_bytes(digest);
         self.execute(

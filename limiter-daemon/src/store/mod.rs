@@ -1,11 +1,16 @@
-//! The store: scopes, keys, overrides, usage and the audit trail in one SQLite file.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The store, which is one SQLite file with scopes, keys, overrides, usage and the audit trail.
 //!
-//! Write-ahead log with `synchronous = FULL`: a command that has answered is on the disk, and so is a count
-//! before the kernel may go beyond it; only when keys were last used may be lost with the machine.
+//! The file has a write-ahead log and is used with `synchronous = FULL`. The change that a command
+//! makes is on the disk before the command is answered. The count of a scope is on the disk before
+//! the kernel admits more requests than this count allows. Only the times at which keys were last
+//! used can be lost when the host crashes.
 
 mod audit;
 mod history;
 mod keys;
+mod private;
 mod schema;
 mod scopes;
 mod usage;
@@ -16,29 +21,31 @@ use std::{
     time::Instant,
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use nix::{
     fcntl::{AT_FDCWD, AtFlags},
     unistd::{AccessFlags, faccessat},
 };
 use prometheus_client::metrics::histogram::Histogram;
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 use thiserror::Error;
 
 pub use audit::{AuditEntry, AuditFilter, AuditRecord};
-pub use keys::{KeyBrief, KeyRecord, KeyState, NewKey};
+pub use keys::{KeyBrief, KeyFilter, KeyRecord, NewKey};
 pub use scopes::ScopeRecord;
-pub use usage::{DayUsage, Refusals, Seen, date_of};
+pub use usage::{CounterReading, DayUsage, date_of};
 
+use crate::files::{self, AssumedRights, Rights, TrustError};
 use schema::SCHEMA_VERSION;
 
-/// The file in the state directory.
+/// The name of the file in the state directory.
 const FILE: &str = "limiter.db";
 
-/// Memory for pages in [`Store::change_much`], KiB: the indexes of a million keys fit.
+/// The memory for pages in [`Store::change_much`], in KiB. It is enough for the indices of a
+/// million keys.
 const MUCH_CACHE_KIB: u32 = 256 * 1024;
 
-/// Why the store refused.
+/// The reason why the store failed.
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// SQLite failed.
@@ -46,49 +53,79 @@ pub enum StoreError {
     Sqlite {
         /// The file.
         path: PathBuf,
-        /// What SQLite said.
+        /// SQLite's own error.
         source: rusqlite::Error,
     },
-    /// SQLite would only say that it cannot open the file.
+    /// A file of the store, or a directory in its path, could have been put there by another user.
+    #[error("the store: {0}")]
+    Untrusted(#[from] TrustError),
+    /// This process cannot assume the rights of the user who owns the files.
+    #[error("the store {}: {source}", path.display())]
+    Rights {
+        /// The file.
+        path: PathBuf,
+        /// The error of the system call.
+        source: io::Error,
+    },
+    /// The directory is not writable. SQLite's own error would only state that it cannot open the
+    /// file.
     #[error("the store {} cannot be written: {source}", path.display())]
     Unwritable {
         /// The file.
         path: PathBuf,
-        /// What the system said of its directory.
+        /// The error of the system call on the directory.
         source: io::Error,
     },
-    /// A newer limiter wrote the file.
+    /// A newer limiter has written the file.
     #[error(
-        "the store {} has schema {found}, this limiter knows {SCHEMA_VERSION}: run the newer limiter that wrote it",
+        "the store {} has schema version {found}, and this limiter knows versions up to {SCHEMA_VERSION}: run the newer limiter that wrote it",
         path.display()
     )]
     Newer {
         /// The file.
         path: PathBuf,
-        /// Its version.
+        /// The version of the schema in the file.
         found: i64,
     },
-    /// A value in the file is not one that this program writes.
-    #[error("the store {} holds {what} that cannot be: {value}", path.display())]
+    /// The file has a value that this program never writes.
+    #[error("the store {} is damaged, it has an invalid value ({what}): {value}", path.display())]
     Corrupt {
         /// The file.
         path: PathBuf,
-        /// What kind of value.
+        /// The kind of value.
         what: &'static str,
-        /// The value.
         value: String,
     },
-    /// A scope of that name is there.
+    /// A scope with this name exists already.
     #[error("the scope {0} exists already")]
     ScopeExists(String),
-    /// The key is registered, perhaps under another scope.
+    /// The key is registered already, perhaps for another scope.
     #[error("this key is registered already, as {id} of {scope}")]
     KeyExists {
-        /// The id it has.
+        /// The id of the registered key.
         id: String,
-        /// The scope it is of.
+        /// The scope of the registered key.
         scope: String,
     },
+    /// The key was registered once, and has been revoked.
+    #[error("{}", describe_revoked(.0))]
+    KeyRevoked(Box<KeyRecord>),
+}
+
+/// Returns the message for a key that has been revoked, with its scope and the time.
+fn describe_revoked(key: &KeyRecord) -> String {
+    let KeyRecord { id, scope, .. } = key;
+    let when = key.revoked_at.map_or_else(String::new, |at| {
+        let at = at.to_rfc3339_opts(SecondsFormat::Secs, true);
+        format!(" at {at}")
+    });
+    let gone = match key.scope_id {
+        Some(_) => "",
+        None => ", a scope that has been removed",
+    };
+    format!(
+        "this key was revoked{when}, as {id} of {scope}{gone}: a revoked key cannot be registered again, so give the customer another one"
+    )
 }
 
 /// An open store.
@@ -96,33 +133,62 @@ pub struct Store {
     connection: Connection,
     path: PathBuf,
     writes: Writes,
+    /// The rights with which SQLite opens its files. They are stored here because SQLite opens some
+    /// of its files later than the main file.
+    rights: Rights,
 }
 
-/// How long changes took, seconds: from what a fast disk takes to what the kernel's programs do not wait
-/// for any more.
+/// The bounds of the histogram of write times, in seconds. They range from the write time of a fast
+/// disk to a time for which the kernel programs cannot wait.
 const WRITE_SECONDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
 
-/// What became of changes since the store was opened.
+/// Statistics of the writes since the store was opened.
 #[derive(Debug, Clone)]
 pub struct Writes {
-    /// How long those took that are on the disk, s.
+    /// The durations of the successful writes, in seconds.
     pub seconds: Histogram,
-    /// How many failed.
+    /// The number of failed writes.
     pub failures: u64,
 }
 
 impl Store {
-    /// Whether there is a store in `directory`.
+    /// Returns whether there is a store in `directory`.
     pub fn exists(directory: &Path) -> bool {
         directory.join(FILE).exists()
     }
 
-    /// Opens the store in `directory`, making or upgrading it as needed.
+    /// Opens the store in `directory`, and creates or upgrades it if necessary.
     ///
     /// # Errors
-    /// [`StoreError::Newer`] for a file of a later version, [`StoreError::Unwritable`] on a read-only disk,
-    /// [`StoreError::Sqlite`] for all else.
+    /// Returns [`StoreError::Newer`] if the file has a later version, [`StoreError::Unwritable`] if
+    /// the directory is not writable (for example, on a read-only disk), [`StoreError::Untrusted`]
+    /// if another user could redirect the path, and [`StoreError::Sqlite`] for any other failure.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        Self::open_in(&files::private_directory(directory)?, Rights::OWN)
+    }
+
+    /// Opens the store like [`Self::open`]. If this process runs as root and the directory belongs
+    /// to another user, the files are opened with the rights of that user.
+    ///
+    /// # Errors
+    /// Returns the same errors as [`Self::open`].
+    pub fn open_as_owner(directory: &Path) -> Result<Self, StoreError> {
+        let rights_error = |source| StoreError::Rights {
+            path: directory.join(FILE),
+            source,
+        };
+        // A symbolic link that belongs to one user could lead to the files of another user.
+        let real = files::resolve(directory, &mut |_, _| Ok(()))?;
+        let rights = Rights::of_owner(&real).map_err(rights_error)?;
+        if rights == Rights::OWN {
+            return Self::open(&real);
+        }
+        let _assumed = rights.assume().map_err(rights_error)?;
+        Self::open_in(&real, rights)
+    }
+
+    /// Opens the store in a directory whose path contains no symbolic link.
+    fn open_in(directory: &Path, rights: Rights) -> Result<Self, StoreError> {
         let path = directory.join(FILE);
         faccessat(AT_FDCWD, directory, AccessFlags::W_OK, AtFlags::AT_EACCESS).map_err(
             |error| StoreError::Unwritable {
@@ -130,7 +196,12 @@ impl Store {
                 source: error.into(),
             },
         )?;
-        let connection = Connection::open(&path).map_err(|source| StoreError::Sqlite {
+        private::prepare(&path, &rights)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let opened = Connection::open_with_flags(&path, flags);
+        let connection = opened.map_err(|source| StoreError::Sqlite {
             path: path.clone(),
             source,
         })?;
@@ -142,6 +213,7 @@ impl Store {
             connection,
             path,
             writes,
+            rights,
         };
         store.prepare()?;
         Ok(store)
@@ -173,7 +245,7 @@ impl Store {
         })
     }
 
-    /// From now on the file takes nothing, as on a disk that has become read-only.
+    /// Makes all further writes fail, as on a disk that has become read-only.
     #[cfg(test)]
     pub fn refuse_changes(&self) {
         self.connection
@@ -181,10 +253,11 @@ impl Store {
             .expect("a setting of SQLite");
     }
 
-    /// Runs `work` in one transaction that is on the disk when this returns.
+    /// Runs `work` in one transaction. If this function returns without an error, the changes are
+    /// on the disk.
     ///
     /// # Errors
-    /// Whatever `work` returns; nothing is changed then.
+    /// Returns the error of `work` or of the transaction. In either case nothing is changed.
     pub fn change<T, E: From<StoreError>>(
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, E>,
@@ -199,23 +272,23 @@ impl Store {
             Ok(_) => self.writes.seconds.observe(began.elapsed().as_secs_f64()),
             Err(_) => self.writes.failures += 1,
         }
-        // Some errors of SQLite's end the transaction by themselves.
+        // After some errors, SQLite has already rolled the transaction back.
         if result.is_err()
             && !self.connection.is_autocommit()
-            // The first error is the one worth telling; a failed rollback leaves the transaction
-            // to be rolled back when the connection closes.
+            // The caller gets the first error. If the rollback fails too, SQLite rolls back when it
+            // closes the connection.
             && let Err(rollback) = self.execute_batch("ROLLBACK")
         {
-            log::error!("{rollback}");
+            log::error!("cannot roll back a change: {rollback}");
         }
         result
     }
 
-    /// [`Store::change`] for work on a large part of the file: with room in memory for the pages
-    /// that it goes to and fro between, and with the log cut back afterwards.
+    /// Runs `work` like [`Store::change`], for work that changes a large part of the file. This
+    /// function gives SQLite more memory for pages, and truncates the log afterwards.
     ///
     /// # Errors
-    /// Whatever `work` returns; nothing is changed then.
+    /// Returns the error of `work` or of the transaction. In either case nothing is changed.
     pub fn change_much<T, E: From<StoreError>>(
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, E>,
@@ -223,29 +296,29 @@ impl Store {
         let before: Vec<i64> = self.query("PRAGMA cache_size", [], |row| row.get(0))?;
         self.execute_batch(&format!("PRAGMA cache_size = -{MUCH_CACHE_KIB}"))?;
         let result = self.change(work);
-        // The work is done or undone by now, whatever becomes of these: more memory for pages and a
-        // log that stays long cost room, nothing else.
+        // An error here does not affect the changes of `work`, which have been committed or rolled
+        // back already. The only effect is that more memory or disk space stays in use.
         let before = before.first().copied().unwrap_or_default();
         for tidy in [
             format!("PRAGMA cache_size = {before}"),
             "PRAGMA wal_checkpoint(TRUNCATE)".to_owned(),
         ] {
             if let Err(error) = self.execute_batch(&tidy) {
-                log::debug!("{error}");
+                log::debug!("cannot tidy up after a large change: {error}");
             }
         }
         result
     }
 
-    /// What became of changes so far.
+    /// Returns the statistics of the writes since the store was opened.
     pub fn writes(&self) -> Writes {
         self.writes.clone()
     }
 
-    /// A value that this installation remembers.
+    /// Returns the value that is stored for this installation under the name `name`.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// Returns [`StoreError::Sqlite`] if SQLite fails.
     pub fn meta(&self, name: &str) -> Result<Option<String>, StoreError> {
         let mut rows = self.query("SELECT value FROM meta WHERE name = ?1", [name], |row| {
             row.get(0)
@@ -253,10 +326,10 @@ impl Store {
         Ok(rows.pop())
     }
 
-    /// Remembers a value.
+    /// Stores a value for this installation under the name `name`.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`].
+    /// Returns [`StoreError::Sqlite`] if SQLite fails.
     pub fn set_meta(&self, name: &str, value: &str) -> Result<(), StoreError> {
         self.execute(
             "INSERT INTO meta (name, value) VALUES (?1, ?2)
@@ -281,13 +354,31 @@ impl Store {
         }
     }
 
+    /// Assumes the rights with which SQLite opens its files, until the returned guard is dropped.
+    fn assume(&self) -> Result<AssumedRights, StoreError> {
+        self.rights.assume().map_err(|source| StoreError::Rights {
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    /// Closes the store and its files.
+    pub fn close(self) {
+        // An error is ignored. It is unlikely, because the same rights were assumed when the store
+        // was opened.
+        let _assumed = self.assume().ok();
+        drop(self);
+    }
+
     fn execute_batch(&self, sql: &str) -> Result<(), StoreError> {
+        let _assumed = self.assume()?;
         self.connection
             .execute_batch(sql)
             .map_err(|source| self.sqlite(source))
     }
 
     fn execute(&self, sql: &str, params: impl rusqlite::Params) -> Result<usize, StoreError> {
+        let _assumed = self.assume()?;
         self.connection
             .prepare_cached(sql)
             .and_then(|mut statement| statement.execute(params))
@@ -300,13 +391,14 @@ impl Store {
         params: impl rusqlite::Params,
         read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>, StoreError> {
+        let _assumed = self.assume()?;
         self.connection
             .prepare_cached(sql)
             .and_then(|mut statement| statement.query_map(params, read)?.collect())
             .map_err(|source| self.sqlite(source))
     }
 
-    /// A moment as the store keeps it: milliseconds since the epoch.
+    /// Converts a time in the store, which is a number of milliseconds since 1970.
     fn moment(&self, millis: i64) -> Result<DateTime<Utc>, StoreError> {
         DateTime::from_timestamp_millis(millis).ok_or_else(|| self.corrupt("a time", millis))
     }

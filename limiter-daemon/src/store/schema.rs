@@ -1,15 +1,18 @@
-//! The tables, and how an older file becomes a current one.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The tables of the store, and the upgrade of older files.
 
 use rusqlite::Connection;
 
-/// The version that [`upgrade`] brings a file to (`PRAGMA user_version`).
-pub(super) const SCHEMA_VERSION: i64 = 3;
+/// The version of the schema after [`upgrade`] (`PRAGMA user_version`).
+pub(super) const SCHEMA_VERSION: i64 = 4;
 
-/// Version 1.
+/// Version 1 of the schema.
 ///
-/// Usage goes by the scope's name, not its id: a scope that is removed and made again on the
-/// same day must not get its day twice. `seen` is what the kernel's counters said last, so that
-/// the next look can tell what came since; `map` names the kernel map they were read from.
+/// Usage is stored under the name of a scope instead of its id, because a scope that is removed and
+/// added again on the same day must not get its quota twice. The table `seen` has the last readings
+/// of the kernel's counters, which are subtracted from the next readings to get the usage in
+/// between. The column `map` names the kernel map from which a reading was taken.
 pub(super) const V1: &str = "
 CREATE TABLE meta (
     name  TEXT PRIMARY KEY,
@@ -88,18 +91,22 @@ CREATE TABLE audit (
 ) STRICT;
 ";
 
-/// Version 2, usage: `allowed` is the count that the kernel may reach before the row is written again,
-/// and `lost` how much of `used` was only allowed, and is counted since a crash hid what came of it.
+/// The changes of version 2 to the table `usage`. `allowed` is the count that the kernel may reach
+/// before the row is written again. `lost` is the part of `used` that the kernel was allowed to
+/// reach, but perhaps did not. This part is counted as used because a crash has lost the exact
+/// count.
 const V2_USAGE: &str = "
 ALTER TABLE usage ADD COLUMN allowed INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE usage ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
 UPDATE usage SET allowed = used;
 ";
 
-/// Version 2, the audit trail: entries are added and nothing else, whoever opens the file.
+/// The changes of version 2 to the audit trail. The triggers make the audit trail append-only for
+/// every program that opens the file.
 ///
-/// An `INSERT OR REPLACE` takes an entry away without the trigger for deletions
-/// (<https://www.sqlite.org/lang_conflict.html>), so an entry's id must be a new one.
+/// `INSERT OR REPLACE` deletes an entry without activating the trigger for deletions
+/// (<https://www.sqlite.org/lang_conflict.html>). Therefore the id of a new entry must not be in
+/// use.
 const V2_AUDIT: &str = "
 CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
 BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END;
@@ -114,40 +121,95 @@ BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END;
 CREATE INDEX audit_by_object ON audit (object);
 ";
 
-/// Version 2, history: old days are found without a look at every row.
+/// The change of version 2 for the history. The index makes it possible to find old days without a
+/// scan of all rows.
 const V2_HISTORY: &str = "
 CREATE INDEX usage_by_day ON usage (day);
 ";
 
-/// Version 2, modes: a scope's own, instead of its tier's.
+/// The change of version 2 to scopes. A scope can have a mode of its own instead of the mode of its
+/// tier.
 const V2_MODE: &str = "
 ALTER TABLE scopes ADD COLUMN mode TEXT CHECK (mode IN ('enforce', 'observe'));
 ";
 
-/// Version 3: scopes of unknown keys, which have that key's digest and no row in `keys`.
+/// Version 3, which adds the scopes of unknown keys. Such a scope stores the digest of its key,
+/// because the key has no row in `keys`.
 const V3_UNKNOWN: &str = "
 ALTER TABLE scopes ADD COLUMN unknown BLOB CHECK (length(unknown) = 16);
 CREATE UNIQUE INDEX scopes_by_unknown ON scopes (unknown) WHERE unknown IS NOT NULL;
 ";
 
-/// Brings a file of version `found` to [`SCHEMA_VERSION`] in one transaction.
+/// Version 4, in which a revoked key is kept after its scope is removed, together with the name of
+/// that scope. If the key were removed, it would become unknown again, and requests with it could
+/// be admitted. The triggers ensure that the key stays revoked, whichever program opens the file.
+///
+/// SQLite cannot change the constraints of an existing table, so the table `keys` is created again.
+/// Its indices are created after the rows have been copied, which takes seconds instead of minutes
+/// for a million keys. The times at which keys were revoked come from the audit trail.
+const V4_REVOKED: &str = "
+ALTER TABLE keys RENAME TO keys_before;
+
+CREATE TABLE keys (
+    id            TEXT NOT NULL,
+    scope         INTEGER REFERENCES scopes (id),
+    removed_scope TEXT,
+    digest        BLOB NOT NULL CHECK (length(digest) = 16),
+    label         TEXT,
+    state         TEXT NOT NULL CHECK (state IN ('active', 'disabled', 'revoked')),
+    created_at    INTEGER NOT NULL,
+    last_used_at  INTEGER,
+    revoked_at    INTEGER,
+    CHECK ((scope IS NULL) <> (removed_scope IS NULL)),
+    CHECK (scope IS NOT NULL OR state = 'revoked')
+) STRICT;
+
+INSERT INTO keys (id, scope, digest, label, state, created_at, last_used_at, revoked_at)
+SELECT id, scope, digest, label, state, created_at, last_used_at,
+       CASE state WHEN 'revoked' THEN
+           (SELECT max(at) FROM audit WHERE object = keys_before.id AND action = 'key revoke') END
+FROM keys_before;
+
+DROP TABLE keys_before;
+CREATE UNIQUE INDEX keys_by_id ON keys (id);
+CREATE UNIQUE INDEX keys_by_digest ON keys (digest);
+CREATE INDEX keys_by_scope ON keys (scope);
+
+CREATE TRIGGER a_revoked_key_stays_revoked BEFORE UPDATE ON keys
+WHEN OLD.state = 'revoked' AND (NEW.state <> 'revoked' OR NEW.digest <> OLD.digest)
+BEGIN SELECT RAISE(ABORT, 'a revoked key stays revoked'); END;
+
+CREATE TRIGGER a_revoked_key_is_not_forgotten BEFORE DELETE ON keys
+WHEN OLD.state = 'revoked'
+BEGIN SELECT RAISE(ABORT, 'a revoked key stays revoked'); END;
+";
+
+/// The changes from each version to the next one.
+const VERSIONS: [&[&str]; SCHEMA_VERSION as usize] = [
+    &[V1],
+    &[V2_USAGE, V2_AUDIT, V2_HISTORY, V2_MODE],
+    &[V3_UNKNOWN],
+    &[V4_REVOKED],
+];
+
+/// Upgrades a file from the version `found` to [`SCHEMA_VERSION`] in one transaction.
 pub(super) fn upgrade(connection: &mut Connection, found: i64) -> rusqlite::Result<()> {
     if found == SCHEMA_VERSION {
         return Ok(());
     }
     let transaction = connection.transaction()?;
-    if found < 1 {
-        transaction.execute_batch(V1)?;
-    }
-    if found < 2 {
-        transaction.execute_batch(V2_USAGE)?;
-        transaction.execute_batch(V2_AUDIT)?;
-        transaction.execute_batch(V2_HISTORY)?;
-        transaction.execute_batch(V2_MODE)?;
-    }
-    if found < 3 {
-        transaction.execute_batch(V3_UNKNOWN)?;
-    }
-    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    change(&transaction, found, SCHEMA_VERSION)?;
     transaction.commit()
+}
+
+/// Upgrades a file from one version to another, within a transaction of the caller.
+pub(super) fn change(connection: &Connection, from: i64, to: i64) -> rusqlite::Result<()> {
+    for (before, changes) in (0..to).zip(VERSIONS) {
+        if before >= from {
+            changes
+                .iter()
+                .try_for_each(|change| connection.execute_batch(change))?;
+        }
+    }
+    connection.pragma_update(None, "user_version", to)
 }

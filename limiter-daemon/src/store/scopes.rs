@@ -1,40 +1,42 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! Scopes and their overrides.
 
 use chrono::{DateTime, Utc};
 use limiter_common::abi::Digest;
-use rusqlite::params;
 
 use super::{
     Store, StoreError,
     keys::{from_bytes, to_bytes},
 };
-use crate::{
-    config::Mode,
+use crate::domain::{
     limits::{Changes, Override},
+    mode::Mode,
     scope::ScopeName,
 };
+use rusqlite::params;
 
-/// A scope as the store keeps it.
+/// A scope in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScopeRecord {
-    /// Its index in the kernel's arrays.
+    /// The id, which is the index of the scope in the kernel's arrays.
     pub id: u32,
-    /// Its name.
     pub name: ScopeName,
-    /// Its tier's name; the tier may have gone from the configuration since.
+    /// The name of the scope's tier, which may no longer be in the configuration.
     pub tier: String,
-    /// When it was made.
+    /// The time at which the scope was added.
     pub created_at: DateTime<Utc>,
-    /// Limits of its own.
+    /// The override of the scope, if it has one.
     pub own: Option<Override>,
-    /// A mode of its own; `None` follows its tier.
+    /// The scope's own mode, or `None` if the mode of its tier applies.
     pub mode: Option<Mode>,
-    /// The key that it is of, if that is known by nothing else: the kernel has made the scope.
+    /// The digest of the scope's key, if the kernel programs have created the scope for an unknown
+    /// key.
     pub unknown: Option<Digest>,
 }
 
 impl ScopeRecord {
-    /// A scope as its tier has it.
+    /// Returns a scope that has neither an override nor a mode of its own.
     pub fn new(id: u32, name: ScopeName, tier: String, created_at: DateTime<Utc>) -> Self {
         Self {
             id,
@@ -49,10 +51,10 @@ impl ScopeRecord {
 }
 
 impl Store {
-    /// All scopes by name.
+    /// Returns all scopes, sorted by name.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Returns an error if SQLite fails or the store is damaged.
     pub fn scopes(&self) -> Result<Vec<ScopeRecord>, StoreError> {
         type Row = (
             u32,
@@ -117,10 +119,10 @@ impl Store {
             .collect()
     }
 
-    /// Adds a scope under the id `id`.
+    /// Adds a scope with the id `id`.
     ///
     /// # Errors
-    /// [`StoreError::ScopeExists`].
+    /// Returns [`StoreError::ScopeExists`] if a scope has the same name.
     pub fn add_scope(
         &self,
         id: u32,
@@ -139,11 +141,11 @@ impl Store {
         Ok(())
     }
 
-    /// Adds the scope of an unknown key, which the kernel has made under the id `id`; if the key has one
-    /// already, that has another id now.
+    /// Adds the scope that the kernel programs have created with the id `id` for an unknown key. If
+    /// the key has a scope already, the id of that scope is changed.
     ///
     /// # Errors
-    /// [`StoreError::ScopeExists`]: the name is another scope's.
+    /// Returns [`StoreError::ScopeExists`] if another scope has the same name.
     pub fn add_unknown(
         &self,
         id: u32,
@@ -170,10 +172,10 @@ impl Store {
         Ok(())
     }
 
-    /// The scopes of unknown keys get this tier.
+    /// Sets the tier of all scopes of unknown keys.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Returns an error if SQLite fails.
     pub fn set_unknown_tier(&self, tier: &str) -> Result<(), StoreError> {
         self.execute(
             "UPDATE scopes SET tier = ?1 WHERE unknown IS NOT NULL AND tier <> ?1",
@@ -182,10 +184,11 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets the scope of an unknown key, whose id is free then. Its usage stays.
+    /// Removes the scope of an unknown key, so that its id can be used again. The usage of the
+    /// scope is kept.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Returns an error if SQLite fails.
     pub fn forget_unknown(&self, id: u32) -> Result<(), StoreError> {
         self.execute("DELETE FROM seen WHERE scope = ?1", [id])?;
         self.execute(
@@ -195,13 +198,14 @@ impl Store {
         Ok(())
     }
 
-    /// Removes a scope with its keys and override, and retires its id: flows of the kernel may
-    /// still name it. Its usage stays.
+    /// Removes a scope and its override. The id of the scope is retired, because flows in the
+    /// kernel may still refer to it. The scope's keys are revoked, but they and the usage of the
+    /// scope stay in the store.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub fn remove_scope(&self, id: u32) -> Result<(), StoreError> {
-        self.execute("DELETE FROM keys WHERE scope = ?1", [id])?;
+    /// Returns an error if SQLite fails.
+    pub fn remove_scope(&self, id: u32, now: DateTime<Utc>) -> Result<(), StoreError> {
+        self.outlive_scope(id, now)?;
         self.execute("DELETE FROM overrides WHERE scope = ?1", [id])?;
         self.execute("DELETE FROM seen WHERE scope = ?1", [id])?;
         self.execute("DELETE FROM scopes WHERE id = ?1", [id])?;
@@ -209,27 +213,27 @@ impl Store {
         Ok(())
     }
 
-    /// Ids of removed scopes that the kernel may still name.
+    /// Returns the ids of removed scopes to which flows in the kernel may still refer.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Returns an error if SQLite fails or the store is damaged.
     pub fn retired(&self) -> Result<Vec<u32>, StoreError> {
         self.query("SELECT id FROM retired ORDER BY id", [], |row| row.get(0))
     }
 
-    /// Takes an id out of retirement.
+    /// Releases a retired id, so that it can be used again.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Returns an error if SQLite fails.
     pub fn release(&self, id: u32) -> Result<(), StoreError> {
         self.execute("DELETE FROM retired WHERE id = ?1", [id])?;
         Ok(())
     }
 
-    /// Sets or replaces a scope's override.
+    /// Sets or replaces the override of a scope.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Returns an error if SQLite fails.
     pub fn set_override(
         &self,
         scope: u32,
@@ -252,10 +256,10 @@ impl Store {
         Ok(())
     }
 
-    /// Sets a scope's own mode; `None` follows its tier.
+    /// Sets the mode of a scope, or removes it if `mode` is `None`.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Returns an error if SQLite fails.
     pub fn set_mode(&self, scope: u32, mode: Option<Mode>) -> Result<(), StoreError> {
         self.execute(
             "UPDATE scopes SET mode = ?2 WHERE id = ?1",
@@ -264,10 +268,10 @@ impl Store {
         Ok(())
     }
 
-    /// Ends a scope's override; whether there was one.
+    /// Removes the override of a scope. Returns whether the scope had an override.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Returns an error if SQLite fails.
     pub fn clear_override(&self, scope: u32) -> Result<bool, StoreError> {
         Ok(self.execute("DELETE FROM overrides WHERE scope = ?1", [scope])? > 0)
     }

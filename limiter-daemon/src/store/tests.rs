@@ -1,11 +1,16 @@
-//! The store keeps what it is given.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Tests of the store.
 
 use chrono::{DateTime, Utc};
 use limiter_common::day::Day;
 
 use super::*;
-use crate::{
-    limits::{Bound, Changes, Override},
+use crate::domain::{
+    bound::Bound,
+    key_state::KeyState,
+    limits::{Changes, Override},
+    refusals::Refusals,
     scope::ScopeName,
 };
 
@@ -53,7 +58,7 @@ fn scopes_keys_and_overrides_survive_a_new_start() {
     let scopes = store.scopes().unwrap();
     assert_eq!(scopes.len(), 1);
     assert_eq!((scopes[0].id, scopes[0].own.as_ref()), (4, Some(&own)));
-    let keys = store.keys(Some(4)).unwrap();
+    let keys = store.keys(KeyFilter::Scope(4)).unwrap();
     assert_eq!(keys[0].digest, [1, u64::MAX]);
     assert_eq!(keys[0].created_at, now());
     assert_eq!(store.key("k_2").unwrap(), None);
@@ -104,7 +109,7 @@ fn usage_is_kept_by_name_beyond_the_scope() {
         refused,
         would_refuse: refused,
     };
-    let seen = Seen {
+    let seen = CounterReading {
         day: Day(5),
         used: 9,
         admitted: 12,
@@ -119,7 +124,7 @@ fn usage_is_kept_by_name_beyond_the_scope() {
         .unwrap();
     assert_eq!(store.seen("map").unwrap(), [(3, seen)]);
     assert!(store.seen("another map").unwrap().is_empty());
-    store.change(|store| store.remove_scope(3)).unwrap();
+    store.change(|store| store.remove_scope(3, now())).unwrap();
     assert_eq!(store.usage_of("acme", Day(5)).unwrap(), Some(usage));
     assert_eq!(store.usage_on(Day(6)).unwrap(), []);
     assert_eq!(store.retired().unwrap(), [3]);
@@ -170,7 +175,7 @@ fn everything() -> AuditFilter {
 }
 
 #[test]
-fn the_audit_trail_is_told_from_its_oldest_entry_and_in_part() {
+fn a_part_of_the_audit_trail_begins_with_its_oldest_entry() {
     let (_directory, store) = store();
     let later = now() + chrono::TimeDelta::hours(1);
     store.audit(&entry("scope add", "acme", now())).unwrap();
@@ -212,7 +217,7 @@ fn the_audit_trail_can_only_grow() {
     let (directory, store) = store();
     store.audit(&entry("scope add", "acme", now())).unwrap();
     let before = store.audit_trail(&everything()).unwrap();
-    // Whoever opens the file.
+    // This connection stands for another program that opens the file.
     let other = Connection::open(directory.path().join("limiter.db")).unwrap();
     for sql in [
         "UPDATE audit SET who = 'nobody'",
@@ -230,7 +235,7 @@ fn the_audit_trail_can_only_grow() {
 }
 
 #[test]
-fn a_store_of_the_first_schema_is_upgraded_with_all_that_is_in_it() {
+fn a_store_of_the_first_schema_is_upgraded_without_a_loss() {
     let directory = tempfile::tempdir().unwrap();
     let old = Connection::open(directory.path().join("limiter.db")).unwrap();
     old.execute_batch(schema::V1).unwrap();
@@ -253,6 +258,111 @@ fn a_store_of_the_first_schema_is_upgraded_with_all_that_is_in_it() {
 }
 
 #[test]
+fn keys_outlive_their_scope_as_revoked_ones() {
+    let (directory, mut store) = store();
+    store.add_scope(0, &name("acme"), "master", now()).unwrap();
+    for (id, digest) in [("k_1", 1), ("k_2", 2), ("k_3", 3)] {
+        store.add_key(&key(id, 0, [digest, 0]), now()).unwrap();
+    }
+    let set = |store: &Store, id, state, at| store.set_key_state(id, state, at);
+    set(&store, "k_2", KeyState::Disabled, now()).unwrap();
+    set(&store, "k_3", KeyState::Revoked, now()).unwrap();
+    let later = now() + chrono::TimeDelta::hours(1);
+    store.change(|store| store.remove_scope(0, later)).unwrap();
+    // The keys must not belong to a new scope with the same name, even if it also has the same id.
+    store.release(0).unwrap();
+    store.add_scope(0, &name("acme"), "master", later).unwrap();
+    assert_eq!(store.keys(KeyFilter::Scope(0)).unwrap(), []);
+    assert_eq!(store.keys(KeyFilter::All).unwrap(), []);
+    assert_eq!(
+        (
+            store.key_count().unwrap(),
+            store.removed_key_count().unwrap()
+        ),
+        (3, 3)
+    );
+    let acme = name("acme");
+    let kept = store.keys(KeyFilter::Removed(Some(&acme))).unwrap();
+    let kept: Vec<_> = kept
+        .iter()
+        .map(|key| (key.id.as_str(), key.state, key.scope_id, key.revoked_at))
+        .collect();
+    let revoked = |id, at| (id, KeyState::Revoked, None, Some(at));
+    assert_eq!(
+        kept,
+        [
+            revoked("k_1", later),
+            revoked("k_2", later),
+            revoked("k_3", now())
+        ]
+    );
+    let error = store.add_key(&key("k_4", 0, [2, 0]), later).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "this key was revoked at 2027-01-15T09:00:00Z, as k_2 of acme, a scope that has been removed: \
+         a revoked key cannot be registered again, so give the customer another one"
+    );
+    // This connection stands for another program that opens the file.
+    let other = Connection::open(directory.path().join("limiter.db")).unwrap();
+    for sql in [
+        "UPDATE keys SET state = 'active', scope = 0, removed_scope = NULL WHERE id = 'k_1'",
+        "UPDATE keys SET digest = zeroblob(16) WHERE id = 'k_3'",
+        "DELETE FROM keys",
+    ] {
+        let error = other.execute(sql, []).unwrap_err();
+        assert!(
+            error.to_string().contains("stays revoked"),
+            "{sql}: {error}"
+        );
+    }
+}
+
+#[test]
+fn a_store_of_the_third_schema_keeps_its_keys_and_the_times_of_revocation() {
+    let directory = tempfile::tempdir().unwrap();
+    let old = Connection::open(directory.path().join("limiter.db")).unwrap();
+    schema::change(&old, 0, 3).unwrap();
+    old.execute_batch(
+        "INSERT INTO scopes (id, name, tier, created_at) VALUES (3, 'acme', 'master', 0);
+         INSERT INTO keys (id, scope, digest, label, state, created_at, last_used_at) VALUES
+            ('k_1', 3, zeroblob(16), 'l', 'active', 1, 2),
+            ('k_2', 3, x'01000000000000000200000000000000', NULL, 'revoked', 3, NULL),
+            ('k_3', 3, x'05000000000000000600000000000000', NULL, 'revoked', 4, NULL);
+         INSERT INTO audit VALUES (1, 7000, 'uid 0', 'key revoke', 'k_2', 'of acme', NULL);",
+    )
+    .unwrap();
+    drop(old);
+    for _ in 0..2 {
+        let store = Store::open(directory.path()).unwrap();
+        let keys = store.keys(KeyFilter::Scope(3)).unwrap();
+        let told: Vec<_> = keys
+            .iter()
+            .map(|key| {
+                (
+                    key.id.as_str(),
+                    key.state,
+                    key.digest,
+                    key.revoked_at.map(|at| at.timestamp()),
+                )
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("k_1", KeyState::Active, [0, 0], None),
+                ("k_2", KeyState::Revoked, [1, 2], Some(7)),
+                ("k_3", KeyState::Revoked, [5, 6], None),
+            ]
+        );
+        assert_eq!(keys[0].label.as_deref(), Some("l"));
+        assert_eq!(
+            keys[0].last_used_at.map(|at| at.timestamp_millis()),
+            Some(2)
+        );
+    }
+}
+
+#[test]
 fn days_beyond_those_that_are_kept_are_removed() {
     let (_directory, mut store) = store();
     let keep = |store: &mut Store, today: u32, keep: u32| -> Vec<u32> {
@@ -269,9 +379,9 @@ fn days_beyond_those_that_are_kept_are_removed() {
     }
     assert_eq!(keep(&mut store, 100, 11), [89, 90, 95, 99, 100]);
     assert_eq!(keep(&mut store, 100, 10), [90, 95, 99, 100]);
-    // The clock is set to another century, and traffic goes on.
+    // The clock has been set to another century while traffic continues. Recent days must be kept.
     store.set_usage("acme", Day(20_000), &usage).unwrap();
     assert_eq!(keep(&mut store, 20_000, 10), [95, 99, 100, 20_000]);
-    // A day of quiet in between is none of those on record.
+    // Day 101 had no usage, so the two days to keep are counted back from day 100.
     assert_eq!(keep(&mut store, 102, 2), [99, 100, 20_000]);
 }

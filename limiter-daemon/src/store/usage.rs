@@ -1,102 +1,54 @@
-//! What scopes used, by day, and what the kernel's counters said last.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The usage of scopes by day, and the last readings of the kernel's counters.
 
 use chrono::NaiveDate;
 use limiter_common::day::Day;
-use rusqlite::{Row, params};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError};
+use crate::domain::refusals::Refusals;
+use rusqlite::{Row, params};
 
-/// Requests by the limit that refused them (or, in observe mode, would have).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Refusals {
-    /// Faster than the rate.
-    pub rate: u64,
-    /// Too many in flight.
-    pub concurrency: u64,
-    /// Too many connections.
-    pub connections: u64,
-    /// Over the day's quota.
-    pub daily_quota: u64,
-}
-
-impl Refusals {
-    /// In the order of `limiter_common::abi::reason`.
-    pub fn from_array([rate, concurrency, connections, daily_quota]: [u64; 4]) -> Self {
-        Self {
-            rate,
-            concurrency,
-            connections,
-            daily_quota,
-        }
-    }
-
-    /// These and `other`, limit by limit.
-    pub fn plus(self, other: Self) -> Self {
-        Self {
-            rate: self.rate.saturating_add(other.rate),
-            concurrency: self.concurrency.saturating_add(other.concurrency),
-            connections: self.connections.saturating_add(other.connections),
-            daily_quota: self.daily_quota.saturating_add(other.daily_quota),
-        }
-    }
-
-    /// What came since `earlier`; a counter that went back counts as new.
-    pub fn since(self, earlier: Self) -> Self {
-        let since = |now: u64, then: u64| now.checked_sub(then).unwrap_or(now);
-        Self {
-            rate: since(self.rate, earlier.rate),
-            concurrency: since(self.concurrency, earlier.concurrency),
-            connections: since(self.connections, earlier.connections),
-            daily_quota: since(self.daily_quota, earlier.daily_quota),
-        }
-    }
-
-    /// All of them together.
-    pub fn total(self) -> u64 {
-        self.rate + self.concurrency + self.connections + self.daily_quota
-    }
-}
-
-/// A scope's day.
+/// The usage of one scope on one day.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DayUsage {
-    /// Requests charged, and those that are counted as such.
+    /// The number of requests that were charged, or are counted as charged.
     pub used: u64,
-    /// What `used` may come to before this is written again.
+    /// The count up to which the kernel programs admit requests before this usage is written again.
     pub allowed: u64,
-    /// How much of `used` is counted only since a crash hid whether it was used.
+    /// The part of `used` that is counted only because a crash lost the exact count.
     pub lost: u64,
-    /// Requests refused.
+    /// The number of refused requests.
     pub refused: Refusals,
-    /// Requests that enforcement would have refused.
+    /// The number of requests that would have been refused if the limits had been enforced.
     pub would_refuse: Refusals,
 }
 
 impl DayUsage {
-    /// Whether nothing happened on that day.
+    /// Returns whether there was no usage on the day.
     pub fn is_nothing(&self) -> bool {
         self.used + self.lost + self.refused.total() + self.would_refuse.total() == 0
     }
 }
 
-/// What a scope's counters said when they were last looked at.
+/// The values of a scope's counters in the kernel when they were last read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// The day of the day-and-count word.
+pub struct CounterReading {
+    /// The day in the scope's day-and-count word.
     pub day: Day,
-    /// The count of the day-and-count word.
+    /// The count in the scope's day-and-count word.
     pub used: u64,
-    /// Requests admitted since the map was made.
+    /// The number of requests admitted since the map was created.
     pub admitted: u64,
-    /// Requests refused since the map was made.
+    /// The number of requests refused since the map was created.
     pub refused: Refusals,
-    /// Requests that would have been refused since the map was made.
+    /// The number of requests since the map was created that would have been refused if the limits
+    /// had been enforced.
     pub would_refuse: Refusals,
 }
 
-/// SQLite's integers have a sign; counts that do not fit stand at the largest that does.
+/// Converts a count for SQLite, whose integers are signed. A count that does not fit is replaced by
+/// the largest integer.
 fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
@@ -119,10 +71,10 @@ const REASONS: &str = "refused_rate, refused_concurrency, refused_connections, r
      would_refuse_rate, would_refuse_concurrency, would_refuse_connections, would_refuse_daily_quota";
 
 impl Store {
-    /// The usage of all scopes on `day`, by name.
+    /// Returns the usage of all scopes on `day`, sorted by name.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Returns an error if SQLite fails or the store is damaged.
     pub fn usage_on(&self, day: Day) -> Result<Vec<(String, DayUsage)>, StoreError> {
         self.query(
             &format!("SELECT scope, used, allowed, lost, {REASONS} FROM usage WHERE day = ?1 ORDER BY scope"),
@@ -140,10 +92,10 @@ impl Store {
         )
     }
 
-    /// One scope's usage on `day`, if it had any.
+    /// Returns the usage of one scope on `day`, or `None` if nothing is stored.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Returns an error if SQLite fails or the store is damaged.
     pub fn usage_of(&self, scope: &str, day: Day) -> Result<Option<DayUsage>, StoreError> {
         let mut rows = self.query(
             &format!(
@@ -163,10 +115,10 @@ impl Store {
         Ok(rows.pop())
     }
 
-    /// Writes one scope's day.
+    /// Writes the usage of one scope on one day.
     ///
     /// # Errors
-    /// [`StoreError`].
+    /// Returns an error if SQLite fails.
     pub fn set_usage(&self, scope: &str, day: Day, usage: &DayUsage) -> Result<(), StoreError> {
         let (refused, would) = (usage.refused, usage.would_refuse);
         self.execute(
@@ -193,16 +145,17 @@ impl Store {
         Ok(())
     }
 
-    /// What all counters of the kernel map `map` said last, by scope id.
+    /// Returns the stored readings of counters in the kernel map `map`, each with the id of the
+    /// scope to which the counters belong.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub fn seen(&self, map: &str) -> Result<Vec<(u32, Seen)>, StoreError> {
+    /// Returns an error if SQLite fails or the store is damaged.
+    pub fn seen(&self, map: &str) -> Result<Vec<(u32, CounterReading)>, StoreError> {
         self.query(
             &format!("SELECT scope, day, used, admitted, {REASONS} FROM seen WHERE map = ?1"),
             [map],
             |row| {
-                let seen = Seen {
+                let seen = CounterReading {
                     day: Day(row.get(1)?),
                     used: unsigned(row, 2)?,
                     admitted: unsigned(row, 3)?,
@@ -214,11 +167,12 @@ impl Store {
         )
     }
 
-    /// Remembers what a scope's counters in the kernel map `map` said.
+    /// Stores `seen`, which was read from the counters of `scope` in the kernel map `map`. It
+    /// replaces an earlier reading of these counters.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub fn set_seen(&self, scope: u32, map: &str, seen: &Seen) -> Result<(), StoreError> {
+    /// Returns an error if SQLite fails.
+    pub fn set_seen(&self, scope: u32, map: &str, seen: &CounterReading) -> Result<(), StoreError> {
         let (refused, would) = (seen.refused, seen.would_refuse);
         self.execute(
             &format!(
@@ -244,11 +198,13 @@ impl Store {
         Ok(())
     }
 
-    /// Makes the transactions of `work` cheap: they survive a crash of the daemon, but a power
-    /// cut may lose the last of them. For usage, which comes every second.
+    /// Runs `work` in a transaction that does not wait until the disk has written it. Use this
+    /// function for changes whose loss does no harm, for example to the times at which keys were
+    /// last used. The transaction survives a crash of the daemon, but a crash of the host or a
+    /// power failure can undo the latest transactions of this kind.
     ///
     /// # Errors
-    /// Whatever `work` returns.
+    /// Returns the error of `work` or of the store.
     pub fn lightly<T>(
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, StoreError>,
@@ -260,7 +216,7 @@ impl Store {
     }
 }
 
-/// The calendar date of a day; `None` past the year 262142.
+/// Returns the calendar date of a day, or `None` for a day after the year 262142.
 pub fn date_of(day: Day) -> Option<NaiveDate> {
     NaiveDate::from_ymd_opt(1970, 1, 1)?.checked_add_days(chrono::Days::new(u64::from(day.0)))
 }

@@ -1,116 +1,109 @@
-//! IPv6 and its extension headers (RFC 8200).
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-use core::ffi::c_void;
+//! The IPv6 header and its extension headers (RFC 8200).
 
-use aya_ebpf::helpers::generated::bpf_loop;
-
-use super::{
-    Attempt, Direction, IPPROTO_TCP, IPV6_LEN, Linear, Parsed, TCP_LEN, ends, first_fragment,
-    guarded, segment,
+use crate::{
+    kernel::{
+        linear::{Header, Linear},
+        repeat::repeat,
+        skb::Skb,
+    },
+    packet::{
+        header::{Attempt, Direction, IPPROTO_TCP, IPV6_LEN, Kind, MAPPED, TCP_LEN},
+        tcp::{begin, first_fragment, guarded, segment, set_addresses},
+    },
 };
-use crate::{maps, skb::Skb};
 
-/// Extension headers that are followed. Each kind should occur once (RFC 8200, section 4.1), and
-/// there are six that may come before TCP; more is nobody's traffic.
+/// The maximum number of extension headers that are followed. Each kind should occur once (RFC
+/// 8200, section 4.1), and six kinds may come before TCP. No real traffic has more.
 const MAX_EXTENSIONS: u32 = 8;
-/// A TCP header with all options.
+/// The maximum length of a TCP header with options, in bytes.
 const MAX_TCP_LEN: u32 = 60;
-/// The furthest from the start of a packet that a TCP header is looked for: extension headers of
-/// more are nobody's traffic, and the verifier wants a bound.
+/// The maximum offset of a TCP header in a packet, in bytes. No real traffic has longer extension
+/// headers, and the verifier requires a bound.
 const MAX_L4: u32 = 2048;
 
 #[inline(always)]
 pub fn ipv6(skb: Skb, linear: Linear, l3: u32, direction: Direction) -> Attempt {
     let mut linear = linear;
-    let mut ip = linear.header(l3, IPV6_LEN).ok_or(())?;
-    // SAFETY: the header has 40 bytes.
-    let (protocol, first, hop_limit) = unsafe { (ip.byte::<6>(), ip.byte::<0>(), ip.byte::<7>()) };
-    if first >> 4 != 6 {
-        return Ok((Parsed::Other, None));
+    let mut ip = linear.header::<IPV6_LEN>(l3).ok_or(())?;
+    let (protocol, hop_limit) = (ip.byte::<6>(), ip.byte::<7>());
+    if ip.byte::<0>() >> 4 != 6 {
+        return Ok((Kind::Other, None));
     }
     let mut l4 = l3 + IPV6_LEN;
-    let mut fragmented = false;
     if protocol != IPPROTO_TCP {
         if !is_extension(protocol) {
-            return Ok((Parsed::Other, None));
+            return Ok((Kind::Other, None));
         }
-        let mut walk = Walk {
-            skb,
-            protocol,
-            at: l4,
-            first_fragment: false,
-            stranded: false,
+        let walk = match walk(skb, protocol, l4) {
+            Ok(walk) => walk,
+            Err(kind) => return Ok((kind, None)),
         };
-        walk_extensions(&mut walk);
-        if walk.stranded {
-            return Ok((Parsed::Unreadable, None));
-        }
-        if walk.protocol != IPPROTO_TCP {
-            return Ok((Parsed::Other, None));
-        }
         l4 = walk.at;
-        fragmented = walk.first_fragment;
-        if l4 > MAX_L4 {
-            return Ok((Parsed::Unreadable, None));
+        if walk.first_fragment {
+            return first_fragment(skb, linear, l4, direction);
         }
-        // Behind long extensions the TCP header may not be linear where others are.
-        if !fragmented && linear.header(l4, TCP_LEN).is_none() {
+        // After long extension headers, the TCP header may be outside the linear part even if the
+        // other headers are in it.
+        if linear.header::<TCP_LEN>(l4).is_none() {
             let (len, wanted) = (skb.len(), l4 + MAX_TCP_LEN);
             if !skb.pull(if len < wanted { len } else { wanted }) {
-                return Ok((Parsed::Unreadable, None));
+                return Ok((Kind::Unreadable, None));
             }
             linear = Linear::of(skb);
-            ip = linear.header(l3, IPV6_LEN).ok_or(())?;
+            ip = linear.header::<IPV6_LEN>(l3).ok_or(())?;
         }
     }
-    if fragmented {
-        return first_fragment(skb, linear, l4, direction);
-    }
-    let tcp = linear.header(l4, TCP_LEN).ok_or(())?;
+    let tcp = linear.header::<TCP_LEN>(l4).ok_or(())?;
     if !guarded(tcp, direction) {
-        return Ok((Parsed::Other, None));
+        return Ok((Kind::Other, None));
     }
     if direction == Direction::ToServer && hop_limit == 0 {
-        return Ok((Parsed::Expired, None));
+        return Ok((Kind::Expired, None));
     }
-    // SAFETY: the header has 40 bytes.
-    unsafe {
-        // Must not be on a wire (RFC 4291, section 2.5.5.2), and would be those of another connection.
-        const MAPPED: u32 = u32::from_be(0x0000_ffff);
-        let from = ip.word::<8>() | ip.word::<12>() | (ip.word::<16>() ^ MAPPED);
-        let to = ip.word::<24>() | ip.word::<28>() | (ip.word::<32>() ^ MAPPED);
-        if from == 0 || to == 0 {
-            return Ok((Parsed::Unreadable, None));
-        }
+    if has_mapped_address(ip) {
+        return Ok((Kind::Unreadable, None));
     }
-    let Some(work) = maps::work() else {
-        return Ok((Parsed::Unreadable, None));
+    let Some((work, headers)) = begin(skb, l3, l4) else {
+        return Ok((Kind::Unreadable, None));
     };
-    // SAFETY: `work` is a live map value, of this CPU alone; the header has 40 bytes.
-    let payload = unsafe {
-        let packet = &raw mut (*work).packet;
-        (*packet).v6 = 1;
-        let (source, destination) = ends(packet, direction);
-        *source.add(0) = ip.word::<8>();
-        *source.add(1) = ip.word::<12>();
-        *source.add(2) = ip.word::<16>();
-        *source.add(3) = ip.word::<20>();
-        *destination.add(0) = ip.word::<24>();
-        *destination.add(1) = ip.word::<28>();
-        *destination.add(2) = ip.word::<32>();
-        *destination.add(3) = ip.word::<36>();
-        u32::from(u16::from_be(ip.half::<4>()))
-    };
-    // A payload length of 0 stands for what is too long for the field (RFC 2675, BIG TCP).
+    let ip: Header<IPV6_LEN> = headers.ip;
+    work.packet.v6 = 1;
+    let source = [
+        ip.word::<8>(),
+        ip.word::<12>(),
+        ip.word::<16>(),
+        ip.word::<20>(),
+    ];
+    let destination = [
+        ip.word::<24>(),
+        ip.word::<28>(),
+        ip.word::<32>(),
+        ip.word::<36>(),
+    ];
+    set_addresses(&mut work.packet, source, destination, direction);
+    let payload = u32::from(u16::from_be(ip.half::<4>()));
+    // A payload length of 0 means that the packet is too long for this field (RFC 2675, BIG TCP).
     let end = if payload == 0 {
         if skb.gso_size() == 0 {
-            return Ok((Parsed::Unreadable, None));
+            return Ok((Kind::Unreadable, None));
         }
         skb.len()
     } else {
         l3 + IPV6_LEN + payload
     };
-    Ok(segment(skb, linear, tcp, work, l3, l4, end, direction))
+    Ok(segment(skb, work, headers, end, direction))
+}
+
+/// Returns whether one of the addresses is an IPv4-mapped address. Such addresses must not appear
+/// on a wire (RFC 4291, section 2.5.5.2), and in a flow key they would stand for an IPv4
+/// connection.
+#[inline(always)]
+fn has_mapped_address(ip: Header<IPV6_LEN>) -> bool {
+    let source = ip.word::<8>() | ip.word::<12>() | (ip.word::<16>() ^ MAPPED);
+    let destination = ip.word::<24>() | ip.word::<28>() | (ip.word::<32>() ^ MAPPED);
+    source == 0 || destination == 0
 }
 
 const HOP_BY_HOP: u32 = 0;
@@ -122,7 +115,7 @@ const MOBILITY: u32 = 135;
 const HIP: u32 = 139;
 const SHIM6: u32 = 140;
 
-/// Whether a next-header number is that of an extension header that TCP may follow.
+/// Returns whether a next-header number is that of an extension header that may come before TCP.
 #[inline(always)]
 pub fn is_extension(protocol: u32) -> bool {
     matches!(
@@ -134,59 +127,81 @@ pub fn is_extension(protocol: u32) -> bool {
 /// A walk along IPv6 extension headers (RFC 8200, section 4).
 struct Walk {
     skb: Skb,
-    /// What is at `at`.
+    /// The next-header number of the header at `at`.
     protocol: u32,
     at: u32,
-    /// There was a fragment header, of a first fragment of more.
+    /// Whether a fragment header has stated that the packet is the first of several fragments.
     first_fragment: bool,
-    /// The headers are not whole, or too many.
+    /// Whether the headers are incomplete, or there are too many of them.
     stranded: bool,
 }
 
+/// Walks along the extension headers that begin at offset `at`, up to a TCP header. `protocol` is
+/// the next-header number of the first extension header. If there is no TCP header, returns the
+/// kind of the packet as `Err`.
+#[inline(always)]
+fn walk(skb: Skb, protocol: u32, at: u32) -> Result<Walk, Kind> {
+    let mut walk = Walk {
+        skb,
+        protocol,
+        at,
+        first_fragment: false,
+        stranded: false,
+    };
+    walk_extensions(&mut walk);
+    if walk.stranded {
+        return Err(Kind::Unreadable);
+    }
+    if walk.protocol != IPPROTO_TCP {
+        return Err(Kind::Other);
+    }
+    if walk.at > MAX_L4 {
+        return Err(Kind::Unreadable);
+    }
+    Ok(walk)
+}
+
 #[inline(never)]
-fn walk_extensions(walk: *mut Walk) {
-    // SAFETY: the caller's walk outlives the call.
-    unsafe {
-        bpf_loop(MAX_EXTENSIONS, walk_one as *mut c_void, walk.cast(), 0);
-        if is_extension((*walk).protocol) {
-            (*walk).stranded = true;
-        }
+fn walk_extensions(walk: &mut Walk) {
+    repeat(MAX_EXTENSIONS, walk, Walk::step);
+    if is_extension(walk.protocol) {
+        walk.stranded = true;
     }
 }
 
-unsafe extern "C" fn walk_one(_: u32, walk: *mut Walk) -> i64 {
-    // SAFETY: `walk_extensions` passes what it was given; `header` has eight bytes.
-    unsafe {
-        let protocol = (*walk).protocol;
+impl Walk {
+    #[inline(always)]
+    fn step(&mut self, _: u32) -> bool {
+        let protocol = self.protocol;
         if !is_extension(protocol) {
-            return 1;
+            return true;
         }
-        let mut header = [0u8; 8];
-        if !(*walk).skb.load((*walk).at, header.as_mut_ptr(), 8) {
-            (*walk).stranded = true;
-            return 1;
-        }
+        let Some(header) = self.skb.load::<[u8; 8]>(self.at) else {
+            self.stranded = true;
+            return true;
+        };
         let units = u32::from(header[1]);
         let len = match protocol {
             FRAGMENT => {
                 let offset = u16::from_be_bytes([header[2], header[3]]);
                 if offset & 0xfff8 != 0 {
-                    // Not the first: no ports here.
-                    (*walk).protocol = NO_NEXT;
-                    return 1;
+                    // This is not the first fragment, so it has no ports.
+                    self.protocol = NO_NEXT;
+                    return true;
                 }
-                // An atomic fragment (RFC 6946) is whole.
-                (*walk).first_fragment |= offset & 1 != 0;
+                // Other fragments follow only if the M flag is set. An atomic fragment (RFC 6946)
+                // is a whole packet.
+                self.first_fragment |= offset & 1 != 0;
                 8
             }
             AUTHENTICATION => (units + 2) * 4,
             _ => (units + 1) * 8,
         };
-        (*walk).protocol = u32::from(header[0]);
-        (*walk).at += len;
+        self.protocol = u32::from(header[0]);
+        self.at += len;
+        false
     }
-    0
 }
 
-/// No next header (RFC 8200, section 4.7).
+/// The next-header number for "no next header" (RFC 8200, section 4.7).
 const NO_NEXT: u32 = 59;

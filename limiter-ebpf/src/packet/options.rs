@@ -1,130 +1,137 @@
-//! TCP options (RFC 9293, section 3.2).
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-use core::ffi::c_void;
+//! The TCP options (RFC 9293, section 3.2).
 
-use aya_ebpf::helpers::generated::bpf_loop;
-
-use super::{Linear, Packet, TCP_LEN};
 use crate::{
-    checksum::{CHECKSUM_AT, fold},
-    skb::{Skb, bounded_to, sum},
+    kernel::{
+        linear::Linear,
+        repeat::repeat,
+        skb::{Skb, sum},
+        work::Packet,
+    },
+    packet::{
+        checksum::{CHECKSUM_AT, fold},
+        header::TCP_LEN,
+    },
 };
 
-/// Reads the options from `at` to `end`: those that matter of a segment, and of a SYN.
-///
-/// # Safety
-/// `packet` is a live map value, of this CPU alone.
+/// Reads the TCP options that the programs need. The options of the segment are between the offsets
+/// `at` and `end`.
 #[inline(always)]
-pub unsafe fn read(skb: Skb, linear: Linear, packet: *mut Packet, at: u32, end: u32) {
-    /// NOP, NOP, timestamp, 10 bytes: as everybody lays it out (RFC 7323, appendix A).
+pub fn read(skb: Skb, linear: Linear, packet: &mut Packet, at: u32, end: u32) {
+    /// NOP, NOP and a timestamp option of 10 bytes, which is the usual layout (RFC 7323, appendix
+    /// A).
     const USUAL: u32 = u32::from_be(0x0101_080a);
-    // SAFETY: the caller's promise; the options have twelve bytes.
-    unsafe {
-        if let Some(options) = linear.header(at, 12)
-            && options.word::<0>() == USUAL
-            && at + 12 == end
-        {
-            (*packet).has_timestamp = 1;
-            (*packet).tsval = u32::from_be(options.word::<4>());
-            (*packet).tsecr = u32::from_be(options.word::<8>());
-            return;
-        }
-        search(skb, packet, at, end);
+    if let Some(options) = linear.header::<12>(at)
+        && options.word::<0>() == USUAL
+        && at + 12 == end
+    {
+        packet.has_timestamp = 1;
+        packet.tsval = u32::from_be(options.word::<4>());
+        packet.tsecr = u32::from_be(options.word::<8>());
+        return;
     }
+    search(skb, packet, at, end);
 }
 
-/// The options of a TCP header: at most 40 bytes, so at most 40 of them.
+/// The maximum number of options in a TCP header, which has at most 40 bytes of options.
 const MAX_OPTIONS: u32 = 40;
 
-struct Options {
+/// The state of the loop over the options of a packet.
+struct Options<'a> {
     skb: Skb,
-    packet: *mut Packet,
+    packet: &'a mut Packet,
     at: u32,
     end: u32,
 }
 
 #[inline(never)]
-fn search(skb: Skb, packet: *mut Packet, at: u32, end: u32) {
+fn search(skb: Skb, packet: &mut Packet, at: u32, end: u32) {
     let mut options = Options {
         skb,
         packet,
         at,
         end,
     };
-    // SAFETY: `options` outlives the call.
-    unsafe {
-        bpf_loop(
-            MAX_OPTIONS,
-            one_option as *mut c_void,
-            (&raw mut options).cast(),
-            0,
-        );
-    }
+    repeat(MAX_OPTIONS, &mut options, Options::read_one);
 }
 
-/// Multipath TCP (RFC 8684).
+/// The kind of a Multipath TCP option (RFC 8684).
 const MULTIPATH: u8 = 30;
+/// The kind of a TCP Fast Open option (RFC 7413, section 4.1.1).
+const FAST_OPEN: u8 = 34;
+/// The kind of the options for experiments (RFC 6994). TCP Fast Open used this kind before it had a
+/// kind of its own.
+const EXPERIMENT: u8 = 254;
+/// The experiment identifier of TCP Fast Open, with which the contents of the option begin.
+const FAST_OPEN_EXPERIMENT: [u8; 2] = [0xf9, 0x89];
 const NOP: u8 = 1;
 
-unsafe extern "C" fn one_option(_: u32, options: *mut Options) -> i64 {
-    const END: u8 = 0;
-    const WINDOW_SCALE: u8 = 3;
-    const TIMESTAMP: u8 = 8;
-    const MD5_SIGNATURE: u8 = 19;
-    const AUTHENTICATION: u8 = 29;
-    /// More is the same as this (RFC 7323, section 2.3).
-    const MAX_SHIFT: u8 = 14;
-    // SAFETY: `search` passes its own options, whose packet is a live map value of this
-    // CPU; the arrays have as many bytes as are loaded.
-    unsafe {
-        let Options {
-            skb,
-            packet,
-            at,
-            end,
-        } = *options;
-        let mut option = [0u8; 2];
-        if at + 2 > end || !skb.load(at, option.as_mut_ptr(), 2) {
-            return 1;
+/// Returns whether an option of this kind, whose contents begin at `at`, is a TCP Fast Open option.
+#[inline(always)]
+fn is_fast_open(skb: Skb, kind: u8, at: u32) -> bool {
+    kind == FAST_OPEN || kind == EXPERIMENT && skb.load::<[u8; 2]>(at) == Some(FAST_OPEN_EXPERIMENT)
+}
+
+impl Options<'_> {
+    #[inline(always)]
+    fn read_one(&mut self, _: u32) -> bool {
+        const END: u8 = 0;
+        const WINDOW_SCALE: u8 = 3;
+        const TIMESTAMP: u8 = 8;
+        const MD5_SIGNATURE: u8 = 19;
+        const AUTHENTICATION: u8 = 29;
+        /// The maximum shift. A larger value has the same meaning (RFC 7323, section 2.3).
+        const MAX_SHIFT: u8 = 14;
+        let Self { skb, at, end, .. } = *self;
+        if at + 2 > end {
+            return true;
         }
+        let Some(option) = skb.load::<[u8; 2]>(at) else {
+            return true;
+        };
         let [kind, size] = option;
         if kind == NOP {
-            (*options).at = at + 1;
-            return 0;
+            self.at = at + 1;
+            return false;
         }
         if kind == END || size < 2 || at + u32::from(size) > end {
-            return 1;
+            return true;
         }
-        (*options).at = at + u32::from(size);
+        self.at = at + u32::from(size);
+        let packet = &mut *self.packet;
         match option {
             [TIMESTAMP, 10] => {
-                let mut values = [0u32; 2];
-                if skb.load(at + 2, values.as_mut_ptr().cast(), 8) {
-                    (*packet).has_timestamp = 1;
-                    (*packet).tsval = u32::from_be(values[0]);
-                    (*packet).tsecr = u32::from_be(values[1]);
+                if let Some([tsval, tsecr]) = skb.load::<[u32; 2]>(at + 2) {
+                    packet.has_timestamp = 1;
+                    packet.tsval = u32::from_be(tsval);
+                    packet.tsecr = u32::from_be(tsecr);
                 }
             }
             [WINDOW_SCALE, 3] => {
-                let mut shift = 0u8;
-                if skb.load(at + 2, &raw mut shift, 1) {
+                if let Some(shift) = skb.load::<u8>(at + 2) {
                     let shift = if shift < MAX_SHIFT { shift } else { MAX_SHIFT };
-                    (*packet).window_shift = u32::from(shift);
+                    packet.window_shift = u32::from(shift);
                 }
             }
-            [MD5_SIGNATURE | AUTHENTICATION, _] => (*packet).signed = 1,
-            [MULTIPATH, _] => (*packet).multipath = 1,
+            [MD5_SIGNATURE | AUTHENTICATION, _] => packet.signed = 1,
+            [MULTIPATH, _] => packet.multipath = 1,
+            [FAST_OPEN | EXPERIMENT, _] => {
+                packet.fast_open |= u32::from(is_fast_open(skb, kind, at + 2));
+            }
             _ => {}
         }
+        false
     }
-    0
 }
 
-/// Makes a SYN that offers Multipath TCP one that does not: its options become padding (RFC 8684,
-/// section 3.7). With it the server would read the stream in an order that is not that of its bytes.
-/// False: it could not be done.
+/// Removes the options for Multipath TCP and TCP Fast Open from a SYN, by replacing them with
+/// padding. With Multipath TCP, the server would read the stream in an order other than that of its
+/// bytes (a client continues without it; RFC 8684, section 3.7). With TCP Fast Open, a request
+/// would arrive in a SYN, before there is a flow (a client continues without it; RFC 7413, section
+/// 4.1.2). Returns false if the options could not be removed.
 #[inline(always)]
-pub fn single_path(skb: Skb, packet: &Packet) -> bool {
+pub fn plain_syn(skb: Skb, packet: &Packet) -> bool {
     let at = packet.l4 + TCP_LEN;
     let len = packet.payload - at;
     let Some(before) = sum_of(skb, at, len) else {
@@ -136,20 +143,12 @@ pub fn single_path(skb: Skb, packet: &Packet) -> bool {
         end: packet.payload,
         done: true,
     };
-    // SAFETY: `padding` outlives the call.
-    unsafe {
-        bpf_loop(
-            MAX_OPTIONS,
-            pad as *mut c_void,
-            (&raw mut padding).cast(),
-            0,
-        );
-    }
+    repeat(MAX_OPTIONS, &mut padding, Padding::write_one);
     let Some(after) = sum_of(skb, at, len) else {
         return false;
     };
-    // A sum that the device took of the whole packet is still right: what the options lose, the
-    // checksum gains.
+    // If the device has computed a sum over the whole packet, that sum remains right, because the
+    // change of the checksum cancels the change of the options.
     padding.done
         && skb.replace_checksum(
             packet.l4 + CHECKSUM_AT,
@@ -159,23 +158,25 @@ pub fn single_path(skb: Skb, packet: &Packet) -> bool {
         )
 }
 
-/// The folded sum of `len` bytes of options (0 to 40) at `at`.
+/// The size in bytes of a buffer for the longest options (40 bytes), rounded up to a power of two.
+const ROOM: usize = 64;
+
+/// Returns the folded sum of the `len` bytes of options (0 to 40) at offset `at`.
 #[inline(always)]
 fn sum_of(skb: Skb, at: u32, len: u32) -> Option<u16> {
-    const ROOM: usize = 64;
+    // The buffer is zero after the options.
     let mut options = [0u64; ROOM / 8];
-    let bytes = options.as_mut_ptr().cast::<u8>();
-    // SAFETY: the array has as many bytes as `bounded_to` allows, zero beyond the options.
-    unsafe {
-        skb.load(at, bytes, bounded_to::<{ ROOM as u64 }>(len))
-            .then(|| fold(u64::from(sum(bytes, ROOM as u32, 0))))
-    }
+    skb.load_part::<{ ROOM as u64 }, _>(at, &mut options, len)
+        .then(|| fold(u64::from(sum::<{ ROOM as u32 }, _>(&options, 0))))
 }
 
-/// Before 6.7 the verifier follows a callback of `bpf_loop` once, from what is known of its context
-/// before the loop ("bpf: verify callbacks as if they are called unknown number of times"): a branch
-/// that only a later turn takes is dead code to it, and is removed. So no turn may depend on a value
-/// that was constant then and that another turn has changed.
+/// The state of the loop over the options of a SYN.
+///
+/// Before Linux 6.7, the verifier checks a callback of `bpf_loop` only once, with the values that
+/// its context has before the loop ("bpf: verify callbacks as if they are called unknown number of
+/// times"). The verifier treats a branch that only a later turn takes as dead code, and removes the
+/// branch. Therefore no turn may depend on a value that was constant before the loop and that an
+/// earlier turn has changed.
 struct Padding {
     skb: Skb,
     at: u32,
@@ -183,35 +184,34 @@ struct Padding {
     done: bool,
 }
 
-/// An option, or its padding, and on to the next one.
-unsafe extern "C" fn pad(_: u32, padding: *mut Padding) -> i64 {
-    /// Room for the longest option that fits, as a power of two.
-    const ROOM: usize = 64;
-    // SAFETY: `single_path` passes its own context; the arrays have as many bytes as are loaded, and
-    // as `bounded_to` allows.
-    unsafe {
-        let Padding { skb, at, end, .. } = *padding;
-        let mut option = [0u8; 2];
-        if at + 2 > end || !skb.load(at, option.as_mut_ptr(), 2) {
-            return 1;
+impl Padding {
+    /// Skips an option, or replaces it with padding.
+    #[inline(always)]
+    fn write_one(&mut self, _: u32) -> bool {
+        let Self { skb, at, end, .. } = *self;
+        if at + 2 > end {
+            return true;
         }
+        let Some(option) = skb.load::<[u8; 2]>(at) else {
+            return true;
+        };
         let size = match option {
             [NOP, _] => 1,
-            [0, _] | [_, 0 | 1] => return 1,
+            [0, _] | [_, 0 | 1] => return true,
             [_, size] => u32::from(size),
         };
         if at + size > end {
-            return 1;
+            return true;
         }
-        if option[0] == MULTIPATH {
+        let [kind, _] = option;
+        if kind == MULTIPATH || is_fast_open(skb, kind, at + 2) {
             let nops = [u64::from_ne_bytes([NOP; 8]); ROOM / 8];
-            let len = bounded_to::<{ ROOM as u64 }>(size);
-            if !skb.store(at, nops.as_ptr().cast(), len) {
-                (*padding).done = false;
-                return 1;
+            if !skb.store_part::<{ ROOM as u64 }, _>(at, &nops, size) {
+                self.done = false;
+                return true;
             }
         }
-        (*padding).at = at + size;
+        self.at = at + size;
+        false
     }
-    0
 }

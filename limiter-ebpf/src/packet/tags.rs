@@ -1,22 +1,28 @@
-//! More VLAN tags in a frame than anybody sends.
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-use core::ffi::c_void;
+//! The check of frames that have more VLAN tags than real traffic has.
 
-use aya_ebpf::helpers::generated::bpf_loop;
+use crate::{
+    kernel::{maps, repeat::repeat, skb::Skb},
+    packet::{
+        header::{ETH_P_IP, ETH_P_IPV6, IPPROTO_TCP, IPV4_LEN, IPV6_LEN, is_vlan},
+        ipv6::is_extension,
+    },
+};
 
-use super::{ETH_P_IP, ETH_P_IPV6, IPPROTO_TCP, IPV4_LEN, IPV6_LEN, ipv6::is_extension, is_vlan};
-use crate::{maps, skb::Skb};
-
-/// As many as there is room for in a long frame.
+/// The maximum number of tags that are skipped. A frame of 16 KiB can have this number of tags.
 const MAX_TAGS: u32 = 4096;
 
+/// The state of the loop over the tags of a frame.
 struct Tags {
     skb: Skb,
     at: u32,
     ethertype: u16,
 }
 
-/// Whether the tags from `at` on lead to TCP of a guarded port, or may do so.
+/// Returns whether a TCP segment for a guarded port follows the VLAN tags that begin at offset
+/// `at`. Also returns true if that is unknown, because there are too many tags or IPv6 extension
+/// headers.
 #[inline(never)]
 pub fn leads_to_guarded(skb: Skb, at: u32) -> bool {
     let mut tags = Tags {
@@ -24,50 +30,44 @@ pub fn leads_to_guarded(skb: Skb, at: u32) -> bool {
         at,
         ethertype: 0,
     };
-    // SAFETY: `tags` outlives the call.
-    unsafe {
-        bpf_loop(MAX_TAGS, next as *mut c_void, (&raw mut tags).cast(), 0);
-    }
-    let mut ip = [0u8; 8];
+    repeat(MAX_TAGS, &mut tags, Tags::pass_one);
     let fixed = match tags.ethertype {
         ETH_P_IP => IPV4_LEN,
         ETH_P_IPV6 => IPV6_LEN,
         other => return is_vlan(other),
     };
-    // SAFETY: the array has eight bytes.
-    if !unsafe { skb.load(tags.at, ip.as_mut_ptr(), 8) } {
+    let Some(ip) = skb.load::<[u8; 8]>(tags.at) else {
         return false;
-    }
+    };
     let mut protocol = u32::from(ip[6]);
     let mut l4 = tags.at + fixed;
     if fixed == IPV4_LEN {
         l4 = tags.at + u32::from(ip[0] & 0x0f) * 4;
-        let mut byte = 0u8;
-        // SAFETY: one byte.
-        if !unsafe { skb.load(tags.at + 9, &raw mut byte, 1) } {
+        let Some(byte) = skb.load::<u8>(tags.at + 9) else {
             return false;
-        }
+        };
         protocol = u32::from(byte);
     } else if is_extension(protocol) {
         return true;
     }
-    let mut port = [0u8; 2];
-    // SAFETY: the array has two bytes.
-    protocol == IPPROTO_TCP
-        && unsafe { skb.load(l4 + 2, port.as_mut_ptr(), 2) }
-        && maps::guarded(u16::from_be_bytes(port))
+    if protocol != IPPROTO_TCP {
+        return false;
+    }
+    match skb.load::<[u8; 2]>(l4 + 2) {
+        Some(port) => maps::guarded(u16::from_be_bytes(port)),
+        None => false,
+    }
 }
 
-unsafe extern "C" fn next(_: u32, tags: *mut Tags) -> i64 {
-    let mut tag = [0u8; 4];
-    // SAFETY: `leads_to_guarded` passes its own tags; the array has four bytes.
-    unsafe {
-        if !(*tags).skb.load((*tags).at, tag.as_mut_ptr(), 4) {
-            (*tags).ethertype = 0;
-            return 1;
-        }
-        (*tags).at += 4;
-        (*tags).ethertype = u16::from_be_bytes([tag[2], tag[3]]);
-        i64::from(!is_vlan((*tags).ethertype))
+impl Tags {
+    #[inline(always)]
+    fn pass_one(&mut self, _: u32) -> bool {
+        let Some(tag) = self.skb.load::<[u8; 4]>(self.at) else {
+            self.ethertype = 0;
+            return true;
+        };
+        self.at += 4;
+        self.ethertype = u16::from_be_bytes([tag[2], tag[3]]);
+        !is_vlan(self.ethertype)
     }
 }

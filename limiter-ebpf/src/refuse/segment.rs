@@ -1,70 +1,62 @@
-//! Turns the packet at hand into a segment of ours, either way.
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! Turns the current packet into a segment that the programs send, in either direction.
 
 use limiter_common::{abi::MAX_TEXT, seq::Seq};
 
 use crate::{
-    checksum::{PIECE, fold, is_partial, pseudo_sum},
-    packet::{Direction, IPPROTO_TCP, IPV4_LEN, IPV6_LEN, Packet, TCP_LEN},
-    skb::{Skb, bounded_to, random, sum},
-    work::Work,
+    kernel::{
+        skb::{INGRESS, Skb, random, sum},
+        work::{PIECE, Packet, Reply, Work},
+    },
+    packet::{
+        checksum::{fold, is_partial, pseudo_sum},
+        header::{Direction, FIN, IPPROTO_TCP, IPV4_LEN, IPV6_LEN, TCP_LEN},
+        trim::plain,
+    },
 };
 
-/// NOP, NOP, timestamp: the only options of ours.
+/// The length in bytes of the options NOP, NOP and timestamp, which are the only options that the
+/// programs send.
 const TIMESTAMP_LEN: u32 = 12;
-/// Two MAC addresses; what follows them in the link header stays.
+/// The length of two MAC addresses, in bytes. The rest of the link header does not change.
 const MACS_LEN: u32 = 12;
-/// What most servers start with.
+/// The hop limit of the segments, which is the value that most servers use.
 const HOP_LIMIT: u32 = 64;
 
-const WORDS: usize = MAX_TEXT / 8 + 1;
-
-/// What a segment says. Host byte order.
-pub struct Segment {
+/// A segment that the programs send. All fields are in host byte order.
+pub struct OwnSegment {
     pub seq: Seq,
     pub ack: Seq,
     pub flags: u32,
     pub window: u32,
-    /// Used if the packet at hand has timestamps.
+    /// The timestamp value. It and `tsecr` are sent only if the current packet has a timestamp.
     pub tsval: u32,
     pub tsecr: u32,
-    /// Bytes of `Reply::text` that are its payload.
+    /// The number of bytes of `Reply::text` that are the payload of the segment.
     pub text: u32,
 }
 
-/// What is written into the packet: in `Work`, since the stack is short.
-#[repr(C)]
-pub struct Reply {
-    ip: [u32; 10],
-    tcp: [u32; 8],
-    /// 1: the device is to fill in the checksum (CHECKSUM_PARTIAL).
-    partial: u32,
-    /// 1: the packet's MAC addresses are those of the way to the client.
-    to_client: u32,
-    /// The response, zero beyond its end.
-    pub text: [u64; WORDS],
-}
-
-/// Finds out what [`write`] has to know about the packet, which goes `going`.
+/// Gathers the properties of the packet that [`write`] needs to know. `going` is the direction of
+/// the packet. Returns false if the packet cannot be read or written.
 #[inline(never)]
-pub fn begin(skb: Skb, work: *mut Work, going: Direction) -> bool {
-    // SAFETY: a live map value, of this CPU alone.
-    let (packet, reply) = unsafe { (&(*work).packet, &mut (*work).reply) };
-    reply.to_client = u32::from(going == Direction::ToClient);
-    match is_partial(skb, packet) {
+pub fn begin(skb: Skb, work: &mut Work, going: Direction) -> bool {
+    work.reply.to_client = u32::from(going == Direction::ToClient);
+    match is_partial(skb, &work.packet) {
         Some(partial) => {
-            reply.partial = u32::from(partial);
+            work.reply.partial = u32::from(partial);
             true
         }
         None => false,
     }
 }
 
-/// Makes the packet a segment that goes `to`; [`begin`] came first. The packet's own offsets are
-/// kept up to date, so this can be done again with the same packet.
+/// Turns the packet into `segment`, which goes in the direction `to`. [`begin`] must have been
+/// called before. The offsets in `Work::packet` are updated, so the function can be called again
+/// with the same packet. Returns false if the packet could not be written.
 #[inline(never)]
-pub fn write(skb: Skb, work: *mut Work, to: Direction, segment: &Segment) -> bool {
-    // SAFETY: a live map value, of this CPU alone.
-    let (packet, reply) = unsafe { (&mut (*work).packet, &mut (*work).reply) };
+pub fn write(skb: Skb, work: &mut Work, to: Direction, segment: &OwnSegment) -> bool {
+    let Work { packet, reply, .. } = work;
     let timestamp = packet.has_timestamp != 0;
     let tcp_len = if timestamp {
         TCP_LEN + TIMESTAMP_LEN
@@ -72,7 +64,8 @@ pub fn write(skb: Skb, work: *mut Work, to: Direction, segment: &Segment) -> boo
         TCP_LEN
     };
     let total = tcp_len + segment.text;
-    // Also makes the packet linear, private and no longer GSO.
+    // The change of the length also makes the packet linear, unshares its data, and ends GSO for
+    // it.
     if !skb.change_tail(packet.l4 + total) || !plain(skb, packet) {
         return false;
     }
@@ -92,70 +85,44 @@ pub fn write(skb: Skb, work: *mut Work, to: Direction, segment: &Segment) -> boo
         !fold(pseudo + payload_sum(reply, segment))
     };
     reply.tcp[4] = u32::from(check);
-    let ip = reply.ip.as_mut_ptr();
-    // SAFETY: constant lengths that the arrays have; `text` has MAX_TEXT bytes and more.
-    unsafe {
-        if packet.v6 != 0 {
-            ipv6(ip, packet, to, total);
-            if !skb.write(packet.l3, ip.cast(), IPV6_LEN) {
-                return false;
-            }
-        } else {
-            ipv4(ip, packet, to, total);
-            if !skb.write(packet.l3, ip.cast(), IPV4_LEN) {
-                return false;
-            }
-        }
-        let tcp = reply.tcp.as_ptr().cast();
-        let written = if timestamp {
-            skb.write(packet.l4, tcp, TCP_LEN + TIMESTAMP_LEN)
-        } else {
-            skb.write(packet.l4, tcp, TCP_LEN)
-        };
-        if segment.text == 0 {
-            return written;
-        }
-        let len = bounded_to::<{ MAX_TEXT as u64 }>(segment.text);
-        written && skb.write(packet.payload, reply.text.as_ptr().cast(), len)
-    }
-}
-
-/// Takes IPv4 options or IPv6 extension headers out.
-#[inline(always)]
-pub fn plain(skb: Skb, packet: &mut Packet) -> bool {
-    let plain = packet.l3 + if packet.v6 != 0 { IPV6_LEN } else { IPV4_LEN };
-    if packet.l4 == plain {
-        return true;
-    }
-    // Not by writing the TCP header further up: a partial checksum is filled in where the stack
-    // said that the header begins.
-    if !skb.cut_network_header(packet.l4 - plain) {
+    let ip_written = if packet.v6 != 0 {
+        ipv6(reply, packet, to, total);
+        skb.write_first::<IPV6_LEN, _>(packet.l3, &reply.ip)
+    } else {
+        ipv4(reply, packet, to, total);
+        skb.write_first::<IPV4_LEN, _>(packet.l3, &reply.ip)
+    };
+    if !ip_written {
         return false;
     }
-    packet.l4 = plain;
-    true
+    let written = if timestamp {
+        skb.write_first::<{ TCP_LEN + TIMESTAMP_LEN }, _>(packet.l4, &reply.tcp)
+    } else {
+        skb.write_first::<TCP_LEN, _>(packet.l4, &reply.tcp)
+    };
+    if segment.text == 0 {
+        return written;
+    }
+    written && skb.write_part::<{ MAX_TEXT as u64 }, _>(packet.payload, &reply.text, segment.text)
 }
 
 #[inline(always)]
 fn swap_macs(skb: Skb) -> bool {
-    // Words: of halves, rustc makes a call of memset, which goes by bytes.
-    let mut macs = [0u32; MACS_LEN as usize / 4];
-    // SAFETY: the arrays have twelve bytes.
-    unsafe {
-        if !skb.load(0, macs.as_mut_ptr().cast(), MACS_LEN) {
-            return false;
-        }
-        let [a, b, c] = macs;
-        // Each address is a word and a half.
-        let swapped = [b >> 16 | c << 16, c >> 16 | a << 16, a >> 16 | b << 16];
-        // Not part of a sum that the device took; and it is the same sum.
-        skb.store(0, swapped.as_ptr().cast(), MACS_LEN)
-    }
+    // The addresses are loaded as 32-bit words. If they were loaded as 16-bit halves, rustc would
+    // emit a call to memset, which works byte by byte.
+    let Some([a, b, c]) = skb.load::<[u32; MACS_LEN as usize / 4]>(0) else {
+        return false;
+    };
+    // Each address has the length of one and a half 32-bit words.
+    let swapped = [b >> 16 | c << 16, c >> 16 | a << 16, a >> 16 | b << 16];
+    // The addresses are not part of the sum that the device may have computed over the packet. Even
+    // if they were, the swap would not change that sum.
+    skb.store(0, &swapped)
 }
 
-/// The TCP header, without its checksum (RFC 9293, section 3.1; RFC 7323, section 3.2).
+/// Writes the TCP header without its checksum (RFC 9293, section 3.1; RFC 7323, section 3.2).
 #[inline(always)]
-fn tcp(packet: &Packet, reply: &mut Reply, to: Direction, segment: &Segment, len: u32) {
+fn tcp(packet: &Packet, reply: &mut Reply, to: Direction, segment: &OwnSegment, len: u32) {
     let key = &packet.key;
     let (from_port, to_port) = match to {
         Direction::ToClient => (key.server_port, key.client_port),
@@ -171,22 +138,20 @@ fn tcp(packet: &Packet, reply: &mut Reply, to: Direction, segment: &Segment, len
         reply.tcp[6] = segment.tsval.to_be();
         reply.tcp[7] = segment.tsecr.to_be();
     } else {
-        // Added up all the same.
+        // These words are part of the sum even if they are not sent.
         reply.tcp[5] = 0;
         reply.tcp[6] = 0;
         reply.tcp[7] = 0;
     }
 }
 
-/// The IPv4 header (RFC 791, section 3.1).
+/// Writes the IPv4 header (RFC 791, section 3.1).
 ///
-/// May be fragmented, since nobody here hears of a path that is narrower than a response; hence the
-/// identification.
-///
-/// # Safety
-/// `ip` has room for twenty bytes.
+/// The DF flag is not set, because the programs do not receive the ICMP message that reports that a
+/// response exceeds the path MTU. The packet may therefore be fragmented on its way, and has a
+/// random identification for that case.
 #[inline(always)]
-unsafe fn ipv4(ip: *mut u32, packet: &Packet, to: Direction, total: u32) {
+fn ipv4(reply: &mut Reply, packet: &Packet, to: Direction, total: u32) {
     let key = &packet.key;
     let (from, to) = match to {
         Direction::ToClient => (key.server[3], key.client[3]),
@@ -197,41 +162,30 @@ unsafe fn ipv4(ip: *mut u32, packet: &Packet, to: Direction, total: u32) {
     let third = (HOP_LIMIT << 24 | IPPROTO_TCP << 16).to_be();
     let sum =
         u64::from(first) + u64::from(second) + u64::from(third) + u64::from(from) + u64::from(to);
-    // SAFETY: the caller's promise.
-    unsafe {
-        *ip = first;
-        *ip.add(1) = second;
-        *ip.add(2) = third | u32::from(!fold(sum)) << 16;
-        *ip.add(3) = from;
-        *ip.add(4) = to;
-    }
+    reply.ip[0] = first;
+    reply.ip[1] = second;
+    reply.ip[2] = third | u32::from(!fold(sum)) << 16;
+    reply.ip[3] = from;
+    reply.ip[4] = to;
 }
 
-/// The IPv6 header (RFC 8200, section 3).
-///
-/// # Safety
-/// `ip` has room for forty bytes.
+/// Writes the IPv6 header (RFC 8200, section 3).
 #[inline(always)]
-unsafe fn ipv6(ip: *mut u32, packet: &Packet, to: Direction, total: u32) {
+fn ipv6(reply: &mut Reply, packet: &Packet, to: Direction, total: u32) {
     let key = &packet.key;
     let (from, to) = match to {
         Direction::ToClient => (key.server, key.client),
         Direction::ToServer => (key.client, key.server),
     };
-    // SAFETY: the caller's promise.
-    unsafe {
-        *ip = 0x6000_0000_u32.to_be();
-        *ip.add(1) = (total << 16 | IPPROTO_TCP << 8 | HOP_LIMIT).to_be();
-        for word in 0..4 {
-            *ip.add(2 + word) = from[word];
-            *ip.add(6 + word) = to[word];
-        }
-    }
+    let first = 0x6000_0000_u32.to_be();
+    let second = (total << 16 | IPPROTO_TCP << 8 | HOP_LIMIT).to_be();
+    let ([a, b, c, d], [e, f, g, h]) = (from, to);
+    reply.ip = [first, second, a, b, c, d, e, f, g, h];
 }
 
-/// The sum of header and payload.
+/// Returns the sum of the TCP header and the payload.
 #[inline(always)]
-fn payload_sum(reply: &Reply, segment: &Segment) -> u64 {
+fn payload_sum(reply: &Reply, segment: &OwnSegment) -> u64 {
     let mut total = 0;
     for word in reply.tcp {
         total += u64::from(word);
@@ -239,12 +193,38 @@ fn payload_sum(reply: &Reply, segment: &Segment) -> u64 {
     if segment.text == 0 {
         return total;
     }
-    let text = reply.text.as_ptr().cast::<u8>();
-    // SAFETY: two pieces are MAX_TEXT bytes, zero beyond the payload.
-    unsafe {
-        let first = sum(text, PIECE as u32, 0);
-        total + u64::from(sum(text.add(PIECE), PIECE as u32, first))
+    // The buffer contains zeros after the end of the payload.
+    let (pieces, _) = reply.text.as_chunks::<{ PIECE / 8 }>();
+    let mut sum_of_text = 0;
+    for piece in pieces {
+        sum_of_text = sum::<{ PIECE as u32 }, _>(piece, sum_of_text);
     }
+    total + u64::from(sum_of_text)
 }
 
 const _: () = assert!(MAX_TEXT == 2 * PIECE && MAX_TEXT.is_power_of_two());
+
+/// Returns the sequence number after the end of a packet (RFC 9293, section 3.4).
+#[inline(always)]
+pub fn packet_end(packet: &Packet) -> Seq {
+    // SYN and FIN take one sequence number each.
+    packet
+        .seq
+        .plus(packet.len + (packet.flags & FIN) + (packet.flags >> 1 & 1))
+}
+
+/// Returns the flags of the redirection that sends a packet from the server back to the server.
+#[inline(always)]
+pub fn to_server(skb: Skb) -> u64 {
+    // On loopback, a packet that is sent still has its route when it arrives. A packet that is
+    // injected has no route, and because its source is an address of this host, IPv4 would drop it
+    // as martian (__fib_validate_source, net/ipv4).
+    if skb.ifindex() == LOOPBACK {
+        0
+    } else {
+        INGRESS
+    }
+}
+
+/// `LOOPBACK_IFINDEX` (include/net/flow.h), which is the same in every network namespace.
+const LOOPBACK: u32 = 1;

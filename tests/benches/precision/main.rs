@@ -1,9 +1,11 @@
-//! How exactly limits are kept under a flood: part of `cargo xtask bench`.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Measures how exactly limits are kept under a flood, as a part of `cargo xtask bench`.
 //!
-//! What counts is what reaches the server. Each request that does carries the time at which the kernel
-//! took its packet in (SO_TIMESTAMPNS, socket(7)), before the queue behind which the programs judge it.
-//! So a time is that of the judgement but for what the packet waited in that queue: mostly some
-//! microseconds, now and then, when the CPU is busy with others, some hundred.
+//! The bench examines the requests that reach the server. For each request, the server knows the
+//! time at which the kernel received the packet (SO_TIMESTAMPNS, socket(7)). The programs decide on
+//! the request later, because the packet first waits in a queue. The wait usually takes a few
+//! microseconds, and occasionally a few hundred microseconds when the CPU is busy.
 
 use std::{
     fmt, io,
@@ -33,18 +35,19 @@ use nix::{
 };
 use serde_json::{Value, json};
 
-/// Customers that ask as fast as they are answered, all with one key.
+/// The number of customers. They share one key, and send requests as fast as they are answered.
 const CUSTOMERS: usize = 8;
 const TIME: Duration = Duration::from_secs(10);
 const QUICK_TIME: Duration = Duration::from_secs(3);
-/// Far longer than all of it takes.
+/// An upper bound for the duration of the bench, which must not run past midnight UTC.
 const BENCH: Duration = Duration::from_secs(120);
 
-/// The rate that is tried, 1/ms, in requests a second.
+/// The rate limit of the bench in requests per second, which is one request per millisecond.
 const RATE: usize = 1000;
 const INTERVAL_NS: u64 = 1_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
-/// The quota that is tried, and how many requests are refused over it before it is believed.
+/// The daily quota of the bench, and the number of refusals after which the bench stops trying to
+/// exceed the quota.
 const QUOTA: u64 = 1000;
 const INSISTENCE: u64 = 2000;
 
@@ -55,11 +58,11 @@ fn main() -> ExitCode {
 }
 
 struct Report {
-    /// Times of requests that reached the server, nanoseconds, in order.
+    /// The times at which requests reached the server, in nanoseconds and in ascending order.
     times: Vec<u64>,
     asked: u64,
     took: Duration,
-    /// Requests of a day, those admitted and those refused.
+    /// The number of requests that the daily quota admitted, and the number that it refused.
     day: [u64; 2],
 }
 
@@ -70,7 +73,8 @@ fn run(args: &Args) -> Report {
         .server()
         .enter(|| TcpListener::bind((lab.v4(), GUARDED)));
     let listener = listener.expect("listen");
-    // Its connections do as it does; and the kernel takes a moment until it notes times at all.
+    // Accepted connections inherit the option. The option is set early, because the kernel begins
+    // to record times only after a delay.
     setsockopt(&listener, sockopt::ReceiveTimestampns, &true).expect("ask for times");
     let config = Config::new(&lab)
         .tier("paced", "rate = \"1/ms\"\nburst = 1")
@@ -98,7 +102,7 @@ fn run(args: &Args) -> Report {
         assert_eq!(
             times.len() as u64,
             served,
-            "answers, and requests that came"
+            "responses, and requests that arrived"
         );
         let day = flood(&lab, address, &daily, |refused| refused >= INSISTENCE);
         Report {
@@ -110,7 +114,8 @@ fn run(args: &Args) -> Report {
     })
 }
 
-/// Asks until the number of refusals so far is `enough`; how many were served, and how many refused.
+/// Sends requests until `enough` returns true for the number of refusals. Returns the number of
+/// requests that were served, and the number of requests that were refused.
 fn flood(
     lab: &Lab,
     address: SocketAddr,
@@ -125,7 +130,7 @@ fn flood(
                 while !enough(refused.load(Relaxed)) {
                     let mut conn = lab.connect_to(address.ip(), address.port());
                     loop {
-                        // A refusal closes the connection.
+                        // The send may fail, because the connection is closed after a refusal.
                         conn.send(&request);
                         let response = conn.try_response().expect("an answer");
                         if response.status != 200 {
@@ -141,14 +146,14 @@ fn flood(
     [served.into_inner(), refused.into_inner()]
 }
 
-/// Answers each request, and notes when it came.
+/// A server that answers each request and records the time at which the request arrived.
 #[derive(Default)]
 struct Server {
     times: Mutex<Vec<u64>>,
     ended: AtomicBool,
 }
 
-/// Ends the server when dropped.
+/// A guard that stops the server when it is dropped.
 struct End<'a>(&'a Server, SocketAddr, &'a Lab);
 
 impl Drop for End<'_> {
@@ -169,12 +174,13 @@ impl Server {
                 return;
             }
             let stream = stream.expect("a connection");
-            // A connection that a refusal ends is no failure.
+            // An error is ignored, because a connection is closed after a refusal.
             scope.spawn(move || drop(self.answer(stream)));
         }
     }
 
-    /// Each customer waits for its answer, so a request comes by itself, and is short enough for one
+    /// Answers the requests of one connection. Each read returns one request, because each customer
+    /// waits for the response before it sends the next request, and each request fits into one
     /// segment.
     fn answer(&self, mut stream: TcpStream) -> io::Result<()> {
         let mut buffer = vec![0; 4096];
@@ -194,7 +200,7 @@ impl Server {
                 ControlMessageOwned::ScmTimestampns(time) => Some(time),
                 _ => None,
             });
-            let came = came.expect("the kernel says when it came");
+            let came = came.expect("the kernel reports the time of arrival");
             let nanoseconds = came.tv_sec() * 1_000_000_000 + came.tv_nsec();
             let mut times = self.times.lock().expect("the times");
             times.push(nanoseconds.cast_unsigned());
@@ -205,7 +211,8 @@ impl Server {
 }
 
 impl Report {
-    /// The times between one admitted request and the next, nanoseconds, in order of length.
+    /// Returns the times between consecutive admitted requests, in nanoseconds and in ascending
+    /// order.
     fn gaps(&self) -> Vec<f64> {
         let pairs = self.times.windows(2);
         let mut gaps: Vec<f64> = pairs.map(|pair| (pair[1] - pair[0]) as f64).collect();
@@ -213,7 +220,7 @@ impl Report {
         gaps
     }
 
-    /// The most that were admitted in any second, wherever it begins.
+    /// Returns the maximum number of requests that were admitted within any period of one second.
     fn most_in_a_second(&self) -> usize {
         let counts = self.times.iter().enumerate().map(|(first, begin)| {
             let rest = &self.times[first..];
@@ -222,8 +229,9 @@ impl Report {
         counts.max().unwrap_or(0)
     }
 
-    /// How far the times stray from multiples of the interval after the one before: the least by which
-    /// a request may seem to come early.
+    /// Returns the time in nanoseconds by which the shortest gap falls short of the interval. The
+    /// programs keep the interval exactly, and therefore this time is the error of the recorded
+    /// times.
     fn early(&self) -> f64 {
         INTERVAL_NS as f64 - self.gaps().first().copied().unwrap_or(f64::NAN)
     }

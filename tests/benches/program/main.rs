@@ -1,8 +1,12 @@
-//! What a packet costs in the kernel programs: `cargo xtask bench`.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Measures the cost of a packet in the kernel programs, as a part of `cargo xtask bench`.
 //!
-//! `BPF_PROG_TEST_RUN` runs a program on one packet thousands of times and says how long it took.
-//! All cases take turns, round after round, so that a machine that is busy for a while is so for
-//! all of them; the best round counts, the median says how quiet it was.
+//! `BPF_PROG_TEST_RUN` runs a program on one packet thousands of times, and reports the average
+//! duration of a run. The bench does this for every case in turn, and repeats the whole sequence
+//! several times. Each repetition is called a round. A period in which the machine is busy
+//! therefore affects all cases. The result of a case is its best round. The median of the rounds
+//! shows how much the results were affected by other work on the machine.
 
 mod measure;
 mod packets;
@@ -21,26 +25,27 @@ use limiter_tests::{
 use measure::Case;
 use report::Report;
 
-/// The scope that is asked for, and its key, which is one of many.
+/// The scope of the requests, and its key. The maps also contain many other keys.
 const SCOPE: u32 = 1;
 const KEY: &str = "3f9c1b7a5d2e48c0a6b4";
 
-/// So many others has each of two crowds: as many as `draw` of limiter-ebpf/src/bench.rs knows.
+/// The number of keys in each of the two sets of other keys, which are called crowds. The number
+/// must be equal to the number in `draw` of limiter-ebpf/src/jobs/bench.rs.
 const KEYS: u32 = 1 << 20;
 const FIRST_SCOPE: u32 = 2;
-/// Each of its keys has a scope of its own.
+/// The prefix of the keys in the crowd in which each key has its own scope.
 const ALONE: &str = "3f9c1b7a5d2e";
-/// Its keys are those of a thousand scopes.
+/// The prefix of the keys in the crowd in which a thousand scopes share all keys.
 const SHARED: &str = "8d04e6f1c37b";
 const SHARED_BY: u32 = 1000;
-/// Letters that tell the keys of a crowd apart; what comes before is as long in both.
+/// The number of letters that distinguish the keys of a crowd. Both prefixes have the same length.
 const LETTERS: u32 = 8;
 
-/// A key of a scope that may ask for nothing.
+/// The key of a scope that admits no request.
 const OVER: &str = "71d0e4c2";
 const OVER_SCOPE: u32 = FIRST_SCOPE + KEYS;
 
-/// The key with a number in a crowd, as long as [`KEY`].
+/// Returns the key with the number `number` in the crowd `crowd`. The key is as long as [`KEY`].
 fn drawn(crowd: &str, number: u32) -> String {
     let letter = |at: u32| char::from(b'a' + (number >> (4 * at) & 15) as u8);
     let letters: String = (0..LETTERS).map(letter).collect();
@@ -54,14 +59,14 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Report {
     let (mut programs, talk) = set_up();
     let mut cases = cases(&talk);
-    // Nothing is net without the first ones.
+    // The idle cases always run, because their costs are subtracted to get the net costs.
     cases.retain(|case| case.is_idle() || args.wants(&case.name));
     let costs = measure::all(&mut programs, &talk, &cases, args.quick);
     Report::new(&programs, &cases, &costs)
 }
 
-/// A scope with limits of every kind, none of which stands in the way, among many keys; and an open
-/// connection.
+/// Makes a scope with limits that the bench never reaches, a scope that admits no request, and many
+/// other keys. Then opens a connection.
 fn set_up() -> (Programs, Talk) {
     let tables = Tables {
         scopes: OVER_SCOPE + 1,
@@ -87,7 +92,7 @@ fn set_up() -> (Programs, Talk) {
         },
     );
     programs.configure(|config| config.on_limit = policy::ON_LIMIT_DROP);
-    // Nothing sets these back.
+    // These limits are unlimited, because the bench never resets the counts to which they apply.
     let limits = Limits {
         interval_ns: 1,
         concurrency: UNLIMITED - 1,

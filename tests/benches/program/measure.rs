@@ -1,36 +1,39 @@
-//! Running the cases.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Runs and measures the cases.
 
 use aya::{maps::Array, programs::TestRunOptions};
-use limiter_common::abi::counter;
+use limiter_common::abi::{Flow, Link, counter};
 use limiter_tests::program::{Programs, Talk};
 
 use crate::{KEYS, SCOPE, SHARED, drawn};
 
-/// Runs of a program in a round: some milliseconds.
+/// The number of runs of each case in a round. These runs take a few milliseconds.
 const REPEAT: u32 = 20_000;
 const ROUNDS: usize = 15;
 const QUICK_ROUNDS: usize = 5;
 
-/// `TCX_NEXT` and `TC_ACT_SHOT` (include/uapi/linux/pkt_cls.h).
+/// The verdicts `TCX_NEXT` and `TC_ACT_SHOT` (include/uapi/linux/pkt_cls.h).
 const NEXT: i32 = -1;
 const DROP: i32 = 2;
 
-/// Which program runs on what, and what becomes of it.
+/// A program with its packet and the expected result.
 pub struct Case {
     pub name: String,
     pub program: &'static str,
     pub packet: Vec<u8>,
-    /// The program that does what this one does besides.
+    /// A program that only makes the preparations for a run, such as the reset of the flow. The
+    /// cost of this program is subtracted from the cost of the case.
     pub besides: Option<&'static str>,
-    /// Bytes of the head of a request that is admitted.
+    /// The length of the head of an admitted request, in bytes.
     pub head: Option<usize>,
     verdict: i32,
-    /// What is counted, once for each packet.
+    /// The counter that each packet of the case increases by one.
     counter: Option<u32>,
 }
 
 impl Case {
-    /// A program that looks at no packet.
+    /// Makes a case for a program that does not read the packet.
     pub fn idle(name: &str, program: &'static str, packet: Vec<u8>) -> Self {
         Self {
             verdict: 0,
@@ -42,7 +45,7 @@ impl Case {
         self.verdict == 0
     }
 
-    /// A packet that passes without a trace.
+    /// Makes a case for a packet that passes and changes nothing.
     pub fn new(name: &str, program: &'static str, packet: Vec<u8>) -> Self {
         Self {
             name: name.to_owned(),
@@ -55,7 +58,8 @@ impl Case {
         }
     }
 
-    /// A request that passes or is dropped, which is counted; the device has checked its sum.
+    /// Makes a case for a request that passes or is dropped, and that increases the counter
+    /// `counter`. The network device has already verified the checksum of the packet.
     pub fn request(name: &str, packet: Vec<u8>, passes: bool, counter: u32) -> Self {
         Self {
             besides: Some("bench_rewind_checked"),
@@ -65,7 +69,7 @@ impl Case {
         }
     }
 
-    /// A response, which frees the slot of its request.
+    /// Makes a case for a response, which frees the slot of its request.
     pub fn response(name: &str, packet: Vec<u8>) -> Self {
         Self {
             besides: Some("bench_rewind_response"),
@@ -73,7 +77,7 @@ impl Case {
         }
     }
 
-    /// A request that is admitted, whose sum nobody has checked.
+    /// Makes a case for an admitted request whose checksum the network device has not verified.
     pub fn unchecked(name: &str, packet: Vec<u8>) -> Self {
         Self {
             program: "bench_request",
@@ -82,7 +86,8 @@ impl Case {
         }
     }
 
-    /// A request that is admitted, with a key that another one takes the place of each time.
+    /// Makes a case for an admitted request whose key is replaced in each run by a key drawn at
+    /// random.
     pub fn drawn(name: &str, packet: Vec<u8>) -> Self {
         Self {
             program: "bench_drawn",
@@ -91,7 +96,7 @@ impl Case {
         }
     }
 
-    /// A request with a head of `len` bytes, admitted each time.
+    /// Makes a case for a request with a head of `len` bytes, which is admitted in each run.
     pub fn admitted(len: usize, packet: Vec<u8>) -> Self {
         let name = format!("request of {len} bytes, admitted");
         Self {
@@ -101,22 +106,24 @@ impl Case {
     }
 }
 
-/// What a case costs, in nanoseconds a packet.
+/// The cost of a case, in nanoseconds per packet.
 #[derive(Debug, Clone, Copy)]
 pub struct Cost {
     pub best: u64,
     pub median: u64,
 }
 
-/// Runs all cases in turns.
+/// Runs all cases in turn.
 ///
 /// # Panics
-/// When a packet meets another fate than it should: then nothing that was measured says anything.
+/// Panics if a packet has a result other than the expected one, because the measurements are then
+/// useless.
 pub fn all(programs: &mut Programs, talk: &Talk, cases: &[Case], quick: bool) -> Vec<Cost> {
     let rounds = if quick { QUICK_ROUNDS } else { ROUNDS };
+    bring_here(programs, talk);
     set_rewind(programs, talk, cases);
     let mut times = vec![Vec::new(); cases.len()];
-    // The first round only warms up.
+    // The first round is a warm-up, so its times are not used.
     for round in 0..=rounds {
         for (case, times) in cases.iter().zip(&mut times) {
             let time = once(programs, case);
@@ -164,8 +171,22 @@ fn once(programs: &Programs, case: &Case) -> u64 {
     u64::try_from(result.duration.as_nanos()).expect("a short time")
 }
 
-/// Tells `REWIND` of limiter-ebpf/src/bench.rs which flow to set back, where to, and whose it is, and
-/// where the keys that are drawn stand in their packet.
+/// The interface and the VLAN of test packets. The kernel runs a program on `lo` if no interface is
+/// given.
+const HERE: Link = Link {
+    ifindex: 1,
+    vlan: 0,
+};
+
+/// Sets the interface and the VLAN of the flow to those of the test packets.
+fn bring_here(programs: &mut Programs, talk: &Talk) {
+    if let Some(flow) = programs.flow(&talk.key()) {
+        programs.set_flow(Flow { link: HERE, ..flow });
+    }
+}
+
+/// Fills `REWIND` of limiter-ebpf/src/jobs/bench.rs with the flow to reset, the new state of the
+/// flow, the scope of the flow, and the offset in bytes of the drawn letters in the packet.
 fn set_rewind(programs: &mut Programs, talk: &Talk, cases: &[Case]) {
     let first = drawn(SHARED, 0);
     let of_letters = |case: &Case| {
@@ -174,13 +195,13 @@ fn set_rewind(programs: &mut Programs, talk: &Talk, cases: &[Case]) {
         u32::try_from(key + SHARED.len()).ok()
     };
     let letters_at = cases.iter().find_map(of_letters).unwrap_or(0);
-    let mut words = [0; 14];
-    words[..9].copy_from_slice(&talk.key_words());
+    let mut words = [0; 16];
+    words[..11].copy_from_slice(&talk.key_words());
     let next = talk.client_start.wrapping_add(talk.asked);
     let response_next = talk.server_start.wrapping_add(talk.answered);
-    words[9..].copy_from_slice(&[next, SCOPE, letters_at, KEYS, response_next]);
+    words[11..].copy_from_slice(&[next, SCOPE, letters_at, KEYS, response_next]);
     let map = programs.object_mut().ebpf().map_mut("REWIND");
     let map = map.expect("an object with the feature `bench`: use `cargo xtask bench`");
-    let mut map: Array<_, [u32; 14]> = Array::try_from(map).expect("an array");
+    let mut map: Array<_, [u32; 16]> = Array::try_from(map).expect("an array");
     map.set(0, words, 0).expect("say where to rewind to");
 }

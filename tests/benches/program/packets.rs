@@ -1,13 +1,15 @@
-//! The packets.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Makes the packets of the cases.
 
 use limiter_tests::program::{ACK, KEY_FIELD, Talk};
 
-/// Bytes of the heads of requests.
+/// The lengths of the heads of requests, in bytes.
 pub const HEADS: [usize; 3] = [150, 400, 1500];
 
 const UDP: u8 = 17;
 
-/// What clients send besides, in the order in which it is added: browsers' and libraries' fields.
+/// Additional header fields of browsers and libraries, in the order in which they are added.
 const FIELDS: [&str; 14] = [
     "Accept: application/json",
     "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
@@ -25,10 +27,10 @@ const FIELDS: [&str; 14] = [
     "Cache-Control: no-cache",
 ];
 
-/// The last field's name: its value is what is missing.
+/// The name of the last field, whose value fills the head up to its length.
 const FILLER: &str = "X-Filler: ";
 
-/// A head of `len` bytes with the key, if there is one, in the middle.
+/// Returns a head of `len` bytes. If there is a key, it is in the middle of the head.
 fn head(key: &str, len: usize) -> Vec<u8> {
     let mut head = String::from("GET /v1/calls?page=2 HTTP/1.1\r\nHost: api.example.com\r\n");
     let name = if key.is_empty() {
@@ -50,21 +52,21 @@ fn head(key: &str, len: usize) -> Vec<u8> {
         }
     }
     let missing = len - head.len() - FILLER.len() - "\r\n\r\n".len();
-    // In lines as long as most are.
+    // The filler gives the head exactly `len` bytes.
     let filler = "f".repeat(missing);
     head.push_str(&format!("{FILLER}{filler}\r\n\r\n"));
     assert!(keyed && head.len() == len, "a head of {len} bytes: {head}");
     head.into_bytes()
 }
 
-/// The client's next segment: a request.
+/// Returns the client's next segment, which is a request.
 pub fn request(talk: &Talk, key: &str, len: usize) -> Vec<u8> {
     let mut talk = talk.clone();
     let segment = talk.client(&head(key, len));
     talk.shape.wrap(&talk.ends, true, &segment)
 }
 
-/// What nginx answers with a file of 24 bytes.
+/// A response of nginx with a file of 24 bytes.
 const RESPONSE: &str = "HTTP/1.1 200 OK\r\n\
     Server: nginx/1.22.1\r\n\
     Date: Wed, 25 Nov 2026 02:24:48 GMT\r\n\
@@ -77,14 +79,14 @@ const RESPONSE: &str = "HTTP/1.1 200 OK\r\n\
     \r\n\
     {\"calls\":[],\"next\":null}";
 
-/// The server's next segment: a response.
+/// Returns the server's next segment, which is a response.
 pub fn response(talk: &Talk) -> Vec<u8> {
     let mut talk = talk.clone();
     let segment = talk.server(RESPONSE.as_bytes());
     talk.shape.wrap(&talk.ends, false, &segment)
 }
 
-/// An acknowledgement of either side.
+/// Returns an acknowledgement from either side.
 pub fn ack(talk: &Talk, to_server: bool) -> Vec<u8> {
     let mut talk = talk.clone();
     let segment = if to_server {
@@ -96,7 +98,7 @@ pub fn ack(talk: &Talk, to_server: bool) -> Vec<u8> {
         .wrap(&talk.ends, to_server, &segment.with_flags(ACK))
 }
 
-/// A segment of a port that is not guarded, with some payload.
+/// Returns a segment with payload for a port that is not guarded.
 pub fn other_port(talk: &Talk, to_server: bool) -> Vec<u8> {
     let mut talk = talk.clone();
     talk.ends.server_port = 443;
@@ -109,7 +111,8 @@ pub fn other_port(talk: &Talk, to_server: bool) -> Vec<u8> {
     talk.shape.wrap(&talk.ends, to_server, &segment)
 }
 
-/// A datagram to the guarded port's number, of 400 bytes.
+/// Returns a UDP datagram with 400 bytes of payload for the UDP port whose number equals that of
+/// the guarded TCP port.
 pub fn udp(talk: &Talk) -> Vec<u8> {
     let mut datagram = vec![0; 8 + 400];
     datagram[..2].copy_from_slice(&talk.ends.client_port.to_be_bytes());

@@ -1,4 +1,6 @@
-//! The table, the targets, and both for programs to read.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Reports the costs in a table and compares them with the targets, as text and as JSON.
 
 use std::fmt;
 
@@ -10,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::measure::{Case, Cost};
 
-/// Programs whose instructions are counted.
+/// The programs whose instructions are counted.
 const PROGRAMS: [&str; 5] = [
     "limiter_ingress",
     "limiter_ingress_l3",
@@ -22,7 +24,8 @@ const PROGRAMS: [&str; 5] = [
 struct Row {
     name: String,
     cost: Cost,
-    /// Without what `off` costs by itself.
+    /// The cost of the case minus the cost of its preparation. If the case has no preparation, the
+    /// cost of an empty program is subtracted.
     net: i64,
     head: Option<usize>,
 }

@@ -1,4 +1,7 @@
-//! The daemon with many keys: import, start, reload, memory, and what it takes when nothing happens.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Measures the daemon with many keys: the duration of the import, of the start and of the reload,
+//! the memory, and the CPU time while it is idle.
 
 use std::{
     fmt::{self, Write as _},
@@ -15,26 +18,27 @@ use serde_json::{Value, json};
 
 const KEYS: [u32; 4] = [10, 1000, 100_000, 1_000_000];
 const QUICK_MOST: u32 = 1000;
-/// Keys of a scope.
+/// The number of keys in each scope.
 const A_SCOPE: u32 = 10;
-/// For how long the daemon is watched while nothing happens.
+/// The period for which the idle daemon is observed.
 const IDLE: Duration = Duration::from_secs(10);
 const QUICK_IDLE: Duration = Duration::from_secs(2);
-/// The size that the targets are for.
+/// The number of keys to which the targets apply.
 const TARGETS_AT: u32 = 100_000;
 const RELOADS: usize = 3;
 
 pub struct Row {
     keys: u32,
-    /// Seconds.
+    /// The duration of an import, in seconds.
     import: f64,
-    /// The programs and keys are in the kernel; they are not.
+    /// The duration, in seconds, of a start at which the kernel still has the programs and the
+    /// keys. At the other starts, the kernel has neither.
     takeover: f64,
     start: f64,
     reload: f64,
-    /// MiB, after the import and after a start.
+    /// The resident memory after the import and after a start, in MiB.
     resident: [f64; 2],
-    /// Percent of a CPU.
+    /// The CPU time of the idle daemon, as a percentage of one CPU.
     idle: f64,
 }
 
@@ -65,7 +69,7 @@ fn row(keys: u32, idle: Duration) -> Row {
     let takeover = start(&mut limiter);
     let started = resident(&limiter);
     let before = cpu(&limiter);
-    // Nothing is waited for: nothing is what is measured.
+    // Nothing happens during this sleep, for which the CPU time of the daemon is measured.
     thread::sleep(idle);
     let spent = cpu(&limiter) - before;
     let reload = median((0..RELOADS).map(|_| seconds(|| drop(limiter.done(&["reload"])))));
@@ -98,16 +102,17 @@ fn seconds(work: impl FnOnce()) -> f64 {
     begun.elapsed().as_secs_f64()
 }
 
-/// Until the daemon answers.
+/// Starts the daemon, and returns the time in seconds until it answers.
 fn start(limiter: &mut Limiter) -> f64 {
     seconds(|| {
         limiter.launch(&[]);
-        // It waits for its answer once there is a socket.
+        // The command may fail until the socket exists. From then on, it waits for the daemon's
+        // response.
         while limiter.cli(&["status"]).code != exit::DONE {}
     })
 }
 
-/// Memory of the daemon that lies in RAM, MiB (proc_pid_status(5)).
+/// Returns the resident memory of the daemon in MiB (proc_pid_status(5)).
 fn resident(limiter: &Limiter) -> f64 {
     let text = fs::read_to_string(format!("/proc/{}/status", limiter.pid())).expect("the daemon");
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -115,7 +120,8 @@ fn resident(limiter: &Limiter) -> f64 {
     kib.expect("VmRSS") / 1024.0
 }
 
-/// CPU time of the daemon's threads, seconds (Documentation/scheduler/sched-stats.rst).
+/// Returns the CPU time of all threads of the daemon, in seconds
+/// (Documentation/scheduler/sched-stats.rst).
 fn cpu(limiter: &Limiter) -> f64 {
     let tasks = fs::read_dir(format!("/proc/{}/task", limiter.pid())).expect("the daemon");
     let times = tasks.flatten().filter_map(|task| {

@@ -1,4 +1,6 @@
-//! What becomes of it as keys and connections become many: part of `cargo xtask bench`.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Measures the costs with many keys and many connections, as a part of `cargo xtask bench`.
 
 mod daemon;
 mod tables;
@@ -13,7 +15,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Report {
-    // The programs first: their maps are given back before the daemon's are made.
+    // The programs are measured first. Their maps are then freed before the daemon creates its own.
     let tables = args.wants("tables").then(|| tables::measure(args.quick));
     let daemon = args.wants("daemon").then(|| daemon::measure(args.quick));
     Report {

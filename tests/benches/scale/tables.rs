@@ -1,4 +1,7 @@
-//! A decision among many keys and many connections, and what those cost the kernel in memory.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Measures the cost of a decision among many keys and many connections, and the kernel memory for
+//! them.
 
 use std::{collections::BTreeMap, fmt, fs, net::Ipv4Addr};
 
@@ -13,7 +16,8 @@ use limiter_tests::{
 };
 use serde_json::{Value, json};
 
-/// Keys, each with a scope of its own, and flows; how many of them are drawn from.
+/// The numbers of keys, and the numbers of flows, with which the bench measures. For each decision,
+/// it draws a key or a flow at random. Each key has its own scope.
 const KEYS: [u32; 6] = [10, 100, 1000, 10_000, 100_000, 1_000_000];
 const FLOWS: [u32; 6] = [10, 100, 1000, 10_000, 100_000, 500_000];
 const QUICK_MOST: u32 = 10_000;
@@ -21,21 +25,24 @@ const QUICK_MOST: u32 = 10_000;
 const FIRST_SCOPE: u32 = 1;
 const CROWD: &str = "3f9c1b7a5d2e";
 
-/// Runs in a round, and rounds; the best counts, as for the programs.
+/// The number of runs in a round, and the number of rounds. As in the bench of the programs, the
+/// best round is the result.
 const REPEAT: u32 = 20_000;
 const ROUNDS: usize = 7;
 
-/// Numbers in `DRAWS` of limiter-ebpf/src/bench.rs.
+/// The number of entries in `DRAWS` of limiter-ebpf/src/jobs/bench.rs.
 const DRAWS: u32 = 1 << 16;
 
-/// `TCX_NEXT` (include/uapi/linux/pkt_cls.h), as a test-run returns it.
+/// The verdict `TCX_NEXT` (include/uapi/linux/pkt_cls.h) in the form in which a test run returns
+/// it.
 const NEXT: u32 = u32::MAX;
 
-/// How often each of many is drawn.
+/// The distribution by which keys or flows are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Spread {
     Uniform,
-    /// The second half as often as the first, the third a third ... (Zipf's law).
+    /// The second key is drawn half as often as the first key, the third key is drawn a third as
+    /// often, and so on (Zipf's law).
     Zipf,
 }
 
@@ -59,7 +66,7 @@ struct Cost {
 
 pub struct Measured {
     costs: Vec<Cost>,
-    /// Bytes of kernel memory.
+    /// The kernel memory per key and per flow, in bytes.
     a_key: f64,
     a_flow: f64,
 }
@@ -77,7 +84,7 @@ pub fn measure(quick: bool) -> Measured {
         flows: last_flow + 64,
     });
     let empty = own_maps();
-    // Nothing sets these back.
+    // These limits are unlimited, because the bench never resets the counts to which they apply.
     let limits = Limits {
         daily_quota: MAX_COUNT,
         interval_ns: 1,
@@ -140,7 +147,8 @@ fn key(number: u32) -> String {
     format!("{CROWD}{}", (0..8).map(letter).collect::<String>())
 }
 
-/// The client of a flow, and its port: as `draw_flow` of limiter-ebpf/src/bench.rs has them.
+/// Returns the client address of the flow with the number `number`. The address and the port must
+/// be those that `draw_flow` of limiter-ebpf/src/jobs/bench.rs computes.
 fn client_of(number: u32) -> Ipv4Addr {
     let group = number >> 15;
     Ipv4Addr::from((0x0a00 + group) << 16 | (0xf000 - group))
@@ -150,7 +158,7 @@ fn port_of(number: u32) -> u16 {
     1024 + (number & 0x7fff) as u16
 }
 
-/// Bytes of all maps of this process.
+/// Returns the memory of all maps of this process, in bytes.
 fn own_maps() -> u64 {
     let mut maps = BTreeMap::new();
     for entry in fs::read_dir("/proc/self/fdinfo").expect("own descriptors") {
@@ -166,11 +174,12 @@ fn own_maps() -> u64 {
     maps.values().sum()
 }
 
-/// A request of 400 bytes, and what sets its flow back.
+/// A request of 400 bytes, and the contents of `REWIND`, with which the programs reset the flow of
+/// the request.
 struct Bench {
     packet: Vec<u8>,
-    /// `REWIND` but for its last words.
-    rewind: [u32; 12],
+    /// The 32-bit words of `REWIND` except for the last two, which depend on the draw.
+    rewind: [u32; 14],
 }
 
 impl Bench {
@@ -191,24 +200,26 @@ impl Bench {
         let crowd = CROWD.as_bytes();
         let key_at = packet.windows(crowd.len()).position(|place| place == crowd);
         let letters_at = key_at.expect("the key in the packet") + crowd.len();
-        let mut rewind = [0; 12];
-        rewind[..9].copy_from_slice(&talk.key_words());
+        let mut rewind = [0; 14];
+        rewind[..11].copy_from_slice(&talk.key_words());
         let letters_at = u32::try_from(letters_at).expect("a short packet");
-        rewind[9..].copy_from_slice(&[talk.client_start, FIRST_SCOPE, letters_at]);
+        rewind[11..].copy_from_slice(&[talk.client_start, FIRST_SCOPE, letters_at]);
         Self { packet, rewind }
     }
 
-    /// What a decision costs, without drawing and setting back: the difference of the best rounds.
+    /// Returns the cost of a decision, without the cost of the draw and the reset. The result is
+    /// the best time of the runs with a decision minus the best time of the runs without a
+    /// decision.
     fn cost(&self, programs: &mut Programs, program: &str, of: u32, spread: Spread) -> i64 {
         if spread == Spread::Zipf {
             set_draws(programs, of);
         }
-        let mut words = [0; 14];
-        words[..12].copy_from_slice(&self.rewind);
-        words[12] = if spread == Spread::Uniform { of } else { 0 };
+        let mut words = [0; 16];
+        words[..14].copy_from_slice(&self.rewind);
+        words[14] = if spread == Spread::Uniform { of } else { 0 };
         let map = programs.object_mut().ebpf().map_mut("REWIND");
         let map = map.expect("an object with the feature `bench`: use `cargo xtask bench`");
-        let mut map: Array<_, [u32; 14]> = Array::try_from(map).expect("an array");
+        let mut map: Array<_, [u32; 16]> = Array::try_from(map).expect("an array");
         map.set(0, words, 0).expect("set where to rewind to");
         let besides = program.replace("bench_", "bench_rewind_");
         let [mut with, mut without] = [i64::MAX; 2];
@@ -238,7 +249,8 @@ impl Bench {
     }
 }
 
-/// Has the programs draw by Zipf's law: the quantiles of it, evenly.
+/// Fills `DRAWS`, from which the programs draw, with evenly spaced quantiles of the distribution by
+/// Zipf's law.
 fn set_draws(programs: &mut Programs, of: u32) {
     let map = programs.object_mut().ebpf().map_mut("DRAWS");
     let mut map: Array<_, u32> =

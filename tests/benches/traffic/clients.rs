@@ -1,4 +1,6 @@
-//! The customers.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The customers, which send the requests.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -21,7 +23,7 @@ use crate::{
     peers::{PATH, Peer, Stage},
 };
 
-/// What a customer's library sends along: with these a request has some 400 bytes.
+/// Header fields of a typical client library. With them, a request is about 400 bytes long.
 const HEADERS: [&str; 6] = [
     "User-Agent: Mozilla/5.0 (X11; Linux x86_64) calls-sync/4.12.1 (+https://example.com/about)",
     "Accept: application/json, text/plain;q=0.9, */*;q=0.8",
@@ -32,14 +34,14 @@ const HEADERS: [&str; 6] = [
 ];
 const CLOSE: &str = "Connection: close";
 
-/// How requests are made.
+/// The program that sends requests, and the way in which it uses connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Client {
-    /// wrk, which goes on with a connection while the server lets it.
+    /// wrk, which reuses a connection for as long as the server permits.
     Wrk { connections: u32 },
-    /// wrk, which has the server close each connection after an answer.
+    /// wrk, which asks the server to close the connection after each response.
     WrkNew { connections: u32 },
-    /// So many threads, each of which connects, asks, reads to the end, and connects again.
+    /// Threads, each of which connects, sends a request, reads to the end, and connects again.
     Reconnecting { threads: u32 },
 }
 
@@ -53,25 +55,26 @@ impl Client {
     }
 }
 
-/// What came of some seconds of requests.
+/// The results of a client that has sent requests for some seconds.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
-    /// Requests a second.
+    /// The number of requests per second.
     pub rate: f64,
-    /// Parts of all requests that were answered with 429, and that came to nothing.
+    /// The share of requests that were answered with 429, and the share of requests that failed.
     pub refused: f64,
     pub failed: f64,
-    /// Latency, microseconds: wrk counts from the request, the others from the connection.
+    /// The latency in microseconds. wrk measures it from the start of a request, and the other
+    /// client measures it from the start of the connection.
     pub p50: f64,
     pub p99: f64,
-    /// CPU time a request, microseconds: of the servers' CPU, of the clients', and of that the part
-    /// that packets took.
+    /// The CPU time per request in microseconds: on the servers' CPU, on the clients' CPU, and the
+    /// part of the latter that was spent on packets.
     pub servers: f64,
     pub clients: f64,
     pub clients_packets: f64,
 }
 
-/// Runs a client for so long against a peer.
+/// Makes `client` send requests to `peer` for the duration `time`.
 pub fn run(stage: &Stage, peer: Peer, key: &str, client: Client, time: Duration) -> Sample {
     let (lab, port) = (stage.lab(peer), stage.port(peer));
     let before = Accounts::read();
@@ -135,7 +138,7 @@ fn wrk(
     }
 }
 
-/// A request of the customer with that key.
+/// Returns a request that carries the key `key`.
 fn request(key: &str, connection: &str) -> Vec<u8> {
     let headers = HEADERS.join("\r\n");
     format!(
@@ -145,10 +148,11 @@ fn request(key: &str, connection: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Longest that an answer may take.
+/// The time limit for a response.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// One request on a connection of its own, which is closed after the answer; the status.
+/// Sends one request on its own connection, which is closed after the response. Returns the status
+/// of the response.
 fn once(address: SocketAddr, request: &[u8], buffer: &mut [u8]) -> io::Result<u16> {
     exchange(&mut None, address, request, buffer)
 }
@@ -195,22 +199,22 @@ fn reconnecting(lab: &Lab, port: u16, key: &str, threads: u32, time: Duration) -
     }
 }
 
-/// The time from one request of the good customer to the next.
+/// The interval between the requests of the good customer.
 const PACE: Duration = Duration::from_millis(2);
 
-/// What the good customer saw: one connection, a request each [`PACE`].
+/// The results of the good customer, which sends a request every [`PACE`] on one connection.
 #[derive(Debug, Clone, Copy)]
-pub struct Good {
-    /// Latency, microseconds.
+pub struct GoodCustomer {
+    /// The latency in microseconds.
     pub p50: f64,
     pub p99: f64,
-    /// The part of its requests that were answered with 200.
+    /// The share of its requests that were answered with 200.
     pub served: f64,
 }
 
-/// Asks as a customer within its limits does. It goes before everything else on its CPU: other
-/// customers are other machines, and it must not wait for theirs.
-pub fn good(stage: &Stage, peer: Peer, key: &str, time: Duration) -> Good {
+/// Sends requests like a customer within its limits. This customer has priority on its CPU, because
+/// real customers run on different machines, where other customers do not delay them.
+pub fn good(stage: &Stage, peer: Peer, key: &str, time: Duration) -> GoodCustomer {
     let lab = stage.lab(peer);
     let address = SocketAddr::new(lab.v4(), stage.port(peer));
     let request = request(key, "keep-alive");
@@ -223,7 +227,9 @@ pub fn good(stage: &Stage, peer: Peer, key: &str, time: Duration) -> Good {
         let mut next = begun;
         while begun.elapsed() < time {
             thread::sleep(next.saturating_duration_since(Instant::now()));
-            // From when it was to be asked: an answer that is late delays no clock.
+            // The latency is measured from the time for which the request was planned. If a
+            // response is late, the next request is sent late, and the latency has to include this
+            // delay.
             let asked = next;
             next += PACE;
             let got = exchange(&mut stream, address, &request, &mut buffer);
@@ -235,7 +241,7 @@ pub fn good(stage: &Stage, peer: Peer, key: &str, time: Duration) -> Good {
             times.push(asked.elapsed().as_secs_f64() * 1e6);
         }
         times.sort_unstable_by(f64::total_cmp);
-        Good {
+        GoodCustomer {
             p50: quantile(&times, 0.5),
             p99: quantile(&times, 0.99),
             served: f64::from(served) / times.len() as f64,
@@ -244,7 +250,8 @@ pub fn good(stage: &Stage, peer: Peer, key: &str, time: Duration) -> Good {
     lab.client().enter(ask)
 }
 
-/// One request on a connection that is there, or a new one; the status.
+/// Sends one request on the open connection or on a new one, and returns the status of the
+/// response.
 fn exchange(
     stream: &mut Option<TcpStream>,
     address: SocketAddr,
@@ -261,18 +268,19 @@ fn exchange(
         }
     };
     stream.write_all(request)?;
-    // These answers are shorter than a segment, and come as one.
+    // These responses are shorter than a segment, so one read returns a whole response.
     let got = stream.read(buffer)?;
     status(&buffer[..got]).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Gives this thread a real-time priority (sched(7)).
+/// Gives this thread real-time priority (sched(7)).
 fn go_first() {
     let thread = gettid().to_string();
     process::succeed(Command::new("chrt").args(["--fifo", "--pid", "10", &thread]));
 }
 
-/// The customer far over its limit, until it is told to end; then how many requests it made.
+/// Runs `meanwhile` while another customer sends many more requests than its limit allows. Returns
+/// the result of `meanwhile`, and the number of requests that this other customer sent per second.
 pub fn flood<T>(
     stage: &Stage,
     peer: Peer,

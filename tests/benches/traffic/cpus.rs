@@ -1,9 +1,13 @@
-//! Which CPU does what, and what each has done.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The assignment of CPUs, and the measurement of their time.
 //!
-//! One CPU is the host of the API: the servers, the daemon, and all that the kernel does for packets
-//! that come in there. Another is the clients'. A packet of a veth pair is taken in by the CPU that
-//! sends it, unless packets are steered (RPS, Documentation/networking/scaling.rst): so each end's are
-//! steered to its own CPU, as if there were a cable between two machines.
+//! One CPU represents the host of the API. It does the work of the servers, of the daemon, and of
+//! the kernel for packets that arrive at that host. Another CPU does the work of the clients. By
+//! default, the kernel receives a packet of a veth pair on the CPU that has sent the packet. The
+//! benchmark therefore uses packet steering (RPS, Documentation/networking/scaling.rst). The
+//! packets that arrive at each end are received on the CPU of that end, as if a cable connected two
+//! machines.
 
 use std::{fs, process::Command, thread};
 
@@ -17,24 +21,26 @@ use nix::{
     unistd::Pid,
 };
 
-/// The CPU of the servers, and that of the clients.
+/// The CPU of the servers, and the CPU of the clients.
 pub const SERVERS: usize = 0;
 pub const CLIENTS: usize = 1;
 
-/// Clock ticks of `/proc/stat` a second (proc_stat(5), `USER_HZ`).
+/// The number of clock ticks per second in `/proc/stat` (proc_stat(5), `USER_HZ`).
 const TICKS_A_SECOND: f64 = 100.0;
 
+/// Checks that there are two CPUs.
+///
 /// # Panics
-/// With one CPU: the two parts could not be told apart.
+/// Panics if there is only one CPU, because the two sides would then share it.
 pub fn require_two() {
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     assert!(
         cpus > CLIENTS,
-        "servers and clients each want a CPU of their own, and there is one"
+        "servers and clients each need a CPU of their own, but there is only one"
     );
 }
 
-/// This thread, and what it starts from now on, runs there.
+/// Binds this thread, and all threads and processes that it starts later, to a CPU.
 pub fn stay_on(cpu: usize) {
     let mut set = CpuSet::new();
     set.set(cpu)
@@ -42,7 +48,7 @@ pub fn stay_on(cpu: usize) {
         .expect("choose a CPU");
 }
 
-/// Has each end of the lab's way take its packets in on its own CPU.
+/// Makes the kernel receive the packets for each end of the lab's network on the CPU of that end.
 pub fn steer(lab: &Lab) {
     steer_end(lab.server(), SERVER_INTERFACE, SERVERS);
     steer_end(lab.client(), CLIENT_INTERFACE, CLIENTS);
@@ -51,7 +57,8 @@ pub fn steer(lab: &Lab) {
 fn steer_end(namespace: &Namespace, interface: &str, cpu: usize) {
     let mask = 1_u32 << cpu;
     let line = format!("echo {mask:x} > /sys/class/net/{interface}/queues/rx-0/rps_cpus");
-    // ip-netns(8) mounts the sysfs of the namespace.
+    // The settings are written through `ip netns exec`, because it mounts the sysfs of the
+    // namespace (ip-netns(8)).
     process::succeed(Command::new("ip").args([
         "netns",
         "exec",
@@ -62,16 +69,16 @@ fn steer_end(namespace: &Namespace, interface: &str, cpu: usize) {
     ]));
 }
 
-/// What a CPU has done since the machine started, seconds.
+/// The time that a CPU has spent on work since the machine started, in seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Spent {
-    /// In processes: their own code, and the kernel's on their behalf.
+pub struct CpuTime {
+    /// The time that was spent on the code of processes, and on the kernel's work for them.
     pub processes: f64,
-    /// In interrupts: packets that come in.
+    /// The time that was spent in interrupts, in which the kernel receives packets.
     pub interrupts: f64,
 }
 
-impl Spent {
+impl CpuTime {
     pub fn total(self) -> f64 {
         self.processes + self.interrupts
     }
@@ -84,9 +91,9 @@ impl Spent {
     }
 }
 
-/// What the whole machine has done, by CPU.
+/// The time that each CPU of the machine has spent on work.
 #[derive(Debug, Clone, Default)]
-pub struct Accounts(Vec<Spent>);
+pub struct Accounts(Vec<CpuTime>);
 
 impl Accounts {
     pub fn read() -> Self {
@@ -94,7 +101,8 @@ impl Accounts {
         Self::parse(&text)
     }
 
-    /// `user nice system idle iowait irq softirq`, by proc_stat(5).
+    /// Parses the contents of `/proc/stat`. The columns are `user nice system idle iowait irq
+    /// softirq` (proc_stat(5)).
     fn parse(text: &str) -> Self {
         let cpus = text.lines().filter(|line| {
             line.strip_prefix("cpu")
@@ -106,7 +114,7 @@ impl Accounts {
                 .skip(1)
                 .map(|ticks| ticks.parse().expect("a number of ticks"))
                 .collect();
-            Spent {
+            CpuTime {
                 processes: (ticks[0] + ticks[1] + ticks[2]) / TICKS_A_SECOND,
                 interrupts: (ticks[5] + ticks[6]) / TICKS_A_SECOND,
             }
@@ -114,8 +122,8 @@ impl Accounts {
         Self(spent.collect())
     }
 
-    /// What was done since then, by the CPU.
-    pub fn since(&self, before: &Self, cpu: usize) -> Spent {
+    /// Returns the time that a CPU has spent on work since `before`.
+    pub fn since(&self, before: &Self, cpu: usize) -> CpuTime {
         self.0[cpu].since(before.0[cpu])
     }
 }

@@ -1,8 +1,12 @@
-//! The same work done by the limiter and by what is used otherwise, under real traffic: part of
-//! `cargo xtask bench`.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Compares the limiter with common alternatives under real traffic, as a part of `cargo xtask
+//! bench`.
 //!
-//! All peers take turns, round after round, so that a machine that is busy for a while is so for all of
-//! them. What is compared is compared within a round; the median of the rounds counts.
+//! The servers and proxies that are compared are called peers (see `peers.rs`). In each round,
+//! every peer gets the same requests, one peer after the other. A period in which the machine is
+//! busy therefore affects all peers. Figures are compared within a round, and the median over the
+//! rounds is the result.
 
 mod clients;
 mod cpus;
@@ -14,14 +18,14 @@ use std::{process::ExitCode, time::Duration};
 use clients::Client;
 use limiter_tests::bench::{self, Args};
 use peers::{OVER, Peer, Stage, WITHIN};
-use report::{Compared, Flooded, Report};
+use report::{Comparison, FloodResult, Report};
 
 const ROUNDS: usize = 5;
 const TIME: Duration = Duration::from_secs(2);
 const QUICK_ROUNDS: usize = 1;
 const QUICK_TIME: Duration = Duration::from_secs(1);
 
-/// Those who let requests by.
+/// The peers that are compared while they admit all requests.
 const ADMITTING: [Peer; 6] = [
     Peer::Bare,
     Peer::Limiter,
@@ -30,7 +34,7 @@ const ADMITTING: [Peer; 6] = [
     Peer::Haproxy,
     Peer::Envoy,
 ];
-/// Those who refuse them. The first is what the others are compared with.
+/// The peers that are compared while they refuse requests. The first peer is the reference.
 const REFUSING: [Peer; 6] = [
     Peer::NginxClose,
     Peer::Limiter,
@@ -39,7 +43,7 @@ const REFUSING: [Peer; 6] = [
     Peer::Haproxy,
     Peer::Envoy,
 ];
-/// Those before whom one customer floods.
+/// The peers whose results under a flood from one customer are measured.
 const FLOODED: [Peer; 7] = [
     Peer::Bare,
     Peer::Limiter,
@@ -64,7 +68,8 @@ const INSISTING: [Client; 4] = [
 ];
 const FLOODING: u32 = 50;
 
-/// What must not get worse: those that the limiter is held against, and how they are asked.
+/// The comparisons that must not get worse. Each has a name, the key of its requests, the peer with
+/// which the limiter is compared, and the client.
 const GUARDED: [(&str, &str, Peer, Client); 2] = [
     (
         "admitted",
@@ -126,7 +131,7 @@ fn run(args: &Args) -> Report {
     report
 }
 
-/// The same requests before each of the peers, round after round.
+/// Sends the same requests to each peer in each round.
 fn compare(
     stage: &Stage,
     name: String,
@@ -135,7 +140,7 @@ fn compare(
     client: Client,
     rounds: usize,
     time: Duration,
-) -> Compared {
+) -> Comparison {
     let sample = |peer: &Peer| {
         let seen = clients::run(stage, *peer, key, client, time);
         report::assert_fate(*peer, &name, &seen, key == OVER);
@@ -143,17 +148,18 @@ fn compare(
     };
     let rounds = (0..rounds).map(|_| peers.iter().map(sample).collect());
     let rounds = rounds.collect();
-    Compared {
+    Comparison {
         name,
         peers,
         rounds,
     }
 }
 
-/// One customer floods, another is within its limits.
-fn mixed(stage: &Stage, rounds: usize, time: Duration) -> Vec<Flooded> {
+/// Measures a customer that stays within its limits, with and without a flood from another
+/// customer.
+fn mixed(stage: &Stage, rounds: usize, time: Duration) -> Vec<FloodResult> {
     let peers = stage.present(&FLOODED);
-    let mut all: Vec<Flooded> = peers.iter().map(|peer| Flooded::new(*peer)).collect();
+    let mut all: Vec<FloodResult> = peers.iter().map(|peer| FloodResult::new(*peer)).collect();
     for round in 0..rounds {
         for of in &mut all {
             of.quiet.push(clients::good(stage, of.peer, WITHIN, time));

@@ -1,7 +1,11 @@
-//! Those who are compared: an API server alone, the limiter before it, and what is used otherwise.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The peers that are compared: an API server alone, the limiter in front of it, and common
+//! alternatives.
 //!
-//! All have the same API server behind them, nginx with one process and no log. Two customers are told
-//! apart by their keys: one may ask for all that it can, the other is far over its limit.
+//! All peers use the same API server, which is an nginx with one process and no log. The peers
+//! distinguish two customers by their keys. One customer may send as many requests as it can. The
+//! limit of the other customer is far lower than the rate of its requests.
 
 use std::{env, fmt::Write as _, fs, net::TcpStream, path::Path, process::Command};
 
@@ -9,24 +13,24 @@ use limiter_tests::{Config, GUARDED, Lab, Limiter, clock, process::Process};
 
 use crate::cpus;
 
-/// The keys of the customers.
+/// The keys of the two customers.
 pub const WITHIN: &str = "3f9c1b7a5d2e48c0a6b4";
 pub const OVER: &str = "71d0e4c2b85f4a1f9c3d";
 
-/// What is asked for, and what the API answers with.
+/// The path of the requests, and the body of the API's responses.
 pub const PATH: &str = "/v1/calls";
 const ANSWER: &str = r#"{"calls":[],"next":null}"#;
 
-/// Ports of the lab without a limiter.
+/// The ports of the peers in the lab without a limiter.
 const NGINX: u16 = 8001;
 const NGINX_CLOSE: u16 = 8002;
 const HAPROXY: u16 = 8003;
 const ENVOY: u16 = 8004;
 
-/// Names Envoy's program; `cargo xtask bench` sets it.
+/// The environment variable with the path of Envoy's executable. `cargo xtask bench` sets it.
 const ENVOY_VARIABLE: &str = "LIMITER_ENVOY";
 
-/// Who answers, in the order of the tables.
+/// The peers, in the order in which the tables list them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Peer {
     Bare,
@@ -53,7 +57,8 @@ impl Peer {
     }
 }
 
-/// All of them, running. Dropped from the top: what runs goes before its namespace.
+/// All running peers. The fields are dropped in the order of their declaration, which means that
+/// the processes end before their namespace is removed.
 pub struct Stage {
     guarded: Guarded,
     deferring: Guarded,
@@ -63,7 +68,7 @@ pub struct Stage {
     lab: Lab,
 }
 
-/// A lab with a limiter before its nginx.
+/// A lab with a limiter in front of its nginx.
 struct Guarded {
     limiter: Limiter,
     _nginx: Process,
@@ -71,7 +76,7 @@ struct Guarded {
 }
 
 impl Stage {
-    /// Starts all of them on the servers' CPU.
+    /// Starts all peers on the servers' CPU.
     pub fn set() -> Self {
         cpus::stay_on(cpus::SERVERS);
         let lab = lab();
@@ -93,14 +98,14 @@ impl Stage {
         stage
     }
 
-    /// Those of `wanted` that are here.
+    /// Returns the peers of `wanted` that are available.
     pub fn present(&self, wanted: &[Peer]) -> Vec<Peer> {
         let mut peers = wanted.to_vec();
         peers.retain(|peer| *peer != Peer::Envoy || self.envoy.is_some());
         peers
     }
 
-    /// Where a peer is asked.
+    /// Returns the lab of a peer.
     pub fn lab(&self, peer: Peer) -> &Lab {
         match peer {
             Peer::Limiter => &self.guarded.lab,
@@ -121,7 +126,8 @@ impl Stage {
 }
 
 impl Guarded {
-    /// `handshake` as in `[policy]`.
+    /// Starts a lab and a limiter, whose configuration has the value `handshake` for the entry of
+    /// that name in `[policy]`.
     fn start(handshake: &str) -> Self {
         let lab = lab();
         let nginx = start_nginx(&lab);
@@ -152,20 +158,20 @@ impl Drop for Stage {
         let serious = |line: &&str| line.contains("WARN") || line.contains("ERROR");
         for guarded in [&self.guarded, &self.deferring] {
             for line in guarded.limiter.log().lines().filter(serious) {
-                println!("the daemon said: {line}");
+                println!("the daemon logged: {line}");
             }
         }
     }
 }
 
-/// A lab whose clients do not run out of ports.
+/// Returns a lab in which the clients do not run out of ports.
 fn lab() -> Lab {
     let lab = Lab::veth();
     for namespace in [lab.client(), lab.server()] {
         namespace.set("net/ipv4/ip_local_port_range", "1024 65535");
         namespace.set("net/ipv4/tcp_max_syn_backlog", "4096");
         namespace.set("net/core/somaxconn", "4096");
-        // Whoever closes first may use its port again as soon as it can.
+        // The side that closes a connection first can soon use its port for a new connection.
         namespace.set("net/ipv4/tcp_tw_reuse", "1");
     }
     cpus::steer(&lab);
@@ -183,7 +189,8 @@ fn wait_until_it_listens(lab: &Lab, process: &mut Process, port: u16) {
     });
 }
 
-/// nginx: the API on the guarded port; on two others the same behind limits of its own.
+/// Starts nginx with the API on the guarded port. nginx also serves the API on two other ports, on
+/// which it applies its own limits.
 fn start_nginx(lab: &Lab) -> Process {
     let directory = lab.file("api");
     fs::create_dir(&directory).expect("nginx's directory");
@@ -205,7 +212,8 @@ fn start_nginx(lab: &Lab) -> Process {
         )
         .expect("a string");
     }
-    // A key that a zone has an empty value for is not limited by it.
+    // For each of the two limits, requests of the other customer get an empty key, because nginx
+    // exempts requests with an empty key from a limit.
     let text = format!(
         "daemon off; master_process off; pid nginx.pid; error_log error.log crit;
 worker_rlimit_nofile 16384;

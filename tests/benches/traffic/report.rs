@@ -1,4 +1,6 @@
-//! The tables, the targets, and both for programs to read.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Reports the results in tables and compares them with the targets, as text and as JSON.
 
 use std::fmt;
 
@@ -6,24 +8,29 @@ use limiter_tests::bench::{self, Target, Targets, median};
 use serde_json::{Value, json};
 
 use crate::{
-    clients::{Client, Good, Sample},
+    clients::{Client, GoodCustomer, Sample},
     peers::Peer,
 };
 
-/// The part of requests that may meet another fate than they should: the first of a customer's minute.
+/// The maximum share of requests that may have an unexpected result. Unexpected results are
+/// possible only for the first requests that a customer sends in a minute.
 const EXCEPTIONS: f64 = 0.01;
 
-/// What is held against the targets of refusals: as it is by default, and as it is for floods.
+/// The configurations of the limiter to which the targets for refusals apply: the default
+/// configuration, and the configuration for floods.
 const OURS: [Peer; 2] = [Peer::Limiter, Peer::Deferring];
 
-/// Requests that go by, of those of nginx alone, one after the other: where what a request costs shows
-/// undiluted.
+/// The required rate of admitted requests, as a share of the rate of nginx alone. The requests are
+/// sent one after the other, because the rate then depends most on the cost of each request.
 const LEAST_ADMITTED: f64 = 0.8;
-/// CPU time that a refusal may take of what it takes nginx, which closes too.
+/// The maximum CPU time of a refusal, as a share of the CPU time of a refusal by nginx, which also
+/// closes the connection.
 const MOST_REFUSED: f64 = 1.25;
 
+/// Checks that the requests were all refused (`over`) or all admitted, apart from a few exceptions.
+///
 /// # Panics
-/// When what was measured is not what was to be.
+/// Panics if the requests had another result.
 #[track_caller]
 pub fn assert_fate(peer: Peer, name: &str, sample: &Sample, over: bool) {
     let wanted = if over { 1.0 } else { 0.0 };
@@ -34,16 +41,17 @@ pub fn assert_fate(peer: Peer, name: &str, sample: &Sample, over: bool) {
     );
 }
 
-/// The same requests before several peers, in rounds; the first peer is the measure.
-pub struct Compared {
+/// The results of several peers that got the same requests in each round. The first peer is the
+/// reference.
+pub struct Comparison {
     pub name: String,
     pub peers: Vec<Peer>,
-    /// By peer, as in `peers`.
+    /// The samples of each round, in the order of `peers`.
     pub rounds: Vec<Vec<Sample>>,
 }
 
-impl Compared {
-    /// The median over all rounds of what `figure` makes of a peer's sample.
+impl Comparison {
+    /// Returns the median over all rounds of one figure of a peer.
     fn median(&self, peer: Peer, figure: impl Fn(&Sample) -> f64) -> f64 {
         let Some(at) = self.at(peer) else {
             return f64::NAN;
@@ -51,7 +59,7 @@ impl Compared {
         median(self.rounds.iter().map(|round| figure(&round[at])))
     }
 
-    /// The median of a figure's ratios to another peer's in the same round.
+    /// Returns the median over all rounds of the ratio of one figure between two peers.
     fn ratio(&self, peer: Peer, to: Peer, figure: impl Fn(&Sample) -> f64) -> f64 {
         let (Some(at), Some(to)) = (self.at(peer), self.at(to)) else {
             return f64::NAN;
@@ -85,7 +93,7 @@ impl Compared {
     }
 }
 
-impl fmt::Display for Compared {
+impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let measure = self.peers[0];
         writeln!(
@@ -120,16 +128,16 @@ impl fmt::Display for Compared {
     }
 }
 
-/// What the good customer saw before a peer, on a quiet machine and during a flood, by round.
-pub struct Flooded {
+/// The results of the good customer with one peer, without a flood and during a flood, by round.
+pub struct FloodResult {
     pub peer: Peer,
-    pub quiet: Vec<Good>,
-    pub during: Vec<Good>,
-    /// Requests a second of the flood.
+    pub quiet: Vec<GoodCustomer>,
+    pub during: Vec<GoodCustomer>,
+    /// The rate of the flood in requests per second.
     pub flood: Vec<f64>,
 }
 
-impl Flooded {
+impl FloodResult {
     pub fn new(peer: Peer) -> Self {
         Self {
             peer,
@@ -139,22 +147,23 @@ impl Flooded {
         }
     }
 
-    /// How much longer the slowest hundredth takes during a flood.
+    /// Returns the factor by which a flood increases the 99th percentile of the good customer's
+    /// latency.
     fn slower(&self) -> f64 {
         let rounds = self.during.iter().zip(&self.quiet);
         median(rounds.map(|(during, quiet)| during.p99 / quiet.p99))
     }
 
-    fn quiet(&self, figure: impl Fn(&Good) -> f64) -> f64 {
+    fn quiet(&self, figure: impl Fn(&GoodCustomer) -> f64) -> f64 {
         median(self.quiet.iter().map(figure))
     }
 
-    fn during(&self, figure: impl Fn(&Good) -> f64) -> f64 {
+    fn during(&self, figure: impl Fn(&GoodCustomer) -> f64) -> f64 {
         median(self.during.iter().map(figure))
     }
 
     fn json(&self) -> Value {
-        let good = |of: &dyn Fn(fn(&Good) -> f64) -> f64| {
+        let good = |of: &dyn Fn(fn(&GoodCustomer) -> f64) -> f64| {
             json!({
                 "p50_us": of(|good| good.p50), "p99_us": of(|good| good.p99),
                 "served": of(|good| good.served),
@@ -171,19 +180,21 @@ impl Flooded {
 
 #[derive(Default)]
 pub struct Report {
-    /// Held against the bounds that it must not fall below, instead of the targets.
+    /// Whether the results are checked only against bounds that detect regressions, instead of
+    /// against the targets.
     pub guard: bool,
-    pub compared: Vec<Compared>,
-    pub mixed: Vec<Flooded>,
+    pub compared: Vec<Comparison>,
+    pub mixed: Vec<FloodResult>,
 }
 
 impl Report {
-    fn compared(&self, name: &str) -> Option<&Compared> {
+    fn compared(&self, name: &str) -> Option<&Comparison> {
         self.compared.iter().find(|compared| compared.name == name)
     }
 
-    /// Bounds with room for a machine that does other things meanwhile: what is seen on a quiet one is
-    /// in docs/BENCHMARKS.md.
+    /// Returns the bounds that detect regressions. They take into account that the machine may do
+    /// other work at the same time. docs/BENCHMARKS.md contains the figures of a machine without
+    /// other work.
     fn bounds(&self) -> Targets {
         let bounds = self.compared.iter().map(|compared| {
             let [other, ours] = [compared.peers[0], Peer::Limiter];
@@ -250,8 +261,8 @@ impl bench::Report for Report {
 
     fn json(&self) -> Value {
         json!({
-            "compared": self.compared.iter().map(Compared::json).collect::<Value>(),
-            "mixed": self.mixed.iter().map(Flooded::json).collect::<Value>(),
+            "compared": self.compared.iter().map(Comparison::json).collect::<Value>(),
+            "mixed": self.mixed.iter().map(FloodResult::json).collect::<Value>(),
             "targets": self.targets().json(),
         })
     }

@@ -1,7 +1,10 @@
-//! Runs one piece of limiter-common, named on the command line; without a name, prints all names.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Runs one piece of the code of limiter-common. The command line names the piece. Without a name,
+//! the program prints all names.
 //!
-//! A test runs it under callgrind, which counts the instructions within `counted` and nothing else: no
-//! allocation, no library, nothing that differs from one run to the next.
+//! A test runs this program under callgrind, which counts only the instructions within `counted`.
+//! That function does not allocate memory or call a library, and it does the same work in each run.
 
 use std::{env, hint::black_box, mem::MaybeUninit, process::ExitCode};
 
@@ -17,14 +20,14 @@ const SECRET: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
 const MAX_HEAD: u32 = 16_384;
 const MAX_LINES: u32 = 128;
 
-/// What is counted: how often a piece runs is a part of its case.
+/// A piece of code whose instructions are counted. `run` also determines the number of repetitions.
 struct Case {
     name: &'static str,
     input: Vec<u8>,
     run: fn(&Case, &mut Tools) -> u64,
 }
 
-/// What a case works with, made before it is counted.
+/// The data that the cases use. It is prepared before the count starts.
 struct Tools {
     scan: Box<Scan>,
     requests: Rules,
@@ -49,18 +52,18 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let mut tools = Tools {
-        // SAFETY: any content will do, a scan is made of integers.
+        // SAFETY: a scan consists of integers, for which all bit patterns are valid.
         scan: Box::new(unsafe { MaybeUninit::zeroed().assume_init() }),
         requests,
         responses: Rules::response(),
         fingerprint: fingerprint::key(SECRET),
     };
-    // Printed, so that nothing of it can be left out.
+    // The result is printed. Otherwise, the compiler could remove some of the work.
     println!("{:x}", counted(black_box(case), &mut tools));
     ExitCode::SUCCESS
 }
 
-/// Within this, instructions count.
+/// Runs a case. callgrind counts only the instructions within this function.
 #[inline(never)]
 fn counted(case: &Case, tools: &mut Tools) -> u64 {
     (case.run)(case, tools)
@@ -87,6 +90,9 @@ fn cases() -> Vec<Case> {
         case("request-1500", request(1500), |case, tools| {
             scan(&mut tools.scan, &tools.requests, &case.input)
         }),
+        case("request-token-1000", token(1000), |case, tools| {
+            scan(&mut tools.scan, &tools.requests, &case.input)
+        }),
         case("response", response.to_owned(), |case, tools| {
             scan(&mut tools.scan, &tools.responses, &case.input)
         }),
@@ -99,7 +105,7 @@ fn cases() -> Vec<Case> {
             |case, _| siphash128(SECRET, &case.input)[0],
         ),
         case("fingerprint-400", request(400), |case, tools| {
-            fingerprint::of(&case.input, &tools.fingerprint)
+            fingerprint::of(limiter_common::seq::Seq(0), &case.input, &tools.fingerprint)
         }),
         case("rate-1000", String::new(), |_, _| {
             let mut tat = 0;
@@ -122,7 +128,7 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// A request of so many bytes, its key in the middle.
+/// Returns a request of `len` bytes with its key in the middle.
 fn request(len: usize) -> String {
     let mut head = "GET /v1/calls?page=2 HTTP/1.1\r\nHost: api.example.com\r\n".to_owned();
     let end = "X-Api-Key: 3f9c1b7a5d2e48c0a6b4\r\n\r\n";
@@ -143,7 +149,16 @@ fn request(len: usize) -> String {
     head + "X-Filler: " + &"f".repeat(missing) + "\r\n" + end
 }
 
-/// A segment's payload.
+/// Returns a request with a token of `len` bytes, which is too long to be a key.
+fn token(len: usize) -> String {
+    let token = "eyJhbGciOiJFUzI1NiJ9.".chars().cycle().take(len);
+    let token: String = token.collect();
+    format!(
+        "GET /v1/calls HTTP/1.1\r\nHost: api.example.com\r\nAuthorization: Bearer {token}\r\n\r\n"
+    )
+}
+
+/// The payload of a segment.
 struct Slice<'a>(&'a [u8]);
 
 impl Payload for Slice<'_> {
@@ -152,32 +167,34 @@ impl Payload for Slice<'_> {
             return false;
         };
         for (offset, byte) in from.iter().enumerate() {
-            // Each by itself: the library's copy is another one on each kind of processor.
+            // The bytes are copied one by one. The C library's copy function executes different
+            // numbers of instructions on different processors.
             let byte = black_box(*byte);
-            // SAFETY: the caller says that `len` bytes can be written.
+            // SAFETY: the caller promises that `len` bytes can be written.
             unsafe { to.add(offset).write(byte) };
         }
         true
     }
 }
 
-/// Takes a segment in, as the kernel programs do; something that depends on all of it.
+/// Scans a segment as the kernel programs do, and returns a number that depends on the whole
+/// result.
 fn scan(scan: &mut Scan, rules: &Rules, bytes: &[u8]) -> u64 {
     let mut parser = Parser::NEW;
     let scan: *mut Scan = scan;
-    // SAFETY: both are valid and ours.
+    // SAFETY: both pointers come from references.
     unsafe { http::begin(scan, &raw const parser, 0, bytes.len() as u32) };
     let mut seen = 0_u64;
     for _ in 0..UNITS {
         let lines = || {
-            // SAFETY: the scan was begun, and is not used meanwhile.
+            // SAFETY: the scan has begun, and nothing else uses it.
             (0..LINES).any(|_| unsafe { http::line(scan, rules) });
         };
-        // SAFETY: the scan was begun.
+        // SAFETY: the scan has begun.
         if !unsafe { http::unit(scan, rules, &Slice(bytes), lines) } {
             continue;
         }
-        // SAFETY: valid, and nothing else uses it.
+        // SAFETY: the pointer is valid, and nothing else uses it.
         let (event, state) = unsafe { ((*scan).event, &(*scan).state) };
         seen = seen << 4 | u64::from(event);
         match event {
@@ -188,14 +205,14 @@ fn scan(scan: &mut Scan, rules: &Rules, bytes: &[u8]) -> u64 {
                     http::response_body(state, 0)
                 };
                 seen ^= http::key(state).map_or(0, |digest| digest[0]);
-                // SAFETY: the scan was begun.
+                // SAFETY: the scan has begun.
                 unsafe { http::go_on(scan, body) };
             }
             EVENT_MORE => break,
             _ => {}
         }
     }
-    // SAFETY: the scan was begun.
+    // SAFETY: the scan has begun.
     unsafe { http::end(scan, &raw mut parser) };
     seen
 }

@@ -1,63 +1,70 @@
-//! What the programs and the tests that drive them both know: the file is part of both.
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-/// Packets from clients.
+//! The data layout that the kernel programs share with the tests that control them. Both include
+//! this file.
+
+/// The index for packets from clients.
 pub const TO_SERVER: usize = 0;
-/// Packets from the server.
+/// The index for packets from the server.
 pub const TO_CLIENT: usize = 1;
 
-/// Certain, for the probabilities of a [`Rule`].
+/// The value that a probability in a [`Rule`] has if the event always happens.
 pub const CERTAIN: u32 = 65_536;
 
-/// What becomes of the packets of one direction. Probabilities are parts of [`CERTAIN`].
+/// The treatment of the packets in one direction. Each probability is given in units of
+/// 1/[`CERTAIN`].
 #[repr(C)]
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Rule {
-    /// Only packets with one of these TCP flags; 0: all.
+    /// The TCP flags that select packets. The rule applies only to packets with at least one of
+    /// these flags. 0 means that it applies to all packets.
     pub flags: u32,
-    /// It is lost, and the sender does not learn of it.
+    /// The probability that a packet is lost, in which case the sender does not learn of it.
     pub lose: u32,
-    /// It comes twice, at once.
+    /// The probability that a packet arrives twice in a row.
     pub double: u32,
-    /// It comes, and once more, after others.
+    /// The probability that a packet arrives in time and that, in addition, a copy of the packet
+    /// arrives after later packets.
     pub echo: u32,
-    /// It comes after others.
+    /// The probability that a packet is delayed, which means that it arrives after later packets.
     pub hold: u32,
 }
 
-/// Where the programs work.
+/// The configuration of the programs.
 #[repr(C)]
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
-    /// The server's port; other packets are left alone.
+    /// The server's port. Packets for other ports are not changed.
     pub port: u32,
-    /// 1: the interface is the server's, which sends to clients what leaves by it; 0: the client's,
-    /// or loopback.
+    /// 1 if the interface is that of the server, where outgoing packets go to clients. 0 if the
+    /// interface is that of a client, or loopback.
     pub server_side: u32,
-    /// The interface that the programs are at.
+    /// The index of the interface to which the programs are attached.
     pub interface: u32,
-    /// The end of a veth pair that packets go into to be late.
+    /// The index of the end of the veth pair to which delayed packets are sent.
     pub slow: u32,
-    /// The other end.
+    /// The index of the other end of the veth pair.
     pub back: u32,
-    /// By direction.
+    /// The rules, by direction.
     pub rules: [Rule; 2],
 }
 
-/// Kinds of counts.
+/// The kinds of packets that the programs count. Each constant is a part of an index (see
+/// [`place`]).
 pub mod count {
-    /// Packets of the port.
+    /// All packets of the port.
     pub const SEEN: usize = 0;
     pub const LOST: usize = 1;
     pub const DOUBLED: usize = 2;
     pub const ECHOED: usize = 3;
     pub const HELD: usize = 4;
-    /// Packets that were held, and echoes, which have been sent on.
+    /// Delayed packets, and delayed copies, that have left the queue.
     pub const LATE: usize = 5;
-    /// How many there are.
+    /// The number of kinds.
     pub const KINDS: usize = 6;
 }
 
-/// Where a count is in [`COUNTS`].
+/// Returns the index in [`COUNTS`] of the count for `direction` and `kind`.
 pub const fn place(direction: usize, kind: usize) -> u32 {
     (direction * count::KINDS + kind) as u32
 }

@@ -1,10 +1,13 @@
-//! TC programs for tests, at the interface of a client (or a server, or loopback): they lose,
-//! double and hold up packets, by chance.
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! TC programs for tests, which lose, duplicate and delay packets at random. They are attached to
+//! the interface of a client, to the interface of a server, or to loopback.
 //!
-//! A packet that is held goes through a veth pair whose queue lets one packet through every few
-//! milliseconds, and comes back where it was, marked as done with. So that also the first one has
-//! to wait, each is preceded by a copy that uses up what the queue would let pass at once, and that
-//! is dropped behind it.
+//! A delayed packet goes through a veth pair, whose queue lets one packet through every few
+//! milliseconds. The packet then continues on its original path, with a mark that exempts it from
+//! the rules. The queue would let the first packets through immediately, as a burst. A copy of each
+//! delayed packet is therefore sent through the queue first. The copy uses up the burst, and is
+//! dropped after the queue. Even the first delayed packet thus has to wait.
 #![no_std]
 #![no_main]
 
@@ -25,23 +28,24 @@ static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 #[map]
 static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(place(2, 0), 0);
 
-/// Let later programs and the stack have the packet (`TCX_NEXT`, and `TC_ACT_UNSPEC` of clsact).
+/// The verdict that passes the packet on to later programs and to the stack (`TCX_NEXT`, and
+/// `TC_ACT_UNSPEC` for clsact).
 const NEXT: i32 = -1;
-/// Drop the packet (`TC_ACT_SHOT`).
+/// The verdict that drops the packet (`TC_ACT_SHOT`).
 const DROP: i32 = 2;
-/// Deliver into the ingress of the interface (`BPF_F_INGRESS`).
+/// The flag that redirects a packet to the ingress of an interface (`BPF_F_INGRESS`).
 const INGRESS: u64 = 1;
 
-/// linux/if_packet.h.
+/// The type of packets that are addressed to this host (include/uapi/linux/if_packet.h).
 const PACKET_HOST: u32 = 0;
 
-/// Marks of packets that these programs have been at: to be let by.
+/// The mark of packets that these programs have already handled, and now let through.
 const DONE: u32 = 0x6469_7300;
-/// To be dropped behind the queue.
+/// The mark of packets that are dropped after the queue, at the other end of the veth pair.
 const FILLER: u32 = 0x6469_7301;
-/// To be sent on, out of the interface.
+/// The mark of delayed packets that were leaving the interface.
 const LATE_OUT: u32 = 0x6469_7302;
-/// To be sent on, into the interface.
+/// The mark of delayed packets that were arriving on the interface.
 const LATE_IN: u32 = 0x6469_7303;
 
 const ETH_LEN: usize = 14;
@@ -50,19 +54,19 @@ const ETH_P_IPV6: u16 = 0x86dd;
 const IPV6_LEN: usize = 40;
 const IPPROTO_TCP: u8 = 6;
 
-/// What leaves the interface.
+/// Handles packets that leave the interface.
 #[classifier]
 pub fn disorder_egress(ctx: TcContext) -> i32 {
     disorder(&ctx, false)
 }
 
-/// What comes in by it.
+/// Handles packets that arrive on the interface.
 #[classifier]
 pub fn disorder_ingress(ctx: TcContext) -> i32 {
     disorder(&ctx, true)
 }
 
-/// Behind the queue: what comes in by the other end of the pair.
+/// Handles packets that come out of the queue, at the other end of the veth pair.
 #[classifier]
 pub fn disorder_late(ctx: TcContext) -> i32 {
     let Some(config) = config() else { return DROP };
@@ -72,8 +76,9 @@ pub fn disorder_late(ctx: TcContext) -> i32 {
         _ => return DROP,
     };
     ctx.skb.set_mark(DONE);
-    // By its address it is for none of the pair; loopback would find no fault with that, and drop it.
-    // SAFETY: the kernel passes a valid context.
+    // The destination MAC address of the packet belongs to neither end of the veth pair. The kernel
+    // has therefore marked the packet as one for another host, and loopback would drop it. SAFETY:
+    // the kernel passes a valid context.
     unsafe { bpf_skb_change_type(ctx.skb.skb, PACKET_HOST) };
     note(direction(config, incoming), count::LATE);
     redirect(config.interface, flags)
@@ -115,7 +120,9 @@ fn act(
     };
     if drawn(rule.lose) {
         note(direction, count::LOST);
-        // A verdict would tell the sender, who would not count it as sent.
+        // The packet is dropped at the other end of the veth pair. If this program returned a drop
+        // verdict instead, the kernel would report the drop to the sender, and the sender would not
+        // count the packet as sent.
         ctx.skb.set_mark(FILLER);
         return redirect(config.back, INGRESS);
     }
@@ -134,7 +141,7 @@ fn act(
     NEXT
 }
 
-/// Which way packets go that come in by the interface, or leave by it.
+/// Returns the direction of packets that arrive on the interface (`incoming`) or leave it.
 #[inline(always)]
 fn direction(config: &Config, incoming: bool) -> usize {
     if incoming == (config.server_side != 0) {
@@ -144,7 +151,8 @@ fn direction(config: &Config, incoming: bool) -> usize {
     }
 }
 
-/// The flags of a TCP segment of `port`; `None`: it is something else.
+/// Returns the flags of a TCP segment to the server's `port` or, in the direction to the client,
+/// from that port. Returns `None` for all other packets.
 #[inline(always)]
 fn segment(ctx: &TcContext, port: u32, direction: usize) -> Option<u32> {
     let (protocol, tcp) = match u16::from_be(ctx.load::<u16>(ETH_LEN - 2).ok()?) {
@@ -164,7 +172,7 @@ fn segment(ctx: &TcContext, port: u32, direction: usize) -> Option<u32> {
     (u32::from(servers) == port).then_some(u32::from(flags))
 }
 
-/// Sends a copy with this mark.
+/// Sends a copy of the packet with the mark `mark`, and returns whether the copy was sent.
 #[inline(always)]
 fn copy(ctx: &TcContext, mark: u32, interface: u32, flags: u64) -> bool {
     ctx.skb.set_mark(mark);
@@ -174,13 +182,13 @@ fn copy(ctx: &TcContext, mark: u32, interface: u32, flags: u64) -> bool {
 
 #[inline(always)]
 fn redirect(interface: u32, flags: u64) -> i32 {
-    // SAFETY: takes numbers only.
+    // SAFETY: the helper takes only numbers.
     unsafe { bpf_redirect(interface, flags) as i32 }
 }
 
 #[inline(always)]
 fn drawn(probability: u32) -> bool {
-    // SAFETY: takes nothing.
+    // SAFETY: the helper takes no arguments.
     let drawn = unsafe { bpf_get_prandom_u32() };
     drawn % CERTAIN < probability
 }
@@ -199,17 +207,17 @@ fn mark(ctx: &TcContext) -> u32 {
 #[inline(always)]
 fn note(direction: usize, kind: usize) {
     if let Some(count) = COUNTS.get_ptr_mut(place(direction, kind)) {
-        // SAFETY: this CPU's entry, which only this program writes.
+        // SAFETY: the pointer refers to this CPU's entry, which only this program writes.
         unsafe { *count += 1 };
     }
 }
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
-static LICENSE: [u8; 4] = *b"GPL\0";
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // Nothing in the programs panics: a path that could would not pass the verifier.
+    // The programs never panic, because the verifier would reject a program that could.
     loop {}
 }

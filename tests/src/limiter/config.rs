@@ -1,4 +1,6 @@
-//! Configurations for tests, written as an operator would write them.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Configuration files for tests, written as an operator would write them.
 
 use std::{
     collections::BTreeMap,
@@ -7,29 +9,30 @@ use std::{
 
 use crate::{GUARDED, Lab};
 
-/// Tiers that stay out of the way of tests about something else.
+/// Limits of a tier that are too high to affect tests of other features.
 const ROOMY: &str = r#"daily_quota = "unlimited"
 rate = "1000/ms"
 burst = 1000
 concurrency = 1000
 "#;
 
-/// Tables for a test: memory is taken when they are made, and tests run side by
-/// side.
+/// The sizes of the tables. The tables are small because the kernel allocates their memory when
+/// they are created, and because many tests run at the same time.
 const TABLES: &str = "flows = 8192\nscopes = 1024\nkeys = 4096\nunknown_keys = 256\n";
 
-/// A configuration file. Its tiers are roomy unless a test says otherwise.
+/// A configuration file. Its tiers have high limits unless a test changes them.
 #[derive(Debug, Clone)]
 pub struct Config {
     interfaces: Vec<String>,
     ports: Vec<u16>,
-    /// In place of interfaces and ports.
+    /// The lines of `[attach]`, if they replace the lines with the interfaces and ports.
     attach: Option<String>,
     sections: BTreeMap<String, String>,
 }
 
 impl Config {
-    /// The lab's interface, the guarded port, roomy tiers.
+    /// Returns a configuration with the lab's interface, the guarded port, tiers with high limits,
+    /// and small tables.
     pub fn new(lab: &Lab) -> Self {
         Self::on(&[lab.interface()])
             .section("tiers.profile", ROOMY)
@@ -37,7 +40,8 @@ impl Config {
             .small_tables()
     }
 
-    /// The same with the tiers that are built in, at the published limits.
+    /// Returns a configuration with the lab's interface, the guarded port, and the built-in tiers
+    /// at their published limits.
     pub fn published(lab: &Lab) -> Self {
         Self::on(&[lab.interface()])
     }
@@ -51,40 +55,40 @@ impl Config {
         }
     }
 
-    /// Tables that suit a test; [`Config::new`] has them already.
+    /// Sets the table sizes that [`Config::new`] uses.
     pub fn small_tables(self) -> Self {
         self.section("tables", TABLES)
     }
 
-    /// Other interfaces than the lab's.
+    /// Replaces the interfaces.
     pub fn interfaces(mut self, interfaces: &[&str]) -> Self {
         self.interfaces = interfaces.iter().map(|&name| name.to_owned()).collect();
         self
     }
 
-    /// Other guarded ports.
+    /// Replaces the guarded ports.
     pub fn ports(mut self, ports: &[u16]) -> Self {
         self.ports = ports.to_vec();
         self
     }
 
-    /// `[attach]` as written here.
+    /// Sets the lines of `[attach]`.
     pub fn attach_lines(mut self, lines: &str) -> Self {
         self.attach = Some(lines.to_owned());
         self
     }
 
-    /// A line of `[policy]`.
+    /// Adds a line to `[policy]`.
     pub fn policy(self, line: &str) -> Self {
         self.add("policy", line)
     }
 
-    /// The sources of `[identify]`, as TOML.
+    /// Sets the sources of `[identify]`, as TOML.
     pub fn sources(self, sources: &str) -> Self {
         self.section("identify", &format!("sources = {sources}\n"))
     }
 
-    /// A roomy tier but for these lines.
+    /// Adds a tier with `lines`. A limit that `lines` does not set is too high to be reached.
     pub fn tier(mut self, name: &str, lines: &str) -> Self {
         let named = |line: &str| line.split('=').next().map(|name| name.trim().to_owned());
         let own: Vec<_> = lines.lines().filter_map(named).collect();
@@ -98,7 +102,7 @@ impl Config {
         self
     }
 
-    /// A whole section, in place of an earlier one of that name.
+    /// Adds a section, or replaces the section with the same name.
     pub fn section(mut self, name: &str, lines: &str) -> Self {
         self.sections.insert(name.to_owned(), lines.to_owned());
         self

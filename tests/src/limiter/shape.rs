@@ -1,8 +1,10 @@
-//! Shapes of `--json`.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Checks for JSON output.
 
 use serde_json::Value;
 
-/// Asserts that an object has these fields; more may be there.
+/// Asserts that an object has all fields in `names`. The object may have other fields too.
 #[track_caller]
 pub fn assert_fields(object: &Value, names: &[&str]) {
     for name in names {
@@ -10,7 +12,7 @@ pub fn assert_fields(object: &Value, names: &[&str]) {
     }
 }
 
-/// Whether a text is an RFC 3339 time in UTC.
+/// Returns whether a value is a UTC time in the format of RFC 3339.
 pub fn is_time(value: &Value) -> bool {
     let text = value.as_str().unwrap_or_default();
     let shape: String = text

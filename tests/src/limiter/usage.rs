@@ -1,17 +1,20 @@
-//! `limiter usage --json`, held to the names and kinds of the contract.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The output of `limiter usage --json`. Parsing it also checks the names and types of its fields
+//! against the contract.
 
 use serde_json::Value;
 
-/// Requests refused, or that would have been, by the limit that said so.
+/// The number of requests that each limit refused, or would have refused.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Refused {
+pub struct RefusalCounts {
     pub rate: u64,
     pub concurrency: u64,
     pub connections: u64,
     pub daily_quota: u64,
 }
 
-/// One scope's day.
+/// The usage of one scope on one day.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Usage {
     pub scope: String,
@@ -19,19 +22,19 @@ pub struct Usage {
     pub day: String,
     pub used: u64,
     pub lost: u64,
-    /// `None`: unlimited.
+    /// The daily quota; `None` means unlimited.
     pub daily_quota: Option<u64>,
     pub remaining: Option<u64>,
     pub in_flight: u64,
     pub connections: u64,
-    pub refused: Refused,
-    pub would_refuse: Refused,
+    pub refused: RefusalCounts,
+    pub would_refuse: RefusalCounts,
     pub resets_at: String,
 }
 
 impl Usage {
     /// # Panics
-    /// When a field is missing or of another kind than the contract says.
+    /// Panics if a field is missing or has a different type than the contract specifies.
     #[track_caller]
     pub fn parse(json: &Value) -> Self {
         Self {
@@ -44,14 +47,14 @@ impl Usage {
             remaining: limit(json, "remaining"),
             in_flight: number(json, "in_flight"),
             connections: number(json, "connections"),
-            refused: Refused::parse(&json["refused"]),
-            would_refuse: Refused::parse(&json["would_refuse"]),
+            refused: RefusalCounts::parse(&json["refused"]),
+            would_refuse: RefusalCounts::parse(&json["would_refuse"]),
             resets_at: text(json, "resets_at"),
         }
     }
 }
 
-impl Refused {
+impl RefusalCounts {
     #[track_caller]
     fn parse(json: &Value) -> Self {
         Self {
@@ -82,7 +85,8 @@ fn number(json: &Value, name: &str) -> u64 {
         .unwrap_or_else(|| panic!("no number {name} in {json}"))
 }
 
-/// A limit, which is there in any case: `null` where it is unlimited.
+/// Returns a limit, or `None` if the field is `null`, which means that there is no limit. The field
+/// must be present.
 #[track_caller]
 fn limit(json: &Value, name: &str) -> Option<u64> {
     match json.get(name) {

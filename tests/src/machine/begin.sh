@@ -1,6 +1,8 @@
-# sh begin.sh ROOT DIRECTORY CGROUP INIT: starts systemd as process 1 of namespaces and a cgroup of its own,
-# on what is in ROOT; what it writes to its files is gone with it. DIRECTORY is there to mount on. INIT is the
-# second half, init.sh.
+# SPDX-License-Identifier: MIT OR Apache-2.0
+
+# sh begin.sh ROOT DIRECTORY CGROUP INIT starts systemd as process 1 in its own namespaces and
+# cgroup, with the files in ROOT. All changes to files are lost when systemd ends. DIRECTORY is used
+# as a mount point. INIT is the second script, init.sh.
 set -eu
 mkdir "$3"
 echo $$ > "$3/cgroup.procs"

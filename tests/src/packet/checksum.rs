@@ -1,13 +1,16 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 //! The Internet checksum (RFC 1071).
 
 use std::net::IpAddr;
 
 const TCP: u8 = 6;
 
-/// The one's complement sum of 16-bit words, folded; not inverted.
+/// Returns the one's complement sum of 16-bit words, folded but not inverted.
 pub fn sum(parts: &[&[u8]]) -> u16 {
     let mut total = 0u32;
-    // Parts of odd length would shift those behind them: headers have none.
+    // Each part is padded to whole words, so only the last part may have an odd length. Headers
+    // always have an even length.
     for part in parts {
         for pair in part.chunks(2) {
             let low = pair.get(1).copied().unwrap_or(0);
@@ -20,8 +23,8 @@ pub fn sum(parts: &[&[u8]]) -> u16 {
     u16::try_from(total).expect("it is folded")
 }
 
-/// The pseudo-header of TCP (RFC 9293, section 3.1; RFC 8200, section 8.1), with `len` bytes of
-/// header and payload.
+/// Returns the pseudo-header of TCP (RFC 9293, section 3.1; RFC 8200, section 8.1), where `len` is
+/// the total length of the TCP header and the payload in bytes.
 pub fn pseudo_header(from: IpAddr, to: IpAddr, len: usize) -> Vec<u8> {
     let len = u32::try_from(len).expect("a packet's length").to_be_bytes();
     match (from, to) {
@@ -35,7 +38,8 @@ pub fn pseudo_header(from: IpAddr, to: IpAddr, len: usize) -> Vec<u8> {
     }
 }
 
-/// Puts the right checksum into the IPv4 header of a frame without tags.
+/// Makes the checksum in the IPv4 header of a frame correct again. The frame must have no VLAN
+/// tags.
 pub fn mend_ip_checksum(frame: &mut [u8]) {
     let len = usize::from(frame[14] & 0x0f) * 4;
     let header = &mut frame[14..14 + len.max(20)];

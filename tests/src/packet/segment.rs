@@ -1,4 +1,6 @@
-//! A TCP segment in a test's words.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A TCP segment whose fields a test chooses.
 
 use std::net::IpAddr;
 
@@ -20,13 +22,13 @@ pub struct Segment {
     pub window: u16,
     /// The urgent pointer.
     pub urgent: u16,
-    /// Options, a multiple of four bytes.
+    /// The options, whose total length is a multiple of four bytes.
     pub options: Vec<u8>,
     pub payload: Vec<u8>,
 }
 
 impl Segment {
-    /// Its bytes, with the checksum.
+    /// Returns the bytes of the segment, with a correct checksum.
     pub fn bytes(&self, from: IpAddr, to: IpAddr, ports: (u16, u16)) -> Vec<u8> {
         assert!(
             self.options.len().is_multiple_of(4) && self.options.len() <= 40,
@@ -71,7 +73,7 @@ impl Segment {
     }
 }
 
-/// The timestamp option (RFC 7323, section 3.2) as everybody lays it out: two NOPs before it.
+/// Returns the timestamp option (RFC 7323, section 3.2) in its usual layout, after two NOPs.
 pub fn timestamp(value: u32, echo: u32) -> Vec<u8> {
     [
         &[1, 1, 8, 10],

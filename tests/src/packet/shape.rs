@@ -1,4 +1,6 @@
-//! How a segment is wrapped: link header, tags, IP with its options or extensions.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The headers around a segment: link header, tags, and IP with its options or extensions.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,11 +11,11 @@ pub const ETHERNET: usize = 14;
 pub const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const TAG: u16 = 0x8100;
-/// Outer tags of two (IEEE 802.1ad).
+/// The EtherType of the outer of two tags (IEEE 802.1ad).
 const OUTER_TAG: u16 = 0x88a8;
 const TCP: u8 = 6;
 
-/// Who talks to whom.
+/// The addresses and ports of both ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ends {
     pub client: IpAddr,
@@ -23,9 +25,10 @@ pub struct Ends {
 }
 
 impl Ends {
-    /// The test-run takes the EtherType from bytes 12 and 13 of every packet (`eth_type_trans`),
-    /// which are in the source address where there is no link header: both addresses of a family
-    /// have it there.
+    /// Returns two ends with IPv4 addresses that also work on a device without link headers. For
+    /// such a device, the test run takes bytes 12 and 13 of the packet as the EtherType
+    /// (`eth_type_trans`), and these bytes are part of the IPv4 source address. In both addresses,
+    /// they therefore have the value of the EtherType for IPv4.
     pub fn v4() -> Self {
         Self {
             client: Ipv4Addr::new(8, 0, 0, 1).into(),
@@ -35,7 +38,8 @@ impl Ends {
         }
     }
 
-    /// As [`Ends::v4`].
+    /// Returns two ends with IPv6 addresses, which also work on a device without link headers (see
+    /// [`Ends::v4`]).
     pub fn v6() -> Self {
         let address = |last| Ipv6Addr::new(0x2001, 0xdb8, 0x86dd, 0, 0, 0, 0, last);
         Self {
@@ -50,19 +54,20 @@ impl Ends {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Extension {
     pub kind: u8,
-    /// All of it; the first byte becomes the number of the next header.
+    /// The whole header. Its first byte is overwritten with the number of the next header.
     pub bytes: Vec<u8>,
 }
 
 impl Extension {
-    /// Hop-by-hop (0) or destination options (60) of `units` times eight bytes, all padding.
+    /// Returns hop-by-hop options (0) or destination options (60) with a length of `units` times
+    /// eight bytes, which contain only padding.
     pub fn options(kind: u8, units: u8) -> Self {
         let len = usize::from(units) * 8;
         let mut bytes = vec![0; len];
         bytes[1] = units - 1;
         let mut at = 2;
         while at < len {
-            // PadN (RFC 8200, section 4.2) of at most 255 bytes of data.
+            // PadN (RFC 8200, section 4.2) with at most 253 bytes of data.
             let data = (len - at - 2).min(253);
             bytes[at] = 1;
             bytes[at + 1] = u8::try_from(data).expect("it is small");
@@ -71,7 +76,7 @@ impl Extension {
         Self { kind, bytes }
     }
 
-    /// A fragment header (44); `offset` in units of eight bytes.
+    /// Returns a fragment header (44). Its `offset` is in units of eight bytes.
     pub fn fragment(Fragment { offset, more }: Fragment) -> Self {
         let [high, low] = (offset << 3 | u16::from(more)).to_be_bytes();
         Self {
@@ -80,7 +85,7 @@ impl Extension {
         }
     }
 
-    /// An authentication header (51) with 12 bytes of check value (RFC 4302).
+    /// Returns an authentication header (51) with a check value of 12 bytes (RFC 4302).
     pub fn authentication() -> Self {
         let mut bytes = vec![0; 24];
         bytes[1] = 4;
@@ -88,17 +93,17 @@ impl Extension {
     }
 }
 
-/// Where in its packet a fragment stands.
+/// The position of a fragment in the original packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fragment {
-    /// In units of eight bytes.
+    /// The offset in units of eight bytes.
     pub offset: u16,
     pub more: bool,
 }
 
 /// The network header.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Net {
+pub enum NetworkHeader {
     V4 {
         options: Vec<u8>,
         fragment: Option<Fragment>,
@@ -108,14 +113,14 @@ pub enum Net {
     },
 }
 
-/// All that is around a segment.
+/// All headers around a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
     /// Whether there is an Ethernet header.
     pub ethernet: bool,
-    /// VLAN tags in the frame.
+    /// The number of VLAN tags in the frame.
     pub tags: usize,
-    pub net: Net,
+    pub net: NetworkHeader,
 }
 
 impl Shape {
@@ -123,12 +128,13 @@ impl Shape {
         Self::v4_with(Vec::new())
     }
 
-    /// IPv4 with `options`, of which there are four bytes or a multiple.
+    /// Returns a shape with IPv4 and `options`, whose total length must be a multiple of four
+    /// bytes.
     pub fn v4_with(options: Vec<u8>) -> Self {
         Self {
             ethernet: true,
             tags: 0,
-            net: Net::V4 {
+            net: NetworkHeader::V4 {
                 options,
                 fragment: None,
             },
@@ -143,17 +149,17 @@ impl Shape {
         Self {
             ethernet: true,
             tags: 0,
-            net: Net::V6 { extensions },
+            net: NetworkHeader::V6 { extensions },
         }
     }
 
-    /// A fragment of IPv4.
+    /// Returns the shape of an IPv4 fragment.
     pub fn v4_fragment(offset: u16, more: bool) -> Self {
         let fragment = Some(Fragment { offset, more });
         Self {
             ethernet: true,
             tags: 0,
-            net: Net::V4 {
+            net: NetworkHeader::V4 {
                 options: Vec::new(),
                 fragment,
             },
@@ -165,7 +171,7 @@ impl Shape {
         Self { tags, ..self }
     }
 
-    /// On a device without link headers.
+    /// Removes the link header, as on a device without link headers.
     #[must_use]
     pub fn bare(self) -> Self {
         Self {
@@ -174,25 +180,26 @@ impl Shape {
         }
     }
 
-    /// Whether the test-run finds the network header where the kernel would: it takes 14 bytes
-    /// for the link header. It matters where options are to be taken out.
+    /// Returns whether the test run finds the network header at the same offset as the kernel
+    /// would. The test run always assumes a link header of 14 bytes. A different offset matters
+    /// only for packets from which the programs have to remove options.
     pub fn is_usual(&self) -> bool {
         let plain = match &self.net {
-            Net::V4 { options, .. } => options.is_empty(),
-            Net::V6 { extensions } => extensions.is_empty(),
+            NetworkHeader::V4 { options, .. } => options.is_empty(),
+            NetworkHeader::V6 { extensions } => extensions.is_empty(),
         };
         plain || (self.ethernet && self.tags == 0)
     }
 
-    /// The ends that go with the network header.
+    /// Returns the default addresses and ports for the family of the network header.
     pub fn ends(&self) -> Ends {
         match self.net {
-            Net::V4 { .. } => Ends::v4(),
-            Net::V6 { .. } => Ends::v6(),
+            NetworkHeader::V4 { .. } => Ends::v4(),
+            NetworkHeader::V6 { .. } => Ends::v6(),
         }
     }
 
-    /// The packet of `segment`, with all lengths and checksums right.
+    /// Returns `segment` as a packet with correct lengths and checksums.
     pub fn wrap(&self, ends: &Ends, to_server: bool, segment: &Segment) -> Vec<u8> {
         let (from, to) = if to_server {
             (ends.client, ends.server)
@@ -207,7 +214,7 @@ impl Shape {
         self.around(from, to, TCP, to_server, &segment.bytes(from, to, ports))
     }
 
-    /// The packet of any payload of IP.
+    /// Returns a packet that has these headers around an arbitrary IP payload.
     pub fn around(
         &self,
         from: IpAddr,
@@ -218,7 +225,7 @@ impl Shape {
     ) -> Vec<u8> {
         let mut packet = self.link(to_server);
         packet.extend(match (&self.net, from, to) {
-            (Net::V4 { options, fragment }, IpAddr::V4(from), IpAddr::V4(to)) => {
+            (NetworkHeader::V4 { options, fragment }, IpAddr::V4(from), IpAddr::V4(to)) => {
                 let mut ip = v4(options, *fragment, protocol, payload.len());
                 ip[12..16].copy_from_slice(&from.octets());
                 ip[16..20].copy_from_slice(&to.octets());
@@ -226,7 +233,7 @@ impl Shape {
                 ip[10..12].copy_from_slice(&check.to_be_bytes());
                 ip
             }
-            (Net::V6 { extensions }, IpAddr::V6(from), IpAddr::V6(to)) => {
+            (NetworkHeader::V6 { extensions }, IpAddr::V6(from), IpAddr::V6(to)) => {
                 v6(extensions, protocol, payload.len(), [from, to])
             }
             _ => panic!("addresses and header of two families"),
@@ -235,7 +242,7 @@ impl Shape {
         packet
     }
 
-    /// Link header and tags.
+    /// Returns the link header, including its tags.
     fn link(&self, to_server: bool) -> Vec<u8> {
         if !self.ethernet {
             return Vec::new();
@@ -252,15 +259,15 @@ impl Shape {
             link.extend([kind.to_be_bytes(), id.to_be_bytes()].concat());
         }
         let ethertype: u16 = match self.net {
-            Net::V4 { .. } => 0x0800,
-            Net::V6 { .. } => 0x86dd,
+            NetworkHeader::V4 { .. } => 0x0800,
+            NetworkHeader::V6 { .. } => 0x86dd,
         };
         link.extend(ethertype.to_be_bytes());
         link
     }
 }
 
-/// An IPv4 header without addresses and checksum.
+/// Returns an IPv4 header without its addresses and its checksum.
 fn v4(options: &[u8], fragment: Option<Fragment>, protocol: u8, payload: usize) -> Vec<u8> {
     assert!(
         options.len().is_multiple_of(4) && options.len() <= 40,
@@ -281,7 +288,7 @@ fn v4(options: &[u8], fragment: Option<Fragment>, protocol: u8, payload: usize) 
     ip
 }
 
-/// An IPv6 header with its extensions.
+/// Returns an IPv6 header, including its extensions.
 fn v6(extensions: &[Extension], protocol: u8, payload: usize, ends: [Ipv6Addr; 2]) -> Vec<u8> {
     let kinds: Vec<u8> = extensions
         .iter()

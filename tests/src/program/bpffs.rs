@@ -1,4 +1,6 @@
-//! A BPF file system that nobody else sees and that goes with its last descriptor.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A private BPF file system, which disappears when its last descriptor is closed.
 
 use std::{
     ffi::CStr,
@@ -7,21 +9,22 @@ use std::{
     path::PathBuf,
 };
 
-/// A mount that is attached nowhere: reached through its descriptor only.
+/// A detached mount that can be reached only through its descriptor.
 #[derive(Debug)]
 pub struct BpfFs(OwnedFd);
 
 impl BpfFs {
     /// # Errors
-    /// The kernel's (`fsopen(2)`, since Linux 5.2): it wants root.
+    /// Returns the kernel's error if the kernel does not create the file system. `fsopen(2)` exists
+    /// since Linux 5.2 and requires root.
     pub fn new() -> io::Result<Self> {
         const KIND: &CStr = c"bpf";
-        /// `FSCONFIG_CMD_CREATE`, `FSOPEN_CLOEXEC` and `FSMOUNT_CLOEXEC` of
+        /// The constants `FSCONFIG_CMD_CREATE`, `FSOPEN_CLOEXEC` and `FSMOUNT_CLOEXEC` from
         /// include/uapi/linux/mount.h.
         const CREATE: libc::c_uint = 6;
         const CLOSE_ON_EXEC: libc::c_uint = 1;
         const NOTHING: *const libc::c_char = std::ptr::null();
-        // SAFETY: `KIND` is a string that lives for ever.
+        // SAFETY: `KIND` is a static C string.
         let context = unsafe {
             descriptor(libc::syscall(
                 libc::SYS_fsopen,
@@ -35,26 +38,28 @@ impl BpfFs {
         if made < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the descriptor is open; there are no pointers.
+        // SAFETY: the descriptor is open, and no pointers are passed.
         let mount = unsafe { descriptor(libc::syscall(libc::SYS_fsmount, raw, CLOSE_ON_EXEC, 0))? };
         Ok(Self(mount))
     }
 
-    /// Its root, as long as `self` lives, for this process.
+    /// Returns the path of the file system's root, which this process can use as long as `self`
+    /// lives.
     pub fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
     }
 }
 
-/// What a system call returned, if that is a descriptor.
+/// Converts the result of a system call that returns a descriptor.
 ///
 /// # Safety
-/// Nobody else owns it.
+/// Nothing else may own the descriptor.
 unsafe fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
     let raw = libc::c_int::try_from(result).map_err(io::Error::other)?;
-    // SAFETY: the caller's promise; the system call has just opened it.
+    // SAFETY: the system call has just opened the descriptor, and the caller guarantees that
+    // nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }

@@ -1,5 +1,7 @@
-//! The device that the programs believe to run on, in a network namespace that nobody else sees:
-//! what they send (`bpf_clone_redirect`) goes out of it, or into it, and is caught.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The device on which the programs seem to run, in a private network namespace. A socket captures
+//! the packets that the programs send out of the device or into it (`bpf_clone_redirect`).
 
 use std::{fs::File, io, mem, os::fd::AsRawFd as _, panic, process::Command, thread};
 
@@ -8,27 +10,28 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::process;
 
-/// The device's name and index, and its peer's name, which swallows what is sent.
+/// The name and the index of the device, and the name of the other end of the veth pair, which
+/// discards all packets.
 const DEVICE: &str = "p0";
 const IFINDEX: u32 = 42;
 const PEER: &str = "p1";
 
-/// Longest packet that is caught.
+/// The maximum size of a captured packet in bytes.
 const LONGEST: usize = 4096;
 
-/// A veth pair in a network namespace; both go with the process.
+/// A veth pair in a network namespace. The kernel removes both when the process ends.
 #[derive(Debug)]
-pub struct Link {
+pub struct TestDevice {
     namespace: File,
     socket: Socket,
 }
 
-impl Link {
+impl TestDevice {
     /// # Panics
-    /// Without root, or when the machine refuses.
+    /// Panics if the process is not root, or if the kernel refuses to create the device.
     pub fn new() -> Self {
         let made = thread::spawn(|| {
-            // Of this thread only, and of what it starts.
+            // This call affects only the calling thread and the processes that it starts.
             unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace (needs root)");
             for words in [
                 format!("link add {DEVICE} index {IFINDEX} type veth peer name {PEER}"),
@@ -51,12 +54,14 @@ impl Link {
         IFINDEX
     }
 
-    /// Moves the calling thread into the namespace: the test-run looks for devices there.
+    /// Moves the calling thread into the namespace, because the test run looks up devices in the
+    /// namespace of its caller.
     pub fn enter(&self) {
         setns(&self.namespace, CloneFlags::CLONE_NEWNET).expect("enter the namespace");
     }
 
-    /// Packets that went over the device since the last call, of whatever kind.
+    /// Returns all packets, of any protocol, that have passed through the device since the last
+    /// call.
     pub fn caught(&self) -> Vec<Vec<u8>> {
         let mut packets = Vec::new();
         let mut buffer = vec![0; LONGEST];
@@ -67,7 +72,7 @@ impl Link {
     }
 }
 
-/// A socket that gets every packet of the device, both ways (packet(7)).
+/// Returns a socket that receives every packet of the device in both directions (packet(7)).
 fn catching() -> io::Result<Socket> {
     let protocol = u16::try_from(libc::ETH_P_ALL)
         .map_err(io::Error::other)?
@@ -78,13 +83,13 @@ fn catching() -> io::Result<Socket> {
         Some(Protocol::from(i32::from(protocol))),
     )?;
     socket.set_nonblocking(true)?;
-    // SAFETY: an all-zero sockaddr_ll is valid: it is made of numbers.
+    // SAFETY: an all-zero sockaddr_ll is valid, because it consists of integers.
     let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
     address.sll_family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
     address.sll_protocol = protocol;
     address.sll_ifindex = i32::try_from(IFINDEX).map_err(io::Error::other)?;
     let len = u32::try_from(size_of_val(&address)).map_err(io::Error::other)?;
-    // SAFETY: the socket is open, and the address lives through the call.
+    // SAFETY: the socket is open, and the address outlives the call.
     let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) };
     if bound < 0 {
         Err(io::Error::last_os_error())

@@ -1,4 +1,6 @@
-//! The maps, each through its type.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Typed access to the kernel maps.
 
 use aya::{
     Ebpf, Pod,
@@ -8,11 +10,12 @@ use aya::{
     util::nr_cpus,
 };
 use limiter_common::abi::{
-    Clock, Config, Digest, Event, Flow, FlowKey, KeyEntry, Limits, Ports, Refused, ScopeState,
-    Stranger, Suspect, Sweep, Text, TextKey, Tomb, counter, map, switch,
+    Client, ClientKey, Clock, Config, Digest, Event, FlowEntry, FlowKey, KeyEntry, Limits, Ports,
+    RefusalRecord, ScopeState, Suspect, Sweep, Text, TextKey, Tomb, UntrackedConnection, counter,
+    map, switch,
 };
 
-/// A type of the ABI as aya wants it: plain bytes.
+/// A wrapper around a type of the ABI. Because of the wrapper, aya accepts the type as plain bytes.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
 pub struct Plain<T: Copy>(pub T);
@@ -20,21 +23,35 @@ pub struct Plain<T: Copy>(pub T);
 macro_rules! plain {
     ($($type:ty),* $(,)?) => {
         $(
-            // SAFETY: a `repr(C)` type of integers and arrays of them; its padding is explicit.
+            // SAFETY: the type is `repr(C)`, consists of integers and arrays of them, and has
+            // explicit padding.
             unsafe impl Pod for Plain<$type> {}
         )*
     };
 }
 
 plain!(
-    Clock, Config, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState, Stranger, Suspect, Sweep,
-    Text, TextKey, Tomb,
+    Client,
+    Clock,
+    Config,
+    FlowEntry,
+    FlowKey,
+    KeyEntry,
+    Limits,
+    Ports,
+    ScopeState,
+    UntrackedConnection,
+    Suspect,
+    Sweep,
+    Text,
+    TextKey,
+    Tomb,
 );
 
 type One<T> = Array<MapData, Plain<T>>;
 type Table<K, V> = HashMap<MapData, K, Plain<V>>;
 
-/// All maps but the programs' own.
+/// All maps, without those that only the programs themselves use.
 pub struct Maps {
     pub config: One<Config>,
     pub ports: One<Ports>,
@@ -49,9 +66,10 @@ pub struct Maps {
     pub refusals: RingBuf<MapData>,
     pub state: One<ScopeState>,
     pub keys: Table<Digest, KeyEntry>,
-    pub flows: Table<Plain<FlowKey>, Flow>,
+    pub flows: Table<Plain<FlowKey>, FlowEntry>,
     pub tombs: Table<Plain<FlowKey>, Tomb>,
-    pub strangers: Table<Plain<FlowKey>, Stranger>,
+    pub untracked: Table<Plain<FlowKey>, UntrackedConnection>,
+    pub clients: Table<ClientKey, Client>,
     pub texts: Table<Plain<TextKey>, Text>,
     pub counters: PerCpuArray<MapData, u64>,
     pub switch: Array<MapData, u64>,
@@ -77,7 +95,8 @@ impl Maps {
             keys: take(ebpf, map::KEYS),
             flows: take(ebpf, map::FLOWS),
             tombs: take(ebpf, map::TOMBS),
-            strangers: take(ebpf, map::STRANGERS),
+            untracked: take(ebpf, map::UNTRACKED),
+            clients: take(ebpf, map::CLIENTS),
             texts: take(ebpf, map::TEXTS),
             counters: take(ebpf, map::COUNTERS),
             switch: take(ebpf, map::SWITCH),
@@ -85,7 +104,7 @@ impl Maps {
         }
     }
 
-    /// Empties all of them, as if they had just been made.
+    /// Empties all maps. They are then in the same state as after loading.
     pub fn clear(&mut self) {
         empty(&mut self.keys);
         empty(&mut self.ended);
@@ -93,7 +112,8 @@ impl Maps {
         while self.refusals.next().is_some() {}
         empty(&mut self.flows);
         empty(&mut self.tombs);
-        empty(&mut self.strangers);
+        empty(&mut self.untracked);
+        empty(&mut self.clients);
         empty(&mut self.texts);
         for scope in 0..self.limits.len() {
             set(&mut self.limits, scope, Limits::default());
@@ -107,7 +127,7 @@ impl Maps {
         set(&mut self.ports, 0, Ports([0; 1024]));
         self.switch.set(0, switch::OLD, 0).expect("the old maps");
         for number in 0..2 * switch::PROGRAMS {
-            // There may be none.
+            // This call fails if the entry is already empty.
             let _ = self.programs.clear_index(&number);
         }
         let cpus = nr_cpus().expect("the number of CPUs");
@@ -117,7 +137,7 @@ impl Maps {
         }
     }
 
-    /// What the programs have told since the last time.
+    /// Returns the events that the programs have reported since the last call.
     pub fn told(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         while let Some(item) = self.events.next() {
@@ -133,18 +153,18 @@ impl Maps {
         events
     }
 
-    /// The refusals that the programs have told of since the last time.
-    pub fn told_refusals(&mut self) -> Vec<Refused> {
+    /// Returns the refusals that the programs have reported since the last call.
+    pub fn refusal_records(&mut self) -> Vec<RefusalRecord> {
         let mut refusals = Vec::new();
         while let Some(item) = self.refusals.next() {
-            assert_eq!(item.len(), size_of::<Refused>());
-            // SAFETY: as many bytes as the type has, which is made of integers.
-            refusals.push(unsafe { item.as_ptr().cast::<Refused>().read_unaligned() });
+            assert_eq!(item.len(), size_of::<RefusalRecord>());
+            // SAFETY: the item has as many bytes as the type, which consists of integers.
+            refusals.push(unsafe { item.as_ptr().cast::<RefusalRecord>().read_unaligned() });
         }
         refusals
     }
 
-    /// A counter, all CPUs together.
+    /// Returns the sum of a counter over all CPUs.
     pub fn counter(&self, index: u32) -> u64 {
         self.counters
             .get(&index, 0)
@@ -154,7 +174,7 @@ impl Maps {
     }
 }
 
-/// Writes an entry of an array.
+/// Writes an element of an array.
 pub fn set<T: Copy>(array: &mut One<T>, index: u32, value: T)
 where
     Plain<T>: Pod,
@@ -164,7 +184,7 @@ where
         .expect("write an entry of an array");
 }
 
-/// Reads an entry of an array.
+/// Reads an element of an array.
 pub fn get<T: Copy>(array: &One<T>, index: u32) -> T
 where
     Plain<T>: Pod,
@@ -172,7 +192,7 @@ where
     array.get(&index, 0).expect("read an entry of an array").0
 }
 
-/// Looks an entry up; `None`: there is none.
+/// Looks up an entry. Returns `None` if there is no entry with this key.
 pub fn find<K: Pod, V: Copy>(table: &Table<K, V>, key: &K) -> Option<V>
 where
     Plain<V>: Pod,

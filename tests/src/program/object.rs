@@ -1,4 +1,6 @@
-//! The loaded kernel object.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The kernel object as tests load it.
 
 use std::{
     env, fs,
@@ -16,16 +18,17 @@ use limiter_common::abi::map;
 
 use super::{bpffs::BpfFs, maps::Maps};
 
-/// Built by build.rs.
+/// The kernel object, which build.rs builds.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/limiter-ebpf"));
 
-/// Names a file to load in place of the embedded object.
+/// The environment variable that names a file to load instead of the embedded object.
 const OBJECT_VARIABLE: &str = "LIMITER_OBJECT";
 
-/// Bytes of the ring of refusals: a page, so that it can be filled.
+/// The size of the ring buffer for refusals in bytes. It is only one page, so that a test can fill
+/// the buffer.
 const SMALL_RING: u32 = 4096;
 
-/// Sizes of the maps that a daemon sizes.
+/// The sizes that a daemon chooses for its maps.
 #[derive(Debug, Clone, Copy)]
 pub struct Tables {
     pub scopes: u32,
@@ -33,12 +36,12 @@ pub struct Tables {
     pub flows: u32,
 }
 
-/// Programs and maps, attached nowhere.
+/// The loaded programs and maps. The programs are not attached to any hook.
 pub struct Object {
     ebpf: Ebpf,
     compiler: String,
     pub maps: Maps,
-    // The maps are pinned in it.
+    // This file system contains the pins of the maps.
     _pins: BpfFs,
 }
 
@@ -46,7 +49,7 @@ impl Object {
     /// Loads the object and all its programs.
     ///
     /// # Panics
-    /// When the kernel refuses, with what its verifier says.
+    /// Panics with the verifier's message if the kernel rejects a program.
     pub fn load(tables: Tables) -> Self {
         match env::var_os(OBJECT_VARIABLE) {
             Some(file) => {
@@ -66,13 +69,14 @@ impl Object {
             .map_max_entries(map::STATE, tables.scopes)
             .map_max_entries(map::KEYS, tables.keys)
             .map_max_entries(map::FLOWS, tables.flows)
+            .map_max_entries(map::UNTRACKED, tables.flows)
             .map_max_entries(map::REFUSALS, SMALL_RING)
             .load(bytes)
             .unwrap_or_else(|error| panic!("load the object: {error:?}"));
         for (name, program) in ebpf.programs_mut() {
             let loaded = match program {
                 Program::SchedClassifier(program) => program.load(),
-                _ => panic!("{name} is no classifier"),
+                _ => panic!("{name} is not a classifier"),
             };
             if let Err(error) = loaded {
                 panic!("{}", refusal(name, &error));
@@ -87,7 +91,7 @@ impl Object {
         }
     }
 
-    /// What the programs were built with, as its debug information says.
+    /// Returns the compiler that built the programs, as their debug information states it.
     pub fn compiler(&self) -> &str {
         &self.compiler
     }
@@ -95,7 +99,8 @@ impl Object {
     /// Runs a program on a packet.
     ///
     /// # Errors
-    /// The kernel's: it takes packets of 14 bytes to about 3.7 KiB only.
+    /// Returns the kernel's error if the run fails. The kernel accepts only packets of 14 bytes to
+    /// about 3.7 KiB.
     pub fn run(
         &self,
         program: &str,
@@ -104,7 +109,7 @@ impl Object {
         self.program(program).test_run(options)
     }
 
-    /// A program, for the kernel.
+    /// Returns the descriptor of a program, for system calls.
     pub fn fd(&self, program: &str) -> BorrowedFd<'_> {
         self.program(program)
             .fd()
@@ -112,7 +117,7 @@ impl Object {
             .as_fd()
     }
 
-    /// Lets `PROGRAMS` lead to a program.
+    /// Makes the entry `number` of `PROGRAMS` refer to a program.
     pub fn lead_to(&mut self, number: u32, program: &str) {
         let Some(Program::SchedClassifier(program)) = self.ebpf.program(program) else {
             panic!("the object has no classifier {program}");
@@ -122,7 +127,7 @@ impl Object {
         set.expect("an entry of the array of programs");
     }
 
-    /// Runs a program that looks at no packet.
+    /// Runs a program that reads no packet.
     pub fn run_bare(&self, program: &str) {
         let options = TestRunOptions {
             data_in: Some(&[0; 64]),
@@ -132,18 +137,20 @@ impl Object {
             .unwrap_or_else(|error| panic!("run {program}: {error:?}"));
     }
 
-    /// The names of all programs.
+    /// Returns the names of all programs.
     pub fn names(&self) -> Vec<&str> {
         self.ebpf.programs().map(|(name, _)| name).collect()
     }
 
-    /// Instructions that the verifier looked at; 0: this kernel does not say (it does from 5.16 on).
+    /// Returns the number of instructions that the verifier processed, or 0 on kernels before 5.16,
+    /// which do not report it.
     pub fn verified_instructions(&self, program: &str) -> u32 {
         let info = self.program(program).info().expect("the program's info");
         info.verified_instruction_count().unwrap_or(0)
     }
 
-    /// The object itself, for maps that only some builds of it have.
+    /// Returns the aya object itself, with which a test can reach maps that only some builds of the
+    /// programs have.
     pub fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
@@ -156,7 +163,8 @@ impl Object {
     }
 }
 
-/// `rustc version ...` of DW_AT_producer (DWARF 5, section 3.1.1), which is a string that ends with 0.
+/// Returns the compiler's version, `rustc version ...`, from the attribute DW_AT_producer (DWARF 5,
+/// section 3.1.1). The attribute ends with a zero byte.
 fn compiler(object: &[u8]) -> String {
     const START: &[u8] = b"rustc version ";
     let at = object.windows(START.len()).position(|bytes| bytes == START);
@@ -170,7 +178,8 @@ fn compiler(object: &[u8]) -> String {
     })
 }
 
-/// The end of what the verifier said is what matters.
+/// Returns the message for a program that the kernel did not accept. Of the verifier's output, the
+/// message contains only the last lines, which state the cause.
 fn refusal(name: &str, error: &ProgramError) -> String {
     const LINES: usize = 40;
     let text = match error {

@@ -1,4 +1,6 @@
-//! Maps of a running daemon, looked at and changed behind its back.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The maps of a running daemon. Tests read and change them directly, without the daemon.
 
 use std::{
     collections::HashMap,
@@ -11,16 +13,16 @@ use aya::maps::{self, Map, MapData};
 use limiter_common::abi::{ABI_VERSION, Digest, ScopeState, map, switch};
 use memmap2::{MmapOptions, MmapRaw};
 
-/// The map of that name.
+/// Opens the map that is pinned as `name`.
 fn open(pins: &Path, name: &str) -> MapData {
     let path = pins.join(format!("v{ABI_VERSION}")).join(name);
     MapData::from_pin(path).expect("a pinned map")
 }
 
-/// The keys that the kernel knows, with their scope and flags, read one by one.
+/// Reads the map of keys one key at a time, and returns the scope and the flags of each key.
 ///
 /// # Panics
-/// When no daemon has pinned its maps in `pins`.
+/// Panics if no daemon has pinned its maps in `pins`.
 pub fn pinned_keys(pins: &Path) -> HashMap<Digest, u64> {
     let keys = maps::HashMap::<_, Digest, [u64; 2]>::try_from(Map::HashMap(open(pins, map::KEYS)));
     let keys = keys.expect("the map of keys");
@@ -30,30 +32,31 @@ pub fn pinned_keys(pins: &Path) -> HashMap<Digest, u64> {
         .expect("read the map of keys")
 }
 
-/// How far a daemon has got, or had when it died, with maps that are to take the place of others.
+/// The phases in which a daemon replaces maps with new ones. If a daemon is killed during the
+/// replacement, the kernel stays in the phase that the daemon had reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Switched {
-    /// The old ones are in force.
+pub enum SwitchPhase {
+    /// The old maps are in use.
     Old,
-    /// Packets are held, if the moment has not passed.
+    /// Packets are held until the maximum time for holding them has expired.
     Held,
-    /// The new ones are in force.
+    /// The new maps are in use.
     New,
 }
 
-/// That; `None` when there are no such maps that anything would depend on.
-pub fn switched(pins: &Path) -> Option<Switched> {
+/// Returns the present phase. Returns `None` if no new maps are ready to replace the old ones.
+pub fn switch_phase(pins: &Path) -> Option<SwitchPhase> {
     let directory = pins.join(format!("v{ABI_VERSION}-growing"));
     let data = MapData::from_pin(directory.join(map::SWITCH)).ok()?;
     let word = maps::Array::<_, u64>::try_from(Map::Array(data)).expect("the switch");
     Some(match word.get(&0, 0).expect("read the switch") {
-        switch::OLD => Switched::Old,
-        switch::NEW => Switched::New,
-        _ => Switched::Held,
+        switch::OLD => SwitchPhase::Old,
+        switch::NEW => SwitchPhase::New,
+        _ => SwitchPhase::Held,
     })
 }
 
-/// The pinned map of the scopes' state, mapped as the daemon does it.
+/// The pinned map with the states of the scopes. It is mapped into memory, as in the daemon.
 #[derive(Debug)]
 pub struct PinnedState {
     mapping: MmapRaw,
@@ -61,7 +64,7 @@ pub struct PinnedState {
 
 impl PinnedState {
     /// # Panics
-    /// When no daemon has pinned its maps in `pins`.
+    /// Panics if no daemon has pinned its maps in `pins`.
     pub fn open(pins: &Path) -> Self {
         let data = open(pins, map::STATE);
         let entries = data.info().expect("its shape").max_entries() as usize;
@@ -75,18 +78,19 @@ impl PinnedState {
     fn word(&self, scope: u32, offset: usize) -> &AtomicU64 {
         let at = scope as usize * size_of::<ScopeState>() + offset;
         assert!(at + size_of::<u64>() <= self.mapping.len());
-        // SAFETY: within the mapping, which lives as long as `self`; all who share it change its
-        // words, which are aligned, atomically.
+        // SAFETY: the address is aligned and within the mapping, which lives as long as `self`, and
+        // everything that uses the mapping accesses its 64-bit words atomically.
         unsafe { AtomicU64::from_ptr(self.mapping.as_mut_ptr().add(at).cast()) }
     }
 
-    /// Changes the requests in flight of a scope (the first of a daemon is 0).
+    /// Adds `by` to the number of requests in flight of the scope with the id `scope`. The first
+    /// scope of a daemon has the id 0.
     pub fn add_in_flight(&self, scope: u32, by: i64) {
         let word = self.word(scope, std::mem::offset_of!(ScopeState, in_flight));
         word.fetch_add(by.cast_unsigned(), SeqCst);
     }
 
-    /// Changes the connections of a scope.
+    /// Adds `by` to the number of connections of the scope with the id `scope`.
     pub fn add_connections(&self, scope: u32, by: i64) {
         let word = self.word(scope, std::mem::offset_of!(ScopeState, connections));
         word.fetch_add(by.cast_unsigned(), SeqCst);

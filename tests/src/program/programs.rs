@@ -1,4 +1,6 @@
-//! The programs with their maps, as a test finds them: loaded once, emptied for each.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The programs with their maps. They are loaded once, and the maps are emptied for each test.
 
 use std::{
     cell::Cell,
@@ -7,50 +9,55 @@ use std::{
 };
 
 use limiter_common::abi::{
-    Clock, Config, Flow, FlowKey, KeyEntry, Limits, Ports, ScopeState, Suspect, Sweep, TextKey,
-    Tomb, Unused, counter, reason,
+    ClientKey, Clock, Config, Flow, FlowEntry, FlowKey, KeyEntry, Limits, Ports, ScopeState,
+    Suspect, Sweep, TextKey, Tomb, UntrackedConnection, Unused, counter, reason,
 };
+use limiter_common::flow::Idle;
 
 use super::{
-    link::Link,
+    link::TestDevice,
     maps::{self, Plain},
     object::{Object, Tables},
     rules::{self, COMMON_TEXTS, SCOPE_TEXTS},
-    run::{self, Extras, Hook, Ran},
+    run::{self, Extras, Hook, RunResult},
 };
 use crate::GUARDED;
 
-/// Small, so that full tables can be had.
+/// Small tables, so that a test can fill them.
 const TABLES: Tables = Tables {
     scopes: 16,
     keys: 16,
     flows: 8,
 };
 
-/// Loading takes a second, most of it the verifier's.
-static LOADED: Mutex<Option<(Object, Link)>> = Mutex::new(None);
+/// The loaded object. It is loaded only once, because loading takes about a second, most of which
+/// the verifier needs.
+static LOADED: Mutex<Option<(Object, TestDevice)>> = Mutex::new(None);
 
 thread_local! {
-    /// Whether this thread has them: it would wait for itself.
+    /// Whether this thread already has the programs. A thread that requested them a second time
+    /// would wait for itself forever.
     static HELD: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The loaded programs; tests take turns, and each has them once at a time.
+/// The loaded programs. Only one test at a time can use them.
 pub struct Programs {
-    loaded: MutexGuard<'static, Option<(Object, Link)>>,
+    loaded: MutexGuard<'static, Option<(Object, TestDevice)>>,
 }
 
 impl Programs {
-    /// With empty maps, [`rules::config`], [`GUARDED`] guarded, and all texts.
+    /// Returns the programs. Their maps contain only [`rules::config`], the texts of all refusals,
+    /// and [`GUARDED`] as the guarded port.
     ///
     /// # Panics
-    /// Without root, or when the kernel refuses the programs.
+    /// Panics if the process is not root, or if the kernel rejects the programs.
     pub fn fresh() -> Self {
         assert!(
             !HELD.get(),
             "drop the programs before you ask for them again"
         );
-        // A test that failed leaves nothing behind that is not cleared here.
+        // The lock may have been poisoned by a failed test. This does not matter, because the maps
+        // are emptied below.
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         let (object, link) = loaded.get_or_insert_with(|| load(TABLES));
         link.enter();
@@ -58,7 +65,8 @@ impl Programs {
         Self { loaded }.filled()
     }
 
-    /// As [`Programs::fresh`], with maps of these sizes, loaded for this purpose.
+    /// Does the same as [`Programs::fresh`] with the table sizes `tables`. This function loads the
+    /// programs again.
     pub fn sized(tables: Tables) -> Self {
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, link) = loaded.insert(load(tables));
@@ -89,28 +97,29 @@ impl Programs {
         programs
     }
 
-    /// What is loaded, to run it by other means.
+    /// Returns the loaded object, so that a test can use it directly.
     pub fn object(&self) -> &Object {
         &self.loaded.as_ref().expect("loaded").0
     }
 
-    /// As [`Programs::object`].
+    /// Returns the same as [`Programs::object`], but mutable.
     pub fn object_mut(&mut self) -> &mut Object {
         &mut self.loaded.as_mut().expect("loaded").0
     }
 
-    fn link(&self) -> &Link {
+    fn link(&self) -> &TestDevice {
         &self.loaded.as_ref().expect("loaded").1
     }
 
-    /// [`rules::config`] with changes.
+    /// Calls `change` with the configuration [`rules::config`], and publishes the result to the
+    /// programs.
     pub fn configure(&mut self, change: impl FnOnce(&mut Config)) {
         let mut config = rules::config();
         change(&mut config);
         maps::set(&mut self.object_mut().maps.config, 0, config);
     }
 
-    /// Guards these ports and no others.
+    /// Replaces the guarded ports with `ports`.
     pub fn guard(&mut self, ports: &[u16]) {
         let mut bits = Ports([0; 1024]);
         for port in ports {
@@ -119,7 +128,7 @@ impl Programs {
         maps::set(&mut self.object_mut().maps.ports, 0, bits);
     }
 
-    /// Enters a scope with these limits and one key.
+    /// Adds the scope with the id `scope`, the limits `limits` and one key.
     pub fn scope(&mut self, scope: u32, key: &str, limits: Limits) {
         self.limit(scope, limits);
         self.key(
@@ -132,19 +141,19 @@ impl Programs {
         );
     }
 
-    /// Sets the limits of a scope.
+    /// Changes the limits of a scope.
     pub fn limit(&mut self, scope: u32, limits: Limits) {
         maps::set(&mut self.object_mut().maps.limits, scope, limits);
     }
 
-    /// Enters a key.
+    /// Adds a key.
     pub fn key(&mut self, key: &str, entry: KeyEntry) {
         let keys = &mut self.object_mut().maps.keys;
         keys.insert(rules::digest(key), Plain(entry), 0)
             .expect("enter a key");
     }
 
-    /// A key's entry.
+    /// Returns the map entry of a key.
     pub fn entry(&self, key: &str) -> Option<KeyEntry> {
         maps::find(&self.object().maps.keys, &rules::digest(key))
     }
@@ -161,12 +170,12 @@ impl Programs {
         maps::set(&mut self.object_mut().maps.state, scope, state);
     }
 
-    /// Publishes the offset from the boot clock to UTC.
+    /// Sets the offset between the boot clock and UTC.
     pub fn set_clock(&mut self, utc_offset_ns: u64) {
         self.change_clock(|clock| clock.utc_offset_ns = utc_offset_ns);
     }
 
-    /// Adds scope ids for unknown keys; the last comes first.
+    /// Adds scope ids for unknown keys. The programs use the last id first.
     pub fn offer(&mut self, ids: &[u32]) {
         let unused = &mut self.object_mut().maps.unused;
         for id in ids {
@@ -177,13 +186,13 @@ impl Programs {
         }
     }
 
-    /// How many scope ids are left for unknown keys.
+    /// Returns how many of the scope ids for unknown keys the programs have not used yet.
     pub fn unused(&self) -> u32 {
         let head = self.object().maps.unused.get(&0, 0);
         Unused(head.expect("the stack of ids")).left()
     }
 
-    /// Forgets a text.
+    /// Removes the text of the response for the refusal reason `why`.
     pub fn forget_text(&mut self, why: u32) {
         let set = if why < reason::LIMITS {
             SCOPE_TEXTS
@@ -202,7 +211,7 @@ impl Programs {
         self.object().maps.counter(index)
     }
 
-    /// All counters that are not zero, by their names.
+    /// Returns all counters that are not zero, by name.
     pub fn counters(&self) -> BTreeMap<&'static str, u64> {
         (0..)
             .zip(counter::NAMES)
@@ -212,31 +221,32 @@ impl Programs {
     }
 
     pub fn flow(&self, key: &FlowKey) -> Option<Flow> {
-        maps::find(&self.object().maps.flows, &Plain(*key))
+        maps::find(&self.object().maps.flows, &Plain(*key)).map(|entry| entry.flow)
     }
 
-    /// Replaces a flow.
+    /// Replaces the state of a flow.
     pub fn set_flow(&mut self, flow: Flow) {
         let flows = &mut self.object_mut().maps.flows;
         flows
-            .insert(Plain(flow.key), Plain(flow), 0)
+            .insert(Plain(flow.key), Plain(FlowEntry { lock: 0, flow }), 0)
             .expect("enter a flow");
     }
 
-    /// The keys of all flows.
+    /// Returns the keys of all flows.
     pub fn flows(&self) -> Vec<FlowKey> {
         let keys = self.object().maps.flows.keys();
         keys.map(|key| key.expect("a flow's key").0).collect()
     }
 
-    /// Whether these bytes stand in a flow.
+    /// Returns whether the state of any flow contains these bytes.
     pub fn flows_hold(&self, bytes: &[u8]) -> bool {
         self.flows()
             .iter()
             .filter_map(|key| self.flow(key))
             .any(|flow| {
                 let start = (&raw const flow).cast::<u8>();
-                // SAFETY: a flow is made of integers and arrays of them, and its padding is explicit.
+                // SAFETY: a flow consists of integers and arrays of them, and its padding is
+                // explicit.
                 let flow = unsafe { std::slice::from_raw_parts(start, size_of::<Flow>()) };
                 flow.windows(bytes.len()).any(|window| window == bytes)
             })
@@ -246,34 +256,43 @@ impl Programs {
         maps::find(&self.object().maps.tombs, &Plain(*key))
     }
 
-    /// Runs a program on a packet.
+    /// Replaces the state of a tomb.
+    pub fn set_tomb(&mut self, key: &FlowKey, tomb: Tomb) {
+        let tombs = &mut self.object_mut().maps.tombs;
+        tombs
+            .insert(Plain(*key), Plain(tomb), 0)
+            .expect("enter a tomb");
+    }
+
+    /// Runs the program of a hook on a packet.
     #[track_caller]
-    pub fn run(&mut self, hook: Hook, packet: &[u8]) -> Ran {
+    pub fn run(&mut self, hook: Hook, packet: &[u8]) -> RunResult {
         self.run_with(hook, packet, Extras::default())
     }
 
-    /// Runs a program on a packet with what it brings along.
+    /// Runs the program of a hook on a packet that has additional properties.
     #[track_caller]
-    pub fn run_with(&mut self, hook: Hook, packet: &[u8], extras: Extras) -> Ran {
+    pub fn run_with(&mut self, hook: Hook, packet: &[u8], extras: Extras) -> RunResult {
         let link = self.link();
         link.caught();
         let mut ran = run::run(self.object(), hook, link.ifindex(), packet, extras);
         ran.sent = link.caught();
-        // The stack of the namespace speaks IPv6 by itself; it knows nothing of TCP.
+        // The namespace's own network stack also sends IPv6 packets, none of which are TCP. Only
+        // TCP packets are therefore kept.
         ran.sent
             .retain(|packet| run::is_tcp(packet, hook.ethernet()));
         ran
     }
 
-    /// Runs the sweep, and says what it answered.
-    pub fn sweep(&mut self, idle_ns: [u64; 4]) -> Sweep {
+    /// Runs a sweep with the idle timeouts `idle_ns` and returns its result.
+    pub fn sweep(&mut self, idle_ns: [u64; Idle::COUNT]) -> Sweep {
         self.sweep_with(Sweep {
             idle_ns,
             ..Sweep::default()
         })
     }
 
-    /// Runs the sweep as `ask` says, and says what it answered.
+    /// Runs a sweep with the parameters `ask` and returns its result.
     pub fn sweep_with(&mut self, ask: Sweep) -> Sweep {
         let object = self.object_mut();
         maps::set(&mut object.maps.sweep, 0, ask);
@@ -281,14 +300,14 @@ impl Programs {
         maps::get(&object.maps.sweep, 0)
     }
 
-    /// The flows that the last sweep named.
+    /// Returns the flows that the sweep with the result `sweep` reported as suspects.
     pub fn suspects(&self, sweep: &Sweep) -> Vec<Suspect> {
         (0..u32::try_from(sweep.suspects).expect("a few"))
             .map(|number| maps::get(&self.object().maps.suspects, number))
             .collect()
     }
 
-    /// Has a flow forgotten, and says what became of that.
+    /// Makes the programs forget a flow, and returns the result.
     pub fn forget(&mut self, suspect: Suspect) -> Suspect {
         let object = self.object_mut();
         maps::set(&mut object.maps.forget, 0, suspect);
@@ -296,12 +315,51 @@ impl Programs {
         maps::get(&object.maps.forget, 0)
     }
 
-    /// Has connections that are not known refused until `boot_ns`.
-    pub fn refuse_strangers_until(&mut self, boot_ns: u64) {
-        self.change_clock(|clock| clock.refuse_strangers_until_ns = boot_ns);
+    /// Returns the index of the interface on which packets arrive.
+    pub fn ifindex(&self) -> u32 {
+        self.link().ifindex()
     }
 
-    /// Has the daemon answer for its store until `boot_ns`.
+    /// Adds an untracked connection of the kind `kind` to the map.
+    pub fn set_untracked(&mut self, key: FlowKey, kind: u32) {
+        let connection = UntrackedConnection {
+            kind,
+            ..UntrackedConnection::default()
+        };
+        let untracked = &mut self.object_mut().maps.untracked;
+        untracked
+            .insert(Plain(key), Plain(connection), 0)
+            .expect("enter a connection");
+    }
+
+    /// Returns the map entry of an untracked connection.
+    pub fn untracked(&self, key: &FlowKey) -> Option<UntrackedConnection> {
+        maps::find(&self.object().maps.untracked, &Plain(*key))
+    }
+
+    /// Returns the number of flows that the programs count for the address of a client.
+    pub fn client_flows(&self, client: &ClientKey) -> Option<u64> {
+        maps::find(&self.object().maps.clients, client).map(|client| client.flows)
+    }
+
+    /// Sets the maximum number of flows per client address. The value 0 means no maximum.
+    pub fn share(&mut self, flows: u64) {
+        self.change_clock(|clock| clock.client_share = flows);
+    }
+
+    /// Makes untracked connections count as older than the limiter until the boot clock reaches
+    /// `boot_ns`.
+    pub fn older_until(&mut self, boot_ns: u64) {
+        self.change_clock(|clock| clock.older_until_ns = boot_ns);
+    }
+
+    /// Makes the programs refuse untracked connections until the boot clock reaches `boot_ns`.
+    pub fn refuse_untracked_until(&mut self, boot_ns: u64) {
+        self.change_clock(|clock| clock.refuse_untracked_until_ns = boot_ns);
+    }
+
+    /// Publishes to the programs the end of the period that the daemon's last complete write to the
+    /// store covers; `boot_ns` is a time of the boot clock in nanoseconds.
     pub fn attend_until(&mut self, boot_ns: u64) {
         self.change_clock(|clock| clock.attended_until_ns = boot_ns);
     }
@@ -313,7 +371,7 @@ impl Programs {
         maps::set(map, 0, clock);
     }
 
-    /// Sets what holds for a scope when its limits end.
+    /// Sets the limits that will apply to a scope once its present limits have expired.
     pub fn end(&mut self, scope: u32, then: Limits) {
         let ended = &mut self.object_mut().maps.ended;
         ended.insert(scope, Plain(then), 0).expect("enter limits");
@@ -326,6 +384,6 @@ impl Drop for Programs {
     }
 }
 
-fn load(tables: Tables) -> (Object, Link) {
-    (Object::load(tables), Link::new())
+fn load(tables: Tables) -> (Object, TestDevice) {
+    (Object::load(tables), TestDevice::new())
 }

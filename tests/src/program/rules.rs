@@ -1,4 +1,6 @@
-//! What a daemon would tell the programs, in short.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Default values for the data that a daemon publishes to the programs.
 
 use limiter_common::{
     abi::{Config, Digest, LIMITS_IN_USE, Limits, MAX_TEXT, Text, UNLIMITED, policy, reason},
@@ -7,17 +9,21 @@ use limiter_common::{
     siphash::siphash128,
 };
 
-/// The installation's secret, here and now.
+/// The secret of the installation, for tests.
 const HASH_KEY: [u64; 2] = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
 
-/// The text set of refusals that concern no scope, and the one of all scopes.
+/// The indices of two sets of texts. The first set is for refusals that concern no scope, and the
+/// second set is for the refusals of every scope.
 pub const COMMON_TEXTS: u32 = 1;
 pub const SCOPE_TEXTS: u32 = 2;
 
-/// Field of a request's key.
+/// The mark on the packets that the programs send.
+pub const OWN_MARK: u32 = 0x1234_5678;
+
+/// The name of the field that contains a request's key.
 pub const KEY_FIELD: &str = "X-Api-Key";
 
-/// DESIGN.md's defaults, with the maps' sizes of [`super::Programs`].
+/// Returns the defaults of DESIGN.md, with the map sizes of [`super::Programs`].
 pub fn config() -> Config {
     let sources = [Source::Header(KEY_FIELD), Source::Bearer, Source::Basic];
     Config {
@@ -34,13 +40,15 @@ pub fn config() -> Config {
         common_texts: COMMON_TEXTS,
         unattended: policy::PASS,
         handshake: policy::PASS,
+        own_mark: OWN_MARK,
+        connect: policy::REJECT,
         adopt_count: 0,
         adopt_limits: Limits::default(),
         fingerprint_key: fingerprint::key(HASH_KEY),
     }
 }
 
-/// Limits that let everything by.
+/// Returns limits that admit every request.
 pub fn no_limits() -> Limits {
     Limits {
         daily_quota: UNLIMITED,
@@ -56,12 +64,13 @@ pub fn no_limits() -> Limits {
     }
 }
 
-/// What the map of keys has for a key.
+/// Returns the digest of a key, which identifies the key in the map of keys.
 pub fn digest(key: &str) -> Digest {
     siphash128(HASH_KEY, key.as_bytes())
 }
 
-/// The response to a refusal: status line, two slots, fields, body.
+/// Returns the response to a request that is refused for the reason `why`: the status line, two
+/// slots, the fields and the body.
 pub fn text(why: u32) -> Text {
     let (status, body) = match why {
         reason::RATE => ("429 Too Many Requests", "too fast"),
@@ -69,6 +78,7 @@ pub fn text(why: u32) -> Text {
         reason::CONNECTIONS => ("429 Too Many Requests", "too many connections"),
         reason::DAILY_QUOTA => ("429 Too Many Requests", "enough for today"),
         reason::MALFORMED => ("400 Bad Request", "not HTTP"),
+        reason::CONNECT => ("405 Method Not Allowed", "no tunnels"),
         _ => ("401 Unauthorized", "no such key"),
     };
     let mut head = format!("HTTP/1.1 {status}\r\n");

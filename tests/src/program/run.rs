@@ -1,30 +1,34 @@
-//! One packet through one program.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A run of one program on one packet.
 
 use super::{object::Object, test_run::Run};
-use crate::packet::{Decoded, ETHERNET};
+use crate::packet::{DecodedSegment, ETHERNET};
 
-/// Room for whatever comes out.
+/// The size in bytes of the buffer for a packet after a run. Every packet fits in it.
 const LONGEST: usize = 8192;
 
-/// `struct __sk_buff` (include/uapi/linux/bpf.h): its size, and where fields of it are.
+/// The size of `struct __sk_buff` (include/uapi/linux/bpf.h), and the offsets of some of its
+/// fields.
 const CONTEXT: usize = 192;
 const MARK: usize = 8;
+const INGRESS_IFINDEX: usize = 36;
 const IFINDEX: usize = 40;
 const GSO_SIZE: usize = 176;
 
-/// `TCX_NEXT`, `TC_ACT_SHOT` and `TC_ACT_REDIRECT` (include/uapi/linux/pkt_cls.h).
+/// The values of `TCX_NEXT`, `TC_ACT_SHOT` and `TC_ACT_REDIRECT` (include/uapi/linux/pkt_cls.h).
 const NEXT: i32 = -1;
 const SHOT: i32 = 2;
 const REDIRECT: i32 = 7;
 
-/// Where a program is attached, and on which kind of device.
+/// The hook of a program, and whether its device has Ethernet headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
     Ingress,
     Egress,
     IngressBare,
     EgressBare,
-    /// What is there instead while maps take the place of others.
+    /// The program on the ingress hook that holds packets while maps are replaced.
     HoldIngress,
     HoldEgress,
     HoldIngressBare,
@@ -32,7 +36,8 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// For packets to the server (`to_server`) or to the client, with Ethernet headers or without.
+    /// Returns the hook for packets to the server (if `to_server`) or to the client, on a device
+    /// with Ethernet headers (if `ethernet`) or without them.
     pub fn of(to_server: bool, ethernet: bool) -> Self {
         match (to_server, ethernet) {
             (true, true) => Self::Ingress,
@@ -55,7 +60,7 @@ impl Hook {
         }
     }
 
-    /// What is there instead while maps take the place of others.
+    /// Returns the same hook, but with the program that holds packets while maps are replaced.
     pub fn holding(self) -> Self {
         match self {
             Self::Ingress | Self::HoldIngress => Self::HoldIngress,
@@ -73,64 +78,73 @@ impl Hook {
     }
 }
 
-/// What is to become of the packet.
+/// The program's decision about the packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// On to the next program and the stack.
+    /// The packet continues to the next program and then to the network stack.
     Pass,
     Drop,
-    /// Out of the device, or into it (the test-run does not do it).
+    /// The packet is to be sent out of a device or into it. The test run only reports this, and
+    /// does not send the packet.
     Redirect,
 }
 
-/// How a program left a packet.
+/// The result of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ran {
+pub struct RunResult {
     pub verdict: Verdict,
-    /// The packet, changed or not.
+    /// The packet as it is after the run.
     pub packet: Vec<u8>,
     pub mark: u32,
-    /// Packets of TCP sent besides, in order.
+    /// The additional TCP packets that the program sent, in order.
     pub sent: Vec<Vec<u8>>,
     ethernet: bool,
 }
 
-impl Ran {
-    /// The packet taken apart; its checksums must be right.
+impl RunResult {
+    /// Decodes the packet, whose checksums must be correct.
     #[track_caller]
-    pub fn decoded(&self) -> Decoded {
-        Decoded::of(&self.packet, self.ethernet)
+    pub fn decoded(&self) -> DecodedSegment {
+        DecodedSegment::of(&self.packet, self.ethernet)
     }
 
-    /// The one packet that was sent besides.
+    /// Decodes the only additional packet that was sent.
     #[track_caller]
-    pub fn answer(&self) -> Decoded {
-        assert_eq!(self.sent.len(), 1, "packets sent besides");
-        Decoded::of(&self.sent[0], self.ethernet)
+    pub fn answer(&self) -> DecodedSegment {
+        assert_eq!(self.sent.len(), 1, "additional packets");
+        DecodedSegment::of(&self.sent[0], self.ethernet)
     }
 }
 
-/// What a packet brings along that does not stand in it.
+/// The properties of a packet that are not part of its bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Extras {
     pub mark: u32,
-    /// The payload of each of the packets that it was merged from, or will be cut into; 0: of one.
+    /// The index of the packet's interface, if it differs from the interface of the tests.
+    pub ifindex: Option<u32>,
+    /// For a packet that leaves the host, the index of the interface through which the packet
+    /// entered the host, or 0 if the host itself sent the packet.
+    pub ingress_ifindex: u32,
+    /// The payload size in bytes of the individual packets, if the packet was merged from several
+    /// packets or will be segmented into several; otherwise 0.
     pub gso_size: u32,
-    /// The device has taken a sum of all that is behind the link header (CHECKSUM_COMPLETE); it
-    /// must still hold afterwards, or the kernel says so.
+    /// Whether the device has computed a sum of everything after the link header
+    /// (CHECKSUM_COMPLETE). The kernel then reports an error if the programs have not updated the
+    /// sum correctly.
     pub checksum_complete: bool,
 }
 
-/// Runs `hook`'s program on a packet.
+/// Runs the program of `hook` on a packet.
 ///
 /// # Panics
-/// When the kernel refuses the packet, or on a verdict that no program has.
+/// Panics if the kernel rejects the packet, or if the verdict is one that no program should return.
 #[track_caller]
-pub fn run(object: &Object, hook: Hook, ifindex: u32, packet: &[u8], extras: Extras) -> Ran {
+pub fn run(object: &Object, hook: Hook, ifindex: u32, packet: &[u8], extras: Extras) -> RunResult {
     let mut context = [0; CONTEXT];
     for (at, value) in [
         (MARK, extras.mark),
-        (IFINDEX, ifindex),
+        (INGRESS_IFINDEX, extras.ingress_ifindex),
+        (IFINDEX, extras.ifindex.unwrap_or(ifindex)),
         (GSO_SIZE, extras.gso_size),
     ] {
         context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
@@ -158,7 +172,7 @@ pub fn run(object: &Object, hook: Hook, ifindex: u32, packet: &[u8], extras: Ext
         other => panic!("{} returned {other}", hook.program()),
     };
     let mark = u32::from_ne_bytes(after[MARK..MARK + 4].try_into().expect("four bytes"));
-    Ran {
+    RunResult {
         verdict,
         packet: left,
         mark,
@@ -167,7 +181,8 @@ pub fn run(object: &Object, hook: Hook, ifindex: u32, packet: &[u8], extras: Ext
     }
 }
 
-/// Whether a packet without options or extensions, as the programs send them, is TCP.
+/// Returns whether a packet is TCP. The packet must have no IP options or extension headers, and
+/// packets from the programs have none.
 pub fn is_tcp(packet: &[u8], ethernet: bool) -> bool {
     let mut at = if ethernet { ETHERNET } else { 0 };
     while at > 0 && matches!(packet.get(at - 2..at), Some([0x81, 0] | [0x88, 0xa8])) {

@@ -1,49 +1,54 @@
-//! A connection, as its two ends see it: numbers count from the first byte of each side.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A connection in which the bytes of each side are numbered from that side's first byte.
 
 use std::{
     net::IpAddr,
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use limiter_common::abi::FlowKey;
+use limiter_common::abi::{FlowKey, Link};
 
 use super::{
     programs::Programs,
-    run::{Hook, Ran, Verdict},
+    run::{Hook, RunResult, Verdict},
 };
 use crate::packet::{ACK, Ends, FIN, PSH, RST, SYN, Segment, Shape, timestamp};
 
-/// A window of either side.
+/// The window that either side announces.
 const WINDOW: u16 = 60_000;
 
-/// A connection. What it makes are segments; what it pushes goes through the programs.
+/// A connection that makes segments and can run them through the programs.
 #[derive(Debug, Clone)]
 pub struct Talk {
     pub shape: Shape,
     pub ends: Ends,
-    /// The sequence number of the first byte of the client, and of the server.
+    /// The sequence numbers of the client's first byte and of the server's first byte.
     pub client_start: u32,
     pub server_start: u32,
-    /// Bytes of the client that went by, in order.
+    /// The number of bytes from the client that have passed in order, which is also the position of
+    /// the client's next byte.
     pub asked: u32,
-    /// Bytes of the server that went by, in order.
+    /// The number of bytes from the server that have passed in order, which is also the position of
+    /// the server's next byte.
     pub answered: u32,
-    /// Bytes of the client that the server acknowledges.
+    /// The number of bytes from the client that the server acknowledges.
     pub server_acked: u32,
-    /// Whether both sides send timestamps; a clock that ticks with each segment.
+    /// Whether both sides send timestamps. Each segment has a higher timestamp than the one before
+    /// it.
     pub timestamps: bool,
     ticks: u32,
-    /// The windows that server and client announce, not scaled.
+    /// The windows that the server and the client announce, as in the header field, before scaling.
     pub window: u16,
     pub client_window: u16,
 }
 
 impl Talk {
-    /// A connection that is not open yet.
+    /// Makes a connection that is not open yet.
     pub fn new(shape: Shape) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let ends = shape.ends();
-        // No two connections begin alike, as with everybody.
+        // Each connection begins at different sequence numbers, as real connections do.
         let start = NEXT.fetch_add(1 << 20, Ordering::Relaxed);
         Self {
             shape,
@@ -60,13 +65,13 @@ impl Talk {
         }
     }
 
-    /// An open connection.
+    /// Makes an open connection.
     #[track_caller]
     pub fn open(programs: &mut Programs, shape: Shape) -> Self {
         Self::new(shape).opened(programs)
     }
 
-    /// Opens the connection.
+    /// Opens the connection, and returns it.
     #[track_caller]
     pub fn opened(mut self, programs: &mut Programs) -> Self {
         for (to_server, segment) in [(true, self.syn()), (false, self.syn_ack())] {
@@ -82,28 +87,31 @@ impl Talk {
         self
     }
 
-    /// How the programs call it.
+    /// Returns the key of the connection's flow.
     pub fn key(&self) -> FlowKey {
         FlowKey {
             client: address(self.ends.client),
             server: address(self.ends.server),
             client_port: self.ends.client_port.to_be(),
             server_port: self.ends.server_port.to_be(),
+            link: Link::NONE,
         }
     }
 
-    /// The same as it lies in the memory of a map, in words of this machine.
-    pub fn key_words(&self) -> [u32; 9] {
+    /// Returns the key as the 32-bit words that a map stores, in this machine's byte order.
+    pub fn key_words(&self) -> [u32; 11] {
         let FlowKey {
             client,
             server,
             client_port,
             server_port,
+            link,
         } = self.key();
         let [a, b] = [client_port.to_ne_bytes(), server_port.to_ne_bytes()];
-        let mut words = [u32::from_ne_bytes([a[0], a[1], b[0], b[1]]); 9];
+        let mut words = [u32::from_ne_bytes([a[0], a[1], b[0], b[1]]); 11];
         words[..4].copy_from_slice(&client);
         words[4..8].copy_from_slice(&server);
+        words[9..].copy_from_slice(&[link.ifindex, link.vlan]);
         words
     }
 
@@ -129,12 +137,12 @@ impl Talk {
         })
     }
 
-    /// The client's next segment.
+    /// Makes the client's next segment.
     pub fn client(&mut self, payload: &[u8]) -> Segment {
         self.client_at(self.asked, payload)
     }
 
-    /// A segment of the client from its byte `at` on.
+    /// Makes a segment from the client whose payload begins at position `at` in the client's bytes.
     pub fn client_at(&mut self, at: u32, payload: &[u8]) -> Segment {
         let segment = Segment {
             seq: self.client_start.wrapping_add(at),
@@ -147,12 +155,12 @@ impl Talk {
         self.stamped(segment)
     }
 
-    /// The server's next segment.
+    /// Makes the server's next segment.
     pub fn server(&mut self, payload: &[u8]) -> Segment {
         self.server_at(self.answered, payload)
     }
 
-    /// A segment of the server from its byte `at` on.
+    /// Makes a segment from the server whose payload begins at position `at` in the server's bytes.
     pub fn server_at(&mut self, at: u32, payload: &[u8]) -> Segment {
         let segment = Segment {
             seq: self.server_start.wrapping_add(at),
@@ -165,16 +173,17 @@ impl Talk {
         self.stamped(segment)
     }
 
-    /// Runs a segment through the program on its way.
+    /// Runs a segment through the program for its direction.
     #[track_caller]
-    pub fn run(&self, programs: &mut Programs, to_server: bool, segment: &Segment) -> Ran {
+    pub fn run(&self, programs: &mut Programs, to_server: bool, segment: &Segment) -> RunResult {
         let hook = Hook::of(to_server, self.shape.ethernet);
         programs.run(hook, &self.shape.wrap(&self.ends, to_server, segment))
     }
 
-    /// Runs the client's next segment; the server has what passes.
+    /// Makes the client's next segment and runs it. If the segment passes, possibly cut, the next
+    /// segment begins with the first byte that has not passed.
     #[track_caller]
-    pub fn ask(&mut self, programs: &mut Programs, payload: impl AsRef<[u8]>) -> Ran {
+    pub fn ask(&mut self, programs: &mut Programs, payload: impl AsRef<[u8]>) -> RunResult {
         let segment = self.client(payload.as_ref());
         let ran = self.run(programs, true, &segment);
         if ran.verdict == Verdict::Pass {
@@ -186,7 +195,7 @@ impl Talk {
         ran
     }
 
-    /// As [`Talk::ask`] for what must pass untouched.
+    /// Does the same as [`Talk::ask`] for a segment that must pass unchanged.
     #[track_caller]
     pub fn asks(&mut self, programs: &mut Programs, payload: impl AsRef<[u8]>) {
         let payload = payload.as_ref();
@@ -200,13 +209,13 @@ impl Talk {
             String::from_utf8_lossy(payload)
         );
         assert_eq!(ran.packet, frame, "the packet was changed");
-        assert_eq!(ran.sent, [] as [Vec<u8>; 0], "packets sent besides");
+        assert_eq!(ran.sent, [] as [Vec<u8>; 0], "additional packets");
         self.asked += u32::try_from(payload.len()).expect("a short payload");
     }
 
-    /// Runs the server's next segment, which acknowledges all that the client asked.
+    /// Makes the server's next segment, which acknowledges all bytes from the client, and runs it.
     #[track_caller]
-    pub fn answers(&mut self, programs: &mut Programs, payload: impl AsRef<[u8]>) -> Ran {
+    pub fn answers(&mut self, programs: &mut Programs, payload: impl AsRef<[u8]>) -> RunResult {
         self.server_acked = self.asked;
         let segment = self.server(payload.as_ref());
         let ran = self.run(programs, false, &segment);
@@ -215,13 +224,14 @@ impl Talk {
         ran
     }
 
-    /// The server acknowledges all that the client asked.
+    /// Runs a segment in which the server acknowledges all bytes from the client.
     #[track_caller]
     pub fn acknowledged(&mut self, programs: &mut Programs) {
         self.answers(programs, b"");
     }
 
-    /// The next segment's timestamp is the one behind this.
+    /// Sets the clock of the timestamps to `ticks`. The next segment has the timestamp that follows
+    /// `ticks`.
     pub fn set_ticks(&mut self, ticks: u32) {
         self.ticks = ticks;
     }
@@ -237,7 +247,7 @@ impl Talk {
     }
 }
 
-/// An address in network byte order, mapped if it is of IPv4.
+/// Returns an address in network byte order. An IPv4 address becomes an IPv4-mapped IPv6 address.
 fn address(address: IpAddr) -> [u32; 4] {
     let octets = match address {
         IpAddr::V4(address) => address.to_ipv6_mapped().octets(),

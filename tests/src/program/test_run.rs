@@ -1,4 +1,6 @@
-//! `BPF_PROG_TEST_RUN` with all that it can do: aya passes no flags on.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `BPF_PROG_TEST_RUN` with all of its options. aya's own function for test runs cannot pass flags.
 
 use std::{
     io,
@@ -8,16 +10,17 @@ use std::{
 /// A run of a program on a packet.
 pub struct Run<'a> {
     pub packet: &'a [u8],
-    /// The packet as the program left it.
+    /// The buffer for the packet after the run.
     pub left: &'a mut [u8],
-    /// `struct __sk_buff` before the run, and after it.
+    /// The bytes of `struct __sk_buff` before the run and after it.
     pub context: &'a [u8],
     pub after: &'a mut [u8],
-    /// The packet comes with a sum that the device took.
+    /// Whether the kernel treats the packet as one whose checksum the device has computed
+    /// (CHECKSUM_COMPLETE).
     pub checksum_complete: bool,
 }
 
-/// The part of `union bpf_attr` for `BPF_PROG_TEST_RUN` (include/uapi/linux/bpf.h).
+/// The fields of `union bpf_attr` that `BPF_PROG_TEST_RUN` uses (include/uapi/linux/bpf.h).
 #[repr(C)]
 #[derive(Default)]
 struct Attributes {
@@ -40,14 +43,15 @@ struct Attributes {
 }
 
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
-/// Linux 6.16 and later.
+/// The flag for a packet whose checksum the device has computed. Linux supports it since 6.16.
 const BPF_F_TEST_SKB_CHECKSUM_COMPLETE: u32 = 1 << 2;
 
 impl Run<'_> {
-    /// The length of what is left of the packet, and what the program returned.
+    /// Runs the program. Returns the length of the packet after the run, and the program's return
+    /// value.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Returns the kernel's error if the run fails.
     pub fn on(self, program: BorrowedFd<'_>) -> io::Result<(usize, u32)> {
         let size = |len: usize| u32::try_from(len).expect("a short buffer");
         let mut attributes = Attributes {
@@ -66,7 +70,7 @@ impl Run<'_> {
         if self.checksum_complete {
             attributes.flags = BPF_F_TEST_SKB_CHECKSUM_COMPLETE;
         }
-        // SAFETY: all buffers outlive the call, and have the sizes that it is told.
+        // SAFETY: all buffers outlive the call, and their correct sizes are passed.
         let done = unsafe {
             libc::syscall(
                 libc::SYS_bpf,

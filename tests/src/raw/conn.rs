@@ -1,5 +1,7 @@
-//! A connection whose packets a test words. Bytes are numbered from the first
-//! of each side, whatever the sequence numbers.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A connection whose packets a test makes. The position of a byte is counted from the first byte
+//! of its side, whatever the sequence numbers are.
 
 use std::{
     net::IpAddr,
@@ -7,30 +9,31 @@ use std::{
     time::Instant,
 };
 
-use super::{Frame, Link, MAC, V4, V6};
+use super::{Frame, FrameSocket, MAC, V4, V6};
 use crate::{
     GUARDED, Response, clock,
-    packet::{ACK, Decoded, Ends, FIN, PSH, RST, SYN, Segment, Shape, timestamp},
+    packet::{ACK, DecodedSegment, Ends, FIN, PSH, RST, SYN, Segment, Shape, timestamp},
 };
 
-/// Ports of the connections of a process, each used once.
+/// The client port of the next connection. This process uses each port only once.
 static PORT: AtomicU16 = AtomicU16::new(20_000);
 
-/// How a connection opens.
+/// The parameters with which a connection is opened.
 #[derive(Debug, Clone)]
 pub struct Opening {
     pub v6: bool,
-    /// Sequence number of the first byte.
+    /// The sequence number of the client's first byte.
     pub start: u32,
-    /// The client's port; the next one that is free.
+    /// The client's port; `None` selects the next free port.
     pub client_port: Option<u16>,
     pub server_port: u16,
-    /// The window of every segment, scaled by 2^`scale`.
+    /// The window in every segment, which the receiver multiplies by 2^`scale`.
     pub window: u16,
     pub scale: Option<u8>,
     pub mss: Option<u16>,
     pub timestamps: bool,
-    /// Of the first segment; it grows by one with each.
+    /// The timestamp of the first segment. Each later segment has a timestamp that is higher by
+    /// one.
     pub first_timestamp: u32,
 }
 
@@ -65,7 +68,7 @@ impl Opening {
         }
     }
 
-    /// What a SYN offers.
+    /// Returns the options of the SYN.
     fn options(&self) -> Vec<u8> {
         let mut options = Vec::new();
         if let Some(mss) = self.mss {
@@ -79,42 +82,42 @@ impl Opening {
     }
 }
 
-/// How the server ended a connection.
+/// The way in which the server ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     Fin,
     Reset,
 }
 
-/// A connection of a [`super::Host`].
+/// A connection of a [`super::RawHost`].
 #[derive(Debug)]
 pub struct RawConn {
-    pub link: Link,
+    pub link: FrameSocket,
     shape: Shape,
     pub ends: Ends,
     opening: Opening,
-    /// Bytes said in order: where the next one goes.
+    /// The number of bytes sent in order, which is also the position of the client's next byte.
     pub said: u32,
-    /// Bytes that the server has acknowledged.
+    /// The number of bytes that the server has acknowledged.
     pub acked: u32,
-    /// Bytes heard from the server in order, its FIN included.
+    /// The number of bytes received from the server in order, including its FIN.
     pub heard: u32,
-    /// Whether what is heard is acknowledged at once.
+    /// Whether received bytes are acknowledged immediately.
     pub acknowledges: bool,
-    /// Sequence number of the server's first byte.
+    /// The sequence number of the server's first byte.
     server_start: u32,
     server_window: u16,
     ticks: u32,
     server_ticks: u32,
-    /// Bytes heard and not taken yet.
+    /// The bytes from the server that have been received and that the test has not read yet.
     stream: Vec<u8>,
     end: Option<End>,
-    /// Every segment that the server sent.
-    pub seen: Vec<Decoded>,
+    /// Every segment that the server has sent.
+    pub seen: Vec<DecodedSegment>,
 }
 
 impl RawConn {
-    pub(super) fn new(link: Link, server: IpAddr, opening: &Opening) -> Self {
+    pub(super) fn new(link: FrameSocket, server: IpAddr, opening: &Opening) -> Self {
         let (shape, client) = if opening.v6 {
             (Shape::v6(), V6.into())
         } else {
@@ -147,7 +150,7 @@ impl RawConn {
         }
     }
 
-    /// The client's SYN.
+    /// Makes the client's SYN.
     pub fn syn(&mut self) -> Segment {
         let mut options = self.opening.options();
         if self.opening.timestamps {
@@ -165,14 +168,14 @@ impl RawConn {
     /// Opens the connection.
     ///
     /// # Panics
-    /// When the server does not answer.
+    /// Panics if the server does not answer.
     #[track_caller]
     pub fn shake_hands(&mut self) {
         self.await_syn_ack();
         self.acknowledge();
     }
 
-    /// Sends the SYN and waits for its answer.
+    /// Sends the SYN and waits for the SYN-ACK.
     #[track_caller]
     pub fn await_syn_ack(&mut self) {
         let syn = self.syn();
@@ -182,8 +185,8 @@ impl RawConn {
         });
     }
 
-    /// A segment of the client with the bytes from number `at` on, which
-    /// acknowledges all that was heard.
+    /// Makes a segment from the client. Its payload begins at position `at` in the client's bytes,
+    /// and it acknowledges all received bytes.
     pub fn segment(&mut self, at: u32, payload: &[u8]) -> Segment {
         let options = if self.opening.timestamps {
             self.stamp()
@@ -201,26 +204,26 @@ impl RawConn {
         }
     }
 
-    /// The timestamp option with the next tick.
+    /// Returns the timestamp option with the next timestamp.
     fn stamp(&mut self) -> Vec<u8> {
         self.ticks = self.ticks.wrapping_add(1);
         timestamp(self.ticks, self.server_ticks)
     }
 
-    /// The timestamp that was sent last, and the one that came last.
+    /// Returns the last timestamp that was sent and the last timestamp that was received.
     pub fn timestamps(&self) -> (u32, u32) {
         (self.ticks, self.server_ticks)
     }
 
-    /// The frame of a segment, right in everything.
+    /// Returns a valid frame with a segment.
     pub fn frame(&self, segment: &Segment) -> Frame {
         self.frame_in(&self.shape, segment)
     }
 
-    /// The frame of a segment in another shape.
+    /// Returns a valid frame with `segment` in the headers of `shape`.
     pub fn frame_in(&self, shape: &Shape, segment: &Segment) -> Frame {
         let macs = (MAC, self.link.server_mac);
-        Frame::new(shape, &self.ends, macs, segment)
+        Frame::new(shape, &self.ends, macs, true, segment)
     }
 
     pub fn send(&self, segment: &Segment) {
@@ -232,7 +235,8 @@ impl RawConn {
         self.say_at(self.said, payload);
     }
 
-    /// Sends bytes from number `at` on, and goes on behind them.
+    /// Sends bytes that begin at position `at` in the client's bytes. Afterwards, the next bytes in
+    /// order are those after the last byte that has ever been sent.
     pub fn say_at(&mut self, at: u32, payload: &[u8]) {
         let segment = self.segment(at, payload);
         self.send(&segment);
@@ -240,7 +244,8 @@ impl RawConn {
         self.said = self.said.max(at.wrapping_add(length));
     }
 
-    /// Sends the next bytes until the server has them, as TCP would.
+    /// Sends the next bytes in order, and retransmits them as TCP would until the server has
+    /// acknowledged them.
     #[track_caller]
     pub fn bring(&mut self, payload: &[u8]) {
         let at = self.said;
@@ -248,7 +253,8 @@ impl RawConn {
         self.insist(at + length, |conn| conn.say_at(at, payload));
     }
 
-    /// Sends what `send` sends until the server has all bytes before `end`.
+    /// Calls `send` repeatedly until the server has acknowledged all of the client's bytes before
+    /// position `end`.
     #[track_caller]
     pub fn insist(&mut self, end: u32, mut send: impl FnMut(&mut Self)) {
         clock::eventually("the bytes are acknowledged", || {
@@ -258,72 +264,77 @@ impl RawConn {
         });
     }
 
-    /// Sends the client's FIN behind what was said.
+    /// Sends the client's FIN after the bytes that have been sent.
     pub fn finish(&mut self) {
         let fin = self.segment(self.said, b"").with_flags(ACK | FIN);
         self.said += 1;
         self.send(&fin);
     }
 
-    /// Acknowledges all that was heard.
+    /// Acknowledges all received bytes.
     pub fn acknowledge(&mut self) {
         let ack = self.segment(self.said, b"");
         self.send(&ack);
     }
 
-    /// The sequence number of the client's byte `at`.
+    /// Returns the sequence number of the byte at position `at` in the client's bytes.
     pub fn sequence(&self, at: u32) -> u32 {
         self.opening.start.wrapping_add(at)
     }
 
-    /// The sequence number of the server's byte `at`.
+    /// Returns the sequence number of the byte at position `at` in the server's bytes.
     pub fn server_sequence(&self, at: u32) -> u32 {
         self.server_start.wrapping_add(at)
     }
 
-    /// The window in the server's last segment, not scaled.
+    /// Returns the window in the server's last segment, as in the header field, before scaling.
     pub fn server_window(&self) -> u16 {
         self.server_window
     }
 
-    /// Whether there is something to read that was not taken yet.
+    /// Returns whether bytes have been received that the test has not read yet.
     pub fn has_heard(&self) -> bool {
         !self.stream.is_empty()
     }
 
-    /// How the server has ended the connection so far.
+    /// Returns how the server has ended the connection, or `None` if it has not.
     pub fn end(&self) -> Option<End> {
         self.end
     }
 
-    /// Takes in what the server sends until `done`.
+    /// Receives segments from the server until `done` returns true.
     ///
     /// # Panics
-    /// When that does not come.
+    /// Panics if `done` does not return true in time.
     #[track_caller]
     pub fn wait(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
         let happened = self.look_for(Instant::now() + clock::PATIENCE, done);
-        assert!(happened, "still waiting: {what}; seen: {:#?}", self.seen);
+        assert!(
+            happened,
+            "still waiting: {what}; received: {:#?}",
+            self.seen
+        );
     }
 
-    /// Waits until the server has acknowledged all that was said.
+    /// Waits until the server has acknowledged all sent bytes.
     #[track_caller]
     pub fn wait_until_acknowledged(&mut self) {
         let said = self.said;
         self.wait("all is acknowledged", |conn| conn.acked >= said);
     }
 
-    /// Waits for the server's end of the connection.
+    /// Waits until the server ends the connection.
     #[track_caller]
     pub fn wait_for_end(&mut self) -> End {
         self.wait("the server ends the connection", |conn| conn.end.is_some());
         self.end.expect("it was waited for")
     }
 
-    /// The next response with a length, a 429 or one of nginx.
+    /// Returns the next response with a Content-Length, which is either a 429 or a response from
+    /// nginx.
     ///
     /// # Panics
-    /// When none comes.
+    /// Panics if no response arrives.
     #[track_caller]
     pub fn response(&mut self) -> Response {
         let deadline = Instant::now() + clock::PATIENCE;
@@ -341,18 +352,19 @@ impl RawConn {
         }
     }
 
-    /// The statuses of so many responses.
+    /// Receives `count` responses and returns their status codes.
     #[track_caller]
     pub fn statuses(&mut self, count: usize) -> Vec<u16> {
         (0..count).map(|_| self.response().status).collect()
     }
 
-    /// Takes in what is there already.
+    /// Receives all segments that have already arrived.
     pub fn drain(&mut self) {
         while self.look(Instant::now()) {}
     }
 
-    /// Takes in what comes before `deadline` until `done`; whether it was.
+    /// Receives segments until `done` returns true or `deadline` passes, and returns the last
+    /// result of `done`.
     pub fn look_for(&mut self, deadline: Instant, done: impl Fn(&Self) -> bool) -> bool {
         loop {
             if done(self) {
@@ -364,7 +376,7 @@ impl RawConn {
         }
     }
 
-    /// Takes in the server's next segment; false if none comes before `deadline`.
+    /// Receives the server's next segment. Returns false if no segment arrives before `deadline`.
     fn look(&mut self, deadline: Instant) -> bool {
         let Ends {
             client,
@@ -376,7 +388,7 @@ impl RawConn {
             let Some(frame) = self.link.receive(deadline) else {
                 return false;
             };
-            let decoded = Decoded::read(frame, true).filter(|segment| {
+            let decoded = DecodedSegment::read(frame, true).filter(|segment| {
                 (segment.from, segment.to) == (server, client)
                     && segment.ports == (server_port, client_port)
             });
@@ -387,7 +399,7 @@ impl RawConn {
         }
     }
 
-    fn take_in(&mut self, segment: Decoded) {
+    fn take_in(&mut self, segment: DecodedSegment) {
         if let Some((value, _)) = segment.timestamp() {
             self.server_ticks = value;
         }
@@ -399,7 +411,8 @@ impl RawConn {
         }
         if segment.has(ACK) && !segment.has(RST) {
             let acked = segment.ack.wrapping_sub(self.opening.start);
-            // Of an acknowledgement of the SYN alone it is 0, of less it wraps.
+            // The value is 0 if the server has acknowledged only the SYN. If the server has not
+            // acknowledged the SYN, the value wraps to a very large number.
             if acked <= self.said.max(self.acked) {
                 self.acked = self.acked.max(acked);
             }

@@ -1,4 +1,6 @@
-//! A frame and the ways to spoil it.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A frame, and methods that make it invalid.
 
 use std::net::IpAddr;
 
@@ -7,12 +9,12 @@ use crate::packet::{Ends, Segment, Shape, checksum};
 const ETHERNET: usize = 14;
 const V6_HEADER: usize = 40;
 
-/// An Ethernet frame with IP. Each change leaves the checksums right that it is
-/// not about.
+/// An Ethernet frame that contains an IP packet. Each method changes one property of the frame. If
+/// a checksum covers the property, the checksum of that header is corrected too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     bytes: Vec<u8>,
-    /// Where the IP header begins.
+    /// The offset of the IP header.
     ip: usize,
     v6: bool,
 }
@@ -22,9 +24,10 @@ impl Frame {
         shape: &Shape,
         ends: &Ends,
         macs: ([u8; 6], [u8; 6]),
+        to_server: bool,
         segment: &Segment,
     ) -> Self {
-        let mut bytes = shape.wrap(ends, true, segment);
+        let mut bytes = shape.wrap(ends, to_server, segment);
         bytes[..6].copy_from_slice(&macs.1);
         bytes[6..12].copy_from_slice(&macs.0);
         Self {
@@ -38,29 +41,29 @@ impl Frame {
         &self.bytes
     }
 
-    /// The frames that a change to packets in flight ([`crate::frames`]) makes
-    /// of it.
+    /// Applies one of the changes in [`crate::frames`] to the frame, and returns the resulting
+    /// frames.
     pub fn changed(self, change: impl Fn(Vec<u8>, usize) -> Vec<Vec<u8>>) -> Vec<Self> {
         let Self { bytes, ip, v6 } = self;
         let changed = change(bytes, ip).into_iter();
         changed.map(|bytes| Self { bytes, ip, v6 }).collect()
     }
 
-    /// To another link address.
+    /// Changes the destination link address.
     pub fn to_mac(mut self, mac: [u8; 6]) -> Self {
         self.bytes[..6].copy_from_slice(&mac);
         self
     }
 
-    /// With another EtherType behind the tags.
+    /// Changes the EtherType that follows the tags.
     pub fn ethertype(mut self, kind: u16) -> Self {
         let at = self.ip - 2;
         self.bytes[at..self.ip].copy_from_slice(&kind.to_be_bytes());
         self
     }
 
-    /// With tags of these VLANs, the outer one first; the lower 12 bits are the
-    /// VLAN, the upper three the priority.
+    /// Adds tags, with the outer one first. A tag consists of an EtherType and a 16-bit number. The
+    /// lower 12 bits of the number are the VLAN, and its upper three bits are the priority.
     pub fn tagged(mut self, tags: &[(u16, u16)]) -> Self {
         let tags: Vec<u8> = tags
             .iter()
@@ -71,52 +74,53 @@ impl Frame {
         self
     }
 
-    /// With another time to live, or hop limit.
+    /// Changes the time to live (IPv4) or the hop limit (IPv6).
     pub fn hops(mut self, hops: u8) -> Self {
         let at = self.ip + if self.v6 { 7 } else { 8 };
         self.bytes[at] = hops;
         self.with_ip_checksum()
     }
 
-    /// With another IP version.
+    /// Changes the IP version.
     pub fn version(mut self, version: u8) -> Self {
         self.bytes[self.ip] = self.bytes[self.ip] & 0x0f | version << 4;
         self.with_ip_checksum()
     }
 
-    /// With another total length of IPv4, or payload length of IPv6.
+    /// Changes the total length (IPv4) or the payload length (IPv6).
     pub fn length(mut self, length: u16) -> Self {
         let at = self.ip + if self.v6 { 4 } else { 2 };
         self.bytes[at..at + 2].copy_from_slice(&length.to_be_bytes());
         self.with_ip_checksum()
     }
 
-    /// With bytes behind the IP packet.
+    /// Appends bytes after the IP packet.
     pub fn trailed(mut self, bytes: &[u8]) -> Self {
         self.bytes.extend(bytes);
         self
     }
 
-    /// With a wrong checksum of the IPv4 header.
+    /// Makes the checksum of the IPv4 header wrong.
     pub fn bad_ip_checksum(mut self) -> Self {
         assert!(!self.v6, "IPv6 has no checksum");
         self.bytes[self.ip + 10] ^= 0x55;
         self
     }
 
-    /// With a wrong TCP checksum.
+    /// Makes the TCP checksum wrong.
     pub fn bad_tcp_checksum(mut self) -> Self {
         let at = self.tcp() + 16;
         self.bytes[at] ^= 0x55;
         self
     }
 
-    /// With its TCP header said to be of so many words.
+    /// Changes the data offset, which is the length of the TCP header in 32-bit words.
     pub fn data_offset(mut self, words: u8) -> Self {
         let at = self.tcp() + 12;
         let before = self.bytes[at];
         self.bytes[at] = before & 0x0f | words << 4;
-        // RFC 1624: the checksum follows from what was and what is.
+        // By RFC 1624, the new checksum is calculated from the old checksum, the old word and the
+        // new word.
         let sum = [
             &self.bytes[at + 4..at + 6],
             &[before, 0],
@@ -127,7 +131,8 @@ impl Frame {
         self
     }
 
-    /// Where the TCP header begins; extension headers are not looked for.
+    /// Returns the offset of the TCP header. The result is correct only if the packet has no
+    /// extension headers.
     fn tcp(&self) -> usize {
         let header = if self.v6 {
             V6_HEADER

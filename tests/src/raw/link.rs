@@ -1,4 +1,6 @@
-//! Frames in and out of an interface (packet(7)).
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A packet socket that sends and receives frames on an interface (packet(7)).
 
 use std::{
     io::{self, Read as _},
@@ -15,26 +17,29 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::Frame;
 use crate::Namespace;
 
-/// Bytes that wait to be read: what comes while a test does something else.
+/// The size of the receive buffer in bytes. The buffer has to hold all frames that arrive while the
+/// test does something else.
 const ROOM: usize = 4 << 20;
 
-/// Longest frame: large sends are not taken apart on a veth pair.
+/// The maximum size of a frame in bytes. Frames can be larger than the MTU, because a veth pair
+/// does not segment large packets.
 const LONGEST: usize = 70_000;
 
-/// A socket that sends and reads whole frames.
+/// A socket that sends and receives complete frames.
 #[derive(Debug)]
-pub struct Link {
+pub struct FrameSocket {
     socket: Socket,
     pub(super) server_mac: [u8; 6],
     buffer: Vec<u8>,
 }
 
-impl Link {
+impl FrameSocket {
     /// # Panics
-    /// When the kernel has no packet sockets.
+    /// Panics if the kernel does not support packet sockets.
     pub(super) fn open(namespace: &Namespace, interface: u32, server_mac: [u8; 6]) -> Self {
         let socket = namespace.enter(|| {
-            // Without a protocol it reads nothing until it is bound.
+            // The socket is made without a protocol, so that it receives nothing until it is bound
+            // to the interface.
             let socket = Socket::new(
                 Domain::from(libc::AF_PACKET),
                 Type::from(libc::SOCK_RAW),
@@ -57,7 +62,8 @@ impl Link {
         sent.unwrap_or_else(|error| panic!("cannot send a frame: {error}"));
     }
 
-    /// The next frame that passes the interface, either way, before `deadline`.
+    /// Returns the next frame that passes through the interface in either direction, or `None` if
+    /// no frame passes before `deadline`.
     pub(super) fn receive(&mut self, deadline: Instant) -> Option<&[u8]> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -77,12 +83,12 @@ impl Link {
     }
 }
 
-/// All frames of an interface.
+/// Returns the address to which a socket is bound to receive all frames of an interface.
 fn address(interface: u32) -> io::Result<SockAddr> {
     let all = u16::try_from(libc::ETH_P_ALL).expect("an EtherType");
     let index = i32::try_from(interface).expect("an interface's number");
-    // SAFETY: the storage is zeroed, aligned and large enough for any address;
-    // what is written is a `sockaddr_ll` (packet(7)), and that length is said.
+    // SAFETY: the storage is zeroed, aligned and large enough for any address. The closure writes a
+    // `sockaddr_ll` (packet(7)) to the storage, and sets the length to that of a `sockaddr_ll`.
     let (_, address) = unsafe {
         SockAddr::try_init(|storage, length| {
             let address = storage.cast::<libc::sockaddr_ll>();

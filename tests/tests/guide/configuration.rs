@@ -1,4 +1,7 @@
-//! `docs/CONFIGURATION.md`: its file is the whole of it, with the defaults.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The file in `docs/CONFIGURATION.md` has all entries with their defaults, and the commands on
+//! that page work.
 
 use limiter_tests::{Host, Lab, pages::Example};
 

@@ -1,23 +1,25 @@
-//! The customer with a TLS client, and what every example comes to.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A customer with a TLS client, and the assertions that every example has to pass.
 
 use limiter_tests::{
     Host, Lab, Namespace, Nginx, eventually, http::Response, pages::Example, process,
 };
 
-/// The name that the certificate is for, and where it is.
+/// The host name of the API. Customers connect to it, and the certificate contains it.
 pub const NAME: &str = "api.example.com";
 const CERTIFICATES: &str = "/etc/ssl/api.example.com";
 
-/// A host with the API and a running limiter, and a customer on another.
+/// A host with the API and the limiter, and a second host with a customer.
 pub struct Setting {
     pub customer: Host,
     pub host: Host,
     pub api: Nginx,
-    /// What they are in, for as long as they are.
+    /// The lab that both hosts are in. It must not be dropped before the hosts.
     pub _lab: Lab,
 }
 
-/// A certificate of [`NAME`] and its key.
+/// A certificate for [`NAME`] and its private key, both in PEM.
 pub struct Certificate {
     pub certificate: String,
     pub key: String,
@@ -47,7 +49,8 @@ impl Certificate {
         Self { certificate, key }
     }
 
-    /// Puts it where the guide says it is.
+    /// Writes the certificate and the private key to the files that the guide's configurations
+    /// name.
     pub fn install(&self, host: &Host) {
         host.write(&format!("{CERTIFICATES}/fullchain.pem"), &self.certificate);
         host.write(&format!("{CERTIFICATES}/privkey.pem"), &self.key);
@@ -56,7 +59,8 @@ impl Certificate {
     }
 }
 
-/// Writes what the example says is on this host.
+/// Writes the files of `example` that are for the host `name`. If `name` is `None`, writes the
+/// files that are for no particular host.
 #[track_caller]
 pub fn write_files(host: &Host, example: &Example, name: Option<&str>) {
     for (path, text) in example.files(name) {
@@ -64,7 +68,7 @@ pub fn write_files(host: &Host, example: &Example, name: Option<&str>) {
     }
 }
 
-/// The key in what the operator's commands have printed.
+/// Returns the only key that is in the output of the operator's commands.
 #[track_caller]
 pub fn key_in(printed: &str) -> String {
     let mut keys = printed
@@ -75,7 +79,8 @@ pub fn key_in(printed: &str) -> String {
     key.to_owned()
 }
 
-/// A host whose curl believes the certificate and finds the name at `address`.
+/// Creates a host for a customer. On this host, curl trusts `certificate`, and [`NAME`] resolves to
+/// `address`.
 pub fn customer(
     lab: &Lab,
     namespace: &Namespace,
@@ -89,18 +94,19 @@ pub fn customer(
     host
 }
 
-/// The commands of the guide's operator, then its customer: exactly the quota is served, and another
-/// customer goes on to be.
+/// A test of an example in the guide. The test runs the operator's commands and then the customer's
+/// commands, and asserts that exactly the quota is served to the customer, and that another
+/// customer is still served afterwards.
 pub struct Trial<'a> {
-    /// Where the limiter is.
+    /// The host on which the limiter runs.
     pub limiter: &'a Host,
-    /// How the guide's commands there reach the daemon.
+    /// The options that commands on that host need to reach the daemon.
     pub options: &'a str,
-    /// The guide's customer.
+    /// The host on which the customer's commands of the guide run.
     pub customer: &'a mut Host,
-    /// The API itself.
+    /// The nginx that serves the API.
     pub api: &'a Nginx,
-    /// What the customer speaks.
+    /// The HTTP version that curl must report for the customer's requests.
     pub version: &'a str,
 }
 
@@ -176,7 +182,8 @@ impl Trial<'_> {
     }
 }
 
-/// The kernel's answer, come through whatever was between.
+/// Asserts that a response is the limiter's refusal over the daily quota, with the fields that
+/// customers need.
 #[track_caller]
 fn assert_refused_for_the_day(refusal: &Response) {
     assert_eq!(

@@ -1,5 +1,7 @@
-//! The operators' guide is true: what its pages tell to write and to type is taken from them word for word,
-//! and run with the real servers and clients on hosts of its own.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Tests of the operators' guide. They use the files and the commands on its pages word for word,
+//! with real servers and clients on simulated hosts.
 
 mod configuration;
 mod customer;
@@ -11,5 +13,6 @@ mod terminators;
 
 use std::time::Duration;
 
-/// Longer than a test here takes: its counts are of one day.
+/// The minimum time between the start of a test and midnight, so that one day counts all requests
+/// of the test. A test takes much less time.
 const TEST: Duration = Duration::from_secs(60);

@@ -1,4 +1,6 @@
-//! `docs/NETWORKS.md`: load balancer, gateway, containers.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The examples in `docs/NETWORKS.md`: load balancers, gateways and containers.
 
 use limiter_tests::{Host, Lab, Namespace, Net, Nginx, avoid_midnight, pages::Example};
 
@@ -9,7 +11,8 @@ use crate::{
 
 const PAGE: &str = "NETWORKS.md";
 
-/// A lab whose two namespaces are the customer's and the API's, and more of them between.
+/// Creates a lab in which the customer's namespace and the API's namespace are not connected. Each
+/// test connects them through further namespaces.
 fn apart() -> Lab {
     avoid_midnight(TEST);
     Lab::new(Net::Apart)
@@ -19,7 +22,7 @@ fn between(lab: &Lab, suffix: &str) -> Namespace {
     Namespace::new(&format!("{}{suffix}", lab.name()))
 }
 
-/// An end of a wire: whose it is, its name there, and its address if it has one.
+/// One end of a cable: its namespace, its interface and, if it has one, its address.
 type End<'a> = (&'a Namespace, &'a str, Option<&'a str>);
 
 fn join(one: End<'_>, other: End<'_>) {
@@ -34,8 +37,8 @@ fn join(one: End<'_>, other: End<'_>) {
     }
 }
 
-/// What stands for the cloud's load balancer: terminates TLS, checks the API, asks it over a pool of
-/// connections in HTTP/1.1.
+/// Creates the host of a load balancer like those of cloud providers. The load balancer terminates
+/// TLS, checks the health of the API, and uses a pool of HTTP/1.1 connections.
 fn load_balancer(lab: &Lab, namespace: &Namespace, certificate: &Certificate, api: &str) -> Host {
     let mut host = Host::new(lab, namespace, "balancer");
     certificate.install(&host);
@@ -97,7 +100,8 @@ fn behind_a_load_balancer() {
     );
 }
 
-/// Load balancer, gateway and API in a row; the gateway with the example's files.
+/// A customer, a load balancer, a gateway and the API, connected in this order. The gateway has the
+/// configuration files of the example.
 struct Gateway {
     customer: Host,
     host: Host,
@@ -172,7 +176,8 @@ fn a_gateway_guarded_where_requests_leave_limits_nothing() {
     assert_eq!(setting.host.count("/coverage/inspected_bytes"), 0);
 }
 
-/// Two containers on a bridge, `tls` and the lab's server, and the customer.
+/// A customer, and a host with two containers on a bridge. One container is `tls`, and the other
+/// container is the server's namespace of the lab.
 struct Containers {
     customer: Host,
     host: Host,

@@ -1,4 +1,6 @@
-//! The README's first limited request.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The first limited request, as the README describes it.
 
 use limiter_tests::{Host, Lab, avoid_midnight, pages::Example};
 

@@ -1,4 +1,7 @@
-//! `docs/RUNBOOK.md` and `docs/RESPONSES.md`: what is typed there works, and prints what it says.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The commands in `docs/RUNBOOK.md` and `docs/RESPONSES.md` work, and print the output that these
+//! pages show.
 
 use limiter_tests::{
     GUARDED, Host, Lab, Nginx, avoid_midnight,
@@ -33,7 +36,7 @@ impl Setting {
         }
     }
 
-    /// The status that a key gets now.
+    /// Sends a request with `key`, and returns the status of the response.
     #[track_caller]
     fn asks(&mut self, key: &str) -> u16 {
         let lines = format!(
@@ -45,7 +48,7 @@ impl Setting {
             .unwrap_or_else(|_| panic!("curl printed {printed}"))
     }
 
-    /// The id of the scope's only active key.
+    /// Returns the id of the only active key of `scope`.
     #[track_caller]
     fn id(&self, scope: &str) -> String {
         let keys = self
@@ -94,7 +97,8 @@ fn the_transcripts_are_what_curl_prints() {
     );
 }
 
-/// Lines as they are printed, but for the seconds until midnight and blanks at their ends.
+/// Returns the lines of `text` without trailing spaces, and with a placeholder in place of the
+/// number of seconds until midnight.
 fn without_times(text: &str) -> Vec<String> {
     let masked = |line: &str| {
         let line = line.trim_end();
@@ -191,8 +195,14 @@ fn every_block_of_the_runbook_does_what_it_says() {
     run(&setting, "disk");
     run(&setting, "flood");
     assert!(run(&setting, "passes").contains("inspected_bytes"));
+    assert!(run(&setting, "chain").contains("BEHIND"));
     assert!(run(&setting, "alert").contains("\"health\": []"));
+    let told = run(&setting, "leaves");
+    for word in ["revoked permanently", "acme/web (removed)"] {
+        assert!(told.contains(word), "no {word} in {told}");
+    }
+    assert_eq!(setting.asks(&key), 401);
     run(&setting, "out");
     assert_eq!(setting.asks("nobodys"), 200, "nothing is limited any more");
-    assert_eq!(todo, [""; 0], "all of it was run");
+    assert_eq!(todo, [""; 0], "all commands were run");
 }

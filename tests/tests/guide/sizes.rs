@@ -1,4 +1,6 @@
-//! `docs/SIZING.md`: its numbers are what is measured here.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The sizes in `docs/SIZING.md` agree with those that are measured here.
 
 use std::fmt::Write as _;
 
@@ -6,13 +8,14 @@ use limiter_tests::{Conn, GUARDED, Host, Lab, Nginx, eventually, pages::Example}
 
 const PAGE: &str = "SIZING.md";
 
-/// Connections, and keys, of which the part of one is found.
+/// The number of connections and the number of keys in the measurement. The memory of one
+/// connection or key is the total divided by this number.
 const MANY: u64 = 1_000;
 
-/// How much more than measured the page may say, percent.
+/// The maximum percentage by which a size on the page may exceed the measured size.
 const SLACK: u64 = 10;
 
-/// What the page says in the row that begins with `start`: bytes.
+/// Returns the number of bytes that `page` states in the table row whose first cell is `start`.
 #[track_caller]
 fn said(page: &str, start: &str) -> u64 {
     let mut rows = page
@@ -27,7 +30,8 @@ fn said(page: &str, start: &str) -> u64 {
         .unwrap_or_else(|_| panic!("no number in {row}"))
 }
 
-/// Asserts that the page says of each row what was measured, or a little more.
+/// Asserts for each row in `measured` that the size on the page is at least the measured size, and
+/// exceeds the measured size by at most [`SLACK`] percent.
 #[track_caller]
 fn assert_said(page: &str, measured: &[(String, u64)]) {
     let wrong: Vec<String> = measured
@@ -40,7 +44,7 @@ fn assert_said(page: &str, measured: &[(String, u64)]) {
     assert_eq!(wrong, [""; 0]);
 }
 
-/// A host whose daemon has these lines under `[tables]`.
+/// Creates a host, and starts a daemon on it with the lines `tables` in the section `[tables]`.
 #[track_caller]
 fn host(lab: &Lab, name: &str, tables: &str) -> Host {
     let mut host = Host::new(lab, lab.server(), name);
@@ -53,14 +57,14 @@ fn host(lab: &Lab, name: &str, tables: &str) -> Host {
     host
 }
 
-/// What the page's command says.
+/// Runs the command with which the page measures memory, and returns its result in bytes.
 #[track_caller]
 fn memory(host: &Host) -> u64 {
     let printed = host.sh(Example::of(PAGE, "sizes").run("memory")).stdout;
     printed
         .trim()
         .parse()
-        .unwrap_or_else(|_| panic!("{printed} is no number"))
+        .unwrap_or_else(|_| panic!("{printed} is not a number"))
 }
 
 #[test]

@@ -1,4 +1,7 @@
-//! `docs/TERMINATORS.md`: the terminator and the API on one host, with `lo` between them.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The examples in `docs/TERMINATORS.md`. The TLS terminator and the API run on one host, and the
+//! terminator reaches the API over `lo`.
 
 use std::path::PathBuf;
 
@@ -10,7 +13,7 @@ use crate::{
 };
 
 const PAGE: &str = "TERMINATORS.md";
-/// Of the API.
+/// The port on which the API listens for the terminator.
 const PORT: u16 = 8080;
 impl Setting {
     #[track_caller]
@@ -38,7 +41,8 @@ impl Setting {
         self.host.start(lines, &Host::listening(443));
     }
 
-    /// What the page promises, with a customer that speaks this version of HTTP.
+    /// Asserts the result that the page promises, for a customer that uses the HTTP version
+    /// `version`.
     #[track_caller]
     fn keeps_the_promise(&mut self, version: &str) {
         let trial = Trial {
@@ -68,7 +72,7 @@ fn behind_haproxy() {
 
 #[test]
 fn behind_envoy() {
-    // Of no Debian package: `cargo xtask test` has it from another registry.
+    // Debian has no Envoy package, so `cargo xtask test` provides the program.
     let Some(envoy) = std::env::var_os("LIMITER_ENVOY") else {
         return skip(
             "behind_envoy",
@@ -84,7 +88,7 @@ fn behind_envoy() {
 #[test]
 fn behind_stunnel() {
     let mut setting = Setting::behind("stunnel");
-    // It goes to the background by itself.
+    // stunnel moves to the background by default.
     setting.host.sh("stunnel /etc/stunnel/api.conf");
     setting.keeps_the_promise("1.1");
 }

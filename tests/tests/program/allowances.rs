@@ -1,4 +1,7 @@
-//! Counts run no further ahead than the store allows; limits that end by themselves.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Counts do not run ahead of the store by more than the allowance, and limits expire without the
+//! daemon.
 
 use limiter_common::{
     abi::{Event, Limits, counter, event, policy},
@@ -8,10 +11,10 @@ use limiter_tests::program::{Programs, Shape, Talk, Verdict, no_limits};
 
 use crate::support::{SCOPE, boot_ns, counted, get, limited};
 
-/// The day of the tests.
+/// The day on which the tests take place.
 const TODAY: Day = Day(20_000);
 
-/// Noon of it.
+/// Noon of that day, in nanoseconds since the epoch.
 const NOON_NS: u64 = 20_000 * DAY_NS + DAY_NS / 2;
 
 fn allowing(allowed: DayCount, ahead: u32) -> Limits {
@@ -23,7 +26,8 @@ fn allowing(allowed: DayCount, ahead: u32) -> Limits {
     }
 }
 
-/// A scope with these limits at noon, the daemon there.
+/// Returns the programs at noon, with a scope that has these limits, and with a daemon that keeps
+/// the store up to date.
 fn attended(limits: Limits) -> Programs {
     let mut programs = limited(limits);
     set_utc(&mut programs, NOON_NS);
@@ -35,7 +39,8 @@ fn set_utc(programs: &mut Programs, utc_ns: u64) {
     programs.set_clock(utc_ns.wrapping_sub(boot_ns()));
 }
 
-/// Asks once on a new connection: whether the request passed, was answered, or was dropped.
+/// Sends a request on a new connection, and returns whether the request passed, was refused or was
+/// held.
 #[track_caller]
 fn ask(programs: &mut Programs) -> &'static str {
     let mut talk = Talk::open(programs, Shape::v4());
@@ -67,7 +72,7 @@ fn beyond_what_is_allowed_a_request_is_held_until_more_is() {
     assert_eq!(ask(&mut programs), "held");
     assert_eq!(told(&mut programs), 1);
     let state = programs.state(SCOPE);
-    // The connections before it are over.
+    // No request is in flight, because the connections of the first two requests have ended.
     assert_eq!((state.admitted, state.in_flight), (2, 0));
     assert_eq!(DayCount(state.day_count), DayCount::new(TODAY, 2));
     assert_eq!(state.refused, [0; 4]);
@@ -114,7 +119,7 @@ fn a_day_that_nothing_is_known_of_begins_with_what_may_run_ahead() {
     let yesterday = DayCount::new(Day(TODAY.0 - 1), 90);
     let mut programs = attended(allowing(yesterday, 1));
     assert_eq!(ask(&mut programs), "passed");
-    // Told at once: it is the day's first.
+    // The programs report the first request of a day immediately.
     assert_eq!(told(&mut programs), 1);
     assert_eq!(ask(&mut programs), "held");
 }
@@ -142,7 +147,8 @@ fn the_daemon_is_told_in_time() {
             when.push(number);
         }
     }
-    // With the first, at the half and at three quarters.
+    // The programs report to the daemon at the first request, and when half and three quarters of
+    // the allowance have been used.
     assert_eq!(when, [1, 10, 15]);
 }
 
@@ -199,7 +205,7 @@ fn limits_end_by_themselves() {
     };
     let mut programs = attended(own);
     set_utc(&mut programs, NOON_NS - 60 * 1_000_000_000);
-    // Without what comes after, they stay.
+    // The present limits stay in force as long as no later limits are set.
     assert_eq!([ask(&mut programs), ask(&mut programs)], ["passed"; 2]);
     programs.end(SCOPE, then);
     assert_eq!(ask(&mut programs), "passed");

@@ -1,11 +1,13 @@
-//! What follows a head is skipped, and nothing in it is taken for a request.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The bytes of a body are skipped, and none of them is taken for a request.
 
 use limiter_common::abi::counter;
 use limiter_tests::program::Verdict;
 
 use crate::support::{KEY, SCOPE, counted, get, ok, opened};
 
-/// A request with a field more.
+/// Returns a request with an additional field line.
 fn post(field: &str) -> String {
     format!("POST / HTTP/1.1\r\nHost: a\r\nX-Api-Key: {KEY}\r\n{field}\r\n\r\n")
 }
@@ -104,8 +106,9 @@ fn a_gap_that_reaches_beyond_a_body_is_dropped() {
         &programs,
         &[(counter::ADMITTED, 1), (counter::OUT_OF_ORDER_DROPPED, 1)],
     );
-    // Nor does a head behind a gap pass, though all that is missing is body: until the gap is
-    // filled, nothing in it could be compared.
+    // Even if all the missing bytes of a gap belong to the body, a head after the gap does not
+    // pass, because the programs cannot compare retransmissions of such a head until the gap is
+    // filled.
     let behind = talk.client_at(talk.asked + 100, get("/").as_bytes());
     assert_eq!(
         talk.run(&mut programs, true, &behind).verdict,
@@ -157,7 +160,8 @@ fn a_body_that_is_not_framed_resets_both_sides() {
         let (mut programs, mut talk) = opened();
         talk.asks(&mut programs, chunked());
         let ran = talk.ask(&mut programs, body);
-        // The server is at work on it, so there is no response.
+        // The programs send no response to the client, because the server is already processing the
+        // request.
         let to_server = ran.decoded();
         assert_eq!(
             (ran.verdict, to_server.flags & 4),

@@ -1,14 +1,19 @@
-//! Segments are cut behind the last request that was admitted, as if the rest had been lost.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Segments are cut after the last admitted request. To the client, it is as if the network had
+//! lost the remaining bytes.
 
 use limiter_common::abi::{FLOW_CLIENT_FIN, Limits, ScopeState, counter, policy};
-use limiter_tests::program::{ACK, Decoded, FIN, PSH, Programs, Shape, Talk, Verdict, no_limits};
+use limiter_tests::program::{
+    ACK, DecodedSegment, FIN, PSH, Programs, Shape, Talk, Verdict, no_limits,
+};
 
 use crate::{
     shapes::shapes,
     support::{KEY, SCOPE, counted, get, get_as, limited, ok},
 };
 
-/// Requests a day, all of them at once.
+/// Returns limits that consist only of a daily quota.
 fn quota(daily_quota: u64) -> Limits {
     Limits {
         daily_quota,
@@ -16,10 +21,10 @@ fn quota(daily_quota: u64) -> Limits {
     }
 }
 
-/// What passed of a segment that asks for more than may be; lengths and checksums are right, or
-/// [`Decoded::of`] would not have taken it.
+/// Sends a segment with more requests than the limit allows, and returns the part that passed.
+/// [`DecodedSegment::of`] checks the lengths and checksums of this part.
 #[track_caller]
-fn cut(programs: &mut Programs, talk: &mut Talk, payload: &str) -> Decoded {
+fn cut(programs: &mut Programs, talk: &mut Talk, payload: &str) -> DecodedSegment {
     let ran = talk.ask(programs, payload);
     assert_eq!(ran.verdict, Verdict::Pass);
     assert_eq!(ran.sent, [] as [Vec<u8>; 0]);
@@ -29,7 +34,8 @@ fn cut(programs: &mut Programs, talk: &mut Talk, payload: &str) -> Decoded {
 #[test]
 fn the_second_of_two_requests_is_cut_in_every_shape() {
     for (what, shape) in shapes() {
-        // Odd and even lengths of what stays and of what goes.
+        // Between them, the cases have odd and even lengths both of the part that passes and of the
+        // part that is cut off.
         for (first, second) in [("/", "/"), ("/", "/1"), ("/1", "/"), ("/1", "/1")] {
             for timestamps in [false, true] {
                 let mut programs = limited(quota(1));
@@ -85,7 +91,8 @@ fn what_was_cut_is_judged_when_it_comes_again() {
     let mut talk = Talk::open(&mut programs, Shape::v4());
     let passed = cut(&mut programs, &mut talk, &(get("/a") + &get("/b")));
     assert_eq!(passed.payload, get("/a").as_bytes());
-    // Not before the first one has its answer, and the client has that.
+    // The programs decide about the second request only after the server has answered the first one
+    // and the client has received that response.
     for _ in 0..2 {
         assert_eq!(talk.ask(&mut programs, get("/b")).verdict, Verdict::Drop);
     }
@@ -142,7 +149,7 @@ fn a_malformed_request_behind_others_is_cut() {
 
 #[test]
 fn a_refused_beginning_of_the_next_request_is_not_lost() {
-    // The second request's head comes in two segments.
+    // The head of the second request is split into two segments.
     let mut programs = limited(quota(1));
     let mut talk = Talk::open(&mut programs, Shape::v4());
     let second = get("/b");
@@ -153,7 +160,8 @@ fn a_refused_beginning_of_the_next_request_is_not_lost() {
     talk.answers(&mut programs, ok("a"));
     let ran = talk.ask(&mut programs, end);
     assert!(ran.answer().text().starts_with("HTTP/1.1 429 "));
-    // The server has the beginning of a request that never ends.
+    // The server has received the beginning of a request that can never be completed, so the
+    // programs send it a reset.
     assert_eq!(ran.decoded().flags & 4, 4, "a reset for the server");
 }
 

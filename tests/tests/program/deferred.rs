@@ -1,4 +1,6 @@
-//! With `handshake = "defer"` a connection's first request completes its handshake.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! With `handshake = "defer"`, the first request on a connection completes its handshake.
 
 use limiter_common::abi::{Limits, counter, phase, policy};
 use limiter_tests::program::{ACK, FIN, Programs, RST, Segment, Shape, Talk, Verdict, no_limits};
@@ -8,7 +10,8 @@ use crate::{
     support::{SCOPE, counted, fin, get, limited, nothing_is_held, ok},
 };
 
-/// Programs that defer, and a connection that the server has answered and that its client takes for open.
+/// Returns the programs with deferred handshakes, and a connection that is open for the client, but
+/// not for the server, which has only sent its SYN-ACK.
 fn half_open(shape: Shape, limits: Limits) -> (Programs, Talk) {
     let mut programs = limited(limits);
     programs.configure(|config| config.handshake = policy::DEFER);
@@ -70,7 +73,7 @@ fn of_a_refused_one_the_server_hears_nothing_but_a_reset() {
             (talk.client_start, talk.server_start),
             "{what}"
         );
-        // The client has the response: the server need not be told again.
+        // The client acknowledges the response. The server does not get another reset.
         let mut done = talk
             .client_at(request.payload.len() as u32, b"")
             .with_flags(ACK);
@@ -88,17 +91,13 @@ fn a_server_that_did_not_hear_the_reset_asks_and_is_told_again() {
     talk.run(&mut programs, true, &request).answer();
     let again = talk.syn_ack();
     let ran = talk.run(&mut programs, false, &again);
-    assert_eq!(
-        ran.verdict,
-        Verdict::Redirect,
-        "the client hears nothing of it"
-    );
+    assert_eq!(ran.verdict, Verdict::Redirect, "the client gets no packet");
     let told = ran.decoded();
     assert_eq!(told.to, talk.ends.server);
     assert_eq!(told.flags, RST | ACK);
     assert_eq!((told.seq, told.ack), (talk.client_start, talk.server_start));
     drop(programs);
-    // One that was told of an end, not of a reset, hears nothing more.
+    // The server got a FIN instead of a reset. If it retransmits its SYN-ACK, it gets no packet.
     let mut programs = limited(refusing());
     let mut talk = Talk::open(&mut programs, Shape::v4());
     let request = talk.client(get("/").as_bytes());
@@ -120,7 +119,7 @@ fn when_the_server_asks_again_the_handshake_is_completed_without_a_request() {
     assert_eq!(talk.run(&mut programs, true, &ack).verdict, Verdict::Pass);
     let flow = programs.flow(&talk.key()).expect("a flow");
     assert_eq!(flow.phase, phase::HTTP);
-    // It has accepted the connection, and is told of its end as ever.
+    // The server has accepted the connection, so it gets a FIN as usual.
     let request = talk.client(get("/").as_bytes());
     let told = talk.run(&mut programs, true, &request).decoded();
     assert_eq!(told.flags, FIN | ACK);
@@ -158,14 +157,21 @@ fn what_does_not_complete_a_handshake_is_not_taken_for_its_end() {
     let (mut programs, mut talk) = half_open(Shape::v4(), no_limits());
     let mut wrong = end_of_handshake(&mut talk);
     wrong.ack = talk.server_start.wrapping_add(7);
-    // Of an older connection: the server resets that.
-    assert_eq!(talk.run(&mut programs, true, &wrong).verdict, Verdict::Pass);
+    // The acknowledgement could belong to an older connection, so the programs answer it with a
+    // reset, as the server would.
+    let refused = talk.run(&mut programs, true, &wrong);
+    assert_eq!(refused.verdict, Verdict::Redirect);
     let flow = programs.flow(&talk.key()).expect("a flow");
     assert_eq!(flow.phase, phase::HANDSHAKE);
     talk.asks(&mut programs, get("/"));
     counted(
         &programs,
-        &[(counter::ADMITTED, 1), (counter::HANDSHAKES_DEFERRED, 1)],
+        &[
+            (counter::ADMITTED, 1),
+            (counter::HANDSHAKES_DEFERRED, 1),
+            (counter::HANDSHAKES_REFUSED, 1),
+            (counter::RESETS_SENT, 1),
+        ],
     );
 }
 

@@ -1,5 +1,7 @@
-//! Segments that the server would not take must change nothing: what comes in their place is what
-//! counts.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A segment that the server would not accept has no effect. Only the valid segment that is sent
+//! afterwards is charged.
 
 use limiter_common::abi::counter;
 use limiter_tests::program::{
@@ -8,15 +10,15 @@ use limiter_tests::program::{
 
 use crate::support::{KEY, SCOPE, counted, get, get_as, limited};
 
-/// Makes of a good frame one that nobody takes.
+/// A function that makes a valid frame invalid for every receiver.
 type Spoil = fn(&mut Vec<u8>);
 
-/// Where headers begin in a frame of [`Shape::v4`] and [`Shape::v6`].
+/// The offsets of the headers in a frame of [`Shape::v4`] and [`Shape::v6`].
 const IP: usize = 14;
 const TCP_OVER_V4: usize = 34;
 const TCP_OVER_V6: usize = 54;
 
-/// A connection with timestamps, and what it runs in.
+/// Returns the programs, and a connection with timestamps.
 fn open(shape: &Shape) -> (Programs, Talk) {
     let mut programs = limited(no_limits());
     let mut talk = Talk::new(shape.clone());
@@ -25,8 +27,9 @@ fn open(shape: &Shape) -> (Programs, Talk) {
     (programs, talk)
 }
 
-/// What is spoiled is dropped under `counter`, and then the real content is charged once, whether it
-/// is the same or another.
+/// Asserts that an invalid frame is dropped and counted under `counter`. Afterwards, asserts that a
+/// valid request is charged once, with the same content as the invalid frame and with different
+/// content.
 #[track_caller]
 fn not_believed(what: &str, shape: &Shape, counter: u32, spoil: Spoil) {
     for real in [get("/a"), get_as("unknown", "/a")] {
@@ -121,7 +124,8 @@ fn what_is_not_the_headers_version_or_has_lived_long_enough_passes_for_nothing()
     not_believed("hop limit 0", &Shape::v6(), invalid, |frame| {
         frame[IP + 7] = 0;
     });
-    // Its receiver looks at the version before anything else.
+    // A packet with the wrong IP version passes unchanged, because every receiver checks the
+    // version first and drops such a packet.
     for shape in [Shape::v4(), Shape::v6()] {
         let (mut programs, mut talk) = open(&shape);
         let request = talk.client(get("/a").as_bytes());
@@ -139,13 +143,14 @@ fn what_is_not_the_headers_version_or_has_lived_long_enough_passes_for_nothing()
 
 #[test]
 fn another_station_is_not_the_server() {
-    // The test-run compares with the address of the device, as a device does.
+    // In a test run, as for a real device, the kernel compares the destination link address with
+    // the address of the device.
     not_believed("", &Shape::v4(), counter::INVALID_DROPPED, |frame| {
         frame[..6].copy_from_slice(&[0xff; 6]);
     });
 }
 
-/// As [`not_believed`], of a segment whose TCP header a test words.
+/// Does the same as [`not_believed`] for a frame in which the TCP header has been changed.
 #[track_caller]
 fn not_believed_of(
     what: &str,
@@ -219,14 +224,14 @@ fn timestamps_wrap() {
 
 #[test]
 fn a_signature_that_was_not_agreed_on_is_not_believed() {
-    // RFC 2385: kind 19 of 18 bytes.
+    // The option of RFC 2385 has kind 19 and 18 bytes.
     not_believed_of("MD5", counter::INVALID_DROPPED, |_, segment| {
         let mut options = segment.options.clone();
         options.extend([1, 1, 19, 18]);
         options.extend([7; 16]);
         segment.with_options(options)
     });
-    // RFC 5925: kind 29.
+    // The option of RFC 5925 has kind 29.
     not_believed_of("AO", counter::INVALID_DROPPED, |_, segment| {
         let mut options = segment.options.clone();
         options.extend([29, 16]);
@@ -240,7 +245,8 @@ fn what_goes_beyond_the_window_is_not_believed() {
     let (mut programs, mut talk) = open(&Shape::v4());
     let small = talk.server(b"").with_window(10);
     talk.run(&mut programs, false, &small);
-    // What was allowed once stays allowed.
+    // The request still passes, because a server that has announced a window must accept bytes
+    // within it.
     talk.asks(&mut programs, get("/a"));
     let mut talk = Talk::new(Shape::v4());
     talk.window = 20;
@@ -253,7 +259,7 @@ fn what_goes_beyond_the_window_is_not_believed() {
         talk.ask(&mut programs, &request[..20]).verdict,
         Verdict::Pass
     );
-    // A probe is a single byte.
+    // A probe of a closed window consists of a single byte.
     assert_eq!(
         talk.ask(&mut programs, &request[20..22]).verdict,
         Verdict::Drop
@@ -306,7 +312,8 @@ fn an_acknowledgement_of_long_ago_is_not_believed() {
     let (mut programs, mut talk) = open(&Shape::v4());
     talk.client_window = 100;
     talk.asks(&mut programs, get("/"));
-    // Answers reach the client, who says so with a window of 60,000 at the handshake.
+    // The client announced a window of 60,000 bytes in the handshake and acknowledges the
+    // responses.
     for _ in 0..50 {
         talk.answers(&mut programs, vec![b'x'; 1400]);
     }
@@ -360,7 +367,9 @@ fn a_body_that_jumps_beyond_the_window_has_not_been_sent() {
     let (mut programs, mut talk) = open(&Shape::v4());
     let head = get("/a").replace("\r\n\r\n", "\r\nContent-Length: 4294967396\r\n\r\n");
     talk.asks(&mut programs, &head);
-    // A quarter at a time it would come round to where it began.
+    // The positions of these bytes are a quarter of the sequence number space apart. If the
+    // programs counted the bytes as sent, the next position would wrap around to the beginning of
+    // the body.
     for quarter in 1..=3u32 {
         let at = talk.asked.wrapping_add(quarter << 30);
         let byte = talk.client_at(at, b"b");
@@ -368,8 +377,12 @@ fn a_body_that_jumps_beyond_the_window_has_not_been_sent() {
         let next = programs.flow(&talk.key()).expect("a flow").next;
         assert_eq!(next.0, talk.client_start.wrapping_add(talk.asked));
     }
-    assert_eq!(programs.counter(counter::OUT_OF_WINDOW_DROPPED), 2);
-    // All of this is body, a request too.
+    // Two of the three segments count as invalid. Their sequence numbers are at least half of the
+    // number space ahead, and such sequence numbers count as before the first byte of the
+    // connection.
+    assert_eq!(programs.counter(counter::OUT_OF_WINDOW_DROPPED), 1);
+    assert_eq!(programs.counter(counter::INVALID_DROPPED), 2);
+    // All of these bytes belong to the body, including the request in them.
     talk.asks(&mut programs, get("/hidden").repeat(3));
     assert_eq!(programs.state(SCOPE).admitted, 1);
 }
@@ -416,7 +429,7 @@ fn more_tags_than_anybody_sends_hide_no_request() {
             let ran = programs.run(Hook::Ingress, &frame);
             assert_eq!(ran.verdict, Verdict::Drop, "{tags} tags");
             counted(&programs, &[(counter::UNREADABLE_DROPPED, 1)]);
-            // What is not for a guarded port is nobody's business.
+            // A packet with the same number of tags passes if it is not for a guarded port.
             let mut ends = talk.ends;
             ends.server_port = 8080;
             let other = shape.clone().tagged(tags).wrap(&ends, true, &request);

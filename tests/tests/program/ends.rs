@@ -1,4 +1,6 @@
-//! Connections end, and nothing is left of them.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A connection that has ended holds no slots.
 
 use limiter_common::abi::{FLOW_CLIENT_FIN, FLOW_SERVER_FIN, counter};
 use limiter_tests::program::{ACK, FIN, Hook, PSH, RST, Talk, Verdict, no_limits};
@@ -15,7 +17,7 @@ fn fins_of_both_sides_end_the_flow_when_they_are_acknowledged() {
         talk.answers(&mut programs, ok("hello"));
         assert_eq!(programs.state(SCOPE).connections, 1);
         assert_eq!(fin(&mut programs, &mut talk, client_first), Verdict::Pass);
-        // The other side acknowledges with its own FIN.
+        // The FIN of the other side also acknowledges the FIN of the first side.
         if client_first {
             talk.server_acked = talk.asked + 1;
         } else {
@@ -24,7 +26,7 @@ fn fins_of_both_sides_end_the_flow_when_they_are_acknowledged() {
         assert_eq!(fin(&mut programs, &mut talk, !client_first), Verdict::Pass);
         let flow = programs.flow(&talk.key()).expect("a flow");
         assert_eq!(flow.flags & (FLOW_CLIENT_FIN | FLOW_SERVER_FIN), 3);
-        // And the first one with an acknowledgement.
+        // The first side acknowledges the second FIN.
         let last = if client_first {
             talk.answered += 1;
             talk.asked += 1;
@@ -72,7 +74,7 @@ fn a_request_with_a_fin_is_admitted_and_answered() {
     assert_eq!(programs.state(SCOPE).in_flight, 1);
     talk.answers(&mut programs, ok("hello"));
     assert_eq!(programs.state(SCOPE).in_flight, 0);
-    // Sent again as it was.
+    // If the client retransmits the segment, the segment passes and is not charged again.
     let again = last.clone();
     assert_eq!(talk.run(&mut programs, true, &again).verdict, Verdict::Pass);
     counted(
@@ -106,7 +108,7 @@ fn a_fin_in_the_middle_of_a_head_is_refused_as_malformed() {
     assert_eq!(
         ran.decoded().flags & RST,
         RST,
-        "the server has a part of it"
+        "the server has a part of the head"
     );
 }
 
@@ -121,7 +123,7 @@ fn a_fin_in_the_middle_of_a_head_passes_where_what_is_malformed_does() {
         programs.configure(relax);
         talk.asks(&mut programs, &get("/")[..20]);
         for _ in 0..2 {
-            // And once more when it comes again.
+            // In the second iteration, this is a retransmission of the FIN.
             let end = talk.client(b"").with_flags(FIN | ACK);
             let ran = talk.run(&mut programs, true, &end);
             assert_eq!(ran.verdict, Verdict::Pass);
@@ -146,7 +148,7 @@ fn what_comes_before_a_fin_in_a_head_passes_without_it() {
     assert_eq!(ran.decoded().flags, PSH | ACK, "without its FIN");
     talk.asked = u32::try_from(both.len()).expect("a length");
     talk.answers(&mut programs, ok(""));
-    // Sent again, when nothing is awaited any more.
+    // The client retransmits the FIN after the server has answered all requests.
     let end = talk.client(b"").with_flags(FIN | ACK);
     let ran = talk.run(&mut programs, true, &end);
     assert!(ran.answer().text().starts_with("HTTP/1.1 400 "));
@@ -217,7 +219,7 @@ fn a_servers_reset_frees_all() {
 
 #[test]
 fn a_servers_reset_in_a_handshake_lets_no_request_by_that_is_not_followed() {
-    // It may have answered something else than the handshake, which goes on.
+    // The reset may not have ended the handshake at the server, and then the handshake continues.
     let mut programs = limited(no_limits());
     let mut talk = Talk::new(limiter_tests::program::Shape::v4());
     for (to_server, segment) in [(true, talk.syn()), (false, talk.syn_ack())] {
@@ -253,7 +255,7 @@ fn a_request_after_the_servers_fin_is_not_charged() {
         "{:?}",
         programs.counters()
     );
-    // The client gets the reset that the server would answer with.
+    // The client gets the same reset that the server would have sent.
     assert_eq!(ran.answer().flags & RST, RST);
 }
 
@@ -275,7 +277,7 @@ fn a_connection_counts_once_for_each_of_its_scopes_and_for_four_at_most() {
     let counts: Vec<u64> = (2..=6)
         .map(|scope| programs.state(scope).connections)
         .collect();
-    assert_eq!(counts, [0, 1, 1, 1, 1], "the first gave way");
+    assert_eq!(counts, [0, 1, 1, 1, 1], "the first scope gave up its place");
     let reset = talk.server(b"").with_flags(RST | ACK);
     talk.run(&mut programs, false, &reset);
     for scope in 2..=6 {

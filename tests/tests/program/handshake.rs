@@ -1,4 +1,6 @@
-//! Connections begin.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The handshakes at the beginning of connections.
 
 use limiter_common::abi::{NO_SCOPE, counter, phase, policy};
 use limiter_tests::program::{ACK, RST, SYN, Shape, Talk, Verdict};
@@ -76,16 +78,22 @@ fn a_wrong_acknowledgement_does_not_complete_the_handshake() {
         );
     }
     counted(&programs, &[(counter::INVALID_DROPPED, 2)]);
-    // Of an older connection: the server resets that, and the client this one.
+    // The acknowledgement could belong to an older connection, so the programs send the client a
+    // reset, as the server would. They send nothing to the server.
     let old = talk.client(b"").with_flags(ACK).with_ack(4711);
-    assert_eq!(talk.run(&mut programs, true, &old).verdict, Verdict::Pass);
+    let ran = talk.run(&mut programs, true, &old);
+    assert_eq!(ran.verdict, Verdict::Redirect);
+    let reset = ran.decoded();
+    assert_eq!((reset.flags & RST, reset.seq), (RST, 4711));
+    assert_eq!((reset.from, reset.to), (talk.ends.server, talk.ends.client));
     let flow = programs.flow(&talk.key()).expect("a flow");
     assert_eq!(flow.phase, phase::HANDSHAKE);
 }
 
 #[test]
 fn multipath_tcp_is_taken_out_of_a_syn() {
-    // MP_CAPABLE (RFC 8684, section 3.1) among others, at an even and at an odd place.
+    // MP_CAPABLE (RFC 8684, section 3.1) is between other options, once at an even offset and once
+    // at an odd one.
     let capable = [30, 4, 1, 1];
     for (before, after) in [
         (vec![2, 4, 5, 180], vec![1, 1, 4, 2]),
@@ -104,7 +112,7 @@ fn multipath_tcp_is_taken_out_of_a_syn() {
             };
             let ran = programs.run_with(limiter_tests::program::Hook::Ingress, &frame, extras);
             assert_eq!(ran.verdict, Verdict::Pass);
-            // Its checksum is right, or it would not be decoded.
+            // The decoder checks the checksum.
             ran.decoded();
             let mut padded = options;
             let mut at = 0;
@@ -125,15 +133,17 @@ fn multipath_tcp_is_taken_out_of_a_syn() {
 }
 
 #[test]
-fn a_syn_with_data_is_dropped_and_without_passes() {
+fn the_data_of_a_syn_is_cut_off() {
     let mut programs = limited(limiter_tests::program::no_limits());
     let mut talk = Talk::new(Shape::v4());
     let mut syn = talk.syn();
     syn.payload = get("/").into_bytes();
-    assert_eq!(talk.run(&mut programs, true, &syn).verdict, Verdict::Drop);
+    let ran = talk.run(&mut programs, true, &syn);
+    assert_eq!(ran.verdict, Verdict::Pass);
+    let passed = ran.decoded();
+    assert_eq!((passed.flags, passed.seq), (SYN, syn.seq));
+    assert_eq!(passed.payload, b"");
     counted(&programs, &[(counter::SYN_DATA_DROPPED, 1)]);
-    syn.payload.clear();
-    assert_eq!(talk.run(&mut programs, true, &syn).verdict, Verdict::Pass);
 }
 
 #[test]
@@ -174,7 +184,7 @@ fn a_new_connection_of_the_same_ports_takes_the_place_of_the_old() {
     assert_eq!(
         (state.in_flight, state.connections),
         (0, 0),
-        "what the old one held"
+        "what the old connection held"
     );
     new.asks(&mut programs, get("/"));
     assert_eq!(programs.state(SCOPE).admitted, 3);
@@ -195,7 +205,7 @@ fn a_connection_that_finds_no_room_is_reset() {
     talk.run(&mut programs, true, &syn);
     let ran = talk.run(&mut programs, false, &syn_ack);
     assert_eq!(ran.verdict, Verdict::Pass);
-    // A client in SYN-SENT believes a reset that acknowledges its SYN.
+    // A client in the state SYN-SENT accepts a reset only if the reset acknowledges its SYN.
     let to_client = ran.decoded();
     assert_eq!(to_client.flags, RST | ACK);
     assert_eq!(to_client.ack, talk.client_start);

@@ -1,16 +1,19 @@
-//! Connections on which nothing happens for long, and which are as alive as any.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Connections that have been idle for a long time but are still open.
 
 use limiter_common::{
     abi::{Flow, counter},
     flow::Idle,
 };
-use limiter_tests::program::{Programs, Talk};
+use limiter_tests::program::{Programs, Shape, Talk, Verdict, no_limits};
 
-use crate::support::{SCOPE, get, ok, opened};
+use crate::support::{SCOPE, get, limited, ok, opened};
 
 const DAY_NS: u64 = 86_400_000_000_000;
 
-/// As long as this machine has been up: no flow can be older.
+/// Makes a flow appear to have been idle since this machine booted, which is the longest possible
+/// idle time.
 fn silent_since_ever(programs: &mut Programs, talk: &Talk) {
     let flow = programs.flow(&talk.key()).expect("a flow");
     programs.set_flow(Flow {
@@ -26,12 +29,14 @@ fn a_request_may_take_days_and_so_may_the_time_between_two() {
     for in_flight in [1, 0] {
         if in_flight == 1 {
             talk.asks(&mut programs, get("/"));
+            talk.acknowledged(&mut programs);
         } else {
             talk.answers(&mut programs, ok(""));
         }
         silent_since_ever(&mut programs, &talk);
-        // However little patience there is with all that is not open.
-        let mut idle_ns = [0; 4];
+        // Only the timeout of open connections is not zero. The sweep would therefore remove a flow
+        // in any other phase.
+        let mut idle_ns = [0; Idle::COUNT];
         idle_ns[Idle::Open as usize] = 4 * DAY_NS;
         let swept = programs.sweep(idle_ns);
         assert_eq!((swept.flows, swept.removed), (1, 0));
@@ -41,10 +46,44 @@ fn a_request_may_take_days_and_so_may_the_time_between_two() {
     idle_flow_is_swept_in_the_end(programs, &talk);
 }
 
-/// The time counts at all.
+#[test]
+fn after_half_an_hour_of_silence_a_timestamp_is_neither_older_nor_newer() {
+    // After a long idle time, a clock whose ticks are microseconds may have wrapped, so a timestamp
+    // may have any value.
+    for (silent_ns, verdict) in [
+        (2_140 * 1_000_000_000, Verdict::Drop),
+        (2_160 * 1_000_000_000, Verdict::Pass),
+    ] {
+        let mut programs = limited(no_limits());
+        let mut talk = Talk::new(Shape::v4());
+        talk.timestamps = true;
+        talk.set_ticks(3_000_000_000);
+        let mut talk = talk.opened(&mut programs);
+        talk.asks(&mut programs, get("/"));
+        talk.answers(&mut programs, ok(""));
+        let flow = programs.flow(&talk.key()).expect("a flow");
+        programs.set_flow(Flow {
+            // If this machine has been up for less than `silent_ns`, the difference wraps.
+            last_seen_ns: flow.last_seen_ns.wrapping_sub(silent_ns),
+            ..flow
+        });
+        talk.set_ticks(2_000_000_000);
+        assert_eq!(talk.ask(&mut programs, get("/")).verdict, verdict);
+        if verdict == Verdict::Pass {
+            // From this segment on, timestamps are compared again.
+            talk.answers(&mut programs, ok(""));
+        }
+        talk.set_ticks(1_999_999_999);
+        assert_eq!(talk.ask(&mut programs, get("/")).verdict, Verdict::Drop);
+        let stale = 1 + u64::from(verdict == Verdict::Drop);
+        assert_eq!(programs.counter(counter::STALE_DROPPED), stale);
+    }
+}
+
+/// Asserts that a sweep removes an idle flow once the longest timeout has passed.
 fn idle_flow_is_swept_in_the_end(mut programs: Programs, talk: &Talk) {
     silent_since_ever(&mut programs, talk);
-    let mut idle_ns = [u64::MAX; 4];
+    let mut idle_ns = [u64::MAX; Idle::COUNT];
     idle_ns[Idle::Open as usize] = 1_000_000;
     assert_eq!(programs.sweep(idle_ns).removed, 1);
 }

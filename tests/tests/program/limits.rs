@@ -1,20 +1,22 @@
-//! The decision: all limits at once, all or nothing.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! One decision applies all limits. A request is charged either to all limits or to none of them.
 
 use limiter_common::{
     abi::{Limits, ScopeState, counter, reason},
     day::{DAY_NS, Day, DayCount},
 };
-use limiter_tests::program::{Programs, Ran, Shape, Talk, Verdict, no_limits};
+use limiter_tests::program::{Programs, RunResult, Shape, Talk, Verdict, no_limits};
 
 use crate::support::{SCOPE, another, boot_ns, get, limited, ok};
 
 const HOUR: u64 = 3_600_000_000_000;
 
-/// Long enough that no test sees its end.
+/// The period of a limit. It does not end during a test.
 const LONG: u64 = 10 * HOUR;
 
-/// Asks on a connection of its own, from which nothing is in flight afterwards: the response to it,
-/// or `None` if it passed.
+/// Sends a request on a separate connection, which then ends, so that no request stays in flight.
+/// Returns the response, or `None` if the request passed.
 #[track_caller]
 fn asks_once(programs: &mut Programs, port: u16) -> Option<String> {
     let mut talk = another(programs, port);
@@ -29,7 +31,7 @@ fn asks_once(programs: &mut Programs, port: u16) -> Option<String> {
     Some(ran.answer().text())
 }
 
-/// What the slot of a field of a response says.
+/// Returns the line of the field `name` in the response.
 #[track_caller]
 fn field(ran: &str, name: &str) -> String {
     let line = ran.lines().find(|line| line.starts_with(name));
@@ -43,7 +45,8 @@ fn set_utc(programs: &mut Programs, utc_ns: u64) {
     programs.set_clock(utc_ns.wrapping_sub(boot_ns()));
 }
 
-/// `day` at an hour, with half a second over that keeps rounding apart.
+/// Returns the time `hour` hours after the start of `day`, in nanoseconds since the epoch. Half a
+/// second is added, so that a test can see how the programs round.
 fn moment(day: u64, hour: u64) -> u64 {
     day * DAY_NS + hour * HOUR + 500_000_000
 }
@@ -112,7 +115,8 @@ fn a_clock_set_back_opens_no_day_twice() {
     set_utc(&mut programs, moment(19_999, 12));
     assert!(asks_once(&mut programs, 40_001).is_some());
     assert_eq!(used(&programs), (20_000, 2));
-    // What is left of a later day is used up on the earlier.
+    // The clock has been set back to the earlier day. Requests still count for the later day and
+    // use up that day's quota.
     let day_count = DayCount::new(Day(20_000), 1).0;
     programs.set_state(
         SCOPE,
@@ -312,7 +316,7 @@ fn a_refused_client_may_try_again_on_a_new_connection() {
         ..no_limits()
     });
     let mut talk = Talk::open(&mut programs, Shape::v4());
-    let refusal: Ran = talk.ask(&mut programs, get("/"));
+    let refusal: RunResult = talk.ask(&mut programs, get("/"));
     assert!(refusal.answer().text().starts_with("HTTP/1.1 429 "));
     programs.limit(SCOPE, no_limits());
     assert_eq!(asks_once(&mut programs, talk.ends.client_port), None);

@@ -1,4 +1,6 @@
-//! The kernel programs by themselves, a packet at a time (`limiter_tests::program`).
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Tests that run the kernel programs on one packet at a time (`limiter_tests::program`).
 
 mod allowances;
 mod bodies;
@@ -8,8 +10,15 @@ mod doubts;
 mod ends;
 mod handshake;
 mod idle;
+mod instructions;
+mod keys;
 mod limits;
+mod links;
+mod long;
+mod numbers;
+mod offers;
 mod packets;
+mod parts;
 mod pieces;
 mod policies;
 mod refusals;
@@ -24,3 +33,6 @@ mod switch;
 mod table;
 mod told;
 mod tombs;
+mod untracked;
+mod upgrades;
+mod verifier;

@@ -1,8 +1,11 @@
-//! What is not a connection's: a table of packets.
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
-use limiter_common::abi::{OWN_MARK, counter};
+//! A table of packets that belong to no connection.
+
+use limiter_common::abi::counter;
 use limiter_tests::program::{
-    ACK, Ends, Extension, Extras, Hook, Programs, SYN, Segment, Shape, Verdict, mend_ip_checksum,
+    ACK, Ends, Extension, Extras, FIN, Hook, OWN_MARK, Programs, SYN, Segment, Shape, Talk,
+    Verdict, mend_ip_checksum,
 };
 
 use crate::{
@@ -12,13 +15,13 @@ use crate::{
 
 const UDP: u8 = 17;
 
-/// An IP packet of another protocol.
+/// Returns an IP packet of another protocol.
 fn of_protocol(shape: &Shape, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let ends = shape.ends();
     shape.around(ends.client, ends.server, protocol, true, payload)
 }
 
-/// A frame that is not of IP.
+/// Returns a frame that does not carry IP.
 fn frame(ethertype: u16, payload: &[u8]) -> Vec<u8> {
     let mut frame = request(&Shape::v4())[..12].to_vec();
     frame.extend(ethertype.to_be_bytes());
@@ -26,7 +29,7 @@ fn frame(ethertype: u16, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// As [`request`], to a port that is not guarded.
+/// Returns a packet like the one from [`request`], but for a port that is not guarded.
 fn elsewhere(shape: &Shape) -> Vec<u8> {
     request_of(
         shape,
@@ -40,7 +43,7 @@ fn elsewhere(shape: &Shape) -> Vec<u8> {
 #[test]
 fn what_is_not_tcp_of_a_guarded_port_is_left_alone() {
     let to_80 = [&[0x9c, 0x40, 0, 80, 0, 20, 0, 0][..], &[7; 12]].concat();
-    // The client's own port is no server's.
+    // In this packet, port 80 is the client's port.
     let from_80 = Ends {
         client_port: 80,
         server_port: 8080,
@@ -101,7 +104,7 @@ fn every_guarded_port_is_guarded_and_no_other() {
             ..Ends::v4()
         };
         programs.run(Hook::Ingress, &request_of(&Shape::v4(), ends));
-        let seen = programs.counter(counter::UNTRACKED_SEGMENTS);
+        let seen = programs.counter(counter::UNTRACKED_REFUSED);
         assert_eq!(seen, inspected, "port {port} with {guarded:?} guarded");
     }
 }
@@ -115,16 +118,18 @@ fn a_segment_whose_headers_are_not_whole_does_not_pass_as_one() {
         packet[at] = byte;
         packet
     };
-    // Ends behind a TCP header of 20 bytes that says that it has 60.
+    // This packet ends after 20 bytes of its TCP header, whose data offset states a length of 60
+    // bytes.
     let mut short = changed(46, 0xf0);
     short.truncate(54);
     short[16..18].copy_from_slice(&40_u16.to_be_bytes());
     mend_ip_checksum(&mut short);
     let into = |what, packet| Row::new(what, Hook::Ingress, packet);
     let dropped = counter::UNREADABLE_DROPPED;
-    // Ethernet 14, IPv4 20, TCP 20.
+    // The headers are Ethernet (14 bytes), IPv4 (20 bytes) and TCP (20 bytes).
     check(vec![
-        // Nobody takes these for TCP.
+        // The first three packets pass, because every receiver drops them before TCP processes
+        // them.
         into("no TCP header", cut(14 + 20)),
         into("half a TCP header", cut(14 + 20 + 10)),
         into("an IP header of 16 bytes", changed(14, 0x44)),
@@ -139,7 +144,7 @@ fn bytes_behind_the_ip_packet_are_no_payload() {
     let (mut programs, mut talk) = opened();
     let ack = talk.client(b"").with_flags(ACK);
     let mut packet = talk.shape.wrap(&talk.ends, true, &ack);
-    // Ethernet pads to 60 bytes.
+    // An Ethernet frame is padded to 60 bytes. The padding is not part of the TCP payload.
     packet.resize(60, b'P');
     let ran = programs.run(Hook::Ingress, &packet);
     assert_eq!((ran.verdict, &ran.packet), (Verdict::Pass, &packet));
@@ -159,7 +164,12 @@ fn marked(mark: u32) -> Extras {
 fn packets_of_our_own_pass_by_their_mark() {
     for (hook, mark) in [(Hook::Ingress, 0), (Hook::Egress, OWN_MARK)] {
         let mut programs = Programs::fresh();
-        let packet = request(&Shape::v4());
+        let mut packet = request(&Shape::v4());
+        if hook == Hook::Ingress {
+            let mut talk = Talk::new(Shape::v4());
+            let end = talk.client(b"").with_flags(FIN | ACK);
+            packet = talk.shape.wrap(&talk.ends, true, &end);
+        }
         let ran = programs.run_with(hook, &packet, marked(OWN_MARK));
         assert_eq!((ran.verdict, ran.mark), (Verdict::Pass, mark), "{hook:?}");
         assert_eq!(ran.packet, packet);
@@ -168,9 +178,21 @@ fn packets_of_our_own_pass_by_their_mark() {
 }
 
 #[test]
+fn a_request_with_the_mark_is_nobodys_own() {
+    // An attacker who knows the mark cannot use it. A request with the mark cannot be from the
+    // programs, because they never send a payload to a server.
+    let mut programs = Programs::fresh();
+    let packet = request(&Shape::v4());
+    let ran = programs.run_with(Hook::Ingress, &packet, marked(OWN_MARK));
+    assert_eq!(programs.counter(counter::UNTRACKED_REFUSED), 1);
+    assert_ne!(ran.packet, packet);
+}
+
+#[test]
 fn marks_of_others_stay() {
     let mut programs = Programs::fresh();
     let packet = request(&Shape::v4());
+    programs.older_until(u64::MAX);
     for hook in [Hook::Ingress, Hook::Egress] {
         assert_eq!(
             programs.run_with(hook, &packet, marked(77)).mark,

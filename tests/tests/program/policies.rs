@@ -1,4 +1,6 @@
-//! What the policies say is done, and counted.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The action that each policy selects, and the counters for it.
 
 use limiter_common::abi::{
     Event, KEY_DISABLED, KeyEntry, LIMITS_IN_USE, LIMITS_OBSERVE, Limits, counter, event, phase,
@@ -11,7 +13,8 @@ use crate::support::{KEY, SCOPE, boot_ns, counted, get, get_as, limited, ok};
 
 const ANONYMOUS: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// Asks on a new connection under a changed configuration; the status of what is sent, if anything.
+/// Sends a request on a new connection. Returns the status code of the response, or `None` if there
+/// is no response.
 #[track_caller]
 fn status(programs: &mut Programs, request: &str) -> Option<String> {
     let mut talk = Talk::open(programs, Shape::v4());
@@ -47,7 +50,7 @@ fn a_request_without_a_key_passes_or_is_refused() {
             (counter::RESPONSES_SENT, 1),
         ],
     );
-    // Others are not concerned.
+    // The policy does not affect requests with a key.
     assert_eq!(status(&mut programs, &get("/")), None);
 }
 
@@ -141,7 +144,7 @@ fn unknown_keys_become_scopes_of_their_own_as_long_as_there_is_room() {
         programs.object_mut().maps.told(),
         [adopted("new-a", 8), adopted("new-b", 9)]
     );
-    // No room any more: `table_full` decides.
+    // No scope id for unknown keys is unused, so the policy `table_full` applies.
     assert_eq!(
         status(&mut programs, &get_as("new-c", "/")).as_deref(),
         Some("401")
@@ -155,7 +158,7 @@ fn unknown_keys_become_scopes_of_their_own_as_long_as_there_is_room() {
     });
     assert_eq!(status(&mut programs, &get_as("new-c", "/")), None);
     assert_eq!(programs.entry("new-c"), None);
-    // The next id that is given back is for it.
+    // This scope id is assigned to the next unknown key.
     programs.offer(&[3]);
     assert_eq!(status(&mut programs, &get_as("new-c", "/")), None);
     assert_eq!(programs.entry("new-c").expect("new-c").scope, 3);
@@ -219,7 +222,7 @@ fn what_is_not_http_is_refused() {
         ("space before the colon", with("Content-Length : 1")),
         ("two different keys", with("X-Api-Key: another")),
         ("a key with a blank", get_as("a b", "/")),
-        ("a key too long", get_as(&"k".repeat(129), "/")),
+        ("a long key with a blank", get_as(&"k k".repeat(99), "/")),
     ] {
         let mut programs = limited(no_limits());
         assert_eq!(
@@ -248,7 +251,7 @@ fn what_is_not_http_may_pass_and_is_counted() {
         programs.flow(&talk.key()).expect("a flow").phase,
         phase::OPAQUE
     );
-    // From there on nothing can be told from anything.
+    // From this point on, the programs do not look for requests on the connection.
     talk.asks(&mut programs, get("/"));
     let bytes = u64::try_from(12 + get("/").len()).expect("a length");
     counted(
@@ -291,6 +294,7 @@ fn http2_is_reset_or_becomes_a_tunnel() {
 #[test]
 fn connections_that_are_not_followed_pass_or_are_reset() {
     let mut programs = limited(no_limits());
+    programs.older_until(u64::MAX);
     let mut talk = Talk::new(Shape::v4());
     let request = get("/");
     talk.asks(&mut programs, &request);
@@ -317,11 +321,11 @@ fn connections_that_are_not_followed_pass_or_are_reset() {
         "exactly what the client expects"
     );
     assert_eq!(programs.counter(counter::UNTRACKED_REFUSED), 1);
-    // Mere acknowledgements ask for nothing.
+    // A segment without data is not refused.
     let ack = talk.client(b"").with_flags(ACK);
     let ran = talk.run(&mut programs, true, &ack);
     assert_eq!((ran.verdict, ran.sent.len()), (Verdict::Pass, 0));
-    // Nor does observing refuse any.
+    // In observe mode, requests are not refused either.
     programs.configure(|config| (config.untracked, config.observe) = (policy::REJECT, 1));
     talk.asks(&mut programs, &request);
 }
@@ -411,7 +415,8 @@ fn keys_are_found_where_the_configuration_says() {
         status(&mut programs, &request(field));
         assert_eq!(programs.state(SCOPE).admitted, admitted, "{field}");
     }
-    // The first of the sources counts.
+    // If several of the configured sources have a key, the key of the first of these sources
+    // counts.
     let mut programs = limited(no_limits());
     let mut talk = Talk::open(&mut programs, Shape::v4());
     talk.asks(

@@ -1,16 +1,19 @@
-//! A request over a limit: what the client gets, what the server gets, and what is left.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Requests over a limit: the packets that the client and the server get, and the state that the
+//! programs keep.
 
 use limiter_common::abi::{
     Limits, TOMB_HEAD, TOMB_RESET_CLIENT, TOMB_RESET_SERVER, counter, policy, reason,
 };
-use limiter_tests::program::{ACK, FIN, PSH, RST, Ran, Shape, Talk, Verdict, no_limits};
+use limiter_tests::program::{ACK, FIN, PSH, RST, RunResult, Shape, Talk, Verdict, no_limits};
 
 use crate::{
     shapes::shapes,
     support::{SCOPE, counted, get, limited},
 };
 
-/// No request at all.
+/// Returns limits with which every request is refused.
 fn nothing() -> Limits {
     Limits {
         daily_quota: 0,
@@ -24,9 +27,9 @@ fn text_of(why: u32) -> String {
     String::from_utf8(text.bytes[..len].to_vec()).expect("ASCII")
 }
 
-/// Runs a request that is refused with a response.
+/// Sends a request, which must be refused with a response.
 #[track_caller]
-fn refused(programs: &mut limiter_tests::program::Programs, talk: &mut Talk) -> Ran {
+fn refused(programs: &mut limiter_tests::program::Programs, talk: &mut Talk) -> RunResult {
     let segment = talk.client(get("/").as_bytes());
     let ran = talk.run(programs, true, &segment);
     assert_eq!(
@@ -148,7 +151,7 @@ fn timestamps_of_what_is_sent_are_ones_that_their_receiver_takes() {
     let to_client = ran.answer().options;
     assert!(
         value(&to_client, 4) >= seen,
-        "not older than what the client saw"
+        "not older than the last one that the client received"
     );
     assert_eq!(value(&to_client, 8), of_client);
     let to_server = ran.decoded().options;
@@ -156,7 +159,8 @@ fn timestamps_of_what_is_sent_are_ones_that_their_receiver_takes() {
         (value(&to_server, 4), value(&to_server, 8)),
         (of_client, seen)
     );
-    // The request comes again, and then a copy of it that was overtaken and echoes less.
+    // The client retransmits the request with a newer timestamp. Then an older copy of the request,
+    // with an older timestamp, arrives.
     let mut answered = |ticks| {
         talk.set_ticks(ticks);
         let again = talk.client_at(0, get("/").as_bytes());
@@ -284,10 +288,10 @@ fn drop_drops_and_counts_the_request_once() {
         ],
     );
     assert!(programs.flow(&talk.key()).is_some());
-    // When there is room again it passes.
+    // The request passes when the limit permits it again.
     programs.limit(SCOPE, no_limits());
     talk.asks(&mut programs, get("/"));
-    // And the next refusal counts anew.
+    // The next request that is refused is counted as a new refusal.
     programs.limit(SCOPE, nothing());
     talk.ask(&mut programs, get("/"));
     assert_eq!(programs.counter(counter::REFUSED_DAILY_QUOTA), 2);
@@ -306,7 +310,8 @@ fn a_refusal_waits_until_the_server_is_quiet() {
         &programs,
         &[(counter::ADMITTED, 1), (counter::NOT_QUIET_DROPPED, 1)],
     );
-    // Over one's own request it is admitted as soon as that is answered.
+    // The request is over the limit only as long as the client's previous request is in flight. It
+    // is therefore admitted once the server has answered the previous request.
     talk.answers(
         &mut programs,
         "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",

@@ -1,4 +1,6 @@
-//! Requests are admitted and charged, however they come.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Requests are admitted and charged, however they are split into segments.
 
 use limiter_common::abi::{KeyEntry, Limits, MAX_OUTSTANDING, counter};
 use limiter_tests::program::{Shape, Talk, Verdict, no_limits};
@@ -210,7 +212,8 @@ fn acknowledgements_keepalives_and_probes_pass() {
     talk.asks(&mut programs, get("/"));
     talk.answers(&mut programs, ok("hello"));
     talk.asks(&mut programs, "");
-    // Keep-alive probes, of no byte and of one that was acknowledged.
+    // These segments are keep-alive probes. The first has no data, and the second has one byte that
+    // was already acknowledged.
     for payload in [&b""[..], b"\n"] {
         let probe = talk.client_at(talk.asked - 1, payload);
         assert_eq!(talk.run(&mut programs, true, &probe).verdict, Verdict::Pass);
@@ -238,7 +241,7 @@ fn no_more_requests_than_can_be_remembered_wait_at_once() {
         &programs,
         &[(counter::ADMITTED, most), (counter::TRIMMED, 1)],
     );
-    // The others wait for an answer.
+    // All further requests are dropped until a response arrives.
     let rest = talk.client(small.repeat(8).as_bytes());
     assert_eq!(talk.run(&mut programs, true, &rest).verdict, Verdict::Drop);
     talk.answers(&mut programs, ok(""));

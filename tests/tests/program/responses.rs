@@ -1,6 +1,8 @@
-//! Responses free the slots of their requests at their last byte, and not before.
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
-use limiter_common::abi::{FLOW_RESPONSE_LOST, counter, phase};
+//! The slot of a request is released at the last byte of the response, and no earlier.
+
+use limiter_common::abi::{FLOW_RESPONSE_LOST, counter, phase, policy};
 use limiter_tests::program::{ACK, FIN, Verdict};
 
 use crate::support::{KEY, SCOPE, counted, get, ok, opened};
@@ -112,7 +114,7 @@ fn a_response_sent_again_frees_nothing_twice() {
         Verdict::Pass
     );
     assert_eq!(programs.state(SCOPE).in_flight, 1);
-    // With the second one behind it.
+    // This segment contains the first response, which is retransmitted, and the second response.
     let both = talk.server_at(0, (response.clone() + &response).as_bytes());
     assert_eq!(talk.run(&mut programs, false, &both).verdict, Verdict::Pass);
     assert_eq!(programs.state(SCOPE).in_flight, 0);
@@ -235,6 +237,7 @@ fn a_refused_upgrade_is_an_ordinary_response() {
 fn connect_is_a_tunnel_when_it_succeeds() {
     let connect = format!("CONNECT a:443 HTTP/1.1\r\nX-Api-Key: {KEY}\r\n\r\n");
     let (mut programs, mut talk) = opened();
+    programs.configure(|config| config.connect = policy::PASS);
     talk.asks(&mut programs, &connect);
     talk.answers(&mut programs, "HTTP/1.1 200 OK\r\n\r\n");
     assert_eq!(
@@ -244,6 +247,7 @@ fn connect_is_a_tunnel_when_it_succeeds() {
     drop(programs);
 
     let (mut programs, mut talk) = opened();
+    programs.configure(|config| config.connect = policy::PASS);
     talk.asks(&mut programs, &connect);
     talk.answers(
         &mut programs,

@@ -1,4 +1,6 @@
-//! However a segment is wrapped, it is found.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A segment is recognized in every combination of headers.
 
 use limiter_common::abi::counter;
 use limiter_tests::program::{Ends, Extension, Fragment, Hook, Shape, Talk, no_limits};
@@ -8,7 +10,7 @@ use crate::{
     table::{DESTINATION, HOP_BY_HOP, Row, check, request, request_of},
 };
 
-/// Every way to wrap a segment that is followed.
+/// Returns all shapes in which the programs recognize segments.
 pub fn shapes() -> Vec<(&'static str, Shape)> {
     let options = |kind, units| Extension::options(kind, units);
     let timestamp = vec![68, 12, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -148,7 +150,7 @@ fn a_fragment_that_is_whole_is_no_fragment() {
 
 #[test]
 fn a_first_fragment_with_half_a_tcp_header_is_dropped() {
-    // The other half would come in a fragment without ports (RFC 1858).
+    // The other half would be in a second fragment. Such a fragment contains no ports (RFC 1858).
     let ends = Ends::v4();
     let ports = (ends.client_port, ends.server_port);
     let segment = Talk::new(Shape::v4()).client(get("/").as_bytes());

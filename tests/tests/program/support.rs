@@ -1,25 +1,27 @@
-//! Words that the tests share.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Functions that the tests share.
 
 use std::{collections::BTreeMap, fs};
 
 use limiter_common::abi::{Limits, ScopeState, counter};
 use limiter_tests::program::{ACK, FIN, Programs, Shape, Talk, Verdict, no_limits};
 
-/// The scope that most tests ask for, and its key.
+/// The scope to which most requests belong, and its key.
 pub const SCOPE: u32 = 1;
 pub const KEY: &str = "key-one";
 
-/// A request of `KEY`.
+/// Returns a GET request with `KEY`.
 pub fn get(path: &str) -> String {
     get_as(KEY, path)
 }
 
-/// A request of any key.
+/// Returns a GET request with the given key.
 pub fn get_as(key: &str, path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: a\r\nX-Api-Key: {key}\r\n\r\n")
 }
 
-/// A whole response.
+/// Returns a complete response with status 200 and the body `body`.
 pub fn ok(body: &str) -> String {
     format!(
         "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
@@ -27,28 +29,28 @@ pub fn ok(body: &str) -> String {
     )
 }
 
-/// Programs that know `SCOPE` with these limits.
+/// Returns the programs with `SCOPE`, which has these limits.
 pub fn limited(limits: Limits) -> Programs {
     let mut programs = Programs::fresh();
     programs.scope(SCOPE, KEY, limits);
     programs
 }
 
-/// Programs that know `SCOPE`, which has no limits, and an open connection.
+/// Returns the programs with `SCOPE`, which has no limits, and an open connection.
 pub fn opened() -> (Programs, Talk) {
     let mut programs = limited(no_limits());
     let talk = Talk::open(&mut programs, Shape::v4());
     (programs, talk)
 }
 
-/// Another connection of the same client.
+/// Opens another connection from the same client address, with the client port `port`.
 pub fn another(programs: &mut Programs, port: u16) -> Talk {
     let mut talk = Talk::new(Shape::v4());
     talk.ends.client_port = port;
     talk.opened(programs)
 }
 
-/// Counters that say little: how many bytes, how many connections.
+/// The counters of bytes and connections, which most tests ignore.
 const QUIET: [u32; 6] = [
     counter::FLOWS_OPENED,
     counter::FLOWS_CLOSED,
@@ -58,7 +60,8 @@ const QUIET: [u32; 6] = [
     counter::REFUSED_BYTES,
 ];
 
-/// Nothing else was counted than this, but for connections and bytes.
+/// Asserts that the counters in `expected` have these values and that all other counters are zero.
+/// The counters of bytes and connections are not checked.
 #[track_caller]
 pub fn counted(programs: &Programs, expected: &[(u32, u64)]) {
     let name = |index: u32| counter::NAMES[usize::try_from(index).expect("an index")];
@@ -73,7 +76,7 @@ pub fn counted(programs: &Programs, expected: &[(u32, u64)]) {
     assert_eq!(seen, expected, "counters");
 }
 
-/// `CLOCK_BOOTTIME`, to a hundredth of a second.
+/// Returns the time of `CLOCK_BOOTTIME` in nanoseconds, rounded down to a hundredth of a second.
 pub fn boot_ns() -> u64 {
     let uptime = fs::read_to_string("/proc/uptime").expect("read the uptime");
     let digits: String = uptime
@@ -84,7 +87,7 @@ pub fn boot_ns() -> u64 {
     digits.parse::<u64>().expect("seconds with two decimals") * 10_000_000
 }
 
-/// A FIN of one side, behind all that it sent.
+/// Runs a FIN from the client or the server. It follows all bytes of that side.
 #[track_caller]
 pub fn fin(programs: &mut Programs, talk: &mut Talk, client: bool) -> Verdict {
     let segment = if client {
@@ -96,7 +99,7 @@ pub fn fin(programs: &mut Programs, talk: &mut Talk, client: bool) -> Verdict {
         .verdict
 }
 
-/// Nothing is held any more.
+/// Asserts that no slot and no connection is counted.
 #[track_caller]
 pub fn nothing_is_held(programs: &Programs) {
     let ScopeState {

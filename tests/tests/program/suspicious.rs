@@ -1,6 +1,11 @@
-//! What only an attacker sends, or a network in trouble.
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
-use limiter_common::abi::{counter, phase};
+//! Packets that only an attacker or a faulty network sends.
+
+use limiter_common::{
+    abi::{counter, phase},
+    flow::Idle,
+};
 use limiter_tests::program::{
     ACK, FIN, Hook, PSH, RST, Segment, Shape, Talk, URG, Verdict, no_limits,
 };
@@ -9,7 +14,8 @@ use crate::support::{SCOPE, get, limited, ok, opened};
 
 #[test]
 fn urgent_data_does_not_pass() {
-    // Its receiver takes it out of the stream, and would read another request than the parser.
+    // The receiver takes the urgent byte out of the stream, and would then read a different request
+    // than the programs.
     let (mut programs, mut talk) = opened();
     let request = talk.client(get("/").as_bytes()).with_flags(ACK | PSH | URG);
     let ran = talk.run(&mut programs, true, &request);
@@ -21,8 +27,8 @@ fn urgent_data_does_not_pass() {
 fn a_syn_ack_sent_again_after_a_request_does_not_charge_it_twice() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/"));
-    // The listener had no room for the connection, and so it has neither the handshake's end nor
-    // the request.
+    // The listener had no room for the connection. The server has therefore dropped both the last
+    // segment of the handshake and the request.
     let again = talk.syn_ack();
     assert_eq!(
         talk.run(&mut programs, false, &again).verdict,
@@ -44,7 +50,8 @@ fn a_syn_ack_sent_again_after_a_request_does_not_charge_it_twice() {
 
 #[test]
 fn a_reset_that_is_believed_is_one_that_the_server_believes() {
-    // A wrong checksum, or a time to live that ends on the way to the server.
+    // The server does not process the reset. Either the checksum of the reset is wrong, or its time
+    // to live expires before it reaches the server.
     for (what, at, bit) in [("the checksum", 50, 1), ("the time to live", 22, 0x41)] {
         let (mut programs, mut talk) = opened();
         talk.asks(&mut programs, get("/"));
@@ -71,7 +78,8 @@ fn a_reset_that_is_believed_is_one_that_the_server_believes() {
 fn a_reset_before_what_the_server_may_have_is_not_believed() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/"));
-    // The server has the request and has not acknowledged it yet: to it, this is old.
+    // The server has received the request but has not acknowledged it yet. To the server, the
+    // sequence number of this reset is therefore old.
     let reset = talk.client_at(0, b"").with_flags(RST | ACK);
     talk.run(&mut programs, true, &reset);
     let flow = programs.flow(&talk.key()).expect("a flow");
@@ -101,7 +109,7 @@ fn nothing_passes_a_reset_connection() {
     talk.run(&mut programs, true, &reset);
     let ran = talk.ask(&mut programs, get("/"));
     assert_ne!(ran.verdict, Verdict::Pass);
-    programs.sweep([0; 4]);
+    programs.sweep([0; Idle::COUNT]);
     let ran = talk.ask(&mut programs, get("/"));
     assert_ne!(ran.verdict, Verdict::Pass, "after a sweep");
     assert_eq!(programs.counter(counter::UNTRACKED_SEGMENTS), 0);
@@ -109,7 +117,8 @@ fn nothing_passes_a_reset_connection() {
 
 #[test]
 fn a_server_that_took_a_part_of_a_segment_gets_no_other_rest_of_it() {
-    // Receivers that cut segments to their window: a head of one copy, the body of another.
+    // Some receivers cut segments at the end of their window. Such a receiver could combine the
+    // head of one copy with the body of the other.
     let (mut programs, mut talk) = opened();
     let request = get("/aaaa");
     talk.asks(&mut programs, &request);
@@ -122,8 +131,9 @@ fn a_server_that_took_a_part_of_a_segment_gets_no_other_rest_of_it() {
 
 #[test]
 fn a_reset_of_the_server_in_a_handshake_does_not_let_the_connection_by_later() {
-    // To a SYN-ACK of the client with a wrong number the server answers with a reset, and goes on
-    // waiting for the handshake's end. When the flow is swept meanwhile, that is `untracked`.
+    // If the client sends a SYN-ACK with a wrong number, the server answers with a reset and still
+    // waits for the last segment of the handshake. If a sweep removed the flow in the meantime, the
+    // connection would become untracked.
     let mut programs = limited(no_limits());
     let mut talk = Talk::new(Shape::v4());
     for (to_server, segment) in [(true, talk.syn()), (false, talk.syn_ack())] {
@@ -146,21 +156,22 @@ fn a_reset_of_the_server_in_a_handshake_does_not_let_the_connection_by_later() {
     };
     talk.run(&mut programs, false, &reset);
     std::thread::sleep(std::time::Duration::from_millis(20));
-    // The patience with what has ended is short.
-    let swept = programs.sweep([u64::MAX, u64::MAX, u64::MAX, 1_000_000]);
+    // Only the timeout for connections that have ended is short, and it must not apply to this
+    // flow.
+    let swept = programs.sweep([u64::MAX, u64::MAX, u64::MAX, 1_000_000, u64::MAX]);
     assert_eq!(swept.removed, 0);
 }
 
 #[test]
 fn a_fin_that_the_server_has_not_acknowledged_does_not_end_the_patience() {
-    // It may have had a wrong checksum, and the connection may be open.
+    // The checksum of the FIN may have been wrong. In that case, the connection is still open.
     let (mut programs, mut talk) = opened();
     let fin = talk.client(b"").with_flags(FIN | ACK);
     talk.run(&mut programs, true, &fin);
     std::thread::sleep(std::time::Duration::from_millis(20));
-    let swept = programs.sweep([u64::MAX, u64::MAX, 1_000_000, 1_000_000]);
+    let swept = programs.sweep([u64::MAX, u64::MAX, 1_000_000, 1_000_000, u64::MAX]);
     assert_eq!(swept.removed, 0);
-    // Now it is certain.
+    // After the acknowledgement, it is certain that the server has received the FIN.
     let ack = talk
         .server(b"")
         .with_flags(ACK)
@@ -169,7 +180,7 @@ fn a_fin_that_the_server_has_not_acknowledged_does_not_end_the_patience() {
     std::thread::sleep(std::time::Duration::from_millis(20));
     assert_eq!(
         programs
-            .sweep([u64::MAX, u64::MAX, 1_000_000, 1_000_000])
+            .sweep([u64::MAX, u64::MAX, 1_000_000, 1_000_000, u64::MAX])
             .removed,
         1
     );

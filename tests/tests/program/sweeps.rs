@@ -1,7 +1,10 @@
-//! What the daemon has done to the table of flows.
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
-use limiter_common::abi::{
-    FLOW_LOCAL, Flow, KeyEntry, Limits, ScopeState, Suspect, Sweep, counter, phase,
+//! The sweeps over the table of flows that the daemon requests.
+
+use limiter_common::{
+    abi::{FLOW_LOCAL, Flow, KeyEntry, Limits, ScopeState, Suspect, Sweep, counter, phase},
+    flow::Idle,
 };
 use limiter_tests::program::{ACK, Programs, Shape, Talk, Verdict, no_limits};
 
@@ -9,7 +12,7 @@ use crate::support::{
     SCOPE, another, boot_ns, counted, fin, get, get_as, limited, nothing_is_held, ok, opened,
 };
 
-/// A connection whose client has not answered the server's SYN-ACK.
+/// Returns a connection whose client has not answered the server's SYN-ACK.
 fn half_open(programs: &mut Programs, port: u16) -> Talk {
     let mut talk = Talk::new(Shape::v4());
     talk.ends.client_port = port;
@@ -19,7 +22,8 @@ fn half_open(programs: &mut Programs, port: u16) -> Talk {
     talk
 }
 
-/// Has a connection count as one of a socket of this host: those of the test-run come from none.
+/// Marks the flow as a connection of a socket on this host. (The programs cannot see this in a test
+/// run, in which packets belong to no socket.)
 fn of_this_host(programs: &mut Programs, talk: &Talk) {
     let flow = programs.flow(&talk.key()).expect("a flow");
     assert_eq!(flow.flags & FLOW_LOCAL, 0, "of no socket");
@@ -29,7 +33,7 @@ fn of_this_host(programs: &mut Programs, talk: &Talk) {
     });
 }
 
-/// Lets the coarse clock, by which silence is told, go on.
+/// Waits until the coarse clock, by which idle times are measured, has advanced.
 fn a_moment() {
     std::thread::sleep(std::time::Duration::from_millis(20));
 }
@@ -48,11 +52,13 @@ fn a_sweep_removes_what_is_silent_and_gives_back_what_it_held() {
     );
     programs.limit(2, no_limits());
     talk.asks(&mut programs, get_as("other", "/"));
-    let patient = programs.sweep([u64::MAX; 4]);
+    talk.acknowledged(&mut programs);
+    let patient = programs.sweep([u64::MAX; Idle::COUNT]);
     assert_eq!((patient.flows, patient.removed, patient.slots), (1, 0, 0));
-    // The clock of the last packet is a coarse one.
+    // The time of the last packet is from a coarse clock, and this clock must advance before the
+    // sweep.
     a_moment();
-    let swept = programs.sweep([u64::MAX, 1_000_000, u64::MAX, u64::MAX]);
+    let swept = programs.sweep([u64::MAX, 1_000_000, u64::MAX, u64::MAX, u64::MAX]);
     let idle_ns = swept.idle_ns;
     assert_eq!(
         swept,
@@ -85,10 +91,12 @@ fn a_sweep_removes_what_is_silent_and_gives_back_what_it_held() {
 fn a_sweep_looks_at_each_kind_of_connection_by_its_own_patience() {
     let mut programs = limited(no_limits());
     let handshake = half_open(&mut programs, 41_000);
-    let open = another(&mut programs, 41_001);
+    let mut open = another(&mut programs, 41_001);
+    open.acknowledged(&mut programs);
+    let unconfirmed = another(&mut programs, 41_004);
     let mut closing = another(&mut programs, 41_002);
     fin(&mut programs, &mut closing, true);
-    // The FIN counts when the server says that it has it.
+    // The FIN counts only once the server has acknowledged it.
     closing.server_acked = 1;
     let ack = closing.server(b"").with_flags(ACK);
     closing.run(&mut programs, false, &ack);
@@ -97,11 +105,11 @@ fn a_sweep_looks_at_each_kind_of_connection_by_its_own_patience() {
     closed.server_acked = 1;
     fin(&mut programs, &mut closed, false);
     a_moment();
-    for (class, talk) in [&handshake, &open, &closing, &closed]
+    for (class, talk) in [&handshake, &open, &closing, &closed, &unconfirmed]
         .into_iter()
         .enumerate()
     {
-        let mut idle_ns = [u64::MAX; 4];
+        let mut idle_ns = [u64::MAX; Idle::COUNT];
         idle_ns[class] = 1_000_000;
         let before = programs.flows().len();
         assert!(programs.flow(&talk.key()).is_some());
@@ -119,34 +127,36 @@ fn a_sweep_takes_nothing_from_counts_that_are_zero_already() {
     });
     let mut talk = another(&mut programs, 41_000);
     talk.asks(&mut programs, get("/"));
-    // A recount was first.
+    // The counts are zero, as if a recount had already corrected them.
     programs.set_state(SCOPE, ScopeState::default());
     a_moment();
-    programs.sweep([1_000_000; 4]);
+    programs.sweep([1_000_000; Idle::COUNT]);
     nothing_is_held(&programs);
 }
 
 #[test]
 fn packets_keep_a_connection_from_the_sweep() {
     let (mut programs, mut talk) = opened();
-    std::thread::sleep(std::time::Duration::from_millis(40));
+    // Apart from one packet, the flow is idle for longer than the sweep allows. On a busy machine,
+    // this thread may be delayed between that packet and the sweep, but by less than half a second.
+    std::thread::sleep(std::time::Duration::from_millis(600));
     talk.answers(&mut programs, "");
-    assert_eq!(programs.sweep([30_000_000; 4]).removed, 0);
+    assert_eq!(programs.sweep([500_000_000; Idle::COUNT]).removed, 0);
     assert_eq!(
         programs.flow(&talk.key()).expect("a flow").phase,
         phase::HTTP
     );
 }
 
-/// A sweep that removes nothing.
+/// Returns the parameters of a sweep that removes no flow.
 fn patient() -> Sweep {
     Sweep {
-        idle_ns: [u64::MAX; 4],
+        idle_ns: [u64::MAX; Idle::COUNT],
         ..Sweep::default()
     }
 }
 
-/// Begins recount `number` of `SCOPE` as the daemon does.
+/// Begins the recount of `SCOPE` that has the id `number`, as the daemon does.
 fn begin_recount(programs: &mut Programs, number: u32) {
     let state = ScopeState {
         recount: u64::from(number),
@@ -157,7 +167,8 @@ fn begin_recount(programs: &mut Programs, number: u32) {
     programs.set_state(SCOPE, state);
 }
 
-/// What the recount says: requests in flight and connections.
+/// Returns the result of the recount: the number of requests in flight and the number of
+/// connections.
 fn recounted(programs: &Programs) -> (u64, u64) {
     let state = programs.state(SCOPE);
     (state.recounted_in_flight, state.recounted_connections)
@@ -169,7 +180,7 @@ fn a_recount_comes_to_what_the_flows_hold_and_goes_along_with_them() {
     first.asks(&mut programs, get("/") + &get("/"));
     let mut second = another(&mut programs, 41_000);
     second.asks(&mut programs, get("/"));
-    // A leak of two.
+    // The count of requests in flight is too high by two.
     let leaked = ScopeState {
         in_flight: 5,
         ..programs.state(SCOPE)
@@ -186,7 +197,8 @@ fn a_recount_comes_to_what_the_flows_hold_and_goes_along_with_them() {
     assert_eq!(programs.sweep_with(ask).recounted, 0, "each flow once");
     assert_eq!(recounted(&programs), (3, 2));
 
-    // New connections are in it from their beginning; what is asked and answered goes along.
+    // The recount includes new connections from their first packet on, and also counts later
+    // requests and responses.
     let mut third = another(&mut programs, 41_001);
     third.asks(&mut programs, get("/"));
     assert_eq!(recounted(&programs), (4, 3));
@@ -244,7 +256,7 @@ fn silent_flows_of_this_host_are_named_once_in_a_check() {
     assert_eq!(
         named,
         [40_000, 41_000],
-        "neither half open ones nor others'"
+        "neither half-open flows nor those of other hosts"
     );
     assert_eq!(programs.sweep_with(ask).suspects, 0, "once");
     let next = Sweep { check: 4, ..ask };
@@ -277,6 +289,7 @@ fn a_flow_is_forgotten_unless_its_server_spoke_meanwhile() {
     assert_eq!(programs.forget(suspect).removed, 0);
     assert_eq!(programs.state(SCOPE).in_flight, 1);
 
+    of_this_host(&mut programs, &talk);
     let swept = programs.sweep_with(Sweep { check: 2, ..ask });
     let suspect = programs.suspects(&swept)[0];
     let done = programs.forget(suspect);
@@ -301,7 +314,7 @@ fn a_half_open_flow_given_up_early_is_counted() {
     a_moment();
     assert_eq!(
         programs
-            .sweep([1_000_000, u64::MAX, u64::MAX, u64::MAX])
+            .sweep([1_000_000, u64::MAX, u64::MAX, u64::MAX, u64::MAX])
             .handshakes,
         1
     );
@@ -314,14 +327,15 @@ fn a_half_open_flow_given_up_early_is_counted() {
 #[test]
 fn a_connection_that_was_given_up_early_does_not_pass_for_an_old_one() {
     let mut programs = limited(no_limits());
-    // One that is older than the program, and is known as such.
+    // The program treats this connection as older than the program, and records it as untracked.
+    programs.older_until(u64::MAX);
     let mut old = Talk::new(Shape::v4());
     old.ends.client_port = 41_001;
     old.asks(&mut programs, get("/"));
     let mut slow = half_open(&mut programs, 41_000);
     a_moment();
-    programs.refuse_strangers_until(boot_ns() + 60_000_000_000);
-    programs.sweep([1_000_000, u64::MAX, u64::MAX, u64::MAX]);
+    programs.refuse_untracked_until(boot_ns() + 60_000_000_000);
+    programs.sweep([1_000_000, u64::MAX, u64::MAX, u64::MAX, u64::MAX]);
     let ack = slow.client(b"").with_flags(ACK);
     assert_eq!(slow.run(&mut programs, true, &ack).verdict, Verdict::Pass);
     let ran = slow.ask(&mut programs, get("/"));
@@ -332,8 +346,9 @@ fn a_connection_that_was_given_up_early_does_not_pass_for_an_old_one() {
     assert_eq!(programs.counter(counter::UNTRACKED_REFUSED), 1);
     old.asks(&mut programs, get("/"));
     assert_eq!(programs.counter(counter::UNTRACKED_SEGMENTS), 2);
-    // And no longer than that.
-    programs.refuse_strangers_until(1);
+    // Once the period in which untracked connections are refused has ended, older connections pass
+    // again.
+    programs.refuse_untracked_until(1);
     let mut another_old = Talk::new(Shape::v4());
     another_old.ends.client_port = 41_002;
     another_old.asks(&mut programs, get("/"));
@@ -341,16 +356,19 @@ fn a_connection_that_was_given_up_early_does_not_pass_for_an_old_one() {
 }
 
 #[test]
-fn a_port_used_again_makes_no_stranger_of_a_connection() {
+fn a_port_used_again_does_not_make_a_connection_untracked() {
     let mut programs = limited(no_limits());
+    programs.older_until(u64::MAX);
     let mut talk = Talk::new(Shape::v4());
     talk.asks(&mut programs, get("/"));
     assert_eq!(programs.counter(counter::UNTRACKED_CONNECTIONS), 1);
-    // Else the early end of this one's half-open flow would let it by as an old one.
+    // This half-open connection must replace the entry of the untracked connection on the same
+    // port. Otherwise, after an early removal of the flow, its request would pass as a request on a
+    // connection older than the program.
     let mut talk = half_open(&mut programs, talk.ends.client_port);
     a_moment();
-    programs.refuse_strangers_until(boot_ns() + 60_000_000_000);
-    programs.sweep([1_000_000, u64::MAX, u64::MAX, u64::MAX]);
+    programs.refuse_untracked_until(boot_ns() + 60_000_000_000);
+    programs.sweep([1_000_000, u64::MAX, u64::MAX, u64::MAX, u64::MAX]);
     talk.ask(&mut programs, get("/"));
     assert_eq!(programs.counter(counter::UNTRACKED_REFUSED), 1);
 }

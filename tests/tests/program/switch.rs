@@ -1,14 +1,17 @@
-//! What is on the hooks while maps take the place of others.
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
-use limiter_common::abi::{OWN_MARK, counter, switch};
+//! The programs that are on the hooks while maps are replaced.
+
+use limiter_common::abi::{counter, switch};
 use limiter_tests::{
     GUARDED,
-    program::{Extras, Hook, Programs, Shape, Talk, Verdict, no_limits},
+    program::{Extras, Hook, OWN_MARK, Programs, Shape, Talk, Verdict, no_limits},
 };
 
 use crate::support::{boot_ns, get, limited, ok};
 
-/// Each hook, and its program's number.
+/// The hooks. Each entry contains the direction (to the server or not), whether the device has
+/// Ethernet headers, and the index of the program.
 const HOOKS: [(bool, bool, u32); 4] = [
     (true, true, switch::INGRESS),
     (false, true, switch::EGRESS),
@@ -16,7 +19,7 @@ const HOOKS: [(bool, bool, u32); 4] = [
     (false, false, switch::EGRESS_L3),
 ];
 
-/// The old set's programs lead on; of the new set, none do.
+/// Installs the programs of the old set and none of the new set.
 fn old_only(programs: &mut Programs) {
     for (to_server, ethernet, number) in HOOKS {
         let program = Hook::of(to_server, ethernet).program();
@@ -34,7 +37,8 @@ fn said(programs: &Programs) -> u64 {
     word.expect("the switch")
 }
 
-/// Runs what is on the hook instead on a packet of a connection, for each kind of device.
+/// Runs the program of a hook on a packet of a connection, once for each kind of device, and
+/// returns the verdicts.
 fn verdicts(programs: &mut Programs, to_server: bool) -> [Verdict; 2] {
     [(Shape::v4(), 40_001), (Shape::v4().bare(), 40_002)].map(|(shape, port)| {
         let hook = Hook::of(to_server, shape.ethernet).holding();
@@ -59,9 +63,9 @@ fn packets_go_the_way_of_the_set_that_is_in_force() {
         old_only(&mut programs);
         let in_flight = |programs: &Programs| programs.state(crate::support::SCOPE).in_flight;
         assert_eq!(verdicts(&mut programs, to_server), [Verdict::Pass; 2]);
-        // The old set's programs have been at work.
+        // The number of requests in flight shows that the programs of the old set ran.
         assert_eq!(in_flight(&programs), if to_server { 2 } else { 0 });
-        // Where no program leads on, nothing that is guarded does.
+        // If the set in force has no programs, no packet of a guarded port passes.
         say(&mut programs, switch::NEW);
         assert_eq!(verdicts(&mut programs, to_server), [Verdict::Drop; 2]);
         assert_eq!(said(&programs), switch::NEW);
@@ -89,11 +93,13 @@ fn held_packets_change_nothing_and_are_counted_and_others_pass() {
             programs.counter(counter::INSPECTED_BYTES) - before,
         );
         let bytes = 2 * get("/").len() as u64;
-        // To the client the requests have passed before.
+        // If `to_server` is false, only packets to the client are held, and the requests have
+        // already passed and have been inspected.
         let wanted = if to_server { (bytes, 0) } else { (0, bytes) };
         assert_eq!((dropped, inspected), wanted);
         assert_eq!(said(&programs), until);
-        // What the programs send themselves, and what is not guarded.
+        // The packets that the programs themselves send are not held, and neither are packets of
+        // ports that are not guarded.
         let hook = Hook::of(to_server, true).holding();
         let mut talk = Talk::new(Shape::v4());
         let segment = talk.client(b"x");

@@ -1,14 +1,16 @@
-//! One packet, one verdict.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Tables of packets and their verdicts.
 
 use limiter_tests::program::{Ends, Hook, Programs, Shape, Talk, Verdict, no_limits};
 
 use crate::support::{KEY, SCOPE, counted, get};
 
-/// Extension headers of IPv6.
+/// The types of IPv6 extension headers.
 pub const HOP_BY_HOP: u8 = 0;
 pub const DESTINATION: u8 = 60;
 
-/// A packet, and what is to become of it.
+/// A packet and its expected result.
 pub struct Row {
     what: &'static str,
     hook: Hook,
@@ -18,7 +20,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// A packet that passes untouched and without a trace.
+    /// Returns a row for a packet that must pass unchanged and must not be counted.
     pub fn new(what: &'static str, hook: Hook, packet: Vec<u8>) -> Self {
         Self {
             what,
@@ -29,7 +31,7 @@ impl Row {
         }
     }
 
-    /// It is dropped, which is counted.
+    /// Changes the expectation: the packet must be dropped and counted under `counter`.
     pub fn dropped(self, counter: u32) -> Self {
         Self {
             verdict: Verdict::Drop,
@@ -38,7 +40,7 @@ impl Row {
         }
     }
 
-    /// It leaves these counts.
+    /// Changes the expected values of the counters.
     pub fn counts(self, counters: &[(u32, u64)]) -> Self {
         Self {
             counters: counters.to_vec(),
@@ -47,12 +49,13 @@ impl Row {
     }
 }
 
-/// Runs each row on programs that know a scope and no connection.
+/// Checks each row with programs that have one scope and no connection.
 #[track_caller]
 pub fn check(rows: Vec<Row>) {
     for row in rows {
         let mut programs = Programs::fresh();
         programs.scope(SCOPE, KEY, no_limits());
+        programs.older_until(u64::MAX);
         let ran = programs.run(row.hook, &row.packet);
         let what = row.what;
         println!("{what}: {:?}, {:?}", ran.verdict, programs.counters());
@@ -60,17 +63,18 @@ pub fn check(rows: Vec<Row>) {
         if row.verdict == Verdict::Pass {
             assert_eq!(ran.packet, row.packet, "{what}: changed");
         }
-        assert_eq!(ran.sent, [] as [Vec<u8>; 0], "{what}: sent besides");
+        assert_eq!(ran.sent, [] as [Vec<u8>; 0], "{what}: additional packets");
         counted(&programs, &row.counters);
     }
 }
 
-/// A request to the guarded port in a shape, on a connection that is not followed.
+/// Returns a packet with a request to the guarded port in the shape `shape`. The connection is
+/// untracked.
 pub fn request(shape: &Shape) -> Vec<u8> {
     request_of(shape, shape.ends())
 }
 
-/// As [`request`], between any ends.
+/// Does the same as [`request`] for other addresses and ports.
 pub fn request_of(shape: &Shape, ends: Ends) -> Vec<u8> {
     let segment = Talk::new(shape.clone()).client(get("/").as_bytes());
     shape.wrap(&ends, true, &segment)

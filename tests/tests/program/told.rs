@@ -1,10 +1,14 @@
-//! What the daemon is told of refusals, and what a flood of them is not.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The reports about refusals that the programs send to the daemon, and the limit on the number of
+//! these reports during a flood of refusals.
 
 use std::{net::IpAddr, time::Instant};
 
 use aya::util::nr_cpus;
 use limiter_common::abi::{
-    KEY_DISABLED, KeyEntry, Limits, NO_SCOPE, REFUSALS_TOLD, Refused, counter, policy, reason,
+    KEY_DISABLED, KeyEntry, Limits, NO_SCOPE, REFUSAL_RECORD_RATE, RefusalRecord, counter, policy,
+    reason,
 };
 use limiter_tests::{
     clock::eventually_some,
@@ -13,9 +17,10 @@ use limiter_tests::{
 
 use crate::support::{KEY, SCOPE, boot_ns, get, get_as, limited};
 
-/// A record of the ring with its header (`BPF_RINGBUF_HDR_SZ`, kernel/bpf/ringbuf.c).
+/// The size of a record in the ring buffer with its header, in bytes (`BPF_RINGBUF_HDR_SZ`,
+/// kernel/bpf/ringbuf.c).
 const RECORD: u64 = 64;
-/// Bytes of the ring here.
+/// The size of the ring buffer in these tests, in bytes.
 const RING: u64 = 4096;
 
 fn shut() -> Programs {
@@ -32,18 +37,19 @@ fn ask(programs: &mut Programs, shape: &Shape, request: &str) -> Talk {
     talk
 }
 
-/// Asks until that is told: a CPU that has told of many just now is silent for a moment.
-fn told(programs: &mut Programs, shape: &Shape, request: &str) -> (Refused, Talk) {
-    eventually_some("a refusal is told", || {
-        programs.object_mut().maps.told_refusals();
+/// Sends requests until the programs report a refusal. They may not report the first refusals,
+/// because a CPU that has reported many refusals reports none for a short time.
+fn told(programs: &mut Programs, shape: &Shape, request: &str) -> (RefusalRecord, Talk) {
+    eventually_some("a refusal is reported", || {
+        programs.object_mut().maps.refusal_records();
         let talk = ask(programs, shape, request);
-        let told = programs.object_mut().maps.told_refusals();
+        let told = programs.object_mut().maps.refusal_records();
         assert!(told.len() <= 1, "{told:?}");
         told.first().map(|told| (*told, talk.clone()))
     })
 }
 
-/// An address as the programs have it.
+/// Returns an address in the form in which the programs store it.
 fn words(address: IpAddr) -> [u32; 4] {
     let bytes = match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
@@ -70,7 +76,8 @@ fn a_refusal_tells_whose_it_is_and_why() {
     for shape in [Shape::v4(), Shape::v6()] {
         for (request, scope, why, key) in [
             (get("/"), SCOPE, reason::DAILY_QUOTA, digest(KEY)),
-            // Each without a key comes behind one with a key, whose digest is still at hand.
+            // This request has no key. The request before it had one, whose digest is still in the
+            // scratch memory.
             (
                 "GET / HTTP/1.1\r\n\r\n".to_owned(),
                 NO_SCOPE,
@@ -120,7 +127,7 @@ fn what_is_admitted_or_only_observed_is_not_told() {
     for _ in 0..3 {
         ask(&mut programs, &Shape::v4(), &get("/"));
     }
-    assert_eq!(programs.object_mut().maps.told_refusals(), []);
+    assert_eq!(programs.object_mut().maps.refusal_records(), []);
 }
 
 #[test]
@@ -131,16 +138,20 @@ fn a_flood_is_counted_whole_and_told_in_part() {
     let mut told = 0;
     for _ in 0..FLOOD {
         ask(&mut programs, &Shape::v4(), &get("/"));
-        told += programs.object_mut().maps.told_refusals().len() as u64;
+        told += programs.object_mut().maps.refusal_records().len() as u64;
     }
-    let interval = u128::from(REFUSALS_TOLD.interval_ns);
+    let interval = u128::from(REFUSAL_RECORD_RATE.interval_ns);
     let since = u64::try_from(start.elapsed().as_nanos() / interval).expect("a short time");
-    let at_once = REFUSALS_TOLD.tolerance_ns / REFUSALS_TOLD.interval_ns + 1;
-    // The clock that is looked at stands still for a tick.
+    let at_once = REFUSAL_RECORD_RATE.tolerance_ns / REFUSAL_RECORD_RATE.interval_ns + 1;
+    // The time comes from a coarse clock, which can be one tick late.
     let bound = (at_once + since + 10) * nr_cpus().expect("the number of CPUs") as u64;
-    assert!((1..=bound).contains(&told), "{told} told, at most {bound}");
-    // Unless this machine is so slow that it was no flood.
-    assert!(told < FLOOD || bound >= FLOOD, "all {told} were told");
+    assert!(
+        (1..=bound).contains(&told),
+        "{told} were reported, at most {bound} expected"
+    );
+    // On a very slow machine, the requests may arrive too slowly for a flood, and then all refusals
+    // may be reported.
+    assert!(told < FLOOD || bound >= FLOOD, "all {told} were reported");
     assert_eq!(programs.state(SCOPE).refused, [0, 0, 0, FLOOD]);
     assert_eq!(programs.counter(counter::REFUSED_DAILY_QUOTA), FLOOD);
     assert_eq!(programs.counter(counter::EVENTS_LOST), 0);
@@ -156,7 +167,7 @@ fn what_finds_no_room_is_counted_as_lost_and_leaves_the_other_events_alone() {
     });
     let lost = programs.counter(counter::EVENTS_LOST);
     assert_eq!(lost, 1);
-    // What counts depend on still finds its way.
+    // Events that affect counts have a ring buffer of their own.
     programs.attend_until(u64::MAX);
     programs.limit(
         SCOPE,
@@ -169,8 +180,8 @@ fn what_finds_no_room_is_counted_as_lost_and_leaves_the_other_events_alone() {
     );
     ask(&mut programs, &Shape::v4(), &get("/"));
     assert_eq!(programs.object_mut().maps.told().len(), 1);
-    let told = programs.object_mut().maps.told_refusals().len() as u64;
-    // A record never fills the ring to its last byte.
+    let told = programs.object_mut().maps.refusal_records().len() as u64;
+    // The last bytes of the ring buffer always stay free.
     assert!((room - 1..=room).contains(&told), "{told} of {room}");
     let refused = programs.state(SCOPE).refused[3];
     assert!(told + lost <= refused, "{told} and {lost} of {refused}");

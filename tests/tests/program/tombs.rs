@@ -1,32 +1,34 @@
-//! After a refusal: each side is told what it needs to let go, and nothing reaches the other.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! After a refusal, the client and the server get the packets that they need to end the connection.
+//! No other packet from either side reaches the other side.
 
 use limiter_common::abi::{Limits, counter, policy, reason};
-use limiter_tests::program::{ACK, FIN, PSH, Programs, RST, Ran, Shape, Talk, Verdict, no_limits};
+use limiter_tests::program::{
+    ACK, FIN, PSH, Programs, RST, RunResult, Shape, Talk, Verdict, no_limits,
+};
 
-use crate::support::{SCOPE, counted, get, limited, ok};
+use crate::support::{SCOPE, boot_ns, counted, get, limited, ok};
 
 /// A connection whose first request was refused.
-struct Buried {
+struct RefusedConnection {
     programs: Programs,
     talk: Talk,
-    /// Bytes of the request and of the response.
+    /// The lengths of the request and of the response in bytes.
     request: u32,
     response: u32,
 }
 
-/// Refused with a response; the server has acknowledged its end.
-fn buried() -> Buried {
+/// Returns a connection whose request was refused with a response. The server has acknowledged the
+/// FIN that the programs sent to it.
+fn buried() -> RefusedConnection {
     let mut buried = buried_by(policy::ON_LIMIT_CLOSE);
     let ran = buried.server(0, 1, ACK, "");
-    assert_eq!(
-        ran.verdict,
-        Verdict::Drop,
-        "it is not the client's business"
-    );
+    assert_eq!(ran.verdict, Verdict::Drop, "the client gets no packet");
     buried
 }
 
-fn buried_by(on_limit: u32) -> Buried {
+fn buried_by(on_limit: u32) -> RefusedConnection {
     let mut programs = limited(Limits {
         daily_quota: 0,
         ..no_limits()
@@ -37,7 +39,7 @@ fn buried_by(on_limit: u32) -> Buried {
     let ran = talk.run(&mut programs, true, &segment);
     let response = u32::try_from(ran.answer().payload.len()).expect("a length");
     let request = u32::try_from(segment.payload.len()).expect("a length");
-    Buried {
+    RefusedConnection {
         programs,
         talk,
         request,
@@ -45,10 +47,11 @@ fn buried_by(on_limit: u32) -> Buried {
     }
 }
 
-impl Buried {
-    /// Runs a segment of the client from its byte `at` on, which acknowledges `acked` bytes.
+impl RefusedConnection {
+    /// Runs a segment from the client. Its payload begins at position `at` in the client's bytes,
+    /// and it acknowledges `acked` bytes.
     #[track_caller]
-    fn client(&mut self, at: u32, acked: u32, flags: u8, payload: &str) -> Ran {
+    fn client(&mut self, at: u32, acked: u32, flags: u8, payload: &str) -> RunResult {
         let ack = self.talk.server_start + acked;
         let segment = self
             .talk
@@ -58,9 +61,10 @@ impl Buried {
         self.talk.run(&mut self.programs, true, &segment)
     }
 
-    /// Runs a segment of the server from its byte `at` on, which acknowledges `acked` bytes.
+    /// Runs a segment from the server. Its payload begins at position `at` in the server's bytes,
+    /// and it acknowledges `acked` bytes.
     #[track_caller]
-    fn server(&mut self, at: u32, acked: u32, flags: u8, payload: &str) -> Ran {
+    fn server(&mut self, at: u32, acked: u32, flags: u8, payload: &str) -> RunResult {
         let segment = self
             .talk
             .server_at(at, payload.as_bytes())
@@ -69,9 +73,10 @@ impl Buried {
         self.talk.run(&mut self.programs, false, &segment)
     }
 
-    /// What goes back to the client is an acknowledgement of `at` bytes and nothing more.
+    /// Asserts that the client gets an acknowledgement of `at` bytes and that the programs send no
+    /// other packet.
     #[track_caller]
-    fn acknowledges_client(&self, ran: &Ran, at: u32) {
+    fn acknowledges_client(&self, ran: &RunResult, at: u32) {
         assert_eq!(ran.verdict, Verdict::Redirect);
         let answer = ran.decoded();
         assert_eq!(
@@ -99,8 +104,60 @@ fn the_syn_that_comes_again_is_dropped_and_another_one_passes() {
     let mut another = Talk::open(&mut buried.programs, Shape::v4());
     let segment = another.client(get("/").as_bytes());
     let ran = another.run(&mut buried.programs, true, &segment);
-    // It is followed, and refused as the first was.
+    // The new connection is followed, and its request is refused like the first one.
     ran.answer();
+}
+
+#[test]
+fn a_port_that_is_used_again_connects_whatever_its_number() {
+    // A SYN with any other sequence number opens a new connection, even if the number is just
+    // before that of the old connection.
+    for back in [1, 2, 1 << 10, 1 << 19, (1 << 20) - 1, 1 << 20, 1 << 31] {
+        let mut buried = buried();
+        let mut talk = buried.talk.clone();
+        talk.client_start = talk.client_start.wrapping_sub(back);
+        talk.server_start = talk.server_start.wrapping_add(4711);
+        let mut talk = talk.opened(&mut buried.programs);
+        let segment = talk.client(get("/").as_bytes());
+        talk.run(&mut buried.programs, true, &segment).answer();
+    }
+}
+
+#[test]
+fn the_same_number_is_another_connections_when_time_has_gone_by() {
+    // A new connection may begin with the sequence number of the old one if enough time has passed.
+    // The time is measured by the client's timestamps or by the host's clock.
+    for by_clients in [true, false] {
+        let mut programs = limited(Limits {
+            daily_quota: 0,
+            ..no_limits()
+        });
+        let mut talk = Talk::new(Shape::v4());
+        talk.timestamps = by_clients;
+        let old_syn = talk.syn();
+        let mut talk = talk.opened(&mut programs);
+        let request = talk.client(get("/").as_bytes());
+        talk.run(&mut programs, true, &request).answer();
+        assert_eq!(
+            talk.run(&mut programs, true, &old_syn).verdict,
+            Verdict::Drop,
+            "the same SYN, duplicated on its way"
+        );
+        let mut syn = old_syn;
+        if by_clients {
+            syn = talk.syn();
+        } else {
+            let mut tomb = programs.tomb(&talk.key()).expect("a tomb");
+            tomb.ended_ns = 0;
+            programs.set_tomb(&talk.key(), tomb);
+            // The rest of the test is skipped if the machine has been up for about a minute or
+            // less.
+            if boot_ns() < 61_000_000_000 {
+                continue;
+            }
+        }
+        assert_eq!(talk.run(&mut programs, true, &syn).verdict, Verdict::Pass);
+    }
 }
 
 #[test]
@@ -131,10 +188,10 @@ fn the_clients_fin_and_data_are_acknowledged() {
     buried.acknowledges_client(&ran, request + 4);
     let ran = buried.client(request + 4, all, ACK | FIN, "");
     buried.acknowledges_client(&ran, request + 5);
-    // Its FIN once more, since the acknowledgement was lost.
+    // The acknowledgement was lost, so the client retransmits the FIN.
     let ran = buried.client(request + 4, all, ACK | FIN, "");
     buried.acknowledges_client(&ran, request + 5);
-    // The last acknowledgement of all.
+    // This is the last acknowledgement of the connection.
     assert_eq!(
         buried.client(request + 5, all, ACK, "").verdict,
         Verdict::Drop
@@ -167,7 +224,7 @@ fn the_response_is_sent_again_until_the_client_has_it() {
     assert_eq!(
         buried.programs.state(SCOPE).refused,
         [0, 0, 0, 1],
-        "it is refused once"
+        "one refusal"
     );
 }
 
@@ -181,7 +238,7 @@ fn a_client_without_room_gets_the_response_when_it_has_some() {
     let full = talk.client(get("/").as_bytes()).with_window(0);
     talk.run(&mut programs, true, &full);
     let end = u32::try_from(get("/").len()).expect("a length");
-    // The probe of an empty window says nothing new, the update does.
+    // A probe of a closed window has no effect. An update of the window has an effect.
     let none = talk.client_at(end, b"").with_flags(ACK).with_window(0);
     assert_eq!(talk.run(&mut programs, true, &none).verdict, Verdict::Drop);
     let some = talk.client_at(end, b"").with_flags(ACK);
@@ -203,7 +260,8 @@ fn the_clients_reset_goes_nowhere() {
 
 #[test]
 fn a_server_is_told_of_its_end_until_it_says_that_it_knows() {
-    // By itself it may never say a word.
+    // The programs turn the client's next segment into another FIN for the server. They cannot wait
+    // for a segment from the server, because the server may never send one.
     let mut buried = buried_by(policy::ON_LIMIT_CLOSE);
     let (request, all) = (buried.request, buried.response + 1);
     for _ in 0..2 {
@@ -237,7 +295,7 @@ fn the_clients_data_tells_the_server_again_and_is_acknowledged() {
 #[test]
 fn the_servers_acknowledgement_goes_nowhere() {
     let mut buried = buried();
-    // Of the FIN that it got.
+    // The server acknowledges the FIN.
     assert_eq!(buried.server(0, 1, ACK, "").verdict, Verdict::Drop);
 }
 
@@ -256,7 +314,7 @@ fn the_servers_fin_is_acknowledged_in_the_clients_name() {
         assert_eq!(
             answer.seq,
             buried.talk.client_start + 1,
-            "behind the FIN that it got"
+            "after the FIN that it received"
         );
         assert_eq!(answer.ack, buried.talk.server_start + 1);
     }
@@ -275,7 +333,7 @@ fn a_server_that_missed_its_fin_gets_it_again() {
     assert_eq!(
         answer.ack,
         buried.talk.server_start + 32,
-        "what it sent is acknowledged"
+        "the bytes of the server are acknowledged"
     );
 }
 

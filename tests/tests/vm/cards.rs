@@ -1,4 +1,7 @@
-//! Network cards: requests over real drivers, and a card that is pulled out of the running machine.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Network cards: requests through real drivers, and a card that is removed from the running
+//! machine.
 
 use limiter_tests::{
     Config, GUARDED, Lab, Limiter, Net, Nginx, avoid_midnight, eventually, eventually_some,
@@ -10,10 +13,11 @@ use std::{process::Command, time::Duration};
 
 use super::{probe, status};
 
-/// A test about one day's count is over long before this.
+/// A time that is much longer than the test takes. The test must not begin within this time before
+/// midnight UTC.
 const TEST: Duration = Duration::from_secs(120);
 
-/// Gives a card to a namespace, under the name that labs have for it.
+/// Moves a card to a namespace, and gives it the name that labs use.
 fn give(card: Card, namespace: &limiter_tests::Namespace, name: &str) {
     let interface = eventually_some("the card's driver has taken it", || card.interface());
     let words = [
@@ -28,7 +32,7 @@ fn give(card: Card, namespace: &limiter_tests::Namespace, name: &str) {
     process::succeed(Command::new("ip").args(words));
 }
 
-/// How many hooks of interfaces have the programs.
+/// Returns the number of hooks at which the programs are attached.
 fn hooks(limiter: &Limiter) -> usize {
     limiter.status()["attached"]
         .as_array()
@@ -54,7 +58,7 @@ fn one_that_is_pulled_out_and_put_in_again_is_limited_again_and_nothing_is_grant
     let (key, probe) = (limiter.key("acme/web"), probe(&limiter));
     assert_eq!(hooks(&limiter), 4);
     assert_eq!(status(&lab, &probe), 429);
-    // Over both families; and one connection that stays.
+    // There are requests over both families, and one connection that stays open.
     let mut open = lab.connect(GUARDED);
     assert_eq!(open.get("/", &key).status, 200);
     for address in lab.addresses() {
@@ -76,7 +80,7 @@ fn one_that_is_pulled_out_and_put_in_again_is_limited_again_and_nothing_is_grant
         status(&lab, &probe) == 429
     });
     assert_eq!(hooks(&limiter), 4);
-    // The connection that outlived the card is known still.
+    // The programs still follow the connection that was open while the card was removed.
     assert_eq!(open.get("/", &key).status, 200);
     let statuses = [(); 3].map(|()| status(&lab, &key));
     assert_eq!(statuses, [200, 200, 429]);

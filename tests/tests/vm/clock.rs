@@ -1,13 +1,15 @@
-//! The machine's own clock is set: no daemon is shown another time, the kernel's is another.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Tests that set the machine's own clock, so that the daemon and the kernel see the same time.
 
 use limiter_tests::{Config, GUARDED, Lab, Limiter, Nginx, eventually, vm};
 
 use super::{noon, probe, status};
 
-/// The day's quota.
+/// The daily quota.
 const QUOTA: usize = 5;
 
-/// Seconds before midnight at which a customer begins.
+/// The number of seconds before midnight at which a customer sends the first request.
 const BEFORE: u64 = 8;
 
 const HALF_A_DAY: u64 = 43_200;
@@ -22,7 +24,7 @@ struct Host {
 }
 
 impl Host {
-    /// On which it is noon.
+    /// Makes a host and sets the clock to `now`, which must be noon of a day.
     fn at(now: u64) -> Self {
         vm::require();
         vm::set_clock(now);
@@ -45,12 +47,12 @@ impl Host {
         status(&self.lab, &self.key)
     }
 
-    /// The statuses of one more request than a day has.
+    /// Sends one request more than the quota allows, and returns the status codes.
     fn use_up(&self) -> Vec<u16> {
         (0..=QUOTA).map(|_| self.status()).collect()
     }
 
-    /// Seconds to midnight, in the kernel.
+    /// Returns the number of seconds until midnight, according to the kernel.
     fn left(&self) -> u64 {
         let refusal = self.lab.connect(GUARDED).get("/", &self.probe);
         let after = refusal.required("retry-after").trim();
@@ -63,7 +65,7 @@ impl Host {
         usage["used"].as_u64().expect("a number")
     }
 
-    /// The day that is open for the customer.
+    /// Returns the day for which requests are counted.
     fn day(&self) -> String {
         self.limiter.usage("acme/web").day
     }
@@ -75,7 +77,8 @@ fn date(seconds: u64) -> String {
     time.date_naive().to_string()
 }
 
-/// What a day has: all of its quota, and a refusal.
+/// Returns the status codes of a day on which the quota is used up: one success for each request
+/// that the quota allows, and a refusal.
 fn a_day() -> Vec<u16> {
     [vec![200; QUOTA], vec![429]].concat()
 }
@@ -88,7 +91,7 @@ fn at_midnight_a_new_day_begins_whether_a_daemon_runs_or_not() {
         eventually("the kernel sees the evening", || host.left() <= BEFORE);
         let first = host.status();
         if !daemon {
-            // It may not have seen that request yet.
+            // The daemon is killed immediately. It may not have processed that request yet.
             host.limiter.kill();
         }
         let rest: Vec<u16> = (0..QUOTA).map(|_| host.status()).collect();
@@ -121,7 +124,7 @@ fn a_clock_that_is_set_forward_opens_the_later_day_and_back_opens_none_again() {
     eventually("the kernel sees the day before", || {
         host.left() > HALF_A_DAY / 2
     });
-    // That it is noon again gives nothing back.
+    // The clock is back at the first noon. The later day still applies, and its quota is used up.
     assert_eq!(host.status(), 429);
     assert_eq!(host.day(), date(now + 3 * DAY));
     let reset = ["reset", "acme/web", "--note", "the clock was wrong"];
@@ -144,7 +147,8 @@ fn steps_within_a_day_change_no_count_and_no_rate() {
         eventually("the kernel sees the step", || {
             host.left().abs_diff(midnight - step) < 3600
         });
-        // A minute of the clock is no minute: the rate goes by the boot clock.
+        // The clock is changed by hours, but the rate is still exceeded, because the rate is
+        // measured with the boot clock.
         let refusal = host.lab.connect(GUARDED).get("/", &host.key);
         assert_eq!(refusal.status, 429);
         assert_eq!(refusal.violated(), ["rate"]);

@@ -1,9 +1,13 @@
-//! How the programs get to the packets: TCX where the kernel has it (since 6.6), clsact everywhere.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The hooks to which the programs are attached: TCX if the kernel supports it (since 6.6), and
+//! clsact on every kernel.
 
 use limiter_tests::{Config, Lab, Limiter, Rig, kernel, limiter::exit, neighbour, process, vm};
 
-/// Three requests of a customer are served over each family and the others refused, at the hooks that
-/// are asked for; `mechanism` is what must have been taken.
+/// Asserts that the limits are enforced with this `hook` setting: over each family, three requests
+/// of a customer are served and all others are refused. Also asserts that the daemon reports this
+/// `mechanism`.
 fn limits_at(hook: &str, mechanism: &str) {
     let rig = Rig::veth(|config| {
         let lines = format!("interfaces = [\"s0\"]\nports = [80]\nhook = {hook:?}\n");
@@ -39,7 +43,7 @@ fn limits_at(hook: &str, mechanism: &str) {
     }
 }
 
-/// Our filters of clsact that tc sees at ingress.
+/// Returns the number of the limiter's clsact filters that tc lists at ingress.
 fn filters(rig: &Rig) -> usize {
     let mut tc = rig.lab.server().command("tc");
     let listing = process::succeed(tc.args(["filter", "show", "dev", "s0", "ingress"]));

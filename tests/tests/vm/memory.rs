@@ -1,4 +1,6 @@
-//! A machine without memory to spare.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A machine whose memory is nearly used up.
 
 use std::fs;
 
@@ -9,16 +11,17 @@ use limiter_tests::{
 
 use super::{probe, status};
 
-/// A test about one day's count is over long before this.
+/// A time that is much longer than the test takes. The test must not begin within this time before
+/// midnight UTC.
 const TEST: std::time::Duration = std::time::Duration::from_secs(120);
 
-/// Left to all others when memory is taken, in bytes.
+/// The memory in bytes that is left for all other processes.
 const LEFT: u64 = 48 << 20;
 
-/// What is taken at once, in bytes.
+/// The size of one allocation in bytes.
 const PIECE: usize = 4 << 20;
 
-/// Takes memory until little is left.
+/// Allocates memory until only about [`LEFT`] bytes are available.
 fn take_memory() -> Vec<Vec<u8>> {
     let mut taken = Vec::new();
     while vm::available_memory() > LEFT + PIECE as u64 {
@@ -27,7 +30,8 @@ fn take_memory() -> Vec<Vec<u8>> {
     taken
 }
 
-/// A cgroup for the tables: what is made by those in it is charged to it for good.
+/// A cgroup whose members create the tables. The memory of the tables is therefore charged to this
+/// cgroup as long as the tables exist.
 struct Purse(std::path::PathBuf);
 
 impl Purse {
@@ -47,7 +51,7 @@ impl Purse {
         fs::read_to_string(self.0.join("memory.current")).expect("what is used")
     }
 
-    /// Runs `work` with this process, and what it starts, in the cgroup.
+    /// Runs `work` while this process, and the processes that it starts, are in the cgroup.
     fn pay<T>(&self, work: impl FnOnce() -> T) -> T {
         let procs = "cgroup.procs";
         fs::write(self.0.join(procs), "0").expect("go in");
@@ -56,7 +60,7 @@ impl Purse {
         done
     }
 
-    /// What it started goes free.
+    /// Moves a process out of the cgroup in which it was started.
     fn release(&self, pid: u32) {
         fs::write(cleanup::cgroup("cgroup.procs"), pid.to_string()).expect("let it out");
     }
@@ -72,7 +76,8 @@ impl Drop for Purse {
 fn tables_that_there_is_no_memory_for_are_told_and_nothing_is_left() {
     vm::require();
     let lab = Lab::veth();
-    // The largest that there may be. Their places alone take most of what the machine has.
+    // These are the maximum table sizes. The slots of such tables alone need most of the machine's
+    // memory.
     let tables = "flows = 16777216\nscopes = 64\nkeys = 16777216\nunknown_keys = 64\n";
     let config = Config::new(&lab).section("tables", tables);
     let mut limiter = Limiter::prepare(&lab, "limiter", &config);
@@ -82,7 +87,7 @@ fn tables_that_there_is_no_memory_for_are_told_and_nothing_is_left() {
     println!("{}", log.lines().last().unwrap_or_default());
     assert!(log.contains("memory"), "{log}");
     assert!(!limiter.pin_dir().exists(), "something is pinned");
-    // Smaller ones do.
+    // Smaller tables fit in the memory.
     let config = Config::new(&lab);
     limiter.write_config(&config.to_string());
     limiter.run(&[]);
@@ -119,7 +124,8 @@ fn while_there_is_next_to_none_limits_hold_and_the_daemon_answers() {
 
 #[test]
 fn connections_that_there_is_no_memory_to_follow_are_treated_as_those_of_a_full_table() {
-    /// More than what is in store for each processor.
+    /// The maximum number of connections that the test opens. The flows of this number of
+    /// connections need more memory than the kernel keeps in reserve for each CPU.
     const CONNECTIONS: usize = 3000;
     vm::require();
     avoid_midnight(TEST);
@@ -150,7 +156,7 @@ fn connections_that_there_is_no_memory_to_follow_are_treated_as_those_of_a_full_
     println!("{} connections were followed", conns.len());
     assert!(rig.limiter.count("/coverage/table_full") > 0);
     assert_eq!(rig.limiter.count("/coverage/table_full_bytes"), 0);
-    // Those that are open are served as ever, and charged.
+    // Connections that are already open are still served and charged.
     let asked = &request("/", &key);
     let last = conns.last_mut().expect("some were followed");
     assert_eq!(last.ask(asked).status, 200);

@@ -1,10 +1,13 @@
-//! A host that goes down and comes up again, with one disk: three lives of a machine, each a start of
-//! its own. The first ends as it should, the second when its power is cut.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A host with one disk that is started three times, as three boots of a machine. The first boot
+//! ends with an orderly shutdown, and the second one with a power failure.
 
 use std::{
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
     thread,
 };
 
@@ -12,13 +15,14 @@ use limiter_tests::{Config, GUARDED, Lab, Limiter, Nginx, eventually, vm};
 
 use super::{noon, status};
 
-/// The day's quota, how far counts may run ahead of the store, and what is asked in the first two lives.
+/// In order: the daily quota, the number of requests by which counts may run ahead of the store,
+/// and the numbers of requests in the first and in the second boot.
 const QUOTA: u64 = 40;
 const AHEAD: u64 = 5;
 const FIRST: u64 = 7;
 const SECOND: u64 = 13;
 
-/// The customer's key, and how many requests were served: what the test itself keeps.
+/// A file in which the test itself records the customer's key and the number of served requests.
 struct Memory(PathBuf);
 
 impl Memory {
@@ -31,7 +35,7 @@ impl Memory {
     }
 
     fn read(&self) -> (String, u64) {
-        let text = fs::read_to_string(&self.0).expect("what the life before wrote");
+        let text = fs::read_to_string(&self.0).expect("what the previous boot wrote");
         let (key, served) = text.split_once(' ').expect("two words");
         (key.to_owned(), served.parse().expect("a number"))
     }
@@ -44,7 +48,8 @@ struct Host {
 }
 
 impl Host {
-    /// Some minutes after noon of the same day in each life.
+    /// Makes a host and sets its clock to `minutes` minutes after a noon. All three boots are on
+    /// the same day.
     fn boot(minutes: u64) -> Self {
         vm::require();
         vm::set_clock(noon(40) + minutes * 60);
@@ -81,18 +86,23 @@ fn first_life() {
 fn second_life() {
     let host = Host::boot(10);
     let (key, before) = Memory::new().read();
-    // Between the daemon's end and the host's the kernel may admit what the store allows: that much
-    // is taken for used (docs/SURVIVAL.md).
+    // After the daemon has ended and before the host shuts down, the kernel may admit as many
+    // requests as the store allows. All of these therefore count as used after the next boot
+    // (docs/SURVIVAL.md).
     let usage = host.limiter.usage("acme/web");
-    println!("after an end as it should be: {usage:?}");
+    println!("after an orderly end: {usage:?}");
     assert_eq!((usage.used - usage.lost, before), (FIRST, FIRST));
     assert!(usage.lost <= AHEAD, "{usage:?}");
     let mut served = before;
+    // The number of served requests that is certainly on the disk. The file may already contain the
+    // next number. That number is lost in a power failure if the directory of the renamed file has
+    // not been written to the disk.
+    let noted = AtomicU64::new(before);
     thread::scope(|threads| {
         threads.spawn(|| {
-            // It is cut while requests come: not when all is quiet.
-            eventually("so many have been served", || {
-                Memory::new().read().1 >= FIRST + SECOND
+            // The power is cut while requests arrive.
+            eventually("enough requests have been served", || {
+                noted.load(SeqCst) >= FIRST + SECOND
             });
             vm::cut_power();
         });
@@ -100,8 +110,9 @@ fn second_life() {
             assert_eq!(status(&host.lab, &key), 200);
             served += 1;
             Memory::new().write(&key, served);
+            noted.store(served, SeqCst);
             if served + AHEAD == QUOTA {
-                // Far enough: it is cut any moment.
+                // Enough requests have been sent. The other thread will cut the power.
                 thread::park();
             }
         }
@@ -114,7 +125,7 @@ fn third_life() {
     let (key, before) = Memory::new().read();
     assert!(before >= FIRST + SECOND, "{before}");
     let usage = host.limiter.usage("acme/web");
-    // Each end costs so much at most.
+    // Each of the two times that the daemon ended, at most `AHEAD` requests may have been lost.
     assert!(usage.lost <= 2 * AHEAD, "{usage:?}");
     assert!(usage.used >= before, "{usage:?}");
     let mut served = 0;
@@ -123,13 +134,13 @@ fn third_life() {
     }
     println!("{before} served before the power was cut and {served} after, of {QUOTA}: {usage:?}");
     assert!(before + served <= QUOTA, "{before} and {served}");
-    // One may have been served when the power was cut, and not noted any more.
+    // When the power was cut, one request may have been served but not recorded yet.
     assert!(
         before + 1 + served + 2 * AHEAD >= QUOTA,
         "{before} and {served}"
     );
     assert_eq!(usage.used + served, QUOTA);
-    // What the log of changes says is there too.
+    // The audit log has survived the power failure too.
     let audit = host.limiter.json(&["audit"]);
     assert!(audit.to_string().contains("acme/web"), "{audit}");
 }

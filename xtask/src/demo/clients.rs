@@ -1,4 +1,6 @@
-//! The customers: Python programs, as a customer would write them, and curl.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The customers. They use curl and Python, as real customers do.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -7,8 +9,9 @@ use limiter_tests::{
     tools::{curl, python, python_command},
 };
 
-/// Asks one after the other, a pause after each answer, over several connections and with the
-/// keys in turn. Reads every answer to its end and connects again where the server closed.
+/// A program that sends one request after the other, with a pause after each response. It uses its
+/// connections and its keys in turn. It reads each response to the end, and connects again after
+/// the server has closed a connection.
 const PACED: &str = r#"
 import http.client, json, sys, time
 host, count, pause, connections, keys = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), sys.argv[5:]
@@ -32,8 +35,9 @@ for number in range(count):
 print(json.dumps({"statuses": statuses, "first_refused": first_refused, "wrong_waits": wrong_waits, "last_wait": last_wait}))
 "#;
 
-/// Sends requests to a slow resource, a few milliseconds apart, each on a connection of its own,
-/// and only then reads the answers: all are under way at once.
+/// A program that sends requests to a slow resource, a few milliseconds apart and each on its own
+/// connection. The program reads no response before it has sent all requests. All requests are
+/// therefore in flight at once.
 const AT_ONCE: &str = r#"
 import http.client, json, sys, time
 host, path, count, key = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
@@ -51,7 +55,7 @@ for connection in connections:
 print(json.dumps({"statuses": statuses}))
 "#;
 
-/// How many answers of each status.
+/// The number of responses with each status.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Statuses(BTreeMap<String, u64>);
 
@@ -86,18 +90,18 @@ impl fmt::Display for Statuses {
     }
 }
 
-/// What the paced customer reports.
+/// The results that the paced customer reports.
 pub struct Paced {
     pub statuses: Statuses,
-    /// The number of the first refused request, from 0.
+    /// The number of requests before the first refused request.
     pub first_refused: Option<u64>,
-    /// Refusals whose `Retry-After` does not lead to midnight UTC.
+    /// The number of refusals whose `Retry-After` does not end at midnight UTC.
     pub wrong_waits: Option<u64>,
-    /// The last `Retry-After`, seconds.
+    /// The value of the last `Retry-After`, in seconds.
     pub last_wait: Option<u64>,
 }
 
-/// `count` requests, `pause_ms` between an answer and the next one.
+/// Sends `count` requests, with a pause of `pause_ms` after each response.
 pub fn paced(lab: &Lab, keys: &[&str], count: u32, pause_ms: f64, connections: u32) -> Paced {
     let (host, count) = (lab.v4().to_string(), count.to_string());
     let (pause, connections) = ((pause_ms / 1000.0).to_string(), connections.to_string());
@@ -112,7 +116,8 @@ pub fn paced(lab: &Lab, keys: &[&str], count: u32, pause_ms: f64, connections: u
     }
 }
 
-/// `count` slow requests under way at once; `meanwhile` runs until they may be answered.
+/// Sends `count` slow requests at once, and runs `meanwhile`. The server does not answer the
+/// requests before `meanwhile` has returned.
 pub fn at_once(lab: &Lab, key: &str, count: u32, meanwhile: impl FnOnce()) -> Statuses {
     let (host, count) = (lab.v4().to_string(), count.to_string());
     let mut command = python_command(lab, AT_ONCE);
@@ -121,12 +126,12 @@ pub fn at_once(lab: &Lab, key: &str, count: u32, meanwhile: impl FnOnce()) -> St
     let mut customer = process::Process::start("Python", &mut command, &output);
     meanwhile();
     customer.wait();
-    // Its log goes on where the last one's ended.
+    // The log also contains the reports of earlier customers, so only the last line is used.
     let report = customer.log().lines().last().map(serde_json::from_str);
     Statuses::parse(&report.and_then(Result::ok).unwrap_or_default())
 }
 
-/// What curl gets for one request: the status, or what it said.
+/// Returns the status that curl gets for one request, or its error message.
 pub fn ask(lab: &Lab, port: u16, key: Option<&str>) -> String {
     let (url, header) = (
         lab.url(port, "/"),
@@ -141,12 +146,12 @@ pub fn ask(lab: &Lab, port: u16, key: Option<&str>) -> String {
         .map_or(curl.errors, |response| response.status.to_string())
 }
 
-/// The same to the guarded port.
+/// Sends a request to the guarded port, and returns the status of the response.
 pub fn ask_guarded(lab: &Lab, key: Option<&str>) -> String {
     ask(lab, GUARDED, key)
 }
 
-/// The same to the other port.
+/// Sends a request to the unguarded port, and returns the status of the response.
 pub fn ask_unguarded(lab: &Lab, key: Option<&str>) -> String {
     ask(lab, UNGUARDED, key)
 }

@@ -1,4 +1,7 @@
-//! Cleaning up when the demo is interrupted: destructors do not run then.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Cleans up when the demo is interrupted, because a signal ends the process without running
+//! destructors.
 
 use std::{process, thread};
 
@@ -9,10 +12,12 @@ use signal_hook::{
     iterator::Signals,
 };
 
-/// A shell's exit status for a program that a signal ended (bash(1), "EXIT STATUS").
+/// The number that is added to the number of a signal to get the exit status of a program that the
+/// signal has ended (bash(1), "EXIT STATUS").
 const SIGNALLED: i32 = 128;
 
-/// From now on, SIGINT, SIGTERM and SIGHUP remove all that the demo has made, and end it.
+/// Makes SIGINT, SIGTERM and SIGHUP remove everything that the demo has created, and then end the
+/// demo.
 pub fn clean_up_on_signals() -> anyhow::Result<()> {
     let mut signals =
         Signals::new([SIGHUP, SIGINT, SIGTERM]).context("cannot watch for signals")?;
@@ -29,10 +34,7 @@ pub fn clean_up_on_signals() -> anyhow::Result<()> {
     Ok(())
 }
 
-#[expect(
-    clippy::exit,
-    reason = "the main thread is in the middle of the demo and would go on"
-)]
+#[expect(clippy::exit, reason = "the main thread would go on with the demo")]
 fn end(status: i32) -> ! {
     process::exit(status)
 }

@@ -1,4 +1,6 @@
-//! The seven points, one after the other.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The seven points of the demo. Each shows one property of the limiter.
 
 use limiter_tests::{
     GUARDED,
@@ -11,20 +13,21 @@ use super::{
     clients::{Statuses, ask_guarded, ask_unguarded, at_once, paced},
 };
 
-/// The published limits of a profile key and of a master account key.
+/// The published daily quotas of a profile key and of a master account key.
 const PROFILE_QUOTA: u64 = 1_000;
 const MASTER_QUOTA: u64 = 10_000;
 const CONCURRENCY: u64 = 20;
-/// One request a millisecond.
+/// The interval of the published rate in nanoseconds. The rate is one request per millisecond.
 const APART_NS: u64 = 1_000_000;
 
-/// Least that is taken for "about 1,000 a second": wrk shares two cores with the rest of the
-/// machine, and asks less often when that is busy.
+/// The minimum rate, in requests per second, that the demo accepts as "about 1,000 a second". wrk
+/// shares the cores with the rest of the host, and sends fewer requests when the cores are busy.
 const ABOUT_THOUSAND: u64 = 400;
 
 const FAST_SECONDS: u32 = 4;
-/// More would ask no more often: each refusal is a new connection, and one thread of wrk makes them
-/// in bursts that leave gaps longer than a millisecond.
+/// The number of connections of wrk. More connections would not increase the rate of admitted
+/// requests. Each refusal closes a connection, and a thread of wrk opens new connections in bursts.
+/// The gaps between the bursts are longer than a millisecond.
 const FAST_CONNECTIONS: u32 = 4;
 
 pub fn show_all(stage: &mut Stage) -> Table {
@@ -39,7 +42,7 @@ pub fn show_all(stage: &mut Stage) -> Table {
     table
 }
 
-/// 1: a profile key has 1,000 requests a day.
+/// Point 1: a profile key may send 1,000 requests a day.
 fn profile_quota(stage: &Stage, table: &mut Table) -> String {
     const ASKED: u64 = 1_200;
     println!("\n1. a profile key, {ASKED} requests (Python)");
@@ -80,7 +83,8 @@ fn profile_quota(stage: &Stage, table: &mut Table) -> String {
     key
 }
 
-/// 2: a master account has 10,000, whatever its keys and connections.
+/// Point 2: a master account may send 10,000 requests a day, regardless of how many keys and
+/// connections it uses.
 fn master_quota(stage: &Stage, table: &mut Table) -> String {
     const ASKED: u32 = 10_050;
     println!("\n2. a master account, two keys, four connections, {ASKED} requests (Python)");
@@ -108,7 +112,7 @@ fn master_quota(stage: &Stage, table: &mut Table) -> String {
     first
 }
 
-/// 3: one request a millisecond, however hard it is tried.
+/// Point 3: one request per millisecond is admitted, regardless of how many are sent.
 fn rate(stage: &Stage, table: &mut Table) {
     println!("\n3. wrk at full speed for {FAST_SECONDS} s");
     let key = stage.limiter.key("acme/fast");
@@ -132,8 +136,10 @@ fn rate(stage: &Stage, table: &mut Table) {
         table.same("3 wrk at full speed", "some requests are admitted", "none");
         return;
     };
-    // Each was decided on between its arrival and the departure of its answer: only that can
-    // tell for sure that two were closer than allowed.
+    // The capture does not show when a request was admitted. That time is between the arrival of
+    // the request and the departure of its response. Two requests were certainly admitted too close
+    // together if the response to the second request departed less than an interval after the
+    // arrival of the first request.
     let too_close = admitted
         .windows(2)
         .filter(|pair| pair[1].answered < pair[0].asked + APART_NS)
@@ -167,14 +173,14 @@ fn rate(stage: &Stage, table: &mut Table) {
     table.same("  socket errors that wrk saw", 0, wrk.socket_errors);
 }
 
-/// 4: twenty at once.
+/// Point 4: at most twenty requests are in flight at once.
 fn concurrency(stage: &Stage, table: &mut Table) {
     println!("\n4. thirty slow requests at once (Python)");
     let key = stage.limiter.key("acme/slow");
     let gate = stage.nginx.gate();
     let mut in_flight = 0;
     let seen = at_once(&stage.lab, &key, 30, || {
-        eventually("twenty are under way and ten refused", || {
+        eventually("twenty requests in flight and ten refused", || {
             let usage = stage.limiter.usage("acme/slow");
             in_flight = usage.in_flight;
             gate.waiting() as u64 + usage.refused.total() >= 30
@@ -203,7 +209,7 @@ fn concurrency(stage: &Stage, table: &mut Table) {
     );
 }
 
-/// 5: what is not limited passes.
+/// Point 5: requests without a key, with an unknown key or for another port are let through.
 fn policies(stage: &Stage, exhausted: &str, table: &mut Table) {
     println!("\n5. no key, an unknown key, another port (curl)");
     table.same("5 no key", 200, ask_guarded(&stage.lab, None));
@@ -224,7 +230,7 @@ fn policies(stage: &Stage, exhausted: &str, table: &mut Table) {
     );
 }
 
-/// 6: a customer with a reason gets more.
+/// Point 6: the limits of an override replace those of the tier.
 fn override_limits(stage: &Stage, exhausted: &str, table: &mut Table) {
     println!("\n6. limiter limits set acme/web --daily-quota 5000 (curl)");
     stage.limiter.done(&[
@@ -249,7 +255,7 @@ fn override_limits(stage: &Stage, exhausted: &str, table: &mut Table) {
     );
 }
 
-/// 7: the daemon may die.
+/// Point 7: the limits stay in force while the daemon does not run.
 fn daemon_killed(stage: &mut Stage, web: &str, master: &str, table: &mut Table) {
     println!("\n7. kill -9 of the daemon (curl)");
     stage.limiter.kill();
@@ -286,7 +292,7 @@ fn daemon_killed(stage: &mut Stage, web: &str, master: &str, table: &mut Table) 
     );
 }
 
-/// Requests with a key in nginx's log that came by the guarded port.
+/// Returns the number of requests with the key `key` that nginx has logged for the guarded port.
 fn guarded_requests(stage: &Stage, key: &str) -> usize {
     let log = stage.nginx.log();
     log.iter()

@@ -1,8 +1,10 @@
-//! What was expected and what was seen.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The table of expected and observed results.
 
 use std::fmt::{self, Display, Formatter};
 
-/// Lines of "what | expected | seen | ok".
+/// A table with the columns "what | expected | seen | ok".
 #[derive(Debug, Default)]
 pub struct Table {
     rows: Vec<Row>,
@@ -17,20 +19,20 @@ struct Row {
 const TITLES: [&str; 3] = ["what", "expected", "seen"];
 
 impl Table {
-    /// A line that is right when both texts are the same.
+    /// Adds a line, which is marked as correct if both texts are equal.
     pub fn same(&mut self, what: &str, expected: impl Display, seen: impl Display) {
         let (expected, seen) = (expected.to_string(), seen.to_string());
         let ok = expected == seen;
         self.judged(what, expected, seen, ok);
     }
 
-    /// A line that is right when `ok` says so.
+    /// Adds a line, which is marked as correct if `ok` is true.
     pub fn judged(&mut self, what: &str, expected: impl Display, seen: impl Display, ok: bool) {
         let row = Row {
             cells: [what.to_owned(), expected.to_string(), seen.to_string()],
             ok,
         };
-        // Said as it is seen: the whole takes a while.
+        // The line is printed immediately, because it takes minutes until the table is complete.
         println!(
             "  {}: {} ({})",
             row.cells[0].trim(),
@@ -40,7 +42,7 @@ impl Table {
         self.rows.push(row);
     }
 
-    /// Whether there are lines, and all are right.
+    /// Returns whether the table has lines and all of them are marked as correct.
     pub fn all_as_expected(&self) -> bool {
         !self.rows.is_empty() && self.rows.iter().all(|row| row.ok)
     }
@@ -88,7 +90,7 @@ mod tests {
     #[test]
     fn one_line_that_differs_is_enough_to_fail() {
         let mut table = Table::default();
-        assert!(!table.all_as_expected(), "nothing was shown");
+        assert!(!table.all_as_expected(), "a table without lines");
         table.same("a", 1, "1");
         assert!(table.all_as_expected());
         table.same("b", 1, 2);

@@ -1,4 +1,6 @@
-//! Disks and initial file systems, made out of directories without mounting anything.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Makes disks and initial file systems from directories, without mounting anything.
 
 use std::{
     fs::{self, File},
@@ -12,10 +14,10 @@ use limiter_toolchain::find_program;
 use super::kernel::Kernel;
 use crate::{cache, packages, privilege::Privilege, process, tools};
 
-/// Raised whenever something else is to be in the root.
+/// The version of the root disk in the cache. It is raised when the list of packages changes.
 const ROOT_LAYOUT: u32 = 1;
 
-/// What a machine needs besides what the lab is made of.
+/// The packages of a machine in addition to those of the lab.
 const ROOT_PACKAGES: [&str; 6] = [
     "iputils-ping",
     "kmod",
@@ -25,16 +27,18 @@ const ROOT_PACKAGES: [&str; 6] = [
     "sqlite3",
 ];
 
-/// Kept free on a disk, in MiB: what the file system itself takes, and some room.
+/// The space on a disk, in MiB, that is added to the size of the files. The file system itself and
+/// new files use it.
 const ROOM: u64 = 32;
 
 const INITRD: &str = include_str!("initrd.sh");
 
-/// A disk with a Debian of this machine's release, on whose libraries the binaries depend.
+/// Returns the path of a disk with a Debian system of the same release as the host. The binaries
+/// need the libraries of that release.
 pub fn root(privilege: Privilege) -> anyhow::Result<PathBuf> {
     let release = tools::release()?;
     let version = format!("{release}-{ROOT_LAYOUT}");
-    cache::installed("machine", &version, Path::new("root.ext4"), |_, draft| {
+    cache::entry_of_root(privilege, "machine", &version, "root.ext4", |draft| {
         fs::create_dir(draft).with_context(|| format!("make {}", draft.display()))?;
         let tree = draft.join("tree");
         let mut names: Vec<&str> = packages::of_lab().chain(ROOT_PACKAGES).collect();
@@ -60,7 +64,7 @@ pub fn root(privilege: Privilege) -> anyhow::Result<PathBuf> {
     })
 }
 
-/// A disk with what is in a directory.
+/// Makes a disk with the files of a directory.
 pub fn ext4(directory: &Path, label: &str, disk: &Path) -> anyhow::Result<()> {
     make(
         mke2fs()?.args(["-O", "^has_journal"]),
@@ -70,7 +74,7 @@ pub fn ext4(directory: &Path, label: &str, disk: &Path) -> anyhow::Result<()> {
     )
 }
 
-/// An empty disk that is there to be written on, with a journal.
+/// Makes an empty disk with a journal, to which a machine can write.
 pub fn empty(label: &str, disk: &Path) -> anyhow::Result<()> {
     make(&mut mke2fs()?, label, disk, None)
 }
@@ -87,13 +91,14 @@ fn make(
     mke2fs.args(["-q", "-t", "ext4", "-m", "0", "-L", label]);
     let size = filled.map_or(0, |(directory, size)| {
         mke2fs.arg("-d").arg(directory);
-        // A twentieth for what keeps account of the files.
+        // The inodes and the directories take another twentieth of the size.
         size + size / 20
     });
     process::output(mke2fs.arg(disk).arg(format!("{}M", size + ROOM))).map(drop)
 }
 
-/// It may be where an ordinary user's PATH does not lead.
+/// Returns a command for mke2fs. Ordinary users usually do not have the directory of mke2fs on
+/// their PATH, and therefore the sbin directories are searched as well.
 fn mke2fs() -> anyhow::Result<Command> {
     Ok(Command::new(
         find_program("mke2fs").context("mke2fs is not installed")?,
@@ -101,11 +106,11 @@ fn mke2fs() -> anyhow::Result<Command> {
 }
 
 fn megabytes(du: &mut Command, directory: &Path) -> anyhow::Result<u64> {
-    let said = process::output(du.args(["-s", "--block-size=1M"]).arg(directory))?;
-    let number = said.split_whitespace().next();
+    let output = process::output(du.args(["-s", "--block-size=1M"]).arg(directory))?;
+    let number = output.split_whitespace().next();
     number
         .and_then(|number| number.parse().ok())
-        .with_context(|| format!("du said {said:?}"))
+        .with_context(|| format!("du printed {output:?}"))
 }
 
 /// Makes the initial file system of a kernel.
@@ -137,7 +142,7 @@ pub fn initrd(kernel: &Kernel, directory: &Path, file: &Path) -> anyhow::Result<
         .current_dir(directory)
         .stdin(open(&listing)?)
         .stdout(made)
-        // How many blocks there are.
+        // The standard error of cpio is not needed, because it contains only the number of blocks.
         .stderr(Stdio::null())
         .status()
         .context("run busybox")?;
@@ -147,7 +152,7 @@ pub fn initrd(kernel: &Kernel, directory: &Path, file: &Path) -> anyhow::Result<
     Ok(())
 }
 
-/// The static one, which runs where there is no library.
+/// Returns the path of the static busybox, which runs without libraries.
 pub fn busybox() -> anyhow::Result<PathBuf> {
     find_program("busybox").context("busybox is not installed")
 }
@@ -158,7 +163,7 @@ pub fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("copy {} to {}", from.display(), to.display()))
 }
 
-/// Writes a script.
+/// Writes a script, and makes it executable.
 pub fn executable(path: &Path, text: &str) -> anyhow::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     fs::write(path, text)

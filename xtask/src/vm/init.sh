@@ -1,6 +1,9 @@
 #!/bin/sh
-# Process 1 of the machine: runs the programs of its plan, says how each ended, and turns it off. What
-# it says begins with "vm: ". It does not say "vm: over" unless it got there: that is the verdict.
+# SPDX-License-Identifier: MIT OR Apache-2.0
+
+# Process 1 of the emulated machine. It runs the programs of the plan, reports the exit status of
+# each program, and turns the machine off. The prefix "vm:" marks the lines that this script itself
+# prints. The plan has passed only if the line "vm: over" has been printed.
 set -e
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
 
@@ -16,12 +19,13 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 mount -t ext4 -o ro LABEL=limiter-modules /lib/modules
 ip link set lo up
-# What udev would load for the cards, and make a device of.
+# Loads the driver of the network cards, and the module tun with its device file. There is no udev
+# that would do this.
 modprobe --all virtio_net tun
-# Some programs reserve more than they use (wrk).
+# Some programs (wrk) reserve more memory than they use.
 echo 1 >/proc/sys/vm/overcommit_memory
 
-# What is said here goes to the host, and what the host answers comes from here.
+# The serial line to the host is used in both directions, without processing by the terminal driver.
 stty -F /dev/ttyS1 raw -echo
 exec <>/dev/ttyS1 >&0 2>&0
 
@@ -49,6 +53,6 @@ if mountpoint -q /srv; then
     umount /srv
 fi
 echo "vm: over"
-# The last close waits until all is sent.
+# Closing the last descriptor of the serial line waits until all output has been sent.
 exec </dev/null >/dev/null 2>&1
 exec /mnt/busybox poweroff -f

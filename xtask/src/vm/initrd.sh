@@ -1,5 +1,7 @@
 #!/busybox sh
-# Process 1 of the initial file system: finds the root disk and goes over to it.
+# SPDX-License-Identifier: MIT OR Apache-2.0
+
+# Process 1 of the initial file system. It mounts the root disk, and switches to it.
 set -e
 for directory in dev proc system; do
     /busybox mkdir -p /$directory

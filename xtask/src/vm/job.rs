@@ -1,5 +1,7 @@
-//! The disk with what a machine is to do: the test executables and the binary as they are for the host,
-//! plans, and process 1.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Makes the disk with the work of a machine: the test programs and the binary of the host, the
+//! plans, and the program that is process 1.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,15 +12,15 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use serde_json::Value;
 
 use super::{image, plan::Plan};
-use crate::{context::Context, process};
+use crate::{context::Context, process, test::programs::Build};
 
 const PACKAGE: &str = "limiter-tests";
 const INIT: &str = include_str!("init.sh");
 
-/// Variables that tests in a machine find; `LIMITER_VM` says that they are in one.
+/// The environment of the tests in a machine. The tests check `LIMITER_VM` to learn that they run
+/// in a machine.
 const ENVIRONMENT: &str =
     "export LIMITER_VM=1 LIMITER_BIN=/mnt/limiter LIMITER_SKIPPED=/run/skipped\n";
 
@@ -27,7 +29,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// Builds the test executables of the plans and makes the disk.
+    /// Builds the test programs of the plans, and makes the disk.
     pub fn make(
         context: &Context,
         binary: &Path,
@@ -69,38 +71,28 @@ impl Job {
     }
 }
 
-/// Has cargo build tests, and say where they are.
+/// Returns the test programs with these names, which cargo builds if necessary.
 fn executables(
     context: &Context,
     names: &BTreeSet<&str>,
 ) -> anyhow::Result<BTreeMap<String, PathBuf>> {
-    let mut command = context.cargo();
-    command.args(["test", "--no-run", "--quiet", "--package", PACKAGE]);
-    command.arg("--message-format=json-render-diagnostics");
-    for name in names {
-        command.args(["--test", name]);
-    }
-    let said = process::output(&mut command)?;
-    let found: BTreeMap<String, PathBuf> = said
-        .lines()
-        .filter_map(|line| {
-            let message: Value = serde_json::from_str(line).ok()?;
-            let name = message.pointer("/target/name")?.as_str()?;
-            let executable = message.get("executable")?.as_str()?;
-            names
-                .contains(name)
-                .then(|| (name.to_owned(), executable.into()))
-        })
+    let targets = names.iter().flat_map(|name| ["--test", name]);
+    let targets: Vec<String> = targets.map(str::to_owned).collect();
+    let built = Build::Workspace(&targets).run(context)?;
+    let found: BTreeMap<String, PathBuf> = built
+        .into_iter()
+        .filter(|program| program.package == PACKAGE)
+        .map(|program| (program.name, program.path))
         .collect();
     ensure!(
         found.len() == names.len(),
-        "cargo was to build {names:?} and built {:?}",
+        "cargo was asked for {names:?}, and built {:?}",
         found.keys()
     );
     Ok(found)
 }
 
-/// The same program without what debuggers want, which is most of it.
+/// Copies a program without its debug information, which is larger than the rest of the program.
 fn lean(from: &Path, to: &Path) -> anyhow::Result<()> {
     process::output(
         Command::new("strip")

@@ -1,4 +1,6 @@
-//! Kernels to boot: Debian's own, or any package that holds one.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The kernels that the machines boot. They come from Debian or from a given package.
 
 use std::{
     ffi::OsStr,
@@ -12,36 +14,41 @@ use anyhow::{Context as _, bail};
 use super::image;
 use crate::{cache, debian, process};
 
-/// The series that everything has to run on: the oldest that is supported, which knows no TCX, and
-/// one that does.
+/// The kernel series that are tested: the oldest supported series, which has no TCX, and a series
+/// with TCX.
 pub const SERIES: [&str; 2] = ["6.1", "6.12"];
 
-/// Raised whenever something else is made of a kernel's package.
+/// The version of the files in the cache. It is raised when this program begins to make different
+/// files from a kernel package.
 const LAYOUT: u32 = 2;
 
-/// The file with a kernel's release.
+/// The name of the file that contains the release of the kernel, as `uname -r` prints it.
 const RELEASE: &str = "release";
 
-/// What it takes to reach the root disk. Those that a kernel has built in are no modules of it.
+/// The modules that are needed to mount the root disk. Some kernels have some of these modules
+/// built in.
 const TO_THE_DISK: [&str; 3] = ["virtio_pci", "virtio_blk", "ext4"];
 
-/// A kernel, taken out of its package.
+/// A kernel that has been unpacked from its package.
 #[derive(Debug)]
 pub struct Kernel {
-    /// The package, for people.
+    /// The name of the package for messages.
     pub name: String,
-    /// What `uname -r` says of it.
+    /// The output of `uname -r`.
     pub release: String,
     directory: PathBuf,
 }
 
 impl Kernel {
-    /// The newest of a series that apt has, fetched if it is not in the cache.
+    /// Returns the newest kernel of a series in apt's package lists. Downloads it if it is not in
+    /// the cache.
     pub fn of_series(series: &str) -> anyhow::Result<Self> {
-        // Its state is of no use to the next run: then other lists may be there.
+        // The directory is removed at the end, which means that the next run downloads the package
+        // lists again, in case they have changed.
         let state = cache::directory()?.join("apt");
         let found = debian::with_apt(&state, |apt| {
-            // The series of the release has no package of its own that leads to the newest.
+            // The name of the package does not contain the series if the series is the one of the
+            // Debian release itself.
             let named = format!("linux-image-{series}-cloud-amd64");
             let newest = [named.as_str(), "linux-image-cloud-amd64"]
                 .into_iter()
@@ -50,15 +57,14 @@ impl Kernel {
                 .find(|package| is_kernel(&package.name, series))
                 .with_context(|| format!("apt has no cloud kernel of Linux {series}"))?;
             let version = format!("{}-{LAYOUT}", newest.version);
-            let directory =
-                cache::installed(&newest.name, &version, Path::new(""), |_, directory| {
-                    fs::create_dir(directory)
-                        .with_context(|| format!("make {}", directory.display()))?;
-                    apt.download(std::slice::from_ref(&newest), directory)?;
-                    let deb = the_one(directory, "")?;
-                    take_apart(&deb, directory)?;
-                    fs::remove_file(&deb).with_context(|| format!("remove {}", deb.display()))
-                })?;
+            let directory = cache::entry(&newest.name, &version, "", |_, directory| {
+                fs::create_dir(directory)
+                    .with_context(|| format!("make {}", directory.display()))?;
+                apt.download(std::slice::from_ref(&newest), directory)?;
+                let deb = the_one(directory, "")?;
+                take_apart(&deb, directory)?;
+                fs::remove_file(&deb).with_context(|| format!("remove {}", deb.display()))
+            })?;
             Ok(Self {
                 name: format!("{} {}", newest.name, newest.version),
                 release: release(&directory)?,
@@ -71,7 +77,8 @@ impl Kernel {
         found
     }
 
-    /// That of a package in a file; made anew in `directory`.
+    /// Returns the kernel of a package file. The files of the kernel are written to `directory`,
+    /// which is emptied first.
     pub fn of_file(deb: &Path, directory: &Path) -> anyhow::Result<Self> {
         if directory.exists() {
             fs::remove_dir_all(directory)
@@ -91,18 +98,19 @@ impl Kernel {
         self.directory.join("vmlinuz")
     }
 
-    /// A disk with all of its modules.
+    /// Returns the path of the disk with all modules.
     pub fn modules(&self) -> PathBuf {
         self.directory.join("modules.ext4")
     }
 
-    /// A directory with the modules that it takes to reach a disk, in the order of their names.
+    /// Returns the directory of the modules that are needed to mount the root disk. The machine
+    /// loads them in alphabetical order.
     pub fn first_modules(&self) -> PathBuf {
         self.directory.join("first")
     }
 }
 
-/// `linux-image-6.1.0-56-cloud-amd64`
+/// Returns whether a package name is that of a kernel, like `linux-image-6.1.0-56-cloud-amd64`.
 fn is_kernel(package: &str, series: &str) -> bool {
     package
         .strip_prefix("linux-image-")
@@ -155,7 +163,7 @@ fn release(directory: &Path) -> anyhow::Result<String> {
     fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
 }
 
-/// The only file of a directory whose name begins so.
+/// Returns the path of the only file in a directory whose name begins with the prefix.
 fn the_one(directory: &Path, prefix: &str) -> anyhow::Result<PathBuf> {
     let shown = directory.display();
     let mut found = Vec::new();
@@ -172,8 +180,9 @@ fn the_one(directory: &Path, prefix: &str) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Paths of modules and of what they depend on, each after its own dependencies, out of depmod's list
-/// (modules.dep(5)): `PATH: NEEDED...`, the deepest last.
+/// Returns the paths of the modules `wanted` and of their dependencies. Each module comes after its
+/// dependencies. `listing` contains the modules.dep file that depmod has written (modules.dep(5)).
+/// Each line of this file has the form `PATH: DEPENDENCY...`, with the deepest dependency last.
 fn in_order<'a>(listing: &'a str, wanted: &[&str]) -> Vec<&'a str> {
     let mut order = Vec::new();
     for name in wanted {
@@ -198,7 +207,7 @@ fn module_name(path: &str) -> &str {
     file.split('.').next().unwrap_or(file)
 }
 
-/// Leaves a module at `to` as the kernel takes it by itself.
+/// Writes an uncompressed copy of a module to `to`, because the machine loads modules in that form.
 fn unpack(from: &Path, to: &Path) -> anyhow::Result<()> {
     let program = match from.extension().and_then(OsStr::to_str) {
         Some("xz") => "xz",
@@ -223,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kernel_is_told_from_others_and_from_what_is_no_kernel() {
+    fn kernels_of_a_series_are_recognized_by_their_package() {
         for name in [
             "linux-image-6.1.0-56-cloud-amd64",
             "linux-image-6.1.192-cloud-amd64",
@@ -241,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_come_after_what_they_need_and_once() {
+    fn each_module_comes_once_and_after_its_dependencies() {
         let listing = "kernel/a/virtio.ko:\n\
                        kernel/a/virtio_ring.ko.xz: kernel/a/virtio.ko\n\
                        kernel/b/virtio_blk.ko.xz: kernel/a/virtio_ring.ko.xz kernel/a/virtio.ko\n\

@@ -1,49 +1,62 @@
-//! What runs in a machine, start by start.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The plans of the emulated machines. A plan is the list of test programs that a machine runs
+//! between its start and its end.
 
 use std::time::Duration;
 
 use super::qemu::End;
 
-/// Tests of limiter-tests that run on every kernel at every change: the programs, packet by packet.
-const ALWAYS: [&str; 1] = ["program"];
+/// The test program that runs on each kernel for every change. It tests the kernel programs one
+/// packet at a time.
+const ALWAYS: &str = "program";
 
-/// Those that run there when there is time: real traffic and a daemon, which take ten times as long as
-/// on the host. What is about the daemon alone, or wants what the machine's Debian has not (compilers,
-/// other proxies, clients in other languages), is left to the host.
+/// The modules of [`ALWAYS`] that are skipped when it runs for every change. One of them loads the
+/// programs, and has its own plan (see [`LOAD`]). The other module counts instructions with tools
+/// that the machines do not have.
+const NOT_ALWAYS: [&str; 2] = ["verifier", "instructions"];
+
+/// The modules of [`TRAFFIC`] that also run in machines. They take ten times as long as on the
+/// host, and therefore run only if there is time. The other modules run only on the host, because
+/// they test only the daemon, or because they need programs that the machine's Debian does not
+/// have: compilers, other proxies, and clients in other languages.
 const AT_LEISURE: [&str; 4] = ["attach", "interfaces", "admission", "deferred"];
 
-/// Tests that run in machines only.
+/// The test program that sends real traffic.
+const TRAFFIC: &str = "traffic";
+
+/// The test program that runs only in machines.
 const MACHINE: &str = "vm";
 
-/// Loads every program, and looks at what the verifier says.
+/// The module of [`ALWAYS`] that loads each program and reads the verifier's log.
 const LOAD: &str = "verifier";
 
-/// What a machine has unless it is about memory.
+/// The memory of a machine in MiB, for all plans that do not test the use of memory.
 const MEMORY_MIB: u32 = 2048;
 
-/// A start of a machine.
+/// A plan for one run of a machine.
 #[derive(Debug)]
 pub struct Plan {
     pub name: &'static str,
     pub memory_mib: u32,
-    /// Longest that it may take: several times of what it does.
+    /// The time limit for the run, which usually takes only a fraction of it.
     pub limit: Duration,
     pub disk: Disk,
     pub end: End,
     pub programs: Vec<Program>,
 }
 
-/// A disk that is written on.
+/// The disk to which the machine writes during a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disk {
     None,
-    /// Empty at first.
+    /// The disk is new, and empty when the machine starts.
     New,
-    /// As the machine before left it.
+    /// The disk is in the state in which the previous machine left it.
     Kept,
 }
 
-/// A test executable and how it is called.
+/// A test program and its arguments.
 #[derive(Debug)]
 pub struct Program {
     pub name: &'static str,
@@ -62,7 +75,7 @@ impl Plan {
         }
     }
 
-    /// The names of its programs, in order.
+    /// Returns the names of the plan's programs, in order.
     pub fn names(&self) -> Vec<&str> {
         self.programs.iter().map(|program| program.name).collect()
     }
@@ -75,30 +88,30 @@ fn program(name: &'static str, arguments: &str) -> Program {
     }
 }
 
-/// Tests of [`MACHINE`] of a module, one after the other.
+/// Returns a program that runs the tests in a module of [`MACHINE`], one after the other.
 fn machine(module: &str) -> Program {
     program(MACHINE, &format!("--nocapture --test-threads=1 {module}::"))
 }
 
+/// Returns the first plan, which loads the kernel programs.
 pub fn load() -> Plan {
     Plan {
         limit: Duration::from_secs(180),
-        ..Plan::new("load", vec![program(LOAD, "--nocapture")])
+        ..Plan::new(
+            "load",
+            vec![program(ALWAYS, &format!("--nocapture {LOAD}::"))],
+        )
     }
 }
 
-/// All but [`load`].
+/// Returns all plans except [`load`]. Those that take minutes are included only with `more`.
 pub fn rest(more: bool) -> Vec<Plan> {
-    let with_two_threads = |names: &[&'static str]| -> Vec<Program> {
-        let programs = names.iter();
-        programs
-            .map(|name| program(name, "--test-threads=2"))
-            .collect()
-    };
-    let mut tests = with_two_threads(&ALWAYS);
+    let skips = NOT_ALWAYS.map(|module| format!("--skip {module}::"));
+    let always = format!("--test-threads=2 {}", skips.join(" "));
+    let mut tests = vec![program(ALWAYS, &always)];
     tests.push(machine("hooks"));
     tests.push(machine("cards"));
-    // The time is not what it was after these.
+    // This module runs last, because its tests change the time.
     tests.push(machine("clock"));
     let memory = Plan {
         memory_mib: 384,
@@ -124,10 +137,34 @@ pub fn rest(more: bool) -> Vec<Plan> {
         life("third-life", Disk::Kept, End::Off),
     ];
     if more {
+        let modules = AT_LEISURE.map(|module| format!("{module}::"));
+        let at_leisure = format!("--test-threads=2 {}", modules.join(" "));
         plans.push(Plan {
             limit: Duration::from_secs(1200),
-            ..Plan::new("traffic", with_two_threads(&AT_LEISURE))
+            ..Plan::new("traffic", vec![program(TRAFFIC, &at_leisure)])
         });
     }
     plans
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_modules_of_plans_are_there() {
+        // Each module in a plan must exist. If there is no module with the given name, the harness
+        // runs no test and reports success.
+        let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/tests");
+        let modules = [(ALWAYS, &NOT_ALWAYS[..]), (TRAFFIC, &AT_LEISURE)];
+        for (program, modules) in modules {
+            for module in modules {
+                let file = programs.join(program).join(module).with_extension("rs");
+                assert!(file.exists(), "{}", file.display());
+            }
+        }
+        assert!(NOT_ALWAYS.contains(&LOAD));
+    }
 }

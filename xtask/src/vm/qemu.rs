@@ -1,7 +1,10 @@
-//! A machine in QEMU: booted, listened to, and asked favours of by the tests in it.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Runs a machine in QEMU. The tests in the machine print to a serial line. They also use this line
+//! to ask the host to unplug a card, to plug a card in, or to cut the power.
 //!
-//! It is emulated throughout (TCG): this works on any host, also in a machine that is one itself, and
-//! its slowness finds what is in a hurry.
+//! The processor is emulated (TCG). The emulation works on any host, including virtual machines.
+//! The emulation is slow, and this reveals races.
 
 use std::{
     fs,
@@ -18,55 +21,63 @@ use anyhow::{Context as _, bail};
 use super::{
     kernel::Kernel,
     qmp::{self, Qmp},
-    said::{Said, Wish},
+    transcript::{Transcript, Wish},
 };
 use crate::summary::Summary;
 
-/// Lines of the console that are shown when a machine does not do what it is to.
+/// The arguments of each kernel. At boot, Linux counts the timer interrupts during a short loop,
+/// and panics if there are too few (`timer_irq_works` in arch/x86/kernel/apic/io_apic.c). On a busy
+/// host, an emulated processor may finish that loop before the emulated timer has raised enough
+/// interrupts. `no_timer_check` therefore turns the check off.
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 panic=-1 quiet no_timer_check";
+
+/// The number of lines of the kernel console that are shown when a plan fails.
 const CONSOLE_LINES: usize = 40;
 
-/// A start of a machine.
+/// The parameters for one run of a machine.
 #[derive(Debug)]
 pub struct Boot<'a> {
-    /// Of the plan: what is run in it.
+    /// The name of the plan that runs in the machine.
     pub plan: &'a str,
-    /// What its lines begin with when they are shown.
+    /// The prefix of each line that this program prints.
     pub tag: &'a str,
     pub memory_mib: u32,
-    /// How long it may take.
+    /// The time limit for the machine.
     pub limit: Duration,
-    /// A disk that keeps what is written on it.
+    /// The disk that is kept after the machine has ended, if the plan writes to one.
     pub disk: Option<&'a Path>,
-    /// How it is to end.
+    /// The way in which the machine has to end.
     pub end: End,
 }
 
+/// The way in which a machine ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// All of the plan has run, and it has turned itself off.
+    /// The machine runs the whole plan, and then turns itself off.
     Off,
-    /// In the middle of its plan it has asked for its power to be cut.
+    /// In the middle of its plan, the machine asks the host to cut its power.
     Cut,
 }
 
-/// What every machine of a run has in common.
+/// The disks that all machines have in common.
 #[derive(Debug)]
 pub struct Disks {
     pub root: PathBuf,
     pub job: PathBuf,
 }
 
-/// What came of it.
+/// The outcome of one run of a machine.
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub summary: Summary,
     pub skipped: Vec<String>,
-    /// What was wrong apart from tests that failed.
+    /// The fault of the run, if there is one. Failed tests are not included.
     pub complaint: Option<String>,
 }
 
 impl Boot<'_> {
-    /// Boots, shows what is said in it, and waits until it ends. `programs` are those of the plan.
+    /// Boots the machine, shows the output of the tests, and waits until the machine ends.
+    /// `programs` contains the names of the plan's programs.
     pub fn run(
         &self,
         kernel: &Kernel,
@@ -94,12 +105,12 @@ impl Boot<'_> {
             child,
             socket,
         };
-        let (said, cut) = machine.attend(self.tag, self.limit)?;
+        let (transcript, is_cut) = machine.attend(self.tag, self.limit)?;
         machine.end()?;
         let mut outcome = Outcome {
-            complaint: said.complaint(programs, self.end == End::Cut, cut),
-            summary: said.summary,
-            skipped: said.skipped,
+            complaint: transcript.complaint(programs, self.end, is_cut),
+            summary: transcript.summary,
+            skipped: transcript.skipped,
         };
         if outcome.complaint.is_some() {
             let text = fs::read(&console).unwrap_or_default();
@@ -107,7 +118,7 @@ impl Boot<'_> {
             let lines: Vec<&str> = text.lines().collect();
             let from = lines.len().saturating_sub(CONSOLE_LINES);
             let end = lines[from..].join("\n");
-            eprintln!("{}: the kernel said last:\n{end}", self.tag);
+            eprintln!("{}: the last lines of the console:\n{end}", self.tag);
             outcome.summary.failed = outcome.summary.failed.max(1);
         }
         Ok(outcome)
@@ -123,8 +134,9 @@ impl Boot<'_> {
     ) -> Command {
         let mut command = Command::new("qemu-system-x86_64");
         command
-            // One thread for both processors: with one each, QEMU 7.2 now and then runs code that
-            // the kernel is just patching, and the kernel panics ("Oops: int3").
+            // One thread emulates both processors. With one thread for each processor, QEMU 7.2
+            // sometimes executes code while the kernel is patching it, and the kernel panics
+            // ("Oops: int3").
             .args(["-accel", "tcg,thread=single", "-smp", "2"])
             .args(["-m", &format!("{}M", self.memory_mib)])
             .args([
@@ -139,10 +151,7 @@ impl Boot<'_> {
             .arg("-initrd")
             .arg(initrd)
             .arg("-append")
-            .arg(format!(
-                "console=ttyS0 panic=-1 quiet limiter.plan={}",
-                self.plan
-            ));
+            .arg(format!("{KERNEL_ARGUMENTS} limiter.plan={}", self.plan));
         command
             .args([
                 "-chardev",
@@ -157,17 +166,8 @@ impl Boot<'_> {
             ])
             .arg("-qmp")
             .arg(format!("unix:{},server=on,wait=off", socket.display()));
-        // What is written on the root goes with the machine.
-        let disk =
-            |path: &Path, how: &str| format!("if=virtio,format=raw,{how},file={}", path.display());
-        command
-            .args(["-drive", &disk(&disks.root, "snapshot=on")])
-            .args(["-drive", &disk(&disks.job, "readonly=on")])
-            .args(["-drive", &disk(&kernel.modules(), "readonly=on")]);
-        if let Some(path) = self.disk {
-            command.args(["-drive", &disk(path, "cache=writethrough")]);
-        }
-        // Two cards on one cable.
+        self.add_disks(&mut command, kernel, disks);
+        // The machine has two network cards, which are connected to the same hub.
         for card in qmp::CARDS {
             command
                 .args(["-netdev", &format!("hubport,id={},hubid=0", card.cable)])
@@ -175,9 +175,22 @@ impl Boot<'_> {
         }
         command
     }
+
+    fn add_disks(&self, command: &mut Command, kernel: &Kernel, disks: &Disks) {
+        let disk =
+            |path: &Path, how: &str| format!("if=virtio,format=raw,{how},file={}", path.display());
+        command
+            // Changes to the root disk are discarded when the machine ends.
+            .args(["-drive", &disk(&disks.root, "snapshot=on")])
+            .args(["-drive", &disk(&disks.job, "readonly=on")])
+            .args(["-drive", &disk(&kernel.modules(), "readonly=on")]);
+        if let Some(path) = self.disk {
+            command.args(["-drive", &disk(path, "cache=writethrough")]);
+        }
+    }
 }
 
-/// A running QEMU; killed when dropped.
+/// A running QEMU, which is killed when the value is dropped.
 struct Machine {
     child: Child,
     answers: ChildStdin,
@@ -186,23 +199,24 @@ struct Machine {
 }
 
 impl Machine {
-    /// Listens until it says no more; whether its power was cut.
-    fn attend(&mut self, tag: &str, limit: Duration) -> anyhow::Result<(Said, bool)> {
+    /// Reads the output until the machine ends, asks for its power to be cut, or exceeds its time
+    /// limit. Returns the output, and whether the machine has asked for its power to be cut.
+    fn attend(&mut self, tag: &str, limit: Duration) -> anyhow::Result<(Transcript, bool)> {
         let start = Instant::now();
-        let mut said = Said::by(tag);
+        let mut transcript = Transcript::new(tag);
         loop {
             let left = limit.saturating_sub(start.elapsed());
             let line = match self.lines.recv_timeout(left) {
                 Ok(line) => line,
-                Err(RecvTimeoutError::Disconnected) => return Ok((said, false)),
+                Err(RecvTimeoutError::Disconnected) => return Ok((transcript, false)),
                 Err(RecvTimeoutError::Timeout) => {
-                    said.late(limit);
-                    return Ok((said, false));
+                    transcript.late(limit);
+                    return Ok((transcript, false));
                 }
             };
-            match said.hear(&line) {
+            match transcript.read(&line) {
                 None => {}
-                Some(Wish::CutPower) => return Ok((said, true)),
+                Some(Wish::CutPower) => return Ok((transcript, true)),
                 Some(wish) => {
                     self.fulfil(&wish)?;
                     writeln!(self.answers, "done").context("answer the machine")?;
@@ -216,13 +230,13 @@ impl Machine {
         match wish {
             Wish::Unplug(card) => qmp.unplug(card),
             Wish::Plug(card) => qmp.plug(card),
-            Wish::CutPower => bail!("the power is cut elsewhere"),
+            Wish::CutPower => bail!("the caller cuts the power"),
         }
     }
 
-    /// Ends it, if it has not ended.
+    /// Kills the machine if it is still running.
     fn end(mut self) -> anyhow::Result<()> {
-        // It fails when it has ended already, which is what is wanted.
+        // This call fails if the machine has already ended.
         let _ = self.child.kill();
         self.child.wait().map(drop).context("wait for QEMU")
     }
@@ -235,7 +249,8 @@ impl Drop for Machine {
     }
 }
 
-/// Shows what is said on the tests' line, and hands it on.
+/// Returns the lines that QEMU writes to standard output, to which the serial line of the tests is
+/// connected.
 fn listen(child: &mut Child) -> anyhow::Result<mpsc::Receiver<String>> {
     let output = child.stdout.take().context("QEMU's standard output")?;
     let (sender, lines) = mpsc::channel();

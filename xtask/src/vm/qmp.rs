@@ -1,4 +1,6 @@
-//! What QEMU is told while a machine runs: its protocol of JSON lines (QMP).
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Sends commands to a running QEMU in its protocol, which consists of lines of JSON (QMP).
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -10,20 +12,20 @@ use std::{
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
-/// Longest that an answer may take.
+/// The time limit for a response.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A network card that can be taken out and put in while the machine runs.
+/// A network card that can be unplugged and plugged in again while the machine runs.
 #[derive(Debug)]
 pub struct Card {
     pub name: &'static str,
-    /// The end of the cable that it is on.
+    /// QEMU's name for the network device on the host to which the card is connected.
     pub cable: &'static str,
     mac: &'static str,
 }
 
-/// The machine's cards. Their addresses are made up (the locally administered bit is set); tests
-/// know them by these.
+/// The network cards of the machine. Tests recognize the cards by their hardware addresses, which
+/// are locally administered.
 pub const CARDS: [Card; 2] = [
     Card {
         name: "card0",
@@ -40,7 +42,7 @@ pub const CARDS: [Card; 2] = [
 const DRIVER: &str = "virtio-net-pci";
 
 impl Card {
-    /// `-device` of the command line.
+    /// Returns the value of QEMU's option `-device` for this card.
     pub fn device(&self) -> String {
         let Self { name, cable, mac } = self;
         format!("{DRIVER},id={name},netdev={cable},mac={mac},romfile=")
@@ -72,7 +74,7 @@ impl Qmp {
         Ok(qmp)
     }
 
-    /// Asks the machine to let go of a card, and takes it away when it has.
+    /// Asks the machine to release a card, and waits until QEMU has unplugged it.
     pub fn unplug(&mut self, name: &str) -> anyhow::Result<()> {
         let card = Card::named(name)?;
         self.ask("device_del", &json!({ "id": card.name }))?;
@@ -84,7 +86,7 @@ impl Qmp {
         }
     }
 
-    /// Puts a card in that was taken out.
+    /// Plugs a card in again.
     pub fn plug(&mut self, name: &str) -> anyhow::Result<()> {
         let Card { name, cable, mac } = Card::named(name)?;
         let device =
@@ -95,14 +97,14 @@ impl Qmp {
     fn ask(&mut self, command: &str, arguments: &Value) -> anyhow::Result<()> {
         let request = json!({ "execute": command, "arguments": arguments });
         writeln!(self.reader.get_mut(), "{request}")
-            .with_context(|| format!("tell QEMU {command}"))?;
+            .with_context(|| format!("send {command} to QEMU"))?;
         loop {
             let message = self.read()?;
             if message.get("return").is_some() {
                 return Ok(());
             }
             if let Some(error) = message.get("error") {
-                bail!("QEMU refuses {request}: {error}");
+                bail!("QEMU refused {request}: {error}");
             }
         }
     }
@@ -110,9 +112,9 @@ impl Qmp {
     fn read(&mut self) -> anyhow::Result<Value> {
         let mut line = String::new();
         let read = self.reader.read_line(&mut line);
-        if read.context("read what QEMU says")? == 0 {
+        if read.context("read an answer of QEMU")? == 0 {
             bail!("QEMU has ended");
         }
-        serde_json::from_str(&line).with_context(|| format!("QEMU says {line:?}"))
+        serde_json::from_str(&line).with_context(|| format!("QEMU sent {line:?}"))
     }
 }

@@ -1,4 +1,6 @@
-//! Running cargo for the kernel program with the toolchain that was found.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Commands that run cargo with a toolchain for the kernel programs.
 
 use std::{
     env,
@@ -9,17 +11,19 @@ use std::{
 
 use crate::{TARGET, Toolchain};
 
-/// The package of the product's programs, and its binary.
+/// The package of limiter's kernel programs. Its binary has the same name.
 pub const PACKAGE: &str = "limiter-ebpf";
-/// The same of the programs that disturb the traffic of tests.
+/// The package of the kernel programs that disturb the traffic of tests. Its binary has the same
+/// name.
 pub const DISORDER: &str = "limiter-disorder";
-/// All packages that build for the kernel, and for nothing else.
+/// The packages that can be built only for the kernel.
 pub const PACKAGES: [&str; 2] = [PACKAGE, DISORDER];
-/// The profile in the workspace's Cargo.toml.
+/// The profile for kernel programs in the workspace's Cargo.toml.
 pub const PROFILE: &str = "bpf";
 
-/// Variables of an outer cargo, rustup or clippy that would reach into this build: another
-/// compiler, its wrappers and flags, and the target of the host's build.
+/// The environment variables that an outer cargo, rustup or clippy may have set, and that would
+/// change the build of the kernel programs. They name another compiler, its wrappers and flags, and
+/// the target of the host.
 const OUTER: [&str; 13] = [
     "CARGO_BUILD_RUSTC",
     "CARGO_BUILD_RUSTC_WRAPPER",
@@ -36,13 +40,14 @@ const OUTER: [&str; 13] = [
     "RUSTFLAGS",
 ];
 
-/// Where the object of [`build`] is, below the target directory that it was given.
+/// Returns the path of the object that [`build`] makes in a target directory.
 #[must_use]
 pub fn object(target_dir: &Path, package: &str) -> PathBuf {
     target_dir.join(TARGET).join(PROFILE).join(package)
 }
 
-/// `cargo build` for a package of kernel programs, to be run. `deny_warnings` is for lint.
+/// Returns the command `cargo build` for a package of kernel programs. With `deny_warnings`, a
+/// warning fails the build.
 #[must_use]
 pub fn build(
     toolchain: &Toolchain,
@@ -68,8 +73,9 @@ pub fn build(
     command
 }
 
-/// Clippy for a package of kernel programs, where the toolchain has one: another release's clippy
-/// cannot read this one's `core`.
+/// Returns the command `cargo clippy` for a package of kernel programs, or `None` if the toolchain
+/// has no clippy. The clippy of another release cannot be used, because it could not read the
+/// `core` of this toolchain.
 #[must_use]
 pub fn clippy(
     toolchain: &Toolchain,
@@ -157,24 +163,27 @@ fn prepare(
         }
     };
     if !matches!(toolchain, Toolchain::Nightly(_)) {
-        // aya-ebpf and the atomics use unstable features; Debian's compilers are releases.
+        // aya-ebpf and the atomics use unstable features. A stable release of Rust accepts them
+        // only with this variable.
         command.env("RUSTC_BOOTSTRAP", "1");
     }
     command.env("CARGO_ENCODED_RUSTFLAGS", rustflags(&linker, deny_warnings));
 }
 
-/// Separated as cargo's CARGO_ENCODED_RUSTFLAGS wants it, so that paths may hold spaces.
+/// Returns the flags in the format of CARGO_ENCODED_RUSTFLAGS, in which paths may contain spaces.
 fn rustflags(linker: &Path, deny_warnings: bool) -> OsString {
     let mut linker_flag = OsString::from("-Clinker=");
     linker_flag.push(linker);
     let mut flags = vec![
         linker_flag,
-        // BTF of the maps and functions, which bpf_loop's callbacks need to load.
+        // The linker emits BTF for the maps and functions. Without BTF, the kernel does not load
+        // programs with a callback of bpf_loop.
         "-Clink-arg=--btf".into(),
         "-Cdebuginfo=2".into(),
-        // 32-bit jumps and atomics that return the old value; kernels from 5.12 on.
+        // This CPU version has 32-bit jumps, and atomic operations that return the old value (Linux
+        // 5.12).
         "-Ctarget-cpu=v3".into(),
-        // aya-ebpf picks the layout of pt_regs and the like by it.
+        // aya-ebpf selects the layout of pt_regs by this setting.
         format!(
             "--cfg=bpf_target_arch=\"{}\"",
             bpf_target_arch(env::consts::ARCH)
@@ -187,7 +196,7 @@ fn rustflags(linker: &Path, deny_warnings: bool) -> OsString {
     flags.join(OsStr::new("\x1f"))
 }
 
-/// The host's architecture in aya-ebpf's words.
+/// Returns the name that aya-ebpf uses for an architecture of Rust.
 fn bpf_target_arch(arch: &str) -> &str {
     if arch.starts_with("riscv64") {
         "riscv64"
@@ -196,7 +205,8 @@ fn bpf_target_arch(arch: &str) -> &str {
     }
 }
 
-/// The cargo that runs us, or the one on the PATH.
+/// Returns the path of the cargo that started this program. If the program was started without
+/// cargo, returns `cargo`, which is then looked for on the PATH.
 fn cargo() -> OsString {
     env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
@@ -206,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_keep_a_path_with_spaces_in_one_piece() {
+    fn a_path_with_spaces_stays_one_flag() {
         let flags = rustflags(Path::new("/a b/bpf-linker"), false)
             .into_string()
             .unwrap();
@@ -217,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_object_is_found_where_cargo_puts_a_custom_profile() {
+    fn the_path_of_the_object_names_the_target_and_the_profile() {
         assert_eq!(
             object(Path::new("/t"), PACKAGE),
             Path::new("/t/bpfel-unknown-none/bpf/limiter-ebpf")

@@ -1,14 +1,16 @@
-//! Which compiler and which linker build the kernel program.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The compiler and the linker of the kernel programs.
 //!
-//! Three ways lead to a BPF object, tried in this order:
-//! 1. [`Private`]: Debian's packages, unpacked into a cache directory of this project by
-//!    `cargo xtask setup`. No root, and nothing of the system changes.
-//! 2. [`System`]: the same packages installed, and bpf-linker on the PATH.
-//! 3. [`Nightly`]: rustup's nightly with `rust-src`, and bpf-linker on the PATH.
+//! Three toolchains can build a BPF object. They are tried in this order:
+//! 1. [`Private`] consists of Debian's packages, which `cargo xtask setup` unpacks into a cache
+//!    directory of this project. This needs no root and leaves the system unchanged.
+//! 2. [`System`] consists of the same packages, installed on the system, and bpf-linker.
+//! 3. [`Nightly`] consists of rustup's nightly toolchain with `rust-src`, and bpf-linker.
 //!
-//! [`Toolchain::detect`] decides, [`Toolchain::describe`] says what it took, [`Missing`] says how
-//! to get one, and [`ebpf`] runs it. xtask and limiter-daemon's build script share all of it, so
-//! that both always take the same.
+//! [`Toolchain::detect`] finds a toolchain, [`Toolchain::describe`] names it, and [`ebpf`] runs it.
+//! The error [`MissingToolchain`] explains how to get one. xtask and limiter-daemon's build script
+//! share this crate, so that both use the same toolchain.
 
 pub mod ebpf;
 mod nightly;
@@ -24,10 +26,10 @@ pub use path::find_program;
 pub use private::{BPF_LINKER_VERSION, DIR_VARIABLE, Private};
 pub use system::System;
 
-/// The target of the kernel program. Only little-endian hosts are supported.
+/// The target of the kernel programs. Only little-endian hosts are supported.
 pub const TARGET: &str = "bpfel-unknown-none";
 
-/// A compiler and a linker that were found.
+/// A compiler and a linker that have been found.
 #[derive(Debug, Clone)]
 pub enum Toolchain {
     Private(Private),
@@ -36,12 +38,13 @@ pub enum Toolchain {
 }
 
 impl Toolchain {
-    /// Looks for a toolchain. Cheap where the private one is there: two files are looked at and
-    /// no process is started.
+    /// Looks for a toolchain. The search for the private toolchain only reads files, and starts no
+    /// process.
     ///
     /// # Errors
-    /// [`Missing`] says what was looked for and how to get it.
-    pub fn detect() -> Result<Self, Missing> {
+    /// Returns [`MissingToolchain`] if there is no toolchain. It lists the attempts, and explains
+    /// how to get a toolchain.
+    pub fn detect() -> Result<Self, MissingToolchain> {
         let private = Private::locate();
         if let Ok(private) = &private
             && private.is_complete()
@@ -50,7 +53,7 @@ impl Toolchain {
         }
         let reasons = vec![
             match private {
-                Ok(private) => format!("private: nothing complete in {}", private.dir().display()),
+                Ok(private) => format!("private: {} is not complete", private.dir().display()),
                 Err(error) => format!("private: {error}"),
             },
             match System::find() {
@@ -62,10 +65,10 @@ impl Toolchain {
                 Err(reason) => format!("nightly: {reason}"),
             },
         ];
-        Err(Missing { reasons })
+        Err(MissingToolchain { reasons })
     }
 
-    /// One line for people: what was taken, and where it is.
+    /// Returns a description of the toolchain with its versions and paths, on one line.
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
@@ -76,25 +79,25 @@ impl Toolchain {
     }
 }
 
-/// There is no toolchain for the kernel program.
+/// The error for a missing toolchain for the kernel programs.
 #[derive(Debug)]
-pub struct Missing {
-    /// Why each of the ways was not taken.
+pub struct MissingToolchain {
+    /// The reasons why no toolchain can be used, one for each toolchain that was tried.
     reasons: Vec<String>,
 }
 
-impl Missing {
-    /// Adds what was tried since, and what came of it.
-    pub fn tried(&mut self, what: &str) {
-        self.reasons.push(what.to_owned());
+impl MissingToolchain {
+    /// Adds the reason why the installation of a toolchain failed.
+    pub fn add_reason(&mut self, reason: &str) {
+        self.reasons.push(reason.to_owned());
     }
 }
 
-impl fmt::Display for Missing {
+impl fmt::Display for MissingToolchain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "no toolchain for the kernel program (target {TARGET}) was found:"
+            "there is no toolchain for the kernel programs (target {TARGET}):"
         )?;
         for reason in &self.reasons {
             writeln!(f, "  - {reason}")?;
@@ -103,20 +106,21 @@ impl fmt::Display for Missing {
     }
 }
 
-impl std::error::Error for Missing {}
+impl std::error::Error for MissingToolchain {}
 
-/// Both ways to a toolchain.
+/// A description of the two ways to get a toolchain.
 const HOW_TO: &str = "\
-`cargo xtask setup` gets one where it can, in one of two ways:
-  - on Debian or Ubuntu, with a release whose apt knows libstd-rust-web-dev-bpf (Debian 12 with
-    its security updates does): packages are unpacked into a cache directory and bpf-linker is
-    built there; no root, no change to the system. If the package lists are the trouble, type
+`cargo xtask setup` can make one in two ways:
+  - on Debian or Ubuntu, if apt has the package libstd-rust-web-dev-bpf, as on Debian 12 with its
+    security updates: it unpacks packages into a cache directory and builds bpf-linker there,
+    without root and without changes to the system. If the package lists are too old, run
     `apt-get update` as root and try again
-  - elsewhere, with rustup: type `rustup toolchain install nightly --component rust-src`, and put
-    a bpf-linker on the PATH that knows that nightly's LLVM (`cargo binstall bpf-linker`, or
-    `cargo install bpf-linker` where LLVM's development files are)";
+  - elsewhere with rustup: run `rustup toolchain install nightly --component rust-src`, and put a
+    bpf-linker on the PATH that supports the LLVM of that nightly (`cargo binstall bpf-linker`,
+    or `cargo install bpf-linker` if LLVM's development files are installed)";
 
-/// Runs a program and returns what it printed, trimmed; `None` where it fails or is not there.
+/// Runs a program, and returns its output without leading and trailing white space. Returns `None`
+/// if the program fails or does not exist.
 fn output_of(command: &mut std::process::Command) -> Option<String> {
     let output: io::Result<std::process::Output> = command
         .stdin(std::process::Stdio::null())

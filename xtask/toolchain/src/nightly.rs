@@ -1,4 +1,6 @@
-//! rustup's nightly, which builds `core` from its source.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! rustup's nightly toolchain, which builds `core` from its source.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,7 +9,7 @@ use std::{
 
 use crate::{find_program, output_of};
 
-/// rustup, and the linker on the PATH.
+/// rustup's nightly toolchain, and the linker on the PATH.
 #[derive(Debug, Clone)]
 pub struct Nightly {
     pub rustup: PathBuf,
@@ -16,8 +18,10 @@ pub struct Nightly {
 }
 
 impl Nightly {
+    /// Looks for the toolchain and the linker.
+    ///
     /// # Errors
-    /// Says what is not there.
+    /// Returns an error that names the missing part.
     pub fn find() -> Result<Self, String> {
         let rustup = find_program("rustup").ok_or("rustup is not on the PATH")?;
         let rustc =
@@ -28,7 +32,7 @@ impl Nightly {
             return Err("rustup's nightly has no rust-src".to_owned());
         }
         let linker = find_program("bpf-linker")
-            .ok_or("rustup's nightly would do, but bpf-linker is not on the PATH")?;
+            .ok_or("rustup has a nightly toolchain, but bpf-linker is not on the PATH")?;
         Ok(Self {
             rustup,
             linker,
@@ -46,7 +50,8 @@ impl Nightly {
     }
 }
 
-/// `rustc` is `TOOLCHAIN/bin/rustc`; rust-src lies beside it.
+/// Returns whether a toolchain has rust-src. `rustc` is the path of its compiler,
+/// `TOOLCHAIN/bin/rustc`.
 fn has_core_source(rustc: &Path) -> bool {
     rustc
         .ancestors()

@@ -1,11 +1,14 @@
-//! Finding programs.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Searches for a program by its name.
 
 use std::{env, fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
-/// Where root's programs are, which an ordinary user's PATH leaves out.
+/// The directories of root's programs, which are not on the PATH of an ordinary user.
 const SBIN: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
-/// The first executable file of that name on the PATH, then in the sbin directories.
+/// Returns the first executable file with the name `name` in the directories of the PATH, or
+/// otherwise in the sbin directories.
 #[must_use]
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
@@ -25,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shell_is_found_and_a_name_that_nobody_uses_is_not() {
+    fn a_shell_is_found_and_an_unused_name_is_not() {
         assert!(find_program("sh").is_some());
         assert_eq!(find_program("limiter-no-such-program"), None);
     }

@@ -1,12 +1,14 @@
-//! The toolchain that `cargo xtask setup` makes: Debian's packages, unpacked into a directory.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The toolchain that `cargo xtask setup` makes from Debian's packages, in its own directory.
 //!
 //! ```text
-//! DIR/limiter-toolchain   the tag: this directory is ours, setup may empty it
-//! DIR/complete            the marker: written last, by rename
+//! DIR/limiter-toolchain   the tag, which allows setup to empty this directory
+//! DIR/complete            the marker, which setup writes last, by rename
 //! DIR/root                the unpacked packages
-//! DIR/llvm/lib/           libLLVM.so, what bpf-linker is linked against
+//! DIR/llvm/lib/           libLLVM.so, for bpf-linker
 //! DIR/linker/bin/         bpf-linker
-//! DIR.lock                held while setup writes (beside the directory, so that it outlives it)
+//! DIR.lock                the lock, which setup holds while it writes; it outlives the directory
 //! ```
 
 use std::{
@@ -16,47 +18,50 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Names the directory to use in place of the one in the user's cache.
+/// The environment variable that names the directory to use instead of the one in the user's cache.
 pub const DIR_VARIABLE: &str = "LIMITER_TOOLCHAIN_DIR";
 
-/// The linker's version: the newest that links what rustc 1.96 and LLVM 21 to 23 emit.
+/// The newest version of bpf-linker that supports rustc 1.96 and LLVM 21 to 23.
 pub const BPF_LINKER_VERSION: &str = "0.13.0";
 
-/// Raised whenever setup puts something else into the directory; older directories are left
-/// alone in the cache and no longer looked at.
+/// The version of the directory's contents. It is raised when the contents change. Directories with
+/// an older version stay in the cache, but are no longer used.
 const LAYOUT: u32 = 1;
 
-/// The private toolchain's directory, complete or not.
+/// The directory of the private toolchain. The toolchain may be incomplete.
 #[derive(Debug, Clone)]
 pub struct Private {
     dir: PathBuf,
 }
 
 impl Private {
-    /// Where the private toolchain is or would be.
+    /// Returns the private toolchain in the directory that the environment determines, even if the
+    /// directory does not exist.
     ///
     /// # Errors
-    /// Says what to set where no variable of the environment names a place.
+    /// Returns an error if the environment does not determine a directory, or if [`DIR_VARIABLE`]
+    /// is a relative path. The message names that variable.
     pub fn locate() -> Result<Self, String> {
-        let absolute = |name: &str| {
+        let path = |name: &str| {
             env::var_os(name)
                 .filter(|value| !value.is_empty())
                 .map(PathBuf::from)
         };
-        if let Some(dir) = absolute(DIR_VARIABLE) {
-            // A build script has another working directory than the shell that set the variable.
+        if let Some(dir) = path(DIR_VARIABLE) {
+            // A relative path is not allowed. A build script has another working directory than the
+            // shell, and the path would name a different directory there.
             return if dir.is_absolute() {
                 Ok(Self { dir })
             } else {
                 Err(format!(
-                    "{DIR_VARIABLE} is {}: give an absolute path",
+                    "{DIR_VARIABLE} is {}, which is not an absolute path",
                     dir.display()
                 ))
             };
         }
-        let cache = absolute("XDG_CACHE_HOME")
+        let cache = path("XDG_CACHE_HOME")
             .filter(|dir| dir.is_absolute())
-            .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+            .or_else(|| path("HOME").map(|home| home.join(".cache")))
             .ok_or_else(|| format!("neither HOME nor XDG_CACHE_HOME is set: set {DIR_VARIABLE}"))?;
         Ok(Self {
             dir: cache
@@ -65,7 +70,7 @@ impl Private {
         })
     }
 
-    /// The toolchain in that directory, whatever the environment says.
+    /// Returns the toolchain in a directory, regardless of the environment.
     #[must_use]
     pub fn at(dir: PathBuf) -> Self {
         Self { dir }
@@ -93,25 +98,26 @@ impl Private {
         self.dir.join("complete")
     }
 
-    /// The first line of the marker; the lines after it say what was installed.
+    /// Returns the first line of the marker file. The other lines of that file name the installed
+    /// versions.
     #[must_use]
     pub fn marker_line() -> String {
         format!("toolchain {}", version())
     }
 
-    /// The unpacked packages' root directory.
+    /// Returns the root directory of the unpacked packages.
     #[must_use]
     pub fn root(&self) -> PathBuf {
         self.dir.join("root")
     }
 
-    /// The prefix that bpf-linker's build is given as LLVM's.
+    /// Returns the installation prefix of the LLVM with which bpf-linker is built.
     #[must_use]
     pub fn llvm(&self) -> PathBuf {
         self.dir.join("llvm")
     }
 
-    /// What `cargo install --root` is given.
+    /// Returns the directory that is passed to `cargo install --root` when bpf-linker is installed.
     #[must_use]
     pub fn linker_root(&self) -> PathBuf {
         self.dir.join("linker")
@@ -127,17 +133,18 @@ impl Private {
         self.root().join("usr/bin/rustc")
     }
 
-    /// `cargo-clippy` of the same release, where the packages had one.
+    /// Returns the path of a `cargo-clippy` of the same release as the compiler, or `None` if it is
+    /// not installed.
     #[must_use]
     pub fn cargo_clippy(&self) -> Option<PathBuf> {
         let clippy = self.root().join("usr/bin/cargo-clippy");
         clippy.exists().then_some(clippy)
     }
 
-    /// Where the unpacked shared libraries are.
+    /// Returns the directory of the unpacked shared libraries.
     #[must_use]
     pub fn libraries(&self) -> PathBuf {
-        // Debian's multiarch name; it differs from Rust's where Debian's does.
+        // Some architectures have different names in Debian and in Rust.
         let arch = match env::consts::ARCH {
             "x86" => "i386",
             "powerpc64" if cfg!(target_endian = "little") => "powerpc64le",
@@ -146,7 +153,8 @@ impl Private {
         self.root().join(format!("usr/lib/{arch}-linux-gnu"))
     }
 
-    /// LD_LIBRARY_PATH for the unpacked programs: these libraries first, then whatever was set.
+    /// Returns the value of LD_LIBRARY_PATH for the unpacked programs: the directory of their
+    /// libraries, followed by the directories that the variable already contains.
     #[must_use]
     pub fn library_path(&self) -> OsString {
         let mut path = self.libraries().into_os_string();
@@ -157,7 +165,8 @@ impl Private {
         path
     }
 
-    /// Whether setup finished here, and what it made is still there.
+    /// Returns whether setup has finished in this directory, and the compiler and the linker still
+    /// exist.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         fs::read_to_string(self.marker())
@@ -207,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn another_layouts_marker_does_not_count() {
+    fn the_marker_of_another_layout_does_not_count() {
         let private = at("other");
         fs::write(private.marker(), "toolchain 0.1.0-0\n").unwrap();
         assert!(!private.is_complete());

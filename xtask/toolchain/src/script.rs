@@ -1,4 +1,6 @@
-//! For build scripts: the kernel program's object, in OUT_DIR.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Functions for build scripts that build kernel programs and put the object into OUT_DIR.
 
 use std::{
     env, fs,
@@ -7,25 +9,30 @@ use std::{
 
 use crate::{DIR_VARIABLE, Toolchain, ebpf};
 
-/// What the objects are made of, from the workspace's root.
+/// The files and folders that determine limiter's kernel programs, relative to the root of the
+/// workspace.
 const INPUTS: [&str; 4] = ["Cargo.lock", "Cargo.toml", "limiter-common", "limiter-ebpf"];
+/// The files and folders that determine `limiter-disorder`, relative to the root of the workspace.
 const DISORDER_INPUTS: [&str; 3] = ["Cargo.lock", "Cargo.toml", "tests/disorder"];
 
-/// Builds the kernel program and leaves it in OUT_DIR under its package's name, `limiter-ebpf`,
-/// where `aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/limiter-ebpf"))` takes it. Tells
-/// cargo when to do so again. The calling package lies directly in the workspace's root.
+/// Builds limiter's kernel programs, and copies the object to OUT_DIR for
+/// `aya::include_bytes_aligned!`. The file has the name of the package, `limiter-ebpf`. Cargo runs
+/// the build script again if the sources or the toolchain change. The folder of the calling package
+/// must be in the root of the workspace.
 ///
 /// # Errors
-/// Says what is missing and how to get it, or that the program does not build; why not, its
-/// compiler has printed.
+/// Returns an error if there is no toolchain, or if the programs do not build. The message about a
+/// missing toolchain explains how to get one. For programs that do not build, the compiler has
+/// printed the reasons.
 pub fn build_kernel_program() -> Result<(), String> {
     build(ebpf::PACKAGE, &INPUTS)
 }
 
-/// The same for the programs that disturb the traffic of tests, `limiter-disorder`.
+/// Does the same as [`build_kernel_program`] for `limiter-disorder`, the kernel programs that
+/// disturb the traffic of tests.
 ///
 /// # Errors
-/// As [`build_kernel_program`].
+/// Returns an error under the same conditions as [`build_kernel_program`].
 pub fn build_disorder() -> Result<(), String> {
     build(ebpf::DISORDER, &DISORDER_INPUTS)
 }
@@ -35,7 +42,7 @@ fn build(package: &str, inputs: &[&str]) -> Result<(), String> {
     let manifest_dir = variable("CARGO_MANIFEST_DIR")?;
     let workspace = manifest_dir
         .parent()
-        .ok_or("this package has no directory above it")?;
+        .ok_or("the directory of this package has no parent")?;
     for input in inputs {
         println!(
             "cargo::rerun-if-changed={}",
@@ -51,40 +58,46 @@ fn build(package: &str, inputs: &[&str]) -> Result<(), String> {
     }
     let target_dir = target_dir(&out_dir)?;
     let mut command = ebpf::build(&toolchain, workspace, package, &target_dir, false);
-    // Quiet: cargo shows what a build script printed only when it failed, and then the errors
-    // are what matters.
+    // Cargo shows the output of a build script only if the script fails. In that output, lines
+    // about the progress of the build would hide the errors.
     let status = command
         .arg("--quiet")
         .status()
         .map_err(|error| format!("cannot run {command:?}: {error}"))?;
     if !status.success() {
         return Err(format!(
-            "{package} did not build ({status}); the toolchain was {}",
+            "{package} did not build ({status}) with {}",
             toolchain.describe()
         ));
     }
     let object = ebpf::object(&target_dir, package);
     let copy = out_dir.join(package);
-    fs::copy(&object, &copy)
-        .map_err(|error| format!("copy {} to {}: {error}", object.display(), copy.display()))?;
+    fs::copy(&object, &copy).map_err(|error| {
+        format!(
+            "cannot copy {} to {}: {error}",
+            object.display(),
+            copy.display()
+        )
+    })?;
     Ok(())
 }
 
 fn variable(name: &str) -> Result<PathBuf, String> {
     env::var_os(name)
         .map(PathBuf::from)
-        .ok_or_else(|| format!("run this through cargo: {name} is not set"))
+        .ok_or_else(|| format!("{name} is not set; run this program through cargo"))
 }
 
-/// `TARGET/ebpf`, a directory of its own: the outer cargo holds the lock of TARGET/PROFILE while
-/// it waits for us. Every profile and package of the host shares it, since the object is the
-/// same; cargo's own lock there lets one of them build and the others find it built.
+/// Returns the target directory `TARGET/ebpf`. The kernel programs cannot be built in TARGET,
+/// because the outer cargo holds the lock of TARGET/PROFILE while it waits for the build script.
+/// The object does not depend on the profile or the package of the host. All builds therefore share
+/// the directory `TARGET/ebpf` and its lock, and only the first build compiles the programs.
 fn target_dir(out_dir: &Path) -> Result<PathBuf, String> {
     // OUT_DIR is TARGET/PROFILE/build/PACKAGE-HASH/out.
     let target = out_dir
         .ancestors()
         .nth(4)
-        .ok_or_else(|| format!("OUT_DIR is too short: {}", out_dir.display()))?;
+        .ok_or_else(|| format!("OUT_DIR has too few directories: {}", out_dir.display()))?;
     Ok(target.join("ebpf"))
 }
 
@@ -93,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_profile_shares_one_target_directory() {
+    fn all_profiles_share_one_target_directory() {
         for profile in ["debug", "release"] {
             let out_dir = format!("/w/target/{profile}/build/limiter-daemon-0123/out");
             assert_eq!(

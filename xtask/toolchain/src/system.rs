@@ -1,4 +1,6 @@
-//! A compiler with a prebuilt `core` for BPF, installed system-wide.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A compiler that is installed on the system, with a prebuilt `core` for BPF.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,15 +14,17 @@ use crate::{TARGET, find_program, output_of};
 pub struct System {
     pub rustc: PathBuf,
     pub linker: PathBuf,
-    /// What `rustc --version` prints.
+    /// The output of `rustc --version`.
     version: String,
 }
 
 impl System {
+    /// Looks for the compiler and the linker.
+    ///
     /// # Errors
-    /// Says what is not there.
+    /// Returns an error that names the missing part.
     pub fn find() -> Result<Self, String> {
-        // rustup's rustc comes first on many a PATH, the distribution's is behind it.
+        // /usr/bin/rustc is tried first, because rustup's rustc often comes before it on the PATH.
         let rustc = [Some(PathBuf::from("/usr/bin/rustc")), find_program("rustc")]
             .into_iter()
             .flatten()
@@ -28,12 +32,12 @@ impl System {
             .ok_or_else(|| format!("no rustc with a core library for {TARGET}"))?;
         let linker = find_program("bpf-linker").ok_or_else(|| {
             format!(
-                "{} would do, but bpf-linker is not on the PATH",
+                "{} has a core library for BPF, but bpf-linker is not on the PATH",
                 rustc.display()
             )
         })?;
         let version = output_of(Command::new(&rustc).arg("--version"))
-            .ok_or_else(|| format!("{} does not run", rustc.display()))?;
+            .ok_or_else(|| format!("`{} --version` fails", rustc.display()))?;
         Ok(Self {
             rustc,
             linker,

@@ -1,6 +1,9 @@
-//! What requests are made of: each part as it is mostly, and as it is now and then.
+// SPDX-License-Identifier: MIT OR Apache-2.0
 
-/// Where each part of a request comes from: `PLAIN` mostly, one of `ODD` sometimes.
+//! The parts of requests, each with its usual forms and its odd forms.
+
+/// The alternatives for one part of a request. Usually one of `plain` is used, and sometimes one of
+/// `odd`.
 pub struct Part {
     pub plain: &'static [&'static str],
     pub odd: &'static [&'static [u8]],
@@ -392,7 +395,8 @@ pub const CODING: Part = Part {
     ],
 };
 
-/// A chunk's line with `5` for its size, then data of five bytes and its end.
+/// A chunk, most often with five bytes of data: the line with its size, the data, and the line end
+/// after the data.
 pub const CHUNK: Part = Part {
     plain: &[
         "5\r\nhello\r\n",

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 use super::*;
 
 #[test]
@@ -10,7 +12,7 @@ fn parses(line: &str) -> bool {
 }
 
 #[test]
-fn what_design_shows_can_be_typed() {
+fn all_documented_commands_are_accepted() {
     for line in [
         "limiter run -c f.toml --interface eth0 --interface lo --port 80 --port 81 --state-dir a --runtime-dir b --pin-dir c --detach-on-exit",
         "limiter check -c f.toml",
@@ -28,6 +30,8 @@ fn what_design_shows_can_be_typed() {
         "limiter limits set acme --burst 5 --until 7d --note sync",
         "limiter limits clear acme --note over",
         "limiter usage acme --date 2026-01-31",
+        "limiter usage --date yesterday",
+        "limiter key import --csv -",
         "limiter reset acme --note typo --socket /tmp/s",
         "limiter tier list",
         "limiter audit --since 7d --limit 5 --json",
@@ -46,7 +50,7 @@ fn what_design_shows_can_be_typed() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused() {
+fn invalid_commands_are_refused() {
     for line in [
         "limiter",
         "limiter run --port 70000",
@@ -61,7 +65,7 @@ fn what_makes_no_sense_is_refused() {
         "limiter limits set acme --burst 5",
         "limiter limits set acme --rate 5 --note x",
         "limiter reset acme",
-        "limiter usage --date yesterday",
+        "limiter usage --date tomorrow",
         "limiter audit --limit 0",
         "limiter explain",
         "limiter events --limit 1001",

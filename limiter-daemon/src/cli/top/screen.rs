@@ -1,4 +1,6 @@
-//! What `limiter top` shows, and what keys do to it.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The screen of `limiter top`, and the keys that control it.
 
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::{
@@ -9,23 +11,28 @@ use ratatui::{
 };
 
 use crate::{
-    api::{TopColumn, TopRow, TopView, rfc3339},
     cli::exit::Failure,
+    domain::plain::counted,
+    protocol::{
+        insight::{TopColumn, TopRow, TopView},
+        views::rfc3339,
+    },
 };
 
-/// Lines above the scopes, and below them.
+/// The number of lines above the scopes.
 const HEAD: u16 = 4;
+/// The number of lines below the scopes.
 const FOOT: u16 = 2;
-/// Least room for a scope's name.
+/// The minimum width of the column of names.
 const LEAST_NAME: usize = 8;
-/// From which part of the quota on it is shown as nearly used up.
+/// A quota is marked as nearly used up if at least this share of it is used.
 const NEARLY: f64 = 0.8;
 
 /// A column of numbers.
 struct Column {
     head: &'static str,
     width: usize,
-    /// What it is sorted by.
+    /// The ranking that the column's key selects.
     by: TopColumn,
     cell: fn(&TopRow) -> String,
 }
@@ -44,7 +51,8 @@ const fn column(
     }
 }
 
-/// Together with 20 for the name they are 80 wide.
+/// The columns of numbers. Together with 20 terminal columns for the name, the table is 80 columns
+/// wide.
 const COLUMNS: [Column; 10] = [
     column("REQ/S", 7, TopColumn::Rate, |row| pace(row.rate)),
     column("REF/S", 7, TopColumn::RefusedRate, |row| {
@@ -68,7 +76,7 @@ const COLUMNS: [Column; 10] = [
     }),
 ];
 
-/// Keys that sort.
+/// The keys that change the ranking.
 const SORT: [(char, TopColumn); 8] = [
     ('s', TopColumn::Scope),
     ('r', TopColumn::Rate),
@@ -85,26 +93,26 @@ const HELP: [&str; FOOT as usize] = [
     "c connections, x refused today    / filter    space pause    q quit",
 ];
 
-/// What a key asks for.
+/// The action that follows a key press.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Nothing but to be seen.
+    /// Draw the screen again.
     Draw,
-    /// Other scopes: the daemon is to be asked.
+    /// Request other scopes from the daemon.
     Ask,
-    /// The end.
+    /// Quit.
     Quit,
 }
 
-/// What is shown.
+/// The state of the screen.
 pub(super) struct Screen {
     view: Option<TopView>,
     by: TopColumn,
     filter: String,
-    /// The filter is being typed.
+    /// Whether the filter is being typed.
     typing: bool,
     paused: bool,
-    /// Why the daemon's last answer is an old one.
+    /// The reason why the figures are out of date, if they are.
     trouble: Option<String>,
     colours: bool,
 }
@@ -134,22 +142,22 @@ impl Screen {
         self.paused
     }
 
-    /// The daemon's answer.
+    /// Stores the figures of a response.
     pub(super) fn take(&mut self, view: TopView) {
         self.trouble = None;
         self.view = Some(view);
     }
 
-    /// The daemon gave none.
+    /// Stores the reason why there was no response.
     pub(super) fn trouble(&mut self, failure: &Failure) {
         self.trouble = Some(match failure {
-            Failure::Unreachable(_) => "no daemon answers: trying again".to_owned(),
+            Failure::Unreachable(_) => "no daemon responds: trying again".to_owned(),
             Failure::Usage(message) => message.clone(),
             Failure::Failed(error) => format!("{error:#}: trying again"),
         });
     }
 
-    /// A key was pressed.
+    /// Handles a key press.
     pub(super) fn key(&mut self, key: KeyEvent) -> Next {
         if key.kind == KeyEventKind::Release {
             return Next::Draw;
@@ -191,7 +199,8 @@ impl Screen {
 
     fn sort(&mut self, by: TopColumn) -> Next {
         self.by = by;
-        // At once; whether others come before these the daemon knows.
+        // The rows on the screen are sorted immediately. The daemon's next response may contain
+        // other scopes, which rank higher in the new order.
         if let Some(view) = &mut self.view {
             view.top.sort_by(|one, other| by.rank(one, other));
         }
@@ -223,7 +232,8 @@ impl Screen {
         let mut lines = vec![self.sums(), self.state()];
         lines.extend(self.head(name));
         let shown = self.view.iter().flat_map(|view| &view.top);
-        // While it is paused the filter picks from what stands there.
+        // A paused screen requests no new rows. The filter therefore selects among the rows that
+        // the screen already has.
         let shown = shown.filter(|row| row.scope.as_str().contains(&self.filter));
         let rows: Vec<Line<'_>> = shown
             .take(room.into())
@@ -269,7 +279,7 @@ impl Screen {
         Line::from(spans)
     }
 
-    /// What is wrong, or what is filtered.
+    /// Returns the line that shows the filter, or the reason why the figures are out of date.
     fn state(&self) -> Line<'_> {
         if let Some(trouble) = &self.trouble {
             let style = self.colour(Color::Red).add_modifier(Modifier::BOLD);
@@ -283,8 +293,9 @@ impl Screen {
         }
         let matching = self.view.as_ref().map_or(0, |view| view.matching);
         Line::raw(format!(
-            "filter: {} ({matching} scopes; Esc shows all)",
-            self.filter
+            "filter: {} ({}; Esc shows all)",
+            self.filter,
+            counted(matching, "scope")
         ))
     }
 
@@ -340,23 +351,26 @@ impl Screen {
     fn nothing(&self) -> &'static str {
         match &self.view {
             None => "",
-            Some(view) if view.scopes == 0 => "no scopes yet: add one with `limiter scope add`",
-            Some(_) => "no scope has that in its name",
+            Some(view) if view.scopes == 0 => {
+                "there are no scopes yet: add one with `limiter scope add`"
+            }
+            Some(_) => "no name of a scope contains this text",
         }
     }
 }
 
-/// A name in so many columns, with a space behind it; what is cut is marked.
+/// Returns a name padded to `width` columns, with at least one space at the end. A name that is too
+/// long is truncated, and ends with a mark.
 fn fit(name: &str, width: usize) -> String {
     let room = width.saturating_sub(1);
-    // Names are ASCII.
+    // Names are ASCII, so each byte is one column wide.
     match name.get(..room.saturating_sub(1)) {
         Some(begin) if name.len() > room => format!("{begin}~ "),
         _ => format!("{name:<width$}"),
     }
 }
 
-/// A number in five columns at most.
+/// Returns a number in at most five columns.
 fn short(number: u64) -> String {
     const UNITS: [(u64, &str); 3] = [(1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")];
     if number < 10_000 {
@@ -372,17 +386,18 @@ fn short(number: u64) -> String {
     }
 }
 
-/// A rate: what is slow with a tenth.
+/// Returns a rate, with one decimal place if the rate is low.
 fn pace(rate: f64) -> String {
     if rate > 0.0 && rate < 10.0 {
         format!("{rate:.1}")
     } else {
-        // Whole requests are what is counted; more than 64 bits of them there never are.
+        // A rate always fits into 64 bits.
         short(rate.round() as u64)
     }
 }
 
-/// How much of the quota is used. Never all of it as long as there is something left.
+/// Returns the used share of the quota as a percentage. The share is rounded down, and therefore
+/// 100% means that the whole quota is used.
 fn share(row: &TopRow) -> String {
     match row.quota_share() {
         Some(share) if share >= 1.0 => "100%".to_owned(),

@@ -1,4 +1,7 @@
-//! The word that says which of two sets of maps is in force, and holding packets by it.
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The map `SWITCH`. Its only word selects one of two sets of maps, or makes the programs hold
+//! packets during the change from one set to the other.
 
 use std::{
     path::Path,
@@ -11,11 +14,12 @@ use limiter_common::abi::{map, switch};
 
 use crate::kernel::{KernelError, error::map_error, sys::boot_ns, words::Words};
 
-/// How long packets are held without a word from this process: longer than it waits for a CPU on a host
-/// that is busy, and no longer than TCP takes for a lost packet anyway.
+/// The time for which packets are held unless this process extends it. The time is long enough for
+/// this process to get a CPU even on a busy host. It is no longer than the time after which TCP
+/// would retransmit packets anyway.
 const HOLD: Duration = Duration::from_secs(1);
 
-/// The map `SWITCH`, mapped into this process.
+/// The map `SWITCH`, whose memory is mapped into this process.
 pub(super) struct Switch(Words);
 
 impl Switch {
@@ -26,7 +30,8 @@ impl Switch {
         Words::new(data, map::SWITCH, 1, 1).map(Self)
     }
 
-    /// That of a growth that is under way, or has come to no end.
+    /// Opens the map `SWITCH` that is pinned in `directory`. Returns `None` if there is no such
+    /// pin, which means that no replacement of maps has begun there.
     pub(super) fn of(directory: &Path) -> Result<Option<Self>, KernelError> {
         let pin = directory.join(map::SWITCH);
         if !pin.exists() {
@@ -37,7 +42,7 @@ impl Switch {
         Self::new(Map::from_map_data(data).map_err(&error)?).map(Some)
     }
 
-    /// The map itself.
+    /// Returns the map `SWITCH`.
     pub(super) fn data(&self) -> &MapData {
         self.0.data()
     }
@@ -47,23 +52,24 @@ impl Switch {
         self.0.word(0, 0).ok_or_else(missing)
     }
 
-    /// Whether the new maps are in force.
+    /// Returns whether the new maps are in force.
     pub(super) fn is_new(&self) -> bool {
         self.word()
             .is_ok_and(|word| word.load(SeqCst) == switch::NEW)
     }
 
-    /// Holds no packets any more; the old maps are in force if the new ones are not.
+    /// Stops holding packets, and puts the old maps into force. Has no effect if the new maps are
+    /// already in force.
     pub(super) fn let_go(&self) {
         if let Ok(word) = self.word() {
             let old = |word| (word != switch::NEW).then_some(switch::OLD);
-            // An error here says that the new ones are.
+            // An error means that the new maps are already in force.
             let _new = word.fetch_update(SeqCst, SeqCst, old);
         }
     }
 }
 
-/// Packets are held until a moment that is put off and off.
+/// Holds packets for a limited time, which [`Self::renew`] extends.
 pub(super) struct Hold<'a> {
     word: &'a AtomicU64,
     until: u64,
@@ -81,12 +87,15 @@ impl<'a> Hold<'a> {
 
     fn swap(&self, new: u64) -> Result<(), KernelError> {
         let swapped = self.word.compare_exchange(self.until, new, SeqCst, SeqCst);
-        // A program has found that the moment has passed, and has gone on.
+        // The exchange fails if a program found that the time had passed and put the old maps back
+        // into force.
         swapped.map(drop).map_err(|_| KernelError::Lapsed)
     }
 
+    /// Extends the time until which packets are held.
+    ///
     /// # Errors
-    /// [`KernelError::Lapsed`]: packets have passed meanwhile.
+    /// Returns [`KernelError::Lapsed`] if the time has passed and packets have been let through.
     pub(super) fn renew(&mut self) -> Result<(), KernelError> {
         let hold_ns = u64::try_from(HOLD.as_nanos()).unwrap_or(u64::MAX);
         let until = boot_ns().saturating_add(hold_ns);
@@ -98,7 +107,7 @@ impl<'a> Hold<'a> {
     /// Puts the new maps into force.
     ///
     /// # Errors
-    /// [`KernelError::Lapsed`]: packets have passed meanwhile.
+    /// Returns [`KernelError::Lapsed`] if the time has passed and packets have been let through.
     pub(super) fn commit(self) -> Result<(), KernelError> {
         self.swap(switch::NEW)
     }
@@ -118,12 +127,12 @@ mod tests {
         assert!(word.load(SeqCst) > first);
         hold.commit().unwrap();
         assert_eq!(word.load(SeqCst), switch::NEW);
-        // Nothing holds what is in force.
+        // Packets cannot be held once the new maps are in force.
         assert!(matches!(Hold::begin(&word), Err(KernelError::Lapsed)));
 
         word.store(switch::OLD, SeqCst);
         let mut hold = Hold::begin(&word).unwrap();
-        // A program has found the moment to have passed.
+        // This is the word after a program has found that the time has passed.
         word.store(switch::OLD, SeqCst);
         assert!(matches!(hold.renew(), Err(KernelError::Lapsed)));
         assert!(matches!(hold.commit(), Err(KernelError::Lapsed)));

@@ -1,7 +1,9 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
 use ratatui::{Terminal, backend::TestBackend};
 
 use super::*;
-use crate::store::Refusals;
+use crate::domain::refusals::Refusals;
 
 fn row(scope: &str, rate: f64, used: u64) -> TopRow {
     TopRow {
@@ -89,7 +91,7 @@ fn it_fits_eighty_by_twenty_four() {
 }
 
 #[test]
-fn whatever_the_size_nothing_breaks() {
+fn any_size_of_the_terminal_can_be_drawn() {
     for (width, height) in [(1, 1), (20, 5), (79, 6), (300, 100)] {
         drawn(&screen(vec![row("acme", 1.0, 1)]), width, height);
     }
@@ -107,9 +109,10 @@ fn keys_sort_at_once_and_ask() {
 }
 
 #[test]
-fn a_filter_is_typed_and_taken_back() {
+fn a_filter_is_typed_and_removed() {
     let mut screen = screen(vec![row("acme", 1.0, 1), row("quark", 1.0, 1)]);
-    // What would sort or quit is a letter now.
+    // While the filter is being typed, the keys that otherwise sort or quit are added to the filter
+    // as letters.
     assert_eq!(press(&mut screen, "/qurz\x08"), Next::Ask);
     assert_eq!(screen.filter(), "qur");
     assert_eq!(drawn(&screen, 80, 24)[1], "filter: qur_");
@@ -119,13 +122,16 @@ fn a_filter_is_typed_and_taken_back() {
     assert!(lines[4].starts_with("quark"));
     assert_eq!(lines[5], "");
     press(&mut screen, "/z\n");
-    assert_eq!(drawn(&screen, 80, 24)[4], "no scope has that in its name");
+    assert_eq!(
+        drawn(&screen, 80, 24)[4],
+        "no name of a scope contains this text"
+    );
     press(&mut screen, "\x1b");
     assert_eq!(screen.filter(), "");
 }
 
 #[test]
-fn paused_it_asks_for_nothing_and_says_so() {
+fn a_paused_screen_requests_nothing_and_is_marked() {
     let mut screen = screen(vec![row("a", 9.0, 1), row("b", 1.0, 5)]);
     assert_eq!(press(&mut screen, " "), Next::Draw);
     assert!(screen.is_paused());
@@ -135,11 +141,11 @@ fn paused_it_asks_for_nothing_and_says_so() {
 }
 
 #[test]
-fn a_daemon_that_is_gone_is_told_until_it_is_back() {
+fn a_daemon_that_does_not_respond_is_reported_until_it_does() {
     let mut screen = screen(vec![row("a", 9.0, 1)]);
     screen.trouble(&Failure::Unreachable("x".to_owned()));
     let lines = drawn(&screen, 80, 24);
-    assert_eq!(lines[1], "no daemon answers: trying again");
+    assert_eq!(lines[1], "no daemon responds: trying again");
     assert!(lines[4].starts_with("a "));
     screen.take(view(Vec::new()));
     assert_eq!(drawn(&screen, 80, 24)[1], "");
@@ -161,7 +167,7 @@ fn numbers_are_short() {
 }
 
 #[test]
-fn without_colours_there_are_none() {
+fn without_colours_no_cell_has_one() {
     let mut screen = screen(vec![row("a", 9.0, 1000)]);
     screen.trouble(&Failure::Unreachable(String::new()));
     let colours = |screen: &Screen| {

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Charges the requests that lost maps may have admitted.
+
+use limiter_common::day::Day;
+
+use super::maps_record::LostMaps;
+use crate::{
+    domain::plain::counted,
+    engine::{
+        scopes::registry::{Scope, Scopes},
+        setup::Setup,
+    },
+    kernel::Plane,
+    protocol::error::ApiError,
+};
+
+/// Charges the requests that lost maps may have admitted. Their number is calculated from the
+/// allowances in the store.
+///
+/// # Errors
+/// Returns an error if the configuration lacks the tier of a scope.
+pub(crate) fn charge_lost(
+    lost: &LostMaps,
+    scopes: &mut Scopes,
+    setup: &Setup,
+    plane: &dyn Plane,
+    today: Day,
+) -> Result<(), ApiError> {
+    let (mut charged, mut requests) = (0u64, 0u64);
+    for scope in scopes.iter_mut() {
+        if scope.record.unknown.is_some() && setup.unknown_tier().is_none() {
+            // This scope is about to be removed, because unknown keys no longer have scopes.
+            continue;
+        }
+        let (limits, _) = setup.effective(&scope.record)?;
+        let Some(quota) = limits.daily_quota else {
+            continue;
+        };
+        let ahead = u64::from(setup.config().accounting.ahead_of(Some(quota)));
+        let unasked = if lost.were_open { ahead } else { 0 };
+        let more = charge_allowance(scope, unasked, quota, today);
+        if more > 0 {
+            plane.raise_day_count(scope.record.id, today, scope.counts.usage.used);
+            charged += 1;
+            requests += more;
+        }
+    }
+    if requests > 0 {
+        log::warn!(
+            "the host or its maps were lost without notice. {} in the allowances of {} count as used today",
+            counted(requests, "request"),
+            counted(charged, "scope")
+        );
+    }
+    Ok(())
+}
+
+/// Counts the allowance of `scope` for `today` as used, and returns the number of requests that
+/// this adds to the count. The kernel may admit `unasked` requests of a scope on a day before it
+/// asks for an allowance.
+fn charge_allowance(scope: &mut Scope, unasked: u64, quota: u64, today: Day) -> u64 {
+    let usage = &mut scope.counts.usage;
+    let allowed = usage.allowed.max(unasked).min(quota);
+    if scope.counts.day != today || allowed <= usage.used {
+        return 0;
+    }
+    let more = allowed - usage.used;
+    usage.used = allowed;
+    usage.lost += more;
+    scope.unsaved = true;
+    more
+}

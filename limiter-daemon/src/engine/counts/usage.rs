@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The usage of scopes today, and the commands that show and change it.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, NaiveDate, Utc};
+use limiter_common::{abi::ScopeState, day::DayCount};
+
+use super::{
+    day_counts::seen,
+    flush,
+    history::{self, end_of},
+};
+use crate::{
+    domain::scope::ScopeName,
+    engine::{
+        caller::Caller,
+        scopes::{audit::check_note, registry::Scope},
+        state::Engine,
+        time::day_of,
+    },
+    kernel::Plane,
+    protocol::{error::ApiError, views::UsageView},
+    store::{AuditEntry, DayUsage, date_of},
+};
+
+impl Engine {
+    /// Reads the counters of all scopes, writes the changed counts, and closes a day that has
+    /// ended.
+    ///
+    /// # Errors
+    /// Returns an error if the store cannot be written. Counts that could not be written are
+    /// written with the next change of the scope, and the kernel continues to count in any case.
+    pub fn flush(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
+        let accounting = &self.setup.config().accounting;
+        let plane = self.plane.as_ref();
+        let pending = flush::read_all(&mut self.scopes, plane, accounting, now);
+        flush::write(pending, &mut self.scopes, plane, &mut self.store)?;
+        self.clock.words().stay_attended();
+        Ok(())
+    }
+
+    /// Does the same as [`Self::flush`], but only for the scopes with the ids in `ids`.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Self::flush`].
+    pub(crate) fn flush_some(
+        &mut self,
+        ids: &HashSet<u32>,
+        now: DateTime<Utc>,
+    ) -> Result<(), ApiError> {
+        let accounting = &self.setup.config().accounting;
+        let plane = self.plane.as_ref();
+        let pending = flush::read_some(ids, &mut self.scopes, plane, accounting, now);
+        // A flush that writes nothing does not show that the store works.
+        let writes = !pending.is_empty();
+        flush::write(pending, &mut self.scopes, plane, &mut self.store)?;
+        if writes {
+            self.clock.words().stay_attended();
+        }
+        Ok(())
+    }
+
+    /// Writes the counts of the scopes with the ids in `scopes`, and thereby extends their
+    /// allowances.
+    ///
+    /// # Errors
+    /// Returns an error if the store cannot be written.
+    pub(crate) fn extend(
+        &mut self,
+        scopes: &HashSet<u32>,
+        now: DateTime<Utc>,
+    ) -> Result<(), ApiError> {
+        if self.detached {
+            return Ok(());
+        }
+        self.flush_some(scopes, now)
+    }
+
+    /// Returns the usage of all scopes today, or on a past day.
+    ///
+    /// # Errors
+    /// Returns an error if the store cannot be read, or if the day has not begun or is no longer
+    /// kept.
+    pub fn usage(
+        &self,
+        date: Option<NaiveDate>,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<UsageView>, ApiError> {
+        let keep = self.setup.config().history.keep;
+        if let Some(day) = history::past_day(date, keep, now)? {
+            return Ok(history::usage_on(day, &self.store, &self.scopes)?);
+        }
+        let plane = self.plane.as_ref();
+        Ok(self
+            .scopes
+            .iter()
+            .map(|scope| usage_view(scope, plane, now))
+            .collect())
+    }
+
+    /// Returns the usage of one scope today, or on a past day.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such scope, or if the day has not begun or is no longer
+    /// kept.
+    pub fn usage_of(
+        &self,
+        name: &ScopeName,
+        date: Option<NaiveDate>,
+        now: DateTime<Utc>,
+    ) -> Result<UsageView, ApiError> {
+        let keep = self.setup.config().history.keep;
+        let past = |day| history::usage_of(name, day, &self.store, &self.scopes);
+        if let Some(day) = history::past_day(date, keep, now)? {
+            return past(day);
+        }
+        match self.scopes.find(name) {
+            Ok(scope) => Ok(usage_view(scope, self.plane.as_ref(), now)),
+            // If the scope was removed today, its final counts are in the store.
+            Err(_) if date.is_some() => past(day_of(now)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Resets the count of a scope for today to zero.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such scope or the store cannot be written.
+    pub fn reset(
+        &mut self,
+        name: &ScopeName,
+        note: &str,
+        caller: &Caller,
+    ) -> Result<UsageView, ApiError> {
+        check_note(note)?;
+        let id = self.scopes.find(name)?.record.id;
+        self.flush(caller.now)?;
+        let today = day_of(caller.now);
+        let used = self.scopes.find(name)?.counts.usage.used;
+        // The store is changed before the kernel. If the daemon crashes between the two steps, the
+        // kernel still has the old count, which is higher.
+        self.store.change(|store| {
+            let usage = store.usage_of(name.as_str(), today)?.unwrap_or_default();
+            // The old allowance remains in the store until the kernel has the lower one.
+            let reset = DayUsage {
+                used: 0,
+                lost: 0,
+                ..usage
+            };
+            store.set_usage(name.as_str(), today, &reset)?;
+            let detail = format!("was {used}");
+            let entry = caller.entry("reset", name.as_str(), &detail);
+            store.audit(&AuditEntry {
+                note: Some(note),
+                ..entry
+            })
+        })?;
+        self.plane.set_day_count(id, DayCount::new(today, 0));
+        // The scope now has no allowance, as on a day that has just begun.
+        self.plane.set_allowed(id, DayCount::default());
+        let admitted = seen(&self.plane.state(id)).admitted;
+        if let Some(scope) = self.scopes.get_mut(name) {
+            // Requests that were charged before the reset no longer belong to the count of this
+            // day.
+            scope.counts.day = today;
+            scope.counts.usage.used = 0;
+            scope.counts.usage.lost = 0;
+            scope.counts.seen.day = today;
+            scope.counts.seen.used = 0;
+            scope.counts.seen.admitted = admitted;
+            scope.unsaved = true;
+        }
+        self.flush(caller.now)?;
+        let message = format!("today's count of {name} was reset from {used} to 0");
+        self.events
+            .add_change(caller, "reset", Some(name), None, message);
+        self.usage_of(name, None, caller.now)
+    }
+}
+
+fn usage_view(scope: &Scope, plane: &dyn Plane, now: DateTime<Utc>) -> UsageView {
+    let state: ScopeState = plane.state(scope.record.id);
+    // A copy of the counts is updated, because a view must not change the scope.
+    let mut counts = scope.counts;
+    counts.read(&state, day_of(now));
+    let quota = scope.limits.daily_quota;
+    UsageView {
+        scope: scope.record.name.clone(),
+        tier: Some(scope.record.tier.clone()),
+        removed: false,
+        day: date_of(counts.day).unwrap_or(NaiveDate::MAX),
+        used: counts.usage.used,
+        lost: counts.usage.lost,
+        daily_quota: quota,
+        remaining: quota.map(|quota| quota.saturating_sub(counts.usage.used)),
+        rate: scope.limits.rate,
+        in_flight: Some(state.in_flight),
+        connections: Some(state.connections),
+        refused: counts.usage.refused,
+        would_refuse: counts.usage.would_refuse,
+        resets_at: end_of(counts.day),
+    }
+}

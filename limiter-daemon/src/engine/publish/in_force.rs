@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Publication of limits, texts and policies to the kernel.
+
+use std::collections::HashSet;
+
+use limiter_common::{abi, day::DayCount};
+
+use super::{keys, plane, text_sets::TextSets};
+use crate::{
+    domain::{limits::Limits, mode::Mode, scope::ScopeName},
+    engine::{setup::Setup, state::Engine},
+    kernel::{KernelError, Plane},
+    protocol::error::ApiError,
+    store::ScopeRecord,
+};
+use limiter_common::abi::Digest;
+
+/// Enters the texts for a scope's limits into the kernel, and returns the limits in the form that
+/// the kernel uses.
+pub(crate) fn kernel_limits(
+    texts: &mut TextSets,
+    plane: &mut dyn Plane,
+    setup: &Setup,
+    (limits, mode): &(Limits, Mode),
+) -> Result<abi::Limits, KernelError> {
+    let set = texts.number(plane, limits)?;
+    let ahead = setup.config().accounting.ahead_of(limits.daily_quota);
+    Ok(plane::limits(limits, *mode, set, ahead))
+}
+
+impl Engine {
+    /// Puts one scope's limits into force.
+    pub(crate) fn publish_scope(&mut self, name: &ScopeName) -> Result<(), ApiError> {
+        let record = self.scopes.find(name)?.record.clone();
+        let in_force = self.setup.effective(&record)?;
+        let mut own = self.kernel_limits(&in_force)?;
+        let until = record.own.as_ref().and_then(|own| own.until);
+        // An end that the kernel cannot represent is so far in the future that it is not published.
+        let after = match until.map(|until| u32::try_from(until.timestamp())) {
+            Some(Ok(until_s)) => {
+                own.until_s = until_s;
+                let without = ScopeRecord {
+                    own: None,
+                    ..record.clone()
+                };
+                let in_force = self.setup.effective(&without)?;
+                Some(self.kernel_limits(&in_force)?)
+            }
+            Some(Err(_)) | None => None,
+        };
+        // The limits that apply after the end are written before the limits that refer to them.
+        if let Some(after) = &after {
+            self.plane.set_ended(record.id, Some(after))?;
+        }
+        self.plane.set_limits(record.id, &own)?;
+        if after.is_none() {
+            self.plane.set_ended(record.id, None)?;
+        }
+        if let Some(scope) = self.scopes.get_mut(name) {
+            let (limits, mode) = in_force;
+            // A different quota requires a different allowance, which is set when the counts are
+            // next written.
+            scope.unsaved |= scope.limits.daily_quota != limits.daily_quota;
+            scope.limits = limits;
+            scope.mode = mode;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn kernel_limits(
+        &mut self,
+        in_force: &(Limits, Mode),
+    ) -> Result<abi::Limits, KernelError> {
+        kernel_limits(&mut self.texts, self.plane.as_mut(), &self.setup, in_force)
+    }
+
+    /// Puts all scopes' limits into force.
+    pub(crate) fn publish_limits(&mut self) -> Result<(), ApiError> {
+        let names: Vec<ScopeName> = self.scopes.names().cloned().collect();
+        for name in names {
+            self.publish_scope(&name)?;
+        }
+        for id in self.scopes.retired() {
+            self.plane.set_limits(id, &abi::Limits::default())?;
+        }
+        Ok(())
+    }
+
+    /// Makes the keys in the kernel equal to those in the store ([`keys::publish`]).
+    pub(crate) fn publish_keys(&mut self) -> Result<Vec<(Digest, u32)>, ApiError> {
+        let adopts = self.setup.unknown_tier().is_some();
+        keys::publish(self.plane.as_mut(), &self.store, &self.scopes, adopts)
+    }
+
+    /// Returns the limits of a new scope of an unknown key, or `None` if the configuration makes no
+    /// such scopes.
+    fn adopt_limits(&mut self) -> Result<Option<abi::Limits>, ApiError> {
+        let Some(name) = self.setup.unknown_tier() else {
+            return Ok(None);
+        };
+        let tier = *self.setup.tier(name.as_str())?;
+        let mut limits = self.kernel_limits(&(tier.limits, self.setup.mode_of(&tier)))?;
+        let begin = self.unknown.begin();
+        if begin.count() > 0 {
+            // The store knows the initial count, and the programs allow `ahead` more requests by
+            // themselves.
+            let allowed = begin.count().saturating_add(limits.ahead.into());
+            let allowed = allowed.min(limits.daily_quota);
+            limits.allowed = DayCount::new(begin.day(), allowed).0;
+        }
+        Ok(Some(limits))
+    }
+
+    /// Puts the policies, the sources of keys and the guarded ports into force.
+    pub(crate) fn publish_config(&mut self) -> Result<(), ApiError> {
+        let adopt = self.adopt_limits()?;
+        let (config, begin) = (self.setup.config(), self.unknown.begin());
+        let in_kernel = plane::config(config, **self.setup.secret(), adopt, begin)
+            .map_err(|error| ApiError::configuration(format!("`identify.sources`: {error}")))?;
+        self.plane.set_config(&in_kernel)?;
+        self.plane.set_ports(&config.attach.ports)?;
+        Ok(())
+    }
+
+    /// Removes the texts of limits that no scope has now or will have after the end of its
+    /// override.
+    pub(crate) fn drop_unused_texts(&mut self) -> Result<(), KernelError> {
+        let mut used: HashSet<Limits> = self.scopes.iter().map(|scope| scope.limits).collect();
+        let tiers = &self.setup.config().tiers;
+        used.extend(tiers.iter().map(|(_, tier)| tier.limits));
+        self.texts.retain(self.plane.as_mut(), &used)
+    }
+}

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Tests of the engine with an in-memory kernel. They need no root privileges, and set the time
+//! themselves.
+
+mod audit;
+mod counts;
+mod engine;
+mod explain;
+mod figures;
+mod flows;
+mod healing;
+mod history;
+mod host;
+mod import;
+mod keys;
+mod modes;
+mod plane;
+pub(crate) mod testing;
+mod top;
+mod unknown;

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! The programs that the daemon runs, and the programs that choose a set of maps.
+
+#[cfg(feature = "bench")]
+pub mod bench;
+pub mod sweep;
+pub mod switch;

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! The tombstone ([`Tomb`]) of a refused connection, which is the state that is needed to close the
+//! connection.
+//!
+//! Two CPUs may work on one tombstone at the same time without a lock, because each field is a word
+//! of its own. The fields that change are:
+//!
+//! - `client_next` and `server_next`, the ends of the bytes seen from the client and the server.
+//!   The next packet makes up for a lost update, because a sender whose bytes are not acknowledged
+//!   retransmits them.
+//! - `tsval`. A stale value is replaced by the client's next echo.
+//! - Some of the flags. The loss of a flag costs at most an additional or a missing segment.
+//!
+//! This module never removes a tombstone. Only a new connection or the LRU map does. Therefore a
+//! client that retransmits its FIN because the last acknowledgement was lost gets an answer.
+
+use limiter_common::abi::{Flow, TOMB_HEAD, TOMB_RESET_CLIENT, TOMB_RESET_SERVER, TextKey, Tomb};
+
+use crate::{
+    kernel::{clock, flow::LockedFlow, global::global, maps, skb::coarse_ns, work::Work},
+    refuse::{segment::packet_end, text},
+};
+
+/// The flag in `Tomb::flags` that is set if the end of the connection could not be sent to the
+/// server yet, because memory was short.
+pub const SERVER_UNINFORMED: u32 = 1 << 16;
+/// The flag in `Tomb::flags` that is set while the client's window is closed. The client cannot
+/// accept a response in that state, so a response that was sent has to be sent again.
+pub const CLIENT_FULL: u32 = 1 << 17;
+/// The flag in `Tomb::flags` that is set if the end of the connection does not have to be sent to
+/// the server again. The server has acknowledged the FIN, it was sent two resets, or it will be
+/// answered when it retransmits.
+pub const SERVER_KNOWS: u32 = 1 << 18;
+
+/// The minimum window (not scaled) that is announced to a refused client. A window of 0 would hold
+/// back the client's FIN, and the body of the client's request, which many clients must send before
+/// they read a response.
+const MIN_WINDOW: u32 = 1024;
+
+global! {
+    /// Inserts a tombstone for the packet's flow, which has ended.
+    pub fn limiter_mark_ended(work, flow;) -> () = mark_ended, or ();
+}
+
+/// The body of [`limiter_mark_ended`].
+#[inline(always)]
+fn mark_ended(work: &mut Work, flow: &mut Flow) {
+    fill_reset(work, flow);
+    maps::insert_tomb(&work.packet.key, &work.tomb);
+}
+
+/// Removes from the table a flow that has ended normally. While unknown connections may be older
+/// than the programs ([`clock::is_grace`]), also inserts a tombstone, so that later packets of this
+/// connection are not mistaken for those of an older one.
+#[inline(always)]
+pub fn remove_ended(work: &mut Work, mut flow: LockedFlow) {
+    if clock::is_grace() {
+        limiter_mark_ended(work, &mut flow);
+    }
+    flow.remove(&work.packet.key);
+}
+
+/// Fills `Work::tomb` for a refused connection, from its flow, the client's packet and
+/// `Work::refusal`.
+///
+/// - `server`: flags of the tombstone that state how the connection ends for the server
+///   (`TOMB_RESET_SERVER`, `SERVER_KNOWS`).
+/// - `head`: whether the method is HEAD.
+/// - `reset`: whether both sides are reset and there is no response.
+#[inline(always)]
+pub fn fill(work: &mut Work, flow: &Flow, server: u32, head: bool, reset: bool) {
+    let server_next = flow.server_next;
+    let mut flags = server | if head { TOMB_HEAD } else { 0 };
+    if work.packet.window == 0 {
+        flags |= CLIENT_FULL;
+    }
+    let mut response_end = server_next;
+    match text::len(&work.refusal.text, head) {
+        Some(len) if !reset => response_end = server_next.plus(len + 1),
+        _ => flags |= TOMB_RESET_CLIENT | TOMB_RESET_SERVER,
+    }
+    fill_without_response(work, flow, flags);
+    let Work {
+        tomb,
+        packet,
+        refusal,
+        ..
+    } = work;
+    tomb.response_end = response_end;
+    // The client's bytes from `Flow::next` on are acknowledged, although they are withheld from the
+    // server.
+    tomb.client_next = flow.next.latest(packet_end(packet));
+    // The FIN that is sent to the server takes one sequence number.
+    tomb.server_expects = flow.next.plus(1 - ((flags / TOMB_RESET_SERVER) & 1));
+    tomb.text = refusal.text;
+    tomb.retry_after = refusal.retry_after;
+    tomb.reset_after = refusal.reset_after;
+}
+
+/// Fills `Work::tomb` for a connection that the server has reset. Each side that continues to send
+/// is reset too.
+#[inline(always)]
+fn fill_reset(work: &mut Work, flow: &Flow) {
+    fill_without_response(work, flow, TOMB_RESET_CLIENT | TOMB_RESET_SERVER);
+    work.tomb.server_expects = flow.server_ack;
+}
+
+/// Fills `Work::tomb` for a connection that ends without a response.
+#[inline(always)]
+fn fill_without_response(work: &mut Work, flow: &Flow, flags: u32) {
+    let window = flow.server_window;
+    work.tomb = Tomb {
+        response_start: flow.server_next,
+        response_end: flow.server_next,
+        client_next: flow.next,
+        server_next: flow.server_next,
+        server_expects: flow.next,
+        window: if window < MIN_WINDOW {
+            MIN_WINDOW
+        } else {
+            window
+        },
+        tsval: flow.server_tsval,
+        text: TextKey { set: 0, reason: 0 },
+        retry_after: 0,
+        reset_after: 0,
+        flags,
+        link: flow.link,
+        client_start: flow.client_start,
+        client_tsval: flow.client_tsval,
+        ended_ns: coarse_ns(),
+    };
+}

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The commands that set, reset and show limits and usage.
+
+use limiter_tests::{Limiter, Rig, avoid_midnight, limiter::exit};
+use serde_json::{Value, json};
+
+#[test]
+fn limits_are_set_shown_and_cleared() {
+    let (limiter, _lab) = Limiter::idle();
+    limiter.scope("acme/web");
+    let set = [
+        "limits",
+        "set",
+        "acme/web",
+        "--daily-quota",
+        "5000",
+        "--rate",
+        "20/s",
+        "--burst",
+        "5",
+        "--concurrency",
+        "40",
+        "--connections",
+        "8",
+        "--until",
+        "2999-01-01T00:00:00Z",
+        "--note",
+        "polls for many leads",
+    ];
+    limiter.done(&set);
+    let shown = limiter.json(&["scope", "show", "acme/web"]);
+    let limits = json!({
+        "daily_quota": 5000, "rate": "20/s", "burst": 5, "concurrency": 40, "connections": 8
+    });
+    assert_eq!(shown["limits"], limits);
+    for (name, value) in limits.as_object().expect("an object") {
+        assert_eq!(&shown["override"][name], value, "{name} in {shown}");
+    }
+    assert_eq!(shown["override"]["until"], "2999-01-01T00:00:00Z");
+    assert_eq!(shown["override"]["note"], "polls for many leads");
+
+    limiter.done(&["limits", "clear", "acme/web", "--note", "done with it"]);
+    let shown = limiter.json(&["scope", "show", "acme/web"]);
+    assert_eq!(shown["override"], Value::Null);
+    assert_eq!(shown["limits"]["daily_quota"], 1000);
+}
+
+#[test]
+fn the_end_of_limits_that_a_command_does_not_name_is_not_changed_without_a_word() {
+    let (limiter, _lab) = Limiter::idle();
+    limiter.scope("acme");
+    let set = |arguments: &[&str]| {
+        limiter.cli(&[&["limits", "set", "acme", "--note", "two"], arguments].concat())
+    };
+    let own = || limiter.json(&["scope", "show", "acme"])["override"].clone();
+    let end = "2999-01-01T00:00:00Z";
+    let with_quota = ["--daily-quota", "5000", "--until", end, "--note", "one"];
+    limiter.done(&[&["limits", "set", "acme"], &with_quota[..]].concat());
+    let before = own();
+    // All limits of an override have the same end. A command that sets only the rate must not
+    // remove the end of the quota, and must not give that end to the rate unless the command names
+    // the end.
+    set(&["--rate", "5/s"]).assert_fails(
+        exit::FAILED,
+        &[
+            "daily_quota 5000",
+            end,
+            "--until",
+            "--for-all",
+            "nothing was changed",
+        ],
+    );
+    for until in ["never", "2998-01-01", "7d"] {
+        let output = set(&["--rate", "5/s", "--until", until]);
+        output.assert_fails(exit::FAILED, &["daily_quota 5000", end, "--for-all"]);
+    }
+    assert_eq!(own(), before);
+    // This command names the same end, so the output reports no change of the end.
+    let same = set(&["--rate", "5/s", "--until", end]);
+    assert_eq!(same.code, exit::DONE, "{same:?}");
+    assert_eq!(
+        same.stderr,
+        "limiter: changed: note was `one` and is now `two`\n"
+    );
+    let moved = set(&[
+        "--burst",
+        "3",
+        "--until",
+        "2998-01-01",
+        "--for-all",
+        "--json",
+    ])
+    .json();
+    assert_eq!(
+        moved["changed"],
+        json!([{"what": "until", "from": end, "to": "2998-01-01T00:00:00Z"}])
+    );
+    assert_eq!(moved["override"]["until"], "2998-01-01T00:00:00Z");
+    // A command without `--until` keeps the end, and its output states that end.
+    let kept = set(&["--burst", "4"]);
+    assert_eq!(kept.code, exit::DONE, "{kept:?}");
+    for word in [
+        "burst was 3 and is now 4",
+        "the end 2998-01-01T00:00:00Z stays",
+        "never",
+    ] {
+        assert!(kept.stderr.contains(word), "no {word} in {kept:?}");
+    }
+    let ever = set(&["--burst", "4", "--until", "never", "--for-all"]);
+    assert!(
+        ever.stderr
+            .contains("until was 2998-01-01T00:00:00Z and is now never"),
+        "{ever:?}"
+    );
+    // Now the override has no end. A command can add another limit without an end, but a command
+    // that would give all limits an end is refused without `--for-all`.
+    assert_eq!(set(&["--concurrency", "9"]).stderr, "");
+    set(&["--concurrency", "9", "--until", "7d"])
+        .assert_fails(exit::FAILED, &["burst 4", "have no end", "--for-all"]);
+    assert_eq!(own()["until"], Value::Null);
+    let cleared = limiter.cli(&["limits", "clear", "acme", "--note", "x"]);
+    for word in [
+        "daily_quota was 5000 and is now 10000",
+        "rate was 5/s and is now 1/ms",
+        "note was `two`",
+    ] {
+        assert!(cleared.stderr.contains(word), "no {word} in {cleared:?}");
+    }
+}
+
+#[test]
+fn an_override_ends_by_itself() {
+    let (limiter, _lab) = Limiter::idle();
+    limiter.scope("acme/web");
+    let now = limiter_tests::clock::unix_now();
+    let until = limiter_tests::process::succeed(std::process::Command::new("date").args([
+        "-u",
+        "-d",
+        &format!("@{}", now + 3),
+        "+%Y-%m-%dT%H:%M:%SZ",
+    ]));
+    let set = [
+        "limits",
+        "set",
+        "acme/web",
+        "--burst",
+        "9",
+        "--until",
+        until.trim(),
+        "--note",
+        "x",
+    ];
+    limiter.done(&set);
+    let burst = || limiter.json(&["scope", "show", "acme/web"])["limits"]["burst"].clone();
+    assert_eq!(burst(), 9);
+    limiter_tests::eventually("the override has ended", || burst() == 1);
+    assert!(
+        limiter_tests::clock::unix_now() >= now + 3,
+        "it ended early"
+    );
+}
+
+#[test]
+fn mistakes_about_limits_are_named_and_change_nothing() {
+    let (limiter, _lab) = Limiter::idle();
+    limiter.scope("acme/web");
+    for (arguments, word) in [
+        (&["--daily-quota", "many"][..], "many"),
+        (&["--daily-quota", "-1"], "-1"),
+        (&["--rate", "10/h"], "10/h"),
+        (&["--burst", "0"], "burst"),
+        (&["--concurrency", "0"], "concurrency"),
+        (&["--burst", "2", "--until", "tomorrow"], "tomorrow"),
+        (&["--burst", "2", "--until", "2001-01-01T00:00:00Z"], "2001"),
+        (&[], "acme/web"),
+    ] {
+        let arguments = [&["limits", "set", "acme/web", "--note", "x"], arguments].concat();
+        let output = limiter.cli(&arguments);
+        assert!(
+            matches!(output.code, exit::FAILED | exit::USAGE),
+            "{arguments:?}: {output:?}"
+        );
+        // The last case has no limit among its arguments, and its error need not name the scope.
+        assert!(
+            arguments.len() == 5 || output.stderr.contains(word),
+            "no {word} in {output:?}"
+        );
+        assert_eq!(
+            limiter.json(&["scope", "show", "acme/web"])["override"],
+            Value::Null
+        );
+    }
+    for arguments in [
+        &["limits", "set", "acme/web", "--burst", "2"][..],
+        &["limits", "clear", "acme/web"],
+        &["reset", "acme/web"],
+    ] {
+        limiter
+            .cli(arguments)
+            .assert_fails(exit::USAGE, &["--note"]);
+    }
+}
+
+#[test]
+fn usage_tells_the_day_of_one_scope_or_of_all() {
+    avoid_midnight(std::time::Duration::from_secs(60));
+    let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 10"));
+    let key = rig.limiter.key("acme/web");
+    rig.limiter.scope("acme");
+    rig.statuses(&key, 3);
+    let usage = rig.limiter.usage("acme/web");
+    assert_eq!(
+        (usage.scope.as_str(), usage.tier.as_str()),
+        ("acme/web", "profile")
+    );
+    assert_eq!(
+        (usage.used, usage.daily_quota, usage.remaining),
+        (3, Some(10), Some(7))
+    );
+    let day =
+        limiter_tests::process::succeed(std::process::Command::new("date").args(["-u", "+%F"]));
+    assert_eq!(usage.day, day.trim());
+    let next = std::process::Command::new("date")
+        .args([
+            "-u",
+            "-d",
+            &format!("{} + 1 day", day.trim()),
+            "+%FT00:00:00Z",
+        ])
+        .output()
+        .expect("run date");
+    assert_eq!(
+        usage.resets_at,
+        String::from_utf8_lossy(&next.stdout).trim()
+    );
+
+    let all = rig.limiter.json(&["usage"]);
+    let all: Vec<_> = all
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(limiter_tests::limiter::Usage::parse)
+        .collect();
+    let scopes: Vec<_> = all
+        .iter()
+        .map(|usage| (usage.scope.as_str(), usage.used))
+        .collect();
+    assert_eq!(scopes, [("acme", 0), ("acme/web", 3)]);
+    assert_eq!(all[0].daily_quota, None);
+
+    let today = rig
+        .limiter
+        .json(&["usage", "acme/web", "--date", day.trim()]);
+    assert_eq!(today["used"], 3);
+    rig.limiter
+        .cli(&["usage", "--date", "someday"])
+        .assert_fails(exit::USAGE, &["someday"]);
+    let text = rig.limiter.done(&["usage", "acme/web"]);
+    assert!(text.contains("acme/web") && text.contains('3'), "{text}");
+}

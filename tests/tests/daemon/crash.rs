@@ -1,0 +1,515 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The daemon is killed at any moment, the host crashes together with the daemon, or the disk
+//! fails. A daily quota is never granted twice, and the number of lost requests does not exceed the
+//! configured maximum.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Barrier,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    thread,
+    time::Duration,
+};
+
+use limiter_tests::{
+    Config, GUARDED, Lab, Limiter, Nginx, Rig, avoid_midnight, eventually, limiter::exit, long,
+    process,
+};
+use proptest::{
+    strategy::{Strategy as _, ValueTree as _},
+    test_runner::TestRunner,
+};
+
+/// The minimum time between the start of a test and midnight. A test takes much less time.
+const TEST: Duration = Duration::from_secs(60);
+
+/// The daily quota of the scopes in these tests. [`AHEAD`] is the maximum number of requests by
+/// which the count of a scope in the maps may exceed the count in the store.
+const QUOTA: u64 = 200;
+const AHEAD: u64 = 20;
+
+/// Returns the number of crashes to test, which is larger in a long run.
+fn crashes() -> u64 {
+    if long() { 200 } else { 12 }
+}
+
+/// The number of concurrent clients.
+const CLIENTS: usize = 3;
+
+/// Removes the pins of all maps and links of the limiter, as a reboot does.
+fn forget_kernel(limiter: &Limiter) {
+    for directory in fs::read_dir(limiter.pin_dir()).expect("the pin directory") {
+        let directory = directory.expect("an entry").path();
+        for pin in fs::read_dir(&directory).expect("a directory of pins") {
+            fs::remove_file(pin.expect("an entry").path()).expect("remove a pin");
+        }
+    }
+}
+
+/// Runs clients that use up the quota of `scope`, kills the daemon after `dies_at` responses, and
+/// starts the next daemon. If `reboots` is true, removes the pinned maps and links before the next
+/// daemon starts. Returns the number of requests that were served.
+fn crash(rig: &mut Rig, scope: &str, dies_at: u64, reboots: bool) -> u64 {
+    let key = rig.limiter.key(scope);
+    let served = AtomicU64::new(0);
+    // The clients pause between the crash and the start of the next daemon. After a reboot,
+    // requests that are sent during this time would pass without limits, because no programs are
+    // attached.
+    let (down, up) = (Barrier::new(CLIENTS + 1), Barrier::new(CLIENTS + 1));
+    let crashed = AtomicU64::new(0);
+    let (lab, limiter) = (&rig.lab, &mut rig.limiter);
+    thread::scope(|threads| {
+        for _ in 0..CLIENTS {
+            threads.spawn(|| {
+                let mut paused = false;
+                let mut conn = lab.connect(GUARDED);
+                loop {
+                    if !paused && crashed.load(SeqCst) == 1 {
+                        paused = true;
+                        drop(conn);
+                        down.wait();
+                        up.wait();
+                        conn = lab.connect(GUARDED);
+                    }
+                    let status = conn.get("/", &key).status;
+                    if status == 200 {
+                        served.fetch_add(1, SeqCst);
+                        continue;
+                    }
+                    assert_eq!(status, 429);
+                    if paused {
+                        return;
+                    }
+                    conn = lab.connect(GUARDED);
+                }
+            });
+        }
+        eventually("enough requests are answered", || {
+            served.load(SeqCst) >= dies_at
+        });
+        limiter.kill();
+        crashed.store(1, SeqCst);
+        down.wait();
+        if reboots {
+            forget_kernel(limiter);
+        }
+        limiter.run(&[]);
+        up.wait();
+    });
+    served.into_inner()
+}
+
+#[test]
+fn a_daemon_that_dies_at_any_moment_grants_no_day_twice() {
+    avoid_midnight(TEST);
+    let mut rig = Rig::veth(|config| {
+        let tier = format!("daily_quota = {QUOTA}\nrate = \"unlimited\"\nconcurrency = 100\n");
+        // After the daemon is killed, the clients still receive their last responses before the
+        // maps are removed. Under the default policy, the limiter could admit more requests in this
+        // time than the store has allowed.
+        let strict = "unattended = \"reject\"";
+        config
+            .section("tiers.profile", &tier)
+            .section("accounting", strict)
+    });
+    let mut runner = TestRunner::deterministic();
+    if long() {
+        runner = TestRunner::default();
+    }
+    let moments = 0..QUOTA;
+    let (mut reboots, mut lost) = (0, 0);
+    for number in 0..crashes() {
+        let dies_at = moments.new_tree(&mut runner).expect("a number").current();
+        let reboot = number % 2 == 1;
+        let scope = format!("acme/{number}");
+        let served = crash(&mut rig, &scope, dies_at, reboot);
+        let usage = rig.limiter.usage(&scope);
+        assert_eq!(usage.used, QUOTA, "{usage:?}");
+        if reboot {
+            reboots += 1;
+            lost += usage.lost;
+            assert!(
+                (QUOTA - AHEAD..=QUOTA).contains(&served),
+                "{served} of {QUOTA} served, and the daemon died after {dies_at}: {usage:?}"
+            );
+            // Every request of the quota that was not served must be reported as lost. A request
+            // that was served may be reported as lost too.
+            assert!(
+                QUOTA - served <= usage.lost && usage.lost <= AHEAD,
+                "{usage:?}"
+            );
+        } else {
+            assert_eq!(
+                (served, usage.lost),
+                (QUOTA, 0),
+                "the daemon died after {dies_at} responses"
+            );
+        }
+    }
+    // If no request was lost in any reboot, the test has not tested the maximum number of lost
+    // requests.
+    assert!(lost > 0, "nothing lost in {reboots} reboots");
+}
+
+#[test]
+fn while_no_daemon_comes_the_day_is_used_up_to_its_last_request() {
+    avoid_midnight(TEST);
+    let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 30"));
+    let key = rig.limiter.key("acme/web");
+    assert_eq!(rig.get(&key).status, 200);
+    rig.limiter.kill();
+    let mut conn = rig.lab.connect(GUARDED);
+    for _ in 1..30 {
+        assert_eq!(conn.get("/", &key).status, 200);
+    }
+    assert_eq!(conn.get("/", &key).status, 429);
+    rig.limiter.run(&[]);
+    rig.assert_charged_as_served("acme/web", &key, 30);
+    assert!(rig.limiter.count("/coverage/unattended") >= 10);
+}
+
+#[test]
+fn or_not_beyond_what_the_store_allows_if_that_is_wanted() {
+    avoid_midnight(TEST);
+    let mut rig = Rig::veth(|config| {
+        let config = config.tier("profile", "daily_quota = 30");
+        config.section("accounting", "ahead = 5\nunattended = \"reject\"")
+    });
+    let key = rig.limiter.key("acme/web");
+    assert_eq!(rig.get(&key).status, 200);
+    rig.limiter.kill();
+    let mut served = 1;
+    let refusal = loop {
+        let response = rig.get(&key);
+        if response.status != 200 {
+            break response;
+        }
+        served += 1;
+    };
+    assert_eq!(refusal.violated(), ["daily-quota"]);
+    assert_eq!(refusal.required("retry-after").trim(), "5");
+    assert!((5..=7).contains(&served), "{served}");
+    forget_kernel(&rig.limiter);
+    rig.limiter.run(&[]);
+    let usage = rig.limiter.usage("acme/web");
+    assert!(usage.used >= served, "{usage:?}");
+    while rig.get(&key).status == 200 {
+        served += 1;
+    }
+    assert!(served <= 30, "{served}");
+}
+
+#[test]
+fn a_daemon_that_stops_as_it_should_loses_nothing() {
+    avoid_midnight(TEST);
+    let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 9"));
+    let key = rig.limiter.key("acme/web");
+    assert_eq!(rig.statuses(&key, 4), [200; 4]);
+    rig.limiter.terminate();
+    forget_kernel(&rig.limiter);
+    rig.limiter.run(&[]);
+    let usage = rig.limiter.usage("acme/web");
+    assert_eq!((usage.used, usage.lost), (4, 0));
+    assert_eq!(rig.statuses(&key, 6), [200, 200, 200, 200, 200, 429]);
+}
+
+/// A small file system for the store of the daemon. It is unmounted when this value is dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn new(path: PathBuf) -> Self {
+        fs::create_dir_all(&path).expect("the state directory");
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs"])
+            .arg(&path);
+        process::succeed(&mut mount);
+        Self(path)
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.0.join("ballast")
+    }
+
+    /// Fills the file system with one large file.
+    fn fill(&self) {
+        use std::io::Write as _;
+        let mut file = fs::File::create(self.ballast()).expect("a file");
+        while file.write_all(&[0; 4096]).is_ok() {}
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let umounted = Command::new("umount").arg("-l").arg(&self.0).status();
+        if !umounted.is_ok_and(|status| status.success()) {
+            eprintln!("{} stays mounted", self.0.display());
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_and_stops_no_request_and_no_limit() {
+    avoid_midnight(TEST);
+    let lab = Lab::veth();
+    let config = Config::new(&lab)
+        .tier("profile", "daily_quota = 40")
+        .section("accounting", "ahead = 5");
+    let nginx = Nginx::start(&lab, &[GUARDED]);
+    let mut limiter = Limiter::prepare(&lab, "limiter", &config);
+    let disk = SmallDisk::new(limiter.state_dir());
+    limiter.run(&[]);
+    let key = limiter.key("acme/web");
+    let ask = || lab.connect(GUARDED).get("/", &key).status;
+    assert_eq!(ask(), 200);
+    disk.fill();
+    let problem = || store_problem(&limiter).is_some_and(|message| message.contains("full"));
+    // The limiter holds some of these requests until the daemon knows that it cannot write to the
+    // store.
+    let asked: Vec<u16> = (1..30).map(|_| ask()).collect();
+    assert_eq!(asked, [200; 29]);
+    eventually("the full disk is reported", problem);
+    assert!(limiter.log().contains("store"), "{}", limiter.log());
+    let refused = limiter.cli(&["scope", "add", "beta"]);
+    refused.assert_fails(exit::FAILED, &["full"]);
+    fs::remove_file(disk.ballast()).expect("make room");
+    eventually("all is well again", || {
+        limiter.status()["health"]
+            .as_array()
+            .is_some_and(Vec::is_empty)
+    });
+    let asked: Vec<u16> = (30..42).map(|_| ask()).collect();
+    assert_eq!(asked, [vec![200; 10], vec![429; 2]].concat());
+    // The counts are in the store by now, and therefore none of them is lost when the daemon is
+    // killed and the maps are removed.
+    limiter.kill();
+    forget_kernel(&limiter);
+    limiter.run(&[]);
+    assert_eq!(ask(), 429);
+    assert_eq!(nginx.served(&key), 40);
+    drop(limiter);
+}
+
+/// Returns the problem that `limiter status` reports for the store, or `None` if it reports no
+/// problem. Asserts that the message names the file of the store.
+fn store_problem(limiter: &Limiter) -> Option<String> {
+    let health = limiter.status()["health"].clone();
+    let mut parts = health.as_array().expect("a list").iter();
+    let store = parts.find(|entry| entry["part"] == "store")?;
+    let message = store["message"].as_str().expect("a message").to_owned();
+    assert!(message.contains("limiter.db"), "{message}");
+    Some(message)
+}
+
+/// Compiles a library from the C source in `text`. When the library is preloaded into the daemon,
+/// it changes the functions with which the daemon accesses the disk.
+fn library(lab: &Lab, text: &str) -> PathBuf {
+    let source = lab.file("disk.c");
+    fs::write(&source, text).expect("write the source");
+    let library = lab.file("disk.so");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-O2", "-o"]);
+    process::succeed(compiler.arg(&library).arg(&source));
+    library
+}
+
+/// Returns the path and the content of each file in `directory`, sorted by path.
+fn files(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let entries = fs::read_dir(directory).expect("the state directory");
+    let mut files: Vec<_> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .map(|path| {
+            let content = fs::read(&path).expect("a file");
+            (path, content)
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_disk_that_becomes_read_only_is_told_and_caught_up_with_when_it_can_be_written_again() {
+    avoid_midnight(TEST);
+    let lab = Lab::veth();
+    let config = Config::new(&lab)
+        .tier("profile", "daily_quota = 40")
+        .section("accounting", "ahead = 5");
+    let nginx = Nginx::start(&lab, &[GUARDED]);
+    let mut limiter = Limiter::prepare(&lab, "limiter", &config);
+    let library = library(&lab, include_str!("../../peers/read_only_disk.c"));
+    let flag = lab.file("read-only");
+    let text = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
+    limiter.set_env("LD_PRELOAD", &text(&library));
+    limiter.set_env("READ_ONLY_WHILE", &text(&flag));
+    limiter.run(&[]);
+    let key = limiter.key("acme/web");
+    let ask = || lab.connect(GUARDED).get("/", &key).status;
+    assert_eq!(ask(), 200);
+    eventually("it is written", || store_problem(&limiter).is_none());
+    fs::write(&flag, "").expect("make it read-only");
+    // The limiter holds some of these requests until the daemon knows that it cannot write to the
+    // store.
+    let asked: Vec<u16> = (1..30).map(|_| ask()).collect();
+    assert_eq!(asked, [200; 29]);
+    eventually("the problem is reported", || {
+        store_problem(&limiter).is_some()
+    });
+    assert!(
+        limiter.log().contains("store: the store"),
+        "{}",
+        limiter.log()
+    );
+    limiter
+        .cli(&["scope", "add", "beta"])
+        .assert_fails(exit::FAILED, &["limiter.db"]);
+    assert_eq!(limiter.usage("acme/web").used, 30);
+    // A daemon does not start while the disk is read-only, and changes nothing.
+    limiter.kill();
+    let before = files(&limiter.state_dir());
+    limiter.launch(&[]);
+    assert_eq!(limiter.wait_for_end(), Some(exit::FAILED));
+    assert_eq!(files(&limiter.state_dir()), before);
+    assert_eq!(ask(), 200);
+    fs::remove_file(&flag).expect("make it writable");
+    limiter.run(&[]);
+    assert_eq!(limiter.usage("acme/web").used, 31);
+    // A daemon that is running when the disk becomes writable again recovers without a restart.
+    fs::write(&flag, "").expect("make it read-only");
+    assert_eq!(ask(), 200);
+    eventually("the problem is reported again", || {
+        store_problem(&limiter).is_some()
+    });
+    fs::remove_file(&flag).expect("make it writable");
+    eventually("all is well again", || store_problem(&limiter).is_none());
+    let asked: Vec<u16> = (32..42).map(|_| ask()).collect();
+    assert_eq!(asked, [vec![200; 8], vec![429; 2]].concat());
+    limiter.terminate();
+    // All counts are in the store, so they survive the loss of the maps.
+    forget_kernel(&limiter);
+    limiter.run(&[]);
+    let usage = limiter.usage("acme/web");
+    assert_eq!((usage.used, usage.lost, nginx.served(&key)), (40, 0, 40));
+    drop(limiter);
+}
+
+/// A directory that is read-only until this value is dropped.
+struct ReadOnly<'a>(&'a Path);
+
+impl<'a> ReadOnly<'a> {
+    fn new(path: &'a Path) -> Self {
+        process::succeed(Command::new("mount").arg("--bind").arg(path).arg(path));
+        let read_only = Self(path);
+        process::succeed(
+            Command::new("mount")
+                .args(["-o", "remount,bind,ro"])
+                .arg(path),
+        );
+        read_only
+    }
+}
+
+impl Drop for ReadOnly<'_> {
+    fn drop(&mut self) {
+        let umounted = Command::new("umount").arg("-l").arg(self.0).status();
+        if !umounted.is_ok_and(|status| status.success()) {
+            eprintln!("{} stays mounted", self.0.display());
+        }
+    }
+}
+
+#[test]
+fn on_a_read_only_disk_no_daemon_starts_and_limits_stay_in_force() {
+    avoid_midnight(TEST);
+    for killed in [true, false] {
+        let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 4"));
+        let key = rig.limiter.key("acme/web");
+        assert_eq!(rig.get(&key).status, 200);
+        if killed {
+            rig.limiter.kill();
+        } else {
+            rig.limiter.terminate();
+        }
+        let state = rig.limiter.state_dir();
+        let before = files(&state);
+        let read_only = ReadOnly::new(&state);
+        rig.limiter.launch(&[]);
+        assert_eq!(rig.limiter.wait_for_end(), Some(exit::FAILED));
+        let log = rig.limiter.log();
+        assert!(
+            log.contains("limiter.db") && log.contains("Read-only file system"),
+            "{log}"
+        );
+        assert_eq!(files(&state), before);
+        assert_eq!(rig.get(&key).status, 200);
+        drop(read_only);
+        rig.limiter.run(&[]);
+        assert_eq!(rig.statuses(&key, 3), [200, 200, 429]);
+        rig.assert_charged_as_served("acme/web", &key, 4);
+        assert_eq!(rig.limiter.usage("acme/web").lost, 0);
+    }
+}
+
+#[test]
+fn a_slow_disk_holds_requests_and_refuses_none() {
+    avoid_midnight(TEST);
+    let lab = Lab::veth();
+    let config = Config::new(&lab)
+        .tier("profile", "daily_quota = 60")
+        .section("accounting", "ahead = 10");
+    let nginx = Nginx::start(&lab, &[GUARDED]);
+    let mut limiter = Limiter::prepare(&lab, "limiter", &config);
+    let library = library(&lab, include_str!("../../peers/slow_disk.c"));
+    limiter.set_env("LD_PRELOAD", library.to_str().expect("a path in UTF-8"));
+    limiter.set_env("SLOW_DISK_MS", "100");
+    limiter.run(&[]);
+    let key = limiter.key("acme/web");
+    let mut conn = lab.connect(GUARDED);
+    for _ in 0..60 {
+        assert_eq!(conn.get("/", &key).status, 200);
+    }
+    assert_eq!(conn.get("/", &key).status, 429);
+    assert_eq!(
+        (nginx.served(&key), limiter.usage("acme/web").used),
+        (60, 60)
+    );
+    // The limiter held requests while the daemon wrote to the slow disk, and did not admit more
+    // requests than the store had allowed.
+    assert!(limiter.count("/coverage/held") > 0);
+    assert_eq!(limiter.count("/coverage/unattended"), 0);
+    drop(limiter);
+}
+
+#[test]
+fn a_store_that_is_not_one_is_left_alone_and_limits_stay_in_force() {
+    avoid_midnight(TEST);
+    let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 3"));
+    let key = rig.limiter.key("acme/web");
+    assert_eq!(rig.get(&key).status, 200);
+    rig.limiter.terminate();
+    let file = rig.limiter.state_dir().join("limiter.db");
+    let good = fs::read(&file).expect("the store");
+    let mut bad = good.clone();
+    bad[..4096].fill(b'x');
+    fs::write(&file, &bad).expect("spoil the store");
+    rig.limiter.launch(&[]);
+    assert_eq!(rig.limiter.wait_for_end(), Some(exit::FAILED));
+    let log = rig.limiter.log();
+    assert!(
+        log.contains("limiter.db") && log.contains("not a database"),
+        "{log}"
+    );
+    assert_eq!(
+        fs::read(&file).expect("the store"),
+        bad,
+        "the file was changed"
+    );
+    assert_eq!(rig.get(&key).status, 200);
+    fs::write(&file, &good).expect("mend the store");
+    rig.limiter.run(&[]);
+    assert_eq!([rig.get(&key).status, rig.get(&key).status], [200, 429]);
+}

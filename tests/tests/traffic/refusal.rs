@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A refusal consists of a complete response and an orderly end of the connection, whatever the
+//! client does. No socket is left over on either side.
+
+use std::thread;
+
+use limiter_tests::{
+    Conn, GUARDED, Lab, Net, Nginx, Rig, eventually, request, tools,
+    wire::{self, DeviceKind, Wire},
+};
+
+/// Creates a rig and a key, uses up the quota of the key's scope, and returns the rig and the key.
+fn exhausted(net: Net, on_limit: &str) -> (Rig, String) {
+    let rig = Rig::on(net, |config| {
+        config
+            .tier("profile", "daily_quota = 1")
+            .policy(&format!("on_limit = {on_limit:?}"))
+    });
+    let key = rig.limiter.key("acme/web");
+    assert_eq!(rig.get(&key).status, 200);
+    (rig, key)
+}
+
+/// Creates a key of a second scope, whose quota is not used up.
+fn other(rig: &Rig) -> String {
+    rig.limiter.key("beta")
+}
+
+#[track_caller]
+fn assert_no_sockets(rig: &Rig) {
+    rig.assert_no_sockets("acme/web");
+}
+
+fn post_head(key: &str, framing: &str) -> String {
+    format!("POST / HTTP/1.1\r\nHost: x\r\nX-Api-Key: {key}\r\n{framing}\r\n\r\n")
+}
+
+#[test]
+fn the_client_reads_the_whole_answer_then_the_end_and_no_socket_is_left() {
+    for net in Net::ALL {
+        let (rig, key) = exhausted(net, "close");
+        for address in rig.lab.addresses() {
+            for _ in 0..20 {
+                let mut conn = rig.lab.connect_to(address, GUARDED);
+                let response = conn.get("/", &key);
+                assert_eq!(
+                    (response.status, response.violated()),
+                    (429, vec!["daily-quota".into()])
+                );
+                conn.assert_closed();
+            }
+        }
+        assert_no_sockets(&rig);
+        rig.assert_charged_as_served("acme/web", &key, 1);
+        assert_eq!(rig.limiter.usage("acme/web").refused.daily_quota, 40);
+    }
+}
+
+#[test]
+fn a_connection_that_was_served_before_is_refused_as_well() {
+    for net in Net::ALL {
+        let (rig, key) = exhausted(net, "close");
+        let other = other(&rig);
+        let mut conn = rig.lab.connect(GUARDED);
+        assert_eq!(conn.get(Nginx::FILE, &other).body, Nginx::file_content());
+        assert_eq!(conn.get("/", &key).status, 429, "{net:?}");
+        conn.assert_closed();
+        drop(conn);
+        assert_no_sockets(&rig);
+    }
+}
+
+#[test]
+fn earlier_answers_come_before_a_refusal_in_the_same_segment() {
+    let (rig, key) = exhausted(Net::Veth, "close");
+    let other = other(&rig);
+    for address in rig.lab.addresses() {
+        let mut conn = rig.lab.connect_to(address, GUARDED);
+        let file = request(Nginx::FILE, &other);
+        conn.send(&[file.repeat(2), request("/", &key), file].concat());
+        assert!(conn.response().body == Nginx::file_content());
+        assert!(conn.response().body == Nginx::file_content());
+        assert_eq!(conn.response().status, 429);
+        conn.assert_closed();
+    }
+    rig.assert_charged_as_served("beta", &other, 4);
+    rig.assert_charged_as_served("acme/web", &key, 1);
+    assert_no_sockets(&rig);
+}
+
+#[test]
+fn a_refused_upload_is_answered_though_the_client_sends_all_of_it() {
+    let body = Nginx::file_content().repeat(11);
+    for net in Net::ALL {
+        let (rig, key) = exhausted(net, "close");
+        for address in rig.lab.addresses() {
+            let mut conn = rig.lab.connect_to(address, GUARDED);
+            let head = post_head(&key, &format!("Content-Length: {}", body.len()));
+            conn.send(head.as_bytes());
+            conn.send(&body);
+            assert_eq!(conn.response().status, 429, "{net:?} {address}");
+            conn.assert_closed();
+        }
+        assert_no_sockets(&rig);
+    }
+}
+
+#[test]
+fn a_refused_chunked_upload_is_answered() {
+    let (rig, key) = exhausted(Net::Veth, "close");
+    let mut conn = rig.lab.connect(GUARDED);
+    conn.send(post_head(&key, "Transfer-Encoding: chunked").as_bytes());
+    for _ in 0..100 {
+        conn.send(format!("7530\r\n{}\r\n", "x".repeat(0x7530)).as_bytes());
+    }
+    conn.send(b"0\r\n\r\n");
+    assert_eq!(conn.response().status, 429);
+    conn.assert_closed();
+    drop(conn);
+    assert_no_sockets(&rig);
+}
+
+#[test]
+fn curl_reads_the_refusal_of_an_upload_with_and_without_expect() {
+    let (rig, key) = exhausted(Net::Veth, "close");
+    let file = rig.lab.file("upload");
+    std::fs::write(&file, Nginx::file_content().repeat(11)).expect("the upload");
+    let (upload, header) = (format!("@{}", file.display()), format!("X-Api-Key: {key}"));
+    let url = rig.lab.url(GUARDED, "/");
+    for expect in ["Expect: 100-continue", "Expect:"] {
+        let arguments = ["-H", &header, "-H", expect, "--data-binary", &upload, &url];
+        let curl = tools::curl(&rig.lab, &arguments);
+        assert_eq!(curl.exit, 0, "{expect}: {curl:?}");
+        assert_eq!(curl.response.expect("a response").status, 429, "{expect}");
+    }
+    assert_no_sockets(&rig);
+}
+
+#[test]
+fn python_reads_the_refusal_of_an_upload_and_connects_again() {
+    let script = r#"
+import http.client, json, sys
+host, key = sys.argv[1], sys.argv[2]
+connection = http.client.HTTPConnection(host, timeout=30)
+seen = []
+for number in range(20):
+    body = b"x" * 3_000_000 if number % 2 else None
+    connection.request("POST" if body else "GET", "/", body, {"X-Api-Key": key})
+    response = connection.getresponse()
+    seen.append([response.status, len(response.read()) == int(response.headers["Content-Length"])])
+print(json.dumps(seen))
+"#;
+    let (rig, key) = exhausted(Net::Veth, "close");
+    let host = rig.lab.v4().to_string();
+    let seen = tools::python(&rig.lab, script, &[&host, &key]);
+    assert_eq!(seen, serde_json::json!(vec![(429, true); 20]));
+    assert_no_sockets(&rig);
+}
+
+#[test]
+fn wrk_sees_refusals_and_not_one_socket_error() {
+    for net in Net::ALL {
+        let (rig, key) = exhausted(net, "close");
+        let summary = tools::wrk(&rig.lab, &rig.lab.url(GUARDED, "/"), &key, 50, 2);
+        assert!(summary.requests > 0);
+        assert_eq!(summary.refused, summary.requests, "{summary:?}");
+        assert_eq!(summary.socket_errors, 0, "{summary:?}");
+        rig.assert_charged_as_served("acme/web", &key, 1);
+        assert_no_sockets(&rig);
+    }
+}
+
+#[test]
+fn a_client_that_goes_on_sending_after_its_refusal_is_not_reset_and_not_served() {
+    let (rig, key) = exhausted(Net::Veth, "close");
+    let mut conn = rig.lab.connect(GUARDED);
+    conn.send(&request("/", &key));
+    eventually("the answer is there", || conn.has_bytes());
+    for _ in 0..5 {
+        conn.send_pieces([&request("/again", "anything")[..]]);
+    }
+    assert_eq!(conn.response().status, 429);
+    conn.assert_closed();
+    drop(conn);
+    assert_no_sockets(&rig);
+    assert!(rig.nginx.log().iter().all(|access| access.path != "/again"));
+}
+
+#[test]
+fn a_client_that_says_its_end_with_the_request_reads_the_refusal() {
+    let (rig, key) = exhausted(Net::Veth, "close");
+    for address in rig.lab.addresses() {
+        let mut conn = rig.lab.connect_to(address, GUARDED);
+        conn.send(&request("/", &key));
+        conn.finish();
+        assert_eq!(conn.response().status, 429);
+        conn.assert_closed();
+    }
+    assert_no_sockets(&rig);
+}
+
+#[test]
+fn a_port_used_again_after_a_refusal_is_a_new_connection() {
+    let (rig, key) = exhausted(Net::Veth, "close");
+    let other = other(&rig);
+    // The client has only three ports, so its connections reuse the ports of connections that were
+    // refused.
+    rig.lab
+        .client()
+        .set("net/ipv4/ip_local_port_range", "40000 40002");
+    rig.lab.client().set("net/ipv4/tcp_tw_reuse", "1");
+    for _ in 0..30 {
+        let mut conn = rig.lab.connect(GUARDED);
+        assert_eq!(conn.get("/", &key).status, 429);
+        conn.assert_closed();
+        drop(conn);
+        let mut conn = rig.lab.connect(GUARDED);
+        assert_eq!(conn.get("/", &other).status, 200);
+        conn.reset();
+    }
+    assert_no_sockets(&rig);
+}
+
+#[test]
+fn reset_resets_both_sides_without_an_answer() {
+    for net in Net::ALL {
+        let (rig, key) = exhausted(net, "reset");
+        for address in rig.lab.addresses() {
+            let mut conn = rig.lab.connect_to(address, GUARDED);
+            conn.send(&request("/", &key));
+            let error = conn.fate().expect_err("a reset");
+            assert_eq!(
+                error.kind(),
+                std::io::ErrorKind::ConnectionReset,
+                "{net:?} {address}"
+            );
+        }
+        assert_no_sockets(&rig);
+        rig.assert_charged_as_served("acme/web", &key, 1);
+        assert_eq!(rig.limiter.usage("acme/web").refused.daily_quota, 2);
+    }
+}
+
+#[test]
+fn drop_lets_the_request_wait_and_serves_it_when_there_is_room() {
+    let (rig, key) = exhausted(Net::Veth, "drop");
+    let mut conn = rig.lab.connect(GUARDED);
+    conn.send(&request("/", &key));
+    eventually("the refusal is counted", || {
+        rig.limiter.usage("acme/web").refused.daily_quota == 1
+    });
+    assert!(!conn.has_bytes());
+    assert!(conn.unacknowledged() > 0);
+    rig.limiter.set_quota("acme/web", 2);
+    assert_eq!(conn.response().status, 200);
+    rig.assert_charged_as_served("acme/web", &key, 2);
+    assert_eq!(rig.limiter.usage("acme/web").refused.daily_quota, 1);
+    drop(conn);
+    assert_no_sockets(&rig);
+}
+
+#[test]
+fn a_refused_connection_does_not_hold_up_others() {
+    let (rig, key) = exhausted(Net::Veth, "close");
+    let other = other(&rig);
+    let mut good = rig.lab.connect(GUARDED);
+    let mut refused: Vec<Conn> = (0..10).map(|_| rig.lab.connect(GUARDED)).collect();
+    for conn in &mut refused {
+        conn.send(&request("/", &key));
+        assert_eq!(good.get("/", &other).status, 200);
+    }
+    for conn in &mut refused {
+        assert_eq!(conn.response().status, 429);
+    }
+    assert_eq!(good.get("/", &other).status, 200);
+}
+
+#[test]
+fn under_loss_both_ways_every_answer_and_every_refusal_arrives_whole() {
+    const CLIENTS: usize = 6;
+    const ROUNDS: usize = 8;
+    const PERCENT: u64 = 5;
+    let lab = Lab::new(Net::Apart);
+    let _wire = Wire::join(
+        &lab,
+        DeviceKind::Tap,
+        wire::lossy(PERCENT, 11),
+        wire::lossy(PERCENT, 29),
+    );
+    let rig = Rig::of(lab, |config| config.tier("profile", "daily_quota = 1"));
+    let (key, other) = (rig.limiter.key("acme/web"), other(&rig));
+    assert_eq!(rig.get(&key).status, 200);
+    let upload = vec![b'x'; 200_000];
+    let head = post_head(&key, &format!("Content-Length: {}", upload.len()));
+    let upload = [head.as_bytes(), &upload].concat();
+    let client = |number: usize| {
+        for round in 0..ROUNDS {
+            let address = rig.lab.addresses()[(number + round) % 2];
+            let mut conn = rig.lab.connect_to(address, GUARDED);
+            if round % 3 == 0 {
+                assert!(conn.get(Nginx::FILE, &other).body == Nginx::file_content());
+            }
+            let refused = if round % 4 == 1 {
+                &upload
+            } else {
+                &request("/", &key)
+            };
+            let response = conn.ask(refused);
+            assert_eq!(
+                (response.status, response.violated()),
+                (429, vec!["daily-quota".into()])
+            );
+            conn.assert_closed();
+        }
+    };
+    thread::scope(|scope| {
+        for number in 0..CLIENTS {
+            let client = &client;
+            scope.spawn(move || client(number));
+        }
+    });
+    rig.assert_charged_as_served("acme/web", &key, 1);
+    let served = (0..ROUNDS).filter(|round| round % 3 == 0).count() * CLIENTS;
+    rig.assert_charged_as_served("beta", &other, served as u64);
+    assert_eq!(
+        rig.limiter.usage("acme/web").refused.daily_quota,
+        (CLIENTS * ROUNDS) as u64
+    );
+    assert_no_sockets(&rig);
+}
