@@ -45,6 +45,8 @@ pub mod policy {
     pub const ON_LIMIT_RESET: u32 = 1;
     /// `on_limit`: drop the request.
     pub const ON_LIMIT_DROP: u32 = 2;
+    /// `on_limit`: send the response and keep the connection open, if that is possible.
+    pub const ON_LIMIT_KEEPALIVE: u32 = 3;
 }
 
 /// The value of the map `CONFIG` (array, one entry), which the daemon writes and the programs read.
@@ -280,6 +282,12 @@ pub struct Text {
     /// The offset, in bytes, of the number of seconds until the window ends (also eight bytes); 0
     /// if the response does not state it.
     pub reset_after_at: u32,
+    /// The offset, in bytes, of the value of `Connection`, which is `keep-alive`. If the connection
+    /// is closed after the response, the value is replaced by `close` after five spaces. The offset
+    /// is 0 if every connection is closed after this response.
+    pub connection_at: u32,
+    /// Padding, 0.
+    pub reserved: u32,
     /// The response, followed by zeros from `len` on. The last eight bytes of the array keep an
     /// 8-byte store at any offset up to `MAX_TEXT` inside the array.
     pub bytes: [u8; MAX_TEXT + 8],
@@ -552,7 +560,7 @@ const _: () = {
             && size_of::<UntrackedConnection>() == 16
             && size_of::<Client>() == 16
     );
-    assert!(size_of::<Text>() == 16 + MAX_TEXT + 8);
+    assert!(size_of::<Text>() == 24 + MAX_TEXT + 8);
     assert!(offset_of!(FlowEntry, flow) == 8);
     assert!(offset_of!(Flow, key) == 0 && offset_of!(Flow, last_seen_ns) == 48);
     assert!(offset_of!(Flow, records).is_multiple_of(8) && size_of::<Record>() == 16);

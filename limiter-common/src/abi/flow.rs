@@ -130,6 +130,10 @@ pub const FLOW_CONFIRMED: u32 = 256;
 /// A reset from the client has been let through, and the server has sent nothing since. The server
 /// accepts this reset only if some of the client's bytes never reached the server.
 pub const FLOW_RESET_PASSED: u32 = 512;
+/// At least one request was refused and the connection went on ([`Splice`]).
+pub const FLOW_SPLICED: u32 = 1024;
+/// The client is sending the body of a refused request, which is withheld from the server.
+pub const FLOW_WITHHOLDING: u32 = 2048;
 /// The last request in `outstanding` asks for a tunnel. Nothing after this request passes until the
 /// request is answered.
 pub const FLOW_SWITCHING: u32 = 1 << 16;
@@ -152,6 +156,54 @@ pub struct Outstanding {
     /// [`crate::http::demands`].
     pub demands: u32,
 }
+
+/// The difference between the two sides' views of a connection on which requests were refused and
+/// which went on. The bytes of these requests never reached the server, and their responses came
+/// from the programs, so the sequence numbers of both directions differ on the two sides.
+///
+/// All sequence numbers of a flow, including these, are those that the client sees. The programs
+/// translate the headers of packets that come from the server or go to the server.
+///
+/// A request is refused in this way only when no byte of either direction is in transit between the
+/// programs and the other side. Therefore a packet that is still on its way belongs to the part of
+/// the stream before the last refused request, or begins after it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Splice {
+    /// The number of bytes of the client that were withheld from the server (wraps).
+    pub withheld: u32,
+    /// The number of bytes that were sent to the client in the server's name (wraps).
+    pub injected: u32,
+    /// The sequence number of the first byte of the last refused request.
+    pub request_start: Seq,
+    /// The sequence number after the last byte that was withheld.
+    pub request_end: Seq,
+    /// The sequence number of the first byte of the last response that was sent in the server's
+    /// name.
+    pub response_start: Seq,
+    /// The sequence number after the last byte of that response.
+    pub response_end: Seq,
+    /// The text of that response.
+    pub text: TextKey,
+    /// The number of seconds in the `Retry-After` field of that response.
+    pub retry_after: u32,
+    /// The number of seconds until the window ends, as that response states it.
+    pub reset_after: u32,
+    /// 1 if the method of that request is HEAD.
+    pub head: u32,
+    /// The highest acknowledgement number of the client that was let through to the server. It is
+    /// kept for every flow.
+    pub heard: Seq,
+    /// The number of times that that response was sent again because the client had room for only a
+    /// part of it.
+    pub repeats: u32,
+    /// Padding, 0.
+    pub reserved: u32,
+}
+
+/// The maximum number of body bytes of a refused request that are withheld from the server while
+/// the connection goes on. A request with a longer body is refused and the connection is closed.
+pub const MAX_WITHHELD_BODY: u32 = 1 << 17;
 
 /// The value of the map `FLOWS` (hash by [`FlowKey`]): a connection that is followed.
 ///
@@ -271,6 +323,8 @@ pub struct Flow {
     /// HTTP, as a ring. These bytes are the first letters of the offers. The newest number is at
     /// `(offers_next - 1) % OFFERS`.
     pub offers: [Seq; OFFERS],
+    /// The requests that were refused while the connection went on.
+    pub splice: Splice,
     /// A marker of size zero that keeps LLVM from assuming that a mutable reference is the only
     /// access to a flow. It is needed because some functions of the kernel programs look up a flow
     /// again while their callers borrow it.

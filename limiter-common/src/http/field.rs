@@ -4,11 +4,12 @@
 //! matters.
 
 use super::{
-    CARRY, MAX_NAME, MAX_NAMES, MODE_NAME, MODE_SKIP, MODE_TRIM, MODE_VALUE, Rules, SEEN_ORIGIN,
-    SEEN_RESPELLED, SEEN_TRAILERS, SEEN_UNCLEAR, Scan,
+    CARRY, MAX_NAME, MAX_NAMES, MODE_NAME, MODE_SKIP, MODE_TRIM, MODE_VALUE, Rules, SEEN_CLOSE,
+    SEEN_ORIGIN, SEEN_RESPELLED, SEEN_TRAILERS, SEEN_UNCLEAR, Scan,
     line::{CRLF, Outcome, blank},
     rules::{
-        INDEX, KIND_ENCODING, KIND_NONE, KIND_ORIGIN, KIND_REQUEST_METHOD, KIND_UPGRADE, Name,
+        INDEX, KIND_CONNECTION, KIND_ENCODING, KIND_EXPECT, KIND_NONE, KIND_ORIGIN, KIND_UPGRADE,
+        Name,
     },
     segment::malformed,
     word::{Cursor, alphanumeric, ends_name, first, masked},
@@ -58,7 +59,7 @@ pub(super) fn name(scan: &mut Scan, rules: &Rules, begin: u32) -> Outcome {
     let trailer = scan.state.seen & SEEN_TRAILERS != 0;
     // A trailer that can hold a key is malformed, because some servers merge trailers with the
     // fields of the head, where an application could find the key.
-    if kind > KIND_REQUEST_METHOD || (trailer && kind < KIND_NONE) {
+    if kind > KIND_EXPECT || (trailer && kind < KIND_NONE) {
         return Outcome::Stop(malformed(scan));
     }
     if kind == KIND_NONE || trailer {
@@ -232,8 +233,8 @@ fn respelled(scan: &mut Scan, rules: &Rules, kind: u32) -> u32 {
 /// Handles a field that matters and whose line is longer than the carry. Returns true if an event
 /// has occurred.
 ///
-/// In a response, the line is skipped. A request is malformed if the field cannot hold a key.
-/// Otherwise the value of the field is trimmed as if the value ended after the first [`CARRY`]
+/// In a response, the line is skipped, and so is `Connection` in a request. A request is malformed
+/// if another field that cannot hold a key is so long. Otherwise the value of the field is trimmed as if the value ended after the first [`CARRY`]
 /// bytes of the line, because these bytes are available regardless of how the line is split into
 /// segments. After that, the value is read word by word.
 #[inline(always)]
@@ -243,6 +244,12 @@ pub(super) fn too_long(scan: &mut Scan, rules: &Rules, begin: u32) -> bool {
         if scan.kind != KIND_UPGRADE {
             scan.state.seen |= SEEN_UNCLEAR;
         }
+        scan.state.mode = MODE_SKIP;
+        return false;
+    }
+    if scan.kind == KIND_CONNECTION {
+        // Any of the options that are not read may be `close`.
+        scan.state.seen |= SEEN_CLOSE;
         scan.state.mode = MODE_SKIP;
         return false;
     }

@@ -29,6 +29,7 @@
 //! to line), then `start`, `field`, `value`, `stream` and `chunk` (the contents of lines).
 
 mod chunk;
+mod connection;
 mod field;
 mod line;
 mod message;
@@ -62,8 +63,8 @@ pub const CARRY: usize = 256;
 /// buffer of this size stays in the processor's cache.
 pub const WINDOW: usize = 4096;
 /// The maximum number of field names that the scanner can look for: four for keys, `Authorization`,
-/// `Content-Length`, `Transfer-Encoding` and `Upgrade`, two for CORS preflights, and some in
-/// reserve.
+/// `Content-Length`, `Transfer-Encoding`, `Connection`, `Upgrade` and `Expect`, two for CORS
+/// preflights, and some in reserve.
 pub const MAX_NAMES: usize = 16;
 /// The maximum length, in bytes, of a field name that the scanner can look for. This is the size of
 /// four 64-bit words.
@@ -184,6 +185,8 @@ const MODE_END: u32 = 12;
 const MODE_HEX: u32 = 13;
 /// The mode in the protocols of `Upgrade`. This mode does not last beyond the end of the window.
 const MODE_UPGRADE: u32 = 14;
+/// The mode in the options of `Connection`. This mode does not last beyond the end of the window.
+const MODE_CONNECTION: u32 = 22;
 /// The mode after the data of a chunk.
 const MODE_CHUNK_END: u32 = 15;
 /// The mode in the data of a chunk.
@@ -227,9 +230,15 @@ const SEEN_UPGRADE: u32 = 1 << 24;
 const SEEN_UPGRADE_HTTP: u32 = 1 << 25;
 /// `Origin` was seen.
 const SEEN_ORIGIN: u32 = 1 << 26;
-/// `Access-Control-Request-Method` was seen. This must be the bit above `SEEN_ORIGIN`, because the
-/// kinds of the two fields are consecutive.
+/// `Access-Control-Request-Method` was seen. This bit and the next one must be above `SEEN_ORIGIN`,
+/// because the kinds of the three fields are consecutive.
 const SEEN_REQUEST_METHOD: u32 = 1 << 27;
+/// `Expect` was seen.
+const SEEN_EXPECT: u32 = 1 << 28;
+/// `Connection` may contain the option `close`.
+const SEEN_CLOSE: u32 = 1 << 29;
+/// The value of a field `Connection` is `keep-alive`.
+const SEEN_KEEP_ALIVE: u32 = 1 << 30;
 
 /// The state of the scanner for one direction of a connection: the position within a message, and
 /// the properties of the message that have been read. A state of zeros is the state before the

@@ -18,12 +18,16 @@ pub(super) const KIND_NONE: u32 = 10;
 pub(super) const KIND_LENGTH: u32 = 11;
 /// The field is `Transfer-Encoding`.
 pub(super) const KIND_ENCODING: u32 = 12;
+/// The field is `Connection`.
+pub(super) const KIND_CONNECTION: u32 = 13;
 /// The field is `Upgrade`. For the kinds above this one, only the presence of the field matters.
-pub(super) const KIND_UPGRADE: u32 = 13;
+pub(super) const KIND_UPGRADE: u32 = 14;
 /// The field is `Origin`.
-pub(super) const KIND_ORIGIN: u32 = 14;
-/// The field is `Access-Control-Request-Method`. This is the last of the kinds.
-pub(super) const KIND_REQUEST_METHOD: u32 = 15;
+pub(super) const KIND_ORIGIN: u32 = 15;
+/// The field is `Access-Control-Request-Method`.
+pub(super) const KIND_REQUEST_METHOD: u32 = 16;
+/// The field is `Expect`. This is the last of the kinds.
+pub(super) const KIND_EXPECT: u32 = 17;
 
 /// The number of entries in the index of names. There is one entry for each combination of a length
 /// (1 to 32) and a value of the lowest five bits of the first byte. These bits are the same in the
@@ -132,9 +136,9 @@ impl core::error::Error for RulesError {}
 
 /// The maximum number of header fields that can be sources.
 const MAX_HEADERS: usize = KEY_SOURCES - 3;
-// The other six names are `Authorization`, `Content-Length`, `Transfer-Encoding`, `Upgrade`, and
-// the names of the two fields of preflights.
-const _: () = assert!(MAX_HEADERS + 6 <= MAX_NAMES);
+// The other eight names are `Authorization`, `Content-Length`, `Transfer-Encoding`, `Connection`,
+// `Upgrade`, `Expect`, and the names of the two fields of preflights.
+const _: () = assert!(MAX_HEADERS + 8 <= MAX_NAMES);
 
 /// Returns whether `byte` can be part of a token (RFC 9110, section 5.6.2).
 const fn is_token(byte: u8) -> bool {
@@ -232,6 +236,11 @@ impl Rules {
     ) -> Result<Self, RulesError> {
         let mut rules = Self::framing(max_head, max_lines);
         rules.hash_key = hash_key;
+        for (name, kind) in [("connection", KIND_CONNECTION), ("expect", KIND_EXPECT)] {
+            if let Some(name) = Name::new(name, kind) {
+                rules.add(name);
+            }
+        }
         let mut headers = 0;
         for (i, source) in sources.iter().enumerate() {
             // Every rank is below `KEY_SOURCES`, because no source is listed twice and there are at

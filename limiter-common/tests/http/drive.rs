@@ -137,6 +137,9 @@ pub struct Direction {
     /// The demands of each head ([`http::demands`]), and the offset of the offer that can be
     /// removed from its segment, if there is one.
     pub asked: Vec<(u32, Option<u64>)>,
+    /// For each head, whether the connection can go on after a refusal
+    /// (`limiter_common::http::State::is_kept`).
+    pub kept: Vec<bool>,
     /// The ranges of offsets that the scanner has reported as framing, which means that they are
     /// not body.
     pub framing: Vec<(u64, u64)>,
@@ -164,6 +167,7 @@ impl Direction {
             before: 0,
             seen: Vec::new(),
             asked: Vec::new(),
+            kept: Vec::new(),
             framing: Vec::new(),
         }
     }
@@ -228,6 +232,7 @@ impl Direction {
                     let offer =
                         (self.scan.offer < len).then(|| self.before + u64::from(self.scan.offer));
                     self.asked.push((http::demands(state), offer));
+                    self.kept.push(state.is_kept());
                     self.seen.push(Event::Head {
                         from: self
                             .before

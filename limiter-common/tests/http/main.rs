@@ -4,6 +4,7 @@
 
 mod agreement;
 mod chunked;
+mod connection;
 mod drive;
 mod hostile;
 mod hyper;
