@@ -53,7 +53,7 @@ fn in_force() -> Option<bool> {
         // The time for the copy is over. Changing the word to `OLD` prevents the daemon from
         // completing the copy.
         until if word.swap(until, switch::OLD) => Some(false),
-        // The daemon changed the word before this program could.
+        // The daemon or another CPU has changed the word in the meantime.
         _ => None,
     }
 }
