@@ -49,7 +49,7 @@ pub enum Kind {
     Fragment,
     /// The packet is for a guarded port, and the checksum of its IPv4 header is wrong.
     BadChecksum,
-    /// The packet is for a guarded port, and its time to live has ended.
+    /// The packet is for a guarded port, and its TTL or hop limit is 0.
     Expired,
     /// The packet appears to be for a guarded port, but its headers are incomplete or invalid.
     Unreadable,
