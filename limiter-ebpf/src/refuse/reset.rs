@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! Resets of both sides of a connection, which leave no state behind.
+//! The resets that the programs send to one or both sides of a connection.
 
 use limiter_common::{abi::counter, seq::Seq};
 
