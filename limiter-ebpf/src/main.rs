@@ -7,7 +7,7 @@
 //! A packet goes through these steps: it is parsed (`packet`) and assigned to its connection
 //! (`follow`), its requests and their keys are identified (`identify`), each request is admitted or
 //! refused (`decide`), and the packet is let through or answered (`refuse`). `ingress` and `egress`
-//! show the steps for each direction. All of them use `kernel`, which is the only module with
+//! show the steps for each direction. All these modules use `kernel`, which is the only module with
 //! unsafe code.
 #![no_std]
 #![no_main]

@@ -126,7 +126,7 @@ fn tunnel(work: &mut Work, flow: &mut Flow, demands: u32) -> u32 {
     if switching != 0 && flow.asked != flow.answered {
         // Either an outstanding request asks for a tunnel, and the bytes after its response may not
         // be requests, or this request asks for a tunnel, and must be the only outstanding request.
-        // In both cases, it waits until all outstanding requests have been answered.
+        // In both cases, this request waits until all outstanding requests have been answered.
         return WAITS;
     }
     if demands & ASKS_TUNNEL != 0 && flow.flags & (FLOW_UNSURE | FLOW_RESPONSE_LOST) != 0 {

@@ -26,9 +26,9 @@ pub enum Action {
     PassLast,
     /// Let only the first `Work::keep` bytes of its payload through.
     Cut,
-    /// The connection was refused, and is closed by the tombstone in `Work::tomb`.
+    /// End the connection, because it is refused. `Work::tomb` is its tombstone.
     Bury,
-    /// One side has reset the connection, which is closed by the tombstone in `Work::tomb`.
+    /// End the connection, because one side has reset it. `Work::tomb` is its tombstone.
     Reset,
     /// The packet belongs to another connection, which is not followed.
     Untracked,
@@ -53,7 +53,7 @@ pub fn find(work: &mut Work) -> Option<FoundFlow> {
     let mut found = FoundFlow::find(&work.packet.key);
     let link = reread(&work.packet.link);
     let elsewhere = match found {
-        // The link can be read without the lock, because it never changes.
+        // The link can be read without the lock, because the link of a flow never changes.
         Some(flow) => !flow.link().is(link),
         None => true,
     };

@@ -59,7 +59,7 @@ pub enum Kind {
 /// processed.
 pub type Parse = (Kind, Option<&'static mut Work>);
 
-/// The result of an attempt to parse. `Err` means that the headers are not in the linear part.
+/// The result of an attempt to parse. `Err` means that not all headers are in the linear part.
 pub type Attempt = Result<Parse, ()>;
 
 /// The word before the IPv4 address in an IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2).

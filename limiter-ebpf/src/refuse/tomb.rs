@@ -9,7 +9,7 @@
 //! - `client_next` and `server_next`, the sequence numbers after the last bytes that the client and
 //!   the server have sent. The next packet makes up for a lost update, because a sender whose bytes
 //!   are not acknowledged retransmits them.
-//! - `tsval`. A stale value is replaced by the client's next echo.
+//! - `tsval`. A stale value is replaced when the client echoes a newer one.
 //! - Some of the flags. The loss of a flag costs at most an additional or a missing segment.
 //!
 //! This module never removes a tombstone. Only a new connection or the LRU map does. Therefore a
