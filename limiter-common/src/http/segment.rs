@@ -14,7 +14,7 @@ use super::{
 /// The number of bytes that are loaded after a long chunk, where only the line with the size of the
 /// next chunk matters.
 const SMALL: u32 = 64;
-/// The minimum number of bytes that a long chunk has past the end of the window.
+/// A chunk is long if at least this many of its bytes lie beyond the window.
 pub(super) const LONG: u32 = 512;
 
 /// The value that stands for no offer in this segment. It is past the end of any payload.
@@ -23,7 +23,7 @@ pub(super) const NO_OFFER: u32 = u32::MAX;
 /// The source of payload: `bpf_skb_load_bytes` in the kernel, and a slice on the host.
 pub trait Payload {
     /// Copies `len` bytes of the payload, beginning at the offset `at`, to the address `to`.
-    /// Returns false if this is impossible.
+    /// Returns false if the payload cannot be read.
     ///
     /// # Safety
     /// `len` is 1 to [`WINDOW`], `len` bytes can be written at `to`, and the payload has at least
@@ -52,7 +52,7 @@ pub unsafe fn begin(scan: *mut Scan, parser: *const Parser, from: u32, len: u32)
             carry = 0;
         }
         if carry > 0 {
-            // SAFETY: both are arrays of at least that many words.
+            // SAFETY: both arrays have at least CARRY / 8 words.
             unsafe { copy::<{ CARRY / 8 }>(parser.carry.as_ptr(), scan.buf.as_mut_ptr()) };
             if scan.state.mode == MODE_STREAM {
                 // SAFETY: the stream has just been copied to the beginning of the buffer.
@@ -166,8 +166,8 @@ fn load(scan: &mut Scan, payload: &impl Payload) -> bool {
     if held > 0 && scan.end != CARRY as u32 {
         let mut i = 0;
         while i < CARRY / 8 {
-            // This moves the last CARRY bytes that were loaded to the beginning of the buffer. They
-            // may include bytes from before the window.
+            // The last CARRY bytes become the carry, at the beginning of the buffer. If the window
+            // was shorter, some of these bytes come from the old carry.
             scan.buf[i] = scan.take_carry(scan.end, i).to_le();
             i += 1;
         }
