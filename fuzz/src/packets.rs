@@ -42,8 +42,9 @@ pub const KEY: &str = "alpha";
 /// The number of features. A feature is a byte that the fuzzer watches.
 const FEATURES: usize = VERDICTS + 4 * MAX_FRAMES;
 
-/// The index of the first feature for verdicts. Before it, there is one feature for each counter.
-/// From it on, each frame has four features, one for each possible verdict.
+/// The index of the first feature for verdicts. The features at lower indices are those of the
+/// counters, and the features from this index on are those of the frames: four for each frame, one
+/// for each possible verdict.
 const VERDICTS: usize = counter::COUNT as usize;
 
 /// The features. libFuzzer treats each byte like the execution counter of a piece of code

@@ -34,7 +34,8 @@ pub mod policy {
     /// `unknown_key` only: adopt each unknown key, which means that the key gets a scope of its
     /// own.
     pub const ADOPT: u32 = 2;
-    /// `handshake` only: hide the end of the handshake from the server until the client sends data.
+    /// `handshake` only: drop the acknowledgement that completes the handshake, so that the server
+    /// receives it only with the client's first data.
     pub const DEFER: u32 = 3;
     /// `untracked` only: also forward untracked connections that cannot be older than the programs.
     pub const ANY: u32 = 4;

@@ -170,7 +170,8 @@ const MAX_CHAIN: u32 = 8;
 
 /// Returns the kind (`KIND_*`) of the field whose name begins at `begin`. The name is compared with
 /// the configured name number `name` (counted from one), and with all names that follow in the same
-/// entry of the index. A result above all kinds means that the field is malformed.
+/// entry of the index. A result above `KIND_REQUEST_METHOD`, the last of the kinds, means that the
+/// field is malformed.
 #[inline(always)]
 fn kind(scan: &mut Scan, rules: &Rules, begin: u32, name: u32) -> u32 {
     let cursor = scan.cursor(begin);

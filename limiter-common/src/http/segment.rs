@@ -184,8 +184,9 @@ fn load(scan: &mut Scan, payload: &impl Payload) -> bool {
     let at = scan.at;
     // SAFETY: the buffer is longer than CARRY.
     let to = unsafe { scan.buf.as_mut_ptr().cast::<u8>().add(CARRY) };
-    // SAFETY: the mask keeps `bytes` between 1 and WINDOW, at most that many bytes are left, and
-    // the buffer has room for a window after the carry.
+    // SAFETY: the mask keeps `bytes` between 1 and WINDOW. `unit` calls this function only if bytes
+    // are left, and `bytes` is at most that number. The buffer has room for a window after the
+    // carry.
     unsafe { payload.load(at, to, bytes as u32) }
 }
 
@@ -378,7 +379,7 @@ pub unsafe fn end(scan: *mut Scan, parser: *mut Parser) {
         parser.state.begun = scan.state.begun;
         parser.state.carry = 0;
         if carried > 0 {
-            // SAFETY: the carry is an array of that many words.
+            // SAFETY: the carry is an array of CARRY / 8 words.
             unsafe { zero::<{ CARRY / 8 }>(parser.carry.as_mut_ptr()) };
         }
         return;
@@ -414,7 +415,7 @@ pub unsafe fn end(scan: *mut Scan, parser: *mut Parser) {
         }
     } else if carried > 0 {
         // The carry is cleared, because its bytes may be a part of a key. SAFETY: the carry is an
-        // array of that many words.
+        // array of CARRY / 8 words.
         unsafe { zero::<{ CARRY / 8 }>(parser.carry.as_mut_ptr()) };
     }
 }

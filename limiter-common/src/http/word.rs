@@ -196,7 +196,7 @@ pub(super) fn window(bytes: u64) -> u64 {
     #[cfg(target_arch = "bpf")]
     {
         let mut bytes = bytes;
-        // SAFETY: it is arithmetic on a register.
+        // SAFETY: the instructions change only a register.
         unsafe {
             core::arch::asm!(
                 "{0} += -1",
@@ -221,7 +221,7 @@ pub(super) fn masked<const MASK: i32>(value: u64) -> u64 {
     #[cfg(target_arch = "bpf")]
     {
         let mut value = value;
-        // SAFETY: it is arithmetic on a register.
+        // SAFETY: the instructions change only a register.
         unsafe {
             core::arch::asm!(
                 "{0} &= {mask}",
