@@ -150,8 +150,8 @@ fn put_checksum(bytes: &mut [u8], at: usize, before: &[u8]) {
 ///
 /// # Panics
 /// Panics without root. Also panics if a receiver would not accept a packet that the programs have
-/// sent or changed, or if the programs have touched a readable packet in which the number of the
-/// guarded port does not occur.
+/// sent or changed, or if the programs have not passed a packet unchanged although it is readable
+/// and does not contain the number of the guarded port.
 pub fn check(input: &[u8]) {
     let mut programs = Programs::fresh();
     let mut limits = no_limits();

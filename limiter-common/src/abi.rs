@@ -98,8 +98,8 @@ pub struct Config {
     pub fingerprint_key: [u64; fingerprint::KEY_WORDS],
 }
 
-/// The value of the map `PORTS` (array, one entry). Each TCP port has one bit, which is bit `port %
-/// 64` of the word `port / 64`. The bit is set if the port is guarded.
+/// The value of the map `PORTS` (array, one entry). Bit `port % 64` of the word `port / 64` is set
+/// if the TCP port is guarded.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Ports(pub [u64; 1024]);
@@ -201,9 +201,10 @@ pub struct Limits {
     /// The text set for refusals (see [`TextKey`]).
     pub text_set: u32,
     /// The allowance, as a [`crate::day::DayCount`]: the day, and the number of requests that the
-    /// store has recorded for this day in advance. A request beyond the allowance is held, which
-    /// means that it is dropped and TCP retransmits it. Therefore no admitted request is missing
-    /// from the store after a crash.
+    /// store has recorded for this day in advance. Until [`Clock::attended_until_ns`], a request
+    /// beyond the allowance is held, which means that it is dropped and TCP retransmits it.
+    /// Therefore no request that was admitted before this time is missing from the store after a
+    /// crash. After this time, [`Config::unattended`] applies.
     pub allowed: u64,
     /// The number of requests that are admitted on a new day before the store has a record of that
     /// day; 0 if `allowed` is not enforced.
