@@ -30,8 +30,8 @@ impl Engine {
     /// ended.
     ///
     /// # Errors
-    /// Returns an error if the store cannot be written. Counts that could not be written are
-    /// written with the next change of the scope, and the kernel continues to count in any case.
+    /// Returns an error if the store cannot be written. The next flush writes these counts again,
+    /// and the kernel continues to count in any case.
     pub fn flush(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
         let accounting = &self.setup.config().accounting;
         let plane = self.plane.as_ref();
