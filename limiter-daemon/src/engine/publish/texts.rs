@@ -11,8 +11,8 @@ use limiter_common::abi::{MAX_TEXT, Text, reason};
 
 use crate::domain::limits::Limits;
 
-/// The initial contents of a slot. If a slot were ever sent without being filled, one second would
-/// be a safe value.
+/// The initial contents of a slot. The value in an unfilled slot is one second, which would do no
+/// harm if it were sent.
 const SLOT: &str = "1       ";
 
 /// The maximum size of the status line and fields in bytes, including the blank line.

@@ -27,8 +27,9 @@ use crate::{
 /// the operator.
 ///
 /// # Errors
-/// Returns an error if the end has passed or cannot be represented, or if it concerns limits that
-/// the request does not name and the request does not confirm this.
+/// Returns an error if the end has passed or cannot be represented. Also returns an error if the
+/// end would also apply to limits that the request does not name, unless the request confirms this
+/// (`for_all`).
 pub(crate) fn over(
     before: Option<&Override>,
     request: SetLimits,
