@@ -300,7 +300,7 @@ impl FlowTable {
 const FAIR_PERCENT: u64 = 90;
 
 /// Returns the max-min fair share of the flows: the largest limit per client under which the flows
-/// of all clients fit into `room`. A client loses flows only if no other client would keep more.
+/// of all clients fit into `room`. Only the clients with the most flows are above this limit.
 /// `clients` contains the present number of flows of each client. Returns 0, which means no limit,
 /// if there is only one client.
 fn fair_share(clients: &mut [u64], room: u64) -> u64 {

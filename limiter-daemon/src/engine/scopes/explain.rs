@@ -341,8 +341,8 @@ impl Explainer<'_> {
         let then = if is_over { self.plane.ended(id)? } else { None };
         let state = self.plane.state(id);
         Ok(ScopeWords {
-            // The allowance and the flags are in the scope's own entry even after its override has
-            // ended.
+            // The allowance and the flags are those of the scope's own entry, even after its
+            // override has ended.
             limits: then.map_or(own, |then| abi::Limits {
                 allowed: own.allowed,
                 ahead: own.ahead,
