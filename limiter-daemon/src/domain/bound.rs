@@ -138,8 +138,7 @@ impl Range {
     /// Returns `value` if it is within the range.
     ///
     /// # Errors
-    /// Returns [`LimitError::Range`], which names both ends of the range, if the value is not
-    /// within it.
+    /// Returns [`LimitError::Range`], which states the range, if the value is not within it.
     pub fn check(self, value: u64) -> Result<u64, LimitError> {
         if (self.min..=self.max).contains(&value) {
             return Ok(value);
@@ -163,7 +162,8 @@ impl Range {
     /// Parses a number or `unlimited`.
     ///
     /// # Errors
-    /// Returns [`LimitError::Form`], which states what would be valid, if the text is not a number.
+    /// Returns [`LimitError::Form`], which states what would be valid, if the text is neither a
+    /// number nor `unlimited`.
     pub fn parse(self, text: &str) -> Result<Bound<u64>, LimitError> {
         if text == "unlimited" {
             return Ok(Bound::Unlimited);
@@ -186,8 +186,7 @@ impl Range {
     /// 32 bits.
     ///
     /// # Errors
-    /// Returns [`LimitError::Range`], which names both ends of the range, if the value is not
-    /// within it.
+    /// Returns [`LimitError::Range`], which states the range, if the value is not within it.
     pub fn check_u32(self, value: u64) -> Result<u32, LimitError> {
         let out = LimitError::Range {
             name: self.name,

@@ -22,7 +22,7 @@ const SECRET_DIGITS: usize = 43;
 const CHECK_DIGITS: usize = 6;
 /// The number of characters in a generated key.
 const LENGTH: usize = PREFIX.len() + SECRET_DIGITS + CHECK_DIGITS;
-/// The number of base-32 digits in the id of a key, which together hold 50 bits.
+/// The number of base-32 digits in the id of a key. Ten digits hold 50 bits.
 const ID_DIGITS: usize = 10;
 
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";

@@ -131,7 +131,8 @@ impl FromStr for Rate {
     }
 }
 
-/// Parses ASCII digits only, whereas `u64::from_str` would also accept a plus sign.
+/// Returns the number that `text` states in ASCII digits, or `None` if `text` has any other
+/// character or the number has more than 64 bits. (`u64::from_str` would also accept a plus sign.)
 fn digits(text: &str) -> Option<u64> {
     (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()))
         .then(|| text.parse().ok())

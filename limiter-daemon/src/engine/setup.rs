@@ -23,7 +23,7 @@ use crate::{
 /// The settings of the engine.
 pub(crate) struct Setup {
     config: Config,
-    /// The command-line options, which override the file at every reload.
+    /// The command-line options, which override the configuration file at every reload.
     overlay: Overlay,
     secret: Secret,
 }

@@ -256,7 +256,7 @@ impl Store {
         Ok(())
     }
 
-    /// Sets the own mode of a scope. If `mode` is `None`, the mode of the tier applies again.
+    /// Sets the scope's own mode. If `mode` is `None`, the mode of the tier applies again.
     ///
     /// # Errors
     /// Returns an error if SQLite fails.

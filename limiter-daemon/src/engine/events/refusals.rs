@@ -217,8 +217,8 @@ impl Tally {
     }
 }
 
-/// Returns the [`LINES`] largest items by scope and reason, and adds up the remaining ones by
-/// reason alone.
+/// Returns the [`LINES`] items with the largest counts. The counts of all other items are added up
+/// by reason alone, and get no scope.
 fn bounded(mut rest: Vec<Unreported>) -> Vec<Unreported> {
     if rest.len() <= LINES {
         return rest;

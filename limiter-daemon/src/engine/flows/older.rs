@@ -118,7 +118,7 @@ impl Arrival {
         }
     }
 
-    /// Enters the connections of this host's sockets into the table of flows. The programs must
+    /// Adds the connections of this host's sockets to the untracked connections. The programs must
     /// already follow new connections when this is called. Returns the reason if the sockets cannot
     /// be listed, and `None` otherwise.
     pub(crate) fn finish(

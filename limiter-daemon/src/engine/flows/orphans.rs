@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Orphaned connections. The server, which is on this host, no longer has a socket for such a
-//! connection, and sends no more packets on it, although the programs have seen no FIN or RST.
+//! Orphaned connections, and the check that removes their flows. The server, which is on this host,
+//! no longer has a socket for such a connection, and sends no more packets on it, although the
+//! programs have seen no FIN or RST.
 
 use std::{collections::HashMap, io, net::SocketAddr, thread, time::Duration};
 

@@ -62,8 +62,8 @@ pub(crate) fn publish(
     Ok(adopted.map(|(key, entry)| (key, entry.scope)).collect())
 }
 
-/// Returns the digests, scopes and flags of the unknown keys that have scopes. Keys for which the
-/// kernel has another scope are left out, because the kernel's entry is newer.
+/// Returns the digests, scopes and flags of the unknown keys that have scopes. Leaves out the keys
+/// for which the kernel has a scope with another id, because the kernel's entry is newer.
 fn unknown_keys(scopes: &Scopes, present: &HashMap<Digest, KeyEntry>) -> Vec<(Digest, u32, u32)> {
     let keys = scopes.iter().filter_map(|scope| {
         let (key, id) = (scope.record.unknown?, scope.record.id);

@@ -38,8 +38,8 @@ impl Engine {
         report.done = describe_changes(before, &config);
         self.accept(config)?;
         if let Some((arrival, clock)) = arrival.as_ref().zip(self.clock.publisher()) {
-            // This has to be done before the first packet of an older connection reaches the
-            // programs.
+            // The period for older connections has to begin before the first packet of such a
+            // connection reaches the programs.
             arrival.begin(clock)?;
         }
         self.put_config_in_force(caller)?;
@@ -61,7 +61,7 @@ impl Engine {
         Ok(report)
     }
 
-    /// Puts a configuration into force in memory.
+    /// Replaces the configuration in memory.
     ///
     /// # Errors
     /// Returns an error if an override is not valid with the new tiers. The previous configuration

@@ -59,7 +59,7 @@ struct Standing {
     until: Option<DateTime<Utc>>,
 }
 
-/// The state of the engine at one moment, from which explanations are made.
+/// The parts of the engine that explanations are based on.
 pub(crate) struct Explainer<'a> {
     pub(crate) plane: &'a dyn Plane,
     pub(crate) store: &'a Store,

@@ -199,10 +199,9 @@ impl Engine {
         self.flush_some(&ids, now)
     }
 
-    /// Returns the entries of `adopted` that are still in the kernel and whose ids belong to no
-    /// scope in memory. The keys of the other entries have been registered since then, or their
-    /// scopes are already in memory. If an id belongs to the scope of another key, removes the key
-    /// of the entry from the kernel.
+    /// Returns the entries of `adopted` for which scopes have to be added. Skips an entry if its
+    /// key has been registered since then, or if its scope is already in memory. If the id of an
+    /// entry belongs to the scope of another key, also removes the entry's key from the kernel.
     fn new_among(&mut self, adopted: &[(Digest, u32)]) -> Result<Vec<(Digest, u32)>, ApiError> {
         let mut new = Vec::new();
         for (key, id) in adopted {

@@ -50,8 +50,8 @@ const FORGET_AT_ONCE: usize = 8192;
 pub(crate) struct Unknown {
     /// The names of the scopes, by the digests of their keys.
     names: HashMap<Digest, ScopeName>,
-    /// The ids that the kernel can take, and the ids that it has taken but that have not been
-    /// recorded yet.
+    /// The ids that the daemon has offered to the kernel. An id stays here until the daemon has
+    /// recorded the scope for which the kernel took it.
     offered: HashSet<u32>,
     /// The ids in `offered` that the kernel had already taken in the last round.
     taken: HashSet<u32>,
