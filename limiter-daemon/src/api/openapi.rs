@@ -131,7 +131,8 @@ fn query_parameters(query: Option<SchemaOf>, schemas: &mut Schemas) -> Vec<Value
         let mut schema = schema.clone();
         let fields = schema.as_object_mut().expect("an object");
         let description = fields.remove("description");
-        // `null` is not a default here, because a missing parameter of a query has no JSON value.
+        // A default of `null` is left out, because a parameter that is missing from a query has no
+        // JSON value.
         if fields.get("default") == Some(&Value::Null) {
             fields.remove("default");
         }

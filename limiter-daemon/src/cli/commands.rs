@@ -181,9 +181,10 @@ fn key(client: &Client, command: KeyCommand, json: bool) -> Result<(), Failure> 
     }
 }
 
-/// The maximum number of bytes that are read from standard input for a key, which is the maximum
-/// size of the head of a request. This number exceeds the maximum length of a key, because `key
-/// check` also accepts longer values. The kernel may have created a scope for such a value.
+/// The maximum number of bytes that are read from standard input for a key. It is larger than the
+/// maximum length of a key, because a request can carry a longer value, for which a scope of
+/// unknown keys may exist. `key check` therefore accepts any value that fits into the head of a
+/// request.
 const MAX_VALUE: u64 = 16 * 1024;
 
 /// Reads a key from standard input. The key is one line, without its line end. It is not an

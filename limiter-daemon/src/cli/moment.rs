@@ -140,7 +140,7 @@ fn date(text: &str, today: NaiveDate) -> Result<NaiveDate, String> {
     })
 }
 
-/// Parses a time or a UTC day. For a day, it returns the beginning of the day.
+/// Parses a time or a UTC day. A day stands for its beginning.
 fn fixed(text: &str) -> Option<DateTime<Utc>> {
     if let Ok(at) = DateTime::parse_from_rfc3339(text) {
         return Some(at.with_timezone(&Utc));

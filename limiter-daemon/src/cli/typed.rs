@@ -36,8 +36,8 @@ pub(super) fn try_parse(words: impl IntoIterator<Item = OsString>) -> clap::erro
 
 /// Joins a value that begins with a hyphen to the option before it, as in `--daily-quota=-1`. clap
 /// would report an unknown option if the value were a separate word. For a joined value, the error
-/// states the valid values. No option of limiter begins with a hyphen and a digit, a point or a
-/// blank.
+/// states the valid values. A word is joined only if a digit, a point or a blank follows its
+/// hyphen, because no option of limiter begins like that.
 fn joined(
     words: impl IntoIterator<Item = OsString>,
     options: &BTreeSet<String>,

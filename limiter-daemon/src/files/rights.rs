@@ -56,14 +56,14 @@ impl Rights {
         let Some(Owner { uid, gid }) = self.0 else {
             return Ok(AssumedRights(None));
         };
-        // The group is changed before the user, because changing the user from root to another user
-        // removes root's capabilities over files (capabilities(7)).
+        // The group is changed first, so that this does not depend on the capabilities that root
+        // loses when the user is changed (capabilities(7)).
         let assumed = AssumedRights(Some(Owner {
             gid: setfsgid(gid),
             uid: setfsuid(uid),
         }));
         // Neither call reports an error. Each call returns the id that was in force before it
-        // (setfsuid(2)).
+        // (setfsuid(2)), so a second call shows whether the first one succeeded.
         if (setfsuid(uid), setfsgid(gid)) == (uid, gid) {
             Ok(assumed)
         } else {

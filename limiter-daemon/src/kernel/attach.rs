@@ -49,7 +49,7 @@ pub(super) struct Attachments {
     patience: BTreeMap<InterfaceHook, Patience>,
 }
 
-/// The data about an attached program.
+/// The interface of an attached program, and the position of the program at the hook.
 #[derive(Debug, Clone)]
 struct Location {
     /// The index that the interface had when the program was attached.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Lists the filters of the clsact qdisc in order, finds ours among them, and removes them.
+//! Lists the filters of the clsact qdisc in order, and finds and removes ours.
 
 use std::{collections::BTreeMap, io, path::Path};
 
@@ -141,8 +141,8 @@ pub(super) fn qdiscs(route: &mut Route) -> io::Result<Qdiscs> {
 }
 
 impl Filters {
-    /// Lists the filters at a hook of an interface. If the qdisc lacks this hook, the kernel lists
-    /// the filters of the other hook (see [`qdiscs`]).
+    /// Lists the filters at a hook of an interface. An `ingress` qdisc has no egress hook. The
+    /// kernel then lists the filters of the ingress hook instead (see [`qdiscs`]).
     ///
     /// # Errors
     /// Returns an error if the kernel rejects the request, or if the interface is gone.

@@ -187,7 +187,8 @@ impl LargerMaps {
 }
 
 impl NewMaps {
-    /// Copies the maps that packets change.
+    /// Copies the maps whose sizes differ. `ENDED` is left out, because only the daemon changes it
+    /// and [`Self::copy_ended`] has copied it already.
     fn copy(&mut self, old: &MapSet, hold: &mut Hold<'_>) -> Result<(), KernelError> {
         let (from, to) = (old.tables, self.set.tables);
         let (scopes, unknown, flows) = (
