@@ -26,8 +26,8 @@ impl Rights {
     /// Returns the rights of the owner of `directory` if this process runs as root and the owner is
     /// another user. Otherwise this returns [`Rights::OWN`].
     ///
-    /// If this returns the rights of the owner, this process has also given up root's supplementary
-    /// groups, because these groups would be in force in addition to the group of the owner.
+    /// If this returns the rights of the owner, it has also dropped root's supplementary groups for
+    /// the whole process, because they would apply in addition to the group of the owner.
     ///
     /// # Errors
     /// Returns the error of the system call.

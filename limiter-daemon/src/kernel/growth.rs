@@ -120,8 +120,8 @@ impl LargerMaps {
             }
             loaded(&mut set.ebpf, hold_name(hook, link_layer))?;
         }
-        // Loading a program requires all maps of this set. The maps that both sets share are closed
-        // in this set at the end of this function, so these programs are loaded before that.
+        // Loading a program requires all maps of this set. The clock and the rings, which both sets
+        // share, are closed when this function returns, so these programs are loaded here.
         for name in [SWEEP_PROGRAM, FORGET_PROGRAM] {
             loaded(&mut set.ebpf, name)?;
         }

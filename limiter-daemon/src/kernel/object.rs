@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Loads the programs together with their maps and attachments.
+//! Loads the programs and their maps.
 
 use std::os::fd::OwnedFd;
 

@@ -15,8 +15,8 @@ impl PinDirectory {
     /// Returns `None` if no such layout is pinned.
     ///
     /// # Errors
-    /// Returns [`KernelError::Io`] if a directory cannot be read or changed, and
-    /// [`KernelError::Map`] if a map cannot be opened.
+    /// Returns [`KernelError::Io`] if a directory cannot be read, and [`KernelError::Map`] if a map
+    /// cannot be opened.
     pub fn pinned_tables(&self) -> Result<Option<Tables>, KernelError> {
         let layouts = layouts(self)?;
         let known = layouts

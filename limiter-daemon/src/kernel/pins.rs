@@ -31,8 +31,8 @@ pub(super) const LINKS: &str = "links";
 /// The suffix of a directory whose maps will replace those in the directory without the suffix.
 pub(super) const GROWING: &str = "-growing";
 
-/// The number of entries in the map of response texts. Each distinct set of limits has four of
-/// them.
+/// The number of entries in the map of response texts. Each distinct set of limits needs four
+/// texts.
 pub(super) const TEXT_ENTRIES: u32 = 65_536;
 /// The number of entries in the map of tombstones. When this LRU map is full, the least recently
 /// used tombstone is dropped.

@@ -47,8 +47,8 @@ pub struct CountPair {
     pub recounted: u64,
 }
 
-/// The value of a [`CountPair`] that is read first. Packets can change both values between the two
-/// reads.
+/// The value of a [`CountPair`] that is read first. The order matters, because packets can change
+/// both values between the two reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadFirst {
     /// The count.

@@ -18,7 +18,7 @@ use super::{
     pins::PinDirectory,
 };
 
-/// The directories and pins that existed before this process created any.
+/// The state of the pin directory before this process changed it.
 #[derive(Debug)]
 pub struct PinSnapshot {
     pins: PinDirectory,
