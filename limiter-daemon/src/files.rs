@@ -112,8 +112,8 @@ impl TrustError {
     }
 }
 
-/// Returns a phrase for messages that names a user, for example `the user alice (uid 1000)`, or
-/// only the id if the user has no name.
+/// Returns a user in the form for messages, for example `the user alice (uid 1000)`. If the user
+/// has no name, only the id is given.
 fn user(uid: u32) -> String {
     match User::from_uid(Uid::from_raw(uid)) {
         Ok(Some(user)) => format!("the user {} (uid {uid})", user.name),
@@ -121,7 +121,7 @@ fn user(uid: u32) -> String {
     }
 }
 
-/// Returns whether `uid` is that of root or of this process.
+/// Returns whether `uid` is the user id of root or of this process.
 fn is_ours(uid: u32) -> bool {
     uid == 0 || uid == Uid::effective().as_raw()
 }
@@ -214,7 +214,7 @@ pub fn resolve(
     Ok(real)
 }
 
-/// Returns the parts of a path, beginning with the last one.
+/// Returns the parts of a path in reverse order.
 fn parts(path: &Path) -> Vec<std::ffi::OsString> {
     path.components()
         .rev()

@@ -92,8 +92,7 @@ impl From<QueryRejection> for ApiError {
 
 impl From<BytesRejection> for ApiError {
     fn from(error: BytesRejection) -> Self {
-        // Only the import of a key file uses this extractor, and therefore the error concerns the
-        // file.
+        // Only the import of a key file uses this extractor, so the error concerns the file.
         Self::invalid_key(error.body_text())
     }
 }

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{domain::scope::ScopeName, protocol::error::ProblemBody};
 
-/// The generators of the schemas of requests and of responses. The schemas differ in the fields
-/// that may be missing.
+/// The generators of the schemas of requests and of responses. There are two, because fields that
+/// may be missing in requests are different from those in responses.
 struct Schemas {
     requests: SchemaGenerator,
     responses: SchemaGenerator,
@@ -120,7 +120,7 @@ fn path_parameters(path: &str, schemas: &mut Schemas) -> Vec<Value> {
     names.map(|name| path_parameter(name, schemas)).collect()
 }
 
-/// Returns the parameters of the query, which are the properties of the schema.
+/// Returns one parameter for each property of the schema `query`.
 fn query_parameters(query: Option<SchemaOf>, schemas: &mut Schemas) -> Vec<Value> {
     let Some(query) = query else {
         return Vec::new();

@@ -85,7 +85,7 @@ pub(super) fn run(command: Command, socket: Option<&Path>, json: bool) -> Result
         | Command::Detach(_)
         | Command::Completions { .. }
         | Command::ManPages { .. } => {
-            // `dispatch` handles these commands itself, since they do not begin with a request.
+            // `dispatch` handles these commands itself.
             Err(Failure::failed("this command does not send a request to a daemon"))
         }
     }

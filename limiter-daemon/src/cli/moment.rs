@@ -105,7 +105,7 @@ fn since(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, String> {
     let at = match (fixed(text), span(text.strip_prefix('-').unwrap_or(text))) {
         (Some(at), _) => at,
         // The difference may be a time that RFC 3339 cannot express. There are no records from
-        // before 1970, and therefore all earlier times are replaced by the beginning of 1970.
+        // before 1970, so all earlier times become the beginning of 1970.
         (None, Some(span)) => now
             .checked_sub_signed(span)
             .unwrap_or_default()

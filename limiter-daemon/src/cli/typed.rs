@@ -16,8 +16,8 @@ use crate::domain::plain;
 /// Returns the exit status, which is 2 for usage errors and 0 for `--help`, as in clap.
 pub(super) fn parse() -> Result<Cli, ExitCode> {
     try_parse(std::env::args_os()).map_err(|error| {
-        // The text quotes the command line, which may contain invisible characters from a
-        // clipboard.
+        // The text quotes the command line. Invisible characters in it, for example from a
+        // clipboard, are escaped.
         let plain = error.render().to_string();
         let shown = plain::shown_lines(&plain);
         if shown == plain {

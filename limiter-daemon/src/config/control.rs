@@ -56,7 +56,7 @@ impl Control {
 }
 
 /// Returns whether `text` can be the name of a group. Numbers are excluded, because some tools
-/// would take a number for the id of a group, and other tools would take it for the name.
+/// treat a number as the id of a group, and others treat it as the name.
 fn is_group(text: &str) -> bool {
     (1..=MAX_NAME).contains(&text.len())
         && text

@@ -208,8 +208,8 @@ impl Filters {
 
 fn filter(message: &[u8]) -> Option<Filter> {
     let rest = message.get(TC_BODY..)?;
-    // Filters of other chains are left out. Packets reach them only through a filter that sends the
-    // packets there.
+    // Filters of other chains are left out, because packets reach another chain only if a filter
+    // sends them there.
     if attribute(rest, TCA_CHAIN).and_then(|chain| word(chain, 0)) > Some(0) {
         return None;
     }

@@ -230,8 +230,8 @@ impl NewMaps {
         Ok(())
     }
 
-    /// Copies the keys that are new or different. No key has to be removed from the copy, because
-    /// the kernel programs never remove keys.
+    /// Copies the keys that are new, or have changed since the last copy. No key has to be removed
+    /// from the copy, because the kernel programs never remove keys.
     fn copy_keys(&mut self, old: &MapSet) -> Result<(), KernelError> {
         if key_entries(&old.tables) == key_entries(&self.set.tables) {
             return Ok(());
@@ -291,7 +291,7 @@ fn make_directory(
 }
 
 /// Returns the identity of a set of maps. The identity consists of the boot id and the id of one of
-/// the maps. The kernel does not assign the id of a map again before a reboot. Larger maps keep the
+/// the maps. The kernel does not reuse the id of a map before a reboot. Larger maps keep the
 /// identity of the maps that they replace.
 pub(super) fn identity(maps: &Path) -> Result<String, KernelError> {
     let link = maps.join(IDENTITY);
@@ -306,7 +306,7 @@ pub(super) fn identity(maps: &Path) -> Result<String, KernelError> {
     Ok(format!("{}:{}", boot.trim(), info.id()))
 }
 
-/// Copies the identity from the directory `old` to the directory `new`. The maps in both
+/// Copies the identity from the directory `old` to the directory `new`, because the maps in both
 /// directories hold the same state of scopes.
 ///
 /// # Errors

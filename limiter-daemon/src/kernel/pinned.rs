@@ -26,7 +26,8 @@ impl PinDirectory {
         let Some((_, maps)) = known.filter(|(_, maps)| maps.join(map::STATE).exists()) else {
             return Ok(None);
         };
-        // Maps that are not pinned will be created with the smallest size.
+        // Maps that are not pinned will be created with the smallest size, because they have no
+        // contents that could be taken over.
         let smallest = Tables {
             flows: 1,
             scopes: 1,

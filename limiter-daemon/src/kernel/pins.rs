@@ -163,8 +163,7 @@ pub(super) fn key_entries(tables: &Tables) -> u32 {
 }
 
 /// Returns the number of entries in the map of untracked connections. It is `tables.flows`, the
-/// maximum number of tracked connections, but at least 65,536. On a host with a small
-/// `tables.flows`, this minimum is enough.
+/// maximum number of tracked connections, but at least 65,536.
 pub(super) fn untracked_entries(tables: &Tables) -> u32 {
     tables.flows.max(65_536)
 }

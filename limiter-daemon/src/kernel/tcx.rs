@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Attaches programs by TCX links, before other programs if the configuration requires that, and
-//! reads the places of links.
+//! Attaches programs with TCX links, before other programs if the configuration requires that, and
+//! reads the positions of the programs.
 
 use std::{fs, io, path::Path};
 

@@ -24,8 +24,8 @@ pub struct PinSnapshot {
     pins: PinDirectory,
     /// The directories that did not exist, with the innermost first.
     new_directories: Vec<PathBuf>,
-    /// The pinned maps and links of all layouts. This is `None` as long as this process cannot have
-    /// created any.
+    /// The pinned maps and links of all layouts. This is `None` until [`Self::note_pins`] is
+    /// called, before which this process creates none.
     pinned: Option<BTreeSet<PathBuf>>,
 }
 

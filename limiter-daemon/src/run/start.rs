@@ -248,12 +248,14 @@ fn put_up(
     };
     let mut engine = Engine::start(parts, Utc::now())?;
     engine.set_publisher(Arc::clone(&clock));
-    // Enforcement begins here, when the maps are complete.
+    // From here on the programs enforce allowances (`Clock::attended_until_ns`), because the maps
+    // are complete.
     clock.publish()?;
     *attaching = true;
     engine.attach_first(arrival, interfaces)?;
     if engine.prepare_tables(&wanted) {
-        // No round of the engine ran while the larger tables were prepared, so one is run now.
+        // No round of the engine has extended `Clock::attended_until_ns` while the larger tables
+        // were prepared, so one is run now.
         engine.tick(Utc::now());
         clock.publish()?;
         engine.make_tables_larger(&wanted)?;
