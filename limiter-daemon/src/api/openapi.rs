@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{domain::scope::ScopeName, protocol::error::ProblemBody};
 
-/// The generators of the schemas of requests and of responses. There are two, because fields that
-/// may be missing in requests are different from those in responses.
+/// The generators of the schemas of requests and of responses. There are two, because requests and
+/// responses differ in which fields may be missing.
 struct Schemas {
     requests: SchemaGenerator,
     responses: SchemaGenerator,

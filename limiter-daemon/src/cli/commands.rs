@@ -182,8 +182,8 @@ fn key(client: &Client, command: KeyCommand, json: bool) -> Result<(), Failure> 
 }
 
 /// The maximum number of bytes that are read from standard input for a key. It is larger than the
-/// maximum length of a key, because a request can carry a longer value, for which a scope of
-/// unknown keys may exist. `key check` therefore accepts any value that fits into the head of a
+/// maximum length of a key, because a request can carry a longer value, for which the kernel may
+/// have created a scope. `key check` therefore accepts any value that fits into the head of a
 /// request.
 const MAX_VALUE: u64 = 16 * 1024;
 

@@ -28,7 +28,8 @@ impl Standing {
 }
 
 /// The prefix of the names of all programs of every limiter. Our program does not have to precede
-/// those of another limiter, because it also sees each packet that they let through.
+/// the programs of another limiter, because our program also sees each packet that they let
+/// through.
 const NAME_PREFIX: &str = "limiter_";
 
 /// The number of recent attempts after which this process assumes that other software undoes every

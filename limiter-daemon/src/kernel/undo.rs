@@ -25,7 +25,7 @@ pub struct PinSnapshot {
     /// The directories that did not exist, with the innermost first.
     new_directories: Vec<PathBuf>,
     /// The pinned maps and links of all layouts. This is `None` until [`Self::note_pins`] is
-    /// called, before which this process creates none.
+    /// called, because this process creates no pins before that.
     pinned: Option<BTreeSet<PathBuf>>,
 }
 
