@@ -84,8 +84,9 @@ pub struct JobResult {
 impl Peer {
     /// Runs the client in the client's namespace.
     ///
-    /// # Panics Panics if the program itself fails. If its library reports an error for a request,
-    /// the error is a part of the results instead.
+    /// # Panics
+    /// Panics if the program itself fails. If its library reports an error for a request, the error
+    /// is a part of the results instead.
     #[track_caller]
     pub fn run(self, lab: &Lab, job: &Job<'_>) -> JobResult {
         let mut command = self.command(lab, job);

@@ -14,6 +14,7 @@ use std::{
 pub struct BpfFs(OwnedFd);
 
 impl BpfFs {
+    /// # Errors
     /// Returns the kernel's error if the file system cannot be created, for example because the
     /// process is not root. `fsopen(2)` exists since Linux 5.2.
     pub fn new() -> io::Result<Self> {
@@ -53,12 +54,13 @@ impl BpfFs {
 
 /// Converts the result of a system call that returns a descriptor.
 ///
-/// If `result` is a descriptor, nothing else may own it.
+/// # Safety
+/// If `result` is not negative, it must be an open descriptor that nothing else owns.
 unsafe fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
     let raw = libc::c_int::try_from(result).map_err(io::Error::other)?;
-    // SAFETY: the caller guarantees that nothing else owns the descriptor.
+    // SAFETY: the caller guarantees that the descriptor is open and that nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
