@@ -43,7 +43,7 @@ fn pretend(limiter: &Limiter, version: impl FnOnce(u32) -> u32) -> PathBuf {
 #[test]
 fn under_load_the_counts_of_an_older_layout_are_carried_over() {
     // While the newer programs start, the older programs still change the counts. Two recounts
-    // correct the difference.
+    // correct the difference, so the interval between recounts is short.
     let mut rig = Rig::veth(|config| config.section("healing", "recount_interval = \"1s\"\n"));
     let key = rig.limiter.key("acme/web");
     let waiting = rig.limiter.key("acme/slow");
