@@ -106,7 +106,8 @@ fn over_midnight(meanwhile: impl FnOnce(&mut Limiter), after: impl FnOnce(&mut L
     night.time.set_before_midnight(BEFORE);
     let midnight = (night.time.now() + BEFORE).div_euclid(86_400) * 86_400;
     let today = night.time.date(0);
-    // The daemon publishes the time to the kernel programs once per second.
+    // The daemon publishes the time to the kernel programs once per second, so the test waits until
+    // they have it.
     eventually("the kernel sees the evening", || night.left() < 60);
     // The status of each response, with the time at which the response arrived.
     let answers = Mutex::new(Vec::new());
