@@ -380,9 +380,8 @@ fn an_older_layout_is_carried_over_and_made_larger_at_once() {
         resize(limiter, |size| size * 2);
         limiter.run(&[]);
     });
-    // The previous map of flows has another layout and is not carried over. The connections from
-    // before the restart therefore count as older than the limiter, and their requests are served
-    // without being counted.
+    // The map of flows of the older layout is not carried over. The connections from before the
+    // restart are therefore untracked, and their requests are served without being counted.
     let used = rig.limiter.usage("acme/web").used;
     assert!(before < used && used <= asked, "{before} {used} {asked}");
     assert_eq!(rig.limiter.count("/flows/capacity"), sizes(&rig.limiter)[0]);

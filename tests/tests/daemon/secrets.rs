@@ -283,7 +283,7 @@ fn regions_with(pid: u32, secrets: &[String]) -> Vec<String> {
     for line in maps.lines() {
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
         // A region that the process cannot write to contains only bytes of the file that is mapped
-        // there.
+        // there, so it is not searched.
         if !words[1].starts_with("rw") {
             continue;
         }

@@ -82,9 +82,8 @@ fn under_load_the_counts_of_an_older_layout_are_carried_over() {
     // The count includes requests from before the takeover.
     assert!(before > 100, "{before}");
     let count = |path: &str| rig.limiter.count(path);
-    // The older layout has a different table of connections, which is not carried over. The
-    // connections from before the takeover therefore count as older than the limiter and hold no
-    // slots.
+    // The map of flows of the older layout is not carried over. The connections from before the
+    // takeover are therefore untracked, and hold no slots.
     let (used, older) = (
         rig.limiter.usage("acme/web").used,
         count("/coverage/untracked_segments"),

@@ -51,7 +51,8 @@ fn a_package_limits_from_its_start_over_an_upgrade_to_its_removal() {
     assert!(!is_active());
     assert_eq!(machine.done(&["dpkg", "--verify", "limiter"]), "");
 
-    // After its start, the daemon enforces the limits as a user without privileges.
+    // The daemon enforces the limits as an unprivileged user with three capabilities and a seccomp
+    // filter.
     write_configuration(&machine, &configuration(&lab, "unknown_key = \"pass\""));
     machine.done(&["systemctl", "enable", "--now", UNIT]);
     let process = machine.property(UNIT, "MainPID");
