@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The parser of the configuration. Each error must state a position in the file.
+//! The parser of the configuration. Each error must state a position in the file, except for an
+//! error about a missing entry.
 
 use std::path::Path;
 
@@ -11,8 +12,8 @@ const FILE: &str = "limiter.toml";
 /// Parses a configuration.
 ///
 /// # Panics
-/// Panics if an error states no position, or states a line or a column that the file does not have.
-/// If an entry is missing, the error names only the file, without a line and a column.
+/// Panics if an error names neither the file nor a position in it, or if the file does not have the
+/// line or the column that an error states. The error for a missing entry names only the file.
 pub fn check(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else {
         return;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Packets for the kernel programs. The kernel runs the programs by `BPF_PROG_TEST_RUN`.
+//! Packets for the kernel programs, which the kernel runs with `BPF_PROG_TEST_RUN`.
 //!
 //! The kernel reports no coverage. The fuzzer therefore observes the counters and the verdicts of
 //! the programs instead.
@@ -22,8 +22,9 @@ const HEAD_LEN: usize = 3;
 const EGRESS: u8 = 1;
 /// The flag of a frame without an Ethernet header.
 const BARE: u8 = 2;
-/// The flag of a frame whose checksums are corrected before it is sent. Without it, random changes
-/// of an input would almost never lead to valid checksums.
+/// The flag of a frame whose checksums are corrected before it is sent. Without this correction,
+/// nearly all random changes of an input would lead to wrong checksums, and the programs would drop
+/// the packet.
 const CORRECT_CHECKSUMS: u8 = 4;
 
 /// The maximum length of a frame in bytes, without its first 14 bytes. `BPF_PROG_TEST_RUN` accepts
@@ -41,14 +42,15 @@ pub const KEY: &str = "alpha";
 /// The number of features. A feature is a byte that the fuzzer watches.
 const FEATURES: usize = VERDICTS + 4 * MAX_FRAMES;
 
-/// The index of the first feature of the verdicts. Each frame has four features, one for each
-/// possible verdict. The features of the counters come before them.
+/// The index of the first feature for verdicts. The features at lower indices are those of the
+/// counters, and the features from this index on are those of the frames: four for each frame, one
+/// for each possible verdict.
 const VERDICTS: usize = counter::COUNT as usize;
 
 /// The features. libFuzzer treats each byte like the execution counter of a piece of code
 /// (FuzzerExtraCounters.cpp).
-// The attribute `used` is needed, because nothing in this crate reads the array, and the compiler
-// could otherwise remove it.
+// Nothing in this crate reads the array. Without the attribute `used`, the compiler could remove
+// it.
 #[used]
 #[unsafe(link_section = "__libfuzzer_extra_counters")]
 static FEATURE_COUNTS: [AtomicU8; FEATURES] = [const { AtomicU8::new(0) }; FEATURES];
@@ -133,7 +135,7 @@ fn correct_checksums(frame: &mut [u8], ethernet: bool) {
     put_checksum(segment, 16, &pseudo);
 }
 
-/// Writes into `bytes`, at the offset `at`, the checksum of `before` followed by `bytes`.
+/// Computes the checksum of `before` and `bytes`, and writes it into `bytes` at the offset `at`.
 fn put_checksum(bytes: &mut [u8], at: usize, before: &[u8]) {
     let Some(place) = bytes.get_mut(at..at + 2) else {
         return;
@@ -148,8 +150,8 @@ fn put_checksum(bytes: &mut [u8], at: usize, before: &[u8]) {
 ///
 /// # Panics
 /// Panics without root. Also panics if a receiver would not accept a packet that the programs have
-/// sent or changed, or if the programs have touched a readable packet in which the number of the
-/// guarded port does not occur.
+/// sent or changed, or if the programs have not passed a packet unchanged although it is readable
+/// and does not contain the number of the guarded port.
 pub fn check(input: &[u8]) {
     let mut programs = Programs::fresh();
     let mut limits = no_limits();

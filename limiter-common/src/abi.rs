@@ -15,7 +15,7 @@ pub const ABI_VERSION: u32 = 6;
 /// The maximum length of a key in bytes.
 pub const MAX_KEY: usize = 128;
 
-/// The scope id that stands for no scope, for example for a request that is charged to no scope.
+/// The scope id that stands for no scope, for example if a request is not charged to any.
 pub const NO_SCOPE: u32 = u32::MAX;
 
 pub mod counter;
@@ -34,7 +34,8 @@ pub mod policy {
     /// `unknown_key` only: adopt each unknown key, which means that the key gets a scope of its
     /// own.
     pub const ADOPT: u32 = 2;
-    /// `handshake` only: hide the end of the handshake from the server until the client sends data.
+    /// `handshake` only: drop the acknowledgement that completes the handshake, so that the server
+    /// receives it only with the client's first data.
     pub const DEFER: u32 = 3;
     /// `untracked` only: also forward untracked connections that cannot be older than the programs.
     pub const ANY: u32 = 4;
@@ -99,8 +100,8 @@ pub struct Config {
     pub fingerprint_key: [u64; fingerprint::KEY_WORDS],
 }
 
-/// The value of the map `PORTS` (array, one entry). Each TCP port has one bit, which is bit `port %
-/// 64` of the word `port / 64`. The bit is set if the port is guarded.
+/// The value of the map `PORTS` (array, one entry). Bit `port % 64` of the word `port / 64` is set
+/// if the TCP port is guarded.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Ports(pub [u64; 1024]);
@@ -111,22 +112,22 @@ pub struct Ports(pub [u64; 1024]);
 pub struct Clock {
     /// The number of nanoseconds to add to `CLOCK_BOOTTIME` to get `CLOCK_REALTIME` (UTC).
     pub utc_offset_ns: u64,
-    /// The end, on `CLOCK_BOOTTIME` (ns), of the period in which an untracked connection may be
-    /// older than the programs. Until then, `policy::PASS` in `Config::untracked` admits untracked
-    /// connections. The period exists because a gateway has no list of the connections that were
-    /// open when the programs were attached.
+    /// The time on `CLOCK_BOOTTIME`, in ns, until which an untracked connection may be older than
+    /// the programs. Until then, `policy::PASS` in `Config::untracked` admits untracked
+    /// connections. The programs need this time on a gateway, which has no list of the connections
+    /// that were open when the programs were attached.
     pub older_until_ns: u64,
-    /// The end, on `CLOCK_BOOTTIME` (ns), of the period in which untracked connections are refused
-    /// regardless of `Config::untracked`. This time is set when half-open connections have been
-    /// removed early to make room, because a connection that was removed in this way must not be
-    /// mistaken for one that is older than the programs.
+    /// The time on `CLOCK_BOOTTIME`, in ns, until which untracked connections are refused
+    /// regardless of `Config::untracked`. The daemon sets this time when half-open connections have
+    /// been removed early to make room. Otherwise such a connection could be mistaken for one that
+    /// is older than the programs.
     pub refuse_untracked_until_ns: u64,
     /// The maximum number of flows of one client address; 0 for no limit. There is a limit only
     /// while the table of flows is nearly full.
     pub client_share: u64,
-    /// The end, on `CLOCK_BOOTTIME` (ns), of the period that the daemon's last complete write to
-    /// the store covers. Until then, [`Limits::allowed`] is enforced. A time in the past means that
-    /// the daemon is not running or cannot write.
+    /// The time on `CLOCK_BOOTTIME`, in ns, until which the daemon's last complete write to the
+    /// store is recent enough. Until then, [`Limits::allowed`] is enforced. A time in the past
+    /// means that the daemon is not running or cannot write.
     pub attended_until_ns: u64,
 }
 
@@ -180,9 +181,9 @@ pub const KEY_DISABLED: u32 = 1;
 /// The key was unknown, and the programs adopted it.
 pub const KEY_ADOPTED: u32 = 2;
 
-/// The value of the map `LIMITS` (array by scope id, `BPF_F_MMAPABLE`), which the daemon writes one
-/// 64-bit word at a time, and of the map `ENDED` (hash by scope id), which holds the limits that
-/// apply from `until_s` on.
+/// The value of two maps. `LIMITS` (array by scope id, `BPF_F_MMAPABLE`) holds the limits that
+/// apply until `until_s`, and the daemon writes it one 64-bit word at a time. `ENDED` (hash by
+/// scope id) holds the limits that apply from then on.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -202,9 +203,10 @@ pub struct Limits {
     /// The text set for refusals (see [`TextKey`]).
     pub text_set: u32,
     /// The allowance, as a [`crate::day::DayCount`]: the day, and the number of requests that the
-    /// store has recorded for this day in advance. A request beyond the allowance is held, which
-    /// means that it is dropped and TCP retransmits it. Therefore no admitted request is missing
-    /// from the store after a crash.
+    /// store has recorded for this day in advance. Until [`Clock::attended_until_ns`], a request
+    /// beyond the allowance is held, which means that it is dropped and TCP retransmits it.
+    /// Therefore no request that was admitted before this time is missing from the store after a
+    /// crash. After this time, [`Config::unattended`] applies.
     pub allowed: u64,
     /// The number of requests that are admitted on a new day before the store has a record of that
     /// day; 0 if `allowed` is not enforced.
@@ -214,7 +216,7 @@ pub struct Limits {
     pub until_s: u32,
 }
 
-/// The value that stands for no limit in those fields of [`Limits`] whose comments mention it.
+/// The value for no limit in the fields of [`Limits`] whose comments mention it.
 pub const UNLIMITED: u64 = u64::MAX;
 /// The entry belongs to a scope.
 pub const LIMITS_IN_USE: u32 = 1;
@@ -279,8 +281,8 @@ pub struct Text {
     /// The offset, in bytes, of the number of seconds in `Retry-After` (eight bytes: digits, then
     /// spaces); 0 if the response does not state it.
     pub retry_after_at: u32,
-    /// The offset, in bytes, of the number of seconds until the window ends (also eight bytes); 0
-    /// if the response does not state it.
+    /// The offset, in bytes, of the number of seconds in the parameter `t` of `RateLimit` (also
+    /// eight bytes); 0 if the response does not state it.
     pub reset_after_at: u32,
     /// The offset, in bytes, of the value of `Connection`, which is `keep-alive`. If the connection
     /// is closed after the response, the value is replaced by `close` after five spaces. The offset
@@ -288,8 +290,8 @@ pub struct Text {
     pub connection_at: u32,
     /// Padding, 0.
     pub reserved: u32,
-    /// The response, followed by zeros from `len` on. The last eight bytes of the array keep an
-    /// 8-byte store at any offset up to `MAX_TEXT` inside the array.
+    /// The response, followed by zeros from `len` on. The array is eight bytes longer than
+    /// `MAX_TEXT`, so that an 8-byte store at any offset up to `MAX_TEXT` stays within it.
     pub bytes: [u8; MAX_TEXT + 8],
 }
 
@@ -325,7 +327,7 @@ pub struct Sweep {
     pub removed: u64,
     /// Out: the number of slots of requests in flight that were released.
     pub slots: u64,
-    /// Out: the total number by which the `connections` of scopes were reduced for removed flows.
+    /// Out: how many times a removed flow was subtracted from the `connections` of a scope.
     pub connections: u64,
     /// Out: the number of flows that were added to the recount.
     pub recounted: u64,
@@ -346,8 +348,8 @@ pub struct Sweep {
 /// The maximum number of flows that a sweep can list in the map `SUSPECTS`.
 pub const MAX_SUSPECTS: u32 = 4096;
 
-/// An entry of the map `SUSPECTS` (array): a silent flow whose socket the daemon looks for. The map
-/// `FORGET` has one entry of this type. It has the key of the flow that the program
+/// An entry of the map `SUSPECTS` (array): a silent flow whose socket the daemon looks for. The
+/// only entry of the map `FORGET` also has this type, and names the flow that the program
 /// `limiter_forget` removes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -464,10 +466,11 @@ pub mod switch {
 }
 
 /// The record of a refused request in the map `REFUSALS` (ring buffer). The daemon uses these
-/// records to report the keys and the clients whose requests were refused. The counters contain the
-/// number of refusals. A program writes the record of a refusal before it increments the counter.
-/// Therefore a reader that reads the counters first, and the ring buffer after them, finds the
-/// record of each counted refusal for which a record was written.
+/// records to report the keys and the clients whose requests were refused. It takes the number of
+/// refusals from the counters, because not every refusal has a record (see
+/// [`REFUSAL_RECORD_RATE`]). A program writes the record of a refusal before it increments the
+/// counter. Therefore a reader that reads the counters before the ring buffer misses no record of a
+/// counted refusal.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RefusalRecord {

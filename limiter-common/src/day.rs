@@ -7,7 +7,8 @@
 //! midnight UTC begins the new day in the same step in which it is counted, even if no daemon is
 //! running.
 
-/// The number of nanoseconds in a UTC day. As POSIX counts time, a UTC day has no leap second.
+/// The number of nanoseconds in a UTC day. POSIX time does not count leap seconds, so all days have
+/// the same length.
 pub const DAY_NS: u64 = 86_400 * 1_000_000_000;
 
 /// The number of bits of the word that hold the count.
@@ -125,9 +126,10 @@ mod tests {
     fn a_leap_second_that_is_stepped_belongs_to_the_day_that_has_begun() {
         let midnight = 20_000 * DAY_NS;
         let tenth = DAY_NS / 864_000;
-        // The test charges ten requests per second. For the leap second, the clock is set back at
-        // midnight and repeats the last second of the day (`STA_INS` in clock_adjtime(2), as POSIX
-        // counts time).
+        // The test charges ten requests per second. The request at midnight begins the new day.
+        // Then the clock is set back to insert a leap second, and repeats the last second of the
+        // old day (`STA_INS` in clock_adjtime(2)). The requests in the repeated second belong to
+        // the new day.
         let before = (1..=20).rev().map(|tenths| midnight - tenths * tenth);
         let after = [0]
             .into_iter()
@@ -169,8 +171,8 @@ mod tests {
             prop_assert_eq!((word.day(), word.count()), (Day(day), count));
         }
 
-        /// Regardless of how the clock is changed (by steps or repeated leap seconds), no more
-        /// requests are charged to a day than the quota allows, and no day begins twice.
+        /// Even if the clock jumps forwards or backwards, no more requests are charged to a day
+        /// than the quota allows, and no day begins twice.
         #[test]
         fn no_clock_grants_a_day_twice(
             seconds in proptest::collection::vec(-200_000i64..=200_000, 1..200),

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Keyed fingerprints of pieces of a stream, which show whether a retransmission has the same
-//! bytes.
+//! Keyed fingerprints of pieces of a stream. They show whether a retransmission has the same bytes
+//! as the piece that was forwarded.
 //!
 //! A fingerprint is a multilinear hash (Lemire and Kaser, "Strongly universal string hashing is
 //! fast", section 3): each 32-bit word of the stream is multiplied by a secret of 64 bits, and the
 //! products are added modulo 2^63. The position of a word in the stream selects its secret.
 //! Therefore the sum of the fingerprints of two neighbouring pieces is the fingerprint of the two
-//! pieces together, regardless of the position of the boundary. For this reason, a retransmission
-//! can be checked even if the client divides the bytes into other segments than before, although
-//! the earlier bytes themselves have not been kept. Two different pieces of the same length at the
-//! same position have the same fingerprint for one key in 2^32, even if an attacker chose the
-//! pieces, as long as the pieces do not depend on the key. The multiplications do not depend on
-//! each other. Therefore a fingerprint takes only a fraction of the time of a hash in which each
-//! step needs the result of the step before.
+//! pieces together, regardless of the position of the boundary. This makes it possible to check a
+//! retransmission that is divided into other segments than the original, without keeping the
+//! original bytes. Two different pieces of the same length at the same position have the same
+//! fingerprint for at most one key in 2^32. An attacker who chooses the pieces without knowing the
+//! key cannot improve on this. The multiplications are independent of each other. Therefore a
+//! fingerprint takes only a fraction of the time of a hash in which each step needs the result of
+//! the previous step.
 
 use crate::{seq::Seq, siphash::siphash128};
 
@@ -50,8 +50,7 @@ pub const fn term(word: u32, key: u64) -> u64 {
     (word as u64).wrapping_mul(key)
 }
 
-/// Returns the offset, in bytes, of the byte at `seq` in the word of the stream that contains this
-/// byte.
+/// Returns the offset in bytes (0 to 3) of the byte at `seq` within its word of the stream.
 #[inline(always)]
 #[must_use]
 pub const fn lead(seq: Seq) -> u32 {
@@ -66,7 +65,8 @@ pub const fn key_at(seq: Seq) -> u32 {
     (seq.0 & (PERIOD as u32 - 4)) << 1
 }
 
-/// Turns a sum of [`term`]s into a fingerprint, which is an even number.
+/// Turns a sum of [`term`]s into a fingerprint. A fingerprint is even, because an odd number in
+/// [`crate::abi::Record`] is a hash of requests.
 #[inline(always)]
 #[must_use]
 pub const fn finish(sum: u64) -> u64 {

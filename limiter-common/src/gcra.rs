@@ -39,8 +39,8 @@ impl Rate {
         }
     }
 
-    /// Judges a request at `now_ns`. Returns the new TAT if the request conforms, and otherwise the
-    /// time in ns after which it would conform.
+    /// Judges a request at `now_ns`. Returns the new TAT if the request conforms, and otherwise how
+    /// long it would have to wait to conform, in ns.
     #[inline(always)]
     pub const fn judge(self, tat_ns: u64, now_ns: u64) -> Result<u64, u64> {
         let due = if tat_ns > now_ns { tat_ns } else { now_ns };

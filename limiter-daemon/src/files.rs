@@ -32,7 +32,7 @@ const STICKY: u32 = 0o1000;
 /// The reason why a path is not opened.
 #[derive(Debug, Error)]
 pub enum TrustError {
-    /// The path has a symbolic link that belongs to neither root nor this user.
+    /// The path contains a symbolic link that belongs to neither root nor the user of this process.
     #[error(
         "{} is a symbolic link that belongs to {}, and is not followed: remove it, or name the directory itself",
         path.display(),
@@ -99,8 +99,8 @@ pub enum TrustError {
     #[error("{}: {why}", path.display())]
     Io {
         path: PathBuf,
-        /// The error of the system call. It is not a `source`, because it would then be printed
-        /// twice.
+        /// The error of the system call. It is not a `source`, because the message already contains
+        /// it, and code that prints the sources would print it twice.
         why: io::Error,
     },
 }
@@ -112,8 +112,8 @@ impl TrustError {
     }
 }
 
-/// Returns a phrase for messages that names a user, for example `the user alice (uid 1000)`, or
-/// only the id if the user has no name.
+/// Returns a user in the form for messages, for example `the user alice (uid 1000)`. If the user
+/// has no name, only the id is given.
 fn user(uid: u32) -> String {
     match User::from_uid(Uid::from_raw(uid)) {
         Ok(Some(user)) => format!("the user {} (uid {uid})", user.name),
@@ -121,7 +121,7 @@ fn user(uid: u32) -> String {
     }
 }
 
-/// Returns whether `uid` is that of root or of this process.
+/// Returns whether `uid` is the user id of root or of this process.
 fn is_ours(uid: u32) -> bool {
     uid == 0 || uid == Uid::effective().as_raw()
 }
@@ -214,7 +214,7 @@ pub fn resolve(
     Ok(real)
 }
 
-/// Returns the parts of a path, beginning with the last one.
+/// Returns the parts of a path in reverse order.
 fn parts(path: &Path) -> Vec<std::ffi::OsString> {
     path.components()
         .rev()
@@ -223,10 +223,11 @@ fn parts(path: &Path) -> Vec<std::ffi::OsString> {
         .collect()
 }
 
-/// Returns an error if `path` is a symbolic link that belongs to neither root nor this user.
+/// Returns an error if `path` is a symbolic link that belongs to neither root nor the user of this
+/// process.
 ///
 /// # Errors
-/// Returns [`TrustError::ForeignLink`] if there is such a link.
+/// Returns [`TrustError::ForeignLink`] if `path` is such a link.
 pub fn refuse_foreign_link(path: &Path) -> Result<(), TrustError> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_symlink() && !is_ours(metadata.uid()) => {
@@ -255,8 +256,9 @@ pub fn private_directory(path: &Path) -> Result<PathBuf, TrustError> {
     Ok(real)
 }
 
-/// Checks a file before it is opened. Returns `None` if there is no such file. The caller makes
-/// sure that only the owner of the file's directory can change the directory.
+/// Checks a file before it is opened. Returns `None` if there is no such file. The caller must
+/// ensure that only the owner of the directory can change it, because the file could otherwise be
+/// replaced after the check.
 ///
 /// # Errors
 /// Returns [`TrustError::NotFile`] if the file is not a regular file, [`TrustError::HardLinked`] if

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The parsers of untrusted bytes, for the fuzz targets. This is not an interface of the crate.
+//! The parsers of untrusted bytes, for the fuzz targets. This module is not part of the crate's
+//! public interface.
 
 pub use crate::api::fuzzing::control;
 
@@ -11,14 +12,14 @@ use crate::engine::keys::csv_import;
 pub struct KeyFile {
     /// The number of keys that would be imported.
     pub keys: usize,
-    /// The lines with a problem that is reported, which count from 1.
+    /// The numbers of the lines with problems, counted from 1.
     pub problems: Vec<u64>,
 }
 
 /// Reads a file of keys.
 ///
 /// # Errors
-/// The message of an error that concerns the file as a whole.
+/// Returns the message of an error that concerns the file as a whole.
 pub fn key_file(text: &[u8]) -> Result<KeyFile, String> {
     let file = csv_import::read(text, [0; 2], &|_, _, _| {}).map_err(|error| error.message)?;
     Ok(KeyFile {

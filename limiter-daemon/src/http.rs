@@ -40,8 +40,8 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// Limits on the resources that clients can use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
-    /// The maximum number of connections at a time. A further connection replaces the one for which
-    /// the daemon has waited longest, so a client that sends its request at once does not lose its
+    /// The maximum number of connections at a time. A further connection replaces the one on whose
+    /// client the daemon has waited longest, so a client that sends its request at once keeps its
     /// connection.
     pub connections: usize,
     /// The maximum time until the head of the next request is complete.
@@ -50,15 +50,15 @@ pub struct Bounds {
     pub piece: Duration,
     /// The maximum time until a body is complete.
     pub body: Duration,
-    /// The maximum time in which the client has to read the next piece of the response.
+    /// The maximum time that the client may take to read the next piece of the response.
     pub answer: Duration,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            // This is far below the 1024 descriptors that a process may have open, and below the
-            // 512 threads that tokio has for blocking work.
+            // This is far below the 1024 descriptors that a process may have open by default, and
+            // below the 512 threads that tokio has for blocking work.
             connections: 256,
             head: Duration::from_secs(30),
             piece: Duration::from_secs(10),
@@ -97,9 +97,9 @@ impl Listener for TcpListener {
     }
 }
 
-/// Serves requests until `stop` resolves, and then finishes the requests that have begun. The
-/// handler of a request finds two extensions in the request. [`ConnectInfo`] has the result of
-/// `peer` for the connection, and [`Place`] is the place of the connection.
+/// Serves requests until `stop` resolves, and then finishes the requests that have begun. Each
+/// request carries two extensions for its handler: [`ConnectInfo`] with the result of `peer`, and
+/// the [`Place`] of the connection.
 pub(crate) async fn serve<L: Listener, P: Clone + Send + Sync + 'static>(
     what: &'static str,
     listener: L,
@@ -206,16 +206,17 @@ impl<P: Clone + Send + Sync + 'static> Connection<P> {
 struct Places {
     most: usize,
     held: Mutex<HashMap<u64, Occupant>>,
-    /// The next sequence number. A connection gets a sequence number as its id when it begins, and
-    /// another one each time the daemon begins again to wait for its client. The lowest of these
-    /// numbers belongs to the connection for which the daemon has waited longest.
+    /// The next sequence number. A connection gets a number as its id when it is accepted, and
+    /// another number each time the daemon starts to wait for its client again. The daemon has
+    /// waited longest on the connection with the lowest `waits_since`.
     next: AtomicU64,
-    /// The notification that a place may have become free.
+    /// Wakes `take` when a place has become free, or when a connection can lose its place because
+    /// the daemon waits for its client again.
     change: Notify,
 }
 
-#[derive(Debug)]
 /// The state of a connection that has a place.
+#[derive(Debug)]
 struct Occupant {
     /// The sequence number that the connection got when the daemon began to wait for its client, or
     /// `None` while the client waits for the daemon.
@@ -241,9 +242,9 @@ impl Places {
         self.next.fetch_add(1, Relaxed)
     }
 
-    /// Waits for a place and returns it. If no place is free, the connection for which the daemon
-    /// has waited longest loses its place. If every client waits for the daemon, this function
-    /// waits until a place becomes free or the daemon waits for a client again.
+    /// Waits for a place and returns it. If no place is free, the connection on whose client the
+    /// daemon has waited longest loses its place. If every client waits for the daemon, this
+    /// function waits until a place becomes free or the daemon waits for a client again.
     async fn take(self: &Arc<Self>) -> Place {
         loop {
             if let Some(place) = self.try_take() {
@@ -279,7 +280,7 @@ impl Places {
     }
 }
 
-/// The place of a connection. It becomes free when this is dropped.
+/// The place of a connection, which becomes free when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     id: u64,

@@ -94,8 +94,8 @@ pub fn load_or_create(directory: &Path, keys: u64) -> Result<Secret, SecretError
     };
     let (bytes, metadata) = match read(&path) {
         Ok(read) => read,
-        // open(2) fails with this error because of O_NOFOLLOW if the last part of the path is a
-        // symbolic link.
+        // With O_NOFOLLOW, open(2) fails with ELOOP if the last part of the path is a symbolic
+        // link.
         Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
             let (path, kind) = (path, "a symbolic link");
             return Err(TrustError::NotFile { path, kind }.into());
@@ -131,7 +131,7 @@ fn read(path: &Path) -> io::Result<(Zeroizing<Vec<u8>>, fs::Metadata)> {
     let metadata = file.metadata()?;
     let mut bytes = Zeroizing::new(Vec::new());
     if metadata.is_file() {
-        // One more byte is read than the file should have, so that a longer file is detected.
+        // One byte more than the size of the secret is read, so that a longer file is detected.
         let most = BYTES as u64 + 1;
         file.take(most).read_to_end(&mut bytes)?;
     }
@@ -157,8 +157,8 @@ fn create(directory: &Path, path: &Path) -> Result<Secret, SecretError> {
     let mut bytes = Zeroizing::new([0u8; BYTES]);
     getrandom::fill(bytes.as_mut_slice())?;
     let temporary = directory.join("hash.key.new");
-    // A file that an earlier start has left behind may be incomplete, and may have any owner and
-    // mode.
+    // A file that an earlier start has left behind is removed, because it may be incomplete and may
+    // have any owner and mode.
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
         _ => {}

@@ -63,9 +63,9 @@ unsafe impl GlobalAlloc for WipingAllocator {
 const LARGE: libc::c_int = 64 << 10;
 
 /// Makes glibc return free memory to the kernel. This matters because an import needs much memory
-/// for a while, and a block that grows is always moved. This function fixes two thresholds, which
-/// glibc would raise while a program runs, and makes all threads share one heap instead of having
-/// one for each thread (mallopt(3)).
+/// for a while, and `realloc` above leaves a free block behind each time a block grows. This
+/// function fixes two thresholds that glibc would otherwise raise while the program runs, and makes
+/// all threads share one heap (mallopt(3)).
 pub fn keep_little() {
     #[cfg(target_env = "gnu")]
     for (parameter, value) in [

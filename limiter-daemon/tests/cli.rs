@@ -268,7 +268,7 @@ fn on_terminal(columns: u16, arguments: &[&str], environment: &[(&str, &str)]) -
         .spawn()
         .unwrap();
     let mut printed = Vec::new();
-    // The read ends with an error (EIO), because no process has the other end of the terminal open.
+    // The read ends with EIO when no process has the other end of the terminal open any more.
     let _eio = File::from(terminal.master).read_to_end(&mut printed);
     assert!(child.wait().unwrap().success());
     String::from_utf8(printed).unwrap()

@@ -143,8 +143,9 @@ fn note_headers(packet: &Packet, flow: &mut Flow) {
 }
 
 /// Returns whether a packet that claims to come from the server really does. A genuine packet
-/// acknowledges nothing beyond the bytes that were let through and the client's FIN, and has a
-/// sequence number within one window of the server's position.
+/// acknowledges nothing beyond the bytes that were let through and the client's FIN. It begins at
+/// most one byte before `Flow::server_start` (a keep-alive probe), and at most [`FLOOR`] bytes
+/// after `Flow::server_next`.
 #[inline(always)]
 fn is_of_server(packet: &Packet, flow: &Flow) -> bool {
     let acknowledges = flow.next.plus(1).since(packet.ack);
@@ -159,9 +160,9 @@ fn is_of_server(packet: &Packet, flow: &Flow) -> bool {
     (ack | begins | reaches) >= 0
 }
 
-/// Records that the server has the connection, because the server has sent a packet after the
-/// client completed the handshake. At the first such packet, also records whether the server's
-/// socket is on this host.
+/// Clears `FLOW_RESET_PASSED`, because the server still sends packets. At the first packet after
+/// the client completed the handshake, also records that the connection exists on the server, and
+/// whether the server's socket is on this host.
 #[inline(always)]
 fn confirm(skb: Skb, packet: &Packet, flow: &mut Flow) {
     let flags = flow.flags & !FLOW_RESET_PASSED;
@@ -219,7 +220,8 @@ fn payload(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) 
     if ahead > 0 {
         let response = &mut flow.response.state;
         if response.skippable() < ahead as u64 {
-            // Only forwarded traffic can be out of order, because a local TCP sends in order.
+            // The server will retransmit the segment. This happens only to forwarded traffic,
+            // because a local TCP sends in order.
             return Action::Drop(counter::OUT_OF_ORDER_DROPPED);
         }
         if response.skip(ahead as u32) {

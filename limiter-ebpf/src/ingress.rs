@@ -52,7 +52,8 @@ pub fn run<const L2: bool>(skb: Skb) -> i32 {
         return NEXT;
     };
     if work.packet.len == 0 && maps::is_own(skb) {
-        // Packets that the programs themselves send to a server never have a payload.
+        // The programs never send a payload to a server, so a packet with a payload is not theirs,
+        // whatever its mark is.
         skb.set_mark(0);
         return NEXT;
     }
@@ -173,7 +174,8 @@ fn reset(skb: Skb, work: &mut Work, flow: &mut Flow) -> Action {
         flow.next
     };
     // A receiver accepts only a reset with exactly the next sequence number. It answers any other
-    // reset in its window with a challenge ACK (RFC 5961, section 3.2).
+    // reset in its window with a challenge ACK (RFC 5961, section 3.2). Such a reset therefore
+    // passes without ending the flow.
     if seq != end || flow.phase == phase::RESET {
         // A server that has not received some of the bytes that were let through may expect exactly
         // this sequence number, and would then accept the reset.

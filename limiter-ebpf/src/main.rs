@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
 //! The kernel half of limiter, which consists of TC programs. These programs follow the connections
-//! of guarded ports, read the API keys in HTTP/1.x requests, and decide whether a request may pass
-//! before a server sees the request.
+//! of guarded ports, read the API keys in HTTP/1.x requests, and decide whether each request may
+//! reach the server.
 //!
 //! A packet goes through these steps: it is parsed (`packet`) and assigned to its connection
 //! (`follow`), its requests and their keys are identified (`identify`), each request is admitted or
 //! refused (`decide`), and the packet is let through or answered (`refuse`). `ingress` and `egress`
-//! show the steps for each direction. All of them use `kernel`, which is the only module with
+//! show the steps for each direction. All these modules use `kernel`, which is the only module with
 //! unsafe code.
 #![no_std]
 #![no_main]
@@ -87,15 +87,15 @@ pub fn limiter_hold_egress_l3(ctx: TcContext) -> i32 {
     switch::run::<false>(&ctx, Direction::ToClient, EGRESS_L3)
 }
 
-/// Removes dead flows. The daemon runs this program (`BPF_PROG_TEST_RUN`), and it is not attached
-/// to any hook.
+/// Sweeps the tables of connections (see `jobs::sweep`). This program is not attached to any hook.
+/// The daemon runs it with `BPF_PROG_TEST_RUN`.
 #[classifier]
 pub fn limiter_sweep(_ctx: TcContext) -> i32 {
     sweep::run()
 }
 
-/// Removes one flow whose socket is gone. The daemon runs this program, and it is not attached to
-/// any hook.
+/// Removes one flow whose socket is gone. This program is not attached to any hook. The daemon runs
+/// it with `BPF_PROG_TEST_RUN`.
 #[classifier]
 pub fn limiter_forget(_ctx: TcContext) -> i32 {
     sweep::forget()

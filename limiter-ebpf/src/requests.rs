@@ -54,8 +54,8 @@ mod outcome {
     pub const MALFORMED: u32 = 5;
     /// The client has sent the HTTP/2 preface.
     pub const HTTP2: u32 = 6;
-    /// The request at `message_at` could be answered by bytes that are not a response, so the
-    /// connection is reset.
+    /// The request at `message_at` asks for a tunnel, but its response could not be recognized, so
+    /// the connection is reset.
     pub const RESET: u32 = decide::RESETS;
 }
 
@@ -133,7 +133,8 @@ fn unit(requests: &mut Requests<'_>, _: u32) -> bool {
     let (work, flow) = (&mut *requests.work, &mut *requests.flow);
     let framing = work.scan.framing_to.wrapping_sub(work.scan.framing_from);
     if framing as i32 > work.memory {
-        // The scan ends, because there might not be room for the records of the next framing.
+        // The scan ends, because there might be no room for records of the framing in the next
+        // window.
         return true;
     }
     if !scan::request_unit(skb, work, &config.request_rules) {
@@ -199,9 +200,9 @@ fn switches(flow: &Flow, config: &Config) -> bool {
     flow.flags & FLOW_SWITCHING != 0 && flow.asked != flow.answered && config.observe == 0
 }
 
-/// Sets `Room::body_left` if the part of the segment that `Work::room` describes ends inside the
-/// body that the scan has reached. The value is the number of bytes that are left after that part,
-/// in the body or in its current chunk.
+/// Sets `Room::body_left` and `Room::chunked` if the part of the segment that `Work::room`
+/// describes ends inside the body that the scan has reached. `Room::body_left` is then the number
+/// of bytes of the body, or of its current chunk, that follow this part.
 #[inline(always)]
 fn note_body(work: &mut Work) {
     let (scan, room) = (&work.scan, &mut work.room);

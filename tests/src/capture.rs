@@ -151,7 +151,7 @@ fn status(data: &[u8]) -> Option<u16> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// Decodes the packets in the content of a capture file, without an incomplete record at its end.
+/// Decodes the packets in a capture file. If the last record is incomplete, it is ignored.
 fn parse(file: &[u8]) -> Vec<Packet> {
     let magic = number(file, 0);
     assert_eq!(magic, Some(NANOSECOND_MAGIC), "a capture in nanoseconds");
@@ -176,7 +176,7 @@ fn number(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.try_into().expect("four bytes")))
 }
 
-/// Decodes a frame. The end of its payload may be missing from the capture.
+/// Decodes a frame. Its payload may be truncated in the capture.
 fn segment(frame: &[u8], time: u64) -> Option<Packet> {
     let packet = LaxSlicedPacket::from_ethernet(frame).ok()?;
     let (from, to, length): (IpAddr, IpAddr, usize) = match packet.net? {

@@ -74,8 +74,9 @@ pub fn eventually_some<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T 
     }
 }
 
-/// The times before and after an action, both in seconds since the epoch. With both times, a test
-/// can check an answer that depends on the clock, whenever during the action the clock was read.
+/// The times before and after an action, in seconds since the epoch. A test uses them to check a
+/// result that depends on the clock, because it cannot know when during the action the clock was
+/// read.
 #[derive(Debug, Clone, Copy)]
 pub struct Span {
     pub before: u64,
@@ -91,8 +92,8 @@ impl Span {
         (result, Self { before, after })
     }
 
-    /// Returns whether `seconds` is the time to the next midnight UTC from any moment in this span,
-    /// give or take one second for rounding.
+    /// Returns whether the next midnight UTC is `seconds` away from some moment in this span. A
+    /// difference of one second is allowed, because the times are rounded.
     pub fn leads_to_midnight(self, seconds: u64) -> bool {
         let left = |now: u64| DAY - now % DAY;
         (left(self.after).saturating_sub(1)..=left(self.before) + 1).contains(&seconds)

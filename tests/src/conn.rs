@@ -99,8 +99,8 @@ impl Conn {
         self.try_send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     }
 
-    /// Writes the pieces one by one. Waits after each piece until the peer's TCP has acknowledged
-    /// all of it, and each piece is therefore sent in its own segment.
+    /// Sends each piece in its own segment. For this, it waits after each piece until the peer's
+    /// TCP has acknowledged the piece.
     #[track_caller]
     pub fn send_pieces<'a>(&mut self, pieces: impl IntoIterator<Item = &'a [u8]>) {
         for piece in pieces {
@@ -112,8 +112,8 @@ impl Conn {
     /// Returns the number of written bytes that the peer's TCP has not acknowledged.
     pub fn unacknowledged(&self) -> usize {
         let mut bytes: libc::c_int = 0;
-        // SAFETY: SIOCOUTQ (tcp(7)) stores one int through the pointer, which is valid for the
-        // call; the descriptor stays open as long as `self` lives.
+        // SAFETY: TIOCOUTQ, which is SIOCOUTQ in tcp(7), stores one int through the pointer, which
+        // is valid for the call; the descriptor stays open as long as `self` lives.
         let result =
             unsafe { libc::ioctl(self.stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
         assert_eq!(result, 0, "ask for the unacknowledged bytes");
@@ -318,7 +318,7 @@ impl Conn {
         matches!(seen, Ok(1))
     }
 
-    /// Writes `bytes` and closes the sending half; the bytes and the FIN are sent in one segment.
+    /// Sends `bytes` and a FIN in one segment, and so closes the sending half.
     pub fn send_with_end(&mut self, bytes: &[u8]) {
         let sent = SockRef::from(&self.stream).send_with_flags(bytes, libc::MSG_MORE);
         assert_eq!(sent.ok(), Some(bytes.len()), "send the last bytes");
@@ -338,8 +338,8 @@ impl Conn {
             .expect("set linger");
     }
 
-    /// Returns another handle to the same connection. Another thread can use the handle to end a
-    /// read that waits on this connection.
+    /// Returns another handle to the same connection. Another thread can use it to end a read that
+    /// waits on this connection.
     pub(crate) fn handle(&self) -> TcpStream {
         self.stream.try_clone().expect("a second handle")
     }

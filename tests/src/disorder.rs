@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! A bad network path: kernel programs on a lab's interface drop, duplicate and delay packets at
-//! random. The programs see the packets as they are on the interface. These include large packets
-//! before segmentation, packets whose checksums are left to the device, and both directions of
-//! loopback. (A [`crate::wire::Wire`] sees the packets that leave a device.)
+//! random. The programs see packets of both directions in the form that they have on the interface,
+//! even on loopback: large packets are not segmented yet, and checksums that are left to the device
+//! are not complete. (A [`crate::wire::Wire`], in contrast, sees packets after they have left a
+//! device.)
 
 #[path = "../disorder/src/abi.rs"]
 pub(crate) mod abi;
@@ -70,8 +71,8 @@ pub const fn percent(percent: u32) -> u32 {
 // SAFETY: the type consists of integers and has no padding.
 unsafe impl Pod for Config {}
 
-/// The number of packets in one direction that the programs have seen, and for each action the
-/// number of packets to which they have applied it.
+/// Counts of packets in one direction: all packets that the programs have seen, and the packets to
+/// which each action was applied.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
     pub seen: u64,
@@ -91,8 +92,8 @@ pub enum Side {
     /// the server's programs see them, and on packets from the server after the server's programs
     /// have seen them.
     Client,
-    /// The server's interface. Programs that are attached to this interface later see packets from
-    /// the server only after the packets have been dropped, duplicated or delayed.
+    /// The server's interface. These programs act on packets from the server first, before programs
+    /// that are attached to this interface later.
     Server,
 }
 

@@ -46,9 +46,9 @@ impl FakeTime {
         self.ahead = seconds;
     }
 
-    /// Sets the daemon's time to `seconds` before a midnight UTC. Of all midnights, the earliest
-    /// one is used for which the daemon's time does not move backwards. (Before an earlier
-    /// midnight, the daemon's time would be in the past for the commands, which see the real time.)
+    /// Moves the daemon's time forward to `seconds` before a midnight UTC. This is the next
+    /// midnight for which the time does not have to move backwards. (The time must not fall behind
+    /// the real time, which the commands see.)
     pub fn set_before_midnight(&mut self, seconds: i64) {
         let midnight = ((self.now() + seconds).div_euclid(DAY) + 1) * DAY;
         self.set_ahead(midnight - seconds - real());

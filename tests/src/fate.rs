@@ -25,7 +25,7 @@ pub enum Fate {
 /// A name, the bytes to send (with `$K` in place of the key), and the expected fate.
 pub type Case<'a> = (&'a str, &'a str, Fate);
 
-/// For each of the two keys, the number of served requests and the number of charged requests.
+/// The number of served and of charged requests, for each of the two keys.
 type Counts = [(u64, u64); 2];
 
 const SCOPES: [&str; 2] = ["acme/odd", "acme/probe"];

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Changes to packets in flight, for [`crate::wire::Wire`]. Each function takes a packet and the
-//! length of its link header in bytes, and returns the packets that replace the packet. A packet to
-//! which the change does not apply is returned unchanged.
+//! Changes to packets in flight, for [`crate::wire::Wire`]. Each function takes a packet, and
+//! returns the packets that replace it. The parameter `link` is the length of the packet's link
+//! header in bytes. If the change does not apply to a packet, the packet is returned unchanged.
 
 use crate::packet::checksum;
 
@@ -15,8 +15,8 @@ const V6_DESTINATION_OPTIONS: u8 = 60;
 const V6_FRAGMENT: u8 = 44;
 const MORE_FRAGMENTS: u16 = 0x2000;
 
-/// The size of the first fragment's payload in bytes. Such a payload contains the TCP header and
-/// the start of the request.
+/// The size of the first fragment's payload in bytes. The TCP header and the first bytes of the
+/// request fit in it.
 const FIRST_FRAGMENT: usize = 48;
 
 /// The parts of a plain IP packet that carries TCP.

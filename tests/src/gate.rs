@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A backend whose responses a test releases. Requests therefore stay in flight exactly as long as
-//! the test needs, independently of the clock.
+//! A backend that sends a response only when the test releases it. Requests therefore stay in
+//! flight exactly as long as the test needs, whatever the time.
 
 use std::{
     collections::VecDeque,
@@ -15,7 +15,8 @@ use std::{
 
 use crate::clock::PATIENCE;
 
-/// The suffix of a path at which the response contains the request's own body.
+/// The suffix of a path. If the path of a request ends with it, the response contains the body of
+/// the request.
 pub const ECHO: &str = "/echo";
 
 /// A server on a Unix socket to which nginx forwards requests. Every request waits at the gate, in
@@ -151,9 +152,9 @@ impl Drop for Gate {
 }
 
 /// Reads one request from nginx (HTTP/1.0 with Content-Length), waits at the gate, sends the
-/// response and closes the connection. The body of the response is the length of the request's
-/// body. If the path ends in [`ECHO`], the response instead contains the request's body itself and
-/// has no Content-Length.
+/// response and closes the connection. The response normally states the length of the request's
+/// body. If the path ends with [`ECHO`], the response is the request's body itself, without a
+/// Content-Length.
 fn serve(stream: &UnixStream, gate: &Shared) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut reader = BufReader::new(stream);

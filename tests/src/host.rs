@@ -18,8 +18,8 @@ use crate::{
     process::Process,
 };
 
-/// A script that makes the mounts, whose files it keeps in the directory `$1`. It then creates the
-/// file `$2` to report that the mounts exist, and keeps the mounts until it ends.
+/// A script that makes the mounts of the host and stores their files in the directory `$1`. When
+/// the mounts exist, it creates the file `$2`. The mounts stay until the script ends.
 const HOLDER: &str = r#"
 set -e
 mount -t tmpfs tmpfs "$1"
@@ -97,8 +97,8 @@ impl Host {
         self.command_in(&format!("/proc/{}/ns/net", self.holder.pid()), program)
     }
 
-    /// Returns the same as [`Self::command`], but with another network. `network` is the path of
-    /// the namespace file of that network.
+    /// Does the same as [`Self::command`] in another network, whose namespace has the path
+    /// `network`.
     fn command_in(&self, network: &str, program: &str) -> Command {
         let pid = self.holder.pid();
         let mut command = Command::new("nsenter");
@@ -169,8 +169,8 @@ impl Host {
         self.processes.insert(0, process);
     }
 
-    /// Starts a process of this host in another network, as a container runtime does. Returns the
-    /// pid that the process has on this host.
+    /// Starts a process that belongs to this host but has another network, as a container runtime
+    /// does. Returns the process's pid on this host.
     #[track_caller]
     pub fn start_container(&mut self, network: &Namespace) -> String {
         let log = self.directory.join("container.log");

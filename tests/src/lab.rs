@@ -24,8 +24,9 @@ pub const SERVER_INTERFACE: &str = "s0";
 /// The connection between the client and the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Net {
-    /// Two namespaces connected by a veth pair. Checksums and segmentation are left to the device,
-    /// which performs neither (`CHECKSUM_PARTIAL`, large skbs).
+    /// Two namespaces connected by a veth pair with its offloads enabled. The kernel therefore
+    /// neither completes checksums nor segments packets before they cross the pair
+    /// (`CHECKSUM_PARTIAL`, large skbs).
     Veth,
     /// The same as [`Self::Veth`] with the offloads disabled: checksums are complete and segments
     /// are small.
@@ -42,7 +43,7 @@ impl Net {
     pub const ALL: [Self; 3] = [Self::Veth, Self::VethNoOffload, Self::Loopback];
 }
 
-/// Namespaces, addresses and a directory. Dropping the lab removes all of them.
+/// One or two namespaces, their addresses and a directory. Dropping the lab removes all of them.
 #[derive(Debug)]
 pub struct Lab {
     name: String,
@@ -198,11 +199,11 @@ impl Lab {
     }
 
     /// Prepares both ends for a bad network path. This function must be called before any socket
-    /// exists. It makes both ends retransmit after 50 ms at the earliest instead of 200 ms, if the
-    /// kernel supports this (since 6.11). It enlarges their receive buffers so that the buffers
-    /// hold more than one loopback packet from the start, because otherwise a lost packet
-    /// occasionally stalls a connection permanently. Both ends give up a half-open connection from
-    /// an old SYN after 15 seconds instead of 63.
+    /// exists, because the settings apply only to new sockets. The minimum retransmission timeout
+    /// becomes 50 ms instead of 200 ms, if the kernel supports this (since 6.11). The receive
+    /// buffers can hold more than one loopback packet from the start, because with smaller buffers
+    /// a lost packet occasionally stalls a connection permanently. A half-open connection from an
+    /// old SYN is given up after 15 seconds instead of 63.
     pub fn expect_a_bad_way(&self) {
         for namespace in [self.client(), self.server()] {
             namespace.set_if_there("net/ipv4/tcp_rto_min_us", "50000");
@@ -211,10 +212,10 @@ impl Lab {
         }
     }
 
-    /// Restores the addresses of the server's end after it has lost some of them.
+    /// Restores the addresses of the server's interface after some of them were removed.
     pub fn address_ends_again(&self) {
         let server = self.server();
-        // These two commands fail if the addresses are still present, and the failure is ignored.
+        // A command fails if its address is still present, and the failure is ignored.
         server.ip_works(&format!("addr add {SERVER_V4}/24 dev {SERVER_INTERFACE}"));
         server.ip_works(&format!(
             "-6 addr add {SERVER_V6}/64 dev {SERVER_INTERFACE} nodad"

@@ -71,7 +71,7 @@ pub use terminal::Terminal;
 /// The guarded port of every lab.
 pub const GUARDED: u16 = 80;
 
-/// A port on which the same server listens and to which no limit applies.
+/// A second port of the same server, to which no limit applies.
 pub const UNGUARDED: u16 = 81;
 
 /// Returns whether tests have to try additional cases, which take too long to be run after every
@@ -80,8 +80,9 @@ pub fn long() -> bool {
     std::env::var_os("LIMITER_LONG").is_some()
 }
 
-/// Prints that the test `name` is skipped, and why. `cargo xtask test` reads this line and counts
-/// the test as skipped instead of passed.
+/// Prints that the test `name` is skipped, and why, and appends the same to the file that the
+/// variable `LIMITER_SKIPPED` names, if it is set. `cargo xtask test` sets the variable, reads the
+/// file, and counts the test as skipped instead of passed.
 pub fn skip(name: &str, reason: &str) {
     println!("skipped {name}: {reason}");
     let Some(file) = std::env::var_os("LIMITER_SKIPPED") else {

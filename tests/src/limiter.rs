@@ -48,8 +48,8 @@ pub struct Limiter {
     process: Option<Process>,
     /// The environment variables that are set for the daemon.
     environment: Vec<(String, String)>,
-    /// The daemon's log filter. It replaces the filter that the tests inherit from their
-    /// environment.
+    /// The daemon's log filter (`RUST_LOG`). If it is `None`, the daemon gets the filter of the
+    /// tests.
     log_filter: Option<String>,
     /// Whether the daemon runs as [`NOBODY`].
     unprivileged: bool,
@@ -94,7 +94,7 @@ impl Limiter {
         Self::start_named(lab, "limiter", config)
     }
 
-    /// Starts a daemon without traffic and with the published limits.
+    /// Starts a daemon with the published limits, in a lab that has no server and no traffic.
     #[track_caller]
     pub fn idle() -> (Self, Lab) {
         let lab = Lab::loopback();
@@ -102,7 +102,7 @@ impl Limiter {
         (limiter, lab)
     }
 
-    /// Starts one of several daemons in a lab.
+    /// Starts a daemon with the name `name`, so that a lab can have several daemons.
     #[track_caller]
     pub fn start_named(lab: &Lab, name: &str, config: &Config) -> Self {
         let mut limiter = Self::prepare(lab, name, config);
@@ -152,7 +152,8 @@ impl Limiter {
         self.umask = Some(octal);
     }
 
-    /// Makes the daemon, from its next start, run as root again with the same directories and pins.
+    /// Undoes [`Self::drop_privileges`] from the daemon's next start. The daemon then runs as root,
+    /// but its directories and pins stay the same.
     pub fn regain_privileges(&mut self) {
         self.unprivileged = false;
     }
@@ -186,10 +187,10 @@ impl Limiter {
         self.process = Some(Process::start("limiter", &mut command, &self.log_path()));
     }
 
-    /// Makes the daemon run without privileges from its next start. The daemon must not be running.
-    /// It will run as a user that owns only the daemon's directories, and with only the
-    /// capabilities that the daemon requires. Its pins will be in `pins`, a directory that the same
-    /// user must own.
+    /// Makes the daemon run as an unprivileged user from its next start. The daemon must not be
+    /// running now. The user owns only the daemon's directories, and the daemon has only the
+    /// capabilities that it requires. Its pins will be in the directory `pins`, which the same user
+    /// must own.
     pub fn drop_privileges(&mut self, pins: &Path) {
         pins.clone_into(&mut self.pins);
         self.unprivileged = true;
@@ -297,14 +298,14 @@ impl Limiter {
         );
     }
 
-    /// Waits until the daemon ends without a signal from the test, and returns the daemon's exit
-    /// code, or `None` if a signal ended the daemon.
+    /// Waits until the daemon ends by itself, and returns its exit code. The result is `None` if a
+    /// signal killed the daemon.
     pub fn wait_for_end(&mut self) -> Option<i32> {
         self.wait_for_status().code()
     }
 
     /// Does the same as [`Self::wait_for_end`], but returns the whole exit status, which includes
-    /// the signal if one ended the daemon.
+    /// the signal if there was one.
     pub fn wait_for_status(&mut self) -> ExitStatus {
         let mut process = self.process.take().expect("the daemon runs");
         process.wait()
@@ -322,7 +323,7 @@ impl Limiter {
             .signal(signal);
     }
 
-    /// Returns a command for this daemon that has not been started.
+    /// Returns a command of `limiter` that talks to this daemon. The caller has to start it.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.in_namespace();
         command.arg("--socket").arg(self.socket()).args(arguments);
@@ -474,11 +475,10 @@ impl Drop for Limiter {
                 fs::read_to_string(self.config_path()).unwrap_or_default()
             );
         }
-        // The command gets a state directory that does not exist. It needs no store, because the
-        // store is removed together with the test's files.
+        // The command does not need the store, which is removed together with the test's files. It
+        // therefore gets a state directory that does not exist.
         self.detach_with(Path::new("/nonexistent"));
-        // Pins keep programs and maps in the kernel, so they are removed here in case the command
-        // has failed.
+        // If the command has failed, the pins still keep programs and maps in the kernel.
         let _ = fs::remove_dir_all(&self.pins);
     }
 }
@@ -501,8 +501,9 @@ impl From<std::process::Output> for Output {
 
 static BINARY: OnceLock<String> = OnceLock::new();
 
-/// Returns the path of the binary under test: the one that was passed to [`use_binary`], the one in
-/// `LIMITER_BIN`, which `cargo xtask test` sets, or the one that cargo builds.
+/// Returns the path of the binary under test. This is the path that was passed to [`use_binary`].
+/// If there was none, it is `LIMITER_BIN`, which `cargo xtask test` sets. If that is not set
+/// either, cargo builds the binary.
 pub fn binary() -> &'static str {
     BINARY.get_or_init(|| env::var("LIMITER_BIN").unwrap_or_else(|_| build()))
 }

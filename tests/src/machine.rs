@@ -58,8 +58,8 @@ impl Machine {
     }
 
     fn is_up(&self) -> bool {
-        // The process is a shell that runs the second script, until that script replaces it with
-        // systemd.
+        // At first, process 1 is a shell that runs init.sh. The last command of init.sh replaces it
+        // with systemd.
         comm(self.pid).is_some_and(|name| name == "systemd")
             && ["running", "degraded"]
                 .contains(&self.run(&["systemctl", "is-system-running"]).stdout.trim())
@@ -96,14 +96,14 @@ impl Machine {
         output.stdout
     }
 
-    /// Returns the path of one of the system's files, as seen from outside.
+    /// Returns the path at which processes outside the system find its file `path`.
     pub fn file(&self, path: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{path}", self.pid))
     }
 
-    /// Runs `work` on a separate thread that sees the files of the system. (A path through
-    /// `/proc/PID/root` cannot be used instead, because SQLite, for example, resolves symbolic
-    /// links itself and would leave that directory.)
+    /// Runs `work` on a separate thread that sees the files of the system. (Paths from
+    /// [`Self::file`] are not enough for some libraries. SQLite, for example, resolves symbolic
+    /// links itself, and would resolve `/proc/PID/root` to a directory outside the system.)
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let mounts = fs::File::open(format!("/proc/{}/ns/mnt", self.pid)).expect("its mounts");
         thread::scope(|scope| {
@@ -141,8 +141,8 @@ impl Drop for Machine {
     }
 }
 
-/// Returns the pid of the child of unshare(1). Returns `None` if the process `pid` still runs the
-/// first script, which unshare(1) will replace.
+/// Returns the pid of the machine's process 1, which is the child of unshare(1). Returns `None` as
+/// long as the process `pid` still runs begin.sh, whose last command replaces it with unshare(1).
 fn child_of_unshare(pid: u32) -> Option<u32> {
     if comm(pid)? != "unshare" {
         return None;

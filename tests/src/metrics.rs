@@ -150,8 +150,9 @@ impl Page {
         })
     }
 
-    /// Asserts that this page still has every counter of `earlier`, and that none has decreased. A
-    /// counter for which `begin` returns true may be missing or may have started again from zero.
+    /// Asserts that every counter of the page `earlier` is also on this page, and has not
+    /// decreased. Counters for which `begin` returns true are exempt, because they may be missing
+    /// or may have started again from zero.
     #[track_caller]
     pub fn assert_after(&self, earlier: &Self, begin: impl Fn(&str) -> bool) {
         for (sample, before) in earlier.counters() {
@@ -256,7 +257,7 @@ impl<'a> Prometheus<'a> {
         let body: Value = serde_json::from_slice(&response.body).expect("JSON");
         assert_eq!(body["status"], "success", "{query}: {body}");
         let result = &body["data"]["result"];
-        // The result is either a vector or a single number.
+        // Both possible results, a vector and a scalar, are JSON arrays.
         result.as_array().cloned().expect("an array")
     }
 

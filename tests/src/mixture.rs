@@ -17,20 +17,20 @@ use crate::{Config, Conn, GUARDED, Lab, Limiter, Nginx, Response, clock, nginx::
 const LONGEST: u64 = 100_000;
 
 /// The longest time that a response may take. A segment on loopback contains up to 64 KiB. Each
-/// time that the programs cut such a segment, the client waits for a retransmission timeout, which
-/// doubles as long as no complete segment is acknowledged. On a path that loses packets, these
-/// timeouts can add up to more than half a minute.
+/// time that the programs cut such a segment, the client has to wait for its retransmission
+/// timeout. The timeout doubles until a whole segment is acknowledged, so on a path that loses
+/// packets, the waits can add up to more than half a minute.
 const PATIENCE: Duration = clock::PATIENCE.saturating_mul(3);
 
-/// A scope whose limits the clients do not reach. Each of the three scopes has one key.
+/// A scope whose limits the clients do not reach.
 pub const ROOMY: &str = "acme/web";
 /// A scope whose quota is used up when the clients start.
 pub const SPENT: &str = "acme/spent";
 /// A scope with a rate that some of the clients' requests exceed.
 pub const PACED: &str = "acme/paced";
 
-/// Directives for nginx. Without them, nginx would close a connection without a response if the
-/// client delays a body, and would store longer bodies in files.
+/// Directives for nginx. By default, nginx closes a connection without a response if the client
+/// delays a body for too long, and stores long bodies in files.
 pub const NGINX: &str =
     "lingering_time 600s; lingering_timeout 600s; client_body_buffer_size 256k;";
 
@@ -122,7 +122,7 @@ impl<'a> Mixture<'a> {
     }
 
     /// Runs each client until `go_on` returns false. The argument of `go_on` is the number of
-    /// rounds that the client has completed. The gate must be open.
+    /// rounds that the client has completed. nginx's gate must be open.
     ///
     /// # Panics
     /// Panics if a response is missing or wrong.
@@ -220,8 +220,9 @@ impl<'a> Client<'a> {
         self.conn = Some(conn);
     }
 
-    /// Sends a last request and closes the sending half. The request is for a short response,
-    /// because nginx would not complete a long one after the client has closed its sending half.
+    /// Sends a last request and closes the sending half. The response must be short: nginx would
+    /// not complete a long one, because it stops once it notices that the client has closed its
+    /// sending half.
     fn say_the_end(&mut self) {
         let mut conn = self.connection();
         conn.send(&crate::request("/", &self.mixture.keys.roomy));

@@ -83,7 +83,7 @@ impl Namespace {
         Self::command_in(&self.name, program)
     }
 
-    /// Returns the same as [`Self::command`] for the namespace `name`.
+    /// Returns a command that runs in the namespace `name`, like [`Self::command`].
     pub fn command_in(name: &str, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{name}")).args([
@@ -98,8 +98,9 @@ impl Namespace {
     }
 
     /// Runs `work` in this namespace, on a separate thread. Sockets and devices that `work` creates
-    /// belong to the namespace. Processes that `work` starts are killed when the thread ends. Use
-    /// [`Namespace::command`] for processes that have to live longer.
+    /// stay in the namespace. Processes that `work` starts with [`Namespace::command`] are killed
+    /// when the thread ends. To start a process that lives longer, call [`Namespace::command`]
+    /// outside `work`.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             scope

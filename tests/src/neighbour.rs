@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! TC programs on an interface that do not belong to the limiter. They count packets and let the
-//! later programs on the hook see them.
+//! TC programs of another owner on an interface that limiter uses too. They count packets and let
+//! the later programs on the hook see them.
 
 use std::{
     ffi::CString,
@@ -36,7 +36,7 @@ const HOOKS: [(TcAttachType, &str); 2] = [
     (TcAttachType::Egress, "disorder_egress"),
 ];
 
-/// The position that a program requests.
+/// The position on a hook that a program requests.
 #[derive(Debug, Clone, Copy)]
 pub enum Place {
     /// Before all TCX links.
@@ -51,13 +51,13 @@ pub enum Place {
     Filter(u16),
 }
 
-/// Two programs, one on each hook of an interface. Dropping this value removes them if they are
-/// attached as TCX links. The namespace removes clsact filters when it is deleted.
+/// Two programs, one on each hook of an interface. Dropping this value removes TCX links. clsact
+/// filters stay until the namespace is deleted.
 pub struct Neighbour {
     ebpf: Ebpf,
 }
 
-/// A program on a hook: its id, and its name, of which the kernel keeps only the first 15 bytes.
+/// The id and the name of a program on a hook. The kernel keeps only the first 15 bytes of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttachedProgram {
     pub id: u32,
@@ -87,8 +87,8 @@ impl Neighbour {
         Self { ebpf }
     }
 
-    /// Returns how many segments from clients and how many segments to clients have reached the
-    /// programs.
+    /// Returns the number of segments that have reached the programs: first those from clients,
+    /// then those to clients.
     pub fn seen(&self) -> [u64; 2] {
         let map = self.ebpf.map("COUNTS").expect("the map COUNTS");
         let counts: PerCpuArray<_, u64> = map.try_into().expect("an array");
@@ -99,7 +99,7 @@ impl Neighbour {
         })
     }
 
-    /// Returns the id of the ingress program and the id of the egress program.
+    /// Returns the ids of the ingress program and the egress program, in this order.
     pub fn ids(&self) -> [u32; 2] {
         HOOKS.map(|(_, name)| {
             let program = self.ebpf.program(name).expect("a program");
@@ -128,8 +128,7 @@ fn links_here(interface: &str, hook: TcAttachType) -> Vec<AttachedProgram> {
 
 /// A program on both hooks of an interface that accepts each packet and ends the chain, so that
 /// later programs do not run (`TCX_PASS`, or `TC_ACT_OK` for clsact). Dropping this value removes
-/// the program if it is attached as TCX links. The namespace removes clsact filters when it is
-/// deleted.
+/// TCX links. A clsact filter stays until the namespace is deleted.
 pub struct Stopper(SchedClassifier);
 
 impl Stopper {
@@ -267,8 +266,9 @@ fn attach_at(
         .attach_with_options(interface, hook, options)
         .unwrap_or_else(|error| panic!("attach {name} to {interface}: {error:?}"));
     if let Place::Filter(_) = place {
-        // The link is taken out of the program and forgotten. Dropping either would detach the
-        // link, and would do so in the wrong namespace.
+        // The clsact filter must stay attached, so its link is taken out of the program and
+        // forgotten. Dropping the link, or the program with the link in it, would detach a filter
+        // in the wrong namespace.
         let link = program.take_link(link).expect("just attached");
         #[expect(clippy::mem_forget, reason = "a filter's link holds no descriptor")]
         std::mem::forget(link);

@@ -14,16 +14,16 @@ pub struct Rules<'a> {
 }
 
 impl<'a> Rules<'a> {
-    /// Drops every TCP packet that leaves a socket of the namespace and matches `matching` (for
-    /// example `sport 80` or `flags & rst == rst`). This happens before traffic control, so TC
-    /// programs do not see the packet.
+    /// Drops every TCP packet that a socket of the namespace sends and that matches `matching` (for
+    /// example `sport 80` or `flags & rst == rst`). TC programs do not see these packets, because
+    /// traffic control comes later.
     pub fn lose(namespace: &'a Namespace, matching: &str) -> Self {
         let hook = "type filter hook output priority 0;";
         Self::add(namespace, "lose", hook, &format!("tcp {matching} drop"))
     }
 
-    /// Answers every TCP packet to a port with a reset, as a firewall does on behalf of a server.
-    /// Resets themselves are not answered.
+    /// Answers every TCP packet to a port with a reset, as a firewall in front of a server does. A
+    /// packet that is itself a reset is not answered.
     pub fn reset(namespace: &'a Namespace, port: u16) -> Self {
         let hook = "type filter hook input priority 0;";
         let rule = format!("tcp dport {port} tcp flags & rst == 0 reject with tcp reset");

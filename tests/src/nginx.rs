@@ -24,8 +24,8 @@ use crate::{
 pub const FILE_BYTES: usize = 300_000;
 
 /// An nginx in the lab's server namespace. It serves these paths:
-/// - `/`: an immediate short response to any method; nginx reads a request body after it has sent
-///   the response,
+/// - `/`: an immediate short response to any method; nginx sends it before it reads the request's
+///   body,
 /// - `/slow`: passed to the [`Gate`], and answered when the test releases it,
 /// - `/read`: the same response as `/`, after the whole request body has been read,
 /// - `/file`: a static file with an entity tag,
@@ -128,8 +128,8 @@ impl Nginx {
     /// Starts nginx again after [`Nginx::kill`].
     pub fn start_again(&mut self, lab: &Lab) {
         self.process.kill();
-        // When nginx is killed, its socket file remains, and nginx cannot bind to the path while
-        // the file exists.
+        // A killed nginx leaves its socket file behind, and a new one cannot bind to the path while
+        // that file exists.
         fs::remove_file(self.prefix.join("marker.sock")).expect("the marker's socket");
         self.process = Self::launch(lab, &self.prefix);
         self.wait_until_ready();
@@ -142,10 +142,10 @@ impl Nginx {
 
     /// Returns all requests that have reached nginx and have been answered so far.
     ///
-    /// nginx writes the log line of a request after it has sent the response, so the client may
-    /// have a response before the log has its line. This method therefore sends one more request,
-    /// over a Unix socket, and waits until the log contains that request. The log then also
-    /// contains all earlier requests, because nginx is one process with one event loop.
+    /// nginx logs a request only after it has sent the response, so the log may lack a request
+    /// whose response the client already has. This method therefore sends one more request, over a
+    /// Unix socket, and waits until that request is in the log. All earlier requests are then in
+    /// the log too, because nginx is one process with one event loop.
     pub fn log(&self) -> Vec<Access> {
         let number = self.markers.fetch_add(1, Ordering::Relaxed);
         let marker = format!("/marker-{number}-");
@@ -166,9 +166,9 @@ impl Nginx {
     }
 
     /// Returns the number of complete requests with `key` in `X-Api-Key` that nginx has logged.
-    /// Requests with status 400 are not counted, because nginx logs this status for requests that
-    /// it has not received completely or cannot parse. Tabs around the key are ignored, because
-    /// nginx logs them as a part of the value.
+    /// Requests with status 400 are not counted, because nginx logs this status for incomplete and
+    /// malformed requests. Tabs around the key are ignored, because nginx logs them as a part of
+    /// the value.
     pub fn served(&self, key: &str) -> u64 {
         Self::served_in(&self.log(), key)
     }
@@ -185,8 +185,8 @@ impl Nginx {
         content(FILE_BYTES)
     }
 
-    /// Returns the established and the half-closed connections of the server on `port`, as the
-    /// kernel's socket table lists them.
+    /// Returns the lines of the kernel's socket table for the server's connections on `port`,
+    /// without connections in TIME-WAIT.
     pub fn sockets(lab: &Lab, port: u16) -> Vec<String> {
         sockets(lab.server(), &format!("sport = :{port}"))
     }
@@ -262,8 +262,8 @@ impl Access {
     }
 }
 
-/// Returns `length` bytes without a short repeating pattern. If a piece of them is shifted or
-/// repeated, a comparison fails.
+/// Returns `length` bytes without a repeating pattern, so that a comparison fails if a piece of
+/// them is shifted or repeated.
 fn content(length: usize) -> Vec<u8> {
     (0..length / 8 + 1)
         .flat_map(|number| format!("{number:07}\n").into_bytes())
@@ -271,8 +271,8 @@ fn content(length: usize) -> Vec<u8> {
         .collect()
 }
 
-/// Returns the configuration. In this configuration, nginx is a single process. No worker therefore
-/// survives when nginx is killed, and the log is in the order of events.
+/// Returns nginx's configuration, with a single process. If nginx is killed, no worker survives,
+/// and its log is in the order of events.
 fn configuration(ports: &[u16], directives: &str) -> String {
     let any = |v6: bool, port: u16| match v6 {
         true => format!("listen [::]:{port} backlog=4096;"),

@@ -2,11 +2,11 @@
 
 //! The examples on the pages of `docs/`, which operators copy into files and shells.
 //!
-//! If the info string of a fenced block has attributes after the language, the block belongs to an
-//! example. The attribute `example=NAME` gives the name of the example. The block also has one of
-//! two further attributes: `file=PATH` if the block is the content of the file PATH, or `run=NAME`
-//! if the block consists of commands to type; NAME is then the name of the block. If the example
-//! has several hosts, `host=NAME` gives the name of the host.
+//! A fenced block belongs to an example if its info string has attributes after the language.
+//! `example=NAME` names the example. One of two further attributes states what the block is: with
+//! `file=PATH`, it is the content of the file PATH; with `run=NAME`, it consists of commands to
+//! type, and NAME is the name of the block. If the example has several hosts, `host=NAME` names the
+//! host.
 
 use std::{collections::BTreeMap, fs, path::Path};
 

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! Common clients, and programs in `peers/` that use common client libraries. Each client sends a
-//! number of requests and reports the result of each request. The checks in this module are the
-//! same for all clients.
+//! number of requests and reports the result of each. The tests check all clients in the same way.
 
 use std::{
     fs,
@@ -18,8 +17,8 @@ use crate::{
     tools::{self, Wrk},
 };
 
-/// The Python interpreter that finds the modules in Debian's packages. The PATH may contain another
-/// interpreter before it.
+/// Debian's Python interpreter, which finds the modules in Debian's packages. It is named by its
+/// path, because the PATH may contain another interpreter before it.
 pub const SYSTEM_PYTHON: &str = "/usr/bin/python3";
 
 /// The size of an upload in bytes.
@@ -55,8 +54,8 @@ pub enum Peer {
     Go,
 }
 
-/// The task of a client: it sends `count` requests, and has at most `workers` of them in progress
-/// at a time.
+/// The task of a client: to send `count` requests, of which at most `workers` are in progress at
+/// the same time.
 #[derive(Debug, Clone, Copy)]
 pub struct Job<'a> {
     pub url: &'a str,
@@ -75,7 +74,8 @@ pub struct Job<'a> {
 /// The results of a job.
 #[derive(Debug)]
 pub struct JobResult {
-    /// The results in the order in which the requests ended, except that curl's errors come last.
+    /// The results in the order in which the requests ended. curl's errors are at the end of the
+    /// list, because curl prints them to a different stream.
     pub answers: Vec<Result<Response, String>>,
     /// The number of connections that the client's namespace opened during the job.
     pub opened: u64,
@@ -85,8 +85,8 @@ impl Peer {
     /// Runs the client in the client's namespace.
     ///
     /// # Panics
-    /// Panics if the program itself fails. An error that the library reports for a request is not a
-    /// failure of the program, but is part of the results.
+    /// Panics if the program itself fails. If its library reports an error for a request, the error
+    /// is a part of the results instead.
     #[track_caller]
     pub fn run(self, lab: &Lab, job: &Job<'_>) -> JobResult {
         let mut command = self.command(lab, job);

@@ -99,7 +99,8 @@ impl Process {
         self.forget();
     }
 
-    /// Removes the pid from the list, because the kernel may now assign it to another process.
+    /// Removes the pid of the ended child from the list, because the kernel may now assign the pid
+    /// to another process.
     fn forget(&self) {
         running().retain(|pid| *pid != self.child.id());
     }
@@ -121,7 +122,7 @@ fn running() -> MutexGuard<'static, Vec<u32>> {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Kills all running children. This function is called before an exit that runs no destructors.
+/// Kills all running children, before an exit that runs no destructors.
 pub fn kill_all() {
     for pid in running().iter() {
         let _ = kill(

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The kernel programs without a network. `BPF_PROG_TEST_RUN` passes them one packet at a time, and
-//! a test checks the results: the verdict, the packet after the run, the additional packets that
-//! the programs sent, and the maps.
+//! Runs the kernel programs without a network: `BPF_PROG_TEST_RUN` passes them one packet at a
+//! time. A test then checks the verdict, the packet after the run, the additional packets that the
+//! programs sent, and the maps.
 //!
 //! [`Programs`] loads the object and fills the maps as a daemon would. A [`Talk`] is a connection
 //! whose segments a test makes, and a [`Shape`] determines the headers around the segments.
 //!
-//! A test run has limits, and tests with real traffic cover the cases outside them: packets of more
-//! than about 3.7 KiB, payload outside the linear part of the packet, checksums left to the device,
-//! and two CPUs at the same time.
+//! The following cases are impossible in a test run, and are covered by tests with real traffic:
+//! packets of more than about 3.7 KiB, payload outside the linear part of the packet, checksums
+//! left to the device, and two CPUs at the same time.
 
 mod bpffs;
 mod link;

@@ -4,8 +4,9 @@
 //! client's namespace, or on the server's host if the lab has only one namespace.
 //!
 //! Each proxy has two servers: the guarded port, and as a backup the port to which no limit
-//! applies. If a proxy takes the guarded port out of service, even briefly, the backup port serves
-//! requests that should have been refused.
+//! applies. A refusal must not make a proxy take the guarded port out of service. If this happens
+//! even briefly, the tests notice it, because the backup port then serves requests that should have
+//! been refused.
 
 use std::{
     collections::BTreeMap,
@@ -93,8 +94,7 @@ backend api
         Self { process, stats }
     }
 
-    /// Returns the statistics that HAProxy has of a frontend or server: the values in its row, by
-    /// column name.
+    /// Returns HAProxy's statistics for the server or frontend `name` of `proxy`, by column name.
     #[track_caller]
     pub fn row(&self, proxy: &str, name: &str) -> BTreeMap<String, String> {
         let mut stream = UnixStream::connect(&self.stats).expect("reach HAProxy's stats socket");
@@ -119,7 +119,7 @@ backend api
             .collect()
     }
 
-    /// Returns the statistics that HAProxy has of the guarded server, by column name.
+    /// Returns HAProxy's statistics for the guarded server, by column name.
     #[track_caller]
     pub fn guarded(&self) -> BTreeMap<String, String> {
         self.row("api", "guarded")
@@ -130,8 +130,8 @@ backend api
     pub fn wait_until(&self, status: &str) {
         clock::eventually(&format!("the guarded server is {status}"), || {
             let row = self.guarded();
-            // Before the first check, HAProxy assumes that the server is up, so the status alone
-            // does not show that a check has been made.
+            // HAProxy assumes that the server is up until the first check has been made. The
+            // check's own status shows that there was one.
             row["status"].starts_with(status) && row["check_status"].starts_with("L7")
         });
     }

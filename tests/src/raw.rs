@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! A TCP peer whose packets are all made by a test. The peer has addresses on the client's network
-//! that no kernel owns, and therefore no kernel answers on its behalf. Its packets reach the server
-//! without a verified checksum, so the server's kernel verifies it.
+//! that no kernel owns, and therefore no kernel answers on its behalf. The checksums of its packets
+//! have not been verified when the packets reach the server, so the server's kernel verifies them.
 
 mod conn;
 mod frame;
@@ -41,9 +41,9 @@ pub struct RawHost<'a> {
 }
 
 impl<'a> RawHost<'a> {
-    /// Makes the host in a lab with a veth pair, and registers the link addresses of the host at
-    /// the server. Without this, the server would ask for these link addresses and get no answer,
-    /// because no kernel owns the host's IP addresses.
+    /// Makes the host in a lab with a veth pair, and registers [`MAC`] at the server as the link
+    /// address of the host's IP addresses. Otherwise, the server would ask for the link address,
+    /// and nobody would answer, because no kernel owns the IP addresses.
     pub fn new(lab: &'a Lab) -> Self {
         let mac = MAC.map(|byte| format!("{byte:02x}")).join(":");
         for address in [V4.to_string(), V6.to_string()] {
@@ -87,8 +87,8 @@ impl<'a> RawHost<'a> {
         RawConn::new(self.link(), server, opening)
     }
 
-    /// Sends `segment` with the addresses and ports of the server of a connection, as a forger
-    /// would.
+    /// Sends `segment` to the client of a connection, with the server's addresses and ports as its
+    /// source, as a forger would.
     pub fn forge(&self, ends: &Ends, segment: &Segment) {
         let shape = match ends.server {
             IpAddr::V4(_) => Shape::v4(),

@@ -1,27 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Counts that are recorded in the repository. A test compares its counts with the record. In the
-//! environment in which the record was made, they must be equal; elsewhere, they may differ within
-//! bounds.
+//! Counts that are recorded in the repository. A test compares its counts with the record. They
+//! must be equal to it with the same kernel and compiler, and near to it with others.
 
 use std::{env, fmt::Write as _, fs, path::Path};
 
-/// The environment variable that makes the tests write records instead of comparing them. The same
-/// variable is used for other files that tests generate from the code.
+/// The environment variable that makes a test write its record instead of comparing it. Tests that
+/// generate other files from the code use the same variable.
 const WRITE: &str = "LIMITER_WRITE_DOCS";
 
 /// The maximum difference in percent between a count and a record that was made with another kernel
-/// or compiler. A change of the kernel or compiler usually changes a count by less, and a mistake
-/// usually changes it by more.
+/// or compiler. Another kernel or compiler usually changes a count by less than this, and a mistake
+/// in the code changes it by more.
 const SLACK: u64 = 25;
 
 /// Asserts that `counts` match the file `name` in the directory of the tests
 /// (`tests/program/NAME`).
 ///
-/// `made_by` names everything outside this repository that affects the counts. If the record was
-/// made by the same versions, all counts must be equal. A lower count is a failure too, so that the
-/// record stays accurate. If the record was made by other versions, each count may differ by a
-/// quarter.
+/// `made_by` names the versions of everything outside this repository that affects the counts. If
+/// the record was made by the same versions, all counts must be equal to it. Even a lower count is
+/// a failure, so that the record stays accurate. Otherwise, each count may differ by `SLACK`
+/// percent.
 ///
 /// # Panics
 /// Panics if a count differs. The message explains how to write a new record.

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use crate::{Config, GUARDED, Lab, Limiter, Net, Nginx, Response, UNGUARDED};
 
-/// A lab, nginx and a daemon. The fields are dropped in this order, so that the daemon ends before
-/// its namespace is removed.
+/// A lab, nginx and a daemon. Fields are dropped in the order of their declaration, so the daemon
+/// ends before its namespace is removed.
 #[derive(Debug)]
 pub struct Rig {
     pub limiter: Limiter,

@@ -61,8 +61,8 @@ impl Scripted {
     }
 
     /// Waits until the scope has no request in flight, and asserts that no request was refused. The
-    /// scope must allow only one request at a time, because a slot that was not released then leads
-    /// to a refusal.
+    /// scope must allow only one request at a time, so that a slot that is not released leads to a
+    /// refusal.
     #[track_caller]
     pub fn assert_slot_is_free(&self) {
         eventually("the slot is free", || {

@@ -79,8 +79,7 @@ impl Server {
                 let (serve, opened) = (Arc::clone(&serve), Arc::clone(&opened));
                 thread::spawn(move || {
                     serve(conn);
-                    // The connection stays open as long as a handle to it exists, so this handle is
-                    // removed.
+                    // The connection would stay open as long as the handle in `opened` exists.
                     opened.lock().expect("open connections").remove(&number);
                 });
             }

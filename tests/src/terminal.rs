@@ -13,7 +13,7 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Runs a shell script in the terminal. The script finds the command in `$LIMITER`.
+    /// Runs a shell script in the terminal. In the script, `$LIMITER` is `command`.
     pub fn start(command: &Command, socket: PathBuf, script: &str) -> Self {
         let words = std::iter::once(command.get_program()).chain(command.get_args());
         let words: Vec<_> = words.map(|word| word.to_str().expect("UTF-8")).collect();
@@ -48,7 +48,7 @@ impl Terminal {
         command
     }
 
-    /// Types keys, which are given by the names that tmux has for them.
+    /// Types keys. They have the names that tmux's `send-keys` uses.
     pub fn keys(&self, keys: &[&str]) {
         process::succeed(self.tmux(&["send-keys"]).args(keys));
     }
@@ -80,7 +80,8 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // This command fails if the server has already ended together with its last command.
+        // This command fails if the server is already gone, because a tmux server ends with its
+        // last window.
         let _ = self.tmux(&["kill-server"]).output();
     }
 }

@@ -13,8 +13,8 @@ use crate::{
     process::{Process, output, succeed},
 };
 
-/// Debian's Python, which finds the modules of Debian's packages. The PATH may contain another
-/// Python before it.
+/// Debian's Python, which finds the modules in Debian's packages. It is named by its path, because
+/// the PATH may contain another Python before it.
 pub const PYTHON: &str = "/usr/bin/python3";
 
 /// The maximum running time of curl in seconds.
@@ -39,7 +39,8 @@ pub fn curl(lab: &Lab, arguments: &[&str]) -> Curl {
     }
 }
 
-/// Returns a curl command with `-i` in the client's namespace that has not been started.
+/// Returns a command that runs curl with `-i` in the client's namespace, for at most `seconds`
+/// seconds. The caller has to start it.
 pub fn curl_command(lab: &Lab, seconds: u32) -> Command {
     let mut command = lab.client().command("curl");
     command.args(["-q", "-sS", "-i", "--noproxy", "*"]);
@@ -47,8 +48,8 @@ pub fn curl_command(lab: &Lab, seconds: u32) -> Command {
     command
 }
 
-/// Removes a response, and the interim responses that precede it, from the start of curl's output.
-/// If the response has no Content-Length, all remaining bytes are its body.
+/// Removes a response, and any interim responses before it, from the start of curl's output. If the
+/// response has no Content-Length, its body is everything that follows.
 pub fn take_response(printed: &mut Vec<u8>) -> Option<Response> {
     let mut interim = Vec::new();
     loop {
@@ -121,8 +122,8 @@ pub fn wrk(lab: &Lab, url: &str, key: &str, connections: u32, seconds: u32) -> W
     Wrk::parse(&text)
 }
 
-/// A script for wrk, which gets the path of a file as its argument. Once this file exists, the
-/// connections send no further requests.
+/// A script for wrk. Its argument is the path of a file. Once the file exists, wrk sends no further
+/// requests on its connections.
 const UNTIL_TOLD: &str = r#"
 local told
 function init(arguments)
@@ -166,14 +167,14 @@ impl Load {
         Self { wrk, told }
     }
 
-    /// Makes the connections send no further requests. The response to a request that has already
-    /// been sent is still received.
+    /// Makes wrk send no further requests. It still receives the responses to requests that it has
+    /// already sent.
     pub fn tell(&self) {
         fs::write(&self.told, "").expect("tell wrk");
     }
 
-    /// Ends wrk and returns its summary. If [`Self::tell`] was called earlier and the responses
-    /// have arrived since, this interrupts no request.
+    /// Ends wrk and returns its summary. No request is interrupted if [`Self::tell`] was called and
+    /// all responses have arrived since.
     #[track_caller]
     pub fn finish(mut self) -> Wrk {
         self.wrk.signal(Signal::SIGINT);
@@ -188,8 +189,7 @@ impl Load {
 }
 
 impl Wrk {
-    /// Returns the latency that was not exceeded by `percent` percent of the requests. wrk reports
-    /// it only if it ran with `--latency`.
+    /// Returns the given percentile of the latency. wrk reports it only if it ran with `--latency`.
     pub fn latency(&self, percent: u32) -> Option<Duration> {
         let name = format!("{percent}%");
         let mut lines = self.text.lines().map(str::split_whitespace);

@@ -16,7 +16,7 @@ use nix::{
     time::{ClockId, clock_settime},
 };
 
-/// The environment variable that process 1 of the machine sets.
+/// The environment variable that exists only in such a machine.
 const VARIABLE: &str = "LIMITER_VM";
 
 /// The serial port that leads to the host.
@@ -26,7 +26,7 @@ const HOST: &str = "/dev/ttyS1";
 /// restarts.
 pub const DISK: &str = "/srv";
 
-/// A network card of the machine. The machine has two cards, connected to each other.
+/// A network card of the machine, which has two cards that are connected to each other.
 #[derive(Debug, Clone, Copy)]
 pub struct Card {
     name: &'static str,
@@ -88,7 +88,7 @@ pub fn set_clock(seconds: u64) {
     clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::new(seconds, 0)).expect("set the clock");
 }
 
-/// Ends the machine as a power failure does: the machine writes nothing more to its disk.
+/// Ends the machine as a power failure does, without writing anything more to its disk.
 pub fn cut_power() -> ! {
     ask("cut");
     panic!("the machine still has power");
@@ -126,8 +126,8 @@ fn ask(what: &str) {
         .write(true)
         .open(HOST)
         .expect("the line to the host");
-    // The test harness may have written a line without its end, so the request begins with a line
-    // end.
+    // The test harness writes to the same serial port, and may have written an incomplete line. The
+    // request therefore begins with a newline.
     (&line)
         .write_all(format!("\nvm: {what}\n").as_bytes())
         .expect("ask the host");

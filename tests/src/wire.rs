@@ -55,8 +55,8 @@ impl DeviceKind {
 /// A cable between two namespaces. Dropping it disconnects them.
 #[derive(Debug)]
 pub struct Wire {
-    /// One end of a socket pair that keeps the thread running. Closing it wakes the thread, which
-    /// then ends.
+    /// One end of a socket pair. The thread waits at the other end, and stops when this end is
+    /// closed.
     plug: Option<UnixStream>,
     carrier: Option<JoinHandle<()>>,
 }
@@ -142,8 +142,8 @@ fn carry(mut from: &File, mut to: &File, way: &mut PacketHandler) {
     };
     packet.truncate(length);
     for packet in way(packet) {
-        // A device that is down does not accept packets. They are dropped, as on an unplugged
-        // cable.
+        // A device that is down does not accept packets. Like packets on an unplugged cable, they
+        // are lost.
         let _ = to.write_all(&packet);
     }
 }

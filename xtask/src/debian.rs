@@ -20,8 +20,8 @@ use crate::{
     resolve::{self, Package},
 };
 
-/// Debian's compilers, each with the package that contains `core` for BPF. In a stable release,
-/// rustc-web is newer than rustc.
+/// Debian's compilers, each with the package that contains `core` for BPF. rustc-web is tried
+/// first, because it is newer than rustc in a stable release.
 const COMPILERS: [[&str; 2]; 2] = [
     ["rustc-web", "libstd-rust-web-dev-bpf"],
     ["rustc", "libstd-rust-dev-bpf"],
@@ -81,9 +81,8 @@ fn download(private: &Private) -> anyhow::Result<Vec<Package>> {
     with_apt(&private.dir().join("apt"), |apt| apt.fetch(private))
 }
 
-/// Calls `act` with the system's package lists. An error usually means that those lists are absent
-/// or too old. After an error, downloads separate lists into `state`, and calls `act` again with
-/// them.
+/// Calls `act` with the system's package lists. If `act` fails, the lists are probably absent or
+/// too old. In this case, downloads separate lists into `state`, and calls `act` again with those.
 pub fn with_apt<T>(state: &Path, act: impl Fn(&Apt) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let system = Apt {
         private_state: None,
@@ -252,9 +251,9 @@ fn unpack(private: &Private) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes the installation prefix of LLVM with which bpf-linker is built. It contains only the
-/// shared library `lib/libLLVM.so`. LLVM's development packages contain half a gigabyte of other
-/// files, which the build does not need.
+/// Makes the LLVM installation prefix for the build of bpf-linker. It contains only the shared
+/// library `lib/libLLVM.so`, because the build does not need the other files of LLVM's development
+/// packages, which take half a gigabyte.
 fn provide_llvm(private: &Private) -> anyhow::Result<()> {
     let libraries = private.libraries();
     let library = fs::read_dir(&libraries)
@@ -345,8 +344,8 @@ fn probe(private: &Private) -> anyhow::Result<()> {
     .map(drop)
 }
 
-/// Writes the marker. The file is written under another name and then renamed, which ensures that
-/// the marker is either complete or absent.
+/// Writes the marker of a complete toolchain. The file is written under another name and then
+/// renamed, so that the marker is either complete or absent.
 fn mark(private: &Private, packages: &[Package]) -> anyhow::Result<()> {
     let version = process::output(
         Command::new(private.rustc())

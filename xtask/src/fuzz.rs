@@ -2,9 +2,9 @@
 
 //! `cargo xtask fuzz`: runs the fuzz targets of `fuzz/` with the installed toolchain.
 //!
-//! `cargo fuzz` needs nightly Rust for its sanitizers. Most of the code under test is safe Rust, in
-//! which the sanitizers would find little. Coverage is more important for the fuzzer, and stable
-//! Rust can also instrument code for coverage.
+//! `cargo fuzz` needs nightly Rust for its sanitizers, which would find little, because most of the
+//! code under test is safe Rust. The fuzzer depends more on coverage, for which stable Rust can
+//! instrument code too.
 
 use std::{
     fs,
@@ -228,7 +228,8 @@ struct Directories {
     committed: PathBuf,
     /// The directory of the inputs that earlier runs have found.
     found: PathBuf,
-    /// The directory for the new inputs of a run whose new inputs are not kept.
+    /// The directory for the inputs that a bounded run finds, which are discarded, and for the
+    /// result of `--minimize` until it replaces the corpus.
     scratch: PathBuf,
     crashes: PathBuf,
 }

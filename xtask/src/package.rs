@@ -12,8 +12,8 @@ use anyhow::Context as _;
 
 use crate::{build, context::Context, process, tools};
 
-/// The shells for which there are completions, each with the name of the file in which it looks for
-/// them.
+/// The shells for which there are completions, each with the file name under which the shell looks
+/// for the completions of limiter.
 const COMPLETIONS: [[&str; 2]; 3] = [
     ["bash", "limiter"],
     ["zsh", "_limiter"],

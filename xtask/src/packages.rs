@@ -276,7 +276,7 @@ const MACHINES: [Requirement; 6] = [
     },
 ];
 
-/// The packages that enable a service when they are installed.
+/// The packages that enable a service when they are installed. `ensure` disables the service again.
 const SERVICES: [&str; 5] = ["nginx", "haproxy", "lighttpd", "stunnel4", "prometheus"];
 
 /// The file that prevents services from starting when a package is installed. Port 80 of the host
@@ -430,7 +430,7 @@ impl ServicePolicy {
 
 impl Drop for ServicePolicy {
     fn drop(&mut self) {
-        // This error is only printed, because a destructor cannot return it.
+        // A destructor cannot return an error, so the error is only printed.
         if let Err(error) = self.take_away() {
             eprintln!("{POLICY} is still there, remove it: {error:#}");
         }

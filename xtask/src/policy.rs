@@ -7,8 +7,8 @@ use std::process::Command;
 
 use crate::{context::Context, process, tools};
 
-/// The checks of cargo-deny that run. The check `advisories` does not run. Its database comes from
-/// the network, and a new advisory is not a fault of the change that is being checked.
+/// The checks that cargo-deny runs. `advisories` is left out, because its database comes from the
+/// network, and a new advisory is not a fault of the change that is being checked.
 const CHECKS: [&str; 3] = ["bans", "licenses", "sources"];
 
 /// Runs cargo-deny.

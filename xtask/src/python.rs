@@ -28,8 +28,8 @@ pub fn schemathesis(context: &Context) -> anyhow::Result<PathBuf> {
     Ok(environment.join("bin/schemathesis"))
 }
 
-/// Returns the path of a Python interpreter with Grafana's types, which know the fields of a
-/// dashboard. The environment is installed if it is missing.
+/// Returns the path of a Python interpreter with Grafana's types, which define the fields of a
+/// dashboard. Its environment is installed if it is missing.
 pub fn grafana(context: &Context) -> anyhow::Result<PathBuf> {
     let environment = environment("grafana", &context.root().join(GRAFANA))?;
     Ok(environment.join("bin/python"))

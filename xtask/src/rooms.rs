@@ -118,9 +118,8 @@ impl House {
     }
 }
 
-/// Returns whether the file `inside`, a path relative to `src`, contains only tests, which may
-/// import anything. `openapi` counts as such a file. It describes the routes, and is compiled only
-/// for tests.
+/// Returns whether a file contains only tests, which may import anything. `inside` is its path
+/// relative to `src`. `openapi` counts as a test, because it is compiled only for tests.
 fn is_test(inside: &str) -> bool {
     inside
         .split('/')

@@ -11,8 +11,8 @@ pub enum Kind {
     Literal,
 }
 
-/// Returns the source with each character of a comment or a literal replaced by a space. Line
-/// breaks are kept.
+/// Returns the source with each character of a comment or a string literal replaced by a space.
+/// Line breaks are kept.
 pub fn code(source: &str) -> String {
     source
         .chars()

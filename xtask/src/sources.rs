@@ -14,8 +14,8 @@ use anyhow::{Context as _, ensure};
 
 use crate::{columns, mentions, process};
 
-/// The endings of the names of files that must name their licence, each with the marker of a
-/// comment.
+/// The file name endings of the files that must name their licence, each with the characters that
+/// begin a comment in such a file.
 const COMMENTS: [(&str, &str); 3] = [(".rs", "//"), (".sh", "#"), (".py", "#")];
 
 const USER_SPACE: &str = "MIT OR Apache-2.0";

@@ -127,8 +127,9 @@ pub const FLOW_DEFERRED: u32 = 128;
 /// The server has sent a packet since the client completed the handshake, which shows that the
 /// connection exists on the server.
 pub const FLOW_CONFIRMED: u32 = 256;
-/// A reset from the client has been let through, and the server has sent nothing since. The server
-/// accepts this reset only if some of the client's bytes never reached the server.
+/// A reset has been let through whose sequence number is below the client's next byte, and the
+/// server has sent nothing since. The server accepts such a reset only if some of the client's
+/// bytes never reached it.
 pub const FLOW_RESET_PASSED: u32 = 512;
 /// At least one request was refused and the connection went on ([`Splice`]).
 pub const FLOW_SPLICED: u32 = 1024;
@@ -142,8 +143,8 @@ pub const FLOW_SWITCHING: u32 = 1 << 16;
 /// connection.
 pub const FLOW_UNSURE: u32 = 1 << 17;
 
-/// The maximum number of unacknowledged offers of another kind of HTTP whose sequence numbers a
-/// flow keeps. If the client retransmits such an offer, the programs remove the offer again.
+/// The maximum number of offers of another kind of HTTP that a flow remembers until the server has
+/// acknowledged them. If the client retransmits such an offer, the programs remove it again.
 pub const OFFERS: usize = 4;
 
 /// An entry of the ring of outstanding requests.
@@ -267,7 +268,8 @@ pub struct Flow {
     pub client_window: u32,
     /// The client's newest timestamp value that the server may have recorded (RFC 7323).
     pub client_tsval: u32,
-    /// The `skb->pkt_type` of the packet that completed the handshake.
+    /// The `skb->pkt_type` of the packet that completed the handshake. Later packets of the client
+    /// must have the same type.
     pub packet_type: u32,
     /// The id of the last recount that visited this flow; see [`Sweep::recount`].
     pub recount: u32,
@@ -303,7 +305,8 @@ pub struct Flow {
     /// number that is [`FLOOR`] below the server's highest acknowledgement number.
     pub client_start: Seq,
     /// The number of entries of `records` that are in use. These are the last entries before
-    /// `records_next`. Entries whose bytes the server has acknowledged may be left out.
+    /// `records_next`. Older entries are no longer needed, because the server has acknowledged
+    /// their bytes.
     pub records_kept: u32,
     /// The number of entries that have been added to `offers`. The number does not wrap, but stays
     /// at `u32::MAX`.
@@ -358,7 +361,7 @@ pub struct Tomb {
     pub text: TextKey,
     /// The number of seconds in the `Retry-After` field of the response.
     pub retry_after: u32,
-    /// The number of seconds until the window ends, as the response states it.
+    /// The number of seconds in the parameter `t` of `RateLimit` in the response.
     pub reset_after: u32,
     /// `TOMB_*` flags.
     pub flags: u32,

@@ -4,8 +4,8 @@
 //! table in this file.
 //!
 //! A reason is an index into arrays in the maps. Some of these arrays have entries only for the
-//! reasons that are limits of a scope. Therefore these reasons come first. Each row of the table
-//! has the name of the reason and the counter of the requests that were refused for it. If there is
+//! reasons that are limits of a scope. Therefore the limits come first. Each row of the table has
+//! the name of the reason and the counter of the requests that were refused for it. If there is
 //! also a counter of all requests to which the reason applies, refused or not, that counter follows
 //! `of`.
 

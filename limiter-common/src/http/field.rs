@@ -93,9 +93,8 @@ pub(super) fn irrelevant(scan: &Scan, rules: &Rules, begin: u32) -> Option<u32> 
     Some(begin.wrapping_add((words * 8) as u32))
 }
 
-/// Returns the number (counted from one) of the first configured name in the index entry of the
-/// name at `begin`, which has `length` bytes. Returns 0 if there is no configured name in this
-/// entry.
+/// Looks up the index entry for the name of `length` bytes at `begin`. Returns the number (counted
+/// from one) of the first configured name in this entry, or 0 if the entry has none.
 #[inline(always)]
 fn number(scan: &Scan, rules: &Rules, begin: u32, length: u64) -> u8 {
     let index = (length - 1) << 5 | (scan.word(begin) & 31);
@@ -172,7 +171,8 @@ const MAX_CHAIN: u32 = 8;
 
 /// Returns the kind (`KIND_*`) of the field whose name begins at `begin`. The name is compared with
 /// the configured name number `name` (counted from one), and with all names that follow in the same
-/// entry of the index. A result above all kinds means that the field is malformed.
+/// entry of the index. A result above `KIND_REQUEST_METHOD`, the last of the kinds, means that the
+/// field is malformed.
 #[inline(always)]
 fn kind(scan: &mut Scan, rules: &Rules, begin: u32, name: u32) -> u32 {
     let cursor = scan.cursor(begin);
@@ -215,9 +215,9 @@ fn kind(scan: &mut Scan, rules: &Rules, begin: u32, name: u32) -> u32 {
 }
 
 /// Returns the kind of a field whose name is another spelling of a configured name with the kind
-/// `kind`. Only some servers recognise the other spelling. A key in such a field counts
-/// nevertheless. If the field affects the framing of a request, the request is malformed, because
-/// servers would disagree on its framing.
+/// `kind`. Only some servers recognise the other spelling. A key in such a field still counts. If
+/// the field affects framing, a request is malformed, because servers would disagree on where it
+/// ends, and a response is read as if it did not have the field.
 #[inline(always)]
 fn respelled(scan: &mut Scan, rules: &Rules, kind: u32) -> u32 {
     if kind < KIND_NONE {

@@ -271,7 +271,7 @@ pub(super) fn blank(scan: &mut Scan, rules: &Rules, next: u32) -> bool {
         {
             return malformed(scan);
         }
-        // Some servers do not recognise the respelled field, and would use another key.
+        // Servers that do not recognise the respelled field would use the key of another source.
         if seen & SEEN_RESPELLED != 0 && has_several_keys(&scan.state) {
             return malformed(scan);
         }

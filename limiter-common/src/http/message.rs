@@ -63,8 +63,8 @@ pub const fn is_preflight(state: &State) -> bool {
     state.seen & (BOTH | NONE) == BOTH && state.method == METHOD_OPTIONS && state.length == 0
 }
 
-/// Returns whether a response has no body because of its status or of the `demands` of its request,
-/// regardless of its fields. Some servers send a body nevertheless.
+/// Returns whether a response must not have a body, regardless of its fields. This depends on its
+/// status and on the `demands` of its request. Some servers send a body nevertheless.
 #[inline(always)]
 #[must_use]
 pub const fn is_bodiless(state: &State, demands: u32) -> bool {

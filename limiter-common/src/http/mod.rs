@@ -169,16 +169,16 @@ const MODE_CHUNK: u32 = 6;
 const MODE_VALUE: u32 = 7;
 /// The mode in a value that is read word by word.
 const MODE_STREAM: u32 = 8;
-/// The mode after a value that was read word by word, in the blanks and the end of the line.
+/// The mode in the blanks and the line end after a value that was read word by word.
 const MODE_AFTER: u32 = 9;
-/// The mode in a value that is being trimmed. This mode does not last beyond the end of the window.
-/// (The line is complete, or longer than the carry.)
+/// The mode in a value that is being trimmed. This mode does not last beyond the end of the window,
+/// because a value is trimmed only once its line is complete or longer than the carry.
 const MODE_TRIM: u32 = 10;
 /// The mode in the digits of `Content-Length`. This mode does not last beyond the end of the
 /// window.
 const MODE_DIGITS: u32 = 11;
-/// The mode after the last byte of a value that was read word by word. This mode does not last
-/// beyond the end of the window.
+/// The mode after the last byte of a value that was read word by word, before the last bytes are
+/// hashed and the key is noted. This mode does not last beyond the end of the window.
 const MODE_END: u32 = 12;
 /// The mode in the digits of the size of a chunk. This mode does not last beyond the end of the
 /// window.
@@ -364,9 +364,10 @@ const _: () = {
     assert!(CARRY.is_multiple_of(8));
     assert!(CARRY + WINDOW <= word::POSITIONS);
     assert!(KEY_SOURCES <= KEY_SLOTS);
-    // A per-CPU map value is at most 32 KiB (mm/percpu.c, PCPU_MIN_UNIT_SIZE).
+    // The scan is a part of a per-CPU map value, which is at most 32 KiB (mm/percpu.c,
+    // PCPU_MIN_UNIT_SIZE). Half of it is left for the other parts.
     assert!(size_of::<Scan>() <= 16384);
     assert!(size_of::<State>().is_multiple_of(8) && size_of::<Rules>().is_multiple_of(8));
-    // The carry holds the stream and at most one word of bytes that are carried with it.
+    // In `MODE_STREAM`, the carry holds the stream and at most one word of the value.
     assert!(size_of::<Stream>().is_multiple_of(8) && size_of::<Stream>() + 8 <= CARRY);
 };

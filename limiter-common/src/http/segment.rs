@@ -14,7 +14,7 @@ use super::{
 /// The number of bytes that are loaded after a long chunk, where only the line with the size of the
 /// next chunk matters.
 const SMALL: u32 = 64;
-/// The minimum number of bytes that a long chunk has past the end of the window.
+/// A chunk is long if at least this many of its bytes lie beyond the window.
 pub(super) const LONG: u32 = 512;
 
 /// The value that stands for no offer in this segment. It is past the end of any payload.
@@ -23,7 +23,7 @@ pub(super) const NO_OFFER: u32 = u32::MAX;
 /// The source of payload: `bpf_skb_load_bytes` in the kernel, and a slice on the host.
 pub trait Payload {
     /// Copies `len` bytes of the payload, beginning at the offset `at`, to the address `to`.
-    /// Returns false if this is impossible.
+    /// Returns false if the payload cannot be read.
     ///
     /// # Safety
     /// `len` is 1 to [`WINDOW`], `len` bytes can be written at `to`, and the payload has at least
@@ -52,7 +52,7 @@ pub unsafe fn begin(scan: *mut Scan, parser: *const Parser, from: u32, len: u32)
             carry = 0;
         }
         if carry > 0 {
-            // SAFETY: both are arrays of at least that many words.
+            // SAFETY: both arrays have at least CARRY / 8 words.
             unsafe { copy::<{ CARRY / 8 }>(parser.carry.as_ptr(), scan.buf.as_mut_ptr()) };
             if scan.state.mode == MODE_STREAM {
                 // SAFETY: the stream has just been copied to the beginning of the buffer.
@@ -166,8 +166,8 @@ fn load(scan: &mut Scan, payload: &impl Payload) -> bool {
     if held > 0 && scan.end != CARRY as u32 {
         let mut i = 0;
         while i < CARRY / 8 {
-            // This moves the last CARRY bytes that were loaded to the beginning of the buffer. They
-            // may include bytes from before the window.
+            // The last CARRY bytes become the carry, at the beginning of the buffer. If the window
+            // was shorter, some of these bytes come from the old carry.
             scan.buf[i] = scan.take_carry(scan.end, i).to_le();
             i += 1;
         }
@@ -184,8 +184,9 @@ fn load(scan: &mut Scan, payload: &impl Payload) -> bool {
     let at = scan.at;
     // SAFETY: the buffer is longer than CARRY.
     let to = unsafe { scan.buf.as_mut_ptr().cast::<u8>().add(CARRY) };
-    // SAFETY: the mask keeps `bytes` between 1 and WINDOW, at most that many bytes are left, and
-    // the buffer has room for a window after the carry.
+    // SAFETY: the mask keeps `bytes` between 1 and WINDOW. `unit` calls this function only if bytes
+    // are left, and `bytes` is at most that number. The buffer has room for a window after the
+    // carry.
     unsafe { payload.load(at, to, bytes as u32) }
 }
 
@@ -378,7 +379,7 @@ pub unsafe fn end(scan: *mut Scan, parser: *mut Parser) {
         parser.state.begun = scan.state.begun;
         parser.state.carry = 0;
         if carried > 0 {
-            // SAFETY: the carry is an array of that many words.
+            // SAFETY: the carry is an array of CARRY / 8 words.
             unsafe { zero::<{ CARRY / 8 }>(parser.carry.as_mut_ptr()) };
         }
         return;
@@ -414,7 +415,7 @@ pub unsafe fn end(scan: *mut Scan, parser: *mut Parser) {
         }
     } else if carried > 0 {
         // The carry is cleared, because its bytes may be a part of a key. SAFETY: the carry is an
-        // array of that many words.
+        // array of CARRY / 8 words.
         unsafe { zero::<{ CARRY / 8 }>(parser.carry.as_mut_ptr()) };
     }
 }

@@ -21,8 +21,8 @@ impl Parser {
         self.state.carry > 0
     }
 
-    /// Hides the unfinished line, which may contain a key, or reveals it again. Two calls with the
-    /// same `pad` cancel each other out.
+    /// Masks the unfinished line with `pad`, because the line may contain a key. A second call with
+    /// the same `pad` restores the line.
     #[inline(always)]
     pub fn mask(&mut self, pad: &[u64; CARRY / 8]) {
         let mut i = 0;

@@ -60,9 +60,8 @@ impl Stream {
         }
     }
 
-    /// Stores the stream at the beginning of the carry. The carry may contain other bytes only in
-    /// its last word. Then clears this stream, because a hash of only a few bytes could reveal the
-    /// bytes.
+    /// Stores the stream at the beginning of the carry, of which only the last word may be in use.
+    /// Clears this stream afterwards, because a hash of only a few bytes could reveal these bytes.
     #[inline(always)]
     pub(super) fn store(&mut self, carry: &mut [u64; CARRY / 8]) {
         // SAFETY: the carry is longer than a stream, and a stream consists of words.
@@ -140,8 +139,8 @@ pub(super) fn step(scan: &mut Scan, rules: &Rules) -> bool {
     let mut word = scan.word(pos);
     let bits = ends_value(word);
     let length = if bits == 0 { 8 } else { first(bits) };
-    // The window must contain one more byte, because the value ends only if another byte follows
-    // it, and because the carry must not be empty.
+    // The window must contain one more byte. Only the byte after the value shows that the value has
+    // ended, and `segment::end` stores the stream only if at least one byte is carried.
     if length >= left {
         return wait(scan, rules, pos);
     }
@@ -263,14 +262,15 @@ fn user_name(scan: &mut Scan, decoded: u64, bytes: u64) -> bool {
         stream.user_rest = joined;
     } else {
         stream.user.take(joined);
-        // The bytes do not fit into one word, so `at` is not zero.
+        // At most six bytes are added. As they fill the word, `at` is at least 2, and the shift is
+        // less than 64.
         stream.user_rest = name >> (64 - at * 8);
     }
     false
 }
 
-/// Reads the bytes after the value, which are blanks and the end of the line. Any other byte is
-/// malformed, because it would belong to the value, and a key cannot contain it.
+/// Reads the bytes after the value, which are blanks and the end of the line. Any other byte makes
+/// the request malformed, because the value would then have a byte that a key cannot have.
 #[inline(always)]
 pub(super) fn after(scan: &mut Scan, rules: &Rules) -> bool {
     let pos = scan.pos;

@@ -95,9 +95,9 @@ fn trim(scan: &mut Scan, rules: &Rules) -> bool {
     } else if kind == KIND_CONNECTION {
         connection::begin(scan)
     } else if begin >= end {
-        // The first `CARRY` bytes of a longer line contain no part of a key. A key after so many
-        // blanks is malformed, because the result must not depend on how the line is split into
-        // segments.
+        // The value is empty, or the line is long and its first `CARRY` bytes contain no part of
+        // the value. Such a long line is malformed, because later bytes are not always available,
+        // and the result must not depend on how the line is split into segments.
         goes_on(scan) && malformed(scan)
     } else if kind == KIND_BASIC || goes_on(scan) {
         if !goes_on(scan) {

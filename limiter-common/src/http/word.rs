@@ -40,7 +40,7 @@ pub(super) const fn control(word: u64) -> u64 {
 #[inline(always)]
 pub(super) const fn ends_name(word: u64) -> u64 {
     // A colon becomes 0xff. For any other byte, the highest bit of the result is set only if the
-    // highest bit of the byte was set.
+    // highest bit of the byte was set, and such a byte ends a name too.
     let colon = (word ^ each(b':')).wrapping_sub(ONES);
     (colon | not_visible(word)) & HIGH
 }
@@ -166,7 +166,7 @@ pub(super) const fn spaces(word: u64) -> u64 {
 }
 
 /// Returns `value` unchanged, but hides from LLVM how it was computed. Otherwise LLVM could remove
-/// a comparison that follows.
+/// a later comparison that the verifier needs.
 #[inline(always)]
 pub(super) fn hide(value: u64) -> u64 {
     #[cfg(target_arch = "bpf")]
@@ -196,7 +196,7 @@ pub(super) fn window(bytes: u64) -> u64 {
     #[cfg(target_arch = "bpf")]
     {
         let mut bytes = bytes;
-        // SAFETY: it is arithmetic on a register.
+        // SAFETY: the instructions change only a register.
         unsafe {
             core::arch::asm!(
                 "{0} += -1",
@@ -221,7 +221,7 @@ pub(super) fn masked<const MASK: i32>(value: u64) -> u64 {
     #[cfg(target_arch = "bpf")]
     {
         let mut value = value;
-        // SAFETY: it is arithmetic on a register.
+        // SAFETY: the instructions change only a register.
         unsafe {
             core::arch::asm!(
                 "{0} &= {mask}",

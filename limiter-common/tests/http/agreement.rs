@@ -74,8 +74,8 @@ pub fn passed(bytes: &[u8]) -> Forwarded {
         http2: None,
     };
     if let Some(&end @ (Event::Malformed | Event::Http2)) = seen.last() {
-        // The byte that causes the event `end` is the last byte of the shortest prefix that has
-        // this event.
+        // This is a binary search for the byte that causes the event `end`, which is the last byte
+        // of the shortest prefix with this event.
         let (mut fine, mut ended) = (0, bytes.len());
         while ended - fine > 1 {
             let middle = fine.midpoint(ended);
@@ -103,8 +103,9 @@ pub fn check(bytes: &[u8], asked: &[ParsedRequest]) -> Result<usize, String> {
         if passed.stop.is_some_and(|stop| asked.end > stop) {
             break;
         }
-        // h11 reads the first half of the preface as a request, which has no key and asks for no
-        // resource. The scanner waits for the other half, and lets nothing else follow.
+        // h11 reads the first half of the HTTP/2 preface as a request. This is harmless, because
+        // that request has no key and asks for no resource, and the scanner accepts nothing but the
+        // other half after it.
         if bytes[..asked.end].trim_ascii_end() == b"PRI * HTTP/2.0" {
             continue;
         }
@@ -162,13 +163,15 @@ pub fn keys(fields: &Fields) -> Vec<Option<(u32, String)>> {
     keys.collect()
 }
 
-/// Returns `name` in the form that it has in servers that turn field names into variables.
+/// Returns `name` in lower case, with `-` in place of each character that is not an ASCII letter or
+/// digit. Servers that turn field names into variables cannot distinguish two names with the same
+/// result.
 pub fn folded(name: &str) -> String {
     name.to_ascii_lowercase()
         .replace(|char: char| !char.is_ascii_alphanumeric(), "-")
 }
 
-/// Returns `name` in the form that it has in CGI, or in a map that ignores case.
+/// Decodes `name`, removes the blanks around it, and folds it as [`folded`] does.
 fn name_of(name: &[u8]) -> String {
     folded(trimmed(&latin(name)))
 }
@@ -182,8 +185,8 @@ fn trimmed(text: &str) -> &str {
     text.trim_matches(is_blank)
 }
 
-/// Returns whether Python, JavaScript or Go treats `char` as a blank. Each of them treats more
-/// characters as blanks than HTTP does, and their sets of blanks differ.
+/// Returns whether Python, JavaScript or Go treats `char` as a blank. Their sets of blanks differ,
+/// and each set is larger than that of HTTP.
 const fn is_blank(char: char) -> bool {
     char.is_whitespace() || matches!(char, '\x1c'..='\x1f' | '\0' | '\u{feff}')
 }

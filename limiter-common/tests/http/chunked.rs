@@ -5,8 +5,7 @@
 
 use crate::drive::{Direction, Event, keys, requests, requests_by_byte, rules};
 
-/// Returns whether the scanner finds the request after a body that consists of `chunks`, and the
-/// key of the request.
+/// Returns whether the scanner finds the request that follows a body of `chunks`, with its key.
 fn found_behind(chunks: &str) -> bool {
     let bytes = format!(
         "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}\
@@ -54,7 +53,8 @@ chunks! {
     a_longer_extension_is_refused: format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(254)) => false;
     trailers_are_skipped: "0\r\nA: b\r\nC: d\r\n\r\n" => true;
     framing_in_trailers_does_not_matter: "0\r\nContent-Length: 9\r\nTransfer-Encoding: x\r\n\r\n" => true;
-    // uvicorn with httptools merges trailers with the fields of the head.
+    // uvicorn with httptools merges trailers with the fields of the head, where an application
+    // would find the key.
     a_key_in_trailers_is_refused: "0\r\nX-Api-Key: t\r\n\r\n" => false;
     an_empty_key_in_trailers_is_refused: "0\r\nX-Api-Key:\r\n\r\n" => false;
     a_key_of_another_source_in_trailers_is_refused: "0\r\nA: b\r\nApi_Token: t\r\n\r\n" => false;

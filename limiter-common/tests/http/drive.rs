@@ -278,7 +278,8 @@ impl Direction {
                 event => panic!("event {event}"),
             }
         }
-        // The kernel programs cut the segment here, and the client retransmits the rest.
+        // The scan has reached `UNITS`. The kernel programs cut the segment at this byte, and the
+        // client retransmits the following bytes.
         let at = self.scan.at;
         assert!(at > 0, "no progress");
         self.finish(at);

@@ -120,8 +120,8 @@ hostile! {
     a_name_in_upper_case_is_found: get("X-API-KEY: k\r\n") => Requests(1, "k");
     a_name_in_mixed_case_is_found: get("x-aPI-kEy: k\r\n") => Requests(1, "k");
     an_underscore_for_a_dash_is_found: get("X_Api_Key: k\r\n") => Requests(1, "k");
-    // When lighttpd passes a request to CGI, it turns each of the bytes that replace the dash in
-    // these names into an underscore. PHP turns dots into underscores.
+    // lighttpd turns each of the bytes in place of a dash here into an underscore when it passes a
+    // request to CGI, where the application then finds the key. PHP does the same with dots.
     a_dot_for_a_dash_is_found: get("X.Api.Key: k\r\n") => Requests(1, "k");
     any_other_byte_for_a_dash_is_found: get("x!API~kEY: k\r\n") => Requests(1, "k");
     a_dot_for_an_underscore_is_found: get("Api.Token: k\r\n") => Requests(1, "k");

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Compares the scanner with hyper's server, which frames requests on its own. The scanner must
-//! find each request that hyper finds in the forwarded bytes, with the same key.
+//! Compares the scanner with hyper's server, which determines the framing of requests with code of
+//! its own. The scanner must find each request that hyper finds in the forwarded bytes, with the
+//! same key.
 //!
 //! This command tests a larger number of streams, which are generated from another seed:
 //!
@@ -38,12 +39,12 @@ use crate::{
 /// The number of cases, unless the environment sets another number.
 const CASES: u32 = 4000;
 
-/// The end of a connection that hyper uses. The test puts in the bytes that hyper reads. All bytes
-/// that hyper writes are discarded.
+/// hyper's side of a connection. hyper reads the bytes that the test passes to [`Pipe::put`], and
+/// all bytes that hyper writes are discarded.
 #[derive(Clone, Default)]
 pub struct Pipe {
     input: Rc<RefCell<Vec<u8>>>,
-    /// The number of bytes that the test has put in.
+    /// The number of bytes that the test has passed to [`Pipe::put`].
     pub given: Rc<Cell<usize>>,
 }
 
@@ -103,7 +104,7 @@ fn served(bytes: &[u8], lenient: bool) -> Vec<ParsedRequest> {
                 .collect(),
         });
         async move {
-            // The result does not matter, because a body that is cut short ends the connection.
+            // An error is ignored, because hyper ends the connection if the body is cut short.
             let _ = request.into_body().collect().await;
             Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
         }

@@ -104,7 +104,7 @@ fn a_value_of_any_length_is_hashed_whole() {
 #[test]
 fn credentials_of_any_length_are_hashed_whole_and_so_are_user_names() {
     // Each pair has the length of the user name in bytes, and the number of times that the password
-    // repeats its four bytes. The encoded values are four thirds as long.
+    // repeats its four bytes. The base64 value is a third longer than the credentials.
     for (user, password) in [
         (0, 0),
         (0, 1),

@@ -53,8 +53,8 @@ proptest! {
     #[test]
     fn well_formed_requests_end_where_httparse_says(request in request()) {
         let (bytes, _) = write(&[request]);
-        // httparse refuses some bytes in a target that no client should send. Requests with such
-        // bytes are not compared.
+        // httparse refuses some bytes in a target that no client should send. `agree` does not
+        // compare requests that httparse refuses.
         agree(&bytes, false)?;
     }
 

@@ -27,7 +27,7 @@ fn responses(methods: &[u32], bytes: &[u8]) -> Vec<Event> {
     whole.seen
 }
 
-/// Returns the status and the body of each head, and the offset at which each message ends.
+/// Returns the status and the kind of body of each head, and the offset at which each message ends.
 fn outline(seen: &[Event]) -> (Vec<(u32, u32)>, Vec<u64>) {
     let heads = seen.iter().filter_map(|seen| match *seen {
         Event::Head { status, body, .. } => Some((status, body)),
@@ -40,8 +40,8 @@ fn outline(seen: &[Event]) -> (Vec<(u32, u32)>, Vec<u64>) {
     (heads.collect(), ends.collect())
 }
 
-/// Returns the status and the body of `response`, which answers a request with the method `method`,
-/// and whether the scanner finds its end at its last byte.
+/// Returns the status of `response`, the kind of its body, and whether the scanner finds the end of
+/// the message at the last byte. `method` is the method of the request.
 fn one(method: u32, response: &str) -> (u32, u32, bool) {
     let seen = responses(&[method], response.as_bytes());
     let (heads, ends) = outline(&seen);

@@ -150,7 +150,7 @@ fn a_response_until_the_close_may_be_skipped_for_ever() {
 /// A key in which no three consecutive bytes occur anywhere else.
 const KEY: &str = "0q9w8e7r6t5y4u3i2o1p0#9k8j7h6g5f4d3!s2a";
 
-/// Returns whether memory still contains a part of [`KEY`].
+/// Returns whether the scanner or the parser still contains a part of [`KEY`].
 fn is_left(direction: &Direction) -> bool {
     is_part_left(direction, KEY)
 }

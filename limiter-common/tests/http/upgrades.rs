@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Tests the demands that requests make, which are another protocol, a tunnel, or permission for a
-//! further request (a CORS preflight).
+//! Tests the demands of requests: whether a request asks for a tunnel or for another kind of HTTP,
+//! or is a CORS preflight.
 
 use limiter_common::http::{
     ASKS_HTTP, ASKS_TUNNEL, METHOD_CONNECT, METHOD_CONNECT_LIKE, METHOD_HEAD, METHOD_OPTIONS,
@@ -10,7 +10,8 @@ use limiter_common::http::{
 
 use crate::drive::{Direction, rules};
 
-/// The bit that [`limiter_common::http::demands`] sets for a preflight.
+/// The bit that [`limiter_common::http::demands`] sets for a preflight. It is private in the
+/// library.
 const PREFLIGHT: u32 = 32;
 
 /// Returns the demands of each request in `input`, and asserts that they are the same in one

@@ -152,7 +152,7 @@ fn framed() -> impl Strategy<Value = (Vec<Vec<u8>>, Vec<u8>)> {
 }
 
 /// Returns a wrong or unusual spelling of `length`. `form` selects the spelling. Some spellings are
-/// not numbers, and there are spellings that different parsers read as different numbers.
+/// not numbers, and parsers read others as different numbers.
 fn odd_number(length: usize, form: usize) -> Vec<u8> {
     let beyond = (1u128 << 64) + length as u128;
     match form {
@@ -267,13 +267,13 @@ fn given(name: &str) -> Option<u32> {
     Some(number.unwrap_or_else(|error| panic!("{name} is no number: {error}")))
 }
 
-/// Returns a runner for `cases` cases, which are the same in each run. Environment variables change
-/// this: `LIMITER_LONG` multiplies the number of cases by [`LONG`], `LIMITER_CASES` sets the
-/// number, and `LIMITER_SEED` selects other cases.
+/// Returns a runner for `cases` cases. The cases are the same in each run unless `LIMITER_SEED`
+/// sets another seed. `LIMITER_LONG` multiplies the number of cases by [`LONG`], and
+/// `LIMITER_CASES` sets the number.
 pub fn runner(cases: u32) -> TestRunner {
     let long = std::env::var_os("LIMITER_LONG").is_some();
     let seed = given("LIMITER_SEED").unwrap_or(0);
-    // The seed is shown if the test fails.
+    // The harness shows this line if the test fails.
     println!("LIMITER_SEED={seed}");
     let mut bytes = [0; 32];
     bytes[..4].copy_from_slice(&seed.to_le_bytes());

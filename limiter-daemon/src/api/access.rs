@@ -15,8 +15,8 @@ use nix::unistd::{Group, Uid};
 use super::{body::Pieces, peer::Peer};
 use crate::{config::Control, http::Bounds, protocol::error::ApiError};
 
-/// The path of `limiter key check`. A request to this path changes nothing, but it has a body. The
-/// body contains the key, because a path must not contain a key.
+/// The path of `limiter key check`. The request changes nothing, but carries the key in a body,
+/// because a path must not contain a key.
 const READS_WITH_BODY: &str = "/v1/keys/check";
 
 /// A group that the configuration names, with the id of the group if this host has it.
@@ -75,8 +75,8 @@ impl Access {
         }
     }
 
-    /// Returns the group that may connect, which is the readers' group if it exists and otherwise
-    /// the admins' group.
+    /// Returns the id of the group that may connect. It is the readers' group if that group exists,
+    /// and otherwise the admins' group.
     pub fn socket_group(&self) -> Option<u32> {
         self.readers.id.or(self.admins.id)
     }

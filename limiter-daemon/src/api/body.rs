@@ -28,8 +28,8 @@ const MAX_CSV: usize = 512 * 1024 * 1024;
 /// The path of requests that import a file of keys.
 pub(super) const CSV_PATH: &str = "/v1/keys/import-csv";
 
-/// Reads the whole body before the request is passed on. After the body has been read, the
-/// connection is not closed in favour of a new connection until the response is ready.
+/// Reads the whole body, and then passes the request on. From then until the response is ready, the
+/// connection keeps its place.
 pub(super) async fn whole(
     State(bounds): State<Bounds>,
     Extension(place): Extension<Arc<Place>>,
@@ -54,9 +54,8 @@ pub(super) async fn whole(
     response
 }
 
-/// Marks a response whose body has no end. While such a response is being sent, the connection is
-/// not closed in favour of a new connection. The code that makes these responses limits their
-/// number.
+/// Marks a response whose body has no end. The connection keeps its place while such a response is
+/// being sent, so the code that makes these responses limits their number.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Endless;
 

@@ -57,7 +57,7 @@ impl Argument for App {}
 
 impl Argument for Sender {}
 
-/// Nothing is added, because the description of the path already contains its parameters.
+/// Adds nothing, because the OpenAPI document takes these parameters from the path itself.
 impl<T> Argument for Part<T> {}
 
 impl<T: JsonSchema> Argument for QueryOf<T> {

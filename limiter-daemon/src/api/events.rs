@@ -152,7 +152,7 @@ mod tests {
         let log = EventLog::default();
         log.add_message("before");
         let lines = lines(log.follow(usize::MAX, 0).unwrap());
-        // The stream is read only after these events. They are more events than the log keeps for a
+        // The stream is read only after all these events, which are more than the log keeps for a
         // slow reader.
         for number in 0..3000 {
             log.add_message(number.to_string());

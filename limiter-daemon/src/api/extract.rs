@@ -72,8 +72,8 @@ impl From<JsonRejection> for ApiError {
                 "the body of the request must be JSON: send it with `Content-Type: application/json`",
             );
         }
-        // The text of `error` names a field and a position. The text never quotes a value, because
-        // the value could be a key.
+        // The text of `error` names a field and a position. It never quotes a raw key, because
+        // `protocol::fields::raw_key` reads the fields that hold one.
         Self::unexpected("body", &error.body_text())
     }
 }
@@ -92,8 +92,7 @@ impl From<QueryRejection> for ApiError {
 
 impl From<BytesRejection> for ApiError {
     fn from(error: BytesRejection) -> Self {
-        // Only the import of a key file uses this extractor, and therefore the error concerns the
-        // file.
+        // Only the import of a key file uses this extractor, so the error concerns the file.
         Self::invalid_key(error.body_text())
     }
 }

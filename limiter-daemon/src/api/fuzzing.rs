@@ -25,7 +25,8 @@ use crate::{
     },
 };
 
-/// Makes a router for the paths of [`super::routes`] that have arguments, with the same extractors.
+/// Makes a router for those paths of [`super::routes`] whose handlers have arguments. It uses the
+/// same extractors.
 fn router() -> Router {
     async fn body<T>(_: Body<T>) {}
     async fn query<T>(_: QueryOf<T>) {}

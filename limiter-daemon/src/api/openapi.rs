@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{domain::scope::ScopeName, protocol::error::ProblemBody};
 
-/// The generators of the schemas of requests and of responses. The schemas differ in the fields
-/// that may be missing.
+/// The generators of the schemas of requests and of responses. There are two, because requests and
+/// responses differ in which fields may be missing.
 struct Schemas {
     requests: SchemaGenerator,
     responses: SchemaGenerator,
@@ -120,7 +120,7 @@ fn path_parameters(path: &str, schemas: &mut Schemas) -> Vec<Value> {
     names.map(|name| path_parameter(name, schemas)).collect()
 }
 
-/// Returns the parameters of the query, which are the properties of the schema.
+/// Returns one parameter for each property of the schema `query`.
 fn query_parameters(query: Option<SchemaOf>, schemas: &mut Schemas) -> Vec<Value> {
     let Some(query) = query else {
         return Vec::new();
@@ -131,7 +131,8 @@ fn query_parameters(query: Option<SchemaOf>, schemas: &mut Schemas) -> Vec<Value
         let mut schema = schema.clone();
         let fields = schema.as_object_mut().expect("an object");
         let description = fields.remove("description");
-        // `null` is not a default here, because a missing parameter of a query has no JSON value.
+        // A default of `null` is left out, because a parameter that is missing from a query has no
+        // JSON value.
         if fields.get("default") == Some(&Value::Null) {
             fields.remove("default");
         }

@@ -37,8 +37,8 @@ impl Peer {
         }
     }
 
-    /// Returns the user for the audit trail: the name, if there is one, and the id, since a name
-    /// can later belong to another user.
+    /// Returns the user for the audit trail: the name, if there is one, and the id. The id is
+    /// included because the name can later belong to another user.
     pub(super) fn name(&self) -> String {
         self.uid.map_or_else(|| "unknown".to_owned(), user_name)
     }

@@ -61,8 +61,8 @@ impl Route {
     }
 }
 
-/// Defines a function for each method that makes a [`Route`] from the path, the handler, the id of
-/// the operation and its summary.
+/// Defines one function for each HTTP method. The function makes a [`Route`] from the path, the
+/// handler, the id of the operation and its summary.
 macro_rules! methods {
     ($($name:ident: $method:ident;)*) => {$(
         pub(super) fn $name<H, T, A>(

@@ -76,7 +76,7 @@ fn rest(mut stream: UnixStream) -> String {
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
         Ok(_) => {}
-        // The kernel resets the connection if the server closes it before it has read all bytes.
+        // The kernel resets the connection if the server closes it without having read all bytes.
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
         Err(error) => panic!("still open: {error}"),
     }
@@ -327,8 +327,7 @@ fn thousands_of_idle_connections_keep_nobody_out() {
         ..Bounds::default()
     };
     let server = server_with(bounds);
-    // In each pass, the test opens fewer connections than the number of files that a process may
-    // have open by default.
+    // The connections of one pass are fewer than the files that a process may have open by default.
     for _ in 0..10 {
         let mut idle = Vec::new();
         for n in 0..300 {

@@ -68,9 +68,9 @@ impl Host {
         self.listeners.iter().filter(move |at| at.port() == port)
     }
 
-    /// Returns the other interfaces of this host that a packet on `device` also passes: the lower
-    /// interface on which `device` is stacked, the bridge or bond that has `device` as a port, and,
-    /// by the same two rules, the interfaces that follow from each interface found.
+    /// Returns the other interfaces of this host that a packet on `device` also passes. These are
+    /// the lower interface on which `device` is stacked, and the bridge or bond of which `device`
+    /// is a port. The same two rules then apply to each interface that was found.
     fn also_passed(&self, device: &Device) -> BTreeSet<&str> {
         let mut passed = BTreeSet::new();
         let mut next = vec![device];
@@ -90,8 +90,8 @@ impl Host {
 
 impl Host {
     /// Returns the interfaces on which the kernel also sees packets that arrive on the interface
-    /// `name`: the interfaces that are stacked on `name`, the bridge or bond that has `name` as a
-    /// port, and, by the same two rules, the interfaces that follow from each interface found.
+    /// `name`. These are the interfaces that are stacked on `name`, and the bridge or bond of which
+    /// `name` is a port. The same two rules then apply to each interface that was found.
     fn above(&self, name: &str) -> BTreeSet<&str> {
         let mut above = BTreeSet::new();
         let mut next: Vec<&Device> = self.device(name).into_iter().collect();
@@ -189,8 +189,8 @@ fn counted_twice(attached: &[&Device], host: &Host) -> Vec<String> {
                 device.name
             ));
         }
-        // Each end of a veth pair refers to the other end. The names are compared to warn only
-        // once.
+        // Each end of a veth pair refers to the other end. The names are compared so that each pair
+        // is reported only once.
         if let Some(peer) = host.by_index(device.link)
             && device.kind == "veth"
             && device.name < peer.name

@@ -40,7 +40,8 @@ pub(super) fn check(args: &CheckArgs, as_json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Returns the settings as lines for people, with an empty line before the table of tiers.
+/// Returns the settings as lines of text. The last line is empty, because the table of tiers
+/// follows.
 fn text(config: &Config, interfaces: &[&str]) -> Vec<String> {
     let file = match &config.file {
         Some(file) => format!("{} is valid", file.display()),

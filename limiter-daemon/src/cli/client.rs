@@ -162,7 +162,7 @@ impl Client {
     }
 
     /// Sends one request, and returns the head of the response and the task that runs the
-    /// connection. The body of the response can be read as long as that task runs.
+    /// connection. The body of the response can be read only while that task runs.
     pub(super) async fn begin(
         &self,
         method: Method,
@@ -170,7 +170,7 @@ impl Client {
         content_type: &str,
         body: impl Body<Data = Bytes, Error = Infallible> + Send + 'static,
     ) -> Result<(Response<Incoming>, JoinHandle<hyper::Result<()>>), Failure> {
-        // The daemon's user could replace the socket by a symbolic link to the socket of another
+        // The daemon's user could replace the socket with a symbolic link to the socket of another
         // service. Requests from root, which may contain keys, would then reach that service. A
         // link that belongs to neither root nor this user is therefore refused.
         files::refuse_foreign_link(&self.socket)
@@ -259,8 +259,8 @@ pub(super) fn empty() -> Full<Bytes> {
     Full::default()
 }
 
-/// The characters that are percent-encoded in a path segment or in a value of a query. They include
-/// all characters that are not `unreserved` in RFC 3986, section 2.3.
+/// The characters that are percent-encoded in a path segment or in a value of a query. These are
+/// all characters except those that are `unreserved` in RFC 3986, section 2.3.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')

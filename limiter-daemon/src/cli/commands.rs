@@ -85,7 +85,7 @@ pub(super) fn run(command: Command, socket: Option<&Path>, json: bool) -> Result
         | Command::Detach(_)
         | Command::Completions { .. }
         | Command::ManPages { .. } => {
-            // `dispatch` handles these commands itself, since they do not begin with a request.
+            // `dispatch` handles these commands itself.
             Err(Failure::failed("this command does not send a request to a daemon"))
         }
     }
@@ -181,9 +181,10 @@ fn key(client: &Client, command: KeyCommand, json: bool) -> Result<(), Failure> 
     }
 }
 
-/// The maximum number of bytes that are read from standard input for a key, which is the maximum
-/// size of the head of a request. This number exceeds the maximum length of a key, because `key
-/// check` also accepts longer values. The kernel may have created a scope for such a value.
+/// The maximum number of bytes that are read from standard input for a key. It is larger than the
+/// maximum length of a key, because a request can carry a longer value, for which the kernel may
+/// have created a scope. `key check` therefore accepts any value that fits into the head of a
+/// request.
 const MAX_VALUE: u64 = 16 * 1024;
 
 /// Reads a key from standard input. The key is one line, without its line end. It is not an

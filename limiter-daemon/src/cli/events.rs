@@ -43,7 +43,7 @@ pub(super) fn recent(events: &[EventView], as_json: bool) -> Result<(), Failure>
     lines(&text)
 }
 
-/// Returns an event as a line for people.
+/// Returns an event as a line of text.
 fn line(event: &EventView) -> String {
     let at = rfc3339(&event.at);
     let style = match event.kind {
@@ -98,8 +98,8 @@ struct Follower {
 }
 
 /// Prints the last `limit` events, and then each new event until the command is interrupted. If the
-/// daemon stops, the command waits for the next daemon. The command fails if there is no daemon
-/// when it starts.
+/// daemon stops, the command waits for the next daemon. If no daemon is running at first, the
+/// command fails.
 pub(super) fn follow(client: &Client, limit: u32, as_json: bool) -> Result<(), Failure> {
     let mut follower = Follower {
         as_json,
@@ -150,8 +150,8 @@ impl Follower {
             Err(failure) => return Err(failure),
         };
         if response.status().is_success() {
-            // After a reconnection, the daemon sends all missed events that it still has. It keeps
-            // at most 1,000 events.
+            // After a reconnection, the command requests all missed events that the daemon still
+            // has. The daemon keeps at most 1,000 events.
             self.limit = 1000;
             return Ok(response);
         }

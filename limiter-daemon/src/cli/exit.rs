@@ -39,7 +39,8 @@ impl Failure {
         })
     }
 
-    /// Reports the reason on standard error or, for the daemon, through its log (`through_log`).
+    /// Reports the reason in the log if `through_log` is set, as it is for the daemon, and
+    /// otherwise on standard error.
     pub(super) fn tell(&self, through_log: bool) {
         let mut text = String::new();
         match self {
@@ -84,8 +85,8 @@ impl From<ApiError> for Failure {
 
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        // An error of the daemon has a kind, even if the error did not arrive over the socket. The
-        // kind determines the exit status.
+        // The error may be an `ApiError` even if it did not arrive over the socket. Its kind then
+        // determines the exit status.
         match error.downcast::<ApiError>() {
             Ok(error) => error.into(),
             Err(error) => Self::Failed(error),

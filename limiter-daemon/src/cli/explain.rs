@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Prints `limiter explain` for people.
+//! The output of `limiter explain`.
 
 use serde_json::Value;
 

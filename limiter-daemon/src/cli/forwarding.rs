@@ -21,7 +21,7 @@ pub(super) struct Forwarding {
     pub(super) v6: bool,
 }
 
-/// Reads the settings of the interface `name` of this network namespace. If `guarded` is `None`,
+/// Reads the settings of the interface `name` in this network namespace. If `guarded` is `None`,
 /// the interface itself is guarded. Otherwise, the interface is stacked on the interface `guarded`.
 /// There are no warnings about settings that cannot be read.
 pub(super) fn look(name: &str, guarded: Option<&str>) -> Forwarding {
@@ -31,7 +31,8 @@ pub(super) fn look(name: &str, guarded: Option<&str>) -> Forwarding {
         fs::read_to_string(path).ok()?.trim().parse().ok()
     };
     let forwards = |family| number(family, name, "forwarding").is_some_and(|on| on != 0);
-    // The kernel applies the larger of the values for all interfaces and for this interface.
+    // The kernel applies the larger of two values: the one for all interfaces, and the one for this
+    // interface.
     let check = ["all", name]
         .into_iter()
         .filter_map(|of| number("ipv4", of, "rp_filter"))

@@ -105,7 +105,7 @@ fn since(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, String> {
     let at = match (fixed(text), span(text.strip_prefix('-').unwrap_or(text))) {
         (Some(at), _) => at,
         // The difference may be a time that RFC 3339 cannot express. There are no records from
-        // before 1970, and therefore all earlier times are replaced by the beginning of 1970.
+        // before 1970, so all earlier times become the beginning of 1970.
         (None, Some(span)) => now
             .checked_sub_signed(span)
             .unwrap_or_default()
@@ -140,7 +140,7 @@ fn date(text: &str, today: NaiveDate) -> Result<NaiveDate, String> {
     })
 }
 
-/// Parses a time or a UTC day. For a day, it returns the beginning of the day.
+/// Parses a time or a UTC day. A day stands for its beginning.
 fn fixed(text: &str) -> Option<DateTime<Utc>> {
     if let Ok(at) = DateTime::parse_from_rfc3339(text) {
         return Some(at.with_timezone(&Utc));

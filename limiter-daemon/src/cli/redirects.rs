@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! Netfilter rules that redirect requests to another port. The kernel programs see packets before
-//! these rules apply.
+//! these rules apply, so the port to which clients connect has to be guarded.
 
 use std::{collections::BTreeMap, ops::RangeInclusive, process::Command};
 
@@ -36,7 +36,7 @@ pub(super) fn look() -> Vec<Redirect> {
         let Some((program, arguments)) = words.split_first() else {
             continue;
         };
-        // These directories may be missing in an operator's PATH.
+        // The `sbin` directories may be missing from an operator's PATH.
         let paths = [
             (*program).to_owned(),
             format!("/usr/sbin/{program}"),
@@ -114,8 +114,8 @@ fn of_nft(text: &str) -> Vec<Redirect> {
     let mut found = Vec::new();
     for rule in objects.iter().filter_map(|object| object.get("rule")) {
         let chain = place(rule, "chain");
-        // Chains at the output hook are skipped. This hook sees only packets that this host sends
-        // itself, and redirects them before they reach an interface.
+        // Chains at the output hook are skipped. They see only packets that this host sends itself,
+        // and redirect them before they reach an interface.
         if hooks.get(&chain) == Some(&"output") {
             continue;
         }
@@ -222,7 +222,8 @@ fn of_iptables(text: &str) -> Vec<Redirect> {
             "DNAT" => after("--to-destination").and_then(|to| to.rsplit_once(':').map(|to| to.1)),
             _ => None,
         };
-        // A rule may redirect to a range of ports. Only the first port of the range is used.
+        // A rule may redirect to a range of ports. Only the first port of the range is compared
+        // with the guarded ports.
         let to = to.and_then(|to| to.split('-').next()?.parse().ok());
         let Some(to) = to.filter(|_| chain != "OUTPUT") else {
             continue;

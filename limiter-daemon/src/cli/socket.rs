@@ -38,7 +38,7 @@ impl SocketSettings {
         self.socket.is_some() || self.runtime.is_some()
     }
 
-    /// Returns the path of the socket on which a daemon is to listen, or `None` for the socket in
+    /// Returns the path of the socket on which a daemon should listen, or `None` for the socket in
     /// the daemon's runtime directory. `LIMITER_SOCKET` may name the socket of another daemon. The
     /// variable is therefore ignored if this daemon has its own runtime directory and `answers`
     /// reports that a daemon answers on the socket that the variable names.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Prints `limiter status` for people.
+//! The output of `limiter status`.
 
 use std::collections::BTreeSet;
 
@@ -215,9 +215,9 @@ fn health(problems: &[Health]) -> Vec<String> {
     lines.collect()
 }
 
-/// Returns the tables of the traffic of guarded ports. Each kind of traffic that is let through
-/// without inspection has a line, even if its counts are 0. The reasons for dropping segments, and
-/// all other counters, have lines only if their counts are not 0.
+/// Returns the tables of the traffic of guarded ports. The lines of `PASSED`, and the lines of
+/// `DROPPED` with a count of bytes, are always shown. The other lines of `DROPPED`, and all other
+/// counters, are shown only if they are not 0.
 fn coverage(view: &StatusView) -> Vec<String> {
     let count = |name: &str| view.coverage.get(name).and_then(serde_json::Value::as_u64);
     let cell = |name: Option<&str>| {

@@ -17,7 +17,7 @@ use crate::domain::plain::Shown;
 pub(super) const HEAD: Style = Style::new().bold();
 /// The style of a state in which everything works.
 pub(super) const GOOD: Style = AnsiColor::Green.on_default();
-/// The style of a state that is unusual because an operator chose it.
+/// The style of something unusual that is not a fault, for example a disabled key or a refusal.
 pub(super) const NOTABLE: Style = AnsiColor::Yellow.on_default();
 /// The style of a change by an operator.
 pub(super) const CHANGED: Style = AnsiColor::Cyan.on_default();

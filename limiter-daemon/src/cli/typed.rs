@@ -16,8 +16,8 @@ use crate::domain::plain;
 /// Returns the exit status, which is 2 for usage errors and 0 for `--help`, as in clap.
 pub(super) fn parse() -> Result<Cli, ExitCode> {
     try_parse(std::env::args_os()).map_err(|error| {
-        // The text quotes the command line, which may contain invisible characters from a
-        // clipboard.
+        // The text quotes the command line. Invisible characters in it, for example from a
+        // clipboard, are escaped.
         let plain = error.render().to_string();
         let shown = plain::shown_lines(&plain);
         if shown == plain {
@@ -36,8 +36,8 @@ pub(super) fn try_parse(words: impl IntoIterator<Item = OsString>) -> clap::erro
 
 /// Joins a value that begins with a hyphen to the option before it, as in `--daily-quota=-1`. clap
 /// would report an unknown option if the value were a separate word. For a joined value, the error
-/// states the valid values. No option of limiter begins with a hyphen and a digit, a point or a
-/// blank.
+/// states the valid values. A word is joined only if a digit, a point or a blank follows its
+/// hyphen, because no option of limiter begins like that.
 fn joined(
     words: impl IntoIterator<Item = OsString>,
     options: &BTreeSet<String>,

@@ -13,10 +13,10 @@ const LEAST: u64 = 10;
 /// The section `[accounting]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Accounting {
-    /// The maximum number of requests of a scope that the kernel programs count before the store
-    /// has counted them. A crash of the host can lose at most this number of requests for each
-    /// scope. For a scope with a daily quota, the maximum is lowered to a tenth of the quota, but
-    /// not to less than ten requests or, if the quota is less than ten, the quota.
+    /// The maximum number of requests that the kernel programs count for a scope with a daily quota
+    /// before the store has counted them. A crash of the host can lose at most this number of
+    /// requests for each such scope. The maximum is lowered to a tenth of the quota or to ten
+    /// requests, whichever is more, and it never exceeds the quota.
     pub ahead: u32,
     /// The action for requests beyond the number `ahead` while no daemon writes to the store.
     pub unattended: Unattended,

@@ -21,8 +21,8 @@ pub enum AttachHook {
 /// The place of limiter's programs among other programs and filters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// Before all other programs, as far as the kernel permits. If another program is attached
-    /// before limiter's programs later, limiter's programs are moved.
+    /// Before all other programs, as far as the kernel permits. If another program is later
+    /// attached in front of limiter's programs, limiter's programs are moved in front of it.
     First,
     /// After all programs that are attached already. Limiter's programs are not moved when other
     /// programs are attached later.

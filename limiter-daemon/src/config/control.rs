@@ -7,12 +7,14 @@ use super::document::{Document, Section};
 /// The maximum length of a group's name in bytes (groupadd(8)).
 const MAX_NAME: usize = 32;
 
-/// The section `[control]`. If the groups do not exist, only root may use the socket.
+/// The section `[control]`. If the groups do not exist, only root and the daemon's own user may use
+/// the socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Control {
     /// The group of the socket. Its members may send requests that change nothing.
     pub group: String,
-    /// The group whose members may also send requests that make changes.
+    /// The group whose members may also send requests that make changes. They have to be members of
+    /// `group` too, because that group can open the socket.
     pub admin_group: String,
 }
 
@@ -54,7 +56,7 @@ impl Control {
 }
 
 /// Returns whether `text` can be the name of a group. Numbers are excluded, because some tools
-/// would take a number for the id of a group, and other tools would take it for the name.
+/// treat a number as the id of a group, and others treat it as the name.
 fn is_group(text: &str) -> bool {
     (1..=MAX_NAME).contains(&text.len())
         && text

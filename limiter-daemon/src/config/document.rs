@@ -274,8 +274,8 @@ impl<'a> Document<'a> {
         self.problem(&entry.span, message);
     }
 
-    /// Returns an error if problems have been found. The error has all problems in the order of the
-    /// file.
+    /// Returns an error if problems have been found. The error contains all problems, in the order
+    /// in which they appear in the file.
     pub(super) fn finish(mut self) -> Result<(), ConfigError> {
         if self.problems.is_empty() {
             return Ok(());

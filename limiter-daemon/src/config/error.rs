@@ -22,7 +22,7 @@ pub enum ConfigError {
     /// The file or the command line has an invalid setting.
     #[error("{}", Lines(problems))]
     Invalid {
-        /// All problems, in the order of the file. There is at least one.
+        /// All problems, in the order in which they appear in the file. There is at least one.
         problems: Vec<Problem>,
     },
 }

@@ -6,8 +6,8 @@ use std::{fmt, time::Duration};
 
 use super::document::{Document, Entry, Section};
 
-/// The shortest interval. A pass over all connections takes a while, and packets may have to wait
-/// until it ends.
+/// The shortest interval. It is not shorter, because a pass over all connections takes a while, and
+/// packets may have to wait until the pass ends.
 const SHORTEST: Duration = Duration::from_millis(100);
 /// The longest interval. A wrong count stays wrong for up to this long.
 const LONGEST: Duration = Duration::from_secs(3600);

@@ -71,8 +71,8 @@ impl FromStr for HeaderName {
 }
 
 /// Returns `name` with a dash in place of each byte that is neither a letter nor a digit. Servers
-/// that pass header fields on as variables cannot distinguish names that differ only in these
-/// bytes.
+/// that pass header fields on as environment variables cannot distinguish names that differ only in
+/// these bytes.
 fn dashed(name: &str) -> String {
     name.replace(|char: char| !char.is_ascii_alphanumeric(), "-")
 }

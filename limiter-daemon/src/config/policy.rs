@@ -77,7 +77,7 @@ pub enum TableFull {
 pub enum Http2 {
     /// The connections continue without inspection, and are counted.
     Pass,
-    /// Both sides of the connection get a RST. Offers of HTTP/2 are removed from requests.
+    /// Both sides of the connection get a RST. Offers of HTTP/2 in requests are overwritten.
     Reject,
 }
 
@@ -331,7 +331,7 @@ fn read_unknown_key<'a>(
     None
 }
 
-/// Reads `http2`. It also accepts `reset`, the former word for `reject`.
+/// Reads `http2`. Also accepts `reset`, the former word for `reject`.
 fn read_http2<'a>(document: &mut Document<'a>, section: &Section<'a>, default: Http2) -> Http2 {
     match document.string(section, "http2") {
         Some((text, _)) if text == "reset" => Http2::Reject,

@@ -170,8 +170,8 @@ fn read_tier<'a>(document: &mut Document<'a>, table: &Section<'a>, base: Option<
     }
 }
 
-/// Reads a number within `range`, or the word `"unlimited"`, for which it returns `Some(None)`.
-/// Returns `None` if the entry is missing or invalid.
+/// Reads a limit within `range`. Returns `Some(None)` for the word `"unlimited"`, and `None` if the
+/// entry is missing or invalid.
 fn bound<'a>(
     document: &mut Document<'a>,
     table: &Section<'a>,

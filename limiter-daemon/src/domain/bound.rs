@@ -15,8 +15,8 @@ use crate::domain::{
     rate::{Rate, RateError},
 };
 
-/// The maximum daily quota, in requests. The kernel's day-and-count word has 40 bits for the count.
-/// A quota of at most 31 bits keeps every sum over scopes far below the maximum of 40 bits.
+/// The maximum daily quota, in requests. It has 31 bits, and the kernel's day-and-count word has 40
+/// bits for the count, so sums of quotas, counts and allowances fit into the word.
 pub const MAX_DAILY_QUOTA: u64 = (1 << 31) - 1;
 /// The maximum for the limits of requests in flight and of connections.
 pub const MAX_CONCURRENT: u32 = 1_000_000;
@@ -138,8 +138,7 @@ impl Range {
     /// Returns `value` if it is within the range.
     ///
     /// # Errors
-    /// Returns [`LimitError::Range`], which names both ends of the range, if the value is not
-    /// within it.
+    /// Returns [`LimitError::Range`], which states the range, if the value is not within it.
     pub fn check(self, value: u64) -> Result<u64, LimitError> {
         if (self.min..=self.max).contains(&value) {
             return Ok(value);
@@ -163,7 +162,8 @@ impl Range {
     /// Parses a number or `unlimited`.
     ///
     /// # Errors
-    /// Returns [`LimitError::Form`], which states what would be valid, if the text is not a number.
+    /// Returns [`LimitError::Form`], which states what would be valid, if the text is neither a
+    /// number nor `unlimited`.
     pub fn parse(self, text: &str) -> Result<Bound<u64>, LimitError> {
         if text == "unlimited" {
             return Ok(Bound::Unlimited);
@@ -182,11 +182,11 @@ impl Range {
         }
     }
 
-    /// Returns `value` if it is within the range, which must have a maximum that fits into 32 bits.
+    /// Returns `value` as a `u32` if it is within the range. The maximum of the range must fit into
+    /// 32 bits.
     ///
     /// # Errors
-    /// Returns [`LimitError::Range`], which names both ends of the range, if the value is not
-    /// within it.
+    /// Returns [`LimitError::Range`], which states the range, if the value is not within it.
     pub fn check_u32(self, value: u64) -> Result<u32, LimitError> {
         let out = LimitError::Range {
             name: self.name,
@@ -198,8 +198,8 @@ impl Range {
     }
 }
 
-/// Parses ASCII digits only, whereas `u64::from_str` would also accept a plus sign. Returns `None`
-/// if the number has more than 64 bits.
+/// Returns the number that `text` states in ASCII digits, or `None` if `text` has any other
+/// character or the number has more than 64 bits. (`u64::from_str` would also accept a plus sign.)
 fn digits(text: &str) -> Option<u64> {
     let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     is_number.then(|| text.parse().ok()).flatten()

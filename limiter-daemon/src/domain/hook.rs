@@ -20,9 +20,10 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// The order in which programs are attached. Egress comes first, because a flow begins when the
-    /// server's SYN-ACK leaves. Without the egress program, the ingress program would take every
-    /// new connection for one that is older than limiter.
+    /// The order in which programs are attached. Egress comes first, because the egress program
+    /// begins a flow when the server's SYN-ACK leaves. If only the ingress program were attached,
+    /// it would take every new connection for one that is older than limiter, and would not limit
+    /// it.
     pub const ATTACH_ORDER: [Self; 2] = [Self::Egress, Self::Ingress];
 
     /// The order in which programs replace the programs of an older layout, which have their own

@@ -14,14 +14,15 @@ pub type RawKey = Zeroizing<String>;
 
 /// The prefix of every generated key. People and scanners for leaked secrets recognize keys by it.
 pub const PREFIX: &str = "lmt_";
-/// The number of base-62 digits in the secret part. 62^43 is a little more than 2^256.
+/// The number of base-62 digits in the secret part. 62^43 is a little more than 2^256, so the
+/// secret has 256 random bits.
 const SECRET_DIGITS: usize = 43;
 /// The number of base-62 digits in the checksum. 62^6 is more than 2^32, the number of values of a
 /// CRC-32.
 const CHECK_DIGITS: usize = 6;
 /// The number of characters in a generated key.
 const LENGTH: usize = PREFIX.len() + SECRET_DIGITS + CHECK_DIGITS;
-/// The number of base-32 digits in the id of a key. They hold 50 bits.
+/// The number of base-32 digits in the id of a key. Ten digits hold 50 bits.
 const ID_DIGITS: usize = 10;
 
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -37,8 +38,8 @@ pub enum KeyError {
     /// The key has more bytes than the kernel programs read.
     #[error("the key has {0} bytes: a key has at most {MAX_KEY}")]
     TooLong(usize),
-    /// The key has a byte that cannot be in the value of a header field, or that a reader would
-    /// trim from the value.
+    /// The key has a byte that is not printable ASCII, or white space, which servers trim from the
+    /// start and end of the value of a header field.
     #[error(
         "the key has white space or a byte that is not printable ASCII at position {0}: a key is one word"
     )]
@@ -82,9 +83,9 @@ pub fn generate_id() -> Result<String, getrandom::Error> {
     Ok(id)
 }
 
-/// Appends `digits` random characters of `alphabet`. A random byte is used only if it is less than
-/// the largest multiple of the alphabet's size that is at most 256. All characters are therefore
-/// equally likely.
+/// Appends `digits` random characters of `alphabet`. If the size of the alphabet does not divide
+/// 256, the highest values of a random byte are discarded. All characters are therefore equally
+/// likely.
 fn push_random(text: &mut String, alphabet: &[u8], digits: usize) -> Result<(), getrandom::Error> {
     let limit = 256 - 256 % alphabet.len();
     let mut pool = Zeroizing::new([0u8; 64]);

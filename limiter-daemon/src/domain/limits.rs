@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The limits of a scope, which are those of its tier with the changes of an override.
+//! The limits of a scope. They are the limits of its tier, except those that an override changes.
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
@@ -131,7 +131,8 @@ impl Changes {
     }
 }
 
-/// The limits that a scope has instead of those of its tier, with their reason and their end.
+/// The limits of a scope that replace limits of its tier, the time at which they end, and the
+/// reason for them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Override {
     /// The limits that differ from those of the tier.

@@ -24,10 +24,12 @@ pub(crate) const MAX_NOTE: usize = 1000;
 /// The maximum length of a label in bytes.
 pub(crate) const MAX_LABEL: usize = 128;
 
-/// The ranges of characters that are invisible or that change how the text around them is shown. In
-/// addition to the control characters, these are the general categories Cf, Zl and Zp, the property
+/// The ranges of characters that are invisible or that change how the text around them is shown,
+/// apart from the control characters. They are the general categories Cf, Zl and Zp, the property
 /// `Default_Ignorable_Code_Point`, and the noncharacters of the Unicode Character Database (UAX
-/// #44). The variation selectors U+FE00 to U+FE0F are allowed, because emoji are written with them.
+/// #44). The last two code points of each plane are also noncharacters, but are not listed here,
+/// because [`is_seen`] checks for them. The variation selectors U+FE00 to U+FE0F are allowed,
+/// because emoji are written with them.
 const UNSEEN: [(char, char); 25] = [
     // The soft hyphen, the combining grapheme joiner, and Arabic and Syriac marks and controls.
     ('\u{ad}', '\u{ad}'),
@@ -42,14 +44,14 @@ const UNSEEN: [(char, char); 25] = [
     ('\u{115f}', '\u{1160}'),
     ('\u{17b4}', '\u{17b5}'),
     ('\u{180b}', '\u{180f}'),
-    // Characters of zero width, directional marks, embeddings, overrides and isolates, and
-    // separators of lines and paragraphs.
+    // Characters of zero width, directional marks, embeddings, overrides and isolates, separators
+    // of lines and paragraphs, the Hangul filler, and noncharacters.
     ('\u{200b}', '\u{200f}'),
     ('\u{2028}', '\u{202e}'),
     ('\u{2060}', '\u{206f}'),
     ('\u{3164}', '\u{3164}'),
     ('\u{fdd0}', '\u{fdef}'),
-    // The byte order mark, and interlinear annotations.
+    // The byte order mark, the halfwidth Hangul filler, and interlinear annotations.
     ('\u{feff}', '\u{feff}'),
     ('\u{ffa0}', '\u{ffa0}'),
     ('\u{fff0}', '\u{fffb}'),

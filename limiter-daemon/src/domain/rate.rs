@@ -11,12 +11,12 @@ use crate::domain::plain::Shown;
 
 /// The maximum number of requests in a window.
 ///
-/// A clock with a resolution of a nanosecond can distinguish at most one request in each
-/// nanosecond, and the shortest window is a millisecond.
+/// The shortest window is a millisecond, and the clock has a resolution of a nanosecond. At a
+/// higher rate, the time between two requests would be less than a nanosecond.
 const MAX_REQUESTS: u32 = 1_000_000;
 
-/// The maximum length of a window in nanoseconds, which is one day. The number of requests in a
-/// whole day is limited by the daily quota.
+/// The maximum length of a window in nanoseconds, which is one day. Longer windows are not needed,
+/// because the daily quota limits the requests of a whole day.
 const MAX_WINDOW_NS: u64 = 86_400 * NS_PER_SECOND;
 
 const NS_PER_MS: u64 = 1_000_000;
@@ -56,9 +56,8 @@ pub struct AdvertisedRate {
 }
 
 impl Rate {
-    /// Returns the time between two admitted requests at burst 1, in nanoseconds, which is the
-    /// emission interval of GCRA. It is at least 1, and is rounded up so that the rate is never
-    /// exceeded.
+    /// Returns the emission interval of GCRA in nanoseconds, which is the time between two admitted
+    /// requests at burst 1. It is at least 1, and is rounded up so that the rate is never exceeded.
     pub fn interval_ns(self) -> u64 {
         self.window_ns.div_ceil(u64::from(self.requests))
     }
@@ -132,7 +131,8 @@ impl FromStr for Rate {
     }
 }
 
-/// Parses ASCII digits only, whereas `u64::from_str` would also accept a plus sign.
+/// Returns the number that `text` states in ASCII digits, or `None` if `text` has any other
+/// character or the number has more than 64 bits. (`u64::from_str` would also accept a plus sign.)
 fn digits(text: &str) -> Option<u64> {
     (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()))
         .then(|| text.parse().ok())

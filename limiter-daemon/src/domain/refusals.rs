@@ -40,8 +40,8 @@ impl Refusals {
         }
     }
 
-    /// Returns the number of refusals since `earlier`, for each limit. A count that is lower than
-    /// before is taken for a new count that began at 0.
+    /// Returns the number of refusals since `earlier`, for each limit. If a count is lower than
+    /// before, its counter has started again from 0, and the whole count is returned.
     pub fn since(self, earlier: Self) -> Self {
         let since = |now: u64, then: u64| now.checked_sub(then).unwrap_or(now);
         Self {

@@ -12,7 +12,7 @@ use crate::domain::{
     scope::ScopeName,
 };
 
-/// The pattern of a rate. [`Rate`] also accepts spaces.
+/// The pattern of a rate. It is stricter than the parser of [`Rate`], which also accepts spaces.
 pub(crate) const RATE: &str = "^[0-9]+/[0-9]*(?:ms|s|min)$";
 
 impl JsonSchema for ScopeName {

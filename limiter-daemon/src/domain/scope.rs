@@ -15,8 +15,8 @@ const MAX_PART: usize = 64;
 /// A name of the form `account` or `account/profile`. Each part has 1 to 64 characters of `A-Z a-z
 /// 0-9 . _ -`, and is neither `.` nor `..`, which have a special meaning in URLs and paths.
 ///
-/// A profile can exist without its account. Each has a count of its own, and the count of an
-/// account includes only the requests with the account's own keys.
+/// A profile can exist without its account. Requests with the keys of a profile count only for the
+/// profile, and not for its account.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ScopeName(String);
 
@@ -24,7 +24,7 @@ pub struct ScopeName(String);
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("`{}` {}", Shown(given), self.why())]
 pub struct ScopeNameError {
-    /// The beginning of the string.
+    /// The first `2 * MAX_PART` characters of the string.
     given: String,
     unseen: Option<UnseenError>,
 }

@@ -8,8 +8,9 @@ use crate::store::AuditEntry;
 
 /// The author and the time of a change.
 pub struct Caller {
-    /// The user who sent the command through the control socket, or the name of the command if the
-    /// command works without the socket.
+    /// The user whose process sent the command through the control socket, the command or the
+    /// signal that caused the change without the socket, or `limiter` for a change that the daemon
+    /// made by itself.
     pub who: String,
     /// The time of the change.
     pub now: DateTime<Utc>,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The parts of the daemon that work, and the problems of the parts that do not.
+//! The health of the daemon's parts: which of them work, and the problems of the others.
 
 use std::collections::BTreeMap;
 

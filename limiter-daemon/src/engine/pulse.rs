@@ -33,7 +33,7 @@ impl Pulse {
         self.rounds[round as usize].fetch_add(1, Relaxed);
     }
 
-    /// Counts a step of an import. The recurring tasks have to wait while a long import runs.
+    /// Counts a step of an import.
     pub fn step(&self) {
         self.steps.fetch_add(1, Relaxed);
     }
@@ -54,8 +54,8 @@ pub struct PulseReading {
 }
 
 impl PulseReading {
-    /// Returns whether each task has done a round since `before`. If an import has made progress
-    /// since then, only a round of the clock is required.
+    /// Returns whether each task has completed a round since `before`. If an import has made
+    /// progress since then, only a round of the clock is required.
     pub fn is_alive_after(&self, before: &Self) -> bool {
         let clock = Round::Clock as usize;
         let came_round = |at: usize| self.rounds[at] != before.rounds[at];

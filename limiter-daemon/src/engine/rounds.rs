@@ -62,7 +62,8 @@ impl Engine {
         self.note_health(part, result.err().map(|error| error.message));
     }
 
-    /// Records the problem of the last publication of the clock, or `None` if there was none.
+    /// Records whether the last publication of the clock failed. `problem` is `None` if it
+    /// succeeded.
     pub fn note_clock(&mut self, problem: Option<String>) {
         self.note_health("clock", problem);
     }
@@ -106,8 +107,8 @@ impl Engine {
         self.setup.config().healing
     }
 
-    /// Returns a batch of flows that have been silent for a while. `first` is set for the first
-    /// batch of a check.
+    /// Returns a batch of flows that have been silent for at least `healing.suspect_after`. `first`
+    /// is set for the first batch of a check.
     pub(crate) fn name_suspects(&mut self, first: bool) -> Result<Vec<Suspect>, KernelError> {
         if self.detached {
             return Ok(Vec::new());
@@ -158,8 +159,8 @@ impl Engine {
         self.plane.counted(scope, count, first, number)
     }
 
-    /// Ends `recount`, and corrects the differences that both it and the previous recount found.
-    /// `drifts` is `None` if the recount was not completed.
+    /// Ends `recount`, and corrects the differences that both this recount and the previous one
+    /// found. `drifts` is `None` if the recount was not completed.
     pub(crate) fn end_recount(&mut self, recount: &Recount, drifts: Option<Drifts>) {
         if self.detached {
             return;

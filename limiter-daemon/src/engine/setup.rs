@@ -23,7 +23,7 @@ use crate::{
 /// The settings of the engine.
 pub(crate) struct Setup {
     config: Config,
-    /// The command-line options, which override the file at every reload.
+    /// The command-line options, which override the configuration file at every reload.
     overlay: Overlay,
     secret: Secret,
 }
@@ -60,7 +60,7 @@ impl Setup {
         &self.secret
     }
 
-    /// Returns the digest by which the kernel programs identify this raw key.
+    /// Returns the digest by which the kernel programs identify the key `raw`.
     pub(crate) fn digest(&self, raw: &str) -> Digest {
         siphash128(*self.secret, raw.as_bytes())
     }
@@ -83,7 +83,7 @@ impl Setup {
         ))
     }
 
-    /// Returns the tier of unknown keys, or `None` if the configuration makes no scopes of them.
+    /// Returns the tier for the scopes of unknown keys, or `None` if unknown keys get no scopes.
     pub(crate) fn unknown_tier(&self) -> Option<&TierName> {
         match &self.config.policy.unknown_key {
             UnknownKey::Tier(name) => Some(name),
@@ -116,7 +116,8 @@ pub(crate) fn check_tiers<'a>(
     config: &Config,
 ) -> Result<(), ApiError> {
     let mut missing: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    // Scopes of unknown keys are left out, because they get the tier that the configuration names.
+    // Scopes of unknown keys are skipped, because they are moved to the tier that `config` names
+    // for them.
     for record in scopes.into_iter().filter(|scope| scope.unknown.is_none()) {
         if config.tiers.get(&record.tier).is_none() {
             missing

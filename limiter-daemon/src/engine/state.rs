@@ -232,8 +232,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes the scopes of unknown keys that have since been registered. If the configuration
-    /// makes no scopes of unknown keys, removes the scopes of all unknown keys.
+    /// Removes the scopes of unknown keys that have since been registered. If the configuration no
+    /// longer gives scopes to unknown keys, removes the scopes of all unknown keys.
     fn drop_registered(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
         if self.setup.unknown_tier().is_none() {
             self.drop_unknown_scopes(now)?;
@@ -266,10 +266,10 @@ impl Engine {
 /// day on which a daemon last read all counts.
 fn last_open_day(seen: Option<CounterReading>, day: Day, watched: Option<Day>, today: Day) -> Day {
     match (seen, watched) {
-        // The kernel's count belongs to a later day than the last reading of this scope in the
-        // store. If the scope had had requests between that reading and the last reading of all
-        // counts, a later reading would be in the store. The requests that the store lacks
-        // therefore came on the day `watched` or later.
+        // The kernel has counted requests on a later day than that of the scope's last reading in
+        // the store. A daemon that reads all counts also stores a new reading of each scope with
+        // new requests. The requests that the store lacks therefore came on the day `watched` or
+        // later.
         (seen, Some(watched)) if day > seen.unwrap_or_default().day => {
             watched.min(day).max(seen.unwrap_or_default().day)
         }

@@ -19,7 +19,7 @@ use crate::kernel::boot_ns;
 
 /// The time after the last write to the store for which requests are held to their allowances.
 /// After this time, the daemon or its disk is assumed to be unavailable, and
-/// `accounting.unattended` decides about requests.
+/// `accounting.unattended` decides whether requests beyond the allowance are admitted.
 const ATTENDED: Duration = Duration::from_secs(5);
 
 /// Returns the UTC day of a time.
@@ -41,7 +41,8 @@ pub struct ClockWords {
 }
 
 impl ClockWords {
-    /// Returns values with the UTC offset `utc_offset_ns` for a store to which no daemon writes.
+    /// Returns values with the UTC offset `utc_offset_ns`, which state that no daemon writes to the
+    /// store.
     pub fn with_offset(utc_offset_ns: u64) -> Self {
         let words = Self::default();
         words.set_utc_offset_ns(utc_offset_ns);
@@ -58,7 +59,7 @@ impl ClockWords {
     }
 
     /// Converts `boot_ns`, a time of the boot clock that the kernel programs have recorded, to UTC.
-    /// Returns `None` for 0.
+    /// Returns `None` for 0, which means that no time was recorded.
     pub(crate) fn utc(&self, boot_ns: u64) -> Option<DateTime<Utc>> {
         if boot_ns == 0 {
             return None;

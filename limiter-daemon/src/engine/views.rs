@@ -152,8 +152,8 @@ impl Engine {
         survey.read_some(&self.scopes, self.plane.as_ref(), at_once)
     }
 
-    /// Returns the numbers on the metrics page, which include those of a survey that has read all
-    /// scopes.
+    /// Returns the numbers on the metrics page. `survey` must have read all scopes. If a scope has
+    /// left its tier since the beginning of the survey, all scopes are read again.
     ///
     /// # Errors
     /// Returns an error if the kernel reports one.

@@ -26,8 +26,8 @@ impl Rights {
     /// Returns the rights of the owner of `directory` if this process runs as root and the owner is
     /// another user. Otherwise this returns [`Rights::OWN`].
     ///
-    /// If this returns the rights of the owner, this process has also given up root's supplementary
-    /// groups, because these groups would be in force in addition to the group of the owner.
+    /// If this returns the rights of the owner, it has also dropped root's supplementary groups for
+    /// the whole process, because they would apply in addition to the group of the owner.
     ///
     /// # Errors
     /// Returns the error of the system call.
@@ -56,14 +56,14 @@ impl Rights {
         let Some(Owner { uid, gid }) = self.0 else {
             return Ok(AssumedRights(None));
         };
-        // The group is changed before the user, because changing the user from root to another user
-        // removes root's capabilities over files (capabilities(7)).
+        // The group is changed first, so that this does not depend on the capabilities that root
+        // loses when the user is changed (capabilities(7)).
         let assumed = AssumedRights(Some(Owner {
             gid: setfsgid(gid),
             uid: setfsuid(uid),
         }));
         // Neither call reports an error. Each call returns the id that was in force before it
-        // (setfsuid(2)).
+        // (setfsuid(2)), so a second call shows whether the first one succeeded.
         if (setfsuid(uid), setfsgid(gid)) == (uid, gid) {
             Ok(assumed)
         } else {

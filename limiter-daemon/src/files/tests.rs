@@ -65,7 +65,7 @@ fn a_directory_that_others_can_change_is_refused_with_all_that_is_below_it() {
             for path in [&state, &state.join("missing")] {
                 let result = private_directory(path);
                 // If the directory to open is `state/missing`, then `state` is only a directory
-                // above it, and the sticky bit makes it acceptable too.
+                // above it, so the sticky bit makes `state` acceptable too.
                 let fine = fine || (bits == 0o1777 && path != &state);
                 assert_eq!(result.is_ok(), fine, "{writable:?} {bits:o} {result:?}");
             }

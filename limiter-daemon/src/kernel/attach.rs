@@ -49,7 +49,7 @@ pub(super) struct Attachments {
     patience: BTreeMap<InterfaceHook, Patience>,
 }
 
-/// The data about an attached program.
+/// The interface of an attached program, and the position of the program at the hook.
 #[derive(Debug, Clone)]
 struct Location {
     /// The index that the interface had when the program was attached.
@@ -425,8 +425,8 @@ impl Attachments {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Returns the hooks of interfaces that are not in `wanted`, but to which a program has been
-    /// attached by this daemon or by an earlier daemon with the same pins.
+    /// Returns the hooks to which this daemon, or an earlier daemon with the same pins, has
+    /// attached a program, and whose interface is not in `wanted`.
     fn unwanted(&self, wanted: &[Interface]) -> Result<Vec<(String, Hook)>, KernelError> {
         let mut found: Vec<(String, Hook)> = self.attached.keys().cloned().collect();
         found.extend(
@@ -449,8 +449,8 @@ impl Attachments {
     ) -> Result<String, KernelError> {
         let (interface, hook) = on;
         let program = loaded(ebpf, choose(hook, interface.link_layer))?;
-        // An earlier daemon may have used the other mechanism, because the kernel has been upgraded
-        // or `attach.hook` has been changed. If programs were attached by both mechanisms, each
+        // An earlier daemon may have used the other mechanism, for example before an upgrade of the
+        // kernel or a change of `attach.hook`. If programs stayed attached by both mechanisms, each
         // request would be charged twice.
         match self.mechanism {
             Mechanism::Tcx => {

@@ -27,8 +27,9 @@ impl Standing {
     }
 }
 
-/// The prefix of the names of all programs of every limiter. When a program of a limiter lets a
-/// packet through, the programs after it see the packet too.
+/// The prefix of the names of all programs of every limiter. Our program does not have to precede
+/// the programs of another limiter, because our program also sees each packet that they let
+/// through.
 const NAME_PREFIX: &str = "limiter_";
 
 /// The number of recent attempts after which this process assumes that other software undoes every

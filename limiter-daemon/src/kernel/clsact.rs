@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Lists the filters of the clsact qdisc in order, finds ours among them, and removes them.
+//! Lists the filters of the clsact qdisc in order, and finds and removes ours.
 
 use std::{collections::BTreeMap, io, path::Path};
 
@@ -141,8 +141,8 @@ pub(super) fn qdiscs(route: &mut Route) -> io::Result<Qdiscs> {
 }
 
 impl Filters {
-    /// Lists the filters at a hook of an interface. If the qdisc lacks this hook, the kernel lists
-    /// the filters of the other hook (see [`qdiscs`]).
+    /// Lists the filters at a hook of an interface. An `ingress` qdisc has no egress hook. The
+    /// kernel then lists the filters of the ingress hook instead (see [`qdiscs`]).
     ///
     /// # Errors
     /// Returns an error if the kernel rejects the request, or if the interface is gone.
@@ -208,8 +208,8 @@ impl Filters {
 
 fn filter(message: &[u8]) -> Option<Filter> {
     let rest = message.get(TC_BODY..)?;
-    // Filters of other chains are left out. Packets reach them only through a filter that sends the
-    // packets there.
+    // Filters of other chains are left out, because packets reach another chain only if a filter
+    // sends them there.
     if attribute(rest, TCA_CHAIN).and_then(|chain| word(chain, 0)) > Some(0) {
         return None;
     }

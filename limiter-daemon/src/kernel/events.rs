@@ -47,8 +47,8 @@ impl<T: RingRecord> Ring<T> {
 pub struct Watch<T>(AsyncFd<RingBuf<MapData>>, PhantomData<T>);
 
 impl<T: RingRecord> Watch<T> {
-    /// Waits until there are records, and removes them from the ring. No record is lost if the
-    /// future is dropped.
+    /// Waits until there are records, removes them from the ring, and returns them. No record is
+    /// lost if the future is dropped.
     ///
     /// # Errors
     /// Returns an error if the runtime cannot wait for the descriptor.

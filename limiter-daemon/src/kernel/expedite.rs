@@ -17,7 +17,7 @@ const MANY: usize = 16;
 
 /// Shortens RCU grace periods until this value is dropped, if this process is permitted to do so.
 pub(super) struct ShortGracePeriods {
-    /// Whether this value has set `rcu_expedited`, and must reset it when it is dropped.
+    /// Whether `rcu_expedited` was set here, and has to be reset when this value is dropped.
     set: bool,
 }
 

@@ -120,8 +120,8 @@ impl LargerMaps {
             }
             loaded(&mut set.ebpf, hold_name(hook, link_layer))?;
         }
-        // Loading a program requires all maps of this set. The maps that both sets share are closed
-        // in this set at the end of this function, so these programs are loaded before that.
+        // Loading a program requires all maps of this set. The clock and the rings, which both sets
+        // share, are closed when this function returns, so these programs are loaded here.
         for name in [SWEEP_PROGRAM, FORGET_PROGRAM] {
             loaded(&mut set.ebpf, name)?;
         }
@@ -187,7 +187,8 @@ impl LargerMaps {
 }
 
 impl NewMaps {
-    /// Copies the maps that packets change.
+    /// Copies the maps whose sizes differ. `ENDED` is left out, because only the daemon changes it
+    /// and [`Self::copy_ended`] has copied it already.
     fn copy(&mut self, old: &MapSet, hold: &mut Hold<'_>) -> Result<(), KernelError> {
         let (from, to) = (old.tables, self.set.tables);
         let (scopes, unknown, flows) = (
@@ -229,8 +230,8 @@ impl NewMaps {
         Ok(())
     }
 
-    /// Copies the keys that are new or different. No key has to be removed from the copy, because
-    /// the kernel programs never remove keys.
+    /// Copies the keys that are new, or have changed since the last copy. No key has to be removed
+    /// from the copy, because the kernel programs never remove keys.
     fn copy_keys(&mut self, old: &MapSet) -> Result<(), KernelError> {
         if key_entries(&old.tables) == key_entries(&self.set.tables) {
             return Ok(());
@@ -290,7 +291,7 @@ fn make_directory(
 }
 
 /// Returns the identity of a set of maps. The identity consists of the boot id and the id of one of
-/// the maps. The kernel does not assign the id of a map again before a reboot. Larger maps keep the
+/// the maps. The kernel does not reuse the id of a map before a reboot. Larger maps keep the
 /// identity of the maps that they replace.
 pub(super) fn identity(maps: &Path) -> Result<String, KernelError> {
     let link = maps.join(IDENTITY);
@@ -305,7 +306,7 @@ pub(super) fn identity(maps: &Path) -> Result<String, KernelError> {
     Ok(format!("{}:{}", boot.trim(), info.id()))
 }
 
-/// Copies the identity from the directory `old` to the directory `new`. The maps in both
+/// Copies the identity from the directory `old` to the directory `new`, because the maps in both
 /// directories hold the same state of scopes.
 ///
 /// # Errors

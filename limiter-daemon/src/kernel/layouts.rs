@@ -49,9 +49,9 @@ fn is_empty(path: &Path) -> Result<bool, KernelError> {
 }
 
 /// Pins the maps of an older layout in the directory of the current layout as well, except maps
-/// whose shape has changed since. The old and the new programs then share these maps, and no count
-/// and no connection is lost. Returns the order in which the two hooks of an interface get their
-/// programs.
+/// whose shape has changed since. The old and the new programs then share the maps that are pinned
+/// in both directories, so the contents of these maps are not lost. Returns the order in which the
+/// two hooks of an interface get their programs.
 ///
 /// # Errors
 /// Returns [`KernelError::NewerLayout`] if a newer layout is pinned, or another error if the file

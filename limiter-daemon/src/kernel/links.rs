@@ -31,10 +31,10 @@ pub(super) fn link_pin(pins: &PinDirectory, interface: &str, hook: Hook) -> Path
     pins.links().join(format!("{name}-{}", hook.as_str()))
 }
 
-/// Returns the path at which a link is pinned that will replace the link at [`link_pin`]. This pin
-/// is named after an interface that cannot exist, because no interface name contains a slash. If
-/// the daemon dies during the replacement, the next daemon detaches this link, or moves its pin to
-/// the path that [`link_pin`] returns.
+/// Returns the path of the pin of a link that will replace the link at [`link_pin`]. The pin is
+/// named after an interface that cannot exist, because no interface name contains a slash. If the
+/// daemon dies during the replacement, the next daemon detaches this link, or moves its pin to the
+/// path that [`link_pin`] returns.
 pub(super) fn next_link_pin(pins: &PinDirectory, interface: &str, hook: Hook) -> PathBuf {
     link_pin(pins, &format!("/{interface}"), hook)
 }

@@ -21,7 +21,8 @@ use super::{
 /// of the calls no longer matters, and each call is short enough not to keep a CPU from other work.
 const BATCH: usize = 4096;
 
-/// The flag to insert an entry only if the key does not exist (`include/uapi/linux/bpf.h`).
+/// The flag with which an entry is inserted only if the key does not exist
+/// (`include/uapi/linux/bpf.h`).
 const BPF_NOEXIST: u64 = 1;
 
 /// A type of the ABI that aya may treat as plain bytes.
@@ -115,7 +116,7 @@ pub(super) fn lookup<K: Pod, V: Pod>(
     }
 }
 
-/// Inserts or replaces an entry. Returns the error of `full` if the table is full.
+/// Inserts or replaces an entry. Returns the error `full` if the table is full.
 pub(super) fn insert<K: Pod, V: Pod>(
     entries: &mut HashMap<MapData, K, V>,
     key: impl Borrow<K>,

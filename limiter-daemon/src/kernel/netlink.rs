@@ -99,7 +99,7 @@ impl Netlink {
         self.read_answer(each)
     }
 
-    /// Reads the answer to the last request to its end.
+    /// Reads the whole answer to the last request.
     fn read_answer<M: NetlinkDeserializable>(&self, each: &mut dyn FnMut(M)) -> io::Result<Dump> {
         let mut dump = Dump::Complete;
         let mut part = Vec::with_capacity(PART);
@@ -116,7 +116,7 @@ impl Netlink {
                 let message = NetlinkMessage::<M>::deserialize(rest).map_err(io::Error::other)?;
                 let len = (message.header.length as usize).next_multiple_of(4);
                 rest = rest.get(len..).unwrap_or_default();
-                // This message is left over from a request whose answer was not read to its end.
+                // This message belongs to an earlier request whose answer was not read completely.
                 if message.header.sequence_number != self.sequence {
                     continue;
                 }

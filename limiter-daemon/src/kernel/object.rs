@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Loads the programs together with their maps and attachments.
+//! Loads the programs and their maps.
 
 use std::os::fd::OwnedFd;
 
@@ -29,8 +29,8 @@ use crate::{
 /// The settings with which the object is loaded.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The sizes of the tables that are not pinned yet. For pinned tables, see
-    /// [`Plane::prepare_larger`](super::Plane::prepare_larger).
+    /// The sizes of the tables that are not pinned yet. Pinned tables keep their sizes until
+    /// [`Plane::make_larger`](super::Plane::make_larger).
     pub tables: Tables,
     /// The mechanism for attaching.
     pub hook: AttachHook,

@@ -15,8 +15,8 @@ impl PinDirectory {
     /// Returns `None` if no such layout is pinned.
     ///
     /// # Errors
-    /// Returns [`KernelError::Io`] if a directory cannot be read or changed, and
-    /// [`KernelError::Map`] if a map cannot be opened.
+    /// Returns [`KernelError::Io`] if a directory cannot be read, and [`KernelError::Map`] if a map
+    /// cannot be opened.
     pub fn pinned_tables(&self) -> Result<Option<Tables>, KernelError> {
         let layouts = layouts(self)?;
         let known = layouts
@@ -26,7 +26,8 @@ impl PinDirectory {
         let Some((_, maps)) = known.filter(|(_, maps)| maps.join(map::STATE).exists()) else {
             return Ok(None);
         };
-        // Maps that are not pinned will be created with the smallest size.
+        // Maps that are not pinned will be created with the smallest size, because they have no
+        // contents that could be taken over.
         let smallest = Tables {
             flows: 1,
             scopes: 1,

@@ -31,8 +31,8 @@ pub(super) const LINKS: &str = "links";
 /// The suffix of a directory whose maps will replace those in the directory without the suffix.
 pub(super) const GROWING: &str = "-growing";
 
-/// The number of entries in the map of response texts. Each distinct set of limits has four of
-/// them.
+/// The number of entries in the map of response texts. Each distinct set of limits needs four
+/// texts.
 pub(super) const TEXT_ENTRIES: u32 = 65_536;
 /// The number of entries in the map of tombstones. When this LRU map is full, the least recently
 /// used tombstone is dropped.
@@ -163,8 +163,7 @@ pub(super) fn key_entries(tables: &Tables) -> u32 {
 }
 
 /// Returns the number of entries in the map of untracked connections. It is `tables.flows`, the
-/// maximum number of tracked connections, but at least 65,536. On a host with a small
-/// `tables.flows`, this minimum is enough.
+/// maximum number of tracked connections, but at least 65,536.
 pub(super) fn untracked_entries(tables: &Tables) -> u32 {
     tables.flows.max(65_536)
 }

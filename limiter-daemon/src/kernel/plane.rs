@@ -47,8 +47,8 @@ pub struct CountPair {
     pub recounted: u64,
 }
 
-/// The value of a [`CountPair`] that is read first. Packets can change both values between the two
-/// reads.
+/// The value of a [`CountPair`] that is read first. The order matters, because packets can change
+/// both values between the two reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadFirst {
     /// The count.
@@ -91,7 +91,7 @@ pub trait Plane: Send {
 
     /// Publishes the limits that apply to a scope from `Limits::until_s` on, or removes them if
     /// `limits` is `None`. If a scope gets limits with an end, call this function before
-    /// [`Self::set_limits`].
+    /// [`Self::set_limits`], so that the programs find the later limits when the end comes.
     ///
     /// # Errors
     /// Returns an error if the kernel cannot write the entry.
@@ -211,7 +211,7 @@ pub trait Plane: Send {
     fn set_recount(&mut self, number: u32) -> Result<(), KernelError>;
 
     /// Examines every flow as requested by the input fields of `ask`, removes dead flows, and
-    /// releases the slots that they held.
+    /// releases the slots that they held. Returns the request with its output fields.
     ///
     /// # Errors
     /// Returns an error if the kernel cannot run the program.
@@ -224,7 +224,7 @@ pub trait Plane: Send {
     fn suspects(&self, count: u64) -> Result<Vec<abi::Suspect>, KernelError>;
 
     /// Removes a flow and releases the slots that it held, unless its server has sent a packet
-    /// since the sweep reported the flow.
+    /// since the sweep reported the flow. Returns `suspect` with its output fields.
     ///
     /// # Errors
     /// Returns an error if the kernel cannot run the program.

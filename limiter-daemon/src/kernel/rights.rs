@@ -11,8 +11,8 @@ const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
 /// The required capabilities, each with its name and purpose. A process with CAP_SYS_ADMIN needs
-/// none of them for these purposes (`bpf_capable`, `perfmon_capable` of the kernel), except that
-/// changing qdiscs requires CAP_NET_ADMIN.
+/// none of them (`bpf_capable`, `perfmon_capable` of the kernel), except CAP_NET_ADMIN for changing
+/// qdiscs, which is not checked in that case.
 const NEEDED: [(u32, &str, &str); 3] = [
     (CAP_BPF, "CAP_BPF", "to load programs and create maps"),
     (

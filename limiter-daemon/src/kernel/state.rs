@@ -48,8 +48,8 @@ const _: () = {
     assert!(offset_of!(ScopeState, would_refuse) == WOULD_REFUSE * 8);
 };
 
-/// Returns the offset in an entry, in 64-bit words, of a count, and that of the value that a
-/// recount computes for the count.
+/// Returns two offsets in an entry, in 64-bit words: the offset of a count, and the offset of the
+/// value that a recount computes for it.
 fn words(count: Count) -> (usize, usize) {
     match count {
         Count::InFlight => (IN_FLIGHT, RECOUNTED_IN_FLIGHT),
@@ -137,7 +137,7 @@ impl StateMap {
                 .saturating_add(rate.tolerance_ns),
         };
         let lowered = |tat: u64| (tat > at_most).then_some(at_most);
-        // An error means that the arrival time is not later than that value.
+        // An error means that the arrival time is not later than `at_most`.
         let _not_higher = word.fetch_update(SeqCst, SeqCst, lowered);
     }
 

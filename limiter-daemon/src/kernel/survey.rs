@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The data about all interfaces that one operation on the attachments needs.
+//! The data about interfaces that is read once for an operation on all attachments.
 
 use std::time::Instant;
 

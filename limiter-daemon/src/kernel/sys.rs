@@ -103,7 +103,7 @@ struct Batch {
 impl Batch {
     fn call(&mut self, command: libc::c_long) -> io::Result<()> {
         // SAFETY: `self` is borrowed for the call, and its size is passed. `update_batch` and
-        // `lookup_batch` build it, with pointers to slices that they borrow and to their own
+        // `lookup_batch` build `self`, with pointers to slices that they borrow and to their own
         // variables, all of which live until the call returns. `count` is at most the length of
         // both slices, and aya's `HashMap` has checked that the sizes of `K` and `V` are those of
         // the map.
@@ -221,7 +221,7 @@ fn clock_ns(clock: ClockId) -> u64 {
 /// Waits until all programs that are running now have ended. Programs run in read-side critical
 /// sections of RCU, and membarrier(2) waits until those have ended (`MEMBARRIER_CMD_GLOBAL`,
 /// kernel/sched/membarrier.c). On a host with a single CPU, membarrier(2) returns at once, because
-/// no program can be running then.
+/// no program can run at the same time as this process.
 pub(super) fn wait_for_programs() {
     const GLOBAL: libc::c_int = 1;
     // SAFETY: this system call takes only numbers, and no pointers.

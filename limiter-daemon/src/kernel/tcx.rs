@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Attaches programs by TCX links, before other programs if the configuration requires that, and
-//! reads the places of links.
+//! Attaches programs with TCX links, before other programs if the configuration requires that, and
+//! reads the positions of the programs.
 
 use std::{fs, io, path::Path};
 
@@ -115,8 +115,8 @@ pub(super) fn attach(
 
 /// Moves our program before all others. A link cannot be moved, so a new link with a stand-in for
 /// the program is attached first. Then the old link is detached, and the program replaces its
-/// stand-in. Between these steps the program runs twice for each packet, and in the second run it
-/// takes the packet for a retransmission.
+/// stand-in. While both links exist, the program runs twice for each packet. In the second run it
+/// treats the packet as a retransmission, so it does not charge a request twice.
 ///
 /// # Errors
 /// Returns an error if the kernel rejects an operation. The old link stays until the new one is

@@ -18,14 +18,14 @@ use super::{
     pins::PinDirectory,
 };
 
-/// The directories and pins that existed before this process created any.
+/// The state of the pin directory before this process changed it.
 #[derive(Debug)]
 pub struct PinSnapshot {
     pins: PinDirectory,
     /// The directories that did not exist, with the innermost first.
     new_directories: Vec<PathBuf>,
-    /// The pinned maps and links of all layouts. This is `None` as long as this process cannot have
-    /// created any.
+    /// The pinned maps and links of all layouts. This is `None` until [`Self::note_pins`] is
+    /// called, because this process creates no pins before that.
     pinned: Option<BTreeSet<PathBuf>>,
 }
 

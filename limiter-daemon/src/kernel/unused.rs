@@ -41,8 +41,8 @@ impl UnusedMap {
             .filter_map(|at| self.0.word(at, 0))
             .filter_map(|id| u32::try_from(id.load(SeqCst)).ok())
             .collect();
-        // If programs have taken ids in the meantime, they have taken them from the end of the
-        // list.
+        // Programs take ids from the end of the list, so any that they have taken in the meantime
+        // are removed here.
         ids.truncate(self.left() as usize);
         ids
     }

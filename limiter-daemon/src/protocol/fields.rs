@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Reads fields of requests. Each error message states the given value and the valid values. The
-//! name of the field precedes the message.
+//! Reads fields of requests. Each error message states the given value, unless that may be a key,
+//! and the valid values. axum puts the name of the field before the message.
 
 use std::{fmt::Display, ops::RangeInclusive, str::FromStr};
 

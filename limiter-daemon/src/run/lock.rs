@@ -38,8 +38,8 @@ pub enum LockError {
     Io {
         /// The path of the directory.
         path: PathBuf,
-        /// The error of the system call. It is not declared as the source of the `LockError`,
-        /// because it would then be reported twice.
+        /// The error of the system call. It is not a `source`, because the message already contains
+        /// it, and code that prints the sources would print it twice.
         why: io::Error,
     },
 }

@@ -37,7 +37,7 @@ pub struct Pinned {
     pub runtime: Option<PathBuf>,
 }
 
-/// Removes the pinned programs and maps. `who` is the author for the audit trail.
+/// Removes the pinned programs and maps. `who` is recorded in the audit trail.
 ///
 /// # Errors
 /// Returns [`super::LockError::Held`] if a daemon uses one of the directories, and the kernel's

@@ -55,8 +55,8 @@ pub(super) struct Ground {
     pub(super) listener: UnixListener,
     /// The listener of the metrics page.
     pub(super) page: Option<TcpListener>,
-    /// The socket file. It is removed before the locks are released, since fields are dropped in
-    /// order.
+    /// The socket file. It is removed before the locks are released, because fields are dropped in
+    /// the order of their declaration.
     _socket_file: SocketFile,
     _locks: [DirectoryLock; 2],
 }
@@ -117,8 +117,8 @@ impl Enforcement {
     /// Opens the pins, loads the programs and attaches them.
     ///
     /// # Errors
-    /// Returns an error if the kernel or a system call reports one. Programs and pins are then as
-    /// they were before.
+    /// Returns an error if the kernel or a system call reports one. Programs and pins are then
+    /// restored, with the exceptions of [`PinSnapshot::restore`].
     pub(super) fn begin(
         config: Config,
         options: &RunOptions,
@@ -248,12 +248,14 @@ fn put_up(
     };
     let mut engine = Engine::start(parts, Utc::now())?;
     engine.set_publisher(Arc::clone(&clock));
-    // Enforcement begins here, when the maps are complete.
+    // From here on the programs enforce allowances (`Clock::attended_until_ns`), because the maps
+    // are complete.
     clock.publish()?;
     *attaching = true;
     engine.attach_first(arrival, interfaces)?;
     if engine.prepare_tables(&wanted) {
-        // The store was not attended while the larger tables were prepared.
+        // No round of the engine has extended `Clock::attended_until_ns` while the larger tables
+        // were prepared, so one is run now.
         engine.tick(Utc::now());
         clock.publish()?;
         engine.make_tables_larger(&wanted)?;

@@ -12,8 +12,9 @@ use super::{Store, StoreError};
 pub struct AuditEntry<'a> {
     /// The time of the change.
     pub at: DateTime<Utc>,
-    /// The user who made the change, from the credentials of the process that used the control
-    /// socket.
+    /// The author of the change: the user whose process sent the command through the control
+    /// socket, the command or the signal that caused the change without the socket, or `limiter`
+    /// for a change that the daemon made by itself.
     pub who: &'a str,
     /// The kind of change, for example `limits set`.
     pub action: &'a str,
@@ -31,7 +32,7 @@ pub struct AuditEntry<'a> {
 pub struct AuditRecord {
     /// The time of the change.
     pub at: DateTime<Utc>,
-    /// The user who made the change.
+    /// The author of the change, as in [`AuditEntry::who`].
     pub who: String,
     /// The kind of change.
     pub action: String,

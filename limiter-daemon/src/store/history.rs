@@ -10,9 +10,9 @@ impl Store {
     /// Removes the usage of all days before `today` except the last `keep` of them, and returns the
     /// number of removed rows.
     ///
-    /// The `keep` days end with the last day before `today` that has usage, rather than with
-    /// yesterday. If the clock is set far ahead by mistake, the history is therefore not removed at
-    /// once.
+    /// The `keep` days are counted back from the last day before `today` that has usage, and not
+    /// from yesterday. Otherwise, the whole history would be removed at once if the clock were set
+    /// far ahead by mistake.
     ///
     /// # Errors
     /// Returns an error if SQLite fails.

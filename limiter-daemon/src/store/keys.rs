@@ -16,7 +16,7 @@ pub struct KeyRecord {
     pub id: String,
     /// The scope that the key belongs to, or belonged to before the scope was removed.
     pub scope: ScopeName,
-    /// The id of that scope, or `None` if the scope has been removed. Removing a scope revokes its
+    /// The id of the scope, or `None` if the scope has been removed. Removing a scope revokes its
     /// keys.
     pub scope_id: Option<u32>,
     /// The digest that the kernel programs look up.
@@ -29,7 +29,8 @@ pub struct KeyRecord {
     pub created_at: DateTime<Utc>,
     /// The time of the last request that carried the key, as last written to the store.
     pub last_used_at: Option<DateTime<Utc>>,
-    /// The time at which the key was revoked, if it is known.
+    /// The time at which the key was revoked. It is `None` if the key is not revoked, or if an
+    /// older version of the store did not record the time.
     pub revoked_at: Option<DateTime<Utc>>,
 }
 
@@ -173,8 +174,8 @@ impl Store {
             .collect()
     }
 
-    /// Returns the digests of registered keys for which a scope still exists that was created while
-    /// the key was unknown.
+    /// Returns the digests of the keys that have been registered, but whose scope from the time
+    /// when they were unknown still exists.
     ///
     /// # Errors
     /// Returns an error if SQLite fails or the store is damaged.

@@ -3,9 +3,9 @@
 //! The store, which is one SQLite file with scopes, keys, overrides, usage and the audit trail.
 //!
 //! The file has a write-ahead log and is used with `synchronous = FULL`. The change that a command
-//! makes is on the disk before the command is answered. The count of a scope is on the disk before
-//! the kernel admits more requests than this count allows. Only the times at which keys were last
-//! used can be lost when the host crashes.
+//! makes is on the disk before the command is answered. The allowance of a scope is on the disk
+//! before the kernel may admit requests up to it. Only the times at which keys were last used, and
+//! the removal of old usage, can be lost when the host crashes.
 
 mod audit;
 mod history;
@@ -41,8 +41,8 @@ use schema::SCHEMA_VERSION;
 /// The name of the file in the state directory.
 const FILE: &str = "limiter.db";
 
-/// The memory for pages in [`Store::change_much`], in KiB. It is enough for the indices of a
-/// million keys.
+/// The size of SQLite's page cache during [`Store::change_much`], in KiB. It is enough for the
+/// indices of a million keys.
 const MUCH_CACHE_KIB: u32 = 256 * 1024;
 
 /// The reason why the store failed.
@@ -138,8 +138,8 @@ pub struct Store {
     rights: Rights,
 }
 
-/// The bounds of the histogram of write times, in seconds. They range from the write time of a fast
-/// disk to a time for which the kernel programs cannot wait.
+/// The bounds of the histogram of write times, in seconds. The lowest is the write time of a fast
+/// disk. After the highest, the kernel programs are unattended and no longer wait for the store.
 const WRITE_SECONDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
 
 /// Statistics of the writes since the store was opened.
@@ -177,7 +177,9 @@ impl Store {
             path: directory.join(FILE),
             source,
         };
-        // A symbolic link that belongs to one user could lead to the files of another user.
+        // The links in the path are resolved first, so that the rights are those of the owner of
+        // the real directory. A symbolic link that belongs to one user could lead to the files of
+        // another user.
         let real = files::resolve(directory, &mut |_, _| Ok(()))?;
         let rights = Rights::of_owner(&real).map_err(rights_error)?;
         if rights == Rights::OWN {
@@ -254,7 +256,7 @@ impl Store {
     }
 
     /// Runs `work` in one transaction. If this function returns without an error, the changes are
-    /// on the disk.
+    /// on the disk, except when [`Store::lightly`] is the caller.
     ///
     /// # Errors
     /// Returns the error of `work` or of the transaction. In either case nothing is changed.
@@ -285,7 +287,7 @@ impl Store {
     }
 
     /// Runs `work` like [`Store::change`], for work that changes a large part of the file. This
-    /// function gives SQLite more memory for pages, and truncates the log afterwards.
+    /// function gives SQLite a larger page cache, and truncates the write-ahead log afterwards.
     ///
     /// # Errors
     /// Returns the error of `work` or of the transaction. In either case nothing is changed.
@@ -364,8 +366,8 @@ impl Store {
 
     /// Closes the store and its files.
     pub fn close(self) {
-        // An error is ignored. It is unlikely, because the same rights were assumed when the store
-        // was opened.
+        // If the rights cannot be assumed, the store is closed without them. This is unlikely,
+        // because the same rights were assumed when the store was opened.
         let _assumed = self.assume().ok();
         drop(self);
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Checks that the files of the store belong to the right user, and that no other user can read
-//! them, independently of the umask.
+//! Checks that the files of the store belong to the right user, and restricts their permissions,
+//! independently of the umask.
 
 use std::{
     fs,

@@ -11,8 +11,8 @@ pub(super) const SCHEMA_VERSION: i64 = 4;
 ///
 /// Usage is stored under the name of a scope instead of its id, because a scope that is removed and
 /// added again on the same day must not get its quota twice. The table `seen` has the last readings
-/// of the kernel's counters, which are subtracted from the next readings to get the usage in
-/// between. The column `map` names the kernel map from which a reading was taken.
+/// of the kernel's counters. The difference between two readings is the usage in between. The
+/// column `map` names the kernel map from which a reading was taken.
 pub(super) const V1: &str = "
 CREATE TABLE meta (
     name  TEXT PRIMARY KEY,
@@ -92,9 +92,8 @@ CREATE TABLE audit (
 ";
 
 /// The changes of version 2 to the table `usage`. `allowed` is the count that the kernel may reach
-/// before the row is written again. `lost` is the part of `used` that the kernel was allowed to
-/// reach, but perhaps did not. This part is counted as used because a crash has lost the exact
-/// count.
+/// before the row is written again. If a crash loses the exact count, all requests up to `allowed`
+/// are counted as used, and `lost` is the number of requests that this added to `used`.
 const V2_USAGE: &str = "
 ALTER TABLE usage ADD COLUMN allowed INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE usage ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;

@@ -142,7 +142,7 @@ impl Store {
     }
 
     /// Adds the scope that the kernel programs have created with the id `id` for an unknown key. If
-    /// the key has a scope already, the id of that scope is changed.
+    /// the key has a scope already, that scope gets the id `id`.
     ///
     /// # Errors
     /// Returns [`StoreError::ScopeExists`] if another scope has the same name.
@@ -256,7 +256,7 @@ impl Store {
         Ok(())
     }
 
-    /// Sets the mode of a scope, or removes it if `mode` is `None`.
+    /// Sets the scope's own mode. If `mode` is `None`, the mode of the tier applies again.
     ///
     /// # Errors
     /// Returns an error if SQLite fails.

@@ -12,11 +12,11 @@ use rusqlite::{Row, params};
 /// The usage of one scope on one day.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DayUsage {
-    /// The number of requests that were charged, or are counted as charged.
+    /// The number of charged requests, including those in `lost`.
     pub used: u64,
     /// The count up to which the kernel programs admit requests before this usage is written again.
     pub allowed: u64,
-    /// The part of `used` that is counted only because a crash lost the exact count.
+    /// The number of requests in `used` that are counted only because a crash lost the exact count.
     pub lost: u64,
     /// The number of refused requests.
     pub refused: Refusals,
@@ -198,7 +198,7 @@ impl Store {
         Ok(())
     }
 
-    /// Runs `work` in a transaction that does not wait until the disk has written it. Use this
+    /// Runs `work` in a transaction, without waiting until the transaction is on the disk. Use this
     /// function for changes whose loss does no harm, for example to the times at which keys were
     /// last used. The transaction survives a crash of the daemon, but a crash of the host or a
     /// power failure can undo the latest transactions of this kind.

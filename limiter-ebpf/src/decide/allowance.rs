@@ -13,13 +13,13 @@ use crate::kernel::{clock, maps, shared::ScopeLimits};
 /// The verdict on a request that was charged.
 pub const ADMITTED: u32 = u32::MAX;
 
-/// The verdict on a request for which the daemon first has to extend the allowance. The segment is
-/// dropped, and the request is judged again when the client retransmits the segment.
+/// The verdict on a request that has to wait until the daemon extends the allowance. The request is
+/// withheld from the server, and is judged again when the client retransmits it.
 pub const WAITS: u32 = u32::MAX - 2;
 
-/// The bounds that the store sets to the count of a scope.
+/// The bounds on the count of a scope that result from its allowance.
 pub struct Allowance {
-    /// The count up to which requests are admitted, unless the quota ends earlier.
+    /// The count up to which requests are admitted, unless the daily quota is lower.
     pub limit: u64,
     /// The count up to which the store has recorded requests in advance, or [`UNLIMITED`] if the
     /// store does not have to record any in advance.
@@ -28,8 +28,8 @@ pub struct Allowance {
 }
 
 impl Allowance {
-    /// Returns the allowance that `limits` contain for the time `boot_ns` (`CLOCK_BOOTTIME`) on the
-    /// day of `count`.
+    /// Returns the allowance that applies at `boot_ns` (`CLOCK_BOOTTIME`) according to `limits`.
+    /// `count` contains the current day.
     #[inline(always)]
     pub fn of(limits: ScopeLimits, count: DayCount, boot_ns: u64) -> Self {
         let word = limits.allowance();
@@ -59,9 +59,9 @@ impl Allowance {
     }
 
     /// Returns whether to report the allowance to the daemon after a request with this `verdict`.
-    /// The allowance is reported if the request has to wait, if it is the first admitted request of
-    /// the day, and if it leaves a half or a quarter of `ahead`. `count` is the count before the
-    /// request.
+    /// That is the case if the request has to wait, if it is the first request that is admitted on
+    /// this day, or if exactly a half or a quarter of `ahead` is left after it. `count` is the
+    /// count before the request.
     #[inline(always)]
     pub fn is_to_be_reported(&self, verdict: u32, count: DayCount) -> bool {
         if verdict == WAITS {

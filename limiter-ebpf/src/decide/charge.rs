@@ -56,7 +56,8 @@ fn charge(scope: u32, connects: u32, boot_ns: u64) -> u32 {
     if flags & LIMITS_IN_USE == 0 {
         return NO_LIMITS;
     }
-    // The mode is a flag of each scope, because a tier may have a mode of its own.
+    // The mode comes from the flags of the scope and not from `Config`, because a tier or a scope
+    // may have a mode of its own.
     let observe = flags & LIMITS_OBSERVE != 0;
     let utc_ns = utc_ns(boot_ns);
     let charge = Charge {
@@ -130,8 +131,8 @@ fn over_limit(work: &mut Work, scope: u32, reason: u32, boot_ns: u64) {
 fn wait_ns(limits: ScopeLimits, counts: ScopeCounts, boot_ns: u64) -> u64 {
     let rate = limits.rate();
     if rate.interval_ns == 0 {
-        // Without a rate, the theoretical arrival time that an earlier rate has left in `tat_ns`
-        // has no meaning.
+        // The scope has no rate now. `tat_ns` may still contain the theoretical arrival time of an
+        // earlier rate, which no longer matters.
         return 0;
     }
     match rate.judge(counts.tat_ns().load(), boot_ns) {
@@ -155,9 +156,9 @@ impl Charge {
     /// Checks all limits without charging them. Returns [`ADMITTED`], [`WAITS`], or the first limit
     /// that the request would exceed.
     ///
-    /// Without this check, requests that are refused would be counted until their charges are taken
-    /// back, and other CPUs would see these counts. The check is not exact, because other CPUs
-    /// charge at the same time. [`Self::attempt`] is exact.
+    /// Without this check, a refused request would be counted until its charges are taken back, and
+    /// other CPUs could meanwhile refuse requests because of these counts. The check is not exact,
+    /// because other CPUs charge at the same time. [`Self::attempt`] is exact.
     #[inline(always)]
     fn look(self, count: DayCount, allowance: &Allowance) -> u32 {
         let Self { limits, counts, .. } = self;
@@ -271,7 +272,7 @@ impl Charge {
         self.counts.tat_ns().change(change) == ChangeResult::Done
     }
 
-    /// Takes back the charge of a slot and, if `connects` is set, the charge of a connection.
+    /// Takes back the charge of a slot and, if `connects` is set, also the charge of a connection.
     #[inline(always)]
     fn return_connection(self) {
         self.counts.in_flight().decrement();

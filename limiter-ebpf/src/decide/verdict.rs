@@ -25,14 +25,15 @@ use crate::{
     kernel::{global::global, maps, shared::Key, skb, work::Work},
 };
 
-/// The verdict on an admitted request, which was charged or belongs to no scope, and has been added
-/// to the outstanding requests. (`requests::outcome` uses the values of the verdicts too.)
+/// The verdict on an admitted request. The request has been charged, unless it belongs to no scope,
+/// and has been added to the outstanding requests. (`requests::outcome` uses the values of the
+/// verdicts too.)
 pub const ADMITS: u32 = 1;
 /// The verdict on a request that is refused, for the reason in `Work::refusal`.
 pub const REFUSES: u32 = 4;
 /// The verdict on a request that has to be retransmitted.
 pub const WAITS: u32 = 3;
-/// The verdict on a request that makes the programs reset the connection.
+/// The verdict on a request because of which the connection is reset.
 pub const RESETS: u32 = 7;
 
 global! {
@@ -116,14 +117,16 @@ fn tunnel(work: &mut Work, flow: &mut Flow, demands: u32) -> u32 {
         && config.connect == policy::REJECT
     {
         // This rule applies even to a request without a key, because some servers answer CONNECT
-        // with 200 and then continue with HTTP.
+        // with 200 and then continue with HTTP. The programs would take that HTTP for a tunnel, and
+        // would not limit its requests.
         refuse_without_scope(work, config, reason::CONNECT);
         return REFUSES;
     }
     let switching = flow.flags & FLOW_SWITCHING | demands & ASKS_TUNNEL;
     if switching != 0 && flow.asked != flow.answered {
-        // One of the responses may begin a tunnel, after which no request follows. Therefore the
-        // request waits until the outstanding ones have been answered.
+        // Either an outstanding request asks for a tunnel, and the bytes after its response may not
+        // be requests, or this request asks for a tunnel, and must be the only outstanding request.
+        // In both cases, this request waits until all outstanding requests have been answered.
         return WAITS;
     }
     if demands & ASKS_TUNNEL != 0 && flow.flags & (FLOW_UNSURE | FLOW_RESPONSE_LOST) != 0 {
@@ -232,7 +235,7 @@ fn scoped(
         return ADMITS;
     }
     if verdict == NO_LIMITS {
-        // The scope has just been removed, and its keys with it.
+        // The scope and its keys have just been removed, so the key counts as unknown.
         let rule = config.unknown_key;
         return anonymous(work, flow, config, demands, reason::UNKNOWN_KEY, rule);
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! The functions for followed connections that are used in both directions.
+//! Functions for followed connections that the ingress and the egress program share.
 
 use limiter_common::{
     abi::{FLOW_CLIENT_FIN, Flow, Link, counter},
@@ -26,19 +26,19 @@ pub enum Action {
     PassLast,
     /// Let only the first `Work::keep` bytes of its payload through.
     Cut,
-    /// The connection was refused, and is closed by the tombstone in `Work::tomb`.
+    /// End the connection, because it is refused. `Work::tomb` is its tombstone.
     Bury,
-    /// One side has reset the connection, which is closed by the tombstone in `Work::tomb`.
+    /// End the connection, because one side has reset it. `Work::tomb` is its tombstone.
     Reset,
     /// The packet belongs to another connection, which is not followed.
     Untracked,
-    /// Answer the client's handshake with a reset.
+    /// Answer the client's packet with a reset, because it does not complete the handshake.
     RefuseHandshake,
 }
 
 global! {
-    /// Finds the packet's flow if the lookup by the key without a link has found no flow, or a flow
-    /// on a link that is not the packet's. Sets `Packet::key` to the key of the packet's flow, and
+    /// Finds the packet's flow after the lookup by the key without a link has found no flow, or has
+    /// found a flow on another link. Sets `Packet::key` to the key of the packet's flow, and
     /// returns whether that flow exists.
     fn limiter_find_flow(work;) -> bool = find_elsewhere, or false;
 }
@@ -53,7 +53,7 @@ pub fn find(work: &mut Work) -> Option<FoundFlow> {
     let mut found = FoundFlow::find(&work.packet.key);
     let link = reread(&work.packet.link);
     let elsewhere = match found {
-        // The link of a flow never changes.
+        // The link can be read without the lock, because the link of a flow never changes.
         Some(flow) => !flow.link().is(link),
         None => true,
     };

@@ -13,8 +13,8 @@ pub use crate::kernel::work::Identity;
 pub const IS_IDENTITY: u64 = 1;
 
 impl Identity {
-    /// Begins the identity of a segment that is about to be scanned. `state` is the state of the
-    /// parser at the beginning of the segment.
+    /// Returns the identity of a segment of which nothing has been scanned yet. `state` is the
+    /// state of the parser before the segment.
     #[inline(always)]
     pub fn begin(skb: Skb, state: &State) -> Self {
         Self {
@@ -36,7 +36,7 @@ impl Identity {
     }
 
     /// Returns the value to record for the segment after its scan has reached `state`. `body` is
-    /// the number of bytes at the end of the segment that are body. Returns `None` if the segment
+    /// the number of body bytes that follow the last byte of framing. Returns `None` if the segment
     /// is not `whole`, or if it ends in a head or in the framing of chunks.
     #[inline(always)]
     pub fn end(&self, state: &State, body: u32) -> Option<u64> {
@@ -47,8 +47,8 @@ impl Identity {
     }
 }
 
-/// Mixes the bits. The value depends on secrets (of the installation and of the key), so a client
-/// cannot choose the result.
+/// Mixes the bits. `value` depends on the secret of the installation and on the hashes of the keys,
+/// so a client cannot choose the result.
 #[inline(always)]
 fn mix(value: u64) -> u64 {
     let value = (value ^ value >> 33).wrapping_mul(FACTOR);

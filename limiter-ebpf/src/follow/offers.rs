@@ -59,7 +59,8 @@ fn decline(skb: Skb, work: &mut Work, flow: &mut Flow, admitted: u32) {
     let number = flow.offers_next;
     let oldest = *place::<MASK, _, _>(&mut flow.offers, number);
     let taken = number >= OFFERS as u32 && !oldest.before(flow.server_ack);
-    // An offer that begins in bytes that were seen before is not changed now.
+    // If the first letter of the offer was seen before, the server may already have it, so the
+    // offer stays unchanged.
     if taken || seq.before(flow.next) || !overwrite(skb, &work.packet, at) {
         return;
     }

@@ -26,8 +26,9 @@ use crate::{
     kernel::{fingerprint::sample, skb::Skb, work::Work},
 };
 
-/// Compares the bytes of the packet with record `number`, which must contain a fingerprint. The
-/// packet has all bytes of the record, or a part of them.
+/// Compares the packet, which contains all or some bytes of record `number`, with that record,
+/// which must contain a fingerprint. Stores the result in `Work::comparison` and
+/// `Comparison::last`.
 #[inline(never)]
 pub fn compare(comparison: &mut Comparison<'_>, number: u32) {
     let first = comparison.first;
@@ -117,9 +118,9 @@ fn split(flow: &mut Flow, number: u32, before: Record) {
 
 /// The state of the comparison of a segment with the records. All loops of the comparison share
 /// this structure, to leave enough stack space for the scanner, which the loops call. (The frames
-/// of all functions together have 512 bytes, and before Linux 6.8 the size of each frame is rounded
-/// up to a multiple of 32; `check_max_stack_depth` of kernel/bpf/verifier.c.) The result of the
-/// comparison is in `Work::comparison`.
+/// of all functions that are active at once may have 512 bytes in total, and before Linux 6.8 the
+/// size of each frame is rounded up to a multiple of 32; `check_max_stack_depth` of
+/// kernel/bpf/verifier.c.) The result of the comparison is in `Work::comparison`.
 pub struct Comparison<'a> {
     pub skb: Skb,
     pub work: &'a mut Work,

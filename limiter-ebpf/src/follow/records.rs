@@ -4,7 +4,8 @@
 //! ring of records.
 //!
 //! A piece for which the ring has no room does not pass until the server acknowledges earlier
-//! pieces. Therefore all bytes that the server has not acknowledged can be compared.
+//! pieces. Therefore all bytes that the server has not acknowledged can be compared, except those
+//! of bodies.
 
 use limiter_common::{
     abi::{Flow, RECORDS, Record},
@@ -29,14 +30,14 @@ use crate::{
 /// The mask that keeps the index of a record below the length of the ring.
 const MASK: u64 = RECORDS as u64 - 1;
 
-/// The number of records that are kept free for the two ends of a segment's framing, and for a
-/// record that has to be split into two pieces.
+/// The number of records that stay free: two because the framing of a segment may begin and end
+/// within a packet, and one because a record may have to be split in two (`part.rs`).
 const SPARED: u32 = 3;
 
-/// The maximum distance, in bytes, from the newest record to a new segment at which no search for
-/// acknowledged records is needed. This limit keeps all records within half the range of sequence
-/// numbers, because each record is at most 2^23 bytes after the preceding one, and the largest
-/// window comes in addition (RFC 7323, section 2.3).
+/// The distance, in bytes, from the newest record to a new segment above which acknowledged records
+/// are forgotten first. Up to this distance, they may stay, because [`RECORDS`] records that are
+/// 2^23 bytes apart span only 2^29 bytes. Together with the largest window of 2^30 bytes (RFC 7323,
+/// section 2.3), this is less than half the range of sequence numbers.
 const FAR: u32 = 1 << 23;
 
 global! {
@@ -78,8 +79,8 @@ pub fn memory(skb: Skb, work: &mut Work, flow: &mut Flow) {
         work.memory = if free > 0 { i32::MAX } else { -1 };
         return;
     }
-    // The number of free records that would be used for small pieces. A packet may need several of
-    // these records (`keep_pieces`).
+    // The number of free records that will be used for small pieces (`keep_pieces`). They are not
+    // included in `bytes`, because one packet may need several of them.
     let small = PLENTY.saturating_sub(kept);
     let bytes = (free as i32 - small as i32) * piece(size) as i32;
     work.memory = bytes - WINDOW as i32;
@@ -89,8 +90,8 @@ pub fn memory(skb: Skb, work: &mut Work, flow: &mut Flow) {
 /// need more records than the ring has.
 const SMALL: u32 = 256;
 
-/// Returns the minimum number of bytes of framing that a record holds on average, for a segment of
-/// packets with `gso_size` payload bytes each (0 if the segment is a single packet).
+/// Returns a lower bound of the average number of bytes of framing in a record. Each packet of the
+/// segment has `gso_size` payload bytes; 0 if the segment is a single packet.
 #[inline(always)]
 fn piece(gso_size: u32) -> u32 {
     if gso_size == 0 || gso_size > fingerprint::MAX as u32 {
@@ -99,7 +100,8 @@ fn piece(gso_size: u32) -> u32 {
     gso_size
 }
 
-/// The number of records below which a packet is kept in pieces of [`SMALL_PIECE`] bytes.
+/// While fewer than this number of records are in use, packets are kept in pieces of
+/// [`SMALL_PIECE`] bytes.
 const PLENTY: u32 = RECORDS as u32 / 4;
 
 /// The body of [`limiter_retire`]. It begins at the oldest record, and stops at the first record
@@ -109,7 +111,7 @@ fn retire(_: &mut Work, flow: &mut Flow) {
     repeat(RECORDS as u32, &mut Oldest { flow }, Oldest::retire);
 }
 
-/// The oldest record of a flow.
+/// The state of the loop over the records of a flow, from the oldest on.
 struct Oldest<'a> {
     flow: &'a mut Flow,
 }
@@ -147,8 +149,9 @@ pub fn keep(skb: Skb, work: &mut Work, flow: &mut Flow, done: u32) {
         return;
     }
     if to > any_link(packet) || (done < packet.len && done > room(skb.gso_size(), packet.payload)) {
-        // The framing may be split on its way to the server, or the segment will be cut before byte
-        // `done`.
+        // The server may receive only a part of the framing, because it may be split on its way, or
+        // because the segment will be cut before byte `done`. Then an identity cannot be used,
+        // because it can only be compared as a whole.
         work.identity.whole = 0;
     }
     let seq = work.packet.seq;
@@ -238,7 +241,7 @@ impl Pieces<'_> {
         false
     }
 
-    /// Returns the end of the piece that begins at `from`.
+    /// Returns the offset after the last byte of the piece that begins at `from`.
     #[inline(always)]
     fn end(&self, from: u32) -> u32 {
         let mut end = self.to;
@@ -309,11 +312,12 @@ pub fn record(flow: &mut Flow, number: u32) -> &mut Record {
     place::<MASK, _, _>(&mut flow.records, number)
 }
 
-/// The number of payload bytes that every path carries in one IPv4 packet, whatever options the
-/// packet has. Only if the framing of a segment ends within this number of bytes may the identity
-/// of the segment be its only record, because a part of a longer segment may have to be
-/// retransmitted separately. The minimum MTU of IPv4 is too small to be useful, but hosts that
-/// search for the path MTU after packets have disappeared begin with 1024 (`tcp_base_mss`, tcp(7)).
+/// The number of payload bytes that every path is assumed to carry in one IPv4 packet, even with
+/// the longest headers. If the framing of a segment ends after this number of bytes, the identity
+/// of the segment cannot be its only record, because a part of the segment may have to be
+/// retransmitted separately. The minimum MTU of IPv4 would be too small to be useful. A packet of
+/// 1000 bytes is smaller than those with which hosts begin to search for the path MTU after packets
+/// have disappeared (`tcp_base_mss`, by default TCP_BASE_MSS of include/net/tcp.h, which is 1024).
 const ANY_LINK_V4: u32 = 1000 - 20 - 60;
 
 /// The same number for IPv6, which requires an MTU of at least 1280 bytes (RFC 8200, section 5).

@@ -31,8 +31,8 @@ fn includes(counts: ScopeCounts, flow: &Flow) -> bool {
     counts.recount().load() == u64::from(flow.recount)
 }
 
-/// Adds one to the recount of `scope` if that recount includes `flow`. The one that is added is
-/// already part of the count of the scope.
+/// Adds one to the recount of `scope` if that recount includes `flow`. The count of the scope has
+/// already been incremented.
 #[inline(always)]
 pub fn added(flow: &Flow, scope: u32, count: Count) {
     if let Some(counts) = maps::counts(scope)
@@ -43,7 +43,7 @@ pub fn added(flow: &Flow, scope: u32, count: Count) {
 }
 
 /// Subtracts one from the recount of the scope with these `counts` if that recount includes `flow`.
-/// The flow is about to subtract one from the count of the scope.
+/// The caller then decrements the count of the scope.
 #[inline(always)]
 pub fn taken(flow: &Flow, counts: ScopeCounts, count: Count) {
     if includes(counts, flow) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! Retransmissions of a client, which must not bring the server any content that differs from what
-//! the parser has seen.
+//! Retransmissions of a client. They must not make the server read a request that differs from the
+//! one that the parser has read.
 //!
 //! A server takes bytes that it has not received yet from the first copy that reaches it, and any
 //! byte that the server has not acknowledged may be such a byte. Therefore bytes that were parsed
@@ -21,8 +21,8 @@
 //!   for byte, which is checked with the fingerprints of pieces. Each piece is in one packet.
 //!
 //! A record is kept until the server has acknowledged its bytes. When there is no room for more
-//! records, a segment that would need one waits (`memory`). `part.rs` describes how a part of a
-//! record is compared.
+//! records, a segment that would need one waits (`records::memory`). `part.rs` describes how a part
+//! of a record is compared.
 
 use limiter_common::{abi::Flow, http};
 
@@ -90,9 +90,9 @@ fn may_pass(skb: Skb, work: &mut Work, flow: &mut Flow, len: u32) -> i32 {
     }
 }
 
-/// Compares the bytes of one record with the packet. The argument `number` is the index of the
-/// record, where 0 is the oldest record. Records that are added during the comparison get higher
-/// indexes than all others.
+/// Compares the packet with one record, and returns whether the comparison ends. `number` is the
+/// index of the record, counted from the oldest one. Records that are added during the comparison
+/// come last, so they do not change the indexes of the others.
 #[inline(always)]
 fn compare(comparison: &mut Comparison<'_>, number: u32) -> bool {
     let flow = &mut *comparison.flow;
@@ -124,7 +124,8 @@ fn compare(comparison: &mut Comparison<'_>, number: u32) -> bool {
     }
     let size = comparison.skb.gso_size();
     if from.checked_div(size) != (to - 1).checked_div(size) {
-        // The bytes are in several packets, of which the server might receive only one.
+        // The bytes are in several packets, and the server might receive only some of these
+        // packets. Therefore at most the bytes before the record may pass.
         comparison.last = start;
     }
     false
@@ -140,7 +141,8 @@ fn identify(comparison: &mut Comparison<'_>, from: u32, to: u32) -> Option<u64> 
         whole: 1,
         reserved: 0,
     };
-    // The parser of a new flow is in the state before the first message.
+    // The parser in `Work::new_flow` is never changed, so it is always in the state before the
+    // first message.
     let idle = &work.new_flow.flow.request;
     scanner::begin(&mut work.scan, idle, from, to);
     repeat(http::UNITS, comparison, identify_unit);

@@ -121,7 +121,8 @@ pub fn end(flow: &mut Flow) -> Release {
         slots: release_slots(flow),
         connections: release_connections(flow),
     };
-    // A CPU that waits for the lock will see this phase.
+    // A CPU that is waiting for the lock will see this phase, and drop its packet unless the packet
+    // is a reset.
     flow.phase = phase::RESET;
     release
 }

@@ -19,17 +19,17 @@ use crate::{
     packet::header::{FIN, RST, SYN},
 };
 
-/// The result of [`limiter_untracked`], in place of a verdict, for a packet of a refused
-/// connection, which `limiter_client_of_tomb` has to handle.
+/// The result of [`limiter_untracked`], in place of a verdict, if the packet belongs to a refused
+/// connection. The caller passes the packet to `limiter_client_of_tomb`.
 pub const REFUSED_BEFORE: i32 = 1 << 8;
-/// The result of [`limiter_untracked`], in place of a verdict, for a packet of a connection that
-/// `limiter_reset_both` has to reset.
+/// The result of [`limiter_untracked`], in place of a verdict, if the connection has to be reset.
+/// The caller passes the packet to `limiter_reset_both`.
 pub const RESET: i32 = 1 << 9;
 
 global! {
     /// Handles a client's packet that belongs to no flow. The packet's connection has ended, is
     /// older than the programs, found no room in the table, was opened by the server's side, or is
-    /// unknown to limiter. Returns the verdict, [`REFUSED_BEFORE`] or [`RESET`]. This function does
+    /// unknown to limiter. Returns [`REFUSED_BEFORE`], [`RESET`], or a verdict. This function does
     /// not answer the packet itself, because the calls would be nested too deeply (MAX_CALL_FRAMES,
     /// include/linux/bpf_verifier.h).
     pub fn limiter_untracked(work;) -> i32 = from_client, or DROP;
@@ -94,8 +94,8 @@ fn unknown(packet: &Packet, config: &Config) -> i32 {
     }
     let is_older = config.observe != 0 || clock::may_predate_programs(config.untracked);
     if packet.has(RST) || (packet.len == 0 && !is_older) {
-        // The packet may be the last one of a connection that has just ended, and no server reads
-        // any bytes from it.
+        // The packet may be the last one of a connection that has just ended. It may pass, because
+        // it contains no bytes that a server would read.
         return NEXT;
     }
     if !is_older {
@@ -120,8 +120,8 @@ fn unknown(packet: &Packet, config: &Config) -> i32 {
     if packet.len > 0 { pass(packet) } else { NEXT }
 }
 
-/// Drops a SYN-ACK that answers no SYN. No server expects one, and a server would answer it with a
-/// reset.
+/// Drops a client's SYN-ACK for which no SYN of the server is recorded ([`OUTBOUND`]). A server
+/// that has not sent a SYN would answer it with a reset.
 #[inline(always)]
 fn syn_ack(packet: &Packet) -> i32 {
     maps::count_by(counter::DROPPED_BYTES, u64::from(packet.len));

@@ -66,8 +66,9 @@ pub fn validate_origin(skb: Skb, work: &mut Work, flow: &Flow) -> u32 {
 }
 
 /// The maximum step of a timestamp, in ticks of the client's timestamp clock, that is accepted
-/// without verification of the checksum. This number of ticks is a second or less (RFC 7323,
-/// section 5.4), so a wrong timestamp would have an effect for no longer than that.
+/// without verification of the checksum. If a tick is at most a millisecond, as is usual, this is
+/// at most a second, and a wrong timestamp has an effect for no longer than that. (RFC 7323,
+/// section 5.4, also allows longer ticks.)
 const UNPROVEN_STEP: u32 = 1000;
 
 /// The time without a packet after which a server accepts any timestamp, in ns. Timestamp clocks

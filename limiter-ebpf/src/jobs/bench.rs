@@ -47,7 +47,7 @@ struct Rewind {
 static REWIND: Array<Rewind> = Array::with_max_entries(1, 0);
 
 /// Numbers that were drawn in advance, in a distribution that is not uniform. The length of the map
-/// is a power of two.
+/// is a power of two, so that a mask can limit the index.
 #[map]
 static DRAWS: Array<u32> = Array::with_max_entries(1 << 16, 0);
 
@@ -119,9 +119,9 @@ fn draw(skb: Skb) {
 const CLIENT_AT: u32 = 14 + 12;
 const CLIENT_PORT_AT: u32 = 14 + 20;
 
-/// Turns the packet into one of a flow drawn at random. `flow_of` of tests/benches/scale numbers
-/// the flows in the same way. The two halves of the address change by opposite amounts, so that the
-/// sum of the header stays the same.
+/// Turns the packet into one of a flow drawn at random. `client_of` and `port_of` in
+/// tests/benches/scale number the flows in the same way. The two halves of the address change by
+/// opposite amounts, so that the sum of the header stays the same.
 #[inline(always)]
 fn draw_flow(skb: Skb) {
     let Some(to) = REWIND.get(0) else { return };

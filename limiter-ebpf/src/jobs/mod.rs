@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! The programs that the daemon runs, and the programs that choose a set of maps.
+//! The programs that the daemon runs, and the programs for the changeover to larger maps.
 
 #[cfg(feature = "bench")]
 pub mod bench;

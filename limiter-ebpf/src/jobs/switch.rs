@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! The programs that are attached to the hooks while one set of maps replaces another. Each of
-//! these programs continues as the program for the set that is in force. While one set is copied to
-//! the other, these programs let no packet change either set.
+//! The programs that are attached to the hooks during a changeover, in which one set of maps
+//! replaces another. Each of these programs continues as the program for the set that is in force.
+//! While one set is copied to the other, these programs let no packet change either set.
 //!
 //! One word states which set is in force, for all hooks at once. During a copy, the word contains a
 //! point in time instead. If the daemon dies during the copy, all hooks continue with the old maps
@@ -23,8 +23,8 @@ use crate::{
 };
 
 /// Continues as the program for the set of maps that is in force. If neither set is in force, drops
-/// a packet that would change the maps. `program` is the number of the program in whose place this
-/// one runs.
+/// a packet that would change the maps. `program` is the index (`switch::INGRESS` to
+/// `switch::EGRESS_L3`) of the program that this one replaces.
 #[inline(always)]
 pub fn run<const L2: bool>(ctx: &TcContext, direction: Direction, program: u32) -> i32 {
     if let Some(new) = in_force() {
@@ -53,7 +53,7 @@ fn in_force() -> Option<bool> {
         // The time for the copy is over. Changing the word to `OLD` prevents the daemon from
         // completing the copy.
         until if word.swap(until, switch::OLD) => Some(false),
-        // The daemon changed the word before this program could.
+        // The daemon or another CPU has changed the word in the meantime.
         _ => None,
     }
 }

@@ -4,8 +4,8 @@
 //!
 //! The BPF target of rustc has no `compare_exchange` or `fetch_add` (its specification has
 //! `atomic-cas: false`), but BPF has had these instructions since Linux 5.12. All operations here
-//! are sequentially consistent, because a relaxed addition whose result is used is miscompiled for
-//! BPF v3.
+//! that read and change a word in one step are sequentially consistent, because a relaxed addition
+//! whose result is used is miscompiled for BPF v3.
 
 #[cfg(not(bpf_target_arch = "x86_64"))]
 use core::intrinsics::atomic_xchg;
@@ -19,8 +19,8 @@ use crate::kernel::repeat::repeat;
 const TRIES: u32 = 256;
 
 /// The maximum number of times that a lock is read before the packet is dropped. These reads take
-/// about 10 µs, which is far longer than any running holder needs the lock, and short enough to
-/// lose if a hypervisor has descheduled the holder.
+/// about 10 µs. A holder of the lock that is running releases it much sooner. If a hypervisor has
+/// descheduled the holder, this CPU loses no more than these 10 µs.
 const SPINS: u32 = 4096;
 
 /// A 64-bit word of a map value that several CPUs change.

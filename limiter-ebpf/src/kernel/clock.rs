@@ -42,9 +42,10 @@ pub fn attended_until_ns() -> u64 {
     clock!(attended_until_ns)
 }
 
-/// Returns whether an unknown connection may be older than the programs. Under `policy::PASS`, that
-/// is possible only for a while after the programs were attached. While half-open connections are
-/// removed early, no connection is assumed to be older.
+/// Returns whether an unknown connection may be older than the programs. `policy::ANY` always
+/// allows this assumption, `policy::PASS` for some time after the programs were attached, and
+/// `policy::REJECT` never. For some time after half-open connections were removed early, no policy
+/// allows it, because the unknown connection may be one of them.
 #[inline(always)]
 pub fn may_predate_programs(untracked: u32) -> bool {
     let Some(clock) = CLOCK.get_ptr_mut(0) else {
@@ -62,7 +63,8 @@ pub fn may_predate_programs(untracked: u32) -> bool {
         && (untracked == policy::ANY || untracked == policy::PASS && now < elders_until)
 }
 
-/// Returns whether unknown connections may still be older than the programs.
+/// Returns whether the programs were attached so recently that unknown connections may be older
+/// than the programs. The policy does not matter for this result.
 #[inline(always)]
 pub fn is_grace() -> bool {
     let until = clock!(older_until_ns);

@@ -42,9 +42,9 @@ pub fn sample(skb: Skb, work: &mut Work, from: u32, len: u32, to: &mut u64) -> b
     true
 }
 
-/// Returns the fingerprint of the `len` bytes at `bytes`, which begin at a word of the stream.
-/// `key_at` is the offset in the key, in bytes, of the secret for that word. The `len` bytes and
-/// the `BLOCK` bytes after them are overwritten with zeros.
+/// Returns the fingerprint of the `len` bytes at `bytes`. The first of these bytes is the first
+/// byte of a word of the stream, and `key_at` is the offset in the key, in bytes, of the secret for
+/// this word. The `len` bytes and the `BLOCK` bytes after them are overwritten with zeros.
 ///
 /// # Safety
 /// `bytes` points to `fingerprint::PERIOD` bytes that are followed by `BLOCK` bytes.
@@ -87,8 +87,8 @@ impl Blocks {
             return true;
         }
         let key_at = self.key_at.wrapping_add(2 * at);
-        // SAFETY: the masks keep both offsets so far below the end that a whole block follows each
-        // of them.
+        // SAFETY: the masks bound both offsets, so that a whole block follows the first one in the
+        // buffer, and the words for a whole block follow the second one in the key.
         unsafe {
             let bytes = self.bytes.add(masked::<BLOCK_MASK>(at));
             let key = self.key.add(masked::<KEY_MASK>(key_at));
@@ -150,7 +150,7 @@ unsafe fn word<const AT: usize>(bytes: *const u8, key: *const u8) -> u64 {
 /// Eight bytes can be written at `to + AT`.
 #[inline(always)]
 unsafe fn zero<const AT: usize>(to: *mut u8) {
-    // SAFETY: all calls are in this file, on the buffer of `Work`.
+    // SAFETY: the caller guarantees that eight bytes can be written at `to + AT`.
     unsafe {
         core::arch::asm!(
             "*(u64 *)({to} + {at}) = {zero}",
@@ -166,7 +166,7 @@ unsafe fn zero<const AT: usize>(to: *mut u8) {
 /// `BLOCK` bytes can be written at `to`.
 #[inline(always)]
 unsafe fn zero_block(to: *mut u8) {
-    // SAFETY: in both calls, a whole block follows the offset, which is bounded.
+    // SAFETY: the caller guarantees that `BLOCK` bytes can be written at `to`.
     unsafe {
         zero::<0>(to);
         zero::<8>(to);

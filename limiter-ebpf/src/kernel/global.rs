@@ -7,12 +7,11 @@
 //! The arguments of a global function can only be the context and numbers, so the function has to
 //! look up the memory that its caller works on. The caller has references to the same memory, and
 //! lends it to the global function during the call. To enforce that, the macro `global` defines,
-//! for each global function, a function that takes these references. The types inform the compiler
-//! that the memory is lent. `Work` and `Flow` are not `Unpin`, and for such types the compiler does
-//! not assume that a mutable reference is the only access to the memory. (`UnsafePinned` of Rust
-//! RFC 3467 will express the same.)
+//! for each global function, a function that takes these references. `Work` and `Flow` are not
+//! `Unpin`, because for such types the compiler does not assume that a mutable reference is the
+//! only access to the memory. (`UnsafePinned` of Rust RFC 3467 will express the same.)
 
-/// A value that a global function returns.
+/// A type that a global function can return.
 pub trait Scalar: Copy {
     type Number;
     fn number(self) -> Self::Number;
@@ -68,11 +67,11 @@ impl Scalar for () {
 
 /// Defines global functions, each with a safe function of the same name that calls it.
 ///
-/// `limiter_name(skb, work, flow; arguments) -> Type = body, or value;` calls `body`. The arguments
-/// of `body` before the semicolon are the packet, this CPU's [`Work`](crate::kernel::work::Work)
-/// and the packet's flow. The global function looks up the last two, and returns `value` if one of
-/// them does not exist. The packet's flow is the one with the key `Packet::key`, and the caller
-/// holds its lock.
+/// `limiter_name(skb, work, flow; arguments) -> Type = body, or value;` calls `body(skb, work,
+/// flow, arguments)`. The arguments before the semicolon are the packet, this CPU's
+/// [`Work`](crate::kernel::work::Work) and the packet's flow, and some of them may be left out. The
+/// global function looks up `work` and `flow`, and returns `value` if one of them does not exist.
+/// The packet's flow is the one with the key `Packet::key`, and the caller holds its lock.
 macro_rules! global {
     () => {};
     (

@@ -46,7 +46,7 @@ impl<const LEN: u32> Header<LEN> {
     #[inline(always)]
     pub fn byte<const AT: usize>(self) -> u32 {
         const { assert!(AT < LEN as usize) };
-        // SAFETY: `Linear::header` has compared the end of the header with that of the packet.
+        // SAFETY: `Linear::header` has checked that the header ends within the linear part.
         unsafe { u32::from(*self.0.add(AT)) }
     }
 
@@ -55,7 +55,7 @@ impl<const LEN: u32> Header<LEN> {
     pub fn half<const AT: usize>(self) -> u16 {
         const { assert!(AT + 2 <= LEN as usize) };
         let mut value: u64;
-        // SAFETY: `Linear::header` has compared the end of the header with that of the packet.
+        // SAFETY: `Linear::header` has checked that the header ends within the linear part.
         unsafe {
             core::arch::asm!(
                 "{value} = *(u16 *)({header} + {at})",
@@ -71,7 +71,7 @@ impl<const LEN: u32> Header<LEN> {
     pub fn word<const AT: usize>(self) -> u32 {
         const { assert!(AT + 4 <= LEN as usize) };
         let mut value: u64;
-        // SAFETY: `Linear::header` has compared the end of the header with that of the packet.
+        // SAFETY: `Linear::header` has checked that the header ends within the linear part.
         unsafe {
             core::arch::asm!(
                 "{value} = *(u32 *)({header} + {at})",

@@ -130,8 +130,8 @@ pub fn own_mark() -> u32 {
     }
 }
 
-/// Sends an event to the daemon. If the event is lost because the daemon does not run or does not
-/// keep up, the daemon finds out by other means what it has missed.
+/// Sends an event to the daemon. If the event is lost because the daemon is not running or does not
+/// keep up, the daemon notices the same change later by other means.
 #[inline(always)]
 pub fn send_event(event: Event) {
     if EVENTS.output::<Event>(event, 0).is_err() {

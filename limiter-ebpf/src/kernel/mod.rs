@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! The interface to the kernel: safe functions for packets, maps and helpers, and the memory of
-//! each CPU in which a packet is processed. All `unsafe` code of the programs is in this folder.
+//! The interface to the kernel: safe functions for packets, maps and helpers, and the memory in
+//! which each CPU processes a packet. All `unsafe` code of the programs is in this folder.
 
 pub mod atomic;
 pub mod bytes;

@@ -81,14 +81,16 @@ pub fn go_on(scan: &mut Scan, body: u32) {
     unsafe { http::go_on(scan, body) };
 }
 
-/// Returns whether the segment ends with the request whose head has just been scanned.
+/// Returns whether the segment ends with the request for which [`go_on`] has just been called. If
+/// so, also changes the scan as another call to [`unit`] would.
 #[inline(always)]
 pub fn was_last(scan: &mut Scan) -> bool {
     // SAFETY: the caller's reference is valid and exclusive.
     unsafe { http::was_last(scan) }
 }
 
-/// Returns whether the segment ends with the response whose head has just been scanned.
+/// Returns whether the segment ends with the response for which [`go_on`] has just been called. If
+/// so, also changes the scan as further calls to [`unit`] would.
 #[inline(always)]
 pub fn ends_segment(scan: &mut Scan) -> bool {
     // SAFETY: the caller's reference is valid and exclusive.

@@ -123,7 +123,7 @@ impl Skb {
     }
 
     /// Returns the sum that the device has computed over everything after the link header
-    /// (CHECKSUM_COMPLETE).
+    /// (CHECKSUM_COMPLETE), or `None` if it has computed none.
     #[inline(always)]
     pub fn device_sum(self) -> Option<u32> {
         // SAFETY: the kernel keeps the context valid. Adding zero returns the sum, or an error if
@@ -219,7 +219,8 @@ impl Skb {
         unsafe { bpf_skb_load_bytes(self.0.cast(), offset, to, bounded_to::<MAX>(len)) == 0 }
     }
 
-    /// Loads `len` bytes (1 to 4096; see [`bounded`]) from `offset` of the packet.
+    /// Loads `len` bytes (1 to 4096; see [`bounded`]) from `offset` of the packet to `to`. Returns
+    /// false if the packet is too short.
     ///
     /// # Safety
     /// `to` has room for 4096 bytes.
@@ -229,8 +230,8 @@ impl Skb {
         unsafe { bpf_skb_load_bytes(self.0.cast(), offset, to.cast(), bounded(len)) == 0 }
     }
 
-    /// Writes a value to `offset` of the packet. Pointers to headers of the packet are stale
-    /// afterwards.
+    /// Writes a value to `offset` of the packet. Returns false if that is not possible. Pointers to
+    /// headers of the packet are stale afterwards.
     #[inline(always)]
     pub fn store<T: Plain>(self, offset: u32, value: &T) -> bool {
         let (from, len) = ((&raw const *value).cast(), size_of::<T>() as u32);
@@ -363,8 +364,8 @@ pub fn boot_ns() -> u64 {
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
-/// Returns the time on `CLOCK_MONOTONIC_COARSE` in ns. It has the resolution of a tick, at a tenth
-/// of the cost of a precise clock.
+/// Returns the time on `CLOCK_MONOTONIC_COARSE` in ns. This clock has the resolution of a tick.
+/// Reading it takes a tenth of the time that a precise clock takes.
 #[inline(always)]
 pub fn coarse_ns() -> u64 {
     // SAFETY: the helper has no arguments.

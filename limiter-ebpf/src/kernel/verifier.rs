@@ -4,13 +4,14 @@
 //! visible to the verifier. Others pass a value through memory, where the verifier loses track of
 //! how the value was computed.
 
-/// Returns a length that the verifier knows to be in 1..=4096, whatever `len` is.
+/// Returns `len`, bounded to 1..=4096 (see [`bounded_to`]).
 #[inline(always)]
 pub fn bounded(len: u32) -> u32 {
     bounded_to::<4096>(len)
 }
 
-/// Returns a length that the verifier knows to be in 1..=`MAX` (a power of two), whatever `len` is.
+/// Returns `len` if it is in 1..=`MAX` (a power of two), and otherwise another number in this
+/// range. In both cases the verifier knows the bounds of the result.
 ///
 /// This is one block of assembly, because the verifier of Linux 6.1 learns nothing from a
 /// comparison with zero, and because rustc might apply a mask that is written in Rust to another

@@ -29,8 +29,8 @@ pub fn visit_all<V: Visitor>(visitor: &mut V) {
         entry: *mut FlowEntry,
         visitor: *mut V,
     ) -> i64 {
-        // SAFETY: the kernel passes an element of FLOWS, and the visitor that `visit_all` has given
-        // to it, which nothing else uses during the call.
+        // SAFETY: the kernel passes an element of FLOWS, and the pointer that it got from
+        // `visit_all`. Nothing else uses the visitor during the call.
         unsafe { (*visitor).flow(&*key, FoundFlow::at(entry)) };
         0
     }
@@ -40,8 +40,8 @@ pub fn visit_all<V: Visitor>(visitor: &mut V) {
         entry: *mut UntrackedConnection,
         visitor: *mut V,
     ) -> i64 {
-        // SAFETY: the kernel passes an element of UNTRACKED, and the visitor that `visit_all` has
-        // given to it, which nothing else uses during the call.
+        // SAFETY: the kernel passes an element of UNTRACKED, and the pointer that it got from
+        // `visit_all`. Nothing else uses the visitor during the call.
         unsafe { (*visitor).untracked(&*key, Untracked::at(entry)) };
         0
     }

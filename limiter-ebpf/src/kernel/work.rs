@@ -66,7 +66,8 @@ pub struct Refusal {
     pub scope: u32,
     /// The value of `Retry-After`, in seconds.
     pub retry_after: u32,
-    /// The time until the policy's window ends, in seconds.
+    /// The time until the exceeded limit admits requests again, in seconds (`t` in the `RateLimit`
+    /// field).
     pub reset_after: u32,
     pub reserved: u32,
 }

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The maximum time, in ns, for which a SYN may be on its way. No network is known to keep a packet
-/// for longer (the maximum segment lifetime of RFC 9293, section 3.4.1, is two minutes).
+/// for longer, although RFC 9293, section 3.4.1, assumes a maximum segment lifetime of two minutes.
 const SYN_LIFETIME_NS: u64 = 60_000_000_000;
 
 global! {

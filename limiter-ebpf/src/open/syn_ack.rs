@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
 //! The server's part of the handshake. A SYN-ACK from a guarded port opens a flow. A SYN from a
-//! guarded port begins a connection in which that side is the client.
+//! guarded port begins a connection whose client is the host with this port.
 
 use limiter_common::{
     abi::{
@@ -79,7 +79,7 @@ const PLACE_FOLLOWED: u32 = 1;
 /// The result of [`place`] if the SYN-ACK is a retransmission on a connection that has been
 /// refused.
 const PLACE_REFUSED: u32 = 2;
-/// The result of [`place`] if another CPU holds the flow's lock.
+/// The result of [`place`] if the lock of the old flow could not be acquired.
 const PLACE_CONTENDED: u32 = 3;
 
 /// Finds the key for a new connection, ends the connection that had this key before, and returns
@@ -200,7 +200,8 @@ fn is_over(packet: &Packet, share: u64) -> bool {
     false
 }
 
-/// Returns the key of a client's address in the map `CLIENTS`.
+/// Returns the key of a client's address in the map `CLIENTS`: an IPv4 address as a whole, or the
+/// first 64 bits of an IPv6 address ([`ClientKey`]).
 #[inline(always)]
 pub fn client_key(client: &[u32; 4]) -> ClientKey {
     let [a, b, c, d] = *client;
@@ -211,7 +212,7 @@ pub fn client_key(client: &[u32; 4]) -> ClientKey {
     }
 }
 
-/// Handles a SYN from a guarded port. The side with this port is the client of the new connection.
+/// Handles a SYN from a guarded port. The host with this port is the client of the new connection.
 #[inline(always)]
 fn outbound(packet: &Packet) -> i32 {
     // There may be a flow of an earlier connection between the same ports.

@@ -50,9 +50,9 @@ fn is_right(skb: Skb, work: &mut Work) -> bool {
     fold(pseudo_sum(&work.packet, total) + u64::from(whole)) == 0xffff
 }
 
-/// Returns the sum of the segment and the pseudo-header, which follows from the sum that the device
-/// has computed over everything after the link header (CHECKSUM_COMPLETE). Returns `None` if there
-/// is no such sum, or if it covers more than a plain IP header and the segment.
+/// Returns the sum of the segment and the pseudo-header. It is derived from the sum that the device
+/// has computed over everything after the link header (CHECKSUM_COMPLETE). Returns `None` if the
+/// device has computed none, or if its sum covers more than a plain IP header and the segment.
 #[inline(always)]
 fn sum_of_device(skb: Skb, packet: &Packet, total: u32) -> Option<u64> {
     let headers = if packet.v6 != 0 { IPV6_LEN } else { IPV4_LEN };
@@ -79,9 +79,10 @@ fn sum_of_device(skb: Skb, packet: &Packet, total: u32) -> Option<u64> {
 pub fn is_partial(skb: Skb, packet: &Packet) -> Option<bool> {
     let at = packet.l4 + CHECKSUM_AT;
     let before = skb.load::<u16>(at)?;
-    // The flags do not contain BPF_F_PSEUDO_HDR, which would mark the change as a change of the
-    // pseudo-header. Therefore a partial checksum stays as it is (inet_proto_csum_replace4,
-    // net/core/utils.c).
+    // The kernel is asked to adjust the checksum to a change that was not made. It leaves a partial
+    // checksum as it is, because the flags do not contain BPF_F_PSEUDO_HDR and the change therefore
+    // does not concern the pseudo-header (inet_proto_csum_replace4, net/core/utils.c). It changes
+    // any other checksum.
     if !skb.replace_checksum(at, 0, 0x0101, 2) {
         return None;
     }
@@ -132,8 +133,8 @@ struct Pieces<'a> {
     sum: u32,
 }
 
-/// Returns the one's complement sum of the segment's bytes from the offset `from` in the packet to
-/// the end of the segment. Each byte has the weight that it has in the sum of the whole segment.
+/// Returns the one's complement sum of the segment's bytes from the offset `from` in the packet on.
+/// Each byte has the same weight (high or low byte of a word) as in the sum of the whole segment.
 #[inline(never)]
 pub fn sum_from(skb: Skb, work: &mut Work, from: u32) -> u32 {
     let packet = &work.packet;

@@ -49,7 +49,7 @@ pub enum Kind {
     Fragment,
     /// The packet is for a guarded port, and the checksum of its IPv4 header is wrong.
     BadChecksum,
-    /// The packet is for a guarded port, and its time to live has ended.
+    /// The packet is for a guarded port, and its TTL or hop limit is 0.
     Expired,
     /// The packet appears to be for a guarded port, but its headers are incomplete or invalid.
     Unreadable,
@@ -59,7 +59,7 @@ pub enum Kind {
 /// processed.
 pub type Parse = (Kind, Option<&'static mut Work>);
 
-/// The result of an attempt to parse. `Err` means that the headers are not in the linear part.
+/// The result of an attempt to parse. `Err` means that not all headers are in the linear part.
 pub type Attempt = Result<Parse, ()>;
 
 /// The word before the IPv4 address in an IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2).

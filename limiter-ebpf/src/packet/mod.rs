@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! The packet as it arrived: its link, network and transport headers, its checksums, and the code
-//! that cuts it.
+//! Functions that parse the link, network and transport headers of a packet, verify its checksums,
+//! and cut it.
 
 pub mod checksum;
 pub mod header;

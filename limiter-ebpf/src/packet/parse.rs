@@ -64,8 +64,8 @@ fn attempt<const L2: bool>(skb: Skb, direction: Direction) -> Attempt {
             return Ok((Kind::Other, None));
         }
     }
-    // A packet whose IP version does not match the EtherType reaches no server. `ipv4` and `ipv6`
-    // check that.
+    // `ipv4` and `ipv6` also check the IP version, because a packet whose IP version does not match
+    // the EtherType reaches no server.
     match ethertype {
         ETH_P_IP => ipv4(skb, linear, l3, direction),
         ETH_P_IPV6 => ipv6(skb, linear, l3, direction),

@@ -30,9 +30,9 @@ pub struct Headers<const LEN: u32> {
 /// Returns the memory for a segment whose IP header is at the offset `l3` and whose TCP header is
 /// at the offset `l4`, together with these headers.
 ///
-/// The headers are looked up once more. If they stayed in use across the preceding map lookups,
-/// they would be spilled to the stack, where the verifier compares them long after they have been
-/// read.
+/// The headers are looked up once more. If the pointers to them were kept during the map lookups,
+/// they would be spilled to the stack. The verifier would then continue to compare these stack
+/// slots, long after the last use of the pointers, to find out whether two paths differ.
 #[inline(always)]
 pub fn begin<const LEN: u32>(
     skb: Skb,
@@ -109,7 +109,7 @@ fn vlan(skb: Skb, linear: Linear, l3: u32) -> u32 {
     vlan
 }
 
-/// Reads the TCP header. `end` is the end of the IP packet.
+/// Reads the TCP header. `end` is the offset after the last byte of the IP packet.
 #[inline(always)]
 pub fn segment<const LEN: u32>(
     skb: Skb,

@@ -27,10 +27,10 @@ use crate::{
     },
 };
 
-/// The maximum distance, in bytes, from the client's bytes seen so far to the end of a client's
-/// packet at which that end is still acknowledged. Any bytes in between that have not arrived are
-/// not needed. The distance is limited, because a client ignores a whole segment if it acknowledges
-/// bytes that the client has never sent.
+/// The maximum number of bytes by which an acknowledgement may advance. A client's packet is
+/// acknowledged as a whole even if bytes before it have not arrived, because these bytes are not
+/// needed. The advance is limited, because a client ignores a segment that acknowledges bytes that
+/// the client has never sent.
 const MAX_AHEAD: i32 = 1 << 20;
 
 /// The result of [`limiter_answer`] if the packet could not be answered.
@@ -44,7 +44,7 @@ const ANSWERED_RESET: u32 = 3;
 
 global! {
     /// Carries out the new refusal in `Work::tomb`: answers the client's packet with the response,
-    /// and turns the packet itself into the end of the connection for the server.
+    /// and turns the packet itself into the FIN or the reset for the server.
     pub fn limiter_refuse(skb, work;) -> i32 = refuse, or DROP;
 
     /// Turns a client's packet into the answer that the tombstone in `Work::tomb` requires. Returns
@@ -186,7 +186,7 @@ fn must_repeat(tomb: SharedTomb) -> bool {
 ///
 /// A receiver without room accepts the acknowledgement in a segment but not the payload. Such a
 /// client would not retransmit anything, and the programs have no timer with which they could send
-/// the response again.
+/// the response again. Therefore they send it again when the client announces room.
 #[inline(always)]
 fn made_room(packet: &Packet, tomb: SharedTomb) -> bool {
     if packet.window == 0 {

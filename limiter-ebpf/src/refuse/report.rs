@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! The counts of refusals, and the records from which the daemon learns whose requests were
-//! refused.
+//! The counts of refusals, and the records from which the daemon learns the scopes, keys and
+//! clients of refused requests.
 
 use limiter_common::{
     abi::{NO_SCOPE, REFUSAL_RECORD_RATE, RefusalRecord, reason},

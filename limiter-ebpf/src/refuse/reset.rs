@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! Resets of both sides of a connection, which leave no state behind.
+//! The resets that the programs send to one or both sides of a connection.
 
 use limiter_common::{abi::counter, seq::Seq};
 
@@ -71,8 +71,8 @@ fn reset_both(skb: Skb, work: &mut Work) -> i32 {
     }
     // The sequence numbers follow RFC 9293, section 3.10.7.1. If the packet is next in order, both
     // receivers accept the resets, because their sequence numbers are exact (RFC 5961, section
-    // 3.2). If it is not, a receiver answers its reset with a challenge ACK, and the side that has
-    // already been reset answers the challenge ACK with another reset.
+    // 3.2). If the packet is not next in order, a receiver answers its reset with a challenge ACK,
+    // and the side that has already been reset answers the challenge ACK with another reset.
     let to_client = OwnSegment {
         seq: if packet.has(ACK) { packet.ack } else { Seq(0) },
         ..backward(packet)

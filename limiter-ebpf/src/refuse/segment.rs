@@ -193,7 +193,7 @@ fn payload_sum(reply: &Reply, segment: &OwnSegment) -> u64 {
     if segment.text == 0 {
         return total;
     }
-    // The buffer contains zeros after the end of the payload.
+    // The buffer is zero after the payload, so all of it can be added.
     let (pieces, _) = reply.text.as_chunks::<{ PIECE / 8 }>();
     let mut sum_of_text = 0;
     for piece in pieces {
@@ -204,7 +204,7 @@ fn payload_sum(reply: &Reply, segment: &OwnSegment) -> u64 {
 
 const _: () = assert!(MAX_TEXT == 2 * PIECE && MAX_TEXT.is_power_of_two());
 
-/// Returns the sequence number after the end of a packet (RFC 9293, section 3.4).
+/// Returns the sequence number after a packet (RFC 9293, section 3.4).
 #[inline(always)]
 pub fn packet_end(packet: &Packet) -> Seq {
     // SYN and FIN take one sequence number each.

@@ -29,9 +29,9 @@ global! {
     /// Turns a client's packet into the FIN or the reset with which the connection in `Work::tomb`
     /// ends for the server.
     ///
-    /// Even a reset that comes from the client is rewritten. Otherwise the server might ignore a
-    /// reset that has already ended the flow here (because of a wrong checksum, or a TTL that is
-    /// too short).
+    /// Even a reset that comes from the client is rewritten. Otherwise a reset that ends the flow
+    /// here might not end the connection on the server, which does not accept a wrong checksum, and
+    /// does not receive a packet whose TTL is too short.
     pub fn limiter_end_server(skb, work;) -> i32 = end_without_answer, or DROP;
 
     /// Handles a server's packet on a connection that is not followed.

@@ -6,10 +6,10 @@
 //! Two CPUs may work on one tombstone at the same time without a lock, because each field is a word
 //! of its own. The fields that change are:
 //!
-//! - `client_next` and `server_next`, the ends of the bytes seen from the client and the server.
-//!   The next packet makes up for a lost update, because a sender whose bytes are not acknowledged
-//!   retransmits them.
-//! - `tsval`. A stale value is replaced by the client's next echo.
+//! - `client_next` and `server_next`, the sequence numbers after the last bytes that the client and
+//!   the server have sent. The next packet makes up for a lost update, because a sender whose bytes
+//!   are not acknowledged retransmits them.
+//! - `tsval`. A stale value is replaced when the client echoes a newer one.
 //! - Some of the flags. The loss of a flag costs at most an additional or a missing segment.
 //!
 //! This module never removes a tombstone. Only a new connection or the LRU map does. Therefore a
@@ -98,8 +98,8 @@ pub fn fill(work: &mut Work, flow: &Flow, server: u32, head: bool, reset: bool) 
     tomb.reset_after = refusal.reset_after;
 }
 
-/// Fills `Work::tomb` for a connection that the server has reset. Each side that continues to send
-/// is reset too.
+/// Fills `Work::tomb` for a connection that has ended, but was not refused. Each side that
+/// continues to send is reset.
 #[inline(always)]
 fn fill_reset(work: &mut Work, flow: &Flow) {
     fill_without_response(work, flow, TOMB_RESET_CLIENT | TOMB_RESET_SERVER);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Measures how exactly limits are kept under a flood, as a part of `cargo xtask bench`.
+//! Measures how exactly limits are kept in a flood, as a part of `cargo xtask bench`.
 //!
-//! The bench examines the requests that reach the server. For each request, the server knows the
-//! time at which the kernel received the packet (SO_TIMESTAMPNS, socket(7)). The programs decide on
-//! the request later, because the packet first waits in a queue. The wait usually takes a few
-//! microseconds, and occasionally a few hundred microseconds when the CPU is busy.
+//! The bench examines the times at which admitted requests reach the server. Each of these times is
+//! the time at which the kernel received the packet (SO_TIMESTAMPNS, socket(7)). The programs
+//! decide about the request later, because the packet waits in a queue first, usually for a few
+//! microseconds, and occasionally for a few hundred when the CPU is busy.
 
 use std::{
     fmt, io,
@@ -35,11 +35,12 @@ use nix::{
 };
 use serde_json::{Value, json};
 
-/// The number of customers. They share one key, and send requests as fast as they are answered.
+/// The number of clients of the customer. They share the customer's key, and send the next request
+/// as soon as the last one is answered.
 const CUSTOMERS: usize = 8;
 const TIME: Duration = Duration::from_secs(10);
 const QUICK_TIME: Duration = Duration::from_secs(3);
-/// An upper bound for the duration of the bench, which must not run past midnight UTC.
+/// The maximum duration of the bench, which must not run past midnight UTC.
 const BENCH: Duration = Duration::from_secs(120);
 
 /// The rate limit of the bench in requests per second, which is one request per millisecond.
@@ -73,8 +74,8 @@ fn run(args: &Args) -> Report {
         .server()
         .enter(|| TcpListener::bind((lab.v4(), GUARDED)));
     let listener = listener.expect("listen");
-    // Accepted connections inherit the option. The option is set early, because the kernel begins
-    // to record times only after a delay.
+    // The option is set on the listener, from which accepted connections inherit it. It is set
+    // early, because the kernel records times only after a delay.
     setsockopt(&listener, sockopt::ReceiveTimestampns, &true).expect("ask for times");
     let config = Config::new(&lab)
         .tier("paced", "rate = \"1/ms\"\nburst = 1")
@@ -130,7 +131,6 @@ fn flood(
                 while !enough(refused.load(Relaxed)) {
                     let mut conn = lab.connect_to(address.ip(), address.port());
                     loop {
-                        // The send may fail, because the connection is closed after a refusal.
                         conn.send(&request);
                         let response = conn.try_response().expect("an answer");
                         if response.status != 200 {
@@ -174,14 +174,14 @@ impl Server {
                 return;
             }
             let stream = stream.expect("a connection");
-            // An error is ignored, because a connection is closed after a refusal.
+            // An error is ignored, because the programs end a connection after a refusal.
             scope.spawn(move || drop(self.answer(stream)));
         }
     }
 
-    /// Answers the requests of one connection. Each read returns one request, because each customer
-    /// waits for the response before it sends the next request, and each request fits into one
-    /// segment.
+    /// Answers the requests of one connection. Each read returns exactly one request, because a
+    /// request fits into one segment, and a client waits for the response before it sends the next
+    /// request.
     fn answer(&self, mut stream: TcpStream) -> io::Result<()> {
         let mut buffer = vec![0; 4096];
         loop {
@@ -229,9 +229,9 @@ impl Report {
         counts.max().unwrap_or(0)
     }
 
-    /// Returns the time in nanoseconds by which the shortest gap falls short of the interval. The
-    /// programs keep the interval exactly, and therefore this time is the error of the recorded
-    /// times.
+    /// Returns the difference, in nanoseconds, between the interval of the rate limit and the
+    /// shortest gap. The programs decide with exact intervals, so this difference is an error of
+    /// the recorded times.
     fn early(&self) -> f64 {
         INTERVAL_NS as f64 - self.gaps().first().copied().unwrap_or(f64::NAN)
     }

@@ -4,9 +4,9 @@
 //!
 //! `BPF_PROG_TEST_RUN` runs a program on one packet thousands of times, and reports the average
 //! duration of a run. The bench does this for every case in turn, and repeats the whole sequence
-//! several times. Each repetition is called a round. A period in which the machine is busy
-//! therefore affects all cases. The result of a case is its best round. The median of the rounds
-//! shows how much the results were affected by other work on the machine.
+//! several times, so that a period in which the machine is busy affects all cases. Each repetition
+//! is called a round. The result of a case is its best round. The larger the median of the rounds
+//! is in comparison, the more the results were affected by other work on the machine.
 
 mod measure;
 mod packets;
@@ -29,13 +29,13 @@ use report::Report;
 const SCOPE: u32 = 1;
 const KEY: &str = "3f9c1b7a5d2e48c0a6b4";
 
-/// The number of keys in each of the two sets of other keys, which are called crowds. The number
-/// must be equal to the number in `draw` of limiter-ebpf/src/jobs/bench.rs.
+/// The number of keys in a crowd. A crowd is one of two sets of other keys in the maps. `draw` of
+/// limiter-ebpf/src/jobs/bench.rs can write at most 2^20 different keys.
 const KEYS: u32 = 1 << 20;
 const FIRST_SCOPE: u32 = 2;
-/// The prefix of the keys in the crowd in which each key has its own scope.
+/// The prefix of the keys in the first crowd, in which each key has its own scope.
 const ALONE: &str = "3f9c1b7a5d2e";
-/// The prefix of the keys in the crowd in which a thousand scopes share all keys.
+/// The prefix of the keys in the second crowd, whose keys belong to a thousand scopes.
 const SHARED: &str = "8d04e6f1c37b";
 const SHARED_BY: u32 = 1000;
 /// The number of letters that distinguish the keys of a crowd. Both prefixes have the same length.
@@ -65,8 +65,8 @@ fn run(args: &Args) -> Report {
     Report::new(&programs, &cases, &costs)
 }
 
-/// Makes a scope with limits that the bench never reaches, a scope that admits no request, and many
-/// other keys. Then opens a connection.
+/// Opens a connection, after making a scope with limits that the bench never reaches, a scope that
+/// admits no request, and the crowds of other keys.
 fn set_up() -> (Programs, Talk) {
     let tables = Tables {
         scopes: OVER_SCOPE + 1,
@@ -92,7 +92,8 @@ fn set_up() -> (Programs, Talk) {
         },
     );
     programs.configure(|config| config.on_limit = policy::ON_LIMIT_DROP);
-    // These limits are unlimited, because the bench never resets the counts to which they apply.
+    // The bench rewinds only the counts of `SCOPE`, so the counts of these scopes grow, and their
+    // limits have to be too high to be reached.
     let limits = Limits {
         interval_ns: 1,
         concurrency: UNLIMITED - 1,

@@ -22,8 +22,8 @@ pub struct Case {
     pub name: String,
     pub program: &'static str,
     pub packet: Vec<u8>,
-    /// A program that only makes the preparations for a run, such as the reset of the flow. The
-    /// cost of this program is subtracted from the cost of the case.
+    /// A program that only does the preparations for a run, such as the rewinding of the flow. Its
+    /// cost is subtracted from the cost of the case.
     pub besides: Option<&'static str>,
     /// The length of the head of an admitted request, in bytes.
     pub head: Option<usize>,
@@ -171,22 +171,23 @@ fn once(programs: &Programs, case: &Case) -> u64 {
     u64::try_from(result.duration.as_nanos()).expect("a short time")
 }
 
-/// The interface and the VLAN of test packets. The kernel runs a program on `lo` if no interface is
+/// The link of the packets in a test run. The kernel runs the program on `lo` if no interface is
 /// given.
 const HERE: Link = Link {
     ifindex: 1,
     vlan: 0,
 };
 
-/// Sets the interface and the VLAN of the flow to those of the test packets.
+/// Sets the link of the flow to that of the packets.
 fn bring_here(programs: &mut Programs, talk: &Talk) {
     if let Some(flow) = programs.flow(&talk.key()) {
         programs.set_flow(Flow { link: HERE, ..flow });
     }
 }
 
-/// Fills `REWIND` of limiter-ebpf/src/jobs/bench.rs with the flow to reset, the new state of the
-/// flow, the scope of the flow, and the offset in bytes of the drawn letters in the packet.
+/// Fills `REWIND` of limiter-ebpf/src/jobs/bench.rs with the flow and its scope, the state to which
+/// the flow is rewound, the number of keys to draw from, and the offset in the packet at which the
+/// letters of a drawn key are written.
 fn set_rewind(programs: &mut Programs, talk: &Talk, cases: &[Case]) {
     let first = drawn(SHARED, 0);
     let of_letters = |case: &Case| {

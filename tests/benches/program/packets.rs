@@ -27,7 +27,7 @@ const FIELDS: [&str; 14] = [
     "Cache-Control: no-cache",
 ];
 
-/// The name of the last field, whose value fills the head up to its length.
+/// The name of the last field. Its value makes the head exactly as long as it has to be.
 const FILLER: &str = "X-Filler: ";
 
 /// Returns a head of `len` bytes. If there is a key, it is in the middle of the head.
@@ -52,7 +52,6 @@ fn head(key: &str, len: usize) -> Vec<u8> {
         }
     }
     let missing = len - head.len() - FILLER.len() - "\r\n\r\n".len();
-    // The filler gives the head exactly `len` bytes.
     let filler = "f".repeat(missing);
     head.push_str(&format!("{FILLER}{filler}\r\n\r\n"));
     assert!(keyed && head.len() == len, "a head of {len} bytes: {head}");
@@ -111,7 +110,7 @@ pub fn other_port(talk: &Talk, to_server: bool) -> Vec<u8> {
     talk.shape.wrap(&talk.ends, to_server, &segment)
 }
 
-/// Returns a UDP datagram with 400 bytes of payload for the UDP port whose number equals that of
+/// Returns a UDP datagram with 400 bytes of payload. Its destination port has the same number as
 /// the guarded TCP port.
 pub fn udp(talk: &Talk) -> Vec<u8> {
     let mut datagram = vec![0; 8 + 400];

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::measure::{Case, Cost};
 
-/// The programs whose instructions are counted.
+/// The programs for which the report states the number of verified instructions.
 const PROGRAMS: [&str; 5] = [
     "limiter_ingress",
     "limiter_ingress_l3",

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 const KEYS: [u32; 4] = [10, 1000, 100_000, 1_000_000];
 const QUICK_MOST: u32 = 1000;
-/// The number of keys in each scope.
+/// The number of keys in a scope.
 const A_SCOPE: u32 = 10;
 /// The period for which the idle daemon is observed.
 const IDLE: Duration = Duration::from_secs(10);
@@ -31,9 +31,9 @@ pub struct Row {
     keys: u32,
     /// The duration of an import, in seconds.
     import: f64,
-    /// The duration, in seconds, of a start at which the kernel still has the programs and the
-    /// keys. At the other starts, the kernel has neither.
+    /// The duration, in seconds, of a start while the kernel still has the programs and the keys.
     takeover: f64,
+    /// The duration, in seconds, of a start while the kernel has neither.
     start: f64,
     reload: f64,
     /// The resident memory after the import and after a start, in MiB.
@@ -69,7 +69,7 @@ fn row(keys: u32, idle: Duration) -> Row {
     let takeover = start(&mut limiter);
     let started = resident(&limiter);
     let before = cpu(&limiter);
-    // Nothing happens during this sleep, for which the CPU time of the daemon is measured.
+    // Nothing happens during this sleep, so the CPU time is that of an idle daemon.
     thread::sleep(idle);
     let spent = cpu(&limiter) - before;
     let reload = median((0..RELOADS).map(|_| seconds(|| drop(limiter.done(&["reload"])))));
@@ -106,7 +106,7 @@ fn seconds(work: impl FnOnce()) -> f64 {
 fn start(limiter: &mut Limiter) -> f64 {
     seconds(|| {
         limiter.launch(&[]);
-        // The command may fail until the socket exists. From then on, it waits for the daemon's
+        // The command fails until the socket exists. From then on, it waits for the daemon's
         // response.
         while limiter.cli(&["status"]).code != exit::DONE {}
     })

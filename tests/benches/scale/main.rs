@@ -15,7 +15,8 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Report {
-    // The programs are measured first. Their maps are then freed before the daemon creates its own.
+    // The tables are measured first, and their maps are freed before the daemon creates its own
+    // maps.
     let tables = args.wants("tables").then(|| tables::measure(args.quick));
     let daemon = args.wants("daemon").then(|| daemon::measure(args.quick));
     Report {

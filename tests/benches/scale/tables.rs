@@ -16,8 +16,8 @@ use limiter_tests::{
 };
 use serde_json::{Value, json};
 
-/// The numbers of keys, and the numbers of flows, with which the bench measures. For each decision,
-/// it draws a key or a flow at random. Each key has its own scope.
+/// The numbers of keys and the numbers of flows for which the bench measures a decision. The key or
+/// the flow of each decision is drawn at random. Each key has its own scope.
 const KEYS: [u32; 6] = [10, 100, 1000, 10_000, 100_000, 1_000_000];
 const FLOWS: [u32; 6] = [10, 100, 1000, 10_000, 100_000, 500_000];
 const QUICK_MOST: u32 = 10_000;
@@ -25,8 +25,8 @@ const QUICK_MOST: u32 = 10_000;
 const FIRST_SCOPE: u32 = 1;
 const CROWD: &str = "3f9c1b7a5d2e";
 
-/// The number of runs in a round, and the number of rounds. As in the bench of the programs, the
-/// best round is the result.
+/// The number of runs in a round, and the number of rounds. As in the bench `program`, the best
+/// round is the result.
 const REPEAT: u32 = 20_000;
 const ROUNDS: usize = 7;
 
@@ -37,7 +37,7 @@ const DRAWS: u32 = 1 << 16;
 /// it.
 const NEXT: u32 = u32::MAX;
 
-/// The distribution by which keys or flows are drawn.
+/// The distribution with which keys or flows are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Spread {
     Uniform,
@@ -84,7 +84,8 @@ pub fn measure(quick: bool) -> Measured {
         flows: last_flow + 64,
     });
     let empty = own_maps();
-    // These limits are unlimited, because the bench never resets the counts to which they apply.
+    // The bench rewinds the counts of only one scope, so the counts of the others grow, and the
+    // limits have to be too high to be reached.
     let limits = Limits {
         daily_quota: MAX_COUNT,
         interval_ns: 1,
@@ -174,8 +175,8 @@ fn own_maps() -> u64 {
     maps.values().sum()
 }
 
-/// A request of 400 bytes, and the contents of `REWIND`, with which the programs reset the flow of
-/// the request.
+/// A request of 400 bytes, and the contents of `REWIND`, which determine the flow that the programs
+/// rewind before each run.
 struct Bench {
     packet: Vec<u8>,
     /// The 32-bit words of `REWIND` except for the last two, which depend on the draw.
@@ -207,9 +208,8 @@ impl Bench {
         Self { packet, rewind }
     }
 
-    /// Returns the cost of a decision, without the cost of the draw and the reset. The result is
-    /// the best time of the runs with a decision minus the best time of the runs without a
-    /// decision.
+    /// Returns the cost of a decision, without the costs of drawing and rewinding: the best time of
+    /// the program that decides, minus the best time of the program that only draws and rewinds.
     fn cost(&self, programs: &mut Programs, program: &str, of: u32, spread: Spread) -> i64 {
         if spread == Spread::Zipf {
             set_draws(programs, of);
@@ -249,8 +249,8 @@ impl Bench {
     }
 }
 
-/// Fills `DRAWS`, from which the programs draw, with evenly spaced quantiles of the distribution by
-/// Zipf's law.
+/// Fills `DRAWS`, from which the programs draw, with numbers that are distributed by Zipf's law:
+/// evenly spaced quantiles of the distribution.
 fn set_draws(programs: &mut Programs, of: u32) {
     let map = programs.object_mut().ebpf().map_mut("DRAWS");
     let mut map: Array<_, u32> =

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The customers, which send the requests.
+//! The clients of the customers.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -23,7 +23,7 @@ use crate::{
     peers::{PATH, Peer, Stage},
 };
 
-/// Header fields of a typical client library. With them, a request is about 400 bytes long.
+/// Header fields of a typical client library. They make a request about 400 bytes long.
 const HEADERS: [&str; 6] = [
     "User-Agent: Mozilla/5.0 (X11; Linux x86_64) calls-sync/4.12.1 (+https://example.com/about)",
     "Accept: application/json, text/plain;q=0.9, */*;q=0.8",
@@ -63,12 +63,12 @@ pub struct Sample {
     /// The share of requests that were answered with 429, and the share of requests that failed.
     pub refused: f64,
     pub failed: f64,
-    /// The latency in microseconds. wrk measures it from the start of a request, and the other
-    /// client measures it from the start of the connection.
+    /// The latency in microseconds. wrk measures it from the start of a request, and
+    /// [`Client::Reconnecting`] from the start of a connection.
     pub p50: f64,
     pub p99: f64,
     /// The CPU time per request in microseconds: on the servers' CPU, on the clients' CPU, and the
-    /// part of the latter that was spent on packets.
+    /// part of the clients' CPU time that was spent on received packets.
     pub servers: f64,
     pub clients: f64,
     pub clients_packets: f64,
@@ -212,8 +212,8 @@ pub struct GoodCustomer {
     pub served: f64,
 }
 
-/// Sends requests like a customer within its limits. This customer has priority on its CPU, because
-/// real customers run on different machines, where other customers do not delay them.
+/// Sends requests like a customer within its limits. The thread has priority on its CPU, because a
+/// real customer runs on a machine of its own, where no other customer delays it.
 pub fn good(stage: &Stage, peer: Peer, key: &str, time: Duration) -> GoodCustomer {
     let lab = stage.lab(peer);
     let address = SocketAddr::new(lab.v4(), stage.port(peer));
@@ -227,9 +227,8 @@ pub fn good(stage: &Stage, peer: Peer, key: &str, time: Duration) -> GoodCustome
         let mut next = begun;
         while begun.elapsed() < time {
             thread::sleep(next.saturating_duration_since(Instant::now()));
-            // The latency is measured from the time for which the request was planned. If a
-            // response is late, the next request is sent late, and the latency has to include this
-            // delay.
+            // The latency is measured from the time at which the request was due. If a response is
+            // late, the next request is sent late, and its latency has to include this delay.
             let asked = next;
             next += PACE;
             let got = exchange(&mut stream, address, &request, &mut buffer);
@@ -280,7 +279,7 @@ fn go_first() {
 }
 
 /// Runs `meanwhile` while another customer sends many more requests than its limit allows. Returns
-/// the result of `meanwhile`, and the number of requests that this other customer sent per second.
+/// the result of `meanwhile` and the rate of that customer's requests, per second.
 pub fn flood<T>(
     stage: &Stage,
     peer: Peer,

@@ -5,9 +5,8 @@
 //! One CPU represents the host of the API. It does the work of the servers, of the daemon, and of
 //! the kernel for packets that arrive at that host. Another CPU does the work of the clients. By
 //! default, the kernel receives a packet of a veth pair on the CPU that has sent the packet. The
-//! benchmark therefore uses packet steering (RPS, Documentation/networking/scaling.rst). The
-//! packets that arrive at each end are received on the CPU of that end, as if a cable connected two
-//! machines.
+//! benchmark uses packet steering (RPS, Documentation/networking/scaling.rst) instead. Each end
+//! then receives packets on its own CPU, as if a cable connected two machines.
 
 use std::{fs, process::Command, thread};
 
@@ -48,7 +47,7 @@ pub fn stay_on(cpu: usize) {
         .expect("choose a CPU");
 }
 
-/// Makes the kernel receive the packets for each end of the lab's network on the CPU of that end.
+/// Makes each end of the lab's network receive its packets on its own CPU.
 pub fn steer(lab: &Lab) {
     steer_end(lab.server(), SERVER_INTERFACE, SERVERS);
     steer_end(lab.client(), CLIENT_INTERFACE, CLIENTS);

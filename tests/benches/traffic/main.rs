@@ -3,10 +3,10 @@
 //! Compares the limiter with common alternatives under real traffic, as a part of `cargo xtask
 //! bench`.
 //!
-//! The servers and proxies that are compared are called peers (see `peers.rs`). In each round,
-//! every peer gets the same requests, one peer after the other. A period in which the machine is
-//! busy therefore affects all peers. Figures are compared within a round, and the median over the
-//! rounds is the result.
+//! The servers and proxies that are compared are called peers (see `peers.rs`). In each round, the
+//! peers get the same requests, one peer after the other, so that a period in which the machine is
+//! busy affects all peers. Figures are compared within a round, and the median over the rounds is
+//! the result.
 
 mod clients;
 mod cpus;
@@ -43,7 +43,7 @@ const REFUSING: [Peer; 6] = [
     Peer::Haproxy,
     Peer::Envoy,
 ];
-/// The peers whose results under a flood from one customer are measured.
+/// The peers that are compared while one customer floods them.
 const FLOODED: [Peer; 7] = [
     Peer::Bare,
     Peer::Limiter,
@@ -68,8 +68,8 @@ const INSISTING: [Client; 4] = [
 ];
 const FLOODING: u32 = 50;
 
-/// The comparisons that must not get worse. Each has a name, the key of its requests, the peer with
-/// which the limiter is compared, and the client.
+/// The comparisons of the limiter that `--guard` checks for regressions. Each has a name, the key
+/// of its requests, the other peer, and the client.
 const GUARDED: [(&str, &str, Peer, Client); 2] = [
     (
         "admitted",

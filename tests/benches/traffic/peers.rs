@@ -3,9 +3,9 @@
 //! The peers that are compared: an API server alone, the limiter in front of it, and common
 //! alternatives.
 //!
-//! All peers use the same API server, which is an nginx with one process and no log. The peers
-//! distinguish two customers by their keys. One customer may send as many requests as it can. The
-//! limit of the other customer is far lower than the rate of its requests.
+//! All peers use the same API server, an nginx with one process and no log. They distinguish two
+//! customers by their keys. One customer is never limited. The limit of the other customer is far
+//! lower than the rate of its requests.
 
 use std::{env, fmt::Write as _, fs, net::TcpStream, path::Path, process::Command};
 
@@ -57,8 +57,8 @@ impl Peer {
     }
 }
 
-/// All running peers. The fields are dropped in the order of their declaration, which means that
-/// the processes end before their namespace is removed.
+/// All running peers. Fields are dropped in the order of their declaration, so the processes end
+/// before their namespace is removed.
 pub struct Stage {
     guarded: Guarded,
     deferring: Guarded,
@@ -126,8 +126,8 @@ impl Stage {
 }
 
 impl Guarded {
-    /// Starts a lab and a limiter, whose configuration has the value `handshake` for the entry of
-    /// that name in `[policy]`.
+    /// Starts a lab with an nginx and a limiter. `handshake` is the value of that name in
+    /// `[policy]`.
     fn start(handshake: &str) -> Self {
         let lab = lab();
         let nginx = start_nginx(&lab);
@@ -171,7 +171,7 @@ fn lab() -> Lab {
         namespace.set("net/ipv4/ip_local_port_range", "1024 65535");
         namespace.set("net/ipv4/tcp_max_syn_backlog", "4096");
         namespace.set("net/core/somaxconn", "4096");
-        // The side that closes a connection first can soon use its port for a new connection.
+        // The side that closes a connection first can reuse the port of the connection soon.
         namespace.set("net/ipv4/tcp_tw_reuse", "1");
     }
     cpus::steer(&lab);
@@ -212,8 +212,8 @@ fn start_nginx(lab: &Lab) -> Process {
         )
         .expect("a string");
     }
-    // For each of the two limits, requests of the other customer get an empty key, because nginx
-    // exempts requests with an empty key from a limit.
+    // Each of the two limits applies to one customer. For that limit, requests of the other
+    // customer get an empty key, because nginx does not count requests with an empty key.
     let text = format!(
         "daemon off; master_process off; pid nginx.pid; error_log error.log crit;
 worker_rlimit_nofile 16384;

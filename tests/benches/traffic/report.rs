@@ -12,16 +12,17 @@ use crate::{
     peers::Peer,
 };
 
-/// The maximum share of requests that may have an unexpected result. Unexpected results are
-/// possible only for the first requests that a customer sends in a minute.
+/// The maximum share of requests that may have an unexpected result. The limit of `OVER` admits the
+/// first request in a minute, so not quite all of its requests are refused.
 const EXCEPTIONS: f64 = 0.01;
 
 /// The configurations of the limiter to which the targets for refusals apply: the default
 /// configuration, and the configuration for floods.
 const OURS: [Peer; 2] = [Peer::Limiter, Peer::Deferring];
 
-/// The required rate of admitted requests, as a share of the rate of nginx alone. The requests are
-/// sent one after the other, because the rate then depends most on the cost of each request.
+/// The minimum rate of admitted requests, as a share of the rate of nginx alone. It is checked with
+/// requests that are sent one after the other, because the rate then depends most on the cost of
+/// each request.
 const LEAST_ADMITTED: f64 = 0.8;
 /// The maximum CPU time of a refusal, as a share of the CPU time of a refusal by nginx, which also
 /// closes the connection.
@@ -51,7 +52,7 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Returns the median over all rounds of one figure of a peer.
+    /// Returns one figure of a peer, as the median over all rounds.
     fn median(&self, peer: Peer, figure: impl Fn(&Sample) -> f64) -> f64 {
         let Some(at) = self.at(peer) else {
             return f64::NAN;
@@ -59,7 +60,7 @@ impl Comparison {
         median(self.rounds.iter().map(|round| figure(&round[at])))
     }
 
-    /// Returns the median over all rounds of the ratio of one figure between two peers.
+    /// Returns the ratio of one figure between two peers, as the median over all rounds.
     fn ratio(&self, peer: Peer, to: Peer, figure: impl Fn(&Sample) -> f64) -> f64 {
         let (Some(at), Some(to)) = (self.at(peer), self.at(to)) else {
             return f64::NAN;
@@ -180,8 +181,8 @@ impl FloodResult {
 
 #[derive(Default)]
 pub struct Report {
-    /// Whether the results are checked only against bounds that detect regressions, instead of
-    /// against the targets.
+    /// Whether the results are checked against the bounds that detect regressions, instead of the
+    /// targets.
     pub guard: bool,
     pub compared: Vec<Comparison>,
     pub mixed: Vec<FloodResult>,
@@ -192,9 +193,9 @@ impl Report {
         self.compared.iter().find(|compared| compared.name == name)
     }
 
-    /// Returns the bounds that detect regressions. They take into account that the machine may do
-    /// other work at the same time. docs/BENCHMARKS.md contains the figures of a machine without
-    /// other work.
+    /// Returns the bounds that detect regressions. They are loose enough for a machine that does
+    /// other work at the same time. docs/BENCHMARKS.md has the figures of a machine without other
+    /// work.
     fn bounds(&self) -> Targets {
         let bounds = self.compared.iter().map(|compared| {
             let [other, ours] = [compared.peers[0], Peer::Limiter];

@@ -4,7 +4,8 @@
 //! the program prints all names.
 //!
 //! A test runs this program under callgrind, which counts only the instructions within `counted`.
-//! That function does not allocate memory or call a library, and it does the same work in each run.
+//! They are the same in each run, because that function does not allocate memory or call a library,
+//! and always does the same work.
 
 use std::{env, hint::black_box, mem::MaybeUninit, process::ExitCode};
 
@@ -20,7 +21,7 @@ const SECRET: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
 const MAX_HEAD: u32 = 16_384;
 const MAX_LINES: u32 = 128;
 
-/// A piece of code whose instructions are counted. `run` also determines the number of repetitions.
+/// A piece of code whose instructions are counted. `run` repeats the piece if it is short.
 struct Case {
     name: &'static str,
     input: Vec<u8>,
@@ -167,8 +168,8 @@ impl Payload for Slice<'_> {
             return false;
         };
         for (offset, byte) in from.iter().enumerate() {
-            // The bytes are copied one by one. The C library's copy function executes different
-            // numbers of instructions on different processors.
+            // The bytes are copied one by one, because the C library's copy function executes
+            // different numbers of instructions on different processors.
             let byte = black_box(*byte);
             // SAFETY: the caller promises that `len` bytes can be written.
             unsafe { to.add(offset).write(byte) };
@@ -182,19 +183,21 @@ impl Payload for Slice<'_> {
 fn scan(scan: &mut Scan, rules: &Rules, bytes: &[u8]) -> u64 {
     let mut parser = Parser::NEW;
     let scan: *mut Scan = scan;
-    // SAFETY: both pointers come from references.
+    // SAFETY: both pointers come from references that nothing else uses during the call.
     unsafe { http::begin(scan, &raw const parser, 0, bytes.len() as u32) };
     let mut seen = 0_u64;
     for _ in 0..UNITS {
         let lines = || {
-            // SAFETY: the scan has begun, and nothing else uses it.
+            // SAFETY: `begin` was called for `scan`, `rules` comes from a reference, and nothing
+            // else uses the scan.
             (0..LINES).any(|_| unsafe { http::line(scan, rules) });
         };
-        // SAFETY: the scan has begun.
+        // SAFETY: `begin` was called for `scan`, `rules` comes from a reference, and only `unit`
+        // and `lines` access the scan during the call.
         if !unsafe { http::unit(scan, rules, &Slice(bytes), lines) } {
             continue;
         }
-        // SAFETY: the pointer is valid, and nothing else uses it.
+        // SAFETY: `scan` comes from a reference, and nothing else uses the scan.
         let (event, state) = unsafe { ((*scan).event, &(*scan).state) };
         seen = seen << 4 | u64::from(event);
         match event {
@@ -205,14 +208,14 @@ fn scan(scan: &mut Scan, rules: &Rules, bytes: &[u8]) -> u64 {
                     http::response_body(state, 0)
                 };
                 seen ^= http::key(state).map_or(0, |digest| digest[0]);
-                // SAFETY: the scan has begun.
+                // SAFETY: `scan` comes from a reference, and nothing else uses the scan.
                 unsafe { http::go_on(scan, body) };
             }
             EVENT_MORE => break,
             _ => {}
         }
     }
-    // SAFETY: the scan has begun.
+    // SAFETY: both pointers come from references that nothing else uses during the call.
     unsafe { http::end(scan, &raw mut parser) };
     seen
 }

@@ -3,9 +3,9 @@
 //! The data layout that the kernel programs share with the tests that control them. Both include
 //! this file.
 
-/// The index for packets from clients.
+/// The index of the direction to the server, in [`Config::rules`] and for [`place`].
 pub const TO_SERVER: usize = 0;
-/// The index for packets from the server.
+/// The index of the direction to the client.
 pub const TO_CLIENT: usize = 1;
 
 /// The value that a probability in a [`Rule`] has if the event always happens.
@@ -19,7 +19,7 @@ pub struct Rule {
     /// The TCP flags that select packets. The rule applies only to packets with at least one of
     /// these flags. 0 means that it applies to all packets.
     pub flags: u32,
-    /// The probability that a packet is lost, in which case the sender does not learn of it.
+    /// The probability that a packet is lost. The sender does not learn of the loss.
     pub lose: u32,
     /// The probability that a packet arrives twice in a row.
     pub double: u32,
@@ -41,9 +41,10 @@ pub struct Config {
     pub server_side: u32,
     /// The index of the interface to which the programs are attached.
     pub interface: u32,
-    /// The index of the end of the veth pair to which delayed packets are sent.
+    /// The index of the interface to which delayed packets are sent. This is one end of a veth
+    /// pair.
     pub slow: u32,
-    /// The index of the other end of the veth pair.
+    /// The index of the interface that is the other end of the veth pair.
     pub back: u32,
     /// The rules, by direction.
     pub rules: [Rule; 2],
@@ -64,7 +65,7 @@ pub mod count {
     pub const KINDS: usize = 6;
 }
 
-/// Returns the index in [`COUNTS`] of the count for `direction` and `kind`.
+/// Returns the index in the map `COUNTS` of the count for `direction` and `kind`.
 pub const fn place(direction: usize, kind: usize) -> u32 {
     (direction * count::KINDS + kind) as u32
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! TC programs for tests, which lose, duplicate and delay packets at random. They are attached to
+//! TC programs that lose, duplicate and delay packets at random, for tests. They are attached to
 //! the interface of a client, to the interface of a server, or to loopback.
 //!
 //! A delayed packet goes through a veth pair, whose queue lets one packet through every few
@@ -77,8 +77,8 @@ pub fn disorder_late(ctx: TcContext) -> i32 {
     };
     ctx.skb.set_mark(DONE);
     // The destination MAC address of the packet belongs to neither end of the veth pair. The kernel
-    // has therefore marked the packet as one for another host, and loopback would drop it. SAFETY:
-    // the kernel passes a valid context.
+    // has therefore marked the packet as one for another host, and loopback would drop it.
+    // SAFETY: the kernel passes a valid context.
     unsafe { bpf_skb_change_type(ctx.skb.skb, PACKET_HOST) };
     note(direction(config, incoming), count::LATE);
     redirect(config.interface, flags)
@@ -207,7 +207,8 @@ fn mark(ctx: &TcContext) -> u32 {
 #[inline(always)]
 fn note(direction: usize, kind: usize) {
     if let Some(count) = COUNTS.get_ptr_mut(place(direction, kind)) {
-        // SAFETY: the pointer refers to this CPU's entry, which only this program writes.
+        // SAFETY: the pointer refers to this CPU's entry, and TC programs of one CPU do not
+        // interrupt each other.
         unsafe { *count += 1 };
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{GUARDED, Lab};
 
-/// Limits of a tier that are too high to affect tests of other features.
+/// The limits of a tier. They are too high to be reached in tests that are not about these limits.
 const ROOMY: &str = r#"daily_quota = "unlimited"
 rate = "1000/ms"
 burst = 1000
@@ -25,7 +25,8 @@ const TABLES: &str = "flows = 8192\nscopes = 1024\nkeys = 4096\nunknown_keys = 2
 pub struct Config {
     interfaces: Vec<String>,
     ports: Vec<u16>,
-    /// The lines of `[attach]`, if they replace the lines with the interfaces and ports.
+    /// The lines of `[attach]`. If they are set, they replace the lines with `interfaces` and
+    /// `ports`.
     attach: Option<String>,
     sections: BTreeMap<String, String>,
 }

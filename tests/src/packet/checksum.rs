@@ -9,8 +9,8 @@ const TCP: u8 = 6;
 /// Returns the one's complement sum of 16-bit words, folded but not inverted.
 pub fn sum(parts: &[&[u8]]) -> u16 {
     let mut total = 0u32;
-    // Each part is padded to whole words, so only the last part may have an odd length. Headers
-    // always have an even length.
+    // A part of odd length is padded with a zero byte, so only the last part may have an odd
+    // length. Headers always have an even length.
     for part in parts {
         for pair in part.chunks(2) {
             let low = pair.get(1).copied().unwrap_or(0);
@@ -38,8 +38,7 @@ pub fn pseudo_header(from: IpAddr, to: IpAddr, len: usize) -> Vec<u8> {
     }
 }
 
-/// Makes the checksum in the IPv4 header of a frame correct again. The frame must have no VLAN
-/// tags.
+/// Corrects the checksum in the IPv4 header of a frame. The frame must have no VLAN tags.
 pub fn mend_ip_checksum(frame: &mut [u8]) {
     let len = usize::from(frame[14] & 0x0f) * 4;
     let header = &mut frame[14..14 + len.max(20)];

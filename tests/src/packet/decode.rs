@@ -33,7 +33,7 @@ pub struct DecodedSegment {
 
 impl DecodedSegment {
     /// Decodes a packet. Returns `None` if it is not TCP. The checksums are not verified, because
-    /// their calculation may have been left to a device.
+    /// the kernel may have left them to a device, and then they are not complete.
     pub fn read(packet: &[u8], ethernet: bool) -> Option<Self> {
         let sliced = if ethernet {
             SlicedPacket::from_ethernet(packet)

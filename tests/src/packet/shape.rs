@@ -25,10 +25,10 @@ pub struct Ends {
 }
 
 impl Ends {
-    /// Returns two ends with IPv4 addresses that also work on a device without link headers. For
-    /// such a device, the test run takes bytes 12 and 13 of the packet as the EtherType
-    /// (`eth_type_trans`), and these bytes are part of the IPv4 source address. In both addresses,
-    /// they therefore have the value of the EtherType for IPv4.
+    /// Returns two ends with IPv4 addresses. They also work for packets without a link header: a
+    /// test run takes bytes 12 and 13 of every packet as its EtherType (`eth_type_trans`), and in a
+    /// bare IPv4 packet these bytes are the first two of the source address. Both addresses
+    /// therefore begin with the EtherType of IPv4, 0x0800.
     pub fn v4() -> Self {
         Self {
             client: Ipv4Addr::new(8, 0, 0, 1).into(),
@@ -38,8 +38,8 @@ impl Ends {
         }
     }
 
-    /// Returns two ends with IPv6 addresses, which also work on a device without link headers (see
-    /// [`Ends::v4`]).
+    /// Returns two ends with IPv6 addresses. For packets without a link header, bytes 5 and 6 of
+    /// the addresses are the EtherType of IPv6, 0x86dd (see [`Ends::v4`]).
     pub fn v6() -> Self {
         let address = |last| Ipv6Addr::new(0x2001, 0xdb8, 0x86dd, 0, 0, 0, 0, last);
         Self {
@@ -54,7 +54,8 @@ impl Ends {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Extension {
     pub kind: u8,
-    /// The whole header. Its first byte is overwritten with the number of the next header.
+    /// The whole header, including its first byte. This byte is overwritten with the number of the
+    /// next header.
     pub bytes: Vec<u8>,
 }
 
@@ -180,9 +181,10 @@ impl Shape {
         }
     }
 
-    /// Returns whether the test run finds the network header at the same offset as the kernel
-    /// would. The test run always assumes a link header of 14 bytes. A different offset matters
-    /// only for packets from which the programs have to remove options.
+    /// Returns whether a test run treats packets of this shape as the kernel treats real ones. A
+    /// test run always assumes a link header of 14 bytes. For a shape with a different link header,
+    /// this matters only if the programs have to remove options or extension headers from the
+    /// packet.
     pub fn is_usual(&self) -> bool {
         let plain = match &self.net {
             NetworkHeader::V4 { options, .. } => options.is_empty(),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A private BPF file system, which disappears when its last descriptor is closed.
+//! A private BPF file system. The kernel removes it when its last descriptor is closed.
 
 use std::{
     ffi::CStr,
@@ -15,8 +15,8 @@ pub struct BpfFs(OwnedFd);
 
 impl BpfFs {
     /// # Errors
-    /// Returns the kernel's error if the kernel does not create the file system. `fsopen(2)` exists
-    /// since Linux 5.2 and requires root.
+    /// Returns the kernel's error if the file system cannot be created, for example because the
+    /// process is not root. `fsopen(2)` exists since Linux 5.2.
     pub fn new() -> io::Result<Self> {
         const KIND: &CStr = c"bpf";
         /// The constants `FSCONFIG_CMD_CREATE`, `FSOPEN_CLOEXEC` and `FSMOUNT_CLOEXEC` from
@@ -24,7 +24,8 @@ impl BpfFs {
         const CREATE: libc::c_uint = 6;
         const CLOSE_ON_EXEC: libc::c_uint = 1;
         const NOTHING: *const libc::c_char = std::ptr::null();
-        // SAFETY: `KIND` is a static C string.
+        // SAFETY: `KIND` is a static C string, and nothing else owns the descriptor that the call
+        // returns.
         let context = unsafe {
             descriptor(libc::syscall(
                 libc::SYS_fsopen,
@@ -33,12 +34,13 @@ impl BpfFs {
             ))?
         };
         let raw = context.as_raw_fd();
-        // SAFETY: the descriptor is open, and this command takes neither key nor value.
+        // SAFETY: `raw` is open, and this command takes neither a key nor a value.
         let made = unsafe { libc::syscall(libc::SYS_fsconfig, raw, CREATE, NOTHING, NOTHING, 0) };
         if made < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the descriptor is open, and no pointers are passed.
+        // SAFETY: `raw` is open, no pointers are passed, and nothing else owns the descriptor that
+        // the call returns.
         let mount = unsafe { descriptor(libc::syscall(libc::SYS_fsmount, raw, CLOSE_ON_EXEC, 0))? };
         Ok(Self(mount))
     }
@@ -53,13 +55,12 @@ impl BpfFs {
 /// Converts the result of a system call that returns a descriptor.
 ///
 /// # Safety
-/// Nothing else may own the descriptor.
+/// If `result` is not negative, it must be an open descriptor that nothing else owns.
 unsafe fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
     let raw = libc::c_int::try_from(result).map_err(io::Error::other)?;
-    // SAFETY: the system call has just opened the descriptor, and the caller guarantees that
-    // nothing else owns it.
+    // SAFETY: the caller guarantees that the descriptor is open and that nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }

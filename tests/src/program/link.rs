@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The device on which the programs seem to run, in a private network namespace. A socket captures
-//! the packets that the programs send out of the device or into it (`bpf_clone_redirect`).
+//! The device to which the packets of a test run belong, in a private network namespace. A socket
+//! captures the packets that the programs send out of the device or into it (`bpf_clone_redirect`).
 
 use std::{fs::File, io, mem, os::fd::AsRawFd as _, panic, process::Command, thread};
 
@@ -19,7 +19,8 @@ const PEER: &str = "p1";
 /// The maximum size of a captured packet in bytes.
 const LONGEST: usize = 4096;
 
-/// A veth pair in a network namespace. The kernel removes both when the process ends.
+/// A veth pair in a network namespace. The kernel removes the pair and the namespace when the
+/// process ends.
 #[derive(Debug)]
 pub struct TestDevice {
     namespace: File,
@@ -60,8 +61,7 @@ impl TestDevice {
         setns(&self.namespace, CloneFlags::CLONE_NEWNET).expect("enter the namespace");
     }
 
-    /// Returns all packets, of any protocol, that have passed through the device since the last
-    /// call.
+    /// Returns all packets, not only TCP, that have passed through the device since the last call.
     pub fn caught(&self) -> Vec<Vec<u8>> {
         let mut packets = Vec::new();
         let mut buffer = vec![0; LONGEST];

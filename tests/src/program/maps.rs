@@ -15,7 +15,8 @@ use limiter_common::abi::{
     map, switch,
 };
 
-/// A wrapper around a type of the ABI. Because of the wrapper, aya accepts the type as plain bytes.
+/// A wrapper around a type of the ABI. aya accepts the wrapper as plain bytes, for which it
+/// requires the trait [`Pod`].
 #[repr(transparent)]
 #[derive(Clone, Copy)]
 pub struct Plain<T: Copy>(pub T);
@@ -51,7 +52,7 @@ plain!(
 type One<T> = Array<MapData, Plain<T>>;
 type Table<K, V> = HashMap<MapData, K, Plain<V>>;
 
-/// All maps, without those that only the programs themselves use.
+/// All maps except those that only the programs themselves use.
 pub struct Maps {
     pub config: One<Config>,
     pub ports: One<Ports>,
@@ -104,7 +105,9 @@ impl Maps {
         }
     }
 
-    /// Empties all maps. They are then in the same state as after loading.
+    /// Brings the maps into the state that they have after loading. The configuration stays,
+    /// because the caller replaces it, and so do `suspects` and `forget`, which are always written
+    /// before they are read.
     pub fn clear(&mut self) {
         empty(&mut self.keys);
         empty(&mut self.ended);
@@ -158,7 +161,8 @@ impl Maps {
         let mut refusals = Vec::new();
         while let Some(item) = self.refusals.next() {
             assert_eq!(item.len(), size_of::<RefusalRecord>());
-            // SAFETY: the item has as many bytes as the type, which consists of integers.
+            // SAFETY: the assertion shows that the item has as many bytes as the type. The type
+            // consists of integers, so all bytes are valid.
             refusals.push(unsafe { item.as_ptr().cast::<RefusalRecord>().read_unaligned() });
         }
         refusals

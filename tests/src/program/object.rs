@@ -24,8 +24,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/li
 /// The environment variable that names a file to load instead of the embedded object.
 const OBJECT_VARIABLE: &str = "LIMITER_OBJECT";
 
-/// The size of the ring buffer for refusals in bytes. It is only one page, so that a test can fill
-/// the buffer.
+/// The size of the ring buffer for refusals in bytes. It is the smallest possible size, one page,
+/// so that a test can fill the buffer.
 const SMALL_RING: u32 = 4096;
 
 /// The sizes that a daemon chooses for its maps.
@@ -117,7 +117,8 @@ impl Object {
             .as_fd()
     }
 
-    /// Makes the entry `number` of `PROGRAMS` refer to a program.
+    /// Stores a program in the entry `number` of the map `PROGRAMS`, so that a tail call to this
+    /// entry runs the program.
     pub fn lead_to(&mut self, number: u32, program: &str) {
         let Some(Program::SchedClassifier(program)) = self.ebpf.program(program) else {
             panic!("the object has no classifier {program}");
@@ -149,8 +150,8 @@ impl Object {
         info.verified_instruction_count().unwrap_or(0)
     }
 
-    /// Returns the aya object itself, with which a test can reach maps that only some builds of the
-    /// programs have.
+    /// Returns the aya object itself, for example to reach maps that exist only in the builds for
+    /// benchmarks.
     pub fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
@@ -164,7 +165,7 @@ impl Object {
 }
 
 /// Returns the compiler's version, `rustc version ...`, from the attribute DW_AT_producer (DWARF 5,
-/// section 3.1.1). The attribute ends with a zero byte.
+/// section 3.1.1). The version ends with a parenthesis, and the attribute with a zero byte.
 fn compiler(object: &[u8]) -> String {
     const START: &[u8] = b"rustc version ";
     let at = object.windows(START.len()).position(|bytes| bytes == START);
@@ -178,8 +179,8 @@ fn compiler(object: &[u8]) -> String {
     })
 }
 
-/// Returns the message for a program that the kernel did not accept. Of the verifier's output, the
-/// message contains only the last lines, which state the cause.
+/// Returns the message for a program that the kernel did not accept. It contains only the last
+/// lines of the verifier's output, because they state the cause.
 fn refusal(name: &str, error: &ProgramError) -> String {
     const LINES: usize = 40;
     let text = match error {

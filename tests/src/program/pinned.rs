@@ -32,13 +32,13 @@ pub fn pinned_keys(pins: &Path) -> HashMap<Digest, u64> {
         .expect("read the map of keys")
 }
 
-/// The phases in which a daemon replaces maps with new ones. If a daemon is killed during the
+/// The phases of the replacement of maps by new ones. If the daemon is killed during the
 /// replacement, the kernel stays in the phase that the daemon had reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SwitchPhase {
     /// The old maps are in use.
     Old,
-    /// Packets are held until the maximum time for holding them has expired.
+    /// Packets are held, but not longer than until a time that the daemon has set.
     Held,
     /// The new maps are in use.
     New,
@@ -78,8 +78,9 @@ impl PinnedState {
     fn word(&self, scope: u32, offset: usize) -> &AtomicU64 {
         let at = scope as usize * size_of::<ScopeState>() + offset;
         assert!(at + size_of::<u64>() <= self.mapping.len());
-        // SAFETY: the address is aligned and within the mapping, which lives as long as `self`, and
-        // everything that uses the mapping accesses its 64-bit words atomically.
+        // SAFETY: the assertion shows that the address is within the mapping, which lives as long
+        // as `self`. The address is aligned, and the kernel and the daemon access these 64-bit
+        // words only atomically.
         unsafe { AtomicU64::from_ptr(self.mapping.as_mut_ptr().add(at).cast()) }
     }
 

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::GUARDED;
 
-/// Small tables, so that a test can fill them.
+/// The sizes of the tables, which are so small that a test can fill them.
 const TABLES: Tables = Tables {
     scopes: 16,
     keys: 16,
@@ -35,8 +35,8 @@ const TABLES: Tables = Tables {
 static LOADED: Mutex<Option<(Object, TestDevice)>> = Mutex::new(None);
 
 thread_local! {
-    /// Whether this thread already has the programs. A thread that requested them a second time
-    /// would wait for itself forever.
+    /// Whether this thread already has the programs. If a thread requested them a second time, it
+    /// would wait for its own lock forever.
     static HELD: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -65,8 +65,8 @@ impl Programs {
         Self { loaded }.filled()
     }
 
-    /// Does the same as [`Programs::fresh`] with the table sizes `tables`. This function loads the
-    /// programs again.
+    /// Does the same as [`Programs::fresh`], but loads the programs again, with the table sizes
+    /// `tables`.
     pub fn sized(tables: Tables) -> Self {
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, link) = loaded.insert(load(tables));
@@ -238,7 +238,7 @@ impl Programs {
         keys.map(|key| key.expect("a flow's key").0).collect()
     }
 
-    /// Returns whether the state of any flow contains these bytes.
+    /// Returns whether the state of any flow contains these bytes, for example a part of a key.
     pub fn flows_hold(&self, bytes: &[u8]) -> bool {
         self.flows()
             .iter()
@@ -347,8 +347,8 @@ impl Programs {
         self.change_clock(|clock| clock.client_share = flows);
     }
 
-    /// Makes untracked connections count as older than the limiter until the boot clock reaches
-    /// `boot_ns`.
+    /// Makes the programs treat untracked connections as older than themselves until the boot clock
+    /// reaches `boot_ns`.
     pub fn older_until(&mut self, boot_ns: u64) {
         self.change_clock(|clock| clock.older_until_ns = boot_ns);
     }
@@ -358,8 +358,8 @@ impl Programs {
         self.change_clock(|clock| clock.refuse_untracked_until_ns = boot_ns);
     }
 
-    /// Publishes to the programs the end of the period that the daemon's last complete write to the
-    /// store covers; `boot_ns` is a time of the boot clock in nanoseconds.
+    /// Makes the programs count as attended until the boot clock reaches `boot_ns`, in nanoseconds.
+    /// A daemon extends this period with each complete write to the store.
     pub fn attend_until(&mut self, boot_ns: u64) {
         self.change_clock(|clock| clock.attended_until_ns = boot_ns);
     }

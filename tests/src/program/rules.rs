@@ -12,8 +12,8 @@ use limiter_common::{
 /// The secret of the installation, for tests.
 const HASH_KEY: [u64; 2] = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
 
-/// The indices of two sets of texts. The first set is for refusals that concern no scope, and the
-/// second set is for the refusals of every scope.
+/// The numbers of the two sets of response texts: one for refusals that concern no scope, and one
+/// for the refusals of every scope.
 pub const COMMON_TEXTS: u32 = 1;
 pub const SCOPE_TEXTS: u32 = 2;
 
@@ -23,7 +23,7 @@ pub const OWN_MARK: u32 = 0x1234_5678;
 /// The name of the field that contains a request's key.
 pub const KEY_FIELD: &str = "X-Api-Key";
 
-/// Returns the defaults of DESIGN.md, with the map sizes of [`super::Programs`].
+/// Returns a configuration in which all policies have their default values (docs/CONFIGURATION.md).
 pub fn config() -> Config {
     let sources = [Source::Header(KEY_FIELD), Source::Bearer, Source::Basic];
     Config {
@@ -69,8 +69,8 @@ pub fn digest(key: &str) -> Digest {
     siphash128(HASH_KEY, key.as_bytes())
 }
 
-/// Returns the response to a request that is refused for the reason `why`: the status line, two
-/// slots, the fields and the body.
+/// Returns the response to a request that is refused for the reason `why`. If the reason is a
+/// limit, two of its fields have slots into which the programs write a number of seconds.
 pub fn text(why: u32) -> Text {
     let (status, body) = match why {
         reason::RATE => ("429 Too Many Requests", "too fast"),

@@ -5,7 +5,8 @@
 use super::{object::Object, test_run::Run};
 use crate::packet::{DecodedSegment, ETHERNET};
 
-/// The size in bytes of the buffer for a packet after a run. Every packet fits in it.
+/// The size in bytes of the buffer for the packet after the run, in which every packet of a test
+/// fits.
 const LONGEST: usize = 8192;
 
 /// The size of `struct __sk_buff` (include/uapi/linux/bpf.h), and the offsets of some of its
@@ -36,8 +37,7 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// Returns the hook for packets to the server (if `to_server`) or to the client, on a device
-    /// with Ethernet headers (if `ethernet`) or without them.
+    /// Returns the hook for a direction, and for a device with or without Ethernet headers.
     pub fn of(to_server: bool, ethernet: bool) -> Self {
         match (to_server, ethernet) {
             (true, true) => Self::Ingress,
@@ -84,8 +84,8 @@ pub enum Verdict {
     /// The packet continues to the next program and then to the network stack.
     Pass,
     Drop,
-    /// The packet is to be sent out of a device or into it. The test run only reports this, and
-    /// does not send the packet.
+    /// The packet is to be sent out of a device or into it. The test run only reports this verdict,
+    /// and the packet is not sent.
     Redirect,
 }
 
@@ -181,7 +181,7 @@ pub fn run(object: &Object, hook: Hook, ifindex: u32, packet: &[u8], extras: Ext
     }
 }
 
-/// Returns whether a packet is TCP. The packet must have no IP options or extension headers, and
+/// Returns whether a packet is TCP. The function does not skip IPv6 extension headers, because
 /// packets from the programs have none.
 pub fn is_tcp(packet: &[u8], ethernet: bool) -> bool {
     let mut at = if ethernet { ETHERNET } else { 0 };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A connection in which the bytes of each side are numbered from that side's first byte.
+//! A connection in which the position of a byte is its offset from the first byte of its side.
 
 use std::{
     net::IpAddr,
@@ -34,8 +34,8 @@ pub struct Talk {
     pub answered: u32,
     /// The number of bytes from the client that the server acknowledges.
     pub server_acked: u32,
-    /// Whether both sides send timestamps. Each segment has a higher timestamp than the one before
-    /// it.
+    /// Whether both sides send timestamps. The timestamp of each segment is higher by one than that
+    /// of the segment before it.
     pub timestamps: bool,
     ticks: u32,
     /// The windows that the server and the client announce, as in the header field, before scaling.
@@ -98,7 +98,7 @@ impl Talk {
         }
     }
 
-    /// Returns the key as the 32-bit words that a map stores, in this machine's byte order.
+    /// Returns the bytes of the key in a map as 32-bit words in this machine's byte order.
     pub fn key_words(&self) -> [u32; 11] {
         let FlowKey {
             client,
@@ -180,8 +180,8 @@ impl Talk {
         programs.run(hook, &self.shape.wrap(&self.ends, to_server, segment))
     }
 
-    /// Makes the client's next segment and runs it. If the segment passes, possibly cut, the next
-    /// segment begins with the first byte that has not passed.
+    /// Makes the client's next segment and runs it. The bytes that pass, which may be fewer than
+    /// were sent, count as sent. The next segment begins after them.
     #[track_caller]
     pub fn ask(&mut self, programs: &mut Programs, payload: impl AsRef<[u8]>) -> RunResult {
         let segment = self.client(payload.as_ref());
@@ -195,7 +195,7 @@ impl Talk {
         ran
     }
 
-    /// Does the same as [`Talk::ask`] for a segment that must pass unchanged.
+    /// Does the same as [`Talk::ask`], and asserts that the segment passes unchanged.
     #[track_caller]
     pub fn asks(&mut self, programs: &mut Programs, payload: impl AsRef<[u8]>) {
         let payload = payload.as_ref();
@@ -230,8 +230,7 @@ impl Talk {
         self.answers(programs, b"");
     }
 
-    /// Sets the clock of the timestamps to `ticks`. The next segment has the timestamp that follows
-    /// `ticks`.
+    /// Sets the clock of the timestamps, so that the next segment has the timestamp `ticks` + 1.
     pub fn set_ticks(&mut self, ticks: u32) {
         self.ticks = ticks;
     }

@@ -12,8 +12,9 @@ pub struct Run<'a> {
     pub packet: &'a [u8],
     /// The buffer for the packet after the run.
     pub left: &'a mut [u8],
-    /// The bytes of `struct __sk_buff` before the run and after it.
+    /// The bytes of `struct __sk_buff` before the run.
     pub context: &'a [u8],
+    /// The buffer for the bytes of `struct __sk_buff` after the run.
     pub after: &'a mut [u8],
     /// Whether the kernel treats the packet as one whose checksum the device has computed
     /// (CHECKSUM_COMPLETE).

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A connection whose packets a test makes. The position of a byte is counted from the first byte
-//! of its side, whatever the sequence numbers are.
+//! A connection whose packets a test makes. The position of a byte is its offset from the first
+//! byte of its side, so it does not depend on the initial sequence numbers.
 
 use std::{
     net::IpAddr,
@@ -27,7 +27,7 @@ pub struct Opening {
     /// The client's port; `None` selects the next free port.
     pub client_port: Option<u16>,
     pub server_port: u16,
-    /// The window in every segment, which the receiver multiplies by 2^`scale`.
+    /// The window field of every segment after the SYN. The receiver multiplies it by 2^`scale`.
     pub window: u16,
     pub scale: Option<u8>,
     pub mss: Option<u16>,
@@ -235,8 +235,8 @@ impl RawConn {
         self.say_at(self.said, payload);
     }
 
-    /// Sends bytes that begin at position `at` in the client's bytes. Afterwards, the next bytes in
-    /// order are those after the last byte that has ever been sent.
+    /// Sends bytes that begin at position `at` in the client's bytes. The client's next byte is
+    /// then the one after the highest position that has been sent so far.
     pub fn say_at(&mut self, at: u32, payload: &[u8]) {
         let segment = self.segment(at, payload);
         self.send(&segment);
@@ -330,8 +330,8 @@ impl RawConn {
         self.end.expect("it was waited for")
     }
 
-    /// Returns the next response with a Content-Length, which is either a 429 or a response from
-    /// nginx.
+    /// Returns the next response. It must state its length in Content-Length, as 429 responses and
+    /// nginx's responses do.
     ///
     /// # Panics
     /// Panics if no response arrives.
@@ -412,7 +412,7 @@ impl RawConn {
         if segment.has(ACK) && !segment.has(RST) {
             let acked = segment.ack.wrapping_sub(self.opening.start);
             // The value is 0 if the server has acknowledged only the SYN. If the server has not
-            // acknowledged the SYN, the value wraps to a very large number.
+            // acknowledged the SYN, the value wraps to a very large number and is ignored.
             if acked <= self.said.max(self.acked) {
                 self.acked = self.acked.max(acked);
             }

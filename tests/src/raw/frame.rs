@@ -9,8 +9,9 @@ use crate::packet::{Ends, Segment, Shape, checksum};
 const ETHERNET: usize = 14;
 const V6_HEADER: usize = 40;
 
-/// An Ethernet frame that contains an IP packet. Each method changes one property of the frame. If
-/// a checksum covers the property, the checksum of that header is corrected too.
+/// An Ethernet frame that contains an IP packet. Each method changes one property of the frame, and
+/// corrects the checksum of the header in which the property is, so that the frame has no other
+/// fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     bytes: Vec<u8>,
@@ -119,8 +120,8 @@ impl Frame {
         let at = self.tcp() + 12;
         let before = self.bytes[at];
         self.bytes[at] = before & 0x0f | words << 4;
-        // By RFC 1624, the new checksum is calculated from the old checksum, the old word and the
-        // new word.
+        // The checksum is updated as in RFC 1624, from the old checksum, the old word and the new
+        // word.
         let sum = [
             &self.bytes[at + 4..at + 6],
             &[before, 0],

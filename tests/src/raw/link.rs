@@ -83,7 +83,7 @@ impl FrameSocket {
     }
 }
 
-/// Returns the address to which a socket is bound to receive all frames of an interface.
+/// Returns the address for binding a socket that is to receive all frames of an interface.
 fn address(interface: u32) -> io::Result<SockAddr> {
     let all = u16::try_from(libc::ETH_P_ALL).expect("an EtherType");
     let index = i32::try_from(interface).expect("an interface's number");

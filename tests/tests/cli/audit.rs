@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The record of changes states who changed an object, when, and why. Entries are never removed.
+//! The audit log states who changed an object, when, and why. Entries are never removed.
 
 use std::{thread, time::Duration};
 

@@ -15,9 +15,9 @@ use std::{
 use limiter_tests::{GUARDED, Limiter, Rig, eventually, process::Process, request};
 use serde_json::Value;
 
-/// The number of requests that are refused in a flood. [`CLIENTS`] is the number of clients that
-/// send them.
+/// The number of requests that are refused in a flood.
 const FLOOD: u64 = 1200;
+/// The number of clients that send the requests of a flood.
 const CLIENTS: u64 = 4;
 
 /// A running `limiter events --follow` whose output goes to a file.
@@ -118,8 +118,8 @@ fn every_refusal_of_a_flood_is_counted_in_few_lines() {
             assert_eq!(event["key"], id.expect("its key")["id"], "{event}");
         }
     }
-    // For each second, the command prints at most one line for each client, and one line for all
-    // refusals without a record of their own.
+    // For each second and each scope, the command prints at most one line per client, and one line
+    // for the refusals that the kernel programs counted but did not report.
     assert!(
         lines.values().all(|lines| *lines <= seconds),
         "{lines:#?} in {seconds} s"

@@ -262,7 +262,7 @@ fn a_key_is_checked_without_being_shown() {
     ] {
         assert_eq!(limiter.cli(arguments).code, exit::USAGE);
     }
-    // `key check` changes nothing, so it adds no entry to the record of changes.
+    // `key check` changes nothing, so it adds no entry to the audit log.
     let entries = limiter.json(&["audit"]);
     assert_eq!(entries.as_array().map(Vec::len), Some(3), "{entries}");
 }

@@ -58,9 +58,9 @@ fn the_end_of_limits_that_a_command_does_not_name_is_not_changed_without_a_word(
     let with_quota = ["--daily-quota", "5000", "--until", end, "--note", "one"];
     limiter.done(&[&["limits", "set", "acme"], &with_quota[..]].concat());
     let before = own();
-    // All limits of an override have the same end. A command that sets only the rate must not
-    // remove the end of the quota, and must not give that end to the rate unless the command names
-    // the end.
+    // All limits of an override have the same end. A command that sets only the rate, and does not
+    // name the end of the quota, is therefore refused: it must neither change the end of the quota,
+    // nor give that end to the rate unasked.
     set(&["--rate", "5/s"]).assert_fails(
         exit::FAILED,
         &[

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! `limiter top` in a terminal, which is tmux.
+//! `limiter top` in a terminal that tmux emulates.
 
 use std::{
     process::Command,
@@ -189,7 +189,7 @@ fn colours_are_for_those_who_want_them() {
         let terminal = Terminal::start(&rig.limiter.command(&[]), rig.lab.file(name), script);
         terminal.until("it runs", |screen| line(screen, "acme/web").is_some());
         let painted = terminal.painted();
-        // This is the escape sequence with which tmux prints red, the colour with the number 1.
+        // This is the escape sequence with which tmux prints red, colour number 1.
         painted.contains("\x1b[38;5;1m")
     };
     assert!(coloured("$LIMITER top", "with"));

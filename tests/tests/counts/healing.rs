@@ -14,8 +14,7 @@ use limiter_tests::{
     netfilter::Rules, nginx, process, process::Process, program::PinnedState, request,
 };
 
-/// Settings of healing with intervals that are short enough for tests to wait for several checks
-/// and recounts.
+/// Healing intervals that are short enough for a test to wait for several checks and recounts.
 const QUICK: &str =
     "check_interval = \"100ms\"\nsuspect_after = \"100ms\"\nrecount_interval = \"100ms\"\n";
 /// The number of checks, and also the number of recounts, after which an error must be corrected.

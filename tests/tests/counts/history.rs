@@ -13,7 +13,8 @@ use limiter_tests::{
 use rusqlite::Connection;
 use serde_json::Value;
 
-/// The minimum time between the start of a test and midnight. A test takes much less time.
+/// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
+/// requests are counted on one day.
 const TEST: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Returns the date `days` days before today, and the number by which the store identifies that
@@ -26,7 +27,7 @@ fn ago(days: u32) -> (String, i64) {
     (date.to_owned(), seconds / 86_400)
 }
 
-/// Writes the usage of a past day to the store, in the form in which a daemon writes it.
+/// Writes the usage of a past day to the store, as a daemon does.
 fn put(store: &Connection, scope: &str, days_ago: u32, used: i64) {
     let refused = "1, 2, 3, 4, 0, 0, 0, 0";
     store
@@ -100,7 +101,7 @@ fn past_days_are_told_as_long_as_they_are_kept() {
             .cli(arguments)
             .assert_fails(exit::FAILED, &[&before, &oldest, "history.keep"]);
     }
-    // The daemon also deletes from the store the days that it no longer reports.
+    // The daemon also deletes the rows of the days that it no longer reports.
     eventually("the daemon removes days that are too old", || {
         let days: Vec<i64> = store
             .prepare("SELECT day FROM usage WHERE scope = 'acme/web' AND day < ?1 ORDER BY day")

@@ -106,7 +106,8 @@ fn over_midnight(meanwhile: impl FnOnce(&mut Limiter), after: impl FnOnce(&mut L
     night.time.set_before_midnight(BEFORE);
     let midnight = (night.time.now() + BEFORE).div_euclid(86_400) * 86_400;
     let today = night.time.date(0);
-    // The daemon publishes the time to the kernel programs once per second.
+    // The daemon publishes the time to the kernel programs once per second, so the test waits until
+    // they have it.
     eventually("the kernel sees the evening", || night.left() < 60);
     // The status of each response, with the time at which the response arrived.
     let answers = Mutex::new(Vec::new());
@@ -208,17 +209,17 @@ fn a_clock_that_goes_back_opens_no_day_again() {
     let statuses: Vec<u16> = (0..6).map(|_| night.status()).collect();
     assert_eq!(statuses, [200, 200, 200, 200, 200, 429]);
     assert_eq!(day(&night), wrong.as_str());
-    // After the clock has been corrected, the limiter still counts on the wrong day, so the quota
-    // is not granted twice.
+    // After the clock has been corrected, requests are still counted for the wrong day, so the
+    // quota is not granted twice.
     night.time.set_ahead(right);
     eventually("the clock is right again", || night.left() > 2000);
     assert_eq!(night.status(), 429);
     assert_eq!(day(&night), wrong.as_str());
-    // After a restart, the limiter still counts on the wrong day.
+    // After a restart, requests are still counted for the wrong day.
     night.limiter.kill();
     night.limiter.run(&[]);
     assert_eq!(night.status(), 429);
-    // With `limiter reset`, an operator makes the scope count on the right day again.
+    // After `limiter reset`, the requests of the scope are counted for the right day again.
     let reset = ["reset", "acme/web", "--note", "the clock was wrong"];
     night.limiter.done(&reset);
     assert_eq!(day(&night), first.as_str());

@@ -10,7 +10,8 @@ use limiter_tests::{
     tools,
 };
 
-/// The minimum time between the start of a test and midnight. A test takes much less time.
+/// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
+/// requests are counted on one day.
 const TEST: Duration = Duration::from_secs(60);
 
 /// Asserts that `response` has the properties of every 429, whichever limit caused it. `policy` is
@@ -275,8 +276,8 @@ fn a_rate_that_is_lifted_or_raised_no_longer_holds_anything_up() {
     set("acme/raised", "1/ms");
     assert!((0..20).any(|_| rig.get(&raised).status == 200));
 
-    // When a rate is set for a scope whose rate was unlimited, the schedule of the rate starts
-    // anew, and therefore the first request is admitted.
+    // When a rate is set for a scope whose rate was unlimited, earlier requests do not count
+    // towards the rate. The first request is therefore admitted.
     set("acme/lifted", "1/min");
     assert_eq!(rig.statuses(&lifted, 2), [200, 429]);
 }

@@ -12,7 +12,8 @@ use limiter_tests::{
 };
 use serde_json::{Value, json};
 
-/// The minimum time between the start of a test and midnight. A test takes much less time.
+/// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
+/// requests are counted on one day.
 const TEST: Duration = Duration::from_secs(60);
 
 /// Returns the ids of the keys of `scope`, starting with the oldest key.

@@ -99,8 +99,9 @@ fn kernel_memory(limiter: &Limiter, scopes: u32) -> u64 {
             line.split_whitespace().nth(1)?.parse::<u64>().ok()
         };
         let shape = ["map_type:", "key_size:", "value_size:"].map(field);
-        // The maps are recognized by their types in bpf.h. KEYS is a BPF_MAP_TYPE_HASH (1), and
-        // each map with scope ids as its indexes is a BPF_MAP_TYPE_ARRAY (2).
+        // The maps are recognized by their types (bpf.h) and sizes. KEYS is a BPF_MAP_TYPE_HASH (1)
+        // with keys and values of 16 bytes. Each map that is indexed by scope ids is a
+        // BPF_MAP_TYPE_ARRAY (2).
         let counted = shape == [Some(1), Some(16), Some(16)]
             || shape[0] == Some(2) && field("max_entries:") == Some(u64::from(scopes));
         if let (true, Some(id)) = (counted, field("map_id:")) {
@@ -312,7 +313,7 @@ fn a_file_with_mistakes_changes_nothing_and_all_of_them_are_told() {
     assert!(!again.stderr.contains("customer-"), "{again:?}");
     assert_eq!(limiter.count("/keys"), u64::from(size.keys));
 
-    // The import contains eleven new keys, and the table of keys has room for ten.
+    // The import contains eleven new keys, but the table of keys has room for only ten.
     let eleven = (0..11).fold("scope,key\n".to_owned(), |text, key| {
         text + &format!("a0/p0,more-{key}\n")
     });

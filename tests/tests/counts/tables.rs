@@ -26,7 +26,8 @@ use proptest::{
     test_runner::TestRunner,
 };
 
-/// The minimum time between the start of a test and midnight. A test takes much less time.
+/// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
+/// requests are counted on one day.
 const TEST: Duration = Duration::from_secs(120);
 
 const NAMES: [&str; 4] = ["flows", "scopes", "keys", "unknown_keys"];
@@ -68,8 +69,8 @@ fn growing(limiter: &Limiter) -> Option<PathBuf> {
         .find(|path| path.display().to_string().ends_with("-growing"))
 }
 
-/// Renames the directory of the pinned maps, and thereby makes the next daemon treat the maps as
-/// maps of the previous layout version.
+/// Renames the directory of the pinned maps, so that the next daemon treats the maps as those of
+/// the previous layout version.
 fn pretend_older(limiter: &Limiter) {
     let entries = fs::read_dir(limiter.pin_dir()).expect("the pin directory");
     let this = entries
@@ -263,7 +264,7 @@ fn a_daemon_that_dies_while_it_makes_tables_larger_leaves_one_set_in_force_and_w
         limiter.run(&[]);
     });
     println!("{rounds} daemons died in these phases: {died:?}");
-    // The test has a meaning only if at least one daemon was killed while it was making the tables
+    // The test is meaningful only if at least one daemon was killed while it was making the tables
     // larger.
     assert!(died.keys().any(Option::is_some), "{died:?}");
     let since = since.as_str().expect("a time");
@@ -365,7 +366,7 @@ fn a_table_stays_as_large_as_it_is_and_that_is_told() {
 #[test]
 fn an_older_layout_is_carried_over_and_made_larger_at_once() {
     // While the new programs start, the previous programs still take slots. Two recounts release
-    // these slots.
+    // these slots, so the interval between recounts is short.
     let mut rig = Rig::veth(|config| config.section("healing", "recount_interval = \"1s\"\n"));
     let key = rig.limiter.key("acme/web");
     let waiting = rig.limiter.key("acme/slow");
@@ -379,9 +380,8 @@ fn an_older_layout_is_carried_over_and_made_larger_at_once() {
         resize(limiter, |size| size * 2);
         limiter.run(&[]);
     });
-    // The previous map of flows has another layout and is not carried over. The connections from
-    // before the restart therefore count as older than the limiter, and their requests are served
-    // without being counted.
+    // The map of flows of the older layout is not carried over. The connections from before the
+    // restart are therefore untracked, and their requests are served without being counted.
     let used = rig.limiter.usage("acme/web").used;
     assert!(before < used && used <= asked, "{before} {used} {asked}");
     assert_eq!(rig.limiter.count("/flows/capacity"), sizes(&rig.limiter)[0]);

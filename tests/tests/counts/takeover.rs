@@ -22,7 +22,8 @@ const QUOTA: u64 = 400;
 /// The minimum time between two requests under the rate of `acme/rate`, in ms.
 const APART_MS: f64 = 20.0;
 
-/// The minimum time between the start of a test and midnight. A test takes much less time.
+/// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
+/// requests are counted on one day.
 const TEST: std::time::Duration = std::time::Duration::from_secs(120);
 
 fn takeovers(hook: &str, headers: &[&str]) {

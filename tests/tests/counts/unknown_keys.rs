@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Each unknown key gets a scope of its own. The number of these scopes is limited, their usage is
-//! recorded, and they are forgotten only after the end of their day.
+//! Each unknown key gets a scope of its own. The number of these scopes is limited, and their usage
+//! is recorded. A scope is removed only when the day on which its key was used is over.
 
 use std::{fs, time::Duration};
 
@@ -10,7 +10,8 @@ use limiter_tests::{
 };
 use serde_json::Value;
 
-/// The minimum time between the start of a test and midnight. A test takes much less time.
+/// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
+/// requests are counted on one day.
 const TEST: Duration = Duration::from_secs(60);
 
 /// The maximum number of unknown keys that have scopes.

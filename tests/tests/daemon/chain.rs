@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Programs and filters of other owners end the chain before packets reach the limiter's programs,
-//! or the limiter's programs are removed. The daemon brings the limits back into force without an
-//! operator, and reports each problem that it cannot repair.
+//! Programs and filters of other owners may end the chain before packets reach the limiter's
+//! programs, or the limiter's programs may be removed. The daemon then brings the limits back into
+//! force without an operator, and reports each problem that it cannot repair.
 
 use std::{fs, process::Command};
 
@@ -14,8 +14,8 @@ use limiter_tests::{
 };
 use serde_json::Value;
 
-/// A filter of the kind u32, which the limiter does not use itself. It matches every packet and
-/// ends the chain (`TC_ACT_OK`).
+/// A u32 filter that matches every packet and ends the chain (`TC_ACT_OK`). The limiter's own
+/// filters are BPF filters.
 const LETS_ALL_BY: &str = "protocol all u32 match u32 0 0 classid 1:1";
 
 /// A host with the scope `acme/probe`, which has a quota of zero. The responses to requests of this
@@ -58,7 +58,7 @@ impl Host {
 
     fn wait_for_limits(&self, after: &str) {
         // A connection that is opened before the limits are in force again is untracked, and its
-        // first request may therefore be answered with a reset.
+        // first request may be answered with a reset. An error here is therefore no failure.
         eventually(&format!("limits are in force again: {after}"), || {
             let mut conn = self.lab.connect(GUARDED);
             conn.try_get("/", &self.probe)
@@ -91,7 +91,8 @@ impl Host {
     /// without filters.
     fn replace_clsact(&self) {
         self.tc("qdisc del dev s0 clsact");
-        // This command fails if the daemon has already added the qdisc again.
+        // This command fails if the daemon has already added the qdisc again, so its result is
+        // ignored.
         let words = ["qdisc", "add", "dev", "s0", "clsact"];
         process::output(self.lab.server().command("tc").args(words));
     }
@@ -324,7 +325,7 @@ fn where_an_ingress_qdisc_stands_it_is_told_and_nothing_is_said_to_be_limited() 
     );
     host.tc("qdisc del dev s0 ingress");
     host.wait_for_limits("it has gone");
-    // TCX programs work on an interface with an ingress qdisc.
+    // TCX programs need no clsact qdisc, so they work on an interface with an ingress qdisc.
     if kernel::has_tcx() {
         let (host, ()) = Host::new("hook = \"auto\"", |lab| {
             tc(lab, "qdisc add dev s0 ingress");
@@ -339,8 +340,8 @@ fn where_an_ingress_qdisc_stands_it_is_told_and_nothing_is_said_to_be_limited() 
 }
 
 /// Returns a command that starts a daemon in a mount namespace of its own. The shell commands in
-/// `mounts` run in this namespace before the daemon starts, and `more` is added to the end of the
-/// daemon's command line.
+/// `mounts` run in this namespace before the daemon starts, and `more` is appended to the daemon's
+/// command line.
 fn in_private_mounts(limiter: &Limiter, lab: &Lab, mounts: &str, more: &str) -> Command {
     let mut command = lab.server().command("unshare");
     let run = format!(
@@ -360,7 +361,7 @@ fn in_private_mounts(limiter: &Limiter, lab: &Lab, mounts: &str, more: &str) -> 
 fn pins_that_would_go_with_the_daemon_are_refused_unless_that_is_wanted() {
     let lab = Lab::veth();
     let limiter = Limiter::prepare(&lab, "limiter", &config(&lab, ""));
-    // In the second case, which occurs with `ip netns exec`, the BPF file system is hidden and the
+    // In the second case, the BPF file system is hidden, as it is under `ip netns exec`, and the
     // daemon mounts another one.
     let hidden = "mount -t tmpfs tmpfs /sys/fs/bpf";
     for mounts in ["mount -t bpf bpf /sys/fs/bpf", hidden] {

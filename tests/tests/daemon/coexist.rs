@@ -12,7 +12,8 @@ use limiter_tests::{
     neighbour, process,
 };
 
-/// The minimum time between the start of a test and midnight. A test takes much less time.
+/// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
+/// requests are counted on one day.
 const TEST: Duration = Duration::from_secs(60);
 
 const ONE_A_DAY: &str = "daily_quota = 1";
@@ -210,9 +211,9 @@ impl Neighbours {
     }
 }
 
-/// Attaches neighbours at the places in `before` and `after`, which come before and after the
-/// limiter's programs, and asserts which packets the neighbours see. The first neighbour in
-/// `before` is attached before the daemon starts.
+/// Attaches neighbours at the places in `before`, which come before the limiter's programs, and at
+/// those in `after`. Asserts which packets they see, and that their order stays the same over
+/// restarts of the daemon and over `detach`.
 fn street(hook: &str, before: &[Place], after: &[Place]) {
     avoid_midnight(TEST);
     let lab = Lab::veth();

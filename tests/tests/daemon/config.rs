@@ -17,8 +17,8 @@ fn check(lab: &Lab, text: &str) -> limiter_tests::limiter::Output {
 }
 
 /// A mistake in a configuration: a description, the number of the line with the mistake, the text
-/// that contains the mistake, and the words that the error message must contain. Most of these
-/// words are the wrong part and the right alternative.
+/// that contains it, and the words that the error message must contain. Usually, these words are
+/// the wrong text and the valid alternatives.
 struct Mistake(&'static str, usize, &'static str, &'static [&'static str]);
 
 const ATTACH: &str = "[attach]\ninterfaces = [\"lo\"]\nports = [80]\n";

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The daemon is killed at any moment, the host crashes together with the daemon, or the disk
-//! fails. A daily quota is never granted twice, and the number of lost requests does not exceed the
-//! configured maximum.
+//! If the daemon is killed at any moment, if the host crashes together with the daemon, or if the
+//! disk fails, a daily quota is never granted twice, and the number of lost requests does not
+//! exceed the configured maximum.
 
 use std::{
     fs,
@@ -25,12 +25,14 @@ use proptest::{
     test_runner::TestRunner,
 };
 
-/// The minimum time between the start of a test and midnight. A test takes much less time.
+/// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
+/// requests are counted on one day.
 const TEST: Duration = Duration::from_secs(60);
 
-/// The daily quota of the scopes in these tests. [`AHEAD`] is the maximum number of requests by
-/// which the count of a scope in the maps may exceed the count in the store.
+/// The daily quota of the scopes in these tests.
 const QUOTA: u64 = 200;
+/// The maximum number of requests by which the count of a scope in the maps may exceed the count in
+/// the store: a tenth of the quota (`Accounting::ahead_of`).
 const AHEAD: u64 = 20;
 
 /// Returns the number of crashes to test, which is larger in a long run.

@@ -20,7 +20,8 @@ use nix::{
     unistd::Pid,
 };
 
-/// The minimum time between the start of a test and midnight. A test takes much less time.
+/// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
+/// requests are counted on one day.
 const TEST: Duration = Duration::from_secs(60);
 
 /// A daily quota that permits many requests of a scope between two writes to the store.
@@ -87,7 +88,7 @@ fn of_a_daemon_that_was_killed_under_load_every_count_is_written() {
     assert_eq!((output.code, output.stderr.as_str()), (exit::DONE, ""));
     assert_eq!(rig.nginx.served(&key), asked + 20);
     assert_goes_on(&mut rig, &key, asked + 20);
-    // The entry in the record of changes states who ran the command.
+    // The entry in the audit log states who ran the command.
     let audit = rig.limiter.json(&["audit"]);
     let entries = audit.as_array().expect("a list");
     let detached = entries.iter().filter(|entry| entry["action"] == "detach");
@@ -116,7 +117,8 @@ fn directories_say_whose_programs_are_meant() {
     let output = detach_beside(&other, &limiter);
     let pid = format!("(pid {})", limiter.pid());
     output.assert_fails(exit::FAILED, &[&pid, "--socket"]);
-    // In this call, the default socket is the socket of the daemon that uses these directories.
+    // In this call, the default socket is the socket of the daemon that uses these directories, so
+    // the command asks that daemon.
     let output = detach_beside(&limiter, &limiter);
     assert_eq!(output.code, exit::DONE, "{output:?}");
     assert_eq!(limiter.wait_for_end(), Some(exit::DONE));
@@ -133,7 +135,8 @@ fn directories_say_whose_programs_are_meant() {
 fn the_default_runtime_directory_of_another_daemon_stands_in_nobodys_way() {
     let (mut limiter, _lab) = Limiter::idle();
     limiter.kill();
-    // The default runtime directory is locked by another process, in a mount namespace of its own.
+    // flock holds the lock on the default runtime directory, as another daemon would, while it runs
+    // the command. Both run in a mount namespace of their own.
     let script = "mount -t tmpfs none /run && mkdir /run/limiter && exec flock /run/limiter \"$@\"";
     let mut command = Command::new("unshare");
     command
@@ -200,8 +203,8 @@ fn without_a_store_that_can_be_read_everything_goes_all_the_same_with_a_warning(
     avoid_midnight(TEST);
     let spoil = |rig: &Rig| {
         let file = rig.limiter.state_dir().join("limiter.db");
-        // The last writes of a killed daemon are in the write-ahead log, which is a file of its
-        // own.
+        // The last writes of a killed daemon are in the write-ahead log, a separate file. It is
+        // removed too, so that SQLite finds only the spoiled file.
         fs::remove_file(file.with_extension("db-wal")).expect("the store's log");
         fs::write(file, "no database").expect("spoil the store");
     };
@@ -324,7 +327,8 @@ fn a_daemon_that_dies_when_it_is_asked_is_done_without() {
     assert_goes_on(&mut rig, &key, 10);
 }
 
-/// Returns the number of connections to the control socket that `/proc/net/unix` lists (unix(7)).
+/// Returns the number of sockets that are bound to the path of the control socket
+/// (`/proc/net/unix`, unix(7)): the listening socket, and one for each connection to it.
 fn connections(limiter: &Limiter) -> usize {
     let socket = limiter.socket().display().to_string();
     let known = fs::read_to_string(format!("/proc/{}/net/unix", limiter.pid()));

@@ -283,7 +283,7 @@ fn regions_with(pid: u32, secrets: &[String]) -> Vec<String> {
     for line in maps.lines() {
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
         // A region that the process cannot write to contains only bytes of the file that is mapped
-        // there.
+        // there, so it is not searched.
         if !words[1].starts_with("rw") {
             continue;
         }
@@ -319,8 +319,8 @@ fn raw_keys_are_not_in_the_daemons_memory() {
     // which shows that the search works.
     let path = rig.limiter.config_path().display().to_string();
     assert!(!regions_with(pid, &[path]).is_empty());
-    // The buffers of the last request to the daemon are freed only when the task of its connection
-    // ends.
+    // The test waits, because the buffers of a request to the daemon are freed only when the task
+    // of the request's connection ends.
     eventually("no key is left", || regions_with(pid, &keys).is_empty());
 }
 
@@ -441,9 +441,9 @@ fn the_files_are_nobody_elses_whatever_the_umask() {
         if umask != "022" {
             continue;
         }
-        // The files get modes that an older limiter left. The daemon keeps the group's read access,
-        // because backups may rely on this access, and removes all other access of the group and of
-        // other users.
+        // The files get modes that an older limiter may have left. The daemon keeps read access for
+        // the group, because backups may rely on it, and removes all other access for the group and
+        // for other users.
         limiter.kill();
         for (name, mode) in [
             ("limiter.db", 0o644),

@@ -93,7 +93,7 @@ fn three_capabilities_are_enough_from_the_start_to_the_takeover() {
     drop(limiter);
 }
 
-/// The id of the user and of the group of the daemon in these tests.
+/// The uid and the gid of the daemon in these tests.
 const NOBODY: u32 = 65534;
 
 /// A lab in which an unprivileged daemon has served three requests with a key of `acme/web`. Each
@@ -132,8 +132,8 @@ impl DeadDaemon {
         for _ in 0..3 {
             assert_eq!(dead.ask(), 200);
         }
-        // The file is empty because SQLite treats an empty file as a new database and would write
-        // to it.
+        // The file is empty because SQLite treats an empty file as a new database. If SQLite
+        // followed a link to this file, it would write to the file, and the test would notice.
         fs::write(&dead.victim, "").expect("a file of root's");
         fs::set_permissions(&dead.victim, fs::Permissions::from_mode(0o600)).expect("its mode");
         dead
@@ -257,8 +257,8 @@ fn root_follows_none_of_its_links() {
         assert!(kept.join("file").exists(), "{name}");
         assert_eq!(dead.ask(), 200, "{name}: nothing is in force");
         if name.starts_with("limiter.db") {
-            // The counts cannot be written, because this link has replaced a file of the store, and
-            // the command reports this.
+            // The link has replaced a file of the store. `detach` therefore cannot write the
+            // counts, and reports that they are lost.
             let why = [name, "is a symbolic link", "counts"];
             assert!(
                 why.iter().all(|word| detached.stderr.contains(word)),

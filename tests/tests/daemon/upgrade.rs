@@ -43,7 +43,7 @@ fn pretend(limiter: &Limiter, version: impl FnOnce(u32) -> u32) -> PathBuf {
 #[test]
 fn under_load_the_counts_of_an_older_layout_are_carried_over() {
     // While the newer programs start, the older programs still change the counts. Two recounts
-    // correct the difference.
+    // correct the difference, so the interval between recounts is short.
     let mut rig = Rig::veth(|config| config.section("healing", "recount_interval = \"1s\"\n"));
     let key = rig.limiter.key("acme/web");
     let waiting = rig.limiter.key("acme/slow");
@@ -82,9 +82,8 @@ fn under_load_the_counts_of_an_older_layout_are_carried_over() {
     // The count includes requests from before the takeover.
     assert!(before > 100, "{before}");
     let count = |path: &str| rig.limiter.count(path);
-    // The older layout has a different table of connections, which is not carried over. The
-    // connections from before the takeover therefore count as older than the limiter and hold no
-    // slots.
+    // The map of flows of the older layout is not carried over. The connections from before the
+    // takeover are therefore untracked, and hold no slots.
     let (used, older) = (
         rig.limiter.usage("acme/web").used,
         count("/coverage/untracked_segments"),

@@ -47,8 +47,9 @@ fn deadline(is_sure: bool) -> Instant {
     Instant::now() + if is_sure { PATIENCE } else { AT_ONCE }
 }
 
-/// Sends a request in the headers of every case, once in one segment and once in two, and asserts
-/// the fate of the request. A normal request on the same connection follows each time.
+/// For each case, sends a request in the frames that the case makes of it, once in one segment and
+/// once in two, and asserts the fate of the request. Each time, a normal request follows on the
+/// same connection.
 #[track_caller]
 fn assert_fates(v6: bool, cases: &[Case]) {
     let rig = Rig::veth(|config| config);
@@ -122,7 +123,8 @@ fn routing(kind: u8) -> Extension {
     }
 }
 
-/// Returns an extension header of 488 bytes with an unknown option, which a receiver may skip.
+/// Returns an extension header of 488 bytes with two unknown options, which a receiver may skip
+/// (RFC 8200, section 4.2).
 fn long_option(kind: u8) -> Extension {
     let mut extension = Extension::options(kind, 61);
     for (at, len) in [(2, 240), (244, 242)] {

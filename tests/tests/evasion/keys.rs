@@ -9,7 +9,7 @@ use limiter_tests::{
     Config, Conn, GUARDED, Lab, Limiter, Response, UNGUARDED, clock, process::Process,
 };
 
-/// An application that looks for a key in `X-Api-Key`, in `Authorization` with either scheme, and
+/// An application that looks for a key in `X-Api-Key`, in `Authorization` (Bearer and Basic), and
 /// in the trailers, as many applications do. Its response lists the values that the application has
 /// found.
 const NODE: &str = r#"

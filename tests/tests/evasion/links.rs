@@ -24,7 +24,7 @@ fn join(lab: &Lab, client: &Namespace) {
 /// Returns the index of an interface.
 fn index(namespace: &Namespace, interface: &str) -> u32 {
     let name = std::ffi::CString::new(interface).expect("a name");
-    // SAFETY: the string ends with a NUL and outlives the call.
+    // SAFETY: `name` is a `CString`, so it ends with a NUL, and it outlives the call.
     namespace.enter(|| unsafe { libc::if_nametoindex(name.as_ptr()) })
 }
 

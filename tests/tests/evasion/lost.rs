@@ -25,13 +25,14 @@ const CONFLICTS: usize = 6;
 /// has not acknowledged the last ones.
 const NO_ROOM: Duration = Duration::from_secs(2);
 
-/// A function that sends a segment in such a way that it is lost after the program has seen it.
+/// A function that sends a segment that is lost after the programs have seen it.
 type Lose = fn(&mut RawConn, u32, &[u8]);
 
-/// Three ways to send a segment that the server's kernel drops after the programs have seen it. The
-/// kernel drops a packet with a source route (`ip_rcv_options`), a packet with an option that is
-/// unknown and whose type requires the packet to be dropped (RFC 8200, section 4.2), and a packet
-/// for a VLAN to which the host does not belong.
+/// Three ways to send a segment that the server's kernel drops after the programs have seen it,
+/// each with a name and a bool that is true if it uses IPv6. The kernel drops a packet with a
+/// source route (`ip_rcv_options`), a packet with an unknown option whose type requires the packet
+/// to be dropped (RFC 8200, section 4.2), and a packet for a VLAN to which the host does not
+/// belong.
 const LOSSES: [(&str, bool, Lose); 3] = [
     ("a source route", false, |conn, at, payload| {
         let segment = conn.segment(at, payload);
@@ -178,7 +179,7 @@ fn another_long_head_in_parts_is_not_served_for_one_that_was_lost() {
     let (mine, others) = (long_head(&lost), long_head(&other));
     let (_, _, lose) = LOSSES[0];
     for timestamps in [false, true] {
-        // The key is after the cut in the first case, and before it in the second.
+        // The first cut is before the key. The second cut is in the key, six bytes before its end.
         for cut in [CUT, mine.len() - 10] {
             let mut conn = host.open(&Opening {
                 timestamps,
@@ -228,7 +229,7 @@ impl LazyServer {
                 if conn.body(&head).is_err() {
                     return;
                 }
-                // The receiving end of the channel is gone if the test has ended.
+                // This fails if the test has ended, and then nobody needs the line.
                 let _ = tell.send(head.line);
                 if conn.try_answer().is_err() {
                     return;
@@ -265,7 +266,8 @@ fn what_finds_no_room_is_charged_once_when_there_is_some() {
         }
         assert!(sent < 1000, "there is always room");
     };
-    // The client sends a probe of one byte, as a TCP sender does, and also the whole request.
+    // The client sends a probe of one byte, as a TCP sender does when the window is closed, and
+    // then the whole request.
     for _ in 0..2 {
         conn.say_at(from, &request[..1]);
         conn.say_at(from, &request);
@@ -288,7 +290,8 @@ fn of_length(key: &str, length: usize) -> Vec<u8> {
         .into_bytes()
 }
 
-/// Linux accepts bytes past the end of the window if it has no other unread data (`tcp_sequence`).
+/// Linux accepts bytes beyond the window if it has no other unread data (`tcp_sequence`). The test
+/// therefore permits both results: the request is accepted and charged, or neither.
 #[test]
 fn what_does_not_fit_the_window_is_not_believed_if_the_receiver_drops_it() {
     let rig = LazyServer::start();
@@ -342,7 +345,7 @@ fn a_body_that_jumps_beyond_the_window_has_not_been_sent() {
     let _server = Server::start(lab.server(), GUARDED, move |mut conn| {
         while let Ok(head) = conn.head() {
             let length = head.content_length().ok().flatten().unwrap_or(0);
-            // The receiving end of the channel is gone if the test has ended.
+            // This fails if the test has ended, and then nobody needs the line.
             let _ = tell.send(head.line);
             let mut left = length;
             while left > 0 {
@@ -389,8 +392,9 @@ fn a_body_that_jumps_beyond_the_window_has_not_been_sent() {
 
 #[test]
 fn what_is_cut_off_may_come_again_in_other_pieces() {
-    // The client can send only a part of the upload at once, and the segment is therefore cut in
-    // the middle of the body.
+    // The refused request is the last one of the packet. The programs have to cut the packet before
+    // it, but can keep only the first 12 KiB or so of a packet that they cut. The cut is therefore
+    // in the middle of the body.
     let lab = Lab::veth();
     for (namespace, interface) in [
         (lab.client(), CLIENT_INTERFACE),
@@ -426,7 +430,7 @@ fn what_is_cut_off_may_come_again_in_other_pieces() {
             let all = [request("/", &key), upload, request("/", &over)].concat();
             let mut conn = host.connect();
             conn.say(&all);
-            // The server has received the part before the cut.
+            // The server acknowledges only the part before the cut.
             conn.wait("a part is acknowledged", |conn| conn.acked > 0);
             let from = usize::try_from(conn.acked).expect("a short way");
             assert!(from < all.len(), "{framing}: it was not cut");

@@ -27,8 +27,8 @@ const MAPPED: [u8; 2] = [0x20, 0x0d];
 
 const CLIENT_KEY: [u8; 8] = *b"a client";
 
-/// Returns the data sequence number of the first byte from the end of the connection whose key is
-/// `key` (RFC 8684, section 3.1).
+/// Returns the data sequence number of the first byte that the side with the key `key` sends (RFC
+/// 8684, section 3.1).
 fn first_byte(key: &[u8]) -> u64 {
     let mut sum = Command::new("sha256sum")
         .stdin(Stdio::piped())
@@ -70,7 +70,7 @@ fn bytes_are_served_in_the_order_in_which_they_were_inspected() {
     let (tell, heard) = mpsc::channel();
     let _server = Server::start_multipath(lab.server(), GUARDED, move |mut conn| {
         while let Ok(head) = conn.head() {
-            // The receiving end of the channel is gone if the test has ended.
+            // This fails if the test has ended, and then nobody needs the line.
             let _ = tell.send(head.line.clone());
             if conn.body(&head).is_err() || conn.try_answer().is_err() {
                 return;

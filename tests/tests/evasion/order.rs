@@ -201,7 +201,8 @@ fn what_is_said_twice_is_served_once() {
             },
         ),
         ("parts that overlap, behind an answer", 2, |conn, said| {
-            // After the response, the server delays its acknowledgements.
+            // After a response, the server delays its acknowledgements, so the parts may overlap
+            // bytes that it has not acknowledged yet.
             conn.say(&said.ours);
             assert_eq!(conn.response().status, 200);
             let from = conn.said;

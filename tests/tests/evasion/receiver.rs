@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A segment that the receiver drops must not change the state that the programs have of its
+//! A segment that the receiver drops must not change the state that the programs keep for its
 //! connection. Each case sends an invalid segment with one request, and then a valid segment with a
 //! different request. The first request must be neither served nor charged, and the second one must
 //! be served and charged once.
@@ -391,8 +391,8 @@ fn the_window_of_a_segment_that_the_receiver_drops_is_not_believed() {
     rig.assert_charged_as_served("acme/good", &good, 2);
 }
 
-/// No kernel accepts IPv4-mapped addresses in the header of an IPv6 packet, but a client can send a
-/// packet with such addresses.
+/// No kernel accepts IPv4-mapped addresses in the header of an IPv6 packet, but a client can send
+/// such a packet. The programs must not take it for a packet of the IPv4 connection.
 #[test]
 fn addresses_of_ipv4_in_ipv6_are_another_connection() {
     let rig = Rig::veth(|config| config);

@@ -86,8 +86,8 @@ fn parts_of_a_request_may_be_long_apart() {
     let rig = Rig::veth(|config| config);
     let key = rig.limiter.key("acme/web");
     let bytes = request("/", &key);
-    // The cuts are in the method, the version, a field name, the key, the end of a line, and the
-    // last line end.
+    // The cuts are in the method, the version, a field name, the key, the CRLF after the key, and
+    // the last CRLF.
     let cuts = [
         2,
         13,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Connections that the programs do not follow. They are older than the programs, or the programs
-//! have no flow for them, or the table of flows is full.
+//! Connections that the programs do not follow, because they are older than the programs, because
+//! their handshake is incomplete, or because the table of flows was full.
 
 use limiter_tests::{
     Config, Conn, GUARDED, Lab, Limiter, Nginx, Rig, clock, eventually, long,

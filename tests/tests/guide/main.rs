@@ -13,6 +13,6 @@ mod terminators;
 
 use std::time::Duration;
 
-/// The minimum time between the start of a test and midnight, so that one day counts all requests
-/// of the test. A test takes much less time.
+/// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
+/// requests are counted on one day.
 const TEST: Duration = Duration::from_secs(60);

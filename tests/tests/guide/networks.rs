@@ -176,8 +176,8 @@ fn a_gateway_guarded_where_requests_leave_limits_nothing() {
     assert_eq!(setting.host.count("/coverage/inspected_bytes"), 0);
 }
 
-/// A customer, and a host with two containers on a bridge. One container is `tls`, and the other
-/// container is the server's namespace of the lab.
+/// A customer, and a host with two containers on a bridge. One container is `tls`. The other one,
+/// with the API, is the server's namespace of the lab.
 struct Containers {
     customer: Host,
     host: Host,

@@ -88,7 +88,7 @@ fn behind_envoy() {
 #[test]
 fn behind_stunnel() {
     let mut setting = Setting::behind("stunnel");
-    // stunnel moves to the background by default.
+    // stunnel moves to the background by default, so this command returns.
     setting.host.sh("stunnel /etc/stunnel/api.conf");
     setting.keeps_the_promise("1.1");
 }

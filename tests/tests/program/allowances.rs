@@ -26,8 +26,8 @@ fn allowing(allowed: DayCount, ahead: u32) -> Limits {
     }
 }
 
-/// Returns the programs at noon, with a scope that has these limits, and with a daemon that keeps
-/// the store up to date.
+/// Returns the programs at noon, with a scope that has these limits. To the programs, it is as if a
+/// daemon kept the store up to date.
 fn attended(limits: Limits) -> Programs {
     let mut programs = limited(limits);
     set_utc(&mut programs, NOON_NS);
@@ -72,7 +72,8 @@ fn beyond_what_is_allowed_a_request_is_held_until_more_is() {
     assert_eq!(ask(&mut programs), "held");
     assert_eq!(told(&mut programs), 1);
     let state = programs.state(SCOPE);
-    // No request is in flight, because the connections of the first two requests have ended.
+    // No request is in flight, because each connection has replaced the one before it, which had
+    // the same ports.
     assert_eq!((state.admitted, state.in_flight), (2, 0));
     assert_eq!(DayCount(state.day_count), DayCount::new(TODAY, 2));
     assert_eq!(state.refused, [0; 4]);
@@ -205,7 +206,7 @@ fn limits_end_by_themselves() {
     };
     let mut programs = attended(own);
     set_utc(&mut programs, NOON_NS - 60 * 1_000_000_000);
-    // The present limits stay in force as long as no later limits are set.
+    // These limits end only at `until_s`, and only if the limits that follow them are known.
     assert_eq!([ask(&mut programs), ask(&mut programs)], ["passed"; 2]);
     programs.end(SCOPE, then);
     assert_eq!(ask(&mut programs), "passed");

@@ -34,8 +34,8 @@ fn cut(programs: &mut Programs, talk: &mut Talk, payload: &str) -> DecodedSegmen
 #[test]
 fn the_second_of_two_requests_is_cut_in_every_shape() {
     for (what, shape) in shapes() {
-        // Between them, the cases have odd and even lengths both of the part that passes and of the
-        // part that is cut off.
+        // Both the part that passes and the part that is cut off have odd and even lengths in these
+        // cases, because a checksum is calculated over words of two bytes.
         for (first, second) in [("/", "/"), ("/", "/1"), ("/1", "/"), ("/1", "/1")] {
             for timestamps in [false, true] {
                 let mut programs = limited(quota(1));
@@ -160,7 +160,7 @@ fn a_refused_beginning_of_the_next_request_is_not_lost() {
     talk.answers(&mut programs, ok("a"));
     let ran = talk.ask(&mut programs, end);
     assert!(ran.answer().text().starts_with("HTTP/1.1 429 "));
-    // The server has received the beginning of a request that can never be completed, so the
+    // The server has received the first part of a request that can never be completed, so the
     // programs send it a reset.
     assert_eq!(ran.decoded().flags & 4, 4, "a reset for the server");
 }

@@ -10,8 +10,8 @@ use crate::{
     support::{SCOPE, counted, fin, get, limited, nothing_is_held, ok},
 };
 
-/// Returns the programs with deferred handshakes, and a connection that is open for the client, but
-/// not for the server, which has only sent its SYN-ACK.
+/// Returns the programs with deferred handshakes, and a connection that only its client considers
+/// open. The server has sent its SYN-ACK and waits for the last segment of the handshake.
 fn half_open(shape: Shape, limits: Limits) -> (Programs, Talk) {
     let mut programs = limited(limits);
     programs.configure(|config| config.handshake = policy::DEFER);
@@ -73,7 +73,7 @@ fn of_a_refused_one_the_server_hears_nothing_but_a_reset() {
             (talk.client_start, talk.server_start),
             "{what}"
         );
-        // The client acknowledges the response. The server does not get another reset.
+        // After the client has acknowledged the response, the server does not get another reset.
         let mut done = talk
             .client_at(request.payload.len() as u32, b"")
             .with_flags(ACK);
@@ -97,7 +97,8 @@ fn a_server_that_did_not_hear_the_reset_asks_and_is_told_again() {
     assert_eq!(told.flags, RST | ACK);
     assert_eq!((told.seq, told.ack), (talk.client_start, talk.server_start));
     drop(programs);
-    // The server got a FIN instead of a reset. If it retransmits its SYN-ACK, it gets no packet.
+    // Without deferred handshakes, the server gets a FIN instead of a reset. A retransmission of
+    // its SYN-ACK is dropped and not answered.
     let mut programs = limited(refusing());
     let mut talk = Talk::open(&mut programs, Shape::v4());
     let request = talk.client(get("/").as_bytes());

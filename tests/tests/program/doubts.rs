@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A segment that the server would not accept has no effect. Only the valid segment that is sent
-//! afterwards is charged.
+//! A segment that the server would not accept has no effect. Only a valid segment that follows it
+//! is charged.
 
 use limiter_common::abi::counter;
 use limiter_tests::program::{
@@ -27,9 +27,9 @@ fn open(shape: &Shape) -> (Programs, Talk) {
     (programs, talk)
 }
 
-/// Asserts that an invalid frame is dropped and counted under `counter`. Afterwards, asserts that a
-/// valid request is charged once, with the same content as the invalid frame and with different
-/// content.
+/// Asserts that an invalid frame is dropped and counted under `counter`, and that it has no other
+/// effect. A valid request that follows it passes and is handled as usual, whether it has the same
+/// content as the invalid frame or another key.
 #[track_caller]
 fn not_believed(what: &str, shape: &Shape, counter: u32, spoil: Spoil) {
     for real in [get("/a"), get_as("unknown", "/a")] {
@@ -150,7 +150,7 @@ fn another_station_is_not_the_server() {
     });
 }
 
-/// Does the same as [`not_believed`] for a frame in which the TCP header has been changed.
+/// Does the same as [`not_believed`] for a segment whose TCP header `reword` has changed.
 #[track_caller]
 fn not_believed_of(
     what: &str,
@@ -245,8 +245,8 @@ fn what_goes_beyond_the_window_is_not_believed() {
     let (mut programs, mut talk) = open(&Shape::v4());
     let small = talk.server(b"").with_window(10);
     talk.run(&mut programs, false, &small);
-    // The request still passes, because a server that has announced a window must accept bytes
-    // within it.
+    // The request still passes, because the server has announced a larger window before, and must
+    // accept bytes within that window.
     talk.asks(&mut programs, get("/a"));
     let mut talk = Talk::new(Shape::v4());
     talk.window = 20;
@@ -259,7 +259,8 @@ fn what_goes_beyond_the_window_is_not_believed() {
         talk.ask(&mut programs, &request[..20]).verdict,
         Verdict::Pass
     );
-    // A probe of a closed window consists of a single byte.
+    // Beyond the window, only a single byte passes, because a client probes a closed window with
+    // one byte.
     assert_eq!(
         talk.ask(&mut programs, &request[20..22]).verdict,
         Verdict::Drop
@@ -312,8 +313,8 @@ fn an_acknowledgement_of_long_ago_is_not_believed() {
     let (mut programs, mut talk) = open(&Shape::v4());
     talk.client_window = 100;
     talk.asks(&mut programs, get("/"));
-    // The client announced a window of 60,000 bytes in the handshake and acknowledges the
-    // responses.
+    // The responses are longer than the largest window that the client has announced, which was
+    // 60,000 bytes in the handshake. An acknowledgement of the first byte is therefore too old.
     for _ in 0..50 {
         talk.answers(&mut programs, vec![b'x'; 1400]);
     }
@@ -368,8 +369,8 @@ fn a_body_that_jumps_beyond_the_window_has_not_been_sent() {
     let head = get("/a").replace("\r\n\r\n", "\r\nContent-Length: 4294967396\r\n\r\n");
     talk.asks(&mut programs, &head);
     // The positions of these bytes are a quarter of the sequence number space apart. If the
-    // programs counted the bytes as sent, the next position would wrap around to the beginning of
-    // the body.
+    // programs counted the bytes as sent, the position of the next byte would wrap around to the
+    // start of the body.
     for quarter in 1..=3u32 {
         let at = talk.asked.wrapping_add(quarter << 30);
         let byte = talk.client_at(at, b"b");
@@ -377,9 +378,9 @@ fn a_body_that_jumps_beyond_the_window_has_not_been_sent() {
         let next = programs.flow(&talk.key()).expect("a flow").next;
         assert_eq!(next.0, talk.client_start.wrapping_add(talk.asked));
     }
-    // Two of the three segments count as invalid. Their sequence numbers are at least half of the
-    // number space ahead, and such sequence numbers count as before the first byte of the
-    // connection.
+    // Only the first segment counts as beyond the window. The other two are at least half of the
+    // sequence number space ahead, which is the same as before the first byte of the connection, so
+    // they count as invalid.
     assert_eq!(programs.counter(counter::OUT_OF_WINDOW_DROPPED), 1);
     assert_eq!(programs.counter(counter::INVALID_DROPPED), 2);
     // All of these bytes belong to the body, including the request in them.

@@ -92,8 +92,8 @@ fn a_wrong_acknowledgement_does_not_complete_the_handshake() {
 
 #[test]
 fn multipath_tcp_is_taken_out_of_a_syn() {
-    // MP_CAPABLE (RFC 8684, section 3.1) is between other options, once at an even offset and once
-    // at an odd one.
+    // MP_CAPABLE (RFC 8684, section 3.1) comes after other options, at even and odd offsets. In the
+    // last case, another option of Multipath TCP precedes it.
     let capable = [30, 4, 1, 1];
     for (before, after) in [
         (vec![2, 4, 5, 180], vec![1, 1, 4, 2]),

@@ -34,8 +34,8 @@ fn a_request_may_take_days_and_so_may_the_time_between_two() {
             talk.answers(&mut programs, ok(""));
         }
         silent_since_ever(&mut programs, &talk);
-        // Only the timeout of open connections is not zero. The sweep would therefore remove a flow
-        // in any other phase.
+        // All timeouts but that of open connections are zero, so the sweep would remove a flow in
+        // any other phase.
         let mut idle_ns = [0; Idle::COUNT];
         idle_ns[Idle::Open as usize] = 4 * DAY_NS;
         let swept = programs.sweep(idle_ns);
@@ -63,7 +63,8 @@ fn after_half_an_hour_of_silence_a_timestamp_is_neither_older_nor_newer() {
         talk.answers(&mut programs, ok(""));
         let flow = programs.flow(&talk.key()).expect("a flow");
         programs.set_flow(Flow {
-            // If this machine has been up for less than `silent_ns`, the difference wraps.
+            // If this machine has been up for less than `silent_ns`, the difference wraps. The
+            // programs subtract in the same way, so they still get `silent_ns`.
             last_seen_ns: flow.last_seen_ns.wrapping_sub(silent_ns),
             ..flow
         });

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The number of instructions that the pure functions execute, according to callgrind, and the
-//! number that the verifier processes for each kernel program. Both numbers are the same in every
-//! run, and therefore even a small increase makes the test fail.
+//! The number of instructions that the functions of limiter-common execute, according to callgrind,
+//! and the number that the verifier processes for each kernel program. Both numbers are the same in
+//! every run, so the tests notice even a small increase.
 
 use std::{fs, process::Command};
 
@@ -52,7 +52,8 @@ fn pure_parts_take_as_many_instructions_as_are_on_record() {
     assert!(counts.len() > 4, "all are counted: {counts:?}");
 }
 
-/// Returns the number of instructions that the function `counted` of tests/counted executes.
+/// Returns the number of instructions that the function `counted` of tests/counted executes for a
+/// case.
 fn count(program: &str, case: &str) -> u64 {
     let output = process::output(
         Command::new("valgrind")

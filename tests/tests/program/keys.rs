@@ -55,7 +55,7 @@ fn an_unknown_key_hides_no_registered_one() {
         for fields in [
             BEHIND_JUNK.to_owned(),
             "Authorization: Bearer key-one\r\nX-Api-Key: junk".to_owned(),
-            // In the next two requests, the unknown value is too long for a key.
+            // In the next two requests, the unknown value is too long to be a key.
             format!(
                 "X-Api-Key: {}\r\nAuthorization: Bearer {KEY}",
                 "j".repeat(2000)

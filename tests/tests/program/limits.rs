@@ -12,11 +12,12 @@ use crate::support::{SCOPE, another, boot_ns, get, limited, ok};
 
 const HOUR: u64 = 3_600_000_000_000;
 
-/// The period of a limit. It does not end during a test.
+/// The interval between requests at a rate so low that the interval does not pass during a test.
 const LONG: u64 = 10 * HOUR;
 
-/// Sends a request on a separate connection, which then ends, so that no request stays in flight.
-/// Returns the response, or `None` if the request passed.
+/// Sends a request on a separate connection. If it passes, it is answered and its connection is
+/// reset, so that nothing stays in flight. Returns the response to a refused request, or `None` if
+/// the request passed.
 #[track_caller]
 fn asks_once(programs: &mut Programs, port: u16) -> Option<String> {
     let mut talk = another(programs, port);
@@ -115,8 +116,8 @@ fn a_clock_set_back_opens_no_day_twice() {
     set_utc(&mut programs, moment(19_999, 12));
     assert!(asks_once(&mut programs, 40_001).is_some());
     assert_eq!(used(&programs), (20_000, 2));
-    // The clock has been set back to the earlier day. Requests still count for the later day and
-    // use up that day's quota.
+    // As long as the clock shows the earlier day, requests count for the later day and use up its
+    // quota.
     let day_count = DayCount::new(Day(20_000), 1).0;
     programs.set_state(
         SCOPE,

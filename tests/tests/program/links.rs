@@ -10,7 +10,8 @@ use limiter_tests::program::{
 
 use crate::support::{SCOPE, get, limited, ok, opened};
 
-/// The loopback device in the tests' namespace. The tests use it as the other interface.
+/// The properties of packets on the other interface, for which the tests use the loopback device of
+/// their namespace.
 const OTHER: Extras = Extras {
     mark: 0,
     ifindex: Some(1),

@@ -17,7 +17,7 @@ const SHIFT: u8 = 14;
 /// window.
 const JUMP: u32 = 900_000_000;
 
-/// Returns a connection whose server announces the largest possible window.
+/// Returns a connection whose server announces a window larger than [`JUMP`].
 fn wide(programs: &mut Programs) -> Talk {
     let mut talk = Talk::new(Shape::v4());
     let syn = talk.syn();
@@ -30,8 +30,8 @@ fn wide(programs: &mut Programs) -> Talk {
             Verdict::Pass
         );
     }
-    // The window in a SYN is not scaled, so it cannot be the largest possible one. The server
-    // announces that window in this segment.
+    // The window in a SYN-ACK is not scaled. In this segment, the server announces the large
+    // window.
     talk.acknowledged(programs);
     talk
 }
@@ -89,8 +89,8 @@ fn a_body_at_the_numbers_of_its_head_is_a_body() {
     }
     let body = "b".repeat(1000);
     for _ in 0..2 {
-        // The segment begins one byte before the sequence numbers that the head had, and covers
-        // them.
+        // The segment begins one byte before the repeated sequence numbers of the head, and covers
+        // all of them.
         passes(&mut programs, &mut talk, 0_u32.wrapping_sub(1), &body);
     }
     assert_eq!(programs.counter(counter::CONFLICT_DROPPED), 0);
@@ -142,7 +142,7 @@ fn more_chunks_under_way_than_can_be_kept_wait_for_an_acknowledgement() {
     }
     assert!(ends.len() > RECORDS * 8 / 10, "{} chunks", ends.len());
     assert_eq!(programs.counter(counter::UNACKNOWLEDGED_DROPPED), 1);
-    // If one of these chunks is retransmitted, it passes. Different bytes do not pass in its place.
+    // A retransmission of one of these chunks passes. Different bytes in its place do not pass.
     for _ in 0..2 {
         for (&from, &to) in ends.iter().zip(&ends[1..]) {
             let same = if from == 0 { &head } else { &chunk };
@@ -201,8 +201,8 @@ fn a_merged_segment_passes_as_far_as_it_can_be_kept() {
     let all = head + &chunk.repeat(33);
     let mut rounds = 0;
     let mut at = 0;
-    // The server acknowledges nothing, and the client retransmits everything in packets of the same
-    // size.
+    // The client sends chunk after chunk, in segments that were merged from packets of `SIZE`
+    // bytes. The server acknowledges nothing, so at some point no further segment passes.
     loop {
         let segment = talk.client_at(talk.asked, &all.as_bytes()[at..]);
         let frame = talk.shape.wrap(&talk.ends, true, &segment);

@@ -13,7 +13,7 @@ use limiter_tests::program::{
 
 use crate::support::{SCOPE, get, limited, nothing_is_held, ok, opened};
 
-/// Runs a SYN and the SYN-ACK of the server. The last segment of the handshake is not run.
+/// Runs the client's SYN and the server's SYN-ACK, but not the last segment of the handshake.
 fn answered(programs: &mut Programs, talk: &mut Talk) {
     for (to_server, segment) in [(true, talk.syn()), (false, talk.syn_ack())] {
         assert_eq!(
@@ -39,8 +39,8 @@ fn of_two_syn_cookies_only_the_last_one_can_be_used() {
         });
         let mut first = Talk::new(Shape::v4());
         answered(&mut programs, &mut first);
-        // Because the server keeps no state for the first SYN, it answers the second SYN with
-        // another cookie.
+        // The server keeps no state for the first SYN, so it answers the second SYN with another
+        // cookie.
         let mut second = first.clone();
         second.client_start = first.client_start.wrapping_add(distance);
         second.server_start = first.server_start.wrapping_add(0x0123_4567);
@@ -58,8 +58,9 @@ fn of_two_syn_cookies_only_the_last_one_can_be_used() {
             let request = first.client(get("/").as_bytes()).with_flags(flags);
             stopped(&mut programs, &first, &request, "a request of the first");
         }
-        // This segment has the sequence number of the one connection and the acknowledgement number
-        // of the other.
+        // This segment has a sequence number of the first connection and acknowledges the SYN-ACK
+        // of the second. In the second connection, the sequence number is before the first byte, if
+        // the distance is less than half of the number space.
         let mixed = first
             .client(get("/").as_bytes())
             .with_ack(second.server_start);
@@ -131,7 +132,8 @@ fn numbers_are_held_to_their_connection_however_far_it_has_come() {
     let head = format!("\r\nContent-Length: {length}\r\n\r\n");
     talk.asks(&mut programs, get("/").replace("\r\n\r\n", &head));
     talk.acknowledged(&mut programs);
-    // The body covers all sequence numbers. It is sent in segments that begin within the window.
+    // The body is longer than the sequence number space. It is sent as single bytes that are far
+    // apart, but each within the window.
     let mut left = length;
     while left > 0 {
         let step = left.min(1 << 29);
@@ -180,8 +182,8 @@ fn a_servers_reset_with_another_number_ends_nothing() {
 fn after_a_servers_reset_both_sides_stay_reset() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/"));
-    // A firewall has sent the reset on behalf of the server, and the server does not know about the
-    // reset.
+    // A firewall has sent the reset in the server's name, so the server does not know that the
+    // connection has ended.
     let reset = talk.server(b"").with_flags(RST);
     assert_eq!(
         talk.run(&mut programs, false, &reset).verdict,
@@ -264,7 +266,7 @@ fn a_reset_that_only_the_server_believes_does_not_hold_its_slot_for_days() {
     assert_ne!(flags(&programs) & FLOW_RESET_PASSED, 0);
     let class = Idle::of(phase::HTTP, flags(&programs), false);
     assert_eq!(class, Idle::Handshake);
-    // If the server sends more segments, it has not accepted the reset.
+    // A segment from the server shows that the server has not accepted the reset.
     talk.server_acked = end;
     let ack = talk.server(b"");
     talk.run(&mut programs, false, &ack);

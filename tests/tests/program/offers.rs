@@ -37,7 +37,8 @@ fn an_offer_of_http_is_taken_out_on_every_way() {
         Shape::v4_with(vec![1, 1, 1, 0]),
         Shape::v6_with(vec![Extension::options(60, 2)]),
     ];
-    // The path shifts the offer between even and odd offsets.
+    // The value of the field `A` shifts the offer between even and odd offsets, because a checksum
+    // is calculated over words of two bytes.
     for (shape, fill) in shapes.iter().flat_map(|shape| [(shape, ""), (shape, "x")]) {
         for complete in [false, true] {
             if complete && (!shape.ethernet || shape.tags > 0) {
@@ -64,7 +65,7 @@ fn an_offer_of_http_is_taken_out_on_every_way() {
             // A retransmission of the request is changed in the same way.
             let ran = programs.run_with(hook, &frame, extras);
             assert_declined(&ran, &request, &["h2c"]);
-            // The offer has not reached the server, so no response from the server turns the
+            // The offer has not reached the server, so a response that accepts it does not turn the
             // connection into a tunnel.
             talk.answers(&mut programs, switch("h2c"));
             assert_eq!(in_phase(&programs, &talk), phase::HTTP);
@@ -90,8 +91,8 @@ fn offers_are_taken_out_of_each_request_and_others_stay() {
         &["HTTP/2.0", "TLS/1.0"],
     );
     talk.answers(&mut programs, ok("a") + &ok("b"));
-    // If the request also names another protocol, that name is not changed, and the server may
-    // switch to that protocol.
+    // This request also offers another protocol. That offer is not changed, and the server may
+    // accept it.
     let both = with("Upgrade: h2c\r\nUpgrade: websocket");
     assert_declined(&talk.ask(&mut programs, &both), &both, &["h2c"]);
     talk.answers(&mut programs, switch("websocket"));
@@ -134,7 +135,7 @@ fn what_the_server_may_not_have_is_taken_out_again_in_whatever_pieces_it_comes()
         if ran.verdict == Verdict::Pass {
             assert_declined(&ran, &other, &["H2C"]);
         }
-        // Only the bytes after the first byte of the offer are retransmitted.
+        // This retransmission begins in the middle of the offer.
         let rest = &request[at + 1..];
         let segment = talk.client_at(u32::try_from(at + 1).expect("short"), rest.as_bytes());
         let ran = talk.run(&mut programs, true, &segment);
@@ -156,7 +157,7 @@ fn an_offer_of_a_request_that_was_refused_is_forgotten() {
     let offering = with(H2C);
     assert_eq!(talk.ask(&mut programs, &offering).verdict, Verdict::Drop);
     talk.answers(&mut programs, ok("hello"));
-    // If a later request has other bytes at the position of the offer, those bytes are not changed.
+    // A later request has other bytes at the position of the refused offer. They are not changed.
     let other = get(&"/".repeat(offering.len() - get("").len()));
     assert_eq!(other.len(), offering.len());
     talk.asks(&mut programs, &other);
@@ -174,8 +175,8 @@ fn an_offer_that_cannot_be_taken_out_ends_the_connection_when_it_is_taken_up() {
     let request = with(H2C);
     let at = request.find("h2c").expect("the offer");
     let twice = with("Upgrade: h2c, TLS/1.0");
-    // In each case but the fourth, the offer passes before the programs can recognize it. In the
-    // fourth case, the request contains more than one offer.
+    // In the fourth case, the request contains more than one offer. In the other cases, at least a
+    // part of the offer passes before the programs can recognize it.
     for (request, cut) in [
         (&request, at + 1),
         (&request, at + 3),
@@ -211,7 +212,7 @@ fn an_offer_that_cannot_be_taken_out_ends_the_connection_when_it_is_taken_up() {
             );
             nothing_is_held(&programs);
             assert!(programs.flow(&talk.key()).is_none());
-            // If the reset for one side was lost, this side gets another one.
+            // A side that has missed its reset gets another one.
             let ran = talk.ask(&mut programs, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
             assert_eq!(ran.verdict, Verdict::Redirect);
             assert_eq!(ran.decoded().flags & RST, RST);

@@ -118,8 +118,8 @@ fn a_segment_whose_headers_are_not_whole_does_not_pass_as_one() {
         packet[at] = byte;
         packet
     };
-    // This packet ends after 20 bytes of its TCP header, whose data offset states a length of 60
-    // bytes.
+    // The data offset of this packet states a TCP header of 60 bytes, but the packet ends after 20
+    // bytes of the header.
     let mut short = changed(46, 0xf0);
     short.truncate(54);
     short[16..18].copy_from_slice(&40_u16.to_be_bytes());
@@ -179,8 +179,8 @@ fn packets_of_our_own_pass_by_their_mark() {
 
 #[test]
 fn a_request_with_the_mark_is_nobodys_own() {
-    // An attacker who knows the mark cannot use it. A request with the mark cannot be from the
-    // programs, because they never send a payload to a server.
+    // The mark is of no use to an attacker who knows it. The programs never send a payload to a
+    // server, so they do not treat a request with the mark as their own.
     let mut programs = Programs::fresh();
     let packet = request(&Shape::v4());
     let ran = programs.run_with(Hook::Ingress, &packet, marked(OWN_MARK));

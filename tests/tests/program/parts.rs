@@ -11,12 +11,11 @@ use crate::{
     support::{KEY, SCOPE, get_as, limited},
 };
 
-/// The payload sizes in bytes of a full packet at an MTU of 1,500 bytes, and of a full packet at a
-/// smaller MTU.
+/// The payload sizes in bytes of full packets: at an MTU of 1,500 bytes, and at a smaller MTU.
 const LONG: usize = 1440;
 const SHORT: usize = 1360;
-/// The size in bytes of the pieces of a long packet. The programs keep a fingerprint of each piece.
-/// A piece is small enough for the MTU of nearly every network path.
+/// The size in bytes of the pieces into which the programs divide a long packet. They keep a
+/// fingerprint of each piece, and a piece fits the MTU of nearly every network path.
 const CARRIED: usize = 500;
 
 /// Returns a request whose head is `len` bytes long.
@@ -41,8 +40,8 @@ fn parts<'a>(request: &'a str, cuts: &[usize]) -> Vec<(usize, &'a str)> {
     parts.map(|(from, to)| (from, &request[from..to])).collect()
 }
 
-/// Sends a part, and returns whether all of it passed. Otherwise, the part must have been dropped,
-/// or cut so that only its beginning passed.
+/// Sends a part, and returns whether all of it passed. If not, the part must have been dropped, or
+/// only its first bytes must have passed.
 #[track_caller]
 fn passes(programs: &mut Programs, talk: &mut Talk, (at, part): (usize, &str)) -> bool {
     let at = u32::try_from(at).expect("a short way");
@@ -134,9 +133,9 @@ fn a_beginning_passes_as_far_as_nearly_every_link_carries_it() {
 
 #[test]
 fn another_request_in_place_of_a_beginning_never_passes() {
-    // The server has not received the first request, and the timestamps of the second request are
-    // newer. For a short request, the programs keep only a hash of all its bytes. For a long
-    // request, they keep fingerprints of all its bytes and of its parts.
+    // The server may not have received the first request, and the timestamps of the second one are
+    // newer. The programs keep only a hash of all bytes of a short request. Of a long request, they
+    // keep fingerprints of its parts too.
     let (short, long) = (get_as(KEY, "/a/longer/one"), long_head(KEY, LONG));
     let other = get_as("key-two", "/");
     for timestamps in [false, true] {
@@ -162,8 +161,8 @@ fn another_request_in_place_of_a_beginning_never_passes() {
 #[test]
 fn other_bytes_in_smaller_packets_never_make_another_request() {
     let request = long_head(KEY, LONG);
-    // The two requests can be split at the same offset. A first half of one and a second half of
-    // the other would then form a valid request.
+    // Both requests are split at the same offset, within the key. The first part of one and the
+    // second part of the other would form a valid request.
     let other = long_head("key-two", LONG);
     let mid = request.find(KEY).expect("a key") + 3;
     let whole = [(0, request.as_str())];
@@ -209,8 +208,8 @@ fn a_head_with_a_body_behind_it_in_smaller_packets_passes() {
     }
 }
 
-/// Retransmits bytes as one packet that was merged from several packets or will be segmented into
-/// several.
+/// Sends the client's bytes from its first byte on, in one packet that was merged from packets with
+/// payloads of `size` bytes, or that will be segmented into such packets.
 #[track_caller]
 fn sends_merged(programs: &mut Programs, talk: &mut Talk, payload: &str, size: usize) -> Verdict {
     let segment = talk.client_at(0, payload.as_bytes());
@@ -240,8 +239,8 @@ fn several_packets_may_come_again_as_more_or_fewer() {
             let verdict = sends_merged(&mut programs, &mut talk, &other, size);
             assert_eq!(verdict, Verdict::Drop, "packets of {size}");
         }
-        // If the parts are sent one by one, bytes that the programs have already seen pass. A part
-        // that also contains new bytes is cut before the first of them.
+        // If the parts are sent one by one, those that the programs have already seen pass. A part
+        // that also contains new bytes is cut before the first new byte.
         rounds(&mut programs, &mut talk, &parts(&request, &cuts));
         assert_eq!(programs.counter(counter::CONFLICT_DROPPED), 3);
         assert_eq!(programs.state(SCOPE).admitted, 1);

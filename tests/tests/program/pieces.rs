@@ -61,9 +61,8 @@ fn sends_merged(programs: &mut Programs, talk: &mut Talk, payload: &str) {
 
 #[test]
 fn a_piece_of_a_merged_segment_that_holds_only_body_passes_again() {
-    // A gateway has merged several packets, and one of them is lost on the other side of the
-    // gateway. The client does not know that the packets were merged, and retransmits only this
-    // one.
+    // A gateway has merged several packets, and on the path after the gateway, one of them is lost.
+    // The client does not know of the merging, and retransmits only the lost packet.
     let (mut programs, mut talk) = opened();
     let request = post(KEY, 3000);
     sends_merged(&mut programs, &mut talk, &request);
@@ -89,8 +88,9 @@ fn the_first_piece_of_a_merged_segment_passes_again() {
 
 #[test]
 fn a_merged_request_is_held_to_the_byte() {
-    // A different request must not pass. The server may have received one packet of the first
-    // request, and could combine it with the other packet of the second request.
+    // The server may have received only the first packet of the merged request. It could combine
+    // that packet with the second packet of a different request, so the different request must not
+    // pass.
     let (mut programs, mut talk) = opened();
     sends_merged(&mut programs, &mut talk, &get("/aaaa"));
     assert_eq!(

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The action that each policy selects, and the counters for it.
+//! The effect of each policy on a packet and on the counters.
 
 use limiter_common::abi::{
     Event, KEY_DISABLED, KeyEntry, LIMITS_IN_USE, LIMITS_OBSERVE, Limits, counter, event, phase,
@@ -144,7 +144,7 @@ fn unknown_keys_become_scopes_of_their_own_as_long_as_there_is_room() {
         programs.object_mut().maps.told(),
         [adopted("new-a", 8), adopted("new-b", 9)]
     );
-    // No scope id for unknown keys is unused, so the policy `table_full` applies.
+    // All scope ids for unknown keys have been used, so the policy `table_full` applies.
     assert_eq!(
         status(&mut programs, &get_as("new-c", "/")).as_deref(),
         Some("401")
@@ -415,8 +415,8 @@ fn keys_are_found_where_the_configuration_says() {
         status(&mut programs, &request(field));
         assert_eq!(programs.state(SCOPE).admitted, admitted, "{field}");
     }
-    // If several of the configured sources have a key, the key of the first of these sources
-    // counts.
+    // If a request has keys in several of the configured sources, the key in the first of these
+    // sources counts.
     let mut programs = limited(no_limits());
     let mut talk = Talk::open(&mut programs, Shape::v4());
     talk.asks(

@@ -159,8 +159,8 @@ fn timestamps_of_what_is_sent_are_ones_that_their_receiver_takes() {
         (value(&to_server, 4), value(&to_server, 8)),
         (of_client, seen)
     );
-    // The client retransmits the request with a newer timestamp. Then an older copy of the request,
-    // with an older timestamp, arrives.
+    // The client retransmits the request with a newer timestamp. Then a delayed copy of the request
+    // arrives, with an older timestamp.
     let mut answered = |ticks| {
         talk.set_ticks(ticks);
         let again = talk.client_at(0, get("/").as_bytes());
@@ -291,7 +291,7 @@ fn drop_drops_and_counts_the_request_once() {
     // The request passes when the limit permits it again.
     programs.limit(SCOPE, no_limits());
     talk.asks(&mut programs, get("/"));
-    // The next request that is refused is counted as a new refusal.
+    // The next refused request is counted as another refusal.
     programs.limit(SCOPE, nothing());
     talk.ask(&mut programs, get("/"));
     assert_eq!(programs.counter(counter::REFUSED_DAILY_QUOTA), 2);
@@ -310,8 +310,8 @@ fn a_refusal_waits_until_the_server_is_quiet() {
         &programs,
         &[(counter::ADMITTED, 1), (counter::NOT_QUIET_DROPPED, 1)],
     );
-    // The request is over the limit only as long as the client's previous request is in flight. It
-    // is therefore admitted once the server has answered the previous request.
+    // The request is over the limit only while the client's own previous request is in flight. It
+    // is therefore not refused at once, and is admitted after the response to the previous request.
     talk.answers(
         &mut programs,
         "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",

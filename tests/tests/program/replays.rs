@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Retransmitted bytes, either the same as the original bytes or different from them.
+//! Retransmissions that have the same bytes as the original, and retransmissions with different
+//! bytes.
 
 use limiter_common::abi::counter;
 use limiter_tests::program::{Programs, RST, Talk, Verdict};
@@ -105,8 +106,9 @@ fn another_request_in_the_place_of_what_may_be_missing_is_dropped() {
 
 #[test]
 fn a_request_that_comes_to_the_same_passes_in_the_place_of_another() {
-    // The second request may pass in place of the first one. The receiver accepts only one of them,
-    // and the programs decide the same about both.
+    // To the programs, both requests are the same: the key, the framing and the length are equal.
+    // It does not matter which of the two the server receives, so the second one may pass in place
+    // of the first.
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/aaaa"));
     assert_eq!(
@@ -246,8 +248,8 @@ fn conflicts_between_which_an_upload_goes_on_do_not_end_it() {
 
 #[test]
 fn what_cannot_be_compared_ends_the_connection_after_some_tries() {
-    // The head fits in one packet on every network path. A client therefore has no reason to
-    // retransmit only a part of it, and the connection is reset after several attempts.
+    // The head is so short that it fits in one packet on every network path, so no client has a
+    // reason to retransmit only a part of it. After several attempts, the connection is reset.
     let request = get("/");
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, &request);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A segment is recognized in every combination of headers.
+//! The programs recognize a segment in every combination of headers.
 
 use limiter_common::abi::counter;
 use limiter_tests::program::{Ends, Extension, Fragment, Hook, Shape, Talk, no_limits};
@@ -150,7 +150,8 @@ fn a_fragment_that_is_whole_is_no_fragment() {
 
 #[test]
 fn a_first_fragment_with_half_a_tcp_header_is_dropped() {
-    // The other half would be in a second fragment. Such a fragment contains no ports (RFC 1858).
+    // The second fragment would contain the other half, and no ports (RFC 1858). It would pass, so
+    // the first fragment must not.
     let ends = Ends::v4();
     let ports = (ends.client_port, ends.server_port);
     let segment = Talk::new(Shape::v4()).client(get("/").as_bytes());

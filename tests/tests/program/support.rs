@@ -50,7 +50,7 @@ pub fn another(programs: &mut Programs, port: u16) -> Talk {
     talk.opened(programs)
 }
 
-/// The counters of bytes and connections, which most tests ignore.
+/// Counters of bytes and flows, which most tests ignore.
 const QUIET: [u32; 6] = [
     counter::FLOWS_OPENED,
     counter::FLOWS_CLOSED,
@@ -61,7 +61,7 @@ const QUIET: [u32; 6] = [
 ];
 
 /// Asserts that the counters in `expected` have these values and that all other counters are zero.
-/// The counters of bytes and connections are not checked.
+/// The counters in `QUIET` are not checked.
 #[track_caller]
 pub fn counted(programs: &Programs, expected: &[(u32, u64)]) {
     let name = |index: u32| counter::NAMES[usize::try_from(index).expect("an index")];
@@ -87,7 +87,7 @@ pub fn boot_ns() -> u64 {
     digits.parse::<u64>().expect("seconds with two decimals") * 10_000_000
 }
 
-/// Runs a FIN from the client or the server. It follows all bytes of that side.
+/// Runs a FIN from the client (if `client`) or the server. The FIN follows all bytes of that side.
 #[track_caller]
 pub fn fin(programs: &mut Programs, talk: &mut Talk, client: bool) -> Verdict {
     let segment = if client {
@@ -99,7 +99,7 @@ pub fn fin(programs: &mut Programs, talk: &mut Talk, client: bool) -> Verdict {
         .verdict
 }
 
-/// Asserts that no slot and no connection is counted.
+/// Asserts that `SCOPE` has no request in flight and no open connection.
 #[track_caller]
 pub fn nothing_is_held(programs: &Programs) {
     let ScopeState {

@@ -27,8 +27,8 @@ fn urgent_data_does_not_pass() {
 fn a_syn_ack_sent_again_after_a_request_does_not_charge_it_twice() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/"));
-    // The listener had no room for the connection. The server has therefore dropped both the last
-    // segment of the handshake and the request.
+    // The server retransmits its SYN-ACK because its listener had no room for the connection, and
+    // the server has dropped both the last segment of the handshake and the request.
     let again = talk.syn_ack();
     assert_eq!(
         talk.run(&mut programs, false, &again).verdict,
@@ -50,8 +50,8 @@ fn a_syn_ack_sent_again_after_a_request_does_not_charge_it_twice() {
 
 #[test]
 fn a_reset_that_is_believed_is_one_that_the_server_believes() {
-    // The server does not process the reset. Either the checksum of the reset is wrong, or its time
-    // to live expires before it reaches the server.
+    // The server may not process these resets: one has a wrong checksum, and the time to live of
+    // the other may expire before the server.
     for (what, at, bit) in [("the checksum", 50, 1), ("the time to live", 22, 0x41)] {
         let (mut programs, mut talk) = opened();
         talk.asks(&mut programs, get("/"));
@@ -117,8 +117,8 @@ fn nothing_passes_a_reset_connection() {
 
 #[test]
 fn a_server_that_took_a_part_of_a_segment_gets_no_other_rest_of_it() {
-    // Some receivers cut segments at the end of their window. Such a receiver could combine the
-    // head of one copy with the body of the other.
+    // Some receivers accept only the part of a segment that fits in their window. Such a receiver
+    // could combine the first bytes of one request with the last bytes of the other.
     let (mut programs, mut talk) = opened();
     let request = get("/aaaa");
     talk.asks(&mut programs, &request);
@@ -131,7 +131,7 @@ fn a_server_that_took_a_part_of_a_segment_gets_no_other_rest_of_it() {
 
 #[test]
 fn a_reset_of_the_server_in_a_handshake_does_not_let_the_connection_by_later() {
-    // If the client sends a SYN-ACK with a wrong number, the server answers with a reset and still
+    // The server answers a SYN-ACK with a wrong acknowledgement number with a reset, but still
     // waits for the last segment of the handshake. If a sweep removed the flow in the meantime, the
     // connection would become untracked.
     let mut programs = limited(no_limits());
@@ -156,8 +156,7 @@ fn a_reset_of_the_server_in_a_handshake_does_not_let_the_connection_by_later() {
     };
     talk.run(&mut programs, false, &reset);
     std::thread::sleep(std::time::Duration::from_millis(20));
-    // Only the timeout for connections that have ended is short, and it must not apply to this
-    // flow.
+    // Only the timeout for closed connections is short, and it must not apply to this flow.
     let swept = programs.sweep([u64::MAX, u64::MAX, u64::MAX, 1_000_000, u64::MAX]);
     assert_eq!(swept.removed, 0);
 }

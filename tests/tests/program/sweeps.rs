@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The sweeps over the table of flows that the daemon requests.
+//! The sweeps that the daemon requests over the table of flows.
 
 use limiter_common::{
     abi::{FLOW_LOCAL, Flow, KeyEntry, Limits, ScopeState, Suspect, Sweep, counter, phase},
@@ -55,8 +55,6 @@ fn a_sweep_removes_what_is_silent_and_gives_back_what_it_held() {
     talk.acknowledged(&mut programs);
     let patient = programs.sweep([u64::MAX; Idle::COUNT]);
     assert_eq!((patient.flows, patient.removed, patient.slots), (1, 0, 0));
-    // The time of the last packet is from a coarse clock, and this clock must advance before the
-    // sweep.
     a_moment();
     let swept = programs.sweep([u64::MAX, 1_000_000, u64::MAX, u64::MAX, u64::MAX]);
     let idle_ns = swept.idle_ns;
@@ -137,8 +135,8 @@ fn a_sweep_takes_nothing_from_counts_that_are_zero_already() {
 #[test]
 fn packets_keep_a_connection_from_the_sweep() {
     let (mut programs, mut talk) = opened();
-    // Apart from one packet, the flow is idle for longer than the sweep allows. On a busy machine,
-    // this thread may be delayed between that packet and the sweep, but by less than half a second.
+    // Without the packet in the middle, the flow would be idle for longer than the sweep allows.
+    // Even on a busy machine, less than half a second passes between this packet and the sweep.
     std::thread::sleep(std::time::Duration::from_millis(600));
     talk.answers(&mut programs, "");
     assert_eq!(programs.sweep([500_000_000; Idle::COUNT]).removed, 0);
@@ -197,8 +195,8 @@ fn a_recount_comes_to_what_the_flows_hold_and_goes_along_with_them() {
     assert_eq!(programs.sweep_with(ask).recounted, 0, "each flow once");
     assert_eq!(recounted(&programs), (3, 2));
 
-    // The recount includes new connections from their first packet on, and also counts later
-    // requests and responses.
+    // From here on, the recount follows the flows: it includes new connections, further requests
+    // and responses.
     let mut third = another(&mut programs, 41_001);
     third.asks(&mut programs, get("/"));
     assert_eq!(recounted(&programs), (4, 3));
@@ -327,7 +325,7 @@ fn a_half_open_flow_given_up_early_is_counted() {
 #[test]
 fn a_connection_that_was_given_up_early_does_not_pass_for_an_old_one() {
     let mut programs = limited(no_limits());
-    // The program treats this connection as older than the program, and records it as untracked.
+    // The programs treat this connection as older than themselves, and record it as untracked.
     programs.older_until(u64::MAX);
     let mut old = Talk::new(Shape::v4());
     old.ends.client_port = 41_001;
@@ -363,8 +361,8 @@ fn a_port_used_again_does_not_make_a_connection_untracked() {
     talk.asks(&mut programs, get("/"));
     assert_eq!(programs.counter(counter::UNTRACKED_CONNECTIONS), 1);
     // This half-open connection must replace the entry of the untracked connection on the same
-    // port. Otherwise, after an early removal of the flow, its request would pass as a request on a
-    // connection older than the program.
+    // port. Otherwise, after an early removal of the flow, its request would pass as one on a
+    // connection that is older than the programs.
     let mut talk = half_open(&mut programs, talk.ends.client_port);
     a_moment();
     programs.refuse_untracked_until(boot_ns() + 60_000_000_000);

@@ -19,7 +19,7 @@ const HOOKS: [(bool, bool, u32); 4] = [
     (false, false, switch::EGRESS_L3),
 ];
 
-/// Installs the programs of the old set and none of the new set.
+/// Installs the programs of the old set. The new set stays empty.
 fn old_only(programs: &mut Programs) {
     for (to_server, ethernet, number) in HOOKS {
         let program = Hook::of(to_server, ethernet).program();
@@ -37,8 +37,8 @@ fn said(programs: &Programs) -> u64 {
     word.expect("the switch")
 }
 
-/// Runs the program of a hook on a packet of a connection, once for each kind of device, and
-/// returns the verdicts.
+/// Runs the holding program for a direction on a packet of a connection, once on a device with
+/// Ethernet headers and once on one without, and returns the verdicts.
 fn verdicts(programs: &mut Programs, to_server: bool) -> [Verdict; 2] {
     [(Shape::v4(), 40_001), (Shape::v4().bare(), 40_002)].map(|(shape, port)| {
         let hook = Hook::of(to_server, shape.ethernet).holding();
@@ -65,7 +65,7 @@ fn packets_go_the_way_of_the_set_that_is_in_force() {
         assert_eq!(verdicts(&mut programs, to_server), [Verdict::Pass; 2]);
         // The number of requests in flight shows that the programs of the old set ran.
         assert_eq!(in_flight(&programs), if to_server { 2 } else { 0 });
-        // If the set in force has no programs, no packet of a guarded port passes.
+        // The new set is in force, but has no programs, so no packet of a guarded port passes.
         say(&mut programs, switch::NEW);
         assert_eq!(verdicts(&mut programs, to_server), [Verdict::Drop; 2]);
         assert_eq!(said(&programs), switch::NEW);
@@ -93,8 +93,8 @@ fn held_packets_change_nothing_and_are_counted_and_others_pass() {
             programs.counter(counter::INSPECTED_BYTES) - before,
         );
         let bytes = 2 * get("/").len() as u64;
-        // If `to_server` is false, only packets to the client are held, and the requests have
-        // already passed and have been inspected.
+        // If `to_server` is false, only the responses were held, after their requests had passed
+        // and had been inspected.
         let wanted = if to_server { (bytes, 0) } else { (0, bytes) };
         assert_eq!((dropped, inspected), wanted);
         assert_eq!(said(&programs), until);

@@ -17,8 +17,8 @@ use limiter_tests::{
 
 use crate::support::{KEY, SCOPE, boot_ns, get, get_as, limited};
 
-/// The size of a record in the ring buffer with its header, in bytes (`BPF_RINGBUF_HDR_SZ`,
-/// kernel/bpf/ringbuf.c).
+/// The size in bytes of a [`RefusalRecord`] in the ring buffer, including a header of
+/// `BPF_RINGBUF_HDR_SZ` bytes (kernel/bpf/ringbuf.c).
 const RECORD: u64 = 64;
 /// The size of the ring buffer in these tests, in bytes.
 const RING: u64 = 4096;
@@ -37,8 +37,8 @@ fn ask(programs: &mut Programs, shape: &Shape, request: &str) -> Talk {
     talk
 }
 
-/// Sends requests until the programs report a refusal. They may not report the first refusals,
-/// because a CPU that has reported many refusals reports none for a short time.
+/// Sends requests until the programs report a refusal. It may take several requests, because a CPU
+/// that has reported many refusals reports none for a short time.
 fn told(programs: &mut Programs, shape: &Shape, request: &str) -> (RefusalRecord, Talk) {
     eventually_some("a refusal is reported", || {
         programs.object_mut().maps.refusal_records();
@@ -76,8 +76,8 @@ fn a_refusal_tells_whose_it_is_and_why() {
     for shape in [Shape::v4(), Shape::v6()] {
         for (request, scope, why, key) in [
             (get("/"), SCOPE, reason::DAILY_QUOTA, digest(KEY)),
-            // This request has no key. The request before it had one, whose digest is still in the
-            // scratch memory.
+            // This request has no key, so its record must not contain the key of the request before
+            // it, which is still in the scratch memory.
             (
                 "GET / HTTP/1.1\r\n\r\n".to_owned(),
                 NO_SCOPE,
@@ -143,7 +143,7 @@ fn a_flood_is_counted_whole_and_told_in_part() {
     let interval = u128::from(REFUSAL_RECORD_RATE.interval_ns);
     let since = u64::try_from(start.elapsed().as_nanos() / interval).expect("a short time");
     let at_once = REFUSAL_RECORD_RATE.tolerance_ns / REFUSAL_RECORD_RATE.interval_ns + 1;
-    // The time comes from a coarse clock, which can be one tick late.
+    // Ten more are allowed, because the programs use a coarse clock, which can be one tick late.
     let bound = (at_once + since + 10) * nr_cpus().expect("the number of CPUs") as u64;
     assert!(
         (1..=bound).contains(&told),
@@ -167,7 +167,8 @@ fn what_finds_no_room_is_counted_as_lost_and_leaves_the_other_events_alone() {
     });
     let lost = programs.counter(counter::EVENTS_LOST);
     assert_eq!(lost, 1);
-    // Events that affect counts have a ring buffer of their own.
+    // Events that affect counts have a ring buffer of their own, so a full ring of refusals does
+    // not suppress them.
     programs.attend_until(u64::MAX);
     programs.limit(
         SCOPE,

@@ -19,8 +19,8 @@ struct RefusedConnection {
     response: u32,
 }
 
-/// Returns a connection whose request was refused with a response. The server has acknowledged the
-/// FIN that the programs sent to it.
+/// Returns a connection whose request was refused with a response, and whose server has
+/// acknowledged the FIN that the programs sent to it.
 fn buried() -> RefusedConnection {
     let mut buried = buried_by(policy::ON_LIMIT_CLOSE);
     let ran = buried.server(0, 1, ACK, "");
@@ -110,8 +110,8 @@ fn the_syn_that_comes_again_is_dropped_and_another_one_passes() {
 
 #[test]
 fn a_port_that_is_used_again_connects_whatever_its_number() {
-    // A SYN with any other sequence number opens a new connection, even if the number is just
-    // before that of the old connection.
+    // A SYN opens a new connection if its sequence number differs from that of the old SYN, even if
+    // the number is just before it.
     for back in [1, 2, 1 << 10, 1 << 19, (1 << 20) - 1, 1 << 20, 1 << 31] {
         let mut buried = buried();
         let mut talk = buried.talk.clone();
@@ -125,8 +125,8 @@ fn a_port_that_is_used_again_connects_whatever_its_number() {
 
 #[test]
 fn the_same_number_is_another_connections_when_time_has_gone_by() {
-    // A new connection may begin with the sequence number of the old one if enough time has passed.
-    // The time is measured by the client's timestamps or by the host's clock.
+    // A new connection may begin with the same sequence number if enough time has passed since the
+    // old one. The programs measure this time by the client's timestamps or by the host's clock.
     for by_clients in [true, false] {
         let mut programs = limited(Limits {
             daily_quota: 0,
@@ -150,8 +150,8 @@ fn the_same_number_is_another_connections_when_time_has_gone_by() {
             let mut tomb = programs.tomb(&talk.key()).expect("a tomb");
             tomb.ended_ns = 0;
             programs.set_tomb(&talk.key(), tomb);
-            // The rest of the test is skipped if the machine has been up for about a minute or
-            // less.
+            // If the machine has been up for about a minute or less, the time 0 is not long enough
+            // ago for the last check.
             if boot_ns() < 61_000_000_000 {
                 continue;
             }
@@ -238,7 +238,8 @@ fn a_client_without_room_gets_the_response_when_it_has_some() {
     let full = talk.client(get("/").as_bytes()).with_window(0);
     talk.run(&mut programs, true, &full);
     let end = u32::try_from(get("/").len()).expect("a length");
-    // A probe of a closed window has no effect. An update of the window has an effect.
+    // A segment with a closed window has no effect. A segment that opens the window makes the
+    // programs send the response again.
     let none = talk.client_at(end, b"").with_flags(ACK).with_window(0);
     assert_eq!(talk.run(&mut programs, true, &none).verdict, Verdict::Drop);
     let some = talk.client_at(end, b"").with_flags(ACK);
@@ -260,8 +261,8 @@ fn the_clients_reset_goes_nowhere() {
 
 #[test]
 fn a_server_is_told_of_its_end_until_it_says_that_it_knows() {
-    // The programs turn the client's next segment into another FIN for the server. They cannot wait
-    // for a segment from the server, because the server may never send one.
+    // The programs turn each further segment from the client into another FIN for the server. They
+    // do not wait for a segment from the server, because the server may never send one.
     let mut buried = buried_by(policy::ON_LIMIT_CLOSE);
     let (request, all) = (buried.request, buried.response + 1);
     for _ in 0..2 {

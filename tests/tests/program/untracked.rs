@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The untracked connections whose packets pass, and the flows that the programs remove when the
-//! table is nearly full.
+//! Untracked connections that pass, and flows that the programs remove when the table of flows is
+//! nearly full.
 
 use limiter_common::{
     abi::{Sweep, counter, policy, untracked_kind},
@@ -48,7 +48,8 @@ fn only_what_can_be_older_than_the_programs_passes() {
         assert_eq!(passed, wanted, "{untracked} {known} {older_until}");
         let count = programs.counter(counter::UNTRACKED_CONNECTIONS);
         assert_eq!(count, u64::from(wanted));
-        // A connection that was once recorded as untracked still passes after the period has ended.
+        // A connection that has been recorded as untracked still passes after the period for older
+        // connections has ended.
         programs.older_until(0);
         assert_eq!(passes(&mut programs, &mut talk), wanted);
         let count = programs.counter(counter::UNTRACKED_CONNECTIONS);
@@ -58,8 +59,8 @@ fn only_what_can_be_older_than_the_programs_passes() {
 
 #[test]
 fn mere_acknowledgements_make_a_connection_known_while_it_may_be_older() {
-    // Since the programs were loaded, this connection has only been used for a download, so its
-    // client has sent only acknowledgements.
+    // This connection has only been used for a download since the programs were loaded, so the
+    // client has sent nothing but acknowledgements.
     let mut programs = limited(no_limits());
     programs.older_until(u64::MAX);
     let mut talk = Talk::new(Shape::v4());
@@ -89,7 +90,7 @@ fn a_connection_that_has_ended_does_not_pass_for_an_older_one() {
         }
         assert_eq!(programs.flows(), [], "it has ended");
         // A server that uses SYN cookies could take this request for the end of a new handshake,
-        // and open the connection a second time. Therefore the request may not pass.
+        // and open the connection a second time. The request must therefore not pass.
         let request = talk.client_at(0, get("/").as_bytes());
         let ran = talk.run(&mut programs, true, &request);
         assert_eq!(ran.verdict, Verdict::Redirect, "{by_reset}");
@@ -168,8 +169,8 @@ fn an_address_with_its_share_of_a_full_table_opens_no_more() {
     let mut other = other.opened(&mut programs);
     other.asks(&mut programs, get("/"));
     talks[0].asks(&mut programs, get("/"));
-    // If a client has more flows than its share, one of its flows that have nothing in flight is
-    // removed.
+    // The client now has more flows than its share, so a sweep removes one that has nothing in
+    // flight.
     programs.share(2);
     std::thread::sleep(std::time::Duration::from_millis(1100));
     let swept = programs.sweep([u64::MAX; Idle::COUNT]);

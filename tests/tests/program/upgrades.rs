@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Requests after which a connection could no longer be inspected: CONNECT requests and requests
+//! Requests that could make it impossible to inspect a connection: CONNECT requests and requests
 //! with `Upgrade`.
 
 use limiter_common::abi::{counter, phase, policy};
@@ -74,8 +74,8 @@ fn connect_is_refused_whoever_asks_and_however_it_is_written() {
         assert_eq!(programs.state(SCOPE).admitted, 0, "{request:?}");
         drop(programs);
 
-        // If the CONNECT request is sent in two segments, the server has already received the first
-        // part of it, and gets a reset.
+        // The CONNECT request is sent in two segments. The server has already received the first
+        // one, and therefore gets a reset.
         for cut in [1, 7, 8, 20, request.len() - 1] {
             let (mut programs, mut talk) = opened();
             talk.ask(&mut programs, &request[..cut]);
@@ -84,8 +84,8 @@ fn connect_is_refused_whoever_asks_and_however_it_is_written() {
             assert_refused(&ran, "405");
             assert_eq!(ran.decoded().flags & RST, RST, "{request:?}");
         }
-        // If the CONNECT request follows another request in the same segment, the other request
-        // passes. The CONNECT request passes only after the response to the other request.
+        // The CONNECT request follows another request in the same segment. Only the other request
+        // passes, and the CONNECT request is refused after the response to it.
         let (mut programs, mut talk) = opened();
         let ran = talk.ask(&mut programs, get("/") + &request);
         assert_eq!(ran.decoded().payload, get("/").as_bytes(), "{request:?}");
@@ -222,8 +222,8 @@ fn a_101_in_the_body_of_an_answer_that_has_none_begins_no_tunnel() {
                 talk.answers(&mut programs, &long);
             }
             assert_eq!(in_phase(&programs, &talk), phase::HTTP, "{answer:?}");
-            // After this, the programs must not allow an upgrade, because the rest of that body
-            // could be mistaken for the response to the request for the upgrade.
+            // From here on, the programs must not allow an upgrade, because more bytes of that body
+            // could be mistaken for the response to the upgrade request.
             if asked_before {
                 talk.answers(&mut programs, ok("a"));
             }
@@ -235,8 +235,8 @@ fn a_101_in_the_body_of_an_answer_that_has_none_begins_no_tunnel() {
             nothing_is_held(&programs);
         }
     }
-    // The same is true after a response that arrives before any request, and after a response that
-    // is longer than it declares.
+    // Nor do the programs allow an upgrade after a response that arrives before any request, or
+    // after a response that is longer than its declared length.
     for beyond in [false, true] {
         let (mut programs, mut talk) = opened();
         if beyond {
@@ -309,8 +309,8 @@ fn preflights_need_no_key_and_are_charged_to_nobody() {
     talk.asks(&mut programs, preflight);
     talk.answers(&mut programs, "HTTP/1.1 204 No Content\r\n\r\n");
     counted(&programs, &[(counter::PREFLIGHTS, 1)]);
-    // A preflight that contains a key is a normal request. A request without one of the two fields,
-    // or one that is not a preflight for another reason, is treated as a request without a key.
+    // A preflight with a key is a normal request. A request that only resembles a preflight is
+    // treated as a request without a key.
     let keyed = preflight.replace("\r\n\r\n", &format!("\r\nX-Api-Key: {KEY}\r\n\r\n"));
     talk.asks(&mut programs, &keyed);
     talk.answers(&mut programs, "HTTP/1.1 204 No Content\r\n\r\n");
@@ -345,8 +345,7 @@ fn preflights_need_no_key_and_are_charged_to_nobody() {
     );
     drop(programs);
 
-    // If the programs are configured not to recognize preflights, a preflight is treated as a
-    // request without a key.
+    // Without the rule for preflights, a preflight is treated as a request without a key.
     let (mut programs, mut talk) = opened();
     programs.configure(|config| config.missing_key = policy::REJECT);
     assert_refused(&talk.ask(&mut programs, preflight), "401");

@@ -4,9 +4,9 @@
 
 use limiter_tests::program::{Object, Tables};
 
-/// The maximum number of instructions that the verifier may process in one program. The verifier's
-/// own limit is a million (`BPF_COMPLEXITY_LIMIT_INSNS`). The number depends on the kernel. Loading
-/// a program takes longer the higher the number is.
+/// The maximum number of instructions that the verifier may process in one program. The higher the
+/// number, the longer a program takes to load. The number depends on the kernel, and the kernel's
+/// own limit is a million (`BPF_COMPLEXITY_LIMIT_INSNS`).
 const MOST: u32 = 200_000;
 
 #[test]

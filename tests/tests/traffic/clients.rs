@@ -250,7 +250,7 @@ struct UnansweredClient {
     /// The number of refusals, including those of retries, if the client makes three requests and
     /// all of them are reset. The first element is for GET requests, and the second is for uploads.
     /// The first of the three requests is sent on a connection on which earlier requests were
-    /// served.
+    /// served, which is why some clients retry it.
     asks: [u64; 2],
     /// A part of the client's error message after a timeout.
     silence: &'static str,

@@ -36,9 +36,9 @@ const ALL: Rule = Rule {
 
 const CLIENTS: usize = 12;
 
-/// The maximum ratio of the number of packets in a run with the limiter to the number of packets in
-/// the same run without it, in halves. In measurements, both runs had about the same number of
-/// packets.
+/// The maximum ratio of the packets in a run with the limiter to the packets in the same run
+/// without it, in halves, so that 3 stands for 1.5. In measurements, both runs had about the same
+/// number of packets.
 const STORM_HALVES: u64 = 3;
 
 /// The address family of the clients.

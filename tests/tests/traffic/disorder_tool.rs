@@ -88,9 +88,9 @@ struct RuleEffects {
     disorder: Disorder,
     /// The packets from the client that arrived at the server.
     arrived: Vec<Packet>,
-    /// The amount by which each TCP counter of the client increased. `server` contains the same
-    /// amounts for the server.
+    /// The amount by which each TCP counter of the client increased.
     client: HashMap<String, u64>,
+    /// The amount by which each TCP counter of the server increased.
     server: HashMap<String, u64>,
 }
 

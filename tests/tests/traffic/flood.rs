@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The table of connections fills up with half-open connections.
+//! The table of flows fills up with half-open connections.
 
 use std::io::ErrorKind;
 
 use limiter_tests::{Conn, GUARDED, Net, Rig, eventually, long, netfilter::Rules, request};
 
-/// The minimum sizes of the tables. [`HALF_OPEN`] connections nearly fill the table of connections.
+/// The minimum sizes of the tables.
 const TABLES: &str = "flows = 64\nscopes = 64\nkeys = 64\nunknown_keys = 64\n";
+/// A number of connections that nearly fills the table of flows.
 const HALF_OPEN: usize = 62;
 
 #[test]

@@ -137,9 +137,10 @@ fn request(key: &str, head: usize, body: usize) -> Vec<u8> {
     format!("{start}{filler}\r\n\r\n{body}").into_bytes()
 }
 
-/// The length of the head and the length of the body of each request, in bytes. The cases are
-/// packets without a body, packets with a short body, a head that ends where the packet is cut, a
-/// head of several packets, and a head with a long body.
+/// The length of the head and the length of the body of each request, in bytes. In this order, the
+/// cases are two heads without a body, a head with a short body, a head that fills a packet exactly
+/// (IPv6 and an MTU of 1420 bytes), a short head with a body in the same packet, a head of several
+/// packets, and a head with a long body.
 const REQUESTS: [(usize, usize); 7] = [
     (1440, 0),
     (1420, 0),

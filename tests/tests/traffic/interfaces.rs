@@ -15,7 +15,8 @@ use limiter_tests::{
     kernel, limiter::exit, neighbour, skip,
 };
 
-/// The minimum time between the start of a test and midnight. A test takes much less time.
+/// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
+/// requests are counted on one day.
 const TEST: Duration = Duration::from_secs(60);
 
 /// The index with which the server's interface is created each time.
@@ -294,7 +295,7 @@ fn three_hundred_interfaces_are_attached_to_much_faster_than_one_by_one() {
     let attached = limiter.status()["attached"].as_array().map(Vec::len);
     assert_eq!(attached, Some(2 * MANY as usize + 2));
     println!("{all:?} for all, {one:?} for one link");
-    // The comparison has a meaning only if the RCU grace periods of this kernel are long by
+    // The comparison is meaningful only if the RCU grace periods of this kernel are long by
     // default.
     if is_slow && one > Duration::from_millis(4) {
         assert!(all < one * MANY, "{all:?}, and one takes {one:?}");

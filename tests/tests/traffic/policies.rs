@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The policies for requests without a key, with an unknown key or with a disabled key, in the
-//! modes enforce and observe, and the policies for untracked connections.
+//! The policies for requests without a key, with an unknown key or with a disabled key, in enforce
+//! mode and in observe mode, and the policies for untracked connections.
 
 use limiter_tests::{
     Config, Conn, GUARDED, Lab, Limiter, Net, Nginx, Response, Rig, avoid_midnight, eventually,

@@ -86,7 +86,7 @@ fn haproxy_passes_refusals_on_and_keeps_the_server_up() {
             let (served, refused) = ask_through(&rig);
             let row = proxy.guarded();
             let count = |name: &str| row[name].parse::<usize>().unwrap_or_default();
-            // A star means that a check is in progress. The rest of the field is the result of the
+            // A star means that a check is in progress. The text after it is the result of the
             // previous check.
             let check = row["check_status"].trim_start_matches("* ");
             assert_eq!((row["status"].as_str(), check), ("UP", "L7OK"));

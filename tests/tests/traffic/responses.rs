@@ -254,8 +254,8 @@ fn an_answer_that_comes_before_the_body_has_ended_gives_its_slot_back() {
         if conn.head().is_ok() {
             conn.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
             conn.finish();
-            // The server reads to the end of the stream. If the server closed the socket earlier,
-            // the server's kernel would reset the connection.
+            // The server reads until the client closes the connection. If the server closed its
+            // socket while bytes are unread, the server's kernel would reset the connection.
             let _ = conn.rest();
         }
     });

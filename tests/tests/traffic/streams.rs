@@ -209,7 +209,7 @@ fn big_bodies_are_skipped_and_what_follows_them_is_counted() {
 #[test]
 fn what_is_refused_behind_bodies_in_one_large_segment_strands_nobody() {
     // The client writes all bytes of a case at once. The longer cases have more bytes than the
-    // limiter lets through at a time.
+    // programs can keep of a segment that they cut (12 KiB or so).
     let nets: &[Net] = if long() { &Net::ALL } else { &[Net::Veth] };
     for &net in nets {
         let rig = Rig::on(net, |config| config.tier("over", "daily_quota = 1"));
@@ -355,8 +355,8 @@ fn what_is_lost_and_sent_again_is_charged_once() {
 
 #[test]
 fn what_overtakes_is_put_in_order() {
-    /// A packet of more bytes than this carries a full segment of a long body. The cable delays
-    /// some of these packets until the next packet has passed.
+    /// A packet of more than this number of bytes carries a full segment of a long body. The cable
+    /// delays some of these packets until the next packet has passed.
     const FULL: usize = 1400;
     let mut held: Option<Vec<u8>> = None;
     let mut number = 0;

@@ -151,8 +151,8 @@ fn http_2_offered_to_a_server_that_takes_it_up_stays_limited() {
         assert_eq!(report.statuses(), [200, 200], "{net:?}");
         let declined = rig.coverage("offers_declined");
         assert!(declined > 0, "{net:?}");
-        // curl offers the upgrade on each connection. It also offers it in a HEAD request, to which
-        // lighttpd would respond with a 101 as well.
+        // curl offers the upgrade on each connection, also in a HEAD request, to which lighttpd
+        // would respond with a 101 as well.
         let curl = |options: &[&str]| {
             let all = [&["--http2", "-H", &header], options, &[&url]].concat();
             tools::curl(&rig.lab, &all)

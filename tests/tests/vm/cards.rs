@@ -13,8 +13,8 @@ use std::{process::Command, time::Duration};
 
 use super::{probe, status};
 
-/// A time that is much longer than the test takes. The test must not begin within this time before
-/// midnight UTC.
+/// The test starts at least this long before midnight UTC. It takes much less time, so all of its
+/// requests are counted on one day.
 const TEST: Duration = Duration::from_secs(120);
 
 /// Moves a card to a namespace, and gives it the name that labs use.
@@ -58,7 +58,7 @@ fn one_that_is_pulled_out_and_put_in_again_is_limited_again_and_nothing_is_grant
     let (key, probe) = (limiter.key("acme/web"), probe(&limiter));
     assert_eq!(hooks(&limiter), 4);
     assert_eq!(status(&lab, &probe), 429);
-    // There are requests over both families, and one connection that stays open.
+    // The test sends requests over IPv4 and IPv6, and keeps one connection open.
     let mut open = lab.connect(GUARDED);
     assert_eq!(open.get("/", &key).status, 200);
     for address in lab.addresses() {

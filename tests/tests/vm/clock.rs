@@ -91,7 +91,8 @@ fn at_midnight_a_new_day_begins_whether_a_daemon_runs_or_not() {
         eventually("the kernel sees the evening", || host.left() <= BEFORE);
         let first = host.status();
         if !daemon {
-            // The daemon is killed immediately. It may not have processed that request yet.
+            // The daemon is killed at once, possibly before it has written the count of the first
+            // request to the store.
             host.limiter.kill();
         }
         let rest: Vec<u16> = (0..QUOTA).map(|_| host.status()).collect();

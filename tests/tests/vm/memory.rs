@@ -11,8 +11,8 @@ use limiter_tests::{
 
 use super::{probe, status};
 
-/// A time that is much longer than the test takes. The test must not begin within this time before
-/// midnight UTC.
+/// The test starts at least this long before midnight UTC. It takes much less time, so all of its
+/// requests are counted on one day.
 const TEST: std::time::Duration = std::time::Duration::from_secs(120);
 
 /// The memory in bytes that is left for all other processes.
@@ -76,8 +76,8 @@ impl Drop for Purse {
 fn tables_that_there_is_no_memory_for_are_told_and_nothing_is_left() {
     vm::require();
     let lab = Lab::veth();
-    // These are the maximum table sizes. The slots of such tables alone need most of the machine's
-    // memory.
+    // The tables of flows and keys have their maximum sizes. Even when they are empty, such tables
+    // need most of the machine's memory.
     let tables = "flows = 16777216\nscopes = 64\nkeys = 16777216\nunknown_keys = 64\n";
     let config = Config::new(&lab).section("tables", tables);
     let mut limiter = Limiter::prepare(&lab, "limiter", &config);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A host with one disk that is started three times, as three boots of a machine. The first boot
-//! ends with an orderly shutdown, and the second one with a power failure.
+//! Three boots of one host, which keeps its disk. The first boot ends with an orderly shutdown, and
+//! the second one with a power failure. Each boot is a test of its own.
 
 use std::{
     fs,
@@ -15,11 +15,13 @@ use limiter_tests::{Config, GUARDED, Lab, Limiter, Nginx, eventually, vm};
 
 use super::{noon, status};
 
-/// In order: the daily quota, the number of requests by which counts may run ahead of the store,
-/// and the numbers of requests in the first and in the second boot.
+/// The daily quota.
 const QUOTA: u64 = 40;
+/// The number of requests by which the counts in the maps may run ahead of the store.
 const AHEAD: u64 = 5;
+/// The number of requests in the first boot.
 const FIRST: u64 = 7;
+/// The minimum number of requests in the second boot.
 const SECOND: u64 = 13;
 
 /// A file in which the test itself records the customer's key and the number of served requests.

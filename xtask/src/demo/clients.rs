@@ -95,7 +95,7 @@ pub struct Paced {
     pub statuses: Statuses,
     /// The number of requests before the first refused request.
     pub first_refused: Option<u64>,
-    /// The number of refusals whose `Retry-After` does not end at midnight UTC.
+    /// The number of refusals whose `Retry-After` does not lead to midnight UTC.
     pub wrong_waits: Option<u64>,
     /// The value of the last `Retry-After`, in seconds.
     pub last_wait: Option<u64>,
@@ -116,8 +116,8 @@ pub fn paced(lab: &Lab, keys: &[&str], count: u32, pause_ms: f64, connections: u
     }
 }
 
-/// Sends `count` slow requests at once, and runs `meanwhile`. The server does not answer the
-/// requests before `meanwhile` has returned.
+/// Sends `count` slow requests at once, and runs `meanwhile`, which must open the server's gate
+/// (`Nginx::gate`). Until then, the server does not answer the requests.
 pub fn at_once(lab: &Lab, key: &str, count: u32, meanwhile: impl FnOnce()) -> Statuses {
     let (host, count) = (lab.v4().to_string(), count.to_string());
     let mut command = python_command(lab, AT_ONCE);

@@ -12,8 +12,8 @@ use signal_hook::{
     iterator::Signals,
 };
 
-/// The number that is added to the number of a signal to get the exit status of a program that the
-/// signal has ended (bash(1), "EXIT STATUS").
+/// If a signal ends a program, its exit status is this number plus the number of the signal
+/// (bash(1), "EXIT STATUS").
 const SIGNALLED: i32 = 128;
 
 /// Makes SIGINT, SIGTERM and SIGHUP remove everything that the demo has created, and then end the

@@ -26,8 +26,8 @@ const ABOUT_THOUSAND: u64 = 400;
 
 const FAST_SECONDS: u32 = 4;
 /// The number of connections of wrk. More connections would not increase the rate of admitted
-/// requests. Each refusal closes a connection, and a thread of wrk opens new connections in bursts.
-/// The gaps between the bursts are longer than a millisecond.
+/// requests, because each refusal closes a connection, and a thread of wrk opens new ones in bursts
+/// that are more than a millisecond apart.
 const FAST_CONNECTIONS: u32 = 4;
 
 pub fn show_all(stage: &mut Stage) -> Table {

@@ -19,20 +19,21 @@ struct Row {
 const TITLES: [&str; 3] = ["what", "expected", "seen"];
 
 impl Table {
-    /// Adds a line, which is marked as correct if both texts are equal.
+    /// Adds a row, which is marked as correct if both texts are equal.
     pub fn same(&mut self, what: &str, expected: impl Display, seen: impl Display) {
         let (expected, seen) = (expected.to_string(), seen.to_string());
         let ok = expected == seen;
         self.judged(what, expected, seen, ok);
     }
 
-    /// Adds a line, which is marked as correct if `ok` is true.
+    /// Adds a row, which is marked as correct if `ok` is true.
     pub fn judged(&mut self, what: &str, expected: impl Display, seen: impl Display, ok: bool) {
         let row = Row {
             cells: [what.to_owned(), expected.to_string(), seen.to_string()],
             ok,
         };
-        // The line is printed immediately, because it takes minutes until the table is complete.
+        // The row is also printed immediately, because it takes minutes until the table is
+        // complete.
         println!(
             "  {}: {} ({})",
             row.cells[0].trim(),
@@ -42,7 +43,7 @@ impl Table {
         self.rows.push(row);
     }
 
-    /// Returns whether the table has lines and all of them are marked as correct.
+    /// Returns whether the table has rows and all of them are marked as correct.
     pub fn all_as_expected(&self) -> bool {
         !self.rows.is_empty() && self.rows.iter().all(|row| row.ok)
     }

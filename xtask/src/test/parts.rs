@@ -125,8 +125,8 @@ impl Parts {
                     format!("{MACHINES}{SEPARATOR}{plan}"),
                     Part::Machine(Some(plan)),
                 );
-                // A program may have the same name as a plan. The short name is unambiguous if no
-                // programs run.
+                // A program may have the same name as a plan. Therefore the short name of a plan is
+                // added only if no programs run.
                 if !kinds.integration {
                     names.insert((*plan).to_owned(), Part::Machine(Some(plan)));
                 }
@@ -190,9 +190,9 @@ impl Parts {
 }
 
 impl Part {
-    /// Narrows this part to the tests that `rest` selects, where `rest` is the text after the name
-    /// of this part in the name that was given. Returns `None` if `rest` cannot follow the name of
-    /// this part.
+    /// Returns this part, narrowed to the tests that `rest` selects. `rest` is the text that
+    /// follows the name of this part on the command line. Returns `None` if `rest` is not valid
+    /// after this name.
     fn narrow(&self, rest: &str) -> Option<Self> {
         let mut part = self.clone();
         if !rest.is_empty() {
@@ -240,7 +240,7 @@ fn has_tests(path: &Path) -> anyhow::Result<bool> {
 }
 
 /// Returns the most similar name (see [`distance`]). Returns `None` if the distance is more than a
-/// third of the letters.
+/// third of the length of `name`.
 fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let most = name.len().div_ceil(3);
     names
@@ -362,8 +362,8 @@ mod tests {
         ] {
             assert!(text.contains(line), "{text}");
         }
-        // None of these names has a part. The name of a module cannot be abbreviated, and single
-        // tests can be named only after a module.
+        // None of these names belongs to a part: the name of a module cannot be abbreviated, and
+        // single tests can be named only after a module.
         for name in ["quo", "quota:a", "xtask::test", "vm::memory::x", ""] {
             assert!(parts().find(name, ALL).is_err(), "{name}");
         }
@@ -382,7 +382,8 @@ mod tests {
             "there are no tests in it"
         );
         // The harness looks for a filter at any position in a path. The filter `keys::`, for
-        // example, would also find tests in `unknown_keys::`.
+        // example, would also find tests in `unknown_keys::`. Therefore the name of a module must
+        // not end with the name of another module of its program.
         for (program, modules) in &parts.programs {
             for one in modules {
                 let longer = |other: &&String| *other != one && other.ends_with(one.as_str());

@@ -41,9 +41,9 @@ pub struct Program {
 #[derive(Debug, Clone, Copy)]
 pub enum Build<'a> {
     /// The targets that these arguments select (`--test NAME`), or all targets if there are no
-    /// arguments. The call to cargo names all packages that run on a host, because the features of
-    /// a dependency depend on the packages in the call. If a call named other packages, cargo would
-    /// build some dependencies again.
+    /// arguments. The call to cargo always names all packages that run on a host. The features of a
+    /// dependency depend on the packages in the call, so if a call named only some of them, cargo
+    /// would build some dependencies again.
     Workspace(&'a [String]),
     /// All test programs of these packages.
     Packages(&'a [&'a str]),
@@ -111,7 +111,7 @@ impl Program {
     /// Returns the paths of the tests that contain one of `filters` and also one of `chosen`.
     ///
     /// # Errors
-    /// Returns an error if the program has no such test, or if it cannot list its tests.
+    /// Returns an error if the program has no such test, or if its tests cannot be listed.
     pub fn tests(&self, filters: &[String], chosen: &[String]) -> anyhow::Result<Vec<String>> {
         let list = ["--list", "--format", "terse"];
         let listed = process::output(Command::new(&self.path).args(list).args(filters))?;

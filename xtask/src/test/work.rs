@@ -63,8 +63,8 @@ impl Work<'_> {
         });
         let (built, (supplies, machines)) = (built?, made?);
         if let Some(machines) = &machines {
-            // The programs are loaded first. If a kernel did not load them, the tests in machines
-            // could only fail, and would do so later.
+            // Each kernel loads the programs first. If a kernel cannot load them, the tests in its
+            // machines could only fail, which would take longer to find out.
             total.add(machines.load(&supplies.binary)?);
             if total.failed > 0 {
                 return Ok(());
@@ -77,8 +77,8 @@ impl Work<'_> {
             (Some(vm), Some(plans)) => vm.rest(&supplies.binary, more, plans),
             _ => Ok(Summary::default()),
         };
-        // Most unit tests do not depend on time. They run while the machines keep the processors
-        // busy, and the integration tests run after that.
+        // The unit tests run while the machines keep the processors busy, because most of them do
+        // not depend on time. The integration tests run afterwards.
         let (here, there) = thread::scope(|scope| {
             let there = scope.spawn(on_machines);
             let here = self.units(&built.units);

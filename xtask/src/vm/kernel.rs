@@ -43,8 +43,8 @@ impl Kernel {
     /// Returns the newest kernel of a series in apt's package lists. Downloads it if it is not in
     /// the cache.
     pub fn of_series(series: &str) -> anyhow::Result<Self> {
-        // The directory is removed at the end, which means that the next run downloads the package
-        // lists again, in case they have changed.
+        // This directory, which may contain package lists, is removed at the end. Therefore the
+        // next run does not use outdated lists.
         let state = cache::directory()?.join("apt");
         let found = debian::with_apt(&state, |apt| {
             // The name of the package does not contain the series if the series is the one of the
@@ -104,7 +104,7 @@ impl Kernel {
     }
 
     /// Returns the directory of the modules that are needed to mount the root disk. The machine
-    /// loads them in alphabetical order.
+    /// loads them in alphabetical order, in which each module comes after its dependencies.
     pub fn first_modules(&self) -> PathBuf {
         self.directory.join("first")
     }

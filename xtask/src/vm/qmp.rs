@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Card {
     pub name: &'static str,
-    /// QEMU's name for the network device on the host to which the card is connected.
+    /// The id of the network backend (`-netdev`) to which QEMU connects the card.
     pub cable: &'static str,
     mac: &'static str,
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! The output of a machine on the serial line of the tests, and the verdict on the output. The
-//! verdict does not use the exit status of QEMU, because the status is the same after a kernel
-//! panic.
+//! verdict does not use the exit status of QEMU, because a kernel panic does not change that
+//! status.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub struct Transcript {
     is_over: bool,
     /// The time limit, if the machine has exceeded it.
     exceeded: Option<Duration>,
-    /// The last line that begins with [`PREFIX`] but has no known meaning.
+    /// The last line that begins with [`PREFIX`] but does not have a known form.
     unknown: Option<String>,
 }
 

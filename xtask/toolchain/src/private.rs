@@ -48,8 +48,8 @@ impl Private {
                 .map(PathBuf::from)
         };
         if let Some(dir) = path(DIR_VARIABLE) {
-            // A relative path is not allowed. A build script has another working directory than the
-            // shell, and the path would name a different directory there.
+            // A relative path is not allowed, because it would name different directories in the
+            // shell and in a build script, which has another working directory.
             return if dir.is_absolute() {
                 Ok(Self { dir })
             } else {
@@ -111,7 +111,7 @@ impl Private {
         self.dir.join("root")
     }
 
-    /// Returns the installation prefix of the LLVM with which bpf-linker is built.
+    /// Returns the installation prefix of the LLVM that bpf-linker is built against.
     #[must_use]
     pub fn llvm(&self) -> PathBuf {
         self.dir.join("llvm")

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The parts of requests, each with its usual forms and its odd forms.
+//! The parts of requests, each with its plain forms and its odd forms.
 
 /// The alternatives for one part of a request. Usually one of `plain` is used, and sometimes one of
 /// `odd`.

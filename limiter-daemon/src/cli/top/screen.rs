@@ -32,7 +32,8 @@ const NEARLY: f64 = 0.8;
 struct Column {
     head: &'static str,
     width: usize,
-    /// The ranking that the column's key selects.
+    /// The ranking to which the column belongs. The heading of the column is marked while this
+    /// ranking is selected.
     by: TopColumn,
     cell: fn(&TopRow) -> String,
 }
@@ -396,8 +397,8 @@ fn pace(rate: f64) -> String {
     }
 }
 
-/// Returns the used share of the quota as a percentage. The share is rounded down, and therefore
-/// 100% means that the whole quota is used.
+/// Returns the used share of the quota as a percentage. The share is rounded down, so 100% means
+/// that the whole quota is used.
 fn share(row: &TopRow) -> String {
     match row.quota_share() {
         Some(share) if share >= 1.0 => "100%".to_owned(),

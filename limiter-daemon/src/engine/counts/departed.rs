@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! For each tier, the numbers of requests of the scopes that have left the tier. These numbers are
-//! added to the sums of the tier, so that the sums never decrease.
+//! For each tier, the requests of its departed scopes, which have been removed or moved to another
+//! tier. They stay in the sums of the tier, so that the sums never decrease.
 //!
-//! The kernel keeps the counters of a scope for as long as its maps exist, and the sum of a tier is
-//! the sum over its scopes. When a scope is removed or changes its tier, its counts are added to
-//! these numbers, which are saved in the transaction that removes or moves the scope. As long as
-//! the maps exist, the sums therefore never decrease, even if scopes are removed or the daemon is
-//! restarted.
+//! The kernel keeps the counters of a scope for as long as its maps exist, and the sum of a tier
+//! begins with the counters of its present scopes. The counters of a scope that departs are saved
+//! here, in the transaction that removes or moves the scope. As long as the maps exist, the sums
+//! therefore never decrease, even if scopes are removed or the daemon is restarted.
 
 use std::collections::BTreeMap;
 
@@ -26,16 +25,16 @@ const NAME: &str = "departed";
 /// The number of refusal reasons that are limits.
 const LIMITS: usize = reason::LIMITS as usize;
 
-/// The numbers of requests, by outcome. The numbers are signed, because the sum over the scopes of
-/// a tier includes the earlier counts of a scope that joins the tier. These counts are subtracted
-/// from the numbers of the tier.
+/// The numbers of requests, by outcome. They are signed, because they can be negative. When a scope
+/// joins a tier, its earlier requests are subtracted from the numbers of the tier, since the sum
+/// over the tier's scopes includes them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Requests {
     pub(crate) admitted: i64,
     /// The number of refused requests for each `limiter_common::abi::reason`.
     pub(crate) refused: [i64; LIMITS],
-    /// The number of admitted requests that enforcement would have refused, for each reason, as in
-    /// `refused`.
+    /// The number of admitted requests that would have been refused if the limits had been
+    /// enforced, for each reason, as in `refused`.
     pub(crate) would_refuse: [i64; LIMITS],
 }
 
@@ -77,8 +76,8 @@ pub(crate) struct Departed {
 }
 
 impl Departed {
-    /// Returns the numbers that the store has for the maps with the identity `maps`, or zeros if it
-    /// has none.
+    /// Returns the numbers that the store has for the maps with the identity `maps`. If the store
+    /// has none, there are no departed scopes.
     pub(crate) fn load(store: &Store, maps: String) -> Result<Self, StoreError> {
         let kept = store.meta(NAME)?;
         let kept = kept.and_then(|text| serde_json::from_str::<Self>(&text).ok());
@@ -91,7 +90,7 @@ impl Departed {
     /// Saves the numbers. The caller must call this within the transaction that removes or moves
     /// the scopes.
     pub(crate) fn save(&self, store: &Store) -> Result<(), StoreError> {
-        // Names and numbers can always be written as JSON.
+        // This cannot fail, because names and numbers can always be written as JSON.
         let text = serde_json::to_string(self).unwrap_or_default();
         store.set_meta(NAME, &text)
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The numbers on the metrics page, taken at one moment.
+//! The numbers on the metrics page, and the survey of all scopes that collects them.
 
 use std::{
     cmp::Reverse,
@@ -33,7 +33,7 @@ use crate::{
 
 use prometheus_client::metrics::histogram::Histogram;
 
-/// The upper bounds of the histogram's buckets, as shares of the daily quota.
+/// The upper bounds of the buckets of [`TierFigures::quota_used`], as shares of the daily quota.
 const QUOTA_SHARES: [f64; 9] = [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0];
 
 /// The number of scopes that are read each time the engine is locked. Reading this number of scopes
@@ -84,7 +84,7 @@ pub struct Figures {
     pub started_at: DateTime<Utc>,
     /// The time since which limits have been in force without interruption.
     pub since: DateTime<Utc>,
-    /// The time at which the numbers were taken.
+    /// The time at which the survey of the scopes began.
     pub now: DateTime<Utc>,
 }
 
@@ -97,7 +97,8 @@ pub struct TierFigures {
     /// The numbers of requests refused since the maps were created, including those of removed
     /// scopes.
     pub refused: Refusals,
-    /// The numbers of requests in `admitted` that enforcement would have refused.
+    /// The numbers of requests in `admitted` that would have been refused if the limits had been
+    /// enforced.
     pub would_refuse: Refusals,
     /// The number of scopes in the tier.
     pub scopes: u64,

@@ -88,8 +88,8 @@ fn read(
     scope.unsaved = true;
     let quota = scope.limits.daily_quota;
     let ahead = u64::from(accounting.ahead_of(quota));
-    // On a day that has no allowance yet, the programs admit `ahead` requests without asking for
-    // one.
+    // No allowance is published on a day that has just begun, because the programs admit `ahead`
+    // requests on such a day without asking for one.
     let begins = reading.closed.is_some() && usage.is_nothing();
     let allowed = quota.filter(|_| !begins).map(|quota| {
         let allowed = usage.used.saturating_add(ahead).min(quota);
@@ -114,9 +114,8 @@ fn read(
 /// Writes the counts in one transaction, and then publishes the allowances.
 ///
 /// # Errors
-/// Returns an error if the store cannot be written. The counts in memory then have their values
-/// from before the reading again, and the next flush therefore tries again to close a day that has
-/// ended.
+/// Returns an error if the store cannot be written. In that case, the counts in memory are restored
+/// to their values from before the reading, so that the next flush closes a day that has ended.
 pub(crate) fn write(
     pending: Vec<Pending>,
     scopes: &mut Scopes,

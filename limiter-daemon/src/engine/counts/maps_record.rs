@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The store's record of the maps in force, with their identity, the time since which they have
-//! been enforced, and the day up to which their counts have been read.
+//! The store's record of the maps in force: their identity, the time since which the kernel
+//! programs have enforced the limits in them without interruption, and the day up to which their
+//! counts have been read.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::{
 /// counts have been entered into the maps. The entry is empty if there are no maps and the store
 /// has counted all admitted requests.
 const MAPS: &str = "maps";
-/// The name of the entry with the time since which the maps have been enforced.
+/// The name of the entry with the time since which the limits in the maps have been enforced.
 const SINCE: &str = "since";
 /// The name of the entry with the boot during which the last daemon wrote all counts and ended.
 const STOPPED: &str = "stopped";
@@ -28,7 +29,7 @@ const OPEN: &str = "open";
 /// The name of the entry with the day on which a daemon last read all counts.
 const WATCHED: &str = "watched";
 
-/// The time before midnight at which the next day is opened.
+/// The time before midnight at which the next day is recorded under [`OPEN`].
 const EARLY: Duration = Duration::from_secs(60);
 
 /// The store's record of the maps in force.
@@ -68,8 +69,8 @@ impl MapsRecord {
         Ok(store.meta(MAPS)?.as_deref() == Some(&self.maps))
     }
 
-    /// Reads the time since which the maps have been enforced. A daemon that takes over the maps of
-    /// an earlier daemon keeps this time, because enforcement was not interrupted.
+    /// Reads the time since which the limits in the maps have been enforced. A daemon that takes
+    /// over the maps of an earlier daemon keeps this time, because enforcement was not interrupted.
     pub(crate) fn resume(&mut self, store: &Store) -> Result<(), StoreError> {
         let since = store.meta(SINCE)?;
         let since = since.and_then(|since| DateTime::parse_from_rfc3339(&since).ok());
@@ -93,8 +94,9 @@ impl MapsRecord {
         Ok(watched.and_then(|day| day.parse().ok()).map(Day))
     }
 
-    /// Returns the maps of the last daemon if they no longer exist and that daemon did not end
-    /// properly. In that case, all requests that the daemon allowed may have been used.
+    /// Returns the maps of the last daemon if they no longer exist, unless that daemon wrote all
+    /// counts and ended during the present boot. All requests that the allowances of lost maps
+    /// permitted may have been admitted.
     pub(crate) fn lost_maps(
         &self,
         store: &Store,
@@ -141,8 +143,8 @@ impl MapsRecord {
     }
 
     /// Records that all counts have been written and that the maps are gone. The next daemon
-    /// therefore does not take the maps for lost, even if the host goes down before that daemon
-    /// starts.
+    /// therefore does not charge the allowances of these maps, even if the host goes down before
+    /// that daemon starts.
     pub(crate) fn close(
         &self,
         store: &mut Store,

@@ -30,8 +30,8 @@ impl Engine {
     /// ended.
     ///
     /// # Errors
-    /// Returns an error if the store cannot be written. Counts that could not be written are
-    /// written with the next change of the scope, and the kernel continues to count in any case.
+    /// Returns an error if the store cannot be written. The next flush writes these counts again,
+    /// and the kernel continues to count in any case.
     pub fn flush(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
         let accounting = &self.setup.config().accounting;
         let plane = self.plane.as_ref();
@@ -53,7 +53,8 @@ impl Engine {
         let accounting = &self.setup.config().accounting;
         let plane = self.plane.as_ref();
         let pending = flush::read_some(ids, &mut self.scopes, plane, accounting, now);
-        // A flush that writes nothing does not show that the store works.
+        // A flush that writes nothing does not show that the store works, and therefore does not
+        // extend the time for which the store counts as attended.
         let writes = !pending.is_empty();
         flush::write(pending, &mut self.scopes, plane, &mut self.store)?;
         if writes {
@@ -140,7 +141,7 @@ impl Engine {
         let today = day_of(caller.now);
         let used = self.scopes.find(name)?.counts.usage.used;
         // The store is changed before the kernel. If the daemon crashes between the two steps, the
-        // kernel still has the old count, which is higher.
+        // kernel still has the old, higher count, and the reset has no effect.
         self.store.change(|store| {
             let usage = store.usage_of(name.as_str(), today)?.unwrap_or_default();
             // The old allowance remains in the store until the kernel has the lower one.

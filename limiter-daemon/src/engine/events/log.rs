@@ -44,8 +44,8 @@ pub struct Following {
     pub recent: Vec<Arc<EventView>>,
     /// The receiver of the events after those in `recent`.
     pub live: broadcast::Receiver<Arc<EventView>>,
-    /// The permit of the follower, which is one of [`FOLLOWERS`] permits. Dropping it makes room
-    /// for another follower.
+    /// The permit of the follower. There are [`FOLLOWERS`] permits, and dropping this one makes
+    /// room for another follower.
     pub place: OwnedSemaphorePermit,
 }
 
@@ -63,7 +63,7 @@ pub(crate) struct NewEvent {
 }
 
 impl NewEvent {
-    /// Returns an event with the present time that consists of a message.
+    /// Returns an event that has only a message and the present time.
     fn with_message(kind: EventKind, message: String) -> Self {
         Self {
             at: Utc::now(),

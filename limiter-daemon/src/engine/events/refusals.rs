@@ -41,7 +41,7 @@ const LINES: usize = 64;
 const LIMITS: usize = reason::LIMITS as usize;
 const REASONS: usize = reason::COUNT as usize;
 
-/// The properties by which refusals are added up.
+/// The properties that refusals must have in common to be added up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Group {
     scope: u32,
@@ -145,7 +145,8 @@ impl Account {
     /// Records the present value of the counter, and returns the number of refusals that were
     /// counted since the last reading and have not been reported.
     fn unreported(&mut self, now: u64) -> u64 {
-        // The counters for an id start again from zero when the id is given to another scope.
+        // When an id is given to another scope, its counters start again from zero. If a counter is
+        // lower than before, all of its refusals are therefore new.
         let new = now.checked_sub(self.last).unwrap_or(now);
         self.last = now;
         let unreported = new.saturating_sub(self.ahead);
@@ -216,8 +217,8 @@ impl Tally {
     }
 }
 
-/// Returns the [`LINES`] largest items by scope and reason, and adds up the remaining ones by
-/// reason alone.
+/// Returns the [`LINES`] items with the largest counts. The counts of all other items are added up
+/// by reason alone, and get no scope.
 fn bounded(mut rest: Vec<Unreported>) -> Vec<Unreported> {
     if rest.len() <= LINES {
         return rest;
@@ -279,7 +280,7 @@ impl WindowSums {
     }
 }
 
-/// The store and the registry in which the names of scopes and keys are looked up.
+/// The parts of the engine with which the names and times in events are looked up.
 pub(crate) struct Lookup<'a> {
     pub(crate) store: &'a Store,
     pub(crate) scopes: &'a Scopes,

@@ -17,8 +17,8 @@ use crate::{
     kernel::sockets::{KernelSockets, SocketTable},
 };
 
-/// The minimum interval between the starts of two runs of a task, as a multiple of the duration of
-/// the first run. With this value, a task runs for at most 5% of the time.
+/// The minimum interval between the starts of two consecutive runs of a task, as a multiple of the
+/// duration of the earlier run. With this value, a task runs for at most 5% of the time.
 const SHARE: u32 = 20;
 
 /// A recurring task, with the time and duration of its last run.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! Connections that already existed when the limiter started. The limiter lets them continue, but
-//! must not mistake a new connection for one of them. The older connections of this host are found
-//! in the list of its sockets. There is no such list of the connections that a host forwards. On a
-//! host that forwards packets, every untracked connection that is seen within [`GRACE`] therefore
-//! counts as older.
+//! must not mistake a new connection for one of them. If this host is the server, its older
+//! connections are in the list of its sockets. If it forwards packets, it has no list of the
+//! forwarded connections. On such a host, every untracked connection that is seen within [`GRACE`]
+//! therefore counts as older.
 
 use std::{fs, io, path::Path, time::Duration};
 
@@ -67,8 +67,8 @@ impl Arrival {
         )
     }
 
-    /// Returns the ports and interfaces that `config` adds to those of `before`. Interfaces that
-    /// have just appeared have no older connections.
+    /// Returns the ports and interfaces that `config` adds to those of `before`. An interface is
+    /// new if no program is attached to it.
     pub(crate) fn at_reload(
         before: &Config,
         config: &Config,
@@ -118,7 +118,7 @@ impl Arrival {
         }
     }
 
-    /// Enters the connections of this host's sockets into the table of flows. The programs must
+    /// Adds the connections of this host's sockets to the untracked connections. The programs must
     /// already follow new connections when this is called. Returns the reason if the sockets cannot
     /// be listed, and `None` otherwise.
     pub(crate) fn finish(

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Connections to servers on this host that have no socket any more. The server no longer sends
-//! packets on such a connection, although the programs have seen no FIN or RST.
+//! Orphaned connections, and the check that removes their flows. The server, which is on this host,
+//! no longer has a socket for such a connection, and sends no more packets on it, although the
+//! programs have seen no FIN or RST.
 
 use std::{collections::HashMap, io, net::SocketAddr, thread, time::Duration};
 
@@ -66,11 +67,12 @@ pub(crate) fn check<'a>(
 
 /// Suspects by the address and port of the client. The server's address is not used, because
 /// netfilter's DNAT and REDIRECT change it after traffic control, and the address in the flow may
-/// therefore differ from that of the socket. If the client's address and port match the wrong
-/// socket, the only effect is that a dead connection is kept.
+/// therefore differ from that of the socket. If a client's address and port match the socket of
+/// another connection, the only effect is that a dead connection is kept.
 type Suspects = HashMap<SocketAddr, Vec<Suspect>>;
 
-/// Returns the connections to servers on this host that have been silent for a while.
+/// Returns the connections to servers on this host that have been silent for at least
+/// `healing.suspect_after`.
 fn name_suspects(shared: &Shared) -> Result<Suspects, KernelError> {
     let mut suspects = Suspects::new();
     for batch in 0..MOST_BATCHES {

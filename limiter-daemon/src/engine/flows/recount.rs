@@ -24,9 +24,9 @@ use crate::{
 /// The time from the beginning of a recount until no program uses the id of the previous recount
 /// any more. A program runs only for microseconds.
 const GRACE: Duration = Duration::from_millis(5);
-/// The maximum number of passes over the table of flows in a recount. All flows have been added
-/// after two consecutive passes that find no further flow to add. A pass skips a flow that another
-/// CPU has locked, and the next pass adds it.
+/// The maximum number of passes over the table of flows in a recount. A pass skips a flow that
+/// another CPU has locked, and the next pass adds it. All flows have been added once two
+/// consecutive passes have neither added nor skipped a flow.
 const MOST_PASSES: u32 = 20;
 /// The number of times that a difference is read. A packet may have changed the count but not yet
 /// the sum when both are read. It is unlikely that this happens at every read, and even less likely

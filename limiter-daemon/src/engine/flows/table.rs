@@ -19,9 +19,9 @@ use crate::{
 const NS_PER_SECOND: u64 = 1_000_000_000;
 /// The index of half-open connections in arrays with an element for each class of idle connections.
 const HANDSHAKE: usize = Idle::Handshake as usize;
-/// The time within which a half-open connection can still become established after it was given up.
-/// This is the time for which a server keeps such a connection after the last packet, plus 5 s for
-/// the client's packet to arrive.
+/// The time within which a half-open connection can still become established after its flow was
+/// removed early. This is the time for which a server keeps such a connection after the last
+/// packet, plus 5 s for the client's packet to arrive.
 const UNTRACKED_NS: u64 = Idle::DEFAULT_NS[HANDSHAKE] + 5 * NS_PER_SECOND;
 /// The number of consecutive sweeps that must find the table less full before half-open connections
 /// get more time again. Sweeps come every second while the table is crowded. Without this delay,
@@ -72,7 +72,7 @@ pub(crate) struct FlowTable {
     recount: u32,
     /// The sequence number of the last check for suspects.
     check: u32,
-    /// Whether that check has not reached the end of the table yet.
+    /// Whether that check still has to search a part of the table.
     more_to_name: bool,
     /// The sequence number of the last census, which counts the flows of each client address.
     census: u64,
@@ -271,7 +271,7 @@ impl FlowTable {
     }
 
     /// Returns a batch of flows that have been silent for at least `silence`. Begins a new check if
-    /// `first` is set and the previous check has reached the end of the table.
+    /// `first` is set and the previous check has searched the whole table.
     pub(crate) fn name_suspects(
         &mut self,
         plane: &mut dyn Plane,
@@ -300,7 +300,7 @@ impl FlowTable {
 const FAIR_PERCENT: u64 = 90;
 
 /// Returns the max-min fair share of the flows: the largest limit per client under which the flows
-/// of all clients fit into `room`. No client has to give up a flow while another client holds more.
+/// of all clients fit into `room`. Only the clients with the most flows are above this limit.
 /// `clients` contains the present number of flows of each client. Returns 0, which means no limit,
 /// if there is only one client.
 fn fair_share(clients: &mut [u64], room: u64) -> u64 {

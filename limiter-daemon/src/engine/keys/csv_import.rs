@@ -25,7 +25,7 @@ use thiserror::Error;
 
 /// The maximum number of problems that are reported in full. Further problems are only counted.
 pub(crate) const REPORTED: usize = 20;
-/// The number of keys between two reports of progress.
+/// The number of keys between two calls of [`Progress`].
 pub(crate) const STRIDE: usize = 4096;
 
 /// A function that receives the progress of an import: the phase, the amount done, and the total of
@@ -112,7 +112,7 @@ impl Problems {
 enum LineError {
     #[error(transparent)]
     Row(RowError),
-    // The value is not quoted, because it is a key if the columns are in the wrong order.
+    // The message does not quote the value, which is a key if the columns are in the wrong order.
     #[error("the scope {}", .0.why())]
     Scope(ScopeNameError),
     #[error("the scope is a key: are the columns `scope` and `key` mixed up?")]
@@ -198,8 +198,8 @@ impl Reading {
         key::validate(key).map_err(LineError::Key)?;
         let optional = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
         let label = optional(label);
-        // The kind of the error is changed, because the label comes from the file rather than from
-        // the command.
+        // `check_label` returns the error for a label in a command. The kind is changed, because
+        // this label is in the file.
         check_label(label.as_deref()).map_err(|error| ApiError::invalid_key(error.message))?;
         let digest = siphash::siphash128(secret, key.as_bytes());
         if let Some(first) = self.first.get(&digest) {

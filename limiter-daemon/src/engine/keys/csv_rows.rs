@@ -33,8 +33,8 @@ impl<'a> Rows<'a> {
             text,
             reader: csv::ReaderBuilder::new()
                 .trim(csv::Trim::All)
-                // Rows of different lengths are accepted here, because some columns may be left out
-                // and empty ones added. `Columns` checks the number of columns.
+                // Rows of different lengths are accepted here. `Columns` checks them, because a row
+                // may lack optional columns and may have additional empty ones.
                 .flexible(true)
                 .has_headers(false)
                 .from_reader(text),
@@ -86,9 +86,9 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// A counter of the lines before a row. It includes empty lines, and accepts all kinds of line
-/// ends. The line numbers of the csv crate are not used, because the crate gives a row after an
-/// empty line the number of the empty line, and does not count carriage returns as line ends.
+/// Counts the lines before a row, including empty lines. A line may end with LF, CR or CRLF. The
+/// line numbers of the csv crate are not used, because the crate gives a row after an empty line
+/// the number of the empty line, and does not count CR as a line terminator.
 struct Lines {
     at: usize,
     line: u64,
@@ -96,7 +96,8 @@ struct Lines {
 
 impl Lines {
     /// Returns the number of the line on which the next row begins. `end` is the offset, in bytes,
-    /// of the end of the previous row. Any line ends at that offset are counted before the row.
+    /// at which the previous row ended. Line terminators from there to the next row are counted
+    /// too.
     fn of_row(&mut self, text: &[u8], end: usize) -> u64 {
         while let Some(&byte) = text.get(self.at) {
             let is_end = byte == b'\n' || byte == b'\r';
@@ -129,7 +130,7 @@ pub(crate) fn separator(cell: &str) -> Option<&'static str> {
 #[derive(Default)]
 struct Columns {
     place: [Option<usize>; COLUMNS.len()],
-    /// The number of columns, without unnamed ones at the end.
+    /// The number of columns up to the last column with a name.
     all: usize,
     /// The minimum number of columns in a row.
     needed: usize,
@@ -145,7 +146,8 @@ impl Columns {
                 "they are separated by {found}: separate them by a comma"
             ));
         }
-        // If the first line has none of the column names, it is a row of data that contains a key.
+        // If the first line names neither required column, it is probably a row of data. The error
+        // must not quote the line, because it may contain a key.
         let is_header = names
             .iter()
             .any(|name| COLUMNS[..NEEDED].contains(&&**name));

@@ -29,8 +29,8 @@ use crate::{
     store::{KeyRecord, NewKey, ScopeRecord, Store},
 };
 
-/// The right to run an import. Only one import can run at a time. While it runs, its progress can
-/// be read.
+/// The right to run an import, which only one import has at a time. Dropping it lets another import
+/// run.
 pub(crate) struct Turn<'a>(&'a Shared);
 
 impl<'a> Turn<'a> {
@@ -81,7 +81,7 @@ struct Import {
     scopes: Vec<NewScope>,
     keys: Vec<(u64, NewKey)>,
     problems: Problems,
-    /// The keys of the file from which the kernel has already made scopes, with their entries in
+    /// The keys of the file for which the kernel has already created scopes, with their entries in
     /// the kernel.
     adopted: Vec<(Digest, KeyEntry)>,
     warnings: Vec<String>,
@@ -101,9 +101,9 @@ impl Engine {
                 "the daemon is ending: nothing is in force",
             ));
         }
-        // No allowance can be extended while the import holds the engine. During this time,
-        // requests are not held to their allowances, because they might otherwise have to wait too
-        // long.
+        // No allowance can be extended while the import holds the engine, and requests might have
+        // to wait too long for an extension. During this time, they are therefore not held to their
+        // allowances.
         self.clock.words().leave();
         let mut import = self.plan_import(file, caller.now)?;
         let size = self.setup.config().tables.keys;
@@ -194,7 +194,7 @@ impl Engine {
         self.drop_unknown(&adopted, caller.now)
     }
 
-    /// Restores the state of the kernel after the store has rejected an import.
+    /// Restores the state of the kernel after an import has failed.
     fn undo_import(&mut self, import: &Import) -> Result<(), ApiError> {
         if import.entered {
             self.publish_keys()?;
@@ -313,7 +313,8 @@ fn add(store: &Store, new: &mut NewKey, now: DateTime<Utc>) -> Result<Option<Key
         if let Some(known) = store.key_by_digest(new.digest)? {
             return Ok(Some(known));
         }
-        // The id is already in use, which is possible with only 50 random bits.
+        // The digest is not registered, so the id must be in use already. This can happen, because
+        // an id has only 50 random bits.
         new.id = key::generate_id()?;
     }
     Ok(None)

@@ -68,8 +68,8 @@ impl Engine {
         self.key_view(&id)
     }
 
-    /// Returns whether the key in `request` is well formed, and which registered or unknown key it
-    /// is.
+    /// Returns whether the key in `request` is well formed, its record if it is registered, and its
+    /// scope if it is an unknown key with a scope.
     ///
     /// # Errors
     /// Returns an error if the store or the kernel reports one.
@@ -265,8 +265,8 @@ impl Engine {
     }
 }
 
-/// Returns the error for a full table of keys. The message also gives the number of keys that stay
-/// in the table only in order to be refused.
+/// Returns the error for a full table of keys. The message also states how many keys are revoked
+/// keys of removed scopes. They stay in the table so that requests with them are refused.
 pub(crate) fn keys_full(store: &Store, size: u32) -> Result<ApiError, ApiError> {
     let full = ApiError::from(KernelError::keys_full(size));
     Ok(match store.removed_key_count()? {

@@ -19,7 +19,8 @@ pub(crate) fn view_key(
     clock: &ClockWords,
 ) -> Result<KeyView, KernelError> {
     let entry = plane.key(&record.digest)?;
-    // The kernel has no time of use if the key has not been used since the maps were created.
+    // The kernel knows only uses of the key since the maps were created. The time of an earlier use
+    // is in the store.
     let in_kernel = entry.and_then(|entry| clock.utc(entry.last_used_ns));
     Ok(KeyView {
         last_used_at: in_kernel.max(record.last_used_at),

@@ -26,8 +26,8 @@ use crate::{
     kernel::{KernelError, boot_ns},
 };
 
-/// The number of times that both clocks are read. The offset is calculated from the two readings
-/// with the shortest time between them.
+/// The number of times that both clocks are read. The offset is calculated from the reading that
+/// took the shortest time.
 const SAMPLES: u32 = 5;
 const NS_PER_SECOND: i128 = 1_000_000_000;
 
@@ -58,7 +58,7 @@ impl PublishClock for crate::kernel::ClockMap {
 
 /// Returns the time of the clock in ns.
 fn ns_of(clock: ClockId) -> i128 {
-    // The two clocks that are read here always exist (clock_gettime(2)).
+    // Reading cannot fail, because the two clocks always exist (clock_gettime(2)).
     let time = clock_gettime(clock).unwrap_or_else(|_| TimeSpec::new(0, 0));
     i128::from(time.tv_sec()) * NS_PER_SECOND + i128::from(time.tv_nsec())
 }
@@ -79,8 +79,8 @@ pub fn utc_offset_ns() -> u64 {
     u64::try_from(best.1.rem_euclid(1 << 64)).unwrap_or(0)
 }
 
-/// The publisher of the clock. It is independent of the daemon's other work, which may take a long
-/// time.
+/// The publisher of the clock. It does not lock the engine, so that the clock is published in time
+/// even while the daemon's other work takes long.
 pub struct ClockPublisher {
     map: Mutex<Box<dyn PublishClock>>,
     words: ClockWords,
@@ -106,8 +106,8 @@ impl ClockPublisher {
         self.publish_with(|_| {})
     }
 
-    /// Makes the programs refuse untracked connections for the next `ns` nanoseconds. A later end
-    /// that is already in force stays in force.
+    /// Makes the programs refuse untracked connections for the next `ns` nanoseconds. If the
+    /// programs already refuse them until a later time, that time does not change.
     ///
     /// # Errors
     /// Returns an error if the kernel reports one.
@@ -177,7 +177,7 @@ impl ClockPublisher {
         self.publish()
     }
 
-    /// Returns the problem of the last publication, if it failed.
+    /// Returns the error of the last publication, if the publication failed.
     pub fn problem(&self) -> Option<String> {
         lock(&self.problem).clone()
     }
@@ -197,8 +197,8 @@ impl AsRawFd for Timer {
     }
 }
 
-/// A watch on the system's clock. Setting the clock cancels its timer (timerfd_create(2),
-/// `TFD_TIMER_CANCEL_ON_SET`).
+/// Detects that the system's clock was set, which cancels the timer of the watch
+/// (timerfd_create(2), `TFD_TIMER_CANCEL_ON_SET`).
 pub struct ClockWatch(AsyncFd<Timer>);
 
 impl ClockWatch {
@@ -286,7 +286,7 @@ mod tests {
         next.publish().unwrap();
         assert_eq!(map.lock().unwrap().refuse_untracked_until_ns, until);
         assert_ne!(map.lock().unwrap().utc_offset_ns, 0);
-        // If a later end is already in force, it stays in force.
+        // If the programs already refuse them until a later time, that time does not change.
         map.lock().unwrap().refuse_untracked_until_ns = u64::MAX;
         next.refuse_untracked_for(1).unwrap();
         assert_eq!(map.lock().unwrap().refuse_untracked_until_ns, u64::MAX);

@@ -93,8 +93,8 @@ impl Engine {
         keys::publish(self.plane.as_mut(), &self.store, &self.scopes, adopts)
     }
 
-    /// Returns the limits of a new scope of an unknown key, or `None` if the configuration makes no
-    /// such scopes.
+    /// Returns the limits of a new scope of an unknown key, or `None` if unknown keys get no
+    /// scopes.
     fn adopt_limits(&mut self) -> Result<Option<abi::Limits>, ApiError> {
         let Some(name) = self.setup.unknown_tier() else {
             return Ok(None);
@@ -103,8 +103,8 @@ impl Engine {
         let mut limits = self.kernel_limits(&(tier.limits, self.setup.mode_of(&tier)))?;
         let begin = self.unknown.begin();
         if begin.count() > 0 {
-            // The store knows the initial count, and the programs allow `ahead` more requests by
-            // themselves.
+            // The initial count is in the store, and the programs may admit `ahead` more requests
+            // of a new scope on their own. The first allowance is therefore the sum of both.
             let allowed = begin.count().saturating_add(limits.ahead.into());
             let allowed = allowed.min(limits.daily_quota);
             limits.allowed = DayCount::new(begin.day(), allowed).0;

@@ -55,8 +55,8 @@ impl Engine {
         })
     }
 
-    /// Attaches as [`Self::attach`] does. If the limiter begins to guard some ports or interfaces,
-    /// also lets their older connections continue.
+    /// Attaches as [`Self::attach`] does. If `arrival` is set, the limiter begins to guard some
+    /// ports or interfaces, and this function also lets their older connections continue.
     ///
     /// # Errors
     /// Returns an error if the kernel reports one.

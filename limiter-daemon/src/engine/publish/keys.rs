@@ -16,8 +16,8 @@ use crate::{
 
 /// Makes the keys in the kernel equal to those in the store, and preserves the times at which they
 /// were last used. Entries that are already correct are not written again. If `adopts` is set,
-/// returns the keys from which the kernel has made scopes that the store lacks or has with another
-/// id.
+/// keeps the unknown keys for which the kernel has created scopes that the store lacks or has with
+/// another id, and returns these keys with the ids of their scopes.
 pub(crate) fn publish(
     plane: &mut dyn Plane,
     store: &Store,
@@ -62,8 +62,8 @@ pub(crate) fn publish(
     Ok(adopted.map(|(key, entry)| (key, entry.scope)).collect())
 }
 
-/// Returns the digests, scopes and flags of the unknown keys that have scopes. Keys for which the
-/// kernel has another scope are left out, because the kernel's entry is newer.
+/// Returns the digests, scopes and flags of the unknown keys that have scopes. Leaves out the keys
+/// for which the kernel has a scope with another id, because the kernel's entry is newer.
 fn unknown_keys(scopes: &Scopes, present: &HashMap<Digest, KeyEntry>) -> Vec<(Digest, u32, u32)> {
     let keys = scopes.iter().filter_map(|scope| {
         let (key, id) = (scope.record.unknown?, scope.record.id);
@@ -75,7 +75,7 @@ fn unknown_keys(scopes: &Scopes, present: &HashMap<Digest, KeyEntry>) -> Vec<(Di
     keys.collect()
 }
 
-/// Returns the keys from which the kernel has made scopes.
+/// Returns the unknown keys for which the kernel has created scopes, with their entries.
 pub(crate) fn adopted(plane: &dyn Plane) -> Result<Vec<(Digest, KeyEntry)>, KernelError> {
     let mut keys = plane.keys()?;
     keys.retain(|(_, entry)| entry.flags & KEY_ADOPTED != 0);

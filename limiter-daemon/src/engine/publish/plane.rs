@@ -49,14 +49,15 @@ pub(crate) fn limits(limits: &Limits, mode: Mode, text_set: u32, ahead: u32) -> 
         flags: LIMITS_IN_USE | observe,
         text_set,
         allowed: 0,
-        // The requests of a scope in observe mode do not wait for the store.
+        // The value 0 means that there is no allowance. The requests of a scope in observe mode
+        // therefore do not wait for the store.
         ahead: if mode == Mode::Observe { 0 } else { ahead },
         until_s: 0,
     }
 }
 
-/// Returns the configuration in the form that the kernel uses. If scopes are made of unknown keys,
-/// they get the limits `adopt` and begin with the count `begin`.
+/// Returns the configuration in the form that the kernel uses. If the kernel creates scopes for
+/// unknown keys, they get the limits `adopt` and begin with the count `begin`.
 ///
 /// # Errors
 /// Returns an error if the scanner cannot find keys in one of the sources. A valid configuration

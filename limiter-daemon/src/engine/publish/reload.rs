@@ -38,8 +38,8 @@ impl Engine {
         report.done = describe_changes(before, &config);
         self.accept(config)?;
         if let Some((arrival, clock)) = arrival.as_ref().zip(self.clock.publisher()) {
-            // This has to be done before the first packet of an older connection reaches the
-            // programs.
+            // The period for older connections has to begin before the first packet of such a
+            // connection reaches the programs.
             arrival.begin(clock)?;
         }
         self.put_config_in_force(caller)?;
@@ -61,7 +61,7 @@ impl Engine {
         Ok(report)
     }
 
-    /// Puts a configuration into force in memory.
+    /// Replaces the configuration in memory.
     ///
     /// # Errors
     /// Returns an error if an override is not valid with the new tiers. The previous configuration
@@ -84,7 +84,7 @@ impl Engine {
     fn put_config_in_force(&mut self, caller: &Caller) -> Result<(), ApiError> {
         self.follow_unknown_tier()?;
         if self.setup.unknown_tier().is_none() {
-            // The configuration is published first, so that the kernel makes no more scopes of
+            // The configuration is published first, so that the kernel creates no more scopes for
             // unknown keys.
             self.publish_config()?;
             self.drop_all_unknown(caller.now)?;
@@ -101,8 +101,8 @@ impl Engine {
     fn note_tables(&mut self, wanted: &Tables) -> Vec<String> {
         let in_force = &self.setup.config().tables;
         let (kept, larger) = (smaller(in_force, wanted), larger(in_force, wanted));
-        // If a larger size is configured, the health may already report why it could not be
-        // applied, and that report stays.
+        // If a larger size is configured, the health may already report why the tables could not be
+        // made larger. That report stays.
         if larger.is_none() {
             self.note_health(tables::PART, kept.clone());
         }
@@ -155,7 +155,7 @@ impl Engine {
 
 /// Copies the settings that can change only at a restart from `before` to `config`, and returns a
 /// warning for each of them that was different in `config`. Also copies the sizes of the tables,
-/// about which other functions return warnings.
+/// about which [`Engine::note_tables`] returns warnings.
 fn keep_fixed(config: &mut Config, before: &Config) -> Vec<String> {
     config.tables = before.tables;
     let mut changed = Vec::new();

@@ -83,8 +83,9 @@ impl TextSets {
     }
 }
 
-/// Returns the FNV-1a hash of the limits as text. The standard library's hash is not used, because
-/// it may differ between versions of the compiler.
+/// Returns the number for the set of `limits`, which is used unless another set has it. It is the
+/// FNV-1a hash of the limits as text. The standard library's hash is not used, because it may
+/// differ between versions of the compiler.
 fn preferred(limits: &Limits) -> u32 {
     let Limits {
         daily_quota,

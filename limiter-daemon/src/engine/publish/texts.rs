@@ -11,8 +11,8 @@ use limiter_common::abi::{MAX_TEXT, Text, reason};
 
 use crate::domain::limits::Limits;
 
-/// The initial contents of a slot. If a slot were ever sent without being filled, one second would
-/// be a safe value.
+/// The initial contents of a slot. If an unfilled slot were ever sent, it would state one second,
+/// which does no harm.
 const SLOT: &str = "1       ";
 
 /// The maximum size of the status line and fields in bytes, including the blank line.
@@ -209,8 +209,8 @@ impl Head {
         self.line("");
         let head_len = self.text.len();
         self.text.push_str(body);
-        // The length of every part is bounded. The test `texts_fit` tries the longest value of each
-        // part.
+        // The length of every part is bounded. The test `texts_fit_with_the_longest_of_everything`
+        // tries the longest value of each part.
         debug_assert!(head_len <= MAX_HEAD && self.text.len() <= MAX_TEXT);
         let mut bytes = [0; MAX_TEXT + 8];
         let len = self.text.len().min(MAX_TEXT);

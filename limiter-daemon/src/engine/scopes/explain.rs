@@ -59,7 +59,7 @@ struct Standing {
     until: Option<DateTime<Utc>>,
 }
 
-/// The state of the engine at one moment, from which explanations are made.
+/// The parts of the engine that explanations are based on.
 pub(crate) struct Explainer<'a> {
     pub(crate) plane: &'a dyn Plane,
     pub(crate) store: &'a Store,
@@ -303,7 +303,7 @@ impl Explainer<'_> {
         }
     }
 
-    /// Explains requests that are refused because of their key.
+    /// Explains requests that are refused because of their key, for the reason `why`.
     fn refuse_anonymous(&self, view: &mut ExplainView, why: u32) {
         view.until = None;
         view.reason = reason::NAMES.get(why as usize).copied().map(str::to_owned);
@@ -341,7 +341,8 @@ impl Explainer<'_> {
         let then = if is_over { self.plane.ended(id)? } else { None };
         let state = self.plane.state(id);
         Ok(ScopeWords {
-            // Only the scope's own entry in the kernel has the allowance.
+            // The allowance and the flags are those of the scope's own entry, even after its
+            // override has ended.
             limits: then.map_or(own, |then| abi::Limits {
                 allowed: own.allowed,
                 ahead: own.ahead,

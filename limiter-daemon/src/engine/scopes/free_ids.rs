@@ -25,8 +25,8 @@ pub(crate) fn free_id(
     ids.next().ok_or_else(full)
 }
 
-/// Returns the ids that are available for new scopes, each once, but no more ids than scopes that
-/// can still be added.
+/// Returns distinct ids that are available for new scopes. There are at most as many as scopes can
+/// still be added.
 pub(crate) fn free_ids(
     scopes: &Scopes,
     unknown: &Unknown,

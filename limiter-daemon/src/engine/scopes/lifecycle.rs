@@ -180,8 +180,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Checks that an operator may change a scope. Scopes that the kernel has made cannot be
-    /// changed.
+    /// Checks that an operator may change a scope. Scopes that the kernel has created for unknown
+    /// keys cannot be changed.
     ///
     /// # Errors
     /// Returns an error if the scope belongs to an unknown key.

@@ -26,8 +26,9 @@ impl Engine {
     ///
     /// # Errors
     /// Returns an error if there is no such scope, if the request names no limit or a value that is
-    /// out of range, or if the end has passed. Also returns an error if the end concerns limits
-    /// that the request does not name, and the request does not confirm this.
+    /// out of range, or if the end in the request has passed. Also returns an error if that end
+    /// would also apply to limits that the request does not name, unless the request confirms this
+    /// (`for_all`).
     pub fn set_limits(
         &mut self,
         name: &ScopeName,

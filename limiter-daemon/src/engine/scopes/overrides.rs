@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Combines a new override with the previous one into limits, an end and a note.
+//! Combines a request for an override with the previous override of the scope.
 //!
 //! A scope has one end and one note, which apply to all limits of its override. If a request names
 //! an end but not all of these limits, the end also applies to the limits that are not named, and
@@ -27,8 +27,9 @@ use crate::{
 /// the operator.
 ///
 /// # Errors
-/// Returns an error if the end has passed or cannot be represented, or if it concerns limits that
-/// the request does not name and the request does not confirm this.
+/// Returns an error if the end has passed or cannot be represented. Also returns an error if the
+/// end would also apply to limits that the request does not name, unless the request confirms this
+/// (`for_all`).
 pub(crate) fn over(
     before: Option<&Override>,
     request: SetLimits,

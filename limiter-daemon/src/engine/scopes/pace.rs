@@ -34,7 +34,8 @@ impl Full {
     }
 
     /// Returns the time since which the limit has been used up, or `None` if the time is unknown.
-    /// The caller must know that the limit is used up at `now`.
+    /// The caller must know that the limit is used up at `now`. If it was not used up at the last
+    /// reading, the time is `now`.
     pub(crate) fn since(self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match self {
             Self::Not => Some(now),
@@ -93,7 +94,8 @@ impl Pace {
             return;
         }
         self.last = Some(sample);
-        // If the clock was set, the time between the readings is unknown.
+        // If the clock was set back, the time between the readings is unknown, and the pace does
+        // not change.
         let seconds = passed.as_seconds_f64();
         let per_second = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
         if seconds > 0.0 {

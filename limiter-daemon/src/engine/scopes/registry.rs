@@ -201,7 +201,7 @@ impl Scopes {
         self.next_id
     }
 
-    /// Makes the next search for a free id begin after this id.
+    /// Makes the next search for a free id begin after `id`.
     pub(crate) fn search_after(&mut self, id: u32) {
         self.next_id = id.saturating_add(1);
     }

@@ -19,8 +19,8 @@ const MOST: usize = 1000;
 /// Returns the first scopes in the order that `query` specifies.
 ///
 /// The counts of the day are those of the last flush, which was at most a second ago. Only the
-/// counters by which the scopes are ordered have to be read. With a hundred thousand scopes, this
-/// takes about twenty milliseconds.
+/// requests in flight and the connections are read from the kernel. With a hundred thousand scopes,
+/// this takes about twenty milliseconds.
 pub(crate) fn top(
     scopes: &Scopes,
     plane: &dyn Plane,

@@ -390,8 +390,8 @@ fn when_the_store_works_again_requests_admitted_meanwhile_are_written() {
     assert!(clock.is_attended());
     let written = engine.store.usage_of("acme", TODAY).unwrap();
     assert_eq!(written.map(|usage| usage.used), Some(3));
-    // The next round does not publish the clock, because the recurring task for the clock does so.
-    // The kernel therefore admits no further requests.
+    // The published clock is already attended, so the next round does not publish it. The kernel
+    // therefore admits no further requests.
     engine.round(noon(), &clock);
     assert_eq!(host.plane.state(id).day_count, DayCount::new(TODAY, 3).0);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Tests of explanations that are made from the maps in the kernel.
+//! Tests of the explanations of why requests pass or are refused.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use limiter_common::day::DayCount;
@@ -61,8 +61,8 @@ fn limits_are_checked_in_the_programs_order() {
         (TimeDelta::minutes(59)..TimeDelta::minutes(61)).contains(&wait),
         "{wait}"
     );
-    // The rate is one request per millisecond. The last request therefore came one millisecond
-    // before the time at which the next request can pass.
+    // The rate is one request per millisecond, so the next request can pass one millisecond after
+    // the last one.
     let rate = view.limits.last().unwrap();
     assert_eq!(
         rate.until.unwrap() - rate.since.unwrap(),

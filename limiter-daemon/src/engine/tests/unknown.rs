@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Tests of scopes that the kernel makes of unknown keys.
+//! Tests of scopes that the kernel creates for unknown keys.
 
 use limiter_common::{
     abi::{Digest, KEY_ADOPTED, KeyEntry},
@@ -100,14 +100,14 @@ fn they_are_scopes_as_others_are() {
 fn their_counts_survive_the_daemon_and_the_host() {
     let mut host = Host::new(CONFIG);
     let id = adopt(&mut host, KEY, 3);
-    // While no daemon runs, more requests come, and the kernel makes a scope of another key.
+    // While no daemon runs, more requests come, and the kernel creates a scope for another key.
     host.plane.admit(id, TODAY, 4);
     meet(&host, [0xef, 2], TODAY, 2);
     host.start(noon()).unwrap();
     assert_eq!(usage(&mut host, SCOPE).used, 7);
     assert_eq!(usage(&mut host, "unknown/00000000000000ef").used, 2);
     assert_eq!(unused(&host), 62);
-    // The host reboots after a proper stop.
+    // The maps are lost after a proper stop.
     host.stop(noon());
     host.plane = MemoryPlane::new("boot:two");
     host.start(noon()).unwrap();
@@ -121,8 +121,8 @@ fn after_a_crash_new_unknown_keys_begin_with_the_requests_that_may_have_been_use
     let mut host = Host::new(CONFIG);
     adopt(&mut host, KEY, 3);
     for (boot, begin) in [("two", 100), ("three", 200)] {
-        // A key that the store does not know may have used, in the lost maps, the requests that the
-        // kernel admits without asking the daemon.
+        // In the lost maps, the kernel may have admitted requests with a key that the store does
+        // not know, up to the number that it admits without asking the daemon.
         host.plane = MemoryPlane::new(boot);
         host.start(noon()).unwrap();
         let config = host.plane.tables().config.unwrap();

@@ -15,7 +15,8 @@ use limiter_tests::{
     nginx,
 };
 
-/// The minimum time between the start of a test and midnight. A test takes much less time.
+/// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
+/// requests are counted on one day.
 const TEST: Duration = Duration::from_secs(120);
 
 const DISABLED: &str = "disabled-key-0cc175b9c0f1b6a8";
@@ -45,7 +46,7 @@ fn tier(reason: &str) -> String {
 }
 
 /// The name of each scope, its key, and the limit that its tier has. Each tier has two scopes, and
-/// the second of them is in the mode observe.
+/// the second of them is in observe mode.
 struct Scopes(Vec<(String, String, &'static str)>);
 
 impl Scopes {
@@ -64,8 +65,8 @@ impl Scopes {
         Self(scopes)
     }
 
-    /// Sends more requests with the key of each scope than the tier of the scope permits. In the
-    /// scopes in the mode observe, all of these requests are admitted.
+    /// Sends more requests with the key of each scope than the tier of the scope permits. Scopes in
+    /// observe mode admit all of these requests.
     fn ask_too_much(&self, rig: &Rig) {
         for (scope, key, reason) in &self.0 {
             let expected = if scope.starts_with("observed") {
@@ -167,7 +168,8 @@ fn numbers_are_those_of_the_server_and_of_usage() {
     ] {
         assert_eq!(page.requests("", "refused", reason), count, "{reason}");
     }
-    // These counters are read from the kernel. They must be the sums of the values of all tiers.
+    // These counters are read from the kernel. They must agree with the counts above, which the
+    // daemon adds up for each tier.
     let admitted: u64 = usages.iter().map(|usage| usage.used).sum();
     assert_eq!(page.count("limiter_admitted_total"), admitted);
     assert_eq!(

@@ -100,7 +100,8 @@ fn lintian_finds_no_error() {
     assert_eq!(said.code, 0, "{said:?}");
 }
 
-/// Without the package, operators install the binary as the build leaves it.
+/// Without the package, operators install the binary as the build leaves it, so the build has to
+/// strip the binary.
 #[test]
 fn the_binary_that_is_built_is_stripped() {
     let sections = process::succeed(

@@ -15,7 +15,8 @@ use std::{
 
 use limiter_tests::{Config, GUARDED, Lab, Machine, process};
 
-/// The minimum time between the start of a test and midnight. A test takes much less time.
+/// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
+/// requests are counted on one day.
 const TEST: Duration = Duration::from_secs(90);
 const UNIT: &str = "limiter.service";
 const CONFIGURATION: &str = "/etc/limiter/limiter.toml";
@@ -39,7 +40,8 @@ fn boot(lab: &Lab) -> Machine {
     Machine::boot(lab, &given("LIMITER_DEBIAN_ROOT"))
 }
 
-/// Installs `package` on the emulated machine with dpkg, without questions to the operator.
+/// Installs `package` on the machine with dpkg, which asks no questions and keeps changed
+/// configuration files.
 #[track_caller]
 fn install(machine: &Machine, package: &Path) {
     fs::copy(package, machine.file("/run/limiter.deb")).expect("the package in the machine");

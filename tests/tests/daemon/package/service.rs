@@ -51,7 +51,8 @@ fn a_package_limits_from_its_start_over_an_upgrade_to_its_removal() {
     assert!(!is_active());
     assert_eq!(machine.done(&["dpkg", "--verify", "limiter"]), "");
 
-    // After its start, the daemon enforces the limits as a user without privileges.
+    // The daemon enforces the limits as an unprivileged user with three capabilities and a seccomp
+    // filter.
     write_configuration(&machine, &configuration(&lab, "unknown_key = \"pass\""));
     machine.done(&["systemctl", "enable", "--now", UNIT]);
     let process = machine.property(UNIT, "MainPID");
@@ -251,7 +252,7 @@ fn the_unit_waits_for_an_interface_and_not_for_a_valid_configuration() {
         assert_eq!(machine.property(UNIT, property), wanted, "{property}");
     }
 
-    // This configuration is valid, and one of its interfaces does not exist yet.
+    // This configuration is valid, but one of its interfaces does not exist yet.
     let text = configuration(&lab, "unknown_key = \"reject\"");
     let named = format!("interfaces = [{:?}", lab.interface());
     assert!(text.contains(&named), "{text}");
@@ -273,8 +274,9 @@ fn the_unit_waits_for_an_interface_and_not_for_a_valid_configuration() {
     });
     assert_eq!(machine.property(UNIT, "NRestarts"), "0");
 
-    // To attach to many interfaces quickly, the daemon sets `rcu_expedited` and then restores the
-    // previous value. The daemon writes the previous value without a newline.
+    // To attach to many interfaces quickly, the daemon sets `rcu_expedited` to 1 and then to 0
+    // again. In this machine, the variable is an ordinary file, and the daemon writes no newline.
+    // The missing newline therefore shows that the daemon has written to it.
     let hurry = machine.file("/sys/kernel/rcu_expedited");
     let hurry = || fs::read_to_string(&hurry).expect("the kernel's variable");
     assert_eq!(hurry(), "0\n");

@@ -27,7 +27,7 @@ use super::{
     wild::{self, Stream},
 };
 
-/// The number of streams, unless the environment sets a different number.
+/// The number of streams, which `LIMITER_CASES` and `LIMITER_LONG` can change ([`wild::runner`]).
 const CASES: u32 = 240;
 
 /// The keys that the streams contain. Each key belongs to a scope of its own.
@@ -59,9 +59,10 @@ impl Server {
     fn served(&self) -> Vec<Fields> {
         match self {
             Self::Nginx(nginx) => {
-                // nginx also logs requests that it rejects before the end of the head. These are
-                // malformed requests, slow requests, and requests with an unknown version, which
-                // nginx rejects at the first digit of the version.
+                // nginx also logs requests that it rejects before it has read the whole head, and
+                // therefore does not serve: malformed requests (400), slow requests (408), and
+                // requests with an unknown version (505), which nginx rejects at the first digit of
+                // the version.
                 let served = |access: &Access| !matches!(access.status, 400 | 408 | 505);
                 let log = nginx.log().into_iter().filter(served);
                 log.map(|access| {
@@ -89,7 +90,7 @@ impl Server {
     }
 }
 
-/// The number of requests that have been served or charged so far.
+/// The numbers of requests that have been served or charged so far, for each key and in total.
 #[derive(Clone, Debug, Default)]
 struct Counts {
     keys: BTreeMap<String, u64>,
@@ -101,8 +102,8 @@ struct Rig {
     limiter: Limiter,
     server: Server,
     lab: Lab,
-    /// The numbers of served and of charged requests, once as they were before the last stream, and
-    /// once as they were before the stream that preceded it.
+    /// The counts before the last stream, and the counts before the stream that preceded it. Each
+    /// element has the counts of served requests, and then those of charged requests.
     before: RefCell<[[Counts; 2]; 2]>,
 }
 
@@ -269,8 +270,9 @@ fn what_python_serves_was_charged() {
     throw(python);
 }
 
-/// Streams that end before the end of a head. Python treats the end of the connection as the end of
-/// the head. It would therefore serve a request that the limiter has not charged.
+/// Streams that end within a head. Python treats the end of the connection as the end of the head.
+/// If the client's FIN reached Python, Python would serve a request that the limiter has not
+/// charged.
 const CUT_OFF: [&str; 3] = [
     "GET / HTTP/1.1\r\nHost: h\r\nX-Api-Key: alpha\r\n",
     "GET / HTTP/1.1\r\nX-Api-Key: alpha",

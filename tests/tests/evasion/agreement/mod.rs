@@ -24,7 +24,7 @@ use proptest::test_runner::TestCaseError;
 
 use self::{peers::Peer, wild::Stream};
 
-/// The number of cases, unless the environment sets a different number.
+/// The number of cases, which `LIMITER_CASES` and `LIMITER_LONG` can change ([`wild::runner`]).
 const CASES: u32 = 800;
 /// The number of streams that are sent to the parsers together.
 const BATCH: usize = 8;

@@ -41,7 +41,7 @@ impl Engine {
         self.fill_unused()
     }
 
-    /// Offers ids to the kernel if the configuration makes scopes of unknown keys.
+    /// Offers ids to the kernel if the configuration gives scopes to unknown keys.
     pub(crate) fn fill_unused(&mut self) -> Result<(), ApiError> {
         if self.setup.unknown_tier().is_some() {
             let tables = &self.setup.config().tables;
@@ -51,8 +51,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Writes the usage of scopes that the kernel has made but not reported yet. The caller must do
-    /// this before it removes the maps.
+    /// Writes the usage of scopes that the kernel has created but the daemon has not recorded yet.
+    /// The caller must do this before it removes the maps.
     ///
     /// # Errors
     /// Returns an error if the store or the kernel reports one.
@@ -127,7 +127,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Records the scopes in `adopted`, which the kernel has reported as made of unknown keys.
+    /// Records the scopes in `adopted`, which are the scopes that the kernel has reported to have
+    /// created for unknown keys.
     ///
     /// # Errors
     /// Returns an error if the store or the kernel reports one. The next round tries again.
@@ -152,8 +153,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Adds the scopes in `adopted`, which the kernel has made of unknown keys, to the store and to
-    /// memory.
+    /// Adds to the store and to memory the scopes in `adopted`, which the kernel has created for
+    /// unknown keys.
     ///
     /// # Errors
     /// Returns an error if the store or the kernel reports one.
@@ -167,7 +168,7 @@ impl Engine {
         };
         let new = self.new_among(adopted)?;
         // Some of these keys may already have a scope with another id. The counts under the old ids
-        // are written first.
+        // are written first, because the daemon no longer reads them after the change.
         let old: HashSet<u32> = new
             .iter()
             .filter_map(|(key, _)| self.scopes.get(self.unknown.scope(key)?))
@@ -198,10 +199,9 @@ impl Engine {
         self.flush_some(&ids, now)
     }
 
-    /// Returns the entries of `adopted` that are still in the kernel and whose ids belong to no
-    /// scope in memory. The keys of the other entries have been registered since then, or their
-    /// scopes are already in memory. If an id belongs to the scope of another key, removes the key
-    /// of the entry from the kernel.
+    /// Returns the entries of `adopted` for which scopes have to be added. Skips an entry if its
+    /// key has been registered since then, or if its scope is already in memory. If the id of an
+    /// entry belongs to the scope of another key, also removes the entry's key from the kernel.
     fn new_among(&mut self, adopted: &[(Digest, u32)]) -> Result<Vec<(Digest, u32)>, ApiError> {
         let mut new = Vec::new();
         for (key, id) in adopted {
@@ -278,7 +278,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes the scopes of keys that have been registered. Their usage stays in the store.
+    /// Removes the scopes that `keys` got while they were unknown. The usage of the scopes stays in
+    /// the store.
     ///
     /// # Errors
     /// Returns an error if the store or the kernel reports one.
@@ -295,8 +296,8 @@ impl Engine {
         self.forget_unknown(&dropped)
     }
 
-    /// Removes scopes from the store and from memory. Their ids can be used again when no
-    /// connection uses them any more.
+    /// Removes the scopes of unknown keys from the store and from memory. Their ids can be used
+    /// again when no connection uses them any more.
     fn forget_unknown(&mut self, keys: &[(Digest, u32)]) -> Result<(), ApiError> {
         if keys.is_empty() {
             return Ok(());
@@ -318,7 +319,7 @@ impl Engine {
     }
 
     /// Removes the scopes of all unknown keys, and removes these keys from the kernel. The caller
-    /// does this when the configuration no longer makes scopes of unknown keys.
+    /// does this when the configuration no longer gives scopes to unknown keys.
     ///
     /// # Errors
     /// Returns an error if the store or the kernel reports one.

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Scopes that the kernel makes of unknown keys if `policy.unknown_key` names a tier for them.
+//! Scopes of unknown keys. The kernel creates them if `policy.unknown_key` names a tier for them.
 //!
-//! The kernel takes the ids of these scopes from a stack that the daemon fills, and reports the id
-//! that each key has got. After the report, the daemon adds the scope to the store like any other.
-//! The scope is forgotten when its day is over and the kernel holds nothing for it. A flood of
-//! random keys can therefore use up all ids for the rest of the day. In that case,
-//! `policy.table_full` decides about further unknown keys. Scopes of registered keys do not lose
-//! ids to such a flood.
+//! The kernel takes the ids of these scopes from a stack that the daemon fills, and reports which
+//! id each key got. After the report, the daemon adds the scope to the store like any other. The
+//! scope is forgotten when its day is over and the kernel holds nothing for it. A flood of random
+//! keys can therefore use up all ids for the rest of the day. In that case, `policy.table_full`
+//! decides what happens to requests with further unknown keys. Scopes of registered keys do not
+//! lose ids to such a flood.
 
 mod commands;
 
@@ -50,8 +50,8 @@ const FORGET_AT_ONCE: usize = 8192;
 pub(crate) struct Unknown {
     /// The names of the scopes, by the digests of their keys.
     names: HashMap<Digest, ScopeName>,
-    /// The ids that the kernel can take, and the ids that it has taken but that have not been
-    /// recorded yet.
+    /// The ids that the daemon has offered to the kernel. An id stays here until the daemon has
+    /// recorded the scope for which the kernel took it.
     offered: HashSet<u32>,
     /// The ids in `offered` that the kernel had already taken in the last round.
     taken: HashSet<u32>,
@@ -79,7 +79,7 @@ impl Unknown {
         self.names.get(key)
     }
 
-    /// Returns whether the kernel may give this id to an unknown key without asking the daemon.
+    /// Returns whether the kernel may give `id` to an unknown key without asking the daemon.
     pub(crate) fn may_take(&self, id: u32) -> bool {
         self.offered.contains(&id)
     }
@@ -153,7 +153,7 @@ impl Unknown {
         if wanted == 0 {
             return Ok(());
         }
-        // Takes ids from the end of the range, because registered scopes get theirs from the start.
+        // The highest ids are taken, because registered scopes get the lowest ones.
         let ids: Vec<u32> = (0..tables.scope_ids())
             .rev()
             .filter(|id| !scopes.is_taken(*id) && !self.may_take(*id))
@@ -175,7 +175,7 @@ impl Unknown {
         self.unrecorded.extend(adopted);
     }
 
-    /// Finds scopes that the kernel has made without a report, or whose report was lost.
+    /// Finds scopes that the kernel has created, but whose report has not reached the daemon.
     fn find_unreported(&mut self, plane: &dyn Plane) -> Result<(), KernelError> {
         if plane.unused_left() == self.offered.len() {
             self.taken.clear();
@@ -222,8 +222,8 @@ impl Unknown {
         self.unrecorded.clear();
     }
 
-    /// Chooses names for the scopes that the kernel has made of unknown keys. If a key already has
-    /// a scope, the new scope gets the same name.
+    /// Chooses names for the scopes that the kernel has created for unknown keys. If a key already
+    /// has a scope, the new scope gets the same name.
     fn choose_names(
         &self,
         keys: Vec<(Digest, u32)>,
@@ -261,8 +261,8 @@ impl Unknown {
     }
 
     /// Returns the keys that were removed in the last search and are still not in the kernel, with
-    /// the ids of their scopes. If the scope of a key is in use again, enters the key into the
-    /// kernel again instead of returning it.
+    /// the ids of their scopes. A key whose scope has been used since then is entered into the
+    /// kernel again, and is not returned.
     fn left(
         &mut self,
         plane: &mut dyn Plane,
@@ -323,7 +323,8 @@ impl Unknown {
         let state = plane.state(scope.record.id);
         let idle = is_quiet(&state)
             && DayCount(state.day_count).day() < today
-            // At a slow rate, the schedule of the requests can extend past the end of the day.
+            // At a slow rate, the next request may have to wait until after midnight. If the scope
+            // were forgotten earlier, the key would get a new scope, and would not have to wait.
             && state.tat_ns <= boot_ns();
         let closed =
             scope.counts.day >= today && !scope.unsaved && day_of(scope.record.created_at) < today;
@@ -346,8 +347,8 @@ impl Unknown {
     }
 }
 
-/// Returns whether the kernel has an entry for `key` with the scope id `id` that the kernel made by
-/// itself.
+/// Returns whether the kernel has created the scope with the id `id` for `key`, and still has the
+/// key.
 fn is_adopted(key: &Digest, id: u32, plane: &dyn Plane) -> Result<bool, KernelError> {
     let is_it = |entry: KeyEntry| entry.scope == id && entry.flags & KEY_ADOPTED != 0;
     Ok(plane.key(key)?.is_some_and(is_it))
@@ -363,8 +364,8 @@ fn names(key: &Digest) -> [Option<ScopeName>; 2] {
     .map(|name| name.parse().ok())
 }
 
-/// Returns the first counts of a scope that the kernel has made. `initial` is the number of
-/// requests in the scope's count of today that were not admitted under this id.
+/// Returns the first counts of a scope that the kernel has created for an unknown key. `initial` is
+/// the number of requests in the scope's count of today that were not admitted under this id.
 fn first_counts(state: &ScopeState, initial: u64, today_so_far: DayUsage, today: Day) -> DayCounts {
     let word = DayCount(state.day_count);
     let begun = if word.day() == today {
