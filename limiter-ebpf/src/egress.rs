@@ -6,7 +6,7 @@
 use limiter_common::{
     abi::{
         Config, FLOOR, FLOW_CONFIRMED, FLOW_LOCAL, FLOW_RESET_PASSED, FLOW_RESPONSE_LOST,
-        FLOW_SERVER_FIN, FLOW_UNSURE, Flow, counter, phase, policy,
+        FLOW_SERVER_FIN, FLOW_SPLICED, FLOW_UNSURE, Flow, counter, phase, policy,
     },
     http::{self, Scan},
 };
@@ -16,6 +16,7 @@ use crate::{
         flow::{self, Action},
         ring::slot,
         slots,
+        splice::{self, Place},
     },
     identify::scan,
     kernel::{
@@ -30,6 +31,7 @@ use crate::{
     packet::{
         header::{ACK, Direction, FIN, Kind, RST, SYN},
         parse,
+        translate::limiter_translate,
     },
     refuse::{
         reset::{limiter_pass_reset_on, limiter_reset_from_server},
@@ -67,13 +69,22 @@ pub fn run<const L2: bool>(skb: Skb) -> i32 {
     let Some(mut flow) = found.lock_for_packet(&work.packet.key) else {
         return DROP;
     };
+    match splice::to_client(work, &flow) {
+        Place::Current => {}
+        Place::Old => {
+            drop(flow);
+            return pass(skb, work);
+        }
+        // The server sends the two kinds separately once it has heard from the client.
+        Place::Both => return DROP,
+    }
     let action = segment(skb, work, &mut flow, config);
     match action {
         Action::PassLast => remove_ended(work, flow),
         Action::Bury | Action::Reset => {
             // The tombstone of the flow has been inserted already.
             flow.remove(&work.packet.key);
-            return if action == Action::Reset {
+            return if action == Action::Reset || work.translation.is_needed != 0 {
                 limiter_pass_reset_on(skb, work)
             } else {
                 limiter_reset_from_server(skb, work)
@@ -83,6 +94,16 @@ pub fn run<const L2: bool>(skb: Skb) -> i32 {
     }
     if let Action::Drop(counter) = action {
         maps::count(counter);
+        return DROP;
+    }
+    pass(skb, work)
+}
+
+/// Lets the packet through, and translates its header first if that is necessary.
+#[inline(always)]
+fn pass(skb: Skb, work: &mut Work) -> i32 {
+    if work.translation.is_needed != 0 && !limiter_translate(skb, work) {
+        maps::count(counter::SEND_FAILED);
         return DROP;
     }
     NEXT
@@ -203,6 +224,15 @@ fn reset(work: &mut Work, flow: &mut Flow) -> Action {
 fn payload(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) -> Action {
     let (seq, len) = (work.packet.seq, work.packet.len);
     let end = seq.plus(len);
+    if flow.flags & FLOW_SPLICED != 0 && is_unsolicited(&work.packet, flow) {
+        // The server has not seen the refused requests, and may for example report that it has
+        // waited too long for a request. The client would take that for the response to its next
+        // request, so the connection ends instead.
+        maps::count(counter::UNSOLICITED_RESET);
+        limiter_mark_ended(work, flow);
+        slots::end(flow);
+        return Action::Bury;
+    }
     if flow.phase == phase::TUNNEL
         || flow.phase == phase::OPAQUE
         || flow.flags & FLOW_RESPONSE_LOST != 0
@@ -243,6 +273,16 @@ fn payload(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) 
         return Action::Pass;
     }
     scan_responses(skb, work, flow, config, from)
+}
+
+/// Returns whether the new payload of a packet cannot belong to the response to a request that was
+/// let through.
+#[inline(always)]
+fn is_unsolicited(packet: &Packet, flow: &Flow) -> bool {
+    flow.phase == phase::HTTP
+        && flow.flags & FLOW_RESPONSE_LOST == 0
+        && flow.response_next.before(packet.seq.plus(packet.len))
+        && (flow.asked == flow.answered || !flow.splice.first_asked.before(packet.ack))
 }
 
 /// The state of a scan of the responses in a packet.

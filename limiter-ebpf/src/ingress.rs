@@ -4,8 +4,8 @@
 //! pass, and acts on the decision.
 
 use limiter_common::abi::{
-    Config, FLOOR, FLOW_CLIENT_FIN, FLOW_DEFERRED, FLOW_RESET_PASSED, FLOW_SERVER_FIN, Flow,
-    counter, phase, policy,
+    Config, FLOOR, FLOW_CLIENT_FIN, FLOW_DEFERRED, FLOW_RESET_PASSED, FLOW_SERVER_FIN,
+    FLOW_SPLICED, FLOW_WITHHOLDING, Flow, counter, phase, policy,
 };
 
 use crate::{
@@ -14,10 +14,11 @@ use crate::{
         offers::limiter_decline_again,
         records,
         retransmission::{self, limiter_may_pass},
-        slots,
+        slots, splice,
         validation::{VALID, note_timestamp, validate, validate_origin},
     },
     kernel::{
+        flow::LockedFlow,
         maps::{self, dropped},
         skb::{DROP, NEXT, Skb},
         work::{Packet, Work},
@@ -26,11 +27,13 @@ use crate::{
     packet::{
         header::{ACK, Direction, FIN, Kind, RST, SYN, URG},
         parse,
+        translate::limiter_translate,
         trim::limiter_cut,
     },
     refuse::{
         client::{limiter_refuse, without_flow},
         ending::{bury, conflict, malformed},
+        kept::{self, limiter_answer_kept},
         reset::limiter_refuse_handshake,
         server::limiter_end_server,
         tomb::remove_ended,
@@ -68,45 +71,81 @@ pub fn run<const L2: bool>(skb: Skb) -> i32 {
         return DROP;
     };
     let action = segment(skb, work, &mut flow, config);
-    match action {
-        Action::PassLast => remove_ended(work, flow),
-        Action::Bury | Action::Reset => {
-            // The tombstone is inserted first, because a packet that finds neither a tombstone nor
-            // a flow is treated as part of an unknown connection.
-            maps::insert_tomb(&work.packet.key, &work.tomb);
-            flow.remove(&work.packet.key);
-        }
-        _ => drop(flow),
-    }
-    act(skb, work, action)
+    act(skb, work, flow, action)
 }
 
-/// Carries out the action that was chosen while the flow was locked. Everything else that the
-/// action depends on is in `Work`.
+/// Carries out the action that was chosen for a packet of `flow`. Everything else that the action
+/// depends on is in `Work`.
 #[inline(always)]
-fn act(skb: Skb, work: &mut Work, action: Action) -> i32 {
+fn act(skb: Skb, work: &mut Work, mut flow: LockedFlow, action: Action) -> i32 {
     let len = work.packet.len;
     match action {
-        Action::Pass | Action::PassLast => NEXT,
+        Action::Pass => {
+            splice::to_server(work, &mut flow);
+            drop(flow);
+            pass(skb, work)
+        }
+        Action::PassLast => {
+            splice::to_server(work, &mut flow);
+            remove_ended(work, flow);
+            pass(skb, work)
+        }
+        Action::Cut => {
+            splice::to_server(work, &mut flow);
+            drop(flow);
+            if limiter_cut(skb, work) {
+                pass(skb, work)
+            } else {
+                DROP
+            }
+        }
         Action::Drop(counter) => {
+            drop(flow);
             if len > 0 {
                 maps::count_by(counter::DROPPED_BYTES, u64::from(len));
             }
             dropped(counter)
         }
-        Action::Cut if limiter_cut(skb, work) => NEXT,
-        Action::Cut => DROP,
         Action::Bury => {
+            replace_by_tomb(work, flow);
             maps::count_by(counter::REFUSED_BYTES, u64::from(len));
             limiter_refuse(skb, work)
         }
         Action::Reset => {
+            replace_by_tomb(work, flow);
             maps::count_by(counter::REFUSED_BYTES, u64::from(len));
             limiter_end_server(skb, work)
         }
-        Action::Untracked => without_flow(skb, work),
-        Action::RefuseHandshake => limiter_refuse_handshake(skb, work),
+        Action::Answer => {
+            drop(flow);
+            limiter_answer_kept(skb, work)
+        }
+        Action::Untracked => {
+            drop(flow);
+            without_flow(skb, work)
+        }
+        Action::RefuseHandshake => {
+            drop(flow);
+            limiter_refuse_handshake(skb, work)
+        }
     }
+}
+
+/// Replaces the flow by the tombstone in `Work::tomb`. The tombstone is inserted first, because a
+/// packet that finds neither a tombstone nor a flow is treated as part of an unknown connection.
+#[inline(always)]
+fn replace_by_tomb(work: &mut Work, flow: LockedFlow) {
+    maps::insert_tomb(&work.packet.key, &work.tomb);
+    flow.remove(&work.packet.key);
+}
+
+/// Lets the packet through, and translates its header first if that is necessary.
+#[inline(always)]
+fn pass(skb: Skb, work: &mut Work) -> i32 {
+    if work.translation.is_needed != 0 && !limiter_translate(skb, work) {
+        return dropped(counter::SEND_FAILED);
+    }
+    NEXT
 }
 
 /// Processes one segment of a followed connection, and returns the action for it.
@@ -124,6 +163,11 @@ fn segment(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) 
     if !work.packet.has(ACK) || work.packet.has(URG) {
         return Action::Drop(counter::INVALID_DROPPED);
     }
+    if flow.flags & FLOW_SPLICED != 0
+        && let Some(action) = kept::before_end(work, flow)
+    {
+        return action;
+    }
     if !fits(&work.packet, flow) {
         return misfit(&work.packet, flow);
     }
@@ -138,6 +182,11 @@ fn segment(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) 
         if action != Action::Pass {
             return action;
         }
+    }
+    if flow.flags & FLOW_SPLICED != 0
+        && let Some(action) = kept::partly_received(work, flow)
+    {
+        return action;
     }
     if work.packet.len > 0 {
         let action = payload(skb, work, flow, config);
@@ -317,6 +366,9 @@ fn payload(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) 
     if beyond > 0 && (beyond > 1 || len > 1) {
         return Action::Drop(counter::OUT_OF_WINDOW_DROPPED);
     }
+    if flow.flags & FLOW_WITHHOLDING != 0 {
+        return body_of_refused(skb, work, flow, config);
+    }
     records::forget_all_acknowledged(flow);
     let ahead = seq.since(flow.next);
     let mut from = 0;
@@ -340,6 +392,33 @@ fn payload(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) 
         }
     }
     new_payload(skb, work, flow, config, from)
+}
+
+/// Handles the payload of a segment that continues the body of a refused request.
+#[inline(always)]
+fn body_of_refused(
+    skb: Skb,
+    work: &mut Work,
+    flow: &mut Flow,
+    config: &'static Config,
+) -> Action {
+    if work.packet.seq != flow.next {
+        return kept::repeat(work, flow);
+    }
+    let fault = validate(skb, work, flow);
+    if fault != VALID {
+        return Action::Drop(fault);
+    }
+    let request = &mut flow.request.state;
+    let left = request.skippable();
+    let len = work.packet.len;
+    if left < u64::from(len) && !request.is_length_body() {
+        return requests(skb, work, flow, config, 0);
+    }
+    // Anything after the body belongs to another request, and the client retransmits it.
+    let done = if left < u64::from(len) { left as u32 } else { len };
+    request.skip(done);
+    kept::withhold(work, flow, done, 0)
 }
 
 /// Lets through payload that is no longer parsed.

@@ -5,8 +5,8 @@
 
 use limiter_common::{
     abi::{
-        Config, FLOW_DEFERRED, FLOW_DROP_COUNTED, FLOW_SWITCHING, Flow, MAX_OUTSTANDING, counter,
-        phase, policy,
+        Config, FLOW_DEFERRED, FLOW_DROP_COUNTED, FLOW_SWITCHING, FLOW_WITHHOLDING, Flow,
+        MAX_OUTSTANDING, counter, phase, policy,
     },
     fingerprint,
     http::{self, CARRY, Parser},
@@ -29,7 +29,10 @@ use crate::{
         work::{Identity, Room, Work},
     },
     packet::trim::room,
-    refuse::ending::{bury, malformed, refused},
+    refuse::{
+        ending::{bury, malformed, refused},
+        kept,
+    },
 };
 
 /// The values of `Work::outcome`, which states how the scan of a segment ended. The outcome is
@@ -65,6 +68,7 @@ struct Requests<'a> {
     work: &'a mut Work,
     flow: &'a mut Flow,
     config: &'static Config,
+    from: u32,
 }
 
 /// Scans the new payload, which begins at byte `from`.
@@ -77,6 +81,10 @@ pub fn requests(
     from: u32,
 ) -> Action {
     begin(work, &mut flow.request, config, from);
+    if flow.asked == flow.answered {
+        flow.splice.first_asked = flow.next;
+    }
+    work.kept.withholds = flow.flags & FLOW_WITHHOLDING;
     records::memory(skb, work, flow);
     work.identity = Identity::begin(skb, &flow.request.state);
     // This outcome remains if the loop ends before it sets another.
@@ -92,9 +100,13 @@ pub fn requests(
         work: &mut *work,
         flow: &mut *flow,
         config,
+        from,
     };
     repeat(http::UNITS, &mut requests, unit);
     let outcome = reread(&work.outcome);
+    if work.kept.withholds != 0 {
+        return withhold(work, flow, config, outcome, from);
+    }
     match action_for_all(skb, work, flow, config, outcome, from) {
         Some(action) => action,
         None => action_for_part(skb, work, flow, config, outcome, from),
@@ -129,7 +141,7 @@ fn mask(parser: &mut Parser, config: &Config) {
 /// request may pass. Returns whether the scan ends.
 #[inline(always)]
 fn unit(requests: &mut Requests<'_>, _: u32) -> bool {
-    let (skb, config) = (requests.skb, requests.config);
+    let (skb, config, from) = (requests.skb, requests.config, requests.from);
     let (work, flow) = (&mut *requests.work, &mut *requests.flow);
     let framing = work.scan.framing_to.wrapping_sub(work.scan.framing_from);
     if framing as i32 > work.memory {
@@ -143,10 +155,18 @@ fn unit(requests: &mut Requests<'_>, _: u32) -> bool {
         return false;
     }
     work.outcome = match work.scan.event {
+        // The refused request is complete, and this is the next one.
+        http::EVENT_HEAD if work.kept.withholds != 0 => outcome::WAITS,
         http::EVENT_HEAD => {
             let decision = decide(work, flow, config);
             if decision == decide::ADMITS && !go_on(skb, work, flow, config) {
                 return false;
+            }
+            if decision == decide::REFUSES && kept::goes_on(work, flow, config, from) {
+                kept::begin(work);
+                let body = http::request_body(&work.scan.state);
+                scanner::go_on(&mut work.scan, body);
+                return scanner::was_last(&mut work.scan);
             }
             decision
         }
@@ -212,6 +232,29 @@ fn note_body(work: &mut Work) {
         room.body_left = left - u64::from(to_end);
         room.chunked = u32::from(!scan.state.is_length_body());
     }
+}
+
+/// Withholds the scanned bytes of a refused request. Any bytes of the request after it are not
+/// acknowledged, and the client retransmits them.
+#[inline(always)]
+fn withhold(work: &mut Work, flow: &mut Flow, config: &Config, outcome: u32, from: u32) -> Action {
+    if outcome == outcome::FAILED {
+        return Action::Drop(counter::UNREADABLE_DROPPED);
+    }
+    let state = &work.scan.state;
+    if outcome == outcome::MALFORMED && state.in_body() {
+        return malformed(work, flow, config, true, true);
+    }
+    if work.scan.message_at > from as i32 && !state.in_body() && !state.is_idle() {
+        // The next request has begun.
+        scanner::rewind(&mut work.scan);
+    }
+    let done = work.scan.at;
+    scanner::end(&mut work.scan, &mut flow.request);
+    if flow.request.has_carry() {
+        mask(&mut flow.request, config);
+    }
+    kept::withhold(work, flow, done, from)
 }
 
 /// Returns the action if everything that was scanned can pass, if the payload could not be read, or

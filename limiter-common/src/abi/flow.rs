@@ -198,13 +198,19 @@ pub struct Splice {
     /// The number of times that that response was sent again because the client had room for only a
     /// part of it.
     pub repeats: u32,
-    /// Padding, 0.
-    pub reserved: u32,
+    /// The sequence number of the first byte of the request that was admitted when no other request
+    /// awaited its response. The server cannot have answered a request before it has acknowledged a
+    /// byte after this one. The number is kept for every flow.
+    pub first_asked: Seq,
 }
 
-/// The maximum number of body bytes of a refused request that are withheld from the server while
-/// the connection goes on. A request with a longer body is refused and the connection is closed.
+/// The maximum `Content-Length` with which a refused request is withheld from the server while the
+/// connection goes on. If the body is longer, the connection is closed after the response.
 pub const MAX_WITHHELD_BODY: u32 = 1 << 17;
+/// The maximum number of bytes of a refused request that are withheld, including the head and the
+/// framing of chunks. If a request whose length is not known in advance has more, the connection is
+/// closed.
+pub const MAX_WITHHELD: u32 = MAX_WITHHELD_BODY + (1 << 16);
 
 /// The value of the map `FLOWS` (hash by [`FlowKey`]): a connection that is followed.
 ///
@@ -382,3 +388,5 @@ pub const TOMB_HEAD: u32 = 1;
 pub const TOMB_RESET_SERVER: u32 = 2;
 /// There is no response, because both sides have been reset.
 pub const TOMB_RESET_CLIENT: u32 = 4;
+/// The response has been sent before, when the connection was to go on, and must not change.
+pub const TOMB_KEPT: u32 = 8;

@@ -34,6 +34,8 @@ pub enum Action {
     Untracked,
     /// Answer the client's packet with a reset, because it does not complete the handshake.
     RefuseHandshake,
+    /// Withhold it from the server, and answer the client as `Work::kept` states.
+    Answer,
 }
 
 global! {

@@ -13,5 +13,6 @@ pub mod recount;
 pub mod retransmission;
 pub mod ring;
 pub mod slots;
+pub mod splice;
 pub mod untracked;
 pub mod validation;

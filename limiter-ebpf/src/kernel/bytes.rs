@@ -52,8 +52,25 @@ pub fn fill(to: &mut [u64; WORDS], at: u32, number: u32, len: u32) {
     };
 }
 
+/// Replaces the value `keep-alive` at byte `at` of the text in `to` by `close`. Does nothing if `at`
+/// is 0, which means that the text does not contain this value.
+#[inline(always)]
+pub fn close(to: &mut [u64; WORDS], at: u32) {
+    const CLOSE: [u8; 10] = *b"     close";
+    if at == 0 || at as usize > MAX_TEXT - CLOSE.len() {
+        return;
+    }
+    let at = at as usize & (MAX_TEXT - 1);
+    if at > MAX_TEXT - CLOSE.len() {
+        return;
+    }
+    let to = (&raw mut *to).cast::<u8>();
+    // SAFETY: `at` has just been checked, and the buffer has MAX_TEXT bytes.
+    unsafe { to.add(at).cast::<[u8; CLOSE.len()]>().write(CLOSE) };
+}
+
 const _: () = assert!(
-    size_of::<Text>() == 16 + MAX_TEXT + digits::SLOT
+    size_of::<Text>() == 24 + MAX_TEXT + digits::SLOT
         && core::mem::offset_of!(Text, bytes).is_multiple_of(8)
         && digits::SLOT == 8
 );

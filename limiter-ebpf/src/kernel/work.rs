@@ -31,6 +31,8 @@ pub struct Work {
     pub scan: Scan,
     pub identity: Identity,
     pub comparison: Outcome,
+    pub translation: Translation,
+    pub kept: Kept,
     pub sample: Sample,
     pub scratch: Scratch,
     /// The theoretical arrival time of the next refusal that is reported to the daemon
@@ -112,6 +114,8 @@ pub struct Packet {
     pub signed: u32,
     /// The value of a SYN's window scale option; 0 if there is none (RFC 7323, section 2.2).
     pub window_shift: u32,
+    /// 1 if there is a SACK option (RFC 2018).
+    pub has_blocks: u32,
     /// 1 if there is a Multipath TCP option (RFC 8684).
     pub multipath: u32,
     /// 1 if there is a TCP Fast Open option (RFC 7413).
@@ -151,6 +155,48 @@ pub struct Reply {
     pub to_client: u32,
     /// The response, followed by zeros.
     pub text: [u64; WORDS],
+}
+
+/// The translation of a packet's header to the sequence numbers of the side to which the packet goes
+/// (`abi::Splice`).
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Translation {
+    /// Not 0 if the header has to be translated.
+    pub is_needed: u32,
+    /// The numbers in the packet.
+    pub old_seq: Seq,
+    pub old_ack: Seq,
+    /// The numbers that replace them.
+    pub new_seq: Seq,
+    pub new_ack: Seq,
+    /// The lowest number to which the edge of a SACK block is translated, as in the packet.
+    pub lowest_edge: Seq,
+    /// The number that is added to the edges of SACK blocks (wraps).
+    pub edge_shift: u32,
+}
+
+/// The segments that are sent for a refused request if the connection goes on.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Kept {
+    /// 1 if the refused request is withheld from the server, whose body is being scanned.
+    pub withholds: u32,
+    /// 1 if the method of that request is HEAD.
+    pub head: u32,
+    /// 1 if the segment to the client contains the response in `Work::tomb`.
+    pub has_text: u32,
+    /// The sequence number, the acknowledgement number and the window of the segment to the client.
+    pub seq: Seq,
+    pub ack: Seq,
+    pub window: u32,
+    /// The lowest timestamp value of the segment to the client.
+    pub tsval: u32,
+    /// 1 if the client's acknowledgement is passed on to the server.
+    pub informs: u32,
+    /// The sequence number and the acknowledgement number of the segment to the server.
+    pub server_seq: Seq,
+    pub server_ack: Seq,
 }
 
 /// A number that is the same for segments with the same requests (`follow/identity.rs`).

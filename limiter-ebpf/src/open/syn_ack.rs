@@ -176,6 +176,8 @@ fn fill_flow(skb: Skb, work: &mut Work, server_next: Seq) {
     flow.recount = maps::recount();
     flow.server_tsval = packet.tsval * packet.has_timestamp;
     flow.counted = [NO_SCOPE; 4];
+    // The server has not seen the acknowledgement of its SYN yet.
+    flow.splice.heard = packet.seq;
 }
 
 /// Returns whether the client's address already holds its share of the table. If not, adds the new

@@ -11,6 +11,7 @@ pub mod options;
 mod parse;
 mod tags;
 mod tcp;
+pub mod translate;
 pub mod trim;
 
 pub use parse::parse;

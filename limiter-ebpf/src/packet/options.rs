@@ -2,12 +2,14 @@
 
 //! The TCP options (RFC 9293, section 3.2).
 
+use limiter_common::seq::Seq;
+
 use crate::{
     kernel::{
         linear::Linear,
         repeat::repeat,
         skb::{Skb, sum},
-        work::Packet,
+        work::{Packet, Translation},
     },
     packet::{
         checksum::{CHECKSUM_AT, fold},
@@ -65,6 +67,8 @@ const FAST_OPEN: u8 = 34;
 const EXPERIMENT: u8 = 254;
 /// The experiment identifier of TCP Fast Open, with which the contents of the option begin.
 const FAST_OPEN_EXPERIMENT: [u8; 2] = [0xf9, 0x89];
+/// The kind of a SACK option (RFC 2018, section 3).
+const SACK: u8 = 5;
 const NOP: u8 = 1;
 
 /// Returns whether an option of this kind, whose contents begin at `at`, is a TCP Fast Open option.
@@ -115,6 +119,7 @@ impl Options<'_> {
                 }
             }
             [MD5_SIGNATURE | AUTHENTICATION, _] => packet.signed = 1,
+            [SACK, _] => packet.has_blocks = 1,
             [MULTIPATH, _] => packet.multipath = 1,
             [FAST_OPEN | EXPERIMENT, _] => {
                 packet.fast_open |= u32::from(is_fast_open(skb, kind, at + 2));
@@ -156,6 +161,97 @@ pub fn plain_syn(skb: Skb, packet: &Packet) -> bool {
             u64::from(after),
             2,
         )
+}
+
+/// Translates the edges of the blocks in the SACK option of a packet ([`Translation`]). Returns
+/// false if the option could not be written.
+#[inline(always)]
+pub fn translate_blocks(skb: Skb, packet: &Packet, translation: &Translation) -> bool {
+    let at = packet.l4 + TCP_LEN;
+    let len = packet.payload - at;
+    let Some(before) = sum_of(skb, at, len) else {
+        return false;
+    };
+    let mut blocks = Blocks {
+        skb,
+        at,
+        end: packet.payload,
+        lowest: translation.lowest_edge,
+        shift: translation.edge_shift,
+        done: true,
+    };
+    repeat(MAX_OPTIONS, &mut blocks, Blocks::write_one);
+    let Some(after) = sum_of(skb, at, len) else {
+        return false;
+    };
+    blocks.done
+        && skb.replace_checksum(
+            packet.l4 + CHECKSUM_AT,
+            u64::from(before),
+            u64::from(after),
+            2,
+        )
+}
+
+/// The state of the loop over the options of a packet with SACK blocks. As with [`Padding`], no turn
+/// depends on a constant that an earlier turn has changed.
+struct Blocks {
+    skb: Skb,
+    at: u32,
+    end: u32,
+    lowest: Seq,
+    shift: u32,
+    done: bool,
+}
+
+/// The maximum number of blocks in a SACK option (RFC 2018, section 3).
+const MAX_BLOCKS: u32 = 4;
+
+impl Blocks {
+    /// Skips an option, or translates the blocks in it.
+    #[inline(always)]
+    fn write_one(&mut self, _: u32) -> bool {
+        let Self { skb, at, end, .. } = *self;
+        if at + 2 > end {
+            return true;
+        }
+        let Some(option) = skb.load::<[u8; 2]>(at) else {
+            return true;
+        };
+        let size = match option {
+            [NOP, _] => 1,
+            [0, _] | [_, 0 | 1] => return true,
+            [_, size] => u32::from(size),
+        };
+        if at + size > end {
+            return true;
+        }
+        let [kind, _] = option;
+        if kind == SACK {
+            for block in 0..MAX_BLOCKS {
+                let edges = at + 2 + block * 8;
+                if edges + 8 <= at + size && !self.translate(edges) {
+                    self.done = false;
+                    return true;
+                }
+            }
+        }
+        self.at = at + size;
+        false
+    }
+
+    /// Translates the two edges of the block at the offset `at`.
+    #[inline(always)]
+    fn translate(&self, at: u32) -> bool {
+        let Some([left, right]) = self.skb.load::<[u32; 2]>(at) else {
+            return false;
+        };
+        let edge = |edge: u32| {
+            let edge = Seq(u32::from_be(edge)).latest(self.lowest);
+            edge.plus(self.shift).0.to_be()
+        };
+        self.skb.store(at, &[edge(left), edge(right)])
+    }
 }
 
 /// The size in bytes of a buffer for the longest options (40 bytes), rounded up to a power of two.

@@ -155,6 +155,7 @@ pub fn segment<const LEN: u32>(
     packet.has_timestamp = 0;
     packet.signed = 0;
     packet.window_shift = 0;
+    packet.has_blocks = 0;
     packet.multipath = 0;
     packet.fast_open = 0;
     if data_offset > TCP_LEN {

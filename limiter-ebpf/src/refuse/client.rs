@@ -219,7 +219,7 @@ fn answer(skb: Skb, work: &mut Work) -> u32 {
 /// Returns the timestamp value for an answer to a client's packet. `last` is the value of the
 /// previous answer.
 #[inline(always)]
-fn tsval(packet: &Packet, last: u32) -> u32 {
+pub fn tsval(packet: &Packet, last: u32) -> u32 {
     if last == 0 {
         return packet.tsecr;
     }

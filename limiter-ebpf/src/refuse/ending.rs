@@ -103,6 +103,9 @@ pub fn refused(work: &mut Work, flow: &mut Flow, config: &Config, split: bool) -
     if !quiet {
         return Action::Drop(counter::NOT_QUIET_DROPPED);
     }
+    if split && way == policy::ON_LIMIT_KEEPALIVE {
+        maps::count(counter::SPLIT_CLOSED);
+    }
     limiter_count_refusal(work);
     bury(work, flow, split, way == policy::ON_LIMIT_RESET)
 }

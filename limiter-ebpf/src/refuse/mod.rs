@@ -8,6 +8,7 @@
 
 pub mod client;
 pub mod ending;
+pub mod kept;
 pub mod report;
 pub mod reset;
 pub mod segment;

@@ -3,10 +3,10 @@
 //! The response on a refused connection. It is the daemon's text, completed with the numbers that
 //! are known only when a request is refused.
 
-use limiter_common::abi::{MAX_TEXT, TOMB_HEAD, TextKey};
+use limiter_common::abi::{MAX_TEXT, TOMB_HEAD, TOMB_KEPT, TextKey};
 
 use crate::kernel::{
-    bytes::{copy, fill},
+    bytes::{close, copy, fill},
     maps,
     work::Work,
 };
@@ -32,5 +32,8 @@ pub fn compose(work: &mut Work) -> Option<u32> {
     copy(&mut reply.text, text, len);
     fill(&mut reply.text, text.retry_after_at, tomb.retry_after, len);
     fill(&mut reply.text, text.reset_after_at, tomb.reset_after, len);
+    if tomb.flags & TOMB_KEPT == 0 {
+        close(&mut reply.text, text.connection_at);
+    }
     Some(len)
 }

@@ -15,7 +15,12 @@
 //! This module never removes a tombstone. Only a new connection or the LRU map does. Therefore a
 //! client that retransmits its FIN because the last acknowledgement was lost gets an answer.
 
-use limiter_common::abi::{Flow, TOMB_HEAD, TOMB_RESET_CLIENT, TOMB_RESET_SERVER, TextKey, Tomb};
+use limiter_common::{
+    abi::{
+        FLOW_SPLICED, Flow, TOMB_HEAD, TOMB_RESET_CLIENT, TOMB_RESET_SERVER, TextKey, Tomb,
+    },
+    seq::Seq,
+};
 
 use crate::{
     kernel::{clock, flow::LockedFlow, global::global, maps, skb::coarse_ns, work::Work},
@@ -36,7 +41,7 @@ pub const SERVER_KNOWS: u32 = 1 << 18;
 /// The minimum window (not scaled) that is announced to a refused client. A window of 0 would hold
 /// back the client's FIN, and the body of the client's request, which many clients must send before
 /// they read a response.
-const MIN_WINDOW: u32 = 1024;
+pub const MIN_WINDOW: u32 = 1024;
 
 global! {
     /// Inserts a tombstone for the packet's flow, which has ended.
@@ -50,12 +55,19 @@ fn mark_ended(work: &mut Work, flow: &mut Flow) {
     maps::insert_tomb(&work.packet.key, &work.tomb);
 }
 
+/// Returns the number that the server sees in place of `seq`, a number of the client's stream.
+#[inline(always)]
+fn to_server(flow: &Flow, seq: Seq) -> Seq {
+    seq.minus(flow.splice.withheld)
+}
+
 /// Removes from the table a flow that has ended normally. While unknown connections may be older
 /// than the programs ([`clock::is_grace`]), also inserts a tombstone, so that later packets of this
-/// connection are not mistaken for those of an older one.
+/// connection are not mistaken for those of an older one. The same is done for a connection whose
+/// packets were translated, because later packets cannot be translated any more.
 #[inline(always)]
 pub fn remove_ended(work: &mut Work, mut flow: LockedFlow) {
-    if clock::is_grace() {
+    if clock::is_grace() || flow.flags & FLOW_SPLICED != 0 {
         limiter_mark_ended(work, &mut flow);
     }
     flow.remove(&work.packet.key);
@@ -92,7 +104,7 @@ pub fn fill(work: &mut Work, flow: &Flow, server: u32, head: bool, reset: bool) 
     // server.
     tomb.client_next = flow.next.latest(packet_end(packet));
     // The FIN that is sent to the server takes one sequence number.
-    tomb.server_expects = flow.next.plus(1 - ((flags / TOMB_RESET_SERVER) & 1));
+    tomb.server_expects = to_server(flow, flow.next).plus(1 - ((flags / TOMB_RESET_SERVER) & 1));
     tomb.text = refusal.text;
     tomb.retry_after = refusal.retry_after;
     tomb.reset_after = refusal.reset_after;
@@ -103,7 +115,7 @@ pub fn fill(work: &mut Work, flow: &Flow, server: u32, head: bool, reset: bool) 
 #[inline(always)]
 fn fill_reset(work: &mut Work, flow: &Flow) {
     fill_without_response(work, flow, TOMB_RESET_CLIENT | TOMB_RESET_SERVER);
-    work.tomb.server_expects = flow.server_ack;
+    work.tomb.server_expects = to_server(flow, flow.server_ack);
 }
 
 /// Fills `Work::tomb` for a connection that ends without a response.
@@ -114,8 +126,8 @@ fn fill_without_response(work: &mut Work, flow: &Flow, flags: u32) {
         response_start: flow.server_next,
         response_end: flow.server_next,
         client_next: flow.next,
-        server_next: flow.server_next,
-        server_expects: flow.next,
+        server_next: flow.server_next.minus(flow.splice.injected),
+        server_expects: to_server(flow, flow.next),
         window: if window < MIN_WINDOW {
             MIN_WINDOW
         } else {

@@ -93,10 +93,9 @@ pub fn text(why: u32) -> Text {
         retry_after_at = slot("Retry-After", "");
         reset_after_at = slot("RateLimit", "\"policy\";r=0;t=");
     }
-    head.push_str(&format!(
-        "Content-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    ));
+    head.push_str(&format!("Content-Length: {}\r\nConnection: ", body.len()));
+    let connection_at = u32::try_from(head.len()).expect("a short head");
+    head.push_str("keep-alive\r\n\r\n");
     let all = [head.as_bytes(), body.as_bytes()].concat();
     let mut bytes = [0; MAX_TEXT + digits::SLOT];
     bytes[..all.len()].copy_from_slice(&all);
@@ -105,6 +104,8 @@ pub fn text(why: u32) -> Text {
         len: u32::try_from(all.len()).expect("a short response"),
         retry_after_at,
         reset_after_at,
+        connection_at,
+        reserved: 0,
         bytes,
     }
 }

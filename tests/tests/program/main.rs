@@ -11,6 +11,7 @@ mod ends;
 mod handshake;
 mod idle;
 mod instructions;
+mod kept;
 mod keys;
 mod limits;
 mod links;

@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+
+//! Refusals after which the connection goes on: the bytes of the request are withheld from the
+//! server, and the response is sent in the server's name
+//! ([`Splice`](limiter_common::abi::Splice)).
+
+use limiter_common::{
+    abi::{
+        Config, FLOW_CLIENT_FIN, FLOW_DEFERRED, FLOW_DROP_COUNTED, FLOW_SERVER_FIN, FLOW_SIGNED,
+        FLOW_SPLICED, FLOW_WITHHOLDING, Flow, MAX_WITHHELD, MAX_WITHHELD_BODY, NO_SCOPE, Splice,
+        TOMB_HEAD, TOMB_KEPT, Tomb, counter, policy, reason,
+    },
+    http,
+};
+
+use crate::{
+    follow::flow::Action,
+    kernel::{
+        global::global,
+        maps,
+        skb::{DROP, NEXT, Skb, redirect},
+        work::{Kept, Work},
+    },
+    packet::header::{ACK, Direction, FIN, PSH, RST},
+    refuse::{
+        client::tsval,
+        ending::bury,
+        report::limiter_count_refusal,
+        segment::{self, OwnSegment, packet_end},
+        text,
+        tomb::MIN_WINDOW,
+    },
+};
+
+/// The maximum number of times that a response is sent again because the client had room for only a
+/// part of it. A client that never makes room would otherwise be answered forever.
+const MAX_REPEATS: u32 = 8;
+
+global! {
+    /// Sends the segment in `Work::kept` to the client, and passes the client's acknowledgement on
+    /// to the server if `Kept::informs` is set.
+    pub fn limiter_answer_kept(skb, work;) -> i32 = send, or DROP;
+}
+
+/// Returns whether the connection goes on after the refusal in `Work::refusal`. The head of the
+/// refused request is complete, and the request begins at byte `from` of the segment.
+#[inline(always)]
+pub fn goes_on(work: &Work, flow: &Flow, config: &Config, from: u32) -> bool {
+    const NEVER: u32 =
+        FLOW_CLIENT_FIN | FLOW_SERVER_FIN | FLOW_SIGNED | FLOW_DEFERRED | FLOW_WITHHOLDING;
+    let (packet, state) = (&work.packet, &work.scan.state);
+    let reason = work.refusal.text.reason;
+    if config.on_limit != policy::ON_LIMIT_KEEPALIVE
+        || reason >= reason::MALFORMED
+        || work.scan.message_at != from as i32
+        || flow.flags & NEVER != 0
+        || packet.has(FIN)
+        || packet.window == 0
+        || !state.is_kept()
+        || state.length > u64::from(MAX_WITHHELD_BODY)
+    {
+        return false;
+    }
+    // As with other refusals, no earlier response may arrive after this one. In addition, the
+    // numbers of both directions may change only where nothing is in transit.
+    flow.asked == flow.answered
+        && packet.ack == flow.server_next
+        && flow.response_next == flow.server_next
+        && flow.server_ack == flow.next
+        && text::len(&work.refusal.text, state.method == http::METHOD_HEAD).is_some()
+}
+
+/// Counts the refusal in `Work::refusal`, after which the connection goes on, and begins to withhold
+/// the request from the server. The state of the scan is still that of the request's head.
+#[inline(always)]
+pub fn begin(work: &mut Work) {
+    limiter_count_refusal(work);
+    maps::count(counter::KEPT);
+    work.kept.withholds = 1;
+    work.kept.head = u32::from(work.scan.state.method == http::METHOD_HEAD);
+}
+
+/// Withholds the bytes of a refused request from the server. The bytes end before byte `done` of the
+/// segment, and those before `from` were seen earlier. Returns the action for the segment.
+#[inline(always)]
+pub fn withhold(work: &mut Work, flow: &mut Flow, done: u32, from: u32) -> Action {
+    let is_new = flow.flags & FLOW_WITHHOLDING == 0;
+    let informs = flow.splice.heard.before(work.packet.ack);
+    if is_new {
+        insert_response(work, flow);
+    }
+    let count = done.wrapping_sub(from);
+    flow.next = flow.next.plus(count);
+    let splice = &mut flow.splice;
+    splice.withheld = splice.withheld.wrapping_add(count);
+    splice.request_end = flow.next;
+    // The server has acknowledged everything before these bytes.
+    flow.server_ack = flow.next;
+    flow.window_end = flow.window_end.plus(count);
+    flow.conflicts = 0;
+    if flow.request.state.is_idle() {
+        flow.flags &= !FLOW_WITHHOLDING;
+    } else {
+        flow.flags |= FLOW_WITHHOLDING;
+    }
+    let len = work.packet.len;
+    maps::count_by(counter::REFUSED_BYTES, u64::from(count));
+    maps::count_by(counter::RETRANSMITTED_BYTES, u64::from(from));
+    maps::count_by(counter::DROPPED_BYTES, u64::from(len - done));
+    if flow.next.since(flow.splice.request_start) > MAX_WITHHELD as i32 {
+        return close(work, flow);
+    }
+    answer(work, flow, informs)
+}
+
+/// Acknowledges the client's bytes so far, in answer to a packet that is ahead of them.
+#[inline(always)]
+pub fn repeat(work: &mut Work, flow: &mut Flow) -> Action {
+    maps::count_by(counter::DROPPED_BYTES, u64::from(work.packet.len));
+    answer(work, flow, false)
+}
+
+/// Inserts the response to the refused request into the server's stream.
+#[inline(always)]
+fn insert_response(work: &Work, flow: &mut Flow) {
+    let (refusal, head) = (&work.refusal, work.kept.head);
+    let Some(len) = text::len(&refusal.text, head != 0) else {
+        return;
+    };
+    let (start, end) = (flow.server_next, flow.server_next.plus(len));
+    let splice = &mut flow.splice;
+    *splice = Splice {
+        withheld: splice.withheld,
+        injected: splice.injected.wrapping_add(len),
+        request_start: flow.next,
+        request_end: flow.next,
+        response_start: start,
+        response_end: end,
+        text: refusal.text,
+        retry_after: refusal.retry_after,
+        reset_after: refusal.reset_after,
+        head,
+        heard: end,
+        repeats: 0,
+        first_asked: splice.first_asked,
+    };
+    flow.server_next = end;
+    flow.response_next = end;
+    flow.flags = flow.flags & !FLOW_DROP_COUNTED | FLOW_SPLICED;
+}
+
+/// Returns the action for a client's packet that begins before the end of the last refused request,
+/// or `None` if the packet begins later, or is a keep-alive probe.
+#[inline(always)]
+pub fn before_end(work: &mut Work, flow: &mut Flow) -> Option<Action> {
+    let packet = &work.packet;
+    let splice = &flow.splice;
+    if !packet.seq.before(splice.request_end) {
+        return None;
+    }
+    let end = packet_end(packet);
+    if end == packet.seq {
+        // A probe begins one byte before the client's next byte (RFC 9293, section 3.8.4).
+        if packet.seq.plus(1) == splice.request_end {
+            return None;
+        }
+        return Some(Action::Drop(counter::INVALID_DROPPED));
+    }
+    maps::count_by(counter::REFUSED_BYTES, u64::from(packet.len));
+    Some(answer(work, flow, false))
+}
+
+/// Returns the action for a client's packet without payload that acknowledges only a part of the
+/// last response, or `None` if the packet does not. The client had no room for the rest.
+#[inline(always)]
+pub fn partly_received(work: &mut Work, flow: &mut Flow) -> Option<Action> {
+    let (packet, splice) = (&work.packet, &mut flow.splice);
+    let ack = packet.ack;
+    if packet.len > 0
+        || packet.has(FIN)
+        || packet.window == 0
+        || !ack.before(splice.response_end)
+        || !splice.response_start.before(ack)
+        || splice.repeats >= MAX_REPEATS
+    {
+        return None;
+    }
+    splice.repeats += 1;
+    Some(answer(work, flow, false))
+}
+
+/// Fills `Work::kept` with the answer to the client's packet, and returns the action. `informs`
+/// states whether the client's acknowledgement is passed on to the server.
+#[inline(always)]
+fn answer(work: &mut Work, flow: &mut Flow, informs: bool) -> Action {
+    let splice = &flow.splice;
+    let has_response = !work.packet.ack.before(splice.response_end)
+        || !flow.client_ack.before(splice.response_end);
+    let length = splice.response_end.since(splice.response_start) as u32;
+    if !has_response && text::len(&splice.text, splice.head != 0) != Some(length) {
+        // The daemon has replaced the text, and the client may already have a part of the old one.
+        return bury(work, flow, true, true);
+    }
+    let window = flow.server_window;
+    let window = if window < MIN_WINDOW { MIN_WINDOW } else { window };
+    work.kept = Kept {
+        withholds: 0,
+        head: 0,
+        has_text: u32::from(!has_response),
+        seq: if has_response {
+            flow.server_next
+        } else {
+            splice.response_start
+        },
+        ack: flow.server_ack,
+        window,
+        tsval: flow.server_tsval,
+        informs: u32::from(informs),
+        server_seq: splice.request_end.minus(splice.withheld),
+        server_ack: splice.response_end.minus(splice.injected),
+    };
+    work.tomb.flags = 0;
+    fill_text(&mut work.tomb, splice);
+    let window_end = flow.server_ack.plus(window << (flow.window_shift & 15));
+    flow.window_end = flow.window_end.latest(window_end);
+    Action::Answer
+}
+
+/// Sets the fields of a tombstone that describe the last response.
+#[inline(always)]
+fn fill_text(tomb: &mut Tomb, splice: &Splice) {
+    tomb.response_start = splice.response_start;
+    // The number after the FIN with which the response would end if the connection were closed.
+    tomb.response_end = splice.response_end.plus(1);
+    tomb.text = splice.text;
+    tomb.retry_after = splice.retry_after;
+    tomb.reset_after = splice.reset_after;
+    tomb.flags |= TOMB_KEPT;
+    if splice.head != 0 {
+        tomb.flags |= TOMB_HEAD;
+    }
+}
+
+/// Closes a connection because the body of the refused request is too long. The response has been
+/// sent already.
+#[inline(always)]
+fn close(work: &mut Work, flow: &mut Flow) -> Action {
+    let splice = &flow.splice;
+    work.refuse(splice.text, NO_SCOPE, splice.retry_after, splice.reset_after);
+    let action = bury(work, flow, false, false);
+    fill_text(&mut work.tomb, &flow.splice);
+    action
+}
+
+/// The body of [`limiter_answer_kept`].
+#[inline(always)]
+fn send(skb: Skb, work: &mut Work) -> i32 {
+    if !segment::begin(skb, work, Direction::ToServer) {
+        maps::count(counter::SEND_FAILED);
+        return DROP;
+    }
+    let mark = skb.mark();
+    skb.set_mark(maps::own_mark());
+    let to_client = to_client(work);
+    if !segment::write(skb, work, Direction::ToClient, &to_client) {
+        maps::count(counter::SEND_FAILED);
+        return DROP;
+    }
+    if to_client.text > 0 {
+        maps::count(counter::RESPONSES_SENT);
+    }
+    if work.kept.informs == 0 {
+        return redirect(skb.ifindex(), 0);
+    }
+    if !skb.clone_redirect(skb.ifindex(), 0) {
+        // The client will send its request again, and will be answered then.
+        maps::count(counter::SEND_FAILED);
+    }
+    skb.set_mark(mark);
+    let (packet, kept) = (&work.packet, &work.kept);
+    let to_server = OwnSegment {
+        seq: kept.server_seq,
+        ack: kept.server_ack,
+        flags: ACK,
+        window: packet.window,
+        tsval: packet.tsval,
+        tsecr: packet.tsecr,
+        text: 0,
+    };
+    if !segment::write(skb, work, Direction::ToServer, &to_server) {
+        maps::count(counter::SEND_FAILED);
+        return DROP;
+    }
+    NEXT
+}
+
+/// Returns the segment to the client.
+#[inline(always)]
+fn to_client(work: &mut Work) -> OwnSegment {
+    let text = match work.kept.has_text {
+        0 => Some(0),
+        _ => text::compose(work),
+    };
+    let (packet, kept) = (&work.packet, &work.kept);
+    let (seq, flags, text) = match text {
+        Some(0) => (kept.seq, ACK, 0),
+        Some(text) => (kept.seq, ACK | PSH, text),
+        // The daemon has replaced the text since the flow was locked.
+        None => (packet.ack, ACK | RST, 0),
+    };
+    OwnSegment {
+        seq,
+        ack: kept.ack,
+        flags,
+        window: kept.window,
+        tsval: tsval(packet, kept.tsval),
+        tsecr: packet.tsval,
+        text,
+    }
+}
