@@ -144,14 +144,16 @@ fn unit(requests: &mut Requests<'_>, _: u32) -> bool {
     let (skb, config, from) = (requests.skb, requests.config, requests.from);
     let (work, flow) = (&mut *requests.work, &mut *requests.flow);
     let framing = work.scan.framing_to.wrapping_sub(work.scan.framing_from);
-    if framing as i32 > work.memory {
+    if framing as i32 > work.memory && work.kept.withholds == 0 {
         // The scan ends, because there might be no room for records of the framing in the next
         // window.
         return true;
     }
     if !scan::request_unit(skb, work, &config.request_rules) {
-        note_body(work);
-        records::keep_before_chunk(skb, work, flow);
+        if work.kept.withholds == 0 {
+            note_body(work);
+            records::keep_before_chunk(skb, work, flow);
+        }
         return false;
     }
     work.outcome = match work.scan.event {

@@ -78,6 +78,8 @@ pub struct Tally {
     pub spent_refused: u64,
     pub paced_served: u64,
     pub paced_refused: u64,
+    /// The number of refusals after which the connection went on, of those in the fields above.
+    pub kept: u64,
 }
 
 impl Tally {
@@ -92,6 +94,7 @@ impl AddAssign for Tally {
         self.spent_refused += other.spent_refused;
         self.paced_served += other.paced_served;
         self.paced_refused += other.paced_refused;
+        self.kept += other.kept;
     }
 }
 
@@ -232,9 +235,13 @@ impl<'a> Client<'a> {
         conn.assert_closed();
     }
 
-    /// Sends `before` requests that are served and then one that is refused, all at once.
+    /// Sends `before` requests that are served, then one that is refused, and then up to two more
+    /// that are served, all at once. If the connection is closed after the refusal, the last
+    /// requests are sent again on another one.
     fn be_refused(&mut self, before: u64, round: usize) {
         let (mut bytes, expected) = self.requests(before);
+        let count = self.random.below(3);
+        let (later, expected_later) = self.requests(count);
         let key = self.mixture.keys.spent.clone();
         let framing = self.random.below(3);
         let body = self.body();
@@ -243,6 +250,7 @@ impl<'a> Client<'a> {
             1 => post(&key, &body),
             _ => post_chunked(&key, &body, &mut self.random),
         });
+        bytes.extend(&later);
         let mut conn = self.connection();
         // The client may receive the refusal and the end of the connection before it has sent all
         // bytes.
@@ -251,13 +259,21 @@ impl<'a> Client<'a> {
         let response = conn
             .try_response()
             .unwrap_or_else(|error| panic!("round {round}: {error}; sent: {sent:?}"));
+        self.tally.spent_refused += 1;
         if self.mixture.limited {
             assert_refused(&response, "daily-quota");
-            conn.assert_closed();
+            if !keeps(&response) {
+                conn.assert_closed();
+                conn = self.connection();
+                conn.send(&later);
+            } else {
+                self.tally.kept += 1;
+            }
         } else {
             assert_eq!(response.status, 200);
         }
-        self.tally.spent_refused += 1;
+        self.expect(&mut conn, "after a refusal", &expected_later);
+        self.conn = Some(conn);
     }
 
     /// Sends a request that is either served or refused because it exceeds the rate.
@@ -269,8 +285,13 @@ impl<'a> Client<'a> {
             .unwrap_or_else(|error| panic!("round {round}: {error}"));
         if response.status == 429 {
             assert_refused(&response, "rate");
-            conn.assert_closed();
             self.tally.paced_refused += 1;
+            if keeps(&response) {
+                self.tally.kept += 1;
+                self.conn = Some(conn);
+            } else {
+                conn.assert_closed();
+            }
         } else {
             assert_eq!(
                 (response.status, &response.body[..]),
@@ -374,6 +395,11 @@ impl<'a> Client<'a> {
             self.tally.roomy_served += 1;
         }
     }
+}
+
+/// Returns whether the connection goes on after a refusal.
+fn keeps(response: &Response) -> bool {
+    response.required("connection") == "keep-alive"
 }
 
 fn assert_refused(response: &Response, policy: &str) {

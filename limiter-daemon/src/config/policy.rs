@@ -43,6 +43,9 @@ pub enum Malformed {
 /// The action for a request that exceeds a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnLimit {
+    /// The request gets 429, and the connection goes on if that is possible. Otherwise both sides
+    /// are closed.
+    Keepalive,
     /// The request gets 429, and both sides of the connection are closed.
     Close,
     /// Both sides of the connection get a RST.
@@ -198,6 +201,7 @@ impl Word for Malformed {
 
 impl Word for OnLimit {
     const WORDS: &'static [(&'static str, Self)] = &[
+        ("keepalive", Self::Keepalive),
         ("close", Self::Close),
         ("reset", Self::Reset),
         ("drop", Self::Drop),
@@ -246,7 +250,7 @@ impl Policy {
             preflight: word(document, &section, "preflight", base.preflight),
             unknown_key: read_unknown_key(document, &section, tiers).unwrap_or(base.unknown_key),
             malformed: word(document, &section, "malformed", base.malformed),
-            on_limit: read_on_limit(document, &section, base.on_limit),
+            on_limit: word(document, &section, "on_limit", base.on_limit),
             untracked: word(document, &section, "untracked", base.untracked),
             table_full: word(document, &section, "table_full", base.table_full),
             connect: word(document, &section, "connect", base.connect),
@@ -336,22 +340,6 @@ fn read_http2<'a>(document: &mut Document<'a>, section: &Section<'a>, default: H
     match document.string(section, "http2") {
         Some((text, _)) if text == "reset" => Http2::Reject,
         Some(_) => word(document, section, "http2", default),
-        None => default,
-    }
-}
-
-fn read_on_limit<'a>(
-    document: &mut Document<'a>,
-    section: &Section<'a>,
-    default: OnLimit,
-) -> OnLimit {
-    match document.string(section, "on_limit") {
-        Some((text, entry)) if text == "keepalive" => {
-            let message = "`policy.on_limit = \"keepalive\"` is not available yet: use \"close\"";
-            document.problem(&entry.span, message);
-            default
-        }
-        Some(_) => word(document, section, "on_limit", default),
         None => default,
     }
 }

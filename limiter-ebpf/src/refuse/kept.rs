@@ -269,12 +269,18 @@ fn send(skb: Skb, work: &mut Work) -> i32 {
     if to_client.text > 0 {
         maps::count(counter::RESPONSES_SENT);
     }
-    if work.kept.informs == 0 {
+    if work.kept.informs == 0 && to_client.text == 0 {
         return redirect(skb.ifindex(), 0);
     }
+    // A client on this host cannot send its segment again while the response is waiting in the
+    // client's queue, if both are the same socket buffer (skb_still_in_host_queue,
+    // net/ipv4/tcp_output.c). Therefore the response is sent as a copy.
     if !skb.clone_redirect(skb.ifindex(), 0) {
         // The client will send its request again, and will be answered then.
         maps::count(counter::SEND_FAILED);
+    }
+    if work.kept.informs == 0 {
+        return DROP;
     }
     skb.set_mark(mark);
     let (packet, kept) = (&work.packet, &work.kept);

@@ -171,6 +171,31 @@ fn nor_does_it_matter_that_servers_hear_of_connections_later() {
     survive_with(Net::Veth, Family::Both, ALL, rounds(10), deferring);
 }
 
+/// The configuration in which connections go on after refusals.
+fn keeping(config: Config) -> Config {
+    mixture::tiers(config).policy("on_limit = \"keepalive\"")
+}
+
+#[test]
+fn connections_go_on_after_refusals() {
+    for (net, family) in [
+        (Net::Veth, Family::Both),
+        (Net::VethNoOffload, Family::V6),
+        (Net::Loopback, Family::V4),
+    ] {
+        let (tally, _) = survive_with(net, family, Rule::NONE, rounds(10), keeping);
+        assert!(tally.kept > 0, "{tally:?}");
+    }
+}
+
+#[test]
+fn connections_that_go_on_after_refusals_survive_a_bad_path() {
+    let (tally, _) = survive_with(Net::Veth, Family::Both, ALL, rounds(60), keeping);
+    assert!(tally.kept > 100, "{tally:?}");
+    survive_with(Net::VethNoOffload, Family::V6, LOSS, rounds(10), keeping);
+    survive_with(Net::Loopback, Family::Both, LOSS_AND_DOUBLES, rounds(10), keeping);
+}
+
 /// A Python script that sends a SYN from the port of a connection that has ended.
 const OLD_SYN: &str = r#"
 import socket, struct, sys

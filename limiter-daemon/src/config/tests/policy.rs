@@ -83,8 +83,8 @@ fn mistakes_in_policy_are_reported() {
             "f.toml:5:8: `policy.mode` must be a string in quotes, not an integer",
         ),
         (
-            "[policy]\non_limit = \"keepalive\"\n",
-            "f.toml:5:12: `policy.on_limit = \"keepalive\"` is not available yet: use \"close\"",
+            "[policy]\non_limit = \"keep\"\n",
+            "f.toml:5:12: `policy.on_limit = \"keep\"` is not one of \"keepalive\", \"close\"",
         ),
         (
             "[policy]\nunknown_key = \"tier:glod\"\n[tiers.gold]\ndaily_quota = 1\nrate = \"1/s\"\n",

@@ -95,6 +95,7 @@ pub(crate) fn config(
         http2: pass_or_reject(rules.http2 == Http2::Reject),
         connect: pass_or_reject(rules.connect == Connect::Reject),
         on_limit: match rules.on_limit {
+            OnLimit::Keepalive => policy::ON_LIMIT_KEEPALIVE,
             OnLimit::Close => policy::ON_LIMIT_CLOSE,
             OnLimit::Reset => policy::ON_LIMIT_RESET,
             OnLimit::Drop => policy::ON_LIMIT_DROP,

@@ -5,7 +5,9 @@
 //! Their fields follow draft-ietf-httpapi-ratelimit-headers-10 and RFC 9457. A number that is known
 //! only when a request is refused has a slot of eight bytes, which is filled with digits followed
 //! by spaces. White space at the end of a field line is not part of its value (RFC 9110, section
-//! 5.5), and a structured field may end in spaces (RFC 9651, section 4.2).
+//! 5.5), and a structured field may end in spaces (RFC 9651, section 4.2). The value of `Connection`
+//! is `keep-alive`, which is as long as `close` and five spaces. The kernel programs write the latter
+//! if they close the connection.
 
 use limiter_common::abi::{MAX_TEXT, Text, reason};
 
@@ -99,7 +101,7 @@ pub fn over_limit(refusal: Refusal, limits: &Limits) -> Text {
     let body = format!(
         "{{\"type\":\"{QUOTA_EXCEEDED}\",\"title\":\"{QUOTA_EXCEEDED_TITLE}\",\"status\":429,\"violated-policies\":[\"{policy}\"]}}"
     );
-    head.finish(&body)
+    head.finish(&body, true)
 }
 
 /// Returns the response to a request that is refused for a reason that concerns no scope.
@@ -145,7 +147,9 @@ pub fn common(refusal: Refusal) -> Text {
     // The type `about:blank` means that the status code alone describes the problem (RFC 9457,
     // section 4.2.1).
     let body = format!("{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{code}}}");
-    head.finish(&body)
+    // The end of a malformed request is not known, and servers differ in what follows CONNECT.
+    let keeps = !matches!(refusal, Refusal::Malformed | Refusal::Connect);
+    head.finish(&body, keeps)
 }
 
 /// Returns the items of the `RateLimit-Policy` field, one for each limit of the scope.
@@ -201,11 +205,19 @@ impl Head {
         self.line(SLOT);
     }
 
-    fn finish(mut self, body: &str) -> Text {
+    /// Completes the response. `keeps` states whether the connection can go on after it.
+    fn finish(mut self, body: &str, keeps: bool) -> Text {
         self.line("Cache-Control: no-store");
         self.line("Content-Type: application/problem+json");
         self.line(&format!("Content-Length: {}", body.len()));
-        self.line("Connection: close");
+        let mut connection_at = 0;
+        if keeps {
+            let name = "Connection: ";
+            connection_at = narrow(self.text.len() + name.len());
+            self.line(&format!("{name}keep-alive"));
+        } else {
+            self.line("Connection: close");
+        }
         self.line("");
         let head_len = self.text.len();
         self.text.push_str(body);
@@ -221,6 +233,8 @@ impl Head {
             len: narrow(len),
             retry_after_at: slot(0),
             reset_after_at: slot(1),
+            connection_at,
+            reserved: 0,
             bytes,
         }
     }
@@ -305,7 +319,9 @@ mod tests {
             )
         );
         assert_eq!(value(&fields, "cache-control"), Some("no-store"));
-        assert_eq!(value(&fields, "connection"), Some("close"));
+        assert_eq!(value(&fields, "connection"), Some("keep-alive"));
+        let at = text.connection_at as usize;
+        assert_eq!(&text.bytes[at..at + 12], b"keep-alive\r\n");
         assert_eq!(
             value(&fields, "content-type"),
             Some("application/problem+json")
@@ -365,6 +381,8 @@ mod tests {
             assert_eq!(code, status, "{refusal:?}");
             assert_eq!(value(&fields, "www-authenticate").is_some(), status == 401);
             assert_eq!(value(&fields, "allow").is_some(), status == 405);
+            let connection = if status == 401 { "keep-alive" } else { "close" };
+            assert_eq!(value(&fields, "connection"), Some(connection));
             assert_eq!(body["status"], status);
         }
     }
