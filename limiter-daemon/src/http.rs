@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_more_takes_the_place_of_the_one_that_has_been_waited_for_longest() {
+    async fn a_new_connection_replaces_the_longest_idle_one() {
         let places = Arc::new(Places::new(3));
         let [first, second, third] = [(); 3].map(|()| places.try_take().unwrap());
         first.works();

@@ -273,7 +273,7 @@ fn long_chunks_are_not_loaded() {
 }
 
 #[test]
-fn malformed_chunks_are_told_from_a_malformed_head() {
+fn malformed_chunks_are_distinguished_from_a_malformed_head() {
     for (bytes, in_body) in [
         (
             "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",

@@ -98,7 +98,7 @@ fn upgrades_that_are_too_long_are_refused() {
 }
 
 #[test]
-fn methods_are_told_apart() {
+fn methods_are_distinguished() {
     for (start, expected) in [
         ("CONNECT a:1", METHOD_CONNECT | ASKS_TUNNEL),
         ("CONNECT http://a/", METHOD_CONNECT | ASKS_TUNNEL),

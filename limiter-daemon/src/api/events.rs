@@ -148,7 +148,7 @@ mod tests {
     use crate::engine::events::log::EventLog;
 
     #[tokio::test]
-    async fn the_past_the_present_and_what_was_missed_are_lines_of_one_stream() {
+    async fn past_live_and_missed_events_are_lines_of_one_stream() {
         let log = EventLog::default();
         log.add_message("before");
         let lines = lines(log.follow(usize::MAX, 0).unwrap());

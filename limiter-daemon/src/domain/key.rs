@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_generated_key_with_a_typing_error_is_told_from_an_unknown_key() {
+    fn a_generated_key_with_a_typing_error_is_distinguished_from_an_unknown_key() {
         let key = generate().expect("randomness");
         for place in PREFIX.len()..key.len() {
             let mut typed: Vec<u8> = key.bytes().collect();

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn every_round_has_to_come_round() {
+    fn the_daemon_is_alive_only_if_every_task_completes_a_round() {
         assert!(alive(&ALL, 0));
         for (index, missing) in ALL.iter().enumerate() {
             let mut some = ALL.to_vec();

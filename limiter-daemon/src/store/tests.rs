@@ -38,7 +38,7 @@ fn key(id: &str, scope_id: u32, digest: [u64; 2]) -> NewKey {
 }
 
 #[test]
-fn scopes_keys_and_overrides_survive_a_new_start() {
+fn scopes_keys_and_overrides_survive_a_restart() {
     let (directory, store) = store();
     store
         .add_scope(4, &name("acme/web"), "profile", now())
@@ -258,7 +258,7 @@ fn a_store_of_the_first_schema_is_upgraded_without_a_loss() {
 }
 
 #[test]
-fn keys_outlive_their_scope_as_revoked_ones() {
+fn keys_of_a_removed_scope_stay_revoked() {
     let (directory, mut store) = store();
     store.add_scope(0, &name("acme"), "master", now()).unwrap();
     for (id, digest) in [("k_1", 1), ("k_2", 2), ("k_3", 3)] {

@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_modules_of_plans_are_there() {
+    fn the_modules_of_plans_exist() {
         // Each module in a plan must exist. If there is no module with the given name, the harness
         // runs no test and reports success.
         let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/tests");

@@ -131,7 +131,7 @@ mod tests {
                           0 filtered out; finished in 0.00s";
 
     #[test]
-    fn a_plan_has_passed_when_all_programs_have_and_the_machine_says_so() {
+    fn a_plan_passes_if_all_programs_pass_and_the_machine_reports_its_end() {
         let transcript = read(&[
             "vm: Linux 6.1",
             RESULT,
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_a_failure() {
+    fn a_transcript_that_stops_early_is_a_failure() {
         // The output may stop at any point, for example after a kernel panic.
         for lines in [
             &[][..],
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_power_cut_is_right_only_if_it_is_the_plan() {
+    fn a_power_cut_passes_only_if_it_is_planned() {
         let transcript = Transcript::default();
         assert_eq!(transcript.complaint(&["a"], End::Cut, true), None);
         assert!(transcript.complaint(&["a"], End::Off, true).is_some());
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn wishes_are_recognized() {
+    fn requests_to_the_host_are_recognized() {
         let mut transcript = Transcript::default();
         assert_eq!(
             transcript.read("vm: unplug card0"),

@@ -367,7 +367,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quota_of_nothing_is_used_up() {
+    fn a_quota_of_zero_is_used_up() {
         assert_eq!(millionths(0, 0), 1_000_000);
         assert_eq!(millionths(0, 10), 0);
         assert_eq!(millionths(7, 10), 700_000);

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_go_on_over_daemons() {
+    fn event_numbers_increase_across_daemons() {
         let (first, second) = (EventLog::default(), EventLog::default());
         add_messages(&first, 1);
         let now = Utc::now().timestamp_micros();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_bounded_and_come_back() {
+    fn the_number_of_followers_is_limited_and_a_place_is_freed() {
         let log = EventLog::default();
         let mut places: Vec<_> = (0..FOLLOWERS).map(|_| log.follow(0, 0).unwrap()).collect();
         assert!(log.follow(0, 0).is_none());

@@ -18,7 +18,7 @@ use crate::{
 };
 
 #[test]
-fn an_unknown_key_id_is_answered_with_the_nearest_one_or_as_the_scope_that_it_is() {
+fn an_unknown_key_id_is_answered_with_the_nearest_id_or_recognized_as_a_scope() {
     let mut host = Host::new("");
     host.add("acme/web");
     let request = CreateKey {
@@ -322,7 +322,7 @@ fn a_scope_that_the_store_does_not_remove_keeps_its_keys() {
 }
 
 #[test]
-fn the_table_of_keys_counts_revoked_ones_and_says_so() {
+fn the_error_of_a_full_key_table_names_its_revoked_keys() {
     let mut host = Host::new("[tables]\nkeys = 64\n");
     host.add("acme");
     bring(&mut host, "acme", "first-key").unwrap();

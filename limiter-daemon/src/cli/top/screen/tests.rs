@@ -66,7 +66,7 @@ fn press(screen: &mut Screen, keys: &str) -> Next {
 }
 
 #[test]
-fn it_fits_eighty_by_twenty_four() {
+fn the_screen_fits_eighty_by_twenty_four() {
     let long = "a-customer-with-a-very-long-name/and-a-profile";
     let mut rows = vec![row("acme/web", 123.4, 1000), row(long, 3.25, 999)];
     rows.extend((0..50).map(|number| row(&format!("n{number}"), 0.0, 0)));
@@ -98,7 +98,7 @@ fn any_size_of_the_terminal_can_be_drawn() {
 }
 
 #[test]
-fn keys_sort_at_once_and_ask() {
+fn a_sort_key_sorts_at_once_and_requests_the_rows() {
     let mut screen = screen(vec![row("a", 9.0, 1), row("b", 1.0, 5)]);
     assert_eq!(press(&mut screen, "u"), Next::Ask);
     assert_eq!(screen.by(), TopColumn::Used);
