@@ -376,7 +376,7 @@ fn install(privilege: Privilege, packages: &[&str]) -> anyhow::Result<()> {
 struct ServicePolicy {
     privilege: Privilege,
     /// Whether xtask has created the file, and has to remove it.
-    is_ours: bool,
+    created_by_us: bool,
 }
 
 impl ServicePolicy {
@@ -387,7 +387,7 @@ impl ServicePolicy {
             Ok(text) => {
                 return Ok(Self {
                     privilege,
-                    is_ours: text == POLICY_TEXT,
+                    created_by_us: text == POLICY_TEXT,
                 });
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -405,12 +405,12 @@ impl ServicePolicy {
         fs::remove_file(&draft).with_context(|| format!("remove {}", draft.display()))?;
         put.map(|()| Self {
             privilege,
-            is_ours: true,
+            created_by_us: true,
         })
     }
 
     fn take_away(&self) -> anyhow::Result<()> {
-        if self.is_ours {
+        if self.created_by_us {
             process::run(
                 self.privilege
                     .command("rm")
@@ -423,7 +423,7 @@ impl ServicePolicy {
 
     fn remove(mut self) -> anyhow::Result<()> {
         let removed = self.take_away();
-        self.is_ours = false;
+        self.created_by_us = false;
         removed
     }
 }

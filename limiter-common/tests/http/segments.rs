@@ -237,7 +237,7 @@ fn a_request_is_seen_again_after_a_rewind() {
         assert_eq!(direction.rewind() as usize, first.len());
         // The kernel programs do the same: they keep the state at this offset, and the client
         // retransmits the rest.
-        direction.keep();
+        direction.store_state();
         assert!(direction.parser.state.is_idle());
         direction.heads = usize::MAX;
         direction.segment(good.as_bytes());

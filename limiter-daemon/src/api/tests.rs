@@ -26,7 +26,7 @@ pub(super) struct Server {
 }
 
 /// The time limit for each expected event. Only a failing test waits this long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// A time limit that a slow client exceeds immediately.
 const SOON: Duration = Duration::from_millis(50);
 
@@ -65,8 +65,8 @@ fn server_with(bounds: Bounds) -> Server {
 impl Server {
     fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(&self.socket).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(TIMEOUT)).unwrap();
         stream
     }
 }
@@ -159,8 +159,8 @@ fn an_error_is_sent_as_a_problem() {
         ("POST", "/v1/keys/k_1/frobnicate", "", 404),
         ("POST", "/v1/keys/k_1/revoke", "", 404),
     ] {
-        let (told, problem) = ask(&server, method, path, body);
-        assert_eq!(told, status, "{method} {path} {body}: {problem}");
+        let (status_code, problem) = ask(&server, method, path, body);
+        assert_eq!(status_code, status, "{method} {path} {body}: {problem}");
         assert!(
             problem["detail"]
                 .as_str()
@@ -290,7 +290,7 @@ fn the_server_does_not_wait_for_a_body_that_stops_or_has_no_end() {
         },
         Bounds {
             body: SOON,
-            piece: 2 * PATIENCE,
+            piece: 2 * TIMEOUT,
             ..Bounds::default()
         },
     ] {

@@ -78,12 +78,12 @@ pub fn is_seen(c: char) -> bool {
 
 /// The error for a string that has an invisible character.
 #[derive(Debug, Clone, Copy, Error, PartialEq, Eq)]
-#[error("has U+{:04X} as its character {place}, {}", u32::from(*.character), kind(*.character))]
+#[error("has U+{:04X} as its character {position}, {}", u32::from(*.character), kind(*.character))]
 pub struct UnseenError {
     /// The first invisible character.
     pub character: char,
     /// The position of the character in the string, in characters, counted from 1.
-    pub place: usize,
+    pub position: usize,
 }
 
 fn kind(character: char) -> &'static str {
@@ -101,7 +101,10 @@ fn kind(character: char) -> &'static str {
 pub fn check(text: &str) -> Result<(), UnseenError> {
     match text.chars().zip(1..).find(|(c, _)| !is_seen(*c)) {
         None => Ok(()),
-        Some((character, place)) => Err(UnseenError { character, place }),
+        Some((character, position)) => Err(UnseenError {
+            character,
+            position,
+        }),
     }
 }
 
@@ -174,7 +177,7 @@ mod tests {
 
     #[test]
     fn the_first_unseen_character_is_named_with_its_place() {
-        for (text, character, place) in [
+        for (text, character, position) in [
             ("a\u{202e}b", '\u{202e}', 2),
             ("\u{2066}", '\u{2066}', 1),
             ("für\u{200b}", '\u{200b}', 4),
@@ -189,15 +192,15 @@ mod tests {
         ] {
             let error = check(text).unwrap_err();
             assert_eq!(
-                (error.character, error.place),
-                (character, place),
+                (error.character, error.position),
+                (character, position),
                 "{text:?}"
             );
         }
-        let told = check("a\u{202e}").unwrap_err().to_string();
+        let message = check("a\u{202e}").unwrap_err().to_string();
         assert!(
-            told.starts_with("has U+202E as its character 2, which is inv"),
-            "{told}"
+            message.starts_with("has U+202E as its character 2, which is inv"),
+            "{message}"
         );
         assert!(check("x\u{7f}").unwrap_err().to_string().contains("U+007F"));
     }

@@ -147,17 +147,17 @@ mod tests {
         ] {
             assert!(text.parse::<ScopeName>().is_err(), "{text:?}");
         }
-        let told = "ac\u{202e}me"
+        let message = "ac\u{202e}me"
             .parse::<ScopeName>()
             .expect_err("unseen")
             .to_string();
         assert!(
-            told.starts_with(r"`ac\u{202e}me` has U+202E as its character 3, "),
-            "{told}"
+            message.starts_with(r"`ac\u{202e}me` has U+202E as its character 3, "),
+            "{message}"
         );
         assert!(
-            told.contains("is not a valid scope: write an account like `acme`"),
-            "{told}"
+            message.contains("is not a valid scope: write an account like `acme`"),
+            "{message}"
         );
     }
 }

@@ -32,8 +32,8 @@ pub(crate) fn timeout() -> Option<Duration> {
 /// Returns the timeout for the process `own`. `pid` is `None` if `WATCHDOG_PID` is not set, and
 /// `Some(None)` if its value is not a number.
 fn timeout_of(usec: Option<u64>, pid: Option<Option<u64>>, own: u32) -> Option<Duration> {
-    let is_meant = pid.is_none_or(|pid| pid == Some(u64::from(own)));
-    usec.filter(|&usec| is_meant && usec > 0)
+    let is_for_this_process = pid.is_none_or(|pid| pid == Some(u64::from(own)));
+    usec.filter(|&usec| is_for_this_process && usec > 0)
         .map(Duration::from_micros)
 }
 

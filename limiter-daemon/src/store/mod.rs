@@ -256,7 +256,7 @@ impl Store {
     }
 
     /// Runs `work` in one transaction. If this function returns without an error, the changes are
-    /// on the disk, except when [`Store::lightly`] is the caller.
+    /// on the disk, except when [`Store::change_without_sync`] is the caller.
     ///
     /// # Errors
     /// Returns the error of `work` or of the transaction. In either case nothing is changed.

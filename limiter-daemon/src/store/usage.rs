@@ -205,7 +205,7 @@ impl Store {
     ///
     /// # Errors
     /// Returns the error of `work` or of the store.
-    pub fn lightly<T>(
+    pub fn change_without_sync<T>(
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {

@@ -21,7 +21,7 @@ use anyhow::{Context as _, bail};
 use super::{
     kernel::Kernel,
     qmp::{self, Qmp},
-    transcript::{Transcript, Wish},
+    transcript::{HostRequest, Transcript},
 };
 use crate::summary::Summary;
 
@@ -216,21 +216,21 @@ impl Machine {
             };
             match transcript.read(&line) {
                 None => {}
-                Some(Wish::CutPower) => return Ok((transcript, true)),
-                Some(wish) => {
-                    self.fulfil(&wish)?;
+                Some(HostRequest::CutPower) => return Ok((transcript, true)),
+                Some(request) => {
+                    self.fulfil(&request)?;
                     writeln!(self.answers, "done").context("answer the machine")?;
                 }
             }
         }
     }
 
-    fn fulfil(&self, wish: &Wish) -> anyhow::Result<()> {
+    fn fulfil(&self, request: &HostRequest) -> anyhow::Result<()> {
         let mut qmp = Qmp::connect(&self.socket)?;
-        match wish {
-            Wish::Unplug(card) => qmp.unplug(card),
-            Wish::Plug(card) => qmp.plug(card),
-            Wish::CutPower => bail!("the caller cuts the power"),
+        match request {
+            HostRequest::Unplug(card) => qmp.unplug(card),
+            HostRequest::Plug(card) => qmp.plug(card),
+            HostRequest::CutPower => bail!("the caller cuts the power"),
         }
     }
 

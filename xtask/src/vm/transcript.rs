@@ -15,7 +15,7 @@ const PREFIX: &str = "vm: ";
 
 /// A request from a test in the machine to the host (`tests/src/vm.rs`).
 #[derive(Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum HostRequest {
     Unplug(String),
     Plug(String),
     CutPower,
@@ -49,7 +49,7 @@ impl Transcript {
 
     /// Adds a line. Output of the test programs is shown. If the line is a request to the host,
     /// returns that request.
-    pub fn read(&mut self, line: &str) -> Option<Wish> {
+    pub fn read(&mut self, line: &str) -> Option<HostRequest> {
         let line = line.trim_end_matches('\r');
         let Some(report) = line.strip_prefix(PREFIX) else {
             if let Some(result) = summary::result_line(line) {
@@ -73,9 +73,9 @@ impl Transcript {
                 self.skipped.push(test.to_owned());
             }
             ("over", None) => self.is_over = true,
-            ("unplug", Some(card)) => return Some(Wish::Unplug(card.to_owned())),
-            ("plug", Some(card)) => return Some(Wish::Plug(card.to_owned())),
-            ("cut", None) => return Some(Wish::CutPower),
+            ("unplug", Some(card)) => return Some(HostRequest::Unplug(card.to_owned())),
+            ("plug", Some(card)) => return Some(HostRequest::Plug(card.to_owned())),
+            ("cut", None) => return Some(HostRequest::CutPower),
             _ => self.unknown = Some(line.to_owned()),
         }
         None
@@ -182,13 +182,13 @@ mod tests {
         let mut transcript = Transcript::default();
         assert_eq!(
             transcript.read("vm: unplug card0"),
-            Some(Wish::Unplug("card0".to_owned()))
+            Some(HostRequest::Unplug("card0".to_owned()))
         );
         assert_eq!(
             transcript.read("vm: plug card0\r"),
-            Some(Wish::Plug("card0".to_owned()))
+            Some(HostRequest::Plug("card0".to_owned()))
         );
-        assert_eq!(transcript.read("vm: cut"), Some(Wish::CutPower));
+        assert_eq!(transcript.read("vm: cut"), Some(HostRequest::CutPower));
     }
 
     #[test]

@@ -227,7 +227,7 @@ impl Screen {
     pub(super) fn draw(&self, frame: &mut Frame<'_>) {
         let area = frame.area();
         let width = usize::from(area.width);
-        let room = area.height.saturating_sub(HEAD + FOOT);
+        let height = area.height.saturating_sub(HEAD + FOOT);
         let numbers: usize = COLUMNS.iter().map(|column| column.width).sum();
         let name = width.saturating_sub(numbers).max(LEAST_NAME);
         let mut lines = vec![self.sums(), self.state()];
@@ -237,14 +237,14 @@ impl Screen {
         // the screen already has.
         let shown = shown.filter(|row| row.scope.as_str().contains(&self.filter));
         let rows: Vec<Line<'_>> = shown
-            .take(room.into())
+            .take(height.into())
             .map(|row| self.row(row, name))
             .collect();
         if rows.is_empty() {
-            lines.push(Line::raw(self.nothing()));
+            lines.push(Line::raw(self.empty_note()));
         }
         lines.extend(rows);
-        lines.resize(usize::from(HEAD + room), Line::default());
+        lines.resize(usize::from(HEAD + height), Line::default());
         let dim = Style::new().add_modifier(Modifier::DIM);
         lines.extend(HELP.map(|help| Line::styled(help, dim)));
         frame.render_widget(Paragraph::new(lines), area);
@@ -349,7 +349,7 @@ impl Screen {
         Line::from(spans)
     }
 
-    fn nothing(&self) -> &'static str {
+    fn empty_note(&self) -> &'static str {
         match &self.view {
             None => "",
             Some(view) if view.scopes == 0 => {
@@ -363,10 +363,10 @@ impl Screen {
 /// Returns a name padded to `width` columns, with at least one space at the end. A name that is too
 /// long is truncated, and ends with a mark.
 fn fit(name: &str, width: usize) -> String {
-    let room = width.saturating_sub(1);
+    let available = width.saturating_sub(1);
     // Names are ASCII, so each byte is one column wide.
-    match name.get(..room.saturating_sub(1)) {
-        Some(begin) if name.len() > room => format!("{begin}~ "),
+    match name.get(..available.saturating_sub(1)) {
+        Some(begin) if name.len() > available => format!("{begin}~ "),
         _ => format!("{name:<width$}"),
     }
 }

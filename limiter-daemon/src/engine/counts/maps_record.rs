@@ -187,7 +187,8 @@ impl MapsRecord {
         if self.pruned == Some((today, keep)) {
             return Ok(());
         }
-        let removed = store.lightly(|store| store.remove_usage_beyond(today, keep.0))?;
+        let removed =
+            store.change_without_sync(|store| store.remove_usage_beyond(today, keep.0))?;
         self.pruned = Some((today, keep));
         if removed > 0 {
             log::info!(

@@ -28,7 +28,7 @@ const FOLLOWERS: usize = 64;
 /// The log of events.
 pub struct EventLog {
     inner: Mutex<Inner>,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 struct Inner {
@@ -46,7 +46,7 @@ pub struct Following {
     pub live: broadcast::Receiver<Arc<EventView>>,
     /// The permit of the follower. There are [`FOLLOWERS`] permits, and dropping this one makes
     /// room for another follower.
-    pub place: OwnedSemaphorePermit,
+    pub permit: OwnedSemaphorePermit,
 }
 
 /// An event to be added to the log.
@@ -91,7 +91,7 @@ impl Default for EventLog {
                 kept: VecDeque::new(),
                 live: Some(broadcast::channel(BEHIND).0),
             }),
-            places: Arc::new(Semaphore::new(FOLLOWERS)),
+            permits: Arc::new(Semaphore::new(FOLLOWERS)),
         }
     }
 }
@@ -167,12 +167,12 @@ impl EventLog {
     /// Returns the same events as [`Self::recent`], and a receiver of all later events. Returns
     /// `None` if the daemon is about to end or there are too many followers.
     pub fn follow(&self, limit: usize, after: u64) -> Option<Following> {
-        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
         let inner = self.lock();
         Some(Following {
             recent: inner.recent(limit, after),
             live: inner.live.as_ref()?.subscribe(),
-            place,
+            permit,
         })
     }
 
@@ -251,11 +251,11 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_followers_is_limited_and_a_place_is_freed() {
+    fn the_number_of_followers_is_limited_until_one_leaves() {
         let log = EventLog::default();
-        let mut places: Vec<_> = (0..FOLLOWERS).map(|_| log.follow(0, 0).unwrap()).collect();
+        let mut permits: Vec<_> = (0..FOLLOWERS).map(|_| log.follow(0, 0).unwrap()).collect();
         assert!(log.follow(0, 0).is_none());
-        places.pop();
+        permits.pop();
         assert!(log.follow(0, 0).is_some());
     }
 }

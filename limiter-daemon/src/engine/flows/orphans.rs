@@ -50,7 +50,7 @@ pub(crate) fn check<'a>(
     shared: &Shared,
     sockets: impl FnOnce() -> io::Result<&'a mut dyn SocketTable>,
 ) -> Result<(), CheckError> {
-    let mut suspects = name_suspects(shared)?;
+    let mut suspects = find_suspects(shared)?;
     if !suspects.is_empty() {
         keep_missing(sockets()?, &mut suspects)?;
         let mut forgotten = Forgotten::default();
@@ -73,10 +73,10 @@ type Suspects = HashMap<SocketAddr, Vec<Suspect>>;
 
 /// Returns the connections to servers on this host that have been silent for at least
 /// `healing.suspect_after`.
-fn name_suspects(shared: &Shared) -> Result<Suspects, KernelError> {
+fn find_suspects(shared: &Shared) -> Result<Suspects, KernelError> {
     let mut suspects = Suspects::new();
     for batch in 0..MOST_BATCHES {
-        let named = shared.engine().name_suspects(batch == 0)?;
+        let named = shared.engine().find_suspects(batch == 0)?;
         let last = named.len() < MAX_SUSPECTS as usize;
         for named in named {
             let client = Ends::from(&named.key).client;

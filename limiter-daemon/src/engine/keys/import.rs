@@ -285,7 +285,7 @@ fn store_keys(
         } else {
             store.key_by_digest(new.digest)?
         };
-        match known.map(|known| stays(&known, new)) {
+        match known.map(|known| check_same_scope(&known, new)) {
             None => {}
             Some(Ok(())) => {
                 already_there.insert(new.digest);
@@ -300,7 +300,7 @@ fn store_keys(
 
 /// Checks that `known`, a key that is already registered, is not revoked and belongs to the scope
 /// of `new`.
-fn stays(known: &KeyRecord, new: &NewKey) -> Result<(), ApiError> {
+fn check_same_scope(known: &KeyRecord, new: &NewKey) -> Result<(), ApiError> {
     if known.scope_id != Some(new.scope_id) || known.state == KeyState::Revoked {
         return Err(known.clone().refusal().into());
     }

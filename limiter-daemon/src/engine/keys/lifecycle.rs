@@ -257,7 +257,7 @@ impl Engine {
                 Some((digest, self.clock.words().utc(entry.last_used_ns)?))
             })
             .collect();
-        self.store.lightly(|store| {
+        self.store.change_without_sync(|store| {
             used.iter()
                 .try_for_each(|(digest, at)| store.set_last_used(*digest, *at))
         })?;

@@ -167,13 +167,13 @@ fn keys_that_the_kernel_rejects_are_not_stored() {
         },
     );
     host.plane.tables().keys.insert(known, adopted);
-    host.plane.tables().key_room = Some(50);
+    host.plane.tables().key_capacity = Some(50);
     let error = host.import(&file(100)).unwrap_err();
     assert!(error.message.contains("table of keys is full"), "{error}");
     assert_eq!(host.plane.tables().keys.get(&known), Some(&adopted));
     host.plane.tables().keys.remove(&known);
     assert_holds(&mut host, 1, 1);
-    host.plane.tables().key_room = None;
+    host.plane.tables().key_capacity = None;
     host.import(&file(100)).unwrap();
     assert_holds(&mut host, 101, 10);
 }
@@ -292,7 +292,7 @@ fn one_file_is_imported_at_a_time_and_its_progress_is_reported() {
     assert_eq!(shared.import_view(), None);
     let steps = std::cell::RefCell::new(Vec::new());
     let secret = shared.engine().secret();
-    let tell = |phase, done, total| {
+    let progress = |phase, done, total| {
         let mut steps = steps.borrow_mut();
         if steps.last().is_none_or(|(last, _, _)| *last != phase) {
             steps.push((phase, done, total));
@@ -302,7 +302,7 @@ fn one_file_is_imported_at_a_time_and_its_progress_is_reported() {
     let key_file = csv_import::read(text.as_bytes(), *secret, &|_, _, _| ()).unwrap();
     shared
         .engine()
-        .import(key_file, &caller(noon()), &tell)
+        .import(key_file, &caller(noon()), &progress)
         .unwrap();
     assert_eq!(
         steps.into_inner(),

@@ -101,5 +101,5 @@ fn an_override_that_ended_while_no_daemon_ran_does_not_come_back() {
             .all(|(scope, limits)| *scope != id || limits.tolerance_ns == 0)
     );
     let shown = host.engine().show_scope(&name("acme")).unwrap().scope;
-    assert_eq!((shown.own, shown.limits.burst), (None, 1));
+    assert_eq!((shown.limits_override, shown.limits.burst), (None, 1));
 }

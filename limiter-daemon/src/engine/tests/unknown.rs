@@ -30,7 +30,7 @@ fn morning() -> chrono::DateTime<chrono::Utc> {
 
 /// Makes the kernel create a scope for the unknown key `key` and admit `requests` requests with
 /// this key on `day`. Returns the id of the scope.
-fn meet(host: &Host, key: Digest, day: Day, requests: u64) -> u32 {
+fn create_unknown_scope(host: &Host, key: Digest, day: Day, requests: u64) -> u32 {
     let id = {
         let mut tables = host.plane.tables();
         let id = tables.unused.pop().unwrap();
@@ -51,9 +51,9 @@ fn meet(host: &Host, key: Digest, day: Day, requests: u64) -> u32 {
     id
 }
 
-/// Does the same as [`meet`], and then reports the scope to the daemon.
+/// Does the same as [`create_unknown_scope`], and then reports the scope to the daemon.
 fn adopt(host: &mut Host, key: Digest, requests: u64) -> u32 {
-    let id = meet(host, key, TODAY, requests);
+    let id = create_unknown_scope(host, key, TODAY, requests);
     host.engine().note_adopted(&[(key, id)], noon()).unwrap();
     id
 }
@@ -102,7 +102,7 @@ fn counts_of_unknown_keys_survive_the_daemon_and_the_host() {
     let id = adopt(&mut host, KEY, 3);
     // While no daemon runs, more requests come, and the kernel creates a scope for another key.
     host.plane.admit(id, TODAY, 4);
-    meet(&host, [0xef, 2], TODAY, 2);
+    create_unknown_scope(&host, [0xef, 2], TODAY, 2);
     host.start(noon()).unwrap();
     assert_eq!(usage(&mut host, SCOPE).used, 7);
     assert_eq!(usage(&mut host, "unknown/00000000000000ef").used, 2);
@@ -139,7 +139,7 @@ fn after_a_crash_new_unknown_keys_begin_with_the_requests_that_may_have_been_use
     // On the next day, the count of a new scope begins at zero.
     host.stop(noon());
     host.start(morning()).unwrap();
-    let id = meet(&host, [6, 6], TOMORROW, 1);
+    let id = create_unknown_scope(&host, [6, 6], TOMORROW, 1);
     assert_eq!(DayCount(host.plane.state(id).day_count).count(), 1);
 }
 
@@ -187,7 +187,7 @@ fn an_unknown_key_that_returns_while_it_is_forgotten_keeps_its_count() {
     // the packet's request afterwards. The next packet makes the kernel adopt the key again, with a
     // new id.
     host.plane.admit(old, TOMORROW, 1);
-    let new = meet(&host, KEY, TOMORROW, 4);
+    let new = create_unknown_scope(&host, KEY, TOMORROW, 4);
     host.engine().tick(morning());
     host.engine()
         .note_adopted(&[(KEY, new)], morning())
@@ -216,7 +216,7 @@ fn an_unknown_key_that_returns_without_a_daemon_keeps_its_count() {
     host.engine().tick(noon());
     host.engine().tick(morning());
     host.plane.admit(old, TOMORROW, 1);
-    let new = meet(&host, KEY, TOMORROW, 4);
+    let new = create_unknown_scope(&host, KEY, TOMORROW, 4);
     host.start(morning()).unwrap();
     assert_eq!(entry(&host), Some(new));
     assert_eq!(host.used(SCOPE, morning()), 5);
@@ -227,7 +227,7 @@ fn an_unknown_key_that_returns_without_a_daemon_keeps_its_count() {
 #[test]
 fn unreported_scopes_of_unknown_keys_are_found() {
     let mut host = Host::new(CONFIG);
-    meet(&host, KEY, TODAY, 3);
+    create_unknown_scope(&host, KEY, TODAY, 3);
     // Two packets with a new key arrived at once and took two ids. `lost` is the id that the scope
     // did not get.
     let lost = host.plane.tables().unused.pop().unwrap();
@@ -343,7 +343,7 @@ fn ids_of_stored_scopes_are_not_offered_to_unknown_keys() {
 #[test]
 fn unreported_scopes_of_unknown_keys_are_stored_at_a_detach() {
     let mut host = Host::new(CONFIG);
-    meet(&host, KEY, TODAY, 3);
+    create_unknown_scope(&host, KEY, TODAY, 3);
     host.engine().detach(&caller(noon())).unwrap();
     host.plane = MemoryPlane::new("boot:two");
     host.start(noon()).unwrap();
@@ -355,7 +355,7 @@ fn unreported_scopes_of_unknown_keys_are_stored_at_a_detach() {
 #[test]
 fn scopes_of_unknown_keys_that_cannot_be_stored_are_stored_later() {
     let mut host = Host::new(CONFIG);
-    let id = meet(&host, KEY, TODAY, 3);
+    let id = create_unknown_scope(&host, KEY, TODAY, 3);
     host.plane.tables().key_scans = 0;
     let file = host.directory.path().join("limiter.db");
     let other = rusqlite::Connection::open(file).unwrap();
@@ -406,7 +406,7 @@ fn unknown_keys_count_for_their_tier_and_are_never_named() {
     assert_eq!(admitted(&mut host, "other"), 0);
     // The kernel adopts one of the keys again with another id. Both scopes are then forgotten,
     // because unknown keys no longer get scopes.
-    let new = meet(&host, KEY, TODAY, 2);
+    let new = create_unknown_scope(&host, KEY, TODAY, 2);
     host.engine().note_adopted(&[(KEY, new)], noon()).unwrap();
     assert_eq!(admitted(&mut host, "other"), 2);
     host.configure("[policy]\nunknown_key = \"pass\"\n[tiers.guest]\n[tiers.other]\n");
