@@ -409,7 +409,7 @@ impl ServicePolicy {
         })
     }
 
-    fn take_away(&self) -> anyhow::Result<()> {
+    fn remove_file(&self) -> anyhow::Result<()> {
         if self.created_by_us {
             process::run(
                 self.privilege
@@ -422,7 +422,7 @@ impl ServicePolicy {
     }
 
     fn remove(mut self) -> anyhow::Result<()> {
-        let removed = self.take_away();
+        let removed = self.remove_file();
         self.created_by_us = false;
         removed
     }
@@ -431,7 +431,7 @@ impl ServicePolicy {
 impl Drop for ServicePolicy {
     fn drop(&mut self) {
         // A destructor cannot return an error, so the error is only printed.
-        if let Err(error) = self.take_away() {
+        if let Err(error) = self.remove_file() {
             eprintln!("{POLICY} is still there, remove it: {error:#}");
         }
     }

@@ -34,22 +34,22 @@ impl Host {
     /// Reads the current state of the host, as far as it affects packets that arrive on the
     /// interfaces `attached`. If a part of the state cannot be read, there are no warnings about
     /// that part.
-    pub(super) fn look(attached: &[&str]) -> Self {
+    pub(super) fn inspect(attached: &[&str]) -> Self {
         let listeners = KernelSockets::open().and_then(|mut sockets| sockets.listeners());
         let mut host = Self {
             devices: topology::devices().unwrap_or_default(),
             listeners: listeners.unwrap_or_default(),
-            redirects: redirects::look(),
+            redirects: redirects::find(),
             forwarding: Vec::new(),
         };
         for name in attached.iter().filter(|name| **name != "lo") {
-            let mut looked = vec![forwarding::look(name, None)];
-            looked.extend(
+            let mut forwarding = vec![forwarding::read(name, None)];
+            forwarding.extend(
                 host.above(name)
                     .into_iter()
-                    .map(|above| forwarding::look(above, Some(name))),
+                    .map(|above| forwarding::read(above, Some(name))),
             );
-            host.forwarding.extend(looked);
+            host.forwarding.extend(forwarding);
         }
         host
     }

@@ -24,7 +24,7 @@ pub(super) struct Forwarding {
 /// Reads the settings of the interface `name` in this network namespace. If `guarded` is `None`,
 /// the interface itself is guarded. Otherwise, the interface is stacked on the interface `guarded`.
 /// There are no warnings about settings that cannot be read.
-pub(super) fn look(name: &str, guarded: Option<&str>) -> Forwarding {
+pub(super) fn read(name: &str, guarded: Option<&str>) -> Forwarding {
     // Each process sees the settings of its own network namespace here (proc(5)).
     let number = |family: &str, of: &str, variable: &str| -> Option<u8> {
         let path = format!("/proc/sys/net/{family}/conf/{of}/{variable}");

@@ -30,7 +30,7 @@ pub(super) struct Redirect {
 }
 
 /// Returns all redirecting rules of this network namespace that can be read.
-pub(super) fn look() -> Vec<Redirect> {
+pub(super) fn find() -> Vec<Redirect> {
     let mut found: Vec<Redirect> = Vec::new();
     for (words, read) in SOURCES {
         let Some((program, arguments)) = words.split_first() else {

@@ -115,7 +115,7 @@ async fn run(
                 match answer? {
                     Ok(view) if !screen.is_paused() => screen.take(view),
                     Ok(_late) => {}
-                    Err(failure) => screen.trouble(&failure),
+                    Err(failure) => screen.note_failure(&failure),
                 }
             }
         }

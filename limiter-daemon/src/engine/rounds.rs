@@ -37,8 +37,8 @@ impl Engine {
             self.clock.words().attend();
         }
         self.note_result("store", flushed);
-        let tended = self.tend_unknown(now);
-        self.note_result("unknown_keys", tended);
+        let maintained = self.maintain_unknown(now);
+        self.note_result("unknown_keys", maintained);
         let keep = self.setup.config().history.keep;
         let pruned = self.record.prune(&mut self.store, keep, now);
         self.note_result("history", pruned.map_err(ApiError::from));

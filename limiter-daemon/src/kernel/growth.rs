@@ -160,7 +160,7 @@ impl LargerMaps {
                 Ok(self.maps.set)
             }
             Err(error) => {
-                self.switch.let_go();
+                self.switch.release();
                 // If the replacement fails, the switching programs stay, and the next call to
                 // `follow` tries again to replace them.
                 attachments.replace(&mut old.ebpf, program_name)?;
@@ -354,7 +354,7 @@ fn settle_one(directory: &Path, maps: &Path) -> Result<(), KernelError> {
     match Switch::of(directory)? {
         Some(switch) if switch.is_new() => move_pins(directory, maps),
         Some(switch) => {
-            switch.let_go();
+            switch.release();
             Ok(())
         }
         None => Ok(()),

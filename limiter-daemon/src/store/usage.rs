@@ -26,7 +26,7 @@ pub struct DayUsage {
 
 impl DayUsage {
     /// Returns whether there was no usage on the day.
-    pub fn is_nothing(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.used + self.lost + self.refused.total() + self.would_refuse.total() == 0
     }
 }

@@ -62,7 +62,7 @@ impl Kernel {
                     .with_context(|| format!("make {}", directory.display()))?;
                 apt.download(std::slice::from_ref(&newest), directory)?;
                 let deb = the_one(directory, "")?;
-                take_apart(&deb, directory)?;
+                extract_package(&deb, directory)?;
                 fs::remove_file(&deb).with_context(|| format!("remove {}", deb.display()))
             })?;
             Ok(Self {
@@ -85,7 +85,7 @@ impl Kernel {
                 .with_context(|| format!("remove {}", directory.display()))?;
         }
         fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
-        take_apart(deb, directory)?;
+        extract_package(deb, directory)?;
         let name = deb.file_name().unwrap_or_default();
         Ok(Self {
             name: name.to_string_lossy().into_owned(),
@@ -118,7 +118,7 @@ fn is_kernel(package: &str, series: &str) -> bool {
         .is_some_and(|rest| rest.starts_with('.') && rest.ends_with("-cloud-amd64"))
 }
 
-fn take_apart(deb: &Path, directory: &Path) -> anyhow::Result<()> {
+fn extract_package(deb: &Path, directory: &Path) -> anyhow::Result<()> {
     let tree = directory.join("tree");
     process::output(Command::new("dpkg").arg("--extract").arg(deb).arg(&tree))?;
     let image = the_one(&tree.join("boot"), "vmlinuz-")?;

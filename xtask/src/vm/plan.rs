@@ -105,7 +105,7 @@ pub fn load() -> Plan {
 }
 
 /// Returns all plans except [`load`]. Those that take minutes are included only with `more`.
-pub fn rest(more: bool) -> Vec<Plan> {
+pub fn remaining(more: bool) -> Vec<Plan> {
     let skips = NOT_ALWAYS.map(|module| format!("--skip {module}::"));
     let always = format!("--test-threads=2 {}", skips.join(" "));
     let mut tests = vec![program(ALWAYS, &always)];

@@ -72,7 +72,7 @@ pub struct Outcome {
     pub summary: Summary,
     pub skipped: Vec<String>,
     /// The fault of the run, if there is one. Failed tests are not included.
-    pub complaint: Option<String>,
+    pub fault: Option<String>,
 }
 
 impl Boot<'_> {
@@ -105,14 +105,14 @@ impl Boot<'_> {
             child,
             socket,
         };
-        let (transcript, is_cut) = machine.attend(self.tag, self.limit)?;
+        let (transcript, is_cut) = machine.follow(self.tag, self.limit)?;
         machine.end()?;
         let mut outcome = Outcome {
-            complaint: transcript.complaint(programs, self.end, is_cut),
+            fault: transcript.fault(programs, self.end, is_cut),
             summary: transcript.summary,
             skipped: transcript.skipped,
         };
-        if outcome.complaint.is_some() {
+        if outcome.fault.is_some() {
             let text = fs::read(&console).unwrap_or_default();
             let text = String::from_utf8_lossy(&text);
             let lines: Vec<&str> = text.lines().collect();
@@ -201,7 +201,7 @@ struct Machine {
 impl Machine {
     /// Reads the output until the machine ends, asks for its power to be cut, or exceeds its time
     /// limit. Returns the output, and whether the machine has asked for its power to be cut.
-    fn attend(&mut self, tag: &str, limit: Duration) -> anyhow::Result<(Transcript, bool)> {
+    fn follow(&mut self, tag: &str, limit: Duration) -> anyhow::Result<(Transcript, bool)> {
         let start = Instant::now();
         let mut transcript = Transcript::new(tag);
         loop {
@@ -210,7 +210,7 @@ impl Machine {
                 Ok(line) => line,
                 Err(RecvTimeoutError::Disconnected) => return Ok((transcript, false)),
                 Err(RecvTimeoutError::Timeout) => {
-                    transcript.late(limit);
+                    transcript.note_timeout(limit);
                     return Ok((transcript, false));
                 }
             };

@@ -82,7 +82,7 @@ impl Transcript {
     }
 
     /// Records that the machine has exceeded its time limit.
-    pub fn late(&mut self, limit: Duration) {
+    pub fn note_timeout(&mut self, limit: Duration) {
         self.exceeded = Some(limit);
     }
 
@@ -91,7 +91,7 @@ impl Transcript {
     /// failed. If the plan ends with a power cut, the machine must have asked for the cut.
     /// Otherwise, all programs must have ended in the given order, and the machine must have
     /// printed that the plan is over.
-    pub fn complaint(&self, programs: &[&str], end: End, is_cut: bool) -> Option<String> {
+    pub fn fault(&self, programs: &[&str], end: End, is_cut: bool) -> Option<String> {
         if let Some(limit) = self.exceeded {
             return Some(format!("it was not over after {} s", limit.as_secs()));
         }
@@ -139,9 +139,9 @@ mod tests {
             "vm: end b 0",
             "vm: over\r",
         ]);
-        assert_eq!(transcript.complaint(&["a", "b"], End::Off, false), None);
+        assert_eq!(transcript.fault(&["a", "b"], End::Off, false), None);
         assert_eq!(transcript.summary.passed, 2);
-        assert!(transcript.complaint(&["a", "b"], End::Cut, false).is_some());
+        assert!(transcript.fault(&["a", "b"], End::Cut, false).is_some());
     }
 
     #[test]
@@ -159,22 +159,22 @@ mod tests {
         ] {
             let transcript = read(lines);
             assert!(
-                transcript.complaint(&["a"], End::Off, false).is_some(),
+                transcript.fault(&["a"], End::Off, false).is_some(),
                 "{lines:?}"
             );
         }
         let mut late = read(&["vm: end a 0", "vm: over"]);
-        late.late(Duration::from_secs(1));
-        assert!(late.complaint(&["a"], End::Off, false).is_some());
+        late.note_timeout(Duration::from_secs(1));
+        assert!(late.fault(&["a"], End::Off, false).is_some());
     }
 
     #[test]
     fn a_power_cut_passes_only_if_it_is_planned() {
         let transcript = Transcript::default();
-        assert_eq!(transcript.complaint(&["a"], End::Cut, true), None);
-        assert!(transcript.complaint(&["a"], End::Off, true).is_some());
+        assert_eq!(transcript.fault(&["a"], End::Cut, true), None);
+        assert!(transcript.fault(&["a"], End::Off, true).is_some());
         let failed = read(&["vm: end a 101"]);
-        assert!(failed.complaint(&["a", "b"], End::Cut, true).is_some());
+        assert!(failed.fault(&["a", "b"], End::Cut, true).is_some());
     }
 
     #[test]

@@ -114,7 +114,7 @@ pub(super) struct Screen {
     typing: bool,
     paused: bool,
     /// The reason why the figures are out of date, if they are.
-    trouble: Option<String>,
+    failure: Option<String>,
     colours: bool,
 }
 
@@ -126,7 +126,7 @@ impl Screen {
             filter,
             typing: false,
             paused: false,
-            trouble: None,
+            failure: None,
             colours,
         }
     }
@@ -145,13 +145,13 @@ impl Screen {
 
     /// Stores the figures of a response.
     pub(super) fn take(&mut self, view: TopView) {
-        self.trouble = None;
+        self.failure = None;
         self.view = Some(view);
     }
 
     /// Stores the reason why there was no response.
-    pub(super) fn trouble(&mut self, failure: &Failure) {
-        self.trouble = Some(match failure {
+    pub(super) fn note_failure(&mut self, failure: &Failure) {
+        self.failure = Some(match failure {
             Failure::Unreachable(_) => "no daemon responds: trying again".to_owned(),
             Failure::Usage(message) => message.clone(),
             Failure::Failed(error) => format!("{error:#}: trying again"),
@@ -282,9 +282,9 @@ impl Screen {
 
     /// Returns the line that shows the filter, or the reason why the figures are out of date.
     fn state(&self) -> Line<'_> {
-        if let Some(trouble) = &self.trouble {
+        if let Some(failure) = &self.failure {
             let style = self.colour(Color::Red).add_modifier(Modifier::BOLD);
-            return Line::styled(trouble.as_str(), style);
+            return Line::styled(failure.as_str(), style);
         }
         if self.typing {
             return Line::raw(format!("filter: {}_", self.filter));

@@ -121,7 +121,7 @@ impl Occupancy {
 
     /// Returns the time, in ns, that the next sweep gives to connections that are half open or
     /// unconfirmed, or `None` if they get the usual time.
-    fn hurry(&self, capacity: u64) -> Option<u64> {
+    fn shortened_ns(&self, capacity: u64) -> Option<u64> {
         let dispensable = self.half_open + self.unconfirmed;
         let many = dispensable * 100 >= capacity * HALF_OPEN_PERCENT;
         let crowding = self.crowding().filter(|_| many)?;
@@ -177,13 +177,13 @@ impl FlowTable {
         capacity: u64,
     ) -> SweepReport {
         let mut idle_ns = Idle::DEFAULT_NS;
-        if let Some(hurry) = self.occupancy.hurry(capacity) {
+        if let Some(shortened_ns) = self.occupancy.shortened_ns(capacity) {
             // A connection that is given up early must not count as older than the limiter when one
             // of its packets arrives later. If this cannot be prevented, all connections get the
             // usual time, and the health of the clock reports the reason.
             if clock.refuse_untracked_for(REFUSE_UNTRACKED_NS).is_ok() {
-                idle_ns[HANDSHAKE] = hurry;
-                idle_ns[Idle::Unconfirmed as usize] = hurry;
+                idle_ns[HANDSHAKE] = shortened_ns;
+                idle_ns[Idle::Unconfirmed as usize] = shortened_ns;
             }
         }
         let shared_out = self.share_out(plane, clock, capacity);
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_clients_give_way_to_the_others() {
+    fn the_fair_share_limits_only_the_largest_clients() {
         for (clients, wanted) in [
             (&[][..], 0),
             // There is no other client with which the table could be shared.
@@ -365,11 +365,11 @@ mod tests {
     }
 
     fn hurry_s(table: &Occupancy) -> Option<u64> {
-        table.hurry(CAPACITY).map(|ns| ns / NS_PER_SECOND)
+        table.shortened_ns(CAPACITY).map(|ns| ns / NS_PER_SECOND)
     }
 
     #[test]
-    fn the_fuller_the_table_the_less_time_half_open_connections_get() {
+    fn half_open_connections_get_less_time_in_a_fuller_table() {
         for (flows, handshakes, wanted) in [
             (0, 0, None),
             (500, 500, None),
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn hurry_ends_only_when_it_has_been_calm_for_a_while() {
+    fn half_open_connections_get_more_time_only_after_a_calm_period() {
         let mut table = Occupancy::default();
         table.note(&swept(950, 900), CAPACITY);
         for _ in 1..CALM_SWEEPS {

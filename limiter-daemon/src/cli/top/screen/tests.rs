@@ -143,7 +143,7 @@ fn a_paused_screen_requests_nothing_and_is_marked() {
 #[test]
 fn a_daemon_that_does_not_respond_is_reported_until_it_does() {
     let mut screen = screen(vec![row("a", 9.0, 1)]);
-    screen.trouble(&Failure::Unreachable("x".to_owned()));
+    screen.note_failure(&Failure::Unreachable("x".to_owned()));
     let lines = drawn(&screen, 80, 24);
     assert_eq!(lines[1], "no daemon responds: trying again");
     assert!(lines[4].starts_with("a "));
@@ -169,7 +169,7 @@ fn numbers_are_short() {
 #[test]
 fn without_colours_no_cell_has_one() {
     let mut screen = screen(vec![row("a", 9.0, 1000)]);
-    screen.trouble(&Failure::Unreachable(String::new()));
+    screen.note_failure(&Failure::Unreachable(String::new()));
     let colours = |screen: &Screen| {
         let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
         terminal.draw(|frame| screen.draw(frame)).unwrap();

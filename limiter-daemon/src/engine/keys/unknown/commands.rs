@@ -34,7 +34,7 @@ impl Engine {
     ///
     /// # Errors
     /// Returns an error if the store or the kernel reports one.
-    pub(crate) fn tend_unknown(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
+    pub(crate) fn maintain_unknown(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
         self.unknown.find_unreported(self.plane.as_ref())?;
         self.record_adopted(now)?;
         self.forget_idle(now)?;
@@ -194,7 +194,7 @@ impl Engine {
         }
         let ids = named.iter().map(|(_, id, _)| *id).collect();
         for (key, id, name) in named {
-            self.take_up(key, id, name, &tier, now)?;
+            self.add_to_memory(key, id, name, &tier, now)?;
         }
         self.flush_some(&ids, now)
     }
@@ -222,7 +222,7 @@ impl Engine {
 
     /// Adds the scope of an unknown key to memory after it has been added to the store and the
     /// kernel.
-    fn take_up(
+    fn add_to_memory(
         &mut self,
         key: Digest,
         id: u32,

@@ -278,7 +278,7 @@ impl Unknown {
             }
             match self.idle_id(&key, plane, scopes, today) {
                 Some(id) => idle.push((key, id)),
-                None => self.enter_again(&key, plane, scopes)?,
+                None => self.restore_key(&key, plane, scopes)?,
             }
         }
         Ok(idle)
@@ -331,7 +331,7 @@ impl Unknown {
         (idle && closed).then_some(scope.record.id)
     }
 
-    fn enter_again(
+    fn restore_key(
         &self,
         key: &Digest,
         plane: &mut dyn Plane,
