@@ -304,22 +304,23 @@ pub fn check_metadata(path: &Path, metadata: &Metadata) -> Result<(), TrustError
     }
 }
 
-/// Removes all permissions of a file except those in `most`, and logs a warning if there were any
-/// others.
+/// Removes all permissions of a file except those in `allowed`, and logs a warning if there were
+/// any others.
 ///
 /// # Errors
 /// Returns the error of the system call.
-pub fn restrict(path: &Path, metadata: &Metadata, most: u32) -> Result<(), TrustError> {
+pub fn restrict(path: &Path, metadata: &Metadata, allowed: u32) -> Result<(), TrustError> {
     let mode = metadata.mode() & 0o7777;
-    if mode & !most == 0 {
+    if mode & !allowed == 0 {
         return Ok(());
     }
     log::warn!(
         "{} had mode {mode:o}, with which other users could open it; its mode is {:o} now",
         path.display(),
-        mode & most
+        mode & allowed
     );
-    fs::set_permissions(path, fs::Permissions::from_mode(mode & most)).map_err(TrustError::io(path))
+    fs::set_permissions(path, fs::Permissions::from_mode(mode & allowed))
+        .map_err(TrustError::io(path))
 }
 
 #[cfg(test)]

@@ -153,13 +153,13 @@ fn of_tier(name: &TierName, tier: &Tier) -> Vec<String> {
         ));
     }
     // Returns the maximum number of requests that the rate and the burst admit in a day.
-    let most = |rate: Rate| NS_PER_DAY / rate.interval_ns() + burst;
+    let most_per_day = |rate: Rate| NS_PER_DAY / rate.interval_ns() + burst;
     if let Some(rate) = tier.limits.rate
-        && most(rate) < quota
+        && most_per_day(rate) < quota
     {
         warnings.push(format!(
             "the daily quota of the tier {name} cannot be used up: it is {quota}, and the rate {rate} admits at most {} requests in a day",
-            most(rate)
+            most_per_day(rate)
         ));
     }
     warnings

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// The time between two attempts to reconnect to a daemon.
-const AGAIN: Duration = Duration::from_millis(500);
+const RECONNECT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Prints the latest events.
 pub(super) fn recent(events: &[EventView], as_json: bool) -> Result<(), Failure> {
@@ -122,7 +122,7 @@ impl Follower {
             }
             note("the daemon has stopped: waiting for the next one");
             stream = loop {
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(RECONNECT_INTERVAL).await;
                 match self.open(client).await {
                     Ok(stream) => break stream,
                     Err(Failure::Unreachable(_)) => {}

@@ -10,7 +10,7 @@ use super::terminal::{self, HEAD, paint};
 /// The space between two columns.
 const GAP: &str = "  ";
 /// The minimum width of a truncated column, in columns of the terminal.
-const LEAST: usize = 8;
+const MIN_WIDTH: usize = 8;
 /// The mark at the end of a truncated cell.
 const CUT: char = '…';
 
@@ -129,7 +129,7 @@ impl Table {
             };
             // Returns how much width can be saved by truncating this column.
             let spare = |(column, width): &(usize, usize)| {
-                let least = LEAST.max(self.columns[*column].name.width());
+                let least = MIN_WIDTH.max(self.columns[*column].name.width());
                 let may_be_cut = self.columns[*column].may_be_cut;
                 if may_be_cut {
                     width.saturating_sub(least)

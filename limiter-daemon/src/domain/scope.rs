@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use thiserror::Error;
 
-use crate::domain::plain::{self, Shown, UnseenError};
+use crate::domain::plain::{self, InvisibleError, Shown};
 
 /// The maximum length of each part of a name, in bytes.
 const MAX_PART: usize = 64;
@@ -26,7 +26,7 @@ pub struct ScopeName(String);
 pub struct ScopeNameError {
     /// The first `2 * MAX_PART` characters of the string.
     given: String,
-    unseen: Option<UnseenError>,
+    unseen: Option<InvisibleError>,
 }
 
 impl ScopeNameError {

@@ -27,7 +27,7 @@ const RELEASE: &str = "release";
 
 /// The modules that are needed to mount the root disk. Some kernels have some of these modules
 /// built in.
-const TO_THE_DISK: [&str; 3] = ["virtio_pci", "virtio_blk", "ext4"];
+const DISK_MODULES: [&str; 3] = ["virtio_pci", "virtio_blk", "ext4"];
 
 /// A kernel that has been unpacked from its package.
 #[derive(Debug)]
@@ -143,7 +143,7 @@ fn extract_package(deb: &Path, directory: &Path) -> anyhow::Result<()> {
     let listing = modules.join("modules.dep");
     let listing =
         fs::read_to_string(&listing).with_context(|| format!("read {}", listing.display()))?;
-    for (number, path) in in_order(&listing, &TO_THE_DISK).into_iter().enumerate() {
+    for (number, path) in in_order(&listing, &DISK_MODULES).into_iter().enumerate() {
         unpack(&modules.join(path), &first.join(format!("{number:02}.ko")))?;
     }
     image::ext4(

@@ -24,9 +24,9 @@ const HEAD: u16 = 4;
 /// The number of lines below the scopes.
 const FOOT: u16 = 2;
 /// The minimum width of the column of names.
-const LEAST_NAME: usize = 8;
+const MIN_NAME_WIDTH: usize = 8;
 /// A quota is marked as nearly used up if at least this share of it is used.
-const NEARLY: f64 = 0.8;
+const NEARLY_USED_UP: f64 = 0.8;
 
 /// A column of numbers.
 struct Column {
@@ -229,7 +229,7 @@ impl Screen {
         let width = usize::from(area.width);
         let height = area.height.saturating_sub(HEAD + FOOT);
         let numbers: usize = COLUMNS.iter().map(|column| column.width).sum();
-        let name = width.saturating_sub(numbers).max(LEAST_NAME);
+        let name = width.saturating_sub(numbers).max(MIN_NAME_WIDTH);
         let mut lines = vec![self.sums(), self.state()];
         lines.extend(self.head(name));
         let shown = self.view.iter().flat_map(|view| &view.top);
@@ -338,7 +338,7 @@ impl Screen {
             let style = match column.by {
                 TopColumn::Quota => match row.quota_share() {
                     Some(share) if share >= 1.0 => self.colour(Color::Red),
-                    Some(share) if share >= NEARLY => self.colour(Color::Yellow),
+                    Some(share) if share >= NEARLY_USED_UP => self.colour(Color::Yellow),
                     _ => Style::new(),
                 },
                 TopColumn::RefusedRate if row.refused_rate > 0.0 => self.colour(Color::Yellow),

@@ -23,11 +23,11 @@ use thiserror::Error;
 const MISSING: u32 = 2;
 /// The maximum number of dumps in a check. Interrupted dumps are included, although they cannot
 /// show that a socket is missing.
-const MOST_DUMPS: u32 = 6;
+const MAX_DUMPS: u32 = 6;
 /// The maximum number of sweeps with which one check collects suspects. Together, these sweeps
 /// report up to 65,536 suspects, which take 5 MiB of the daemon's memory. Any further suspects are
 /// left to the next check.
-const MOST_BATCHES: u32 = 16;
+const MAX_BATCHES: u32 = 16;
 /// The number of flows that are removed each time the engine is locked.
 const FORGET_AT_ONCE: usize = 256;
 /// The pause between two dumps.
@@ -75,7 +75,7 @@ type Suspects = HashMap<SocketAddr, Vec<Suspect>>;
 /// `healing.suspect_after`.
 fn find_suspects(shared: &Shared) -> Result<Suspects, KernelError> {
     let mut suspects = Suspects::new();
-    for batch in 0..MOST_BATCHES {
+    for batch in 0..MAX_BATCHES {
         let named = shared.engine().find_suspects(batch == 0)?;
         let last = named.len() < MAX_SUSPECTS as usize;
         for named in named {
@@ -93,7 +93,7 @@ fn find_suspects(shared: &Shared) -> Result<Suspects, KernelError> {
 /// completely, removes all connections.
 fn keep_missing(sockets: &mut dyn SocketTable, suspects: &mut Suspects) -> io::Result<()> {
     let mut complete = 0;
-    for _ in 0..MOST_DUMPS {
+    for _ in 0..MAX_DUMPS {
         let dump = sockets.dump(&mut |ends| {
             suspects.remove(&ends.client);
         })?;

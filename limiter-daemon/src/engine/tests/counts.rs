@@ -365,9 +365,9 @@ fn only_writes_keep_the_store_attended() {
 fn when_the_store_works_again_requests_admitted_meanwhile_are_written() {
     /// A clock map in which each publication of the clock makes the kernel admit three requests
     /// first.
-    struct Late(MemoryPlane, u32, Clock);
+    struct AdmittingClock(MemoryPlane, u32, Clock);
 
-    impl PublishClock for Late {
+    impl PublishClock for AdmittingClock {
         fn published(&self) -> Result<Clock, KernelError> {
             Ok(self.2)
         }
@@ -381,7 +381,7 @@ fn when_the_store_works_again_requests_admitted_meanwhile_are_written() {
 
     let mut host = Host::new("");
     let id = host.add("acme");
-    let late = Late(host.plane.clone(), id, Clock::default());
+    let late = AdmittingClock(host.plane.clone(), id, Clock::default());
     let engine = host.engine();
     let words = engine.clock.words().clone();
     let clock = ClockPublisher::new(Box::new(late), words);

@@ -174,8 +174,8 @@ fn incomplete_dumps_forget_no_connection() {
 
 #[test]
 fn a_suspect_that_sends_a_packet_is_not_forgotten() {
-    struct Sends<'a>(&'a Healed);
-    impl SocketTable for Sends<'_> {
+    struct SendingPeer<'a>(&'a Healed);
+    impl SocketTable for SendingPeer<'_> {
         fn dump(&mut self, _: &mut dyn FnMut(Ends)) -> io::Result<Dump> {
             self.0.tables(|tables| tables.flows[0].last_seen_ns += 1);
             Ok(Dump::Complete)
@@ -186,7 +186,7 @@ fn a_suspect_that_sends_a_packet_is_not_forgotten() {
     }
     let healed = Healed::new("");
     healed.silent(1, 2);
-    let mut sockets = Sends(&healed);
+    let mut sockets = SendingPeer(&healed);
     orphans::check(&healed.shared, || Ok(&mut sockets)).unwrap();
     assert_eq!(healed.in_flight(), 2);
 }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     domain::key_state::KeyState,
     engine::{
-        keys::{csv_import, import::Turn},
+        keys::{csv_import, import::ImportPermit},
         shared::Shared,
     },
     kernel::Plane as _,
@@ -312,7 +312,7 @@ fn one_file_is_imported_at_a_time_and_its_progress_is_reported() {
             (ImportPhase::Committing, 0, 0)
         ]
     );
-    let turn = Turn::take(&shared).unwrap();
+    let turn = ImportPermit::take(&shared).unwrap();
     assert_eq!(shared.import_view(), Some(ImportView::default()));
     let error = shared
         .import_csv(text.as_bytes(), &caller(noon()))
