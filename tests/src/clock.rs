@@ -18,7 +18,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub const RETRY: Duration = Duration::from_millis(50);
 
 /// The interval at which a condition is polled.
-const LOOK: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Returns the current time in seconds since the epoch.
 pub fn unix_now() -> u64 {
@@ -36,11 +36,11 @@ pub fn seconds_to_midnight() -> u64 {
 /// Waits, if necessary, until no midnight UTC falls within the next `span`. All requests of a test
 /// that then takes less than `span` are counted on the same day.
 pub fn avoid_midnight(span: Duration) {
-    let mut told = false;
+    let mut has_printed = false;
     while seconds_to_midnight() <= span.as_secs() + 1 {
-        if !told {
+        if !has_printed {
             println!("waiting for midnight UTC to pass");
-            told = true;
+            has_printed = true;
         }
         thread::sleep(Duration::from_millis(500));
     }
@@ -70,7 +70,7 @@ pub fn eventually_some<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T 
             start.elapsed() < PATIENCE,
             "still waiting after {PATIENCE:?}: {what}"
         );
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 

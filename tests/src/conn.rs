@@ -294,12 +294,6 @@ impl Conn {
         }
     }
 
-    /// Reads until the connection ends. Returns the bytes that arrived before the end, or the error
-    /// that ended the connection.
-    pub fn fate(&mut self) -> io::Result<Vec<u8>> {
-        self.rest()
-    }
-
     /// Sets the timeout of later reads. Tests that expect no response use a short one.
     pub fn set_read_timeout(&self, timeout: Duration) {
         self.stream

@@ -198,13 +198,13 @@ impl<'a> Client<'a> {
                 let count = 2 + self.random.below(6);
                 self.ask(count);
             }
-            8 => self.say_the_end(),
-            9 => self.be_refused(0, round),
+            8 => self.send_last(),
+            9 => self.send_refused(0, round),
             10 => {
                 let before = 1 + self.random.below(3);
-                self.be_refused(before, round);
+                self.send_refused(before, round);
             }
-            _ => self.be_paced(round),
+            _ => self.send_paced(round),
         }
         if self.random.below(4) == 0 {
             self.conn = None;
@@ -223,7 +223,7 @@ impl<'a> Client<'a> {
     /// Sends a last request and closes the sending half. The response must be short: nginx would
     /// not complete a long one, because it stops once it notices that the client has closed its
     /// sending half.
-    fn say_the_end(&mut self) {
+    fn send_last(&mut self) {
         let mut conn = self.connection();
         conn.send(&crate::request("/", &self.mixture.keys.roomy));
         conn.finish();
@@ -233,7 +233,7 @@ impl<'a> Client<'a> {
     }
 
     /// Sends `before` requests that are served and then one that is refused, all at once.
-    fn be_refused(&mut self, before: u64, round: usize) {
+    fn send_refused(&mut self, before: u64, round: usize) {
         let (mut bytes, expected) = self.requests(before);
         let key = self.mixture.keys.spent.clone();
         let framing = self.random.below(3);
@@ -261,7 +261,7 @@ impl<'a> Client<'a> {
     }
 
     /// Sends a request that is either served or refused because it exceeds the rate.
-    fn be_paced(&mut self, round: usize) {
+    fn send_paced(&mut self, round: usize) {
         let mut conn = self.connection();
         conn.send(&crate::request("/", &self.mixture.keys.paced));
         let response = conn

@@ -97,11 +97,11 @@ pub struct RawConn {
     pub ends: Ends,
     opening: Opening,
     /// The number of bytes sent in order, which is also the position of the client's next byte.
-    pub said: u32,
+    pub sent: u32,
     /// The number of bytes that the server has acknowledged.
     pub acked: u32,
     /// The number of bytes received from the server in order, including its FIN.
-    pub heard: u32,
+    pub received: u32,
     /// Whether received bytes are acknowledged immediately.
     pub acknowledges: bool,
     /// The sequence number of the server's first byte.
@@ -135,9 +135,9 @@ impl RawConn {
                 client_port,
                 server_port: opening.server_port,
             },
-            said: 0,
+            sent: 0,
             acked: 0,
-            heard: 0,
+            received: 0,
             acknowledges: true,
             server_start: 0,
             server_window: 0,
@@ -195,7 +195,7 @@ impl RawConn {
         };
         Segment {
             seq: self.opening.start.wrapping_add(at),
-            ack: self.server_start.wrapping_add(self.heard),
+            ack: self.server_start.wrapping_add(self.received),
             flags: if payload.is_empty() { ACK } else { ACK | PSH },
             window: self.opening.window,
             options,
@@ -231,32 +231,32 @@ impl RawConn {
     }
 
     /// Sends the next bytes in order.
-    pub fn say(&mut self, payload: &[u8]) {
-        self.say_at(self.said, payload);
+    pub fn send_next(&mut self, payload: &[u8]) {
+        self.send_at(self.sent, payload);
     }
 
     /// Sends bytes that begin at position `at` in the client's bytes. The client's next byte is
     /// then the one after the highest position that has been sent so far.
-    pub fn say_at(&mut self, at: u32, payload: &[u8]) {
+    pub fn send_at(&mut self, at: u32, payload: &[u8]) {
         let segment = self.segment(at, payload);
         self.send(&segment);
         let length = u32::try_from(payload.len()).expect("a segment's length");
-        self.said = self.said.max(at.wrapping_add(length));
+        self.sent = self.sent.max(at.wrapping_add(length));
     }
 
     /// Sends the next bytes in order, and retransmits them as TCP would until the server has
     /// acknowledged them.
     #[track_caller]
-    pub fn bring(&mut self, payload: &[u8]) {
-        let at = self.said;
+    pub fn deliver(&mut self, payload: &[u8]) {
+        let at = self.sent;
         let length = u32::try_from(payload.len()).expect("a segment's length");
-        self.insist(at + length, |conn| conn.say_at(at, payload));
+        self.retry_until_acked(at + length, |conn| conn.send_at(at, payload));
     }
 
     /// Calls `send` repeatedly until the server has acknowledged all of the client's bytes before
     /// position `end`.
     #[track_caller]
-    pub fn insist(&mut self, end: u32, mut send: impl FnMut(&mut Self)) {
+    pub fn retry_until_acked(&mut self, end: u32, mut send: impl FnMut(&mut Self)) {
         clock::eventually("the bytes are acknowledged", || {
             send(self);
             let until = Instant::now() + clock::RETRY;
@@ -266,14 +266,14 @@ impl RawConn {
 
     /// Sends the client's FIN after the bytes that have been sent.
     pub fn finish(&mut self) {
-        let fin = self.segment(self.said, b"").with_flags(ACK | FIN);
-        self.said += 1;
+        let fin = self.segment(self.sent, b"").with_flags(ACK | FIN);
+        self.sent += 1;
         self.send(&fin);
     }
 
     /// Acknowledges all received bytes.
     pub fn acknowledge(&mut self) {
-        let ack = self.segment(self.said, b"");
+        let ack = self.segment(self.sent, b"");
         self.send(&ack);
     }
 
@@ -293,7 +293,7 @@ impl RawConn {
     }
 
     /// Returns whether bytes have been received that the test has not read yet.
-    pub fn has_heard(&self) -> bool {
+    pub fn has_unread(&self) -> bool {
         !self.stream.is_empty()
     }
 
@@ -319,8 +319,8 @@ impl RawConn {
     /// Waits until the server has acknowledged all sent bytes.
     #[track_caller]
     pub fn wait_until_acknowledged(&mut self) {
-        let said = self.said;
-        self.wait("all is acknowledged", |conn| conn.acked >= said);
+        let sent = self.sent;
+        self.wait("all is acknowledged", |conn| conn.acked >= sent);
     }
 
     /// Waits until the server ends the connection.
@@ -413,19 +413,19 @@ impl RawConn {
             let acked = segment.ack.wrapping_sub(self.opening.start);
             // The value is 0 if the server has acknowledged only the SYN. If the server has not
             // acknowledged the SYN, the value wraps to a very large number and is ignored.
-            if acked <= self.said.max(self.acked) {
+            if acked <= self.sent.max(self.acked) {
                 self.acked = self.acked.max(acked);
             }
             self.server_window = segment.window;
         }
         let at = segment.seq.wrapping_sub(self.server_start);
-        let fresh = at == self.heard && !segment.has(SYN | RST);
+        let fresh = at == self.received && !segment.has(SYN | RST);
         let speaks = !segment.payload.is_empty() || segment.has(FIN);
         if fresh {
             self.stream.extend(&segment.payload);
-            self.heard += u32::try_from(segment.payload.len()).expect("a segment's length");
+            self.received += u32::try_from(segment.payload.len()).expect("a segment's length");
             if segment.has(FIN) {
-                self.heard += 1;
+                self.received += 1;
                 self.end.get_or_insert(End::Fin);
             }
         }

@@ -314,8 +314,8 @@ fn what_a_store_has_of_such_texts_is_shown_by_number() {
         &["explain", "acme"],
         &["scope", "list"],
     ] {
-        let told = limiter.done(arguments);
-        assert!(told.contains(r"\u{1b}[8mhidden\u{2066}"), "{told}");
+        let output = limiter.done(arguments);
+        assert!(output.contains(r"\u{1b}[8mhidden\u{2066}"), "{output}");
     }
     let cleared = limiter.cli(&["limits", "clear", "acme", "--note", "x"]);
     assert!(
@@ -461,9 +461,9 @@ fn the_same_file_again_leaves_alone_what_is_there_and_says_how_many() {
 
     let more = format!("{file}acme,SECRET-4,\n");
     let arguments = ["key", "import", "--csv", "-", "--json"];
-    let told = limiter.cli_with_input(&arguments, &more).json();
+    let output = limiter.cli_with_input(&arguments, &more).json();
     assert_eq!(
-        told,
+        output,
         json!({"keys": 1, "scopes": 0, "already_there": 3, "warnings": []})
     );
     assert_eq!(key_count(&limiter), 4);

@@ -129,7 +129,7 @@ fn a_server_that_is_killed_frees_the_slots_of_its_requests() {
         rig.nginx.kill();
         for mut conn in held {
             // The connection ends with a FIN or a reset, in both cases without a response.
-            assert!(conn.fate().map_or(true, |rest| rest.is_empty()), "{net:?}");
+            assert!(conn.rest().map_or(true, |rest| rest.is_empty()), "{net:?}");
         }
         eventually("the slots are free", || {
             rig.limiter.usage("acme/web").in_flight == 0

@@ -36,7 +36,7 @@ const BAD: Rule = Rule {
 /// Creates a rig in which the server and its kernel soon close connections whose client is silent.
 fn impatient(net: Net) -> Rig {
     let lab = Lab::new(net);
-    lab.expect_a_bad_way();
+    lab.tune_for_packet_loss();
     // The server's kernel retransmits unacknowledged bytes at most three times, or at most twice
     // after the process has closed the socket.
     lab.server().set("net/ipv4/tcp_retries2", "3");
@@ -105,7 +105,7 @@ fn a_server_that_is_killed_without_a_word_to_anybody_leaves_nothing_in_the_count
     rig.limiter.run(&[]);
     let key = rig.limiter.key(SCOPE);
     let conns = open_some(&rig, &key);
-    disorder.set(Rule::NONE, Rule::eats(FIN | RST));
+    disorder.set(Rule::NONE, Rule::dropping(FIN | RST));
     rig.nginx.kill();
     eventually("its last packets are lost", || {
         disorder.to_client().lost >= 4
@@ -137,7 +137,7 @@ fn a_reset_from_either_side_ends_the_counts() {
         for _ in 0..10 {
             let mut conn = rig.lab.connect(8080);
             conn.send(&request("/", &key));
-            assert!(conn.fate().is_err(), "{net:?}");
+            assert!(conn.rest().is_err(), "{net:?}");
         }
         assert_counts_are_zero(&rig.limiter);
     }
@@ -149,7 +149,7 @@ fn a_client_whose_reset_is_lost_is_counted_until_the_server_gives_it_up() {
         let rig = impatient(net);
         let key = rig.limiter.key(SCOPE);
         let mut disorder = Disorder::at_client(&rig.lab, GUARDED);
-        disorder.set(Rule::eats(RST), Rule::NONE);
+        disorder.set(Rule::dropping(RST), Rule::NONE);
         for conn in open_some(&rig, &key) {
             conn.reset();
         }
@@ -187,7 +187,7 @@ fn what_ended_while_the_daemon_was_dead_is_not_counted_by_the_next_one() {
             })
             .collect();
         eventually("the server has them", || rig.nginx.gate().arrived() >= 4);
-        disorder.set(Rule::eats(RST), Rule::NONE);
+        disorder.set(Rule::dropping(RST), Rule::NONE);
         for conn in more {
             conn.reset();
         }
@@ -215,7 +215,7 @@ impl Drop for SetOnDrop<'_> {
 #[track_caller]
 fn go_on_while(net: Net, rule: Rule, happens: impl FnOnce(&mut Limiter, &Lab, &dyn Fn())) {
     let lab = Lab::new(net);
-    lab.expect_a_bad_way();
+    lab.tune_for_packet_loss();
     let mut rig = Rig::with(lab, mixture::NGINX, mixture::tiers);
     rig.nginx.gate().open();
     let keys = Keys::make(&rig.limiter);

@@ -12,7 +12,7 @@ use limiter_tests::{
 
 /// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
 /// requests are counted on one day.
-const TEST: Duration = Duration::from_secs(60);
+const TIME_BEFORE_MIDNIGHT: Duration = Duration::from_secs(60);
 
 /// Asserts that `response` has the properties of every 429, whichever limit caused it. `policy` is
 /// the name of that limit in the response.
@@ -37,7 +37,7 @@ fn assert_is_refusal(response: &Response, policy: &str) {
 
 #[test]
 fn exactly_the_quota_is_admitted_then_429_until_midnight() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     for net in Net::ALL {
         let rig = Rig::on(net, |config| config.tier("profile", "daily_quota = 5"));
         let key = rig.limiter.key("acme/web");
@@ -79,7 +79,7 @@ fn exactly_the_quota_is_admitted_then_429_until_midnight() {
 
 #[test]
 fn the_policies_are_told_with_their_quotas_and_windows() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| {
         config.tier(
             "profile",
@@ -106,7 +106,7 @@ fn the_policies_are_told_with_their_quotas_and_windows() {
 
 #[test]
 fn a_refused_head_gets_the_same_headers_and_no_body() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 1"));
     let key = rig.limiter.key("acme/web");
     rig.get(&key);
@@ -134,7 +134,7 @@ fn many_connections_at_once_get_exactly_the_quota() {
     const QUOTA: u64 = 400;
     const CLIENTS: usize = 8;
     const REQUESTS: usize = 100;
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| {
         config.tier(
             "profile",
@@ -169,7 +169,7 @@ fn many_connections_at_once_get_exactly_the_quota() {
 
 #[test]
 fn one_scope_over_its_quota_is_no_others_concern() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 1"));
     let [web, app] = ["acme/web", "acme/app"].map(|scope| rig.limiter.key(scope));
     let master = rig.limiter.key("acme");
@@ -180,7 +180,7 @@ fn one_scope_over_its_quota_is_no_others_concern() {
 
 #[test]
 fn an_override_and_its_end_work_at_once_also_on_open_connections() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 2"));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.statuses(&key, 3), [200, 200, 429]);
@@ -226,7 +226,7 @@ fn an_override_and_its_end_work_at_once_also_on_open_connections() {
 
 #[test]
 fn a_reset_gives_the_day_back() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 2"));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.statuses(&key, 3), [200, 200, 429]);

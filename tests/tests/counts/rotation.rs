@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 /// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
 /// requests are counted on one day.
-const TEST: Duration = Duration::from_secs(60);
+const TIME_BEFORE_MIDNIGHT: Duration = Duration::from_secs(60);
 
 /// Returns the ids of the keys of `scope`, starting with the oldest key.
 fn ids(rig: &Rig, scope: &str) -> Vec<String> {
@@ -32,7 +32,7 @@ fn set(rig: &Rig, arguments: &[&str]) {
 
 #[test]
 fn keys_are_rotated_on_one_open_connection_and_the_count_goes_on() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 100"));
     let first = rig.limiter.key("acme/web");
     let used = || rig.limiter.usage("acme/web").used;
@@ -155,19 +155,19 @@ fn a_key_that_was_revoked_never_works_again_whatever_becomes_of_its_scope() {
         }
         for key in [&revoked, &disabled, &active] {
             assert_eq!(rig.get(key).status, 401, "{step}");
-            let said = [
+            let words = [
                 "was revoked at 20",
                 "of acme/web, a scope that has been removed",
             ];
             let alone = rig.limiter.cli_with_input(&["key", "import", "other"], key);
-            alone.assert_fails(exit::FAILED, &said);
+            alone.assert_fails(exit::FAILED, &words);
             let file = rig.lab.file("keys.csv");
             std::fs::write(&file, format!("scope,key\nnew,a-new-key\nacme/web,{key}\n"))
                 .expect("the list");
             let listed = rig
                 .limiter
                 .cli(&["key", "import", "--csv", &file.display().to_string()]);
-            listed.assert_fails(exit::FAILED, &[&["line 3"][..], &said].concat());
+            listed.assert_fails(exit::FAILED, &[&["line 3"][..], &words].concat());
             assert!(!format!("{alone:?} {listed:?}").contains(key), "{listed:?}");
         }
         for id in [&first, &second, &third] {
@@ -214,7 +214,7 @@ fn a_key_that_was_revoked_never_works_again_whatever_becomes_of_its_scope() {
 
 #[test]
 fn a_changed_quota_keeps_the_days_count() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 5"));
     let key = rig.limiter.key("acme/web");
     let mut conn = rig.lab.connect(GUARDED);
@@ -237,7 +237,7 @@ fn a_changed_quota_keeps_the_days_count() {
 
 #[test]
 fn an_override_ends_at_its_time_on_open_connections_too() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 2"));
     let key = rig.limiter.key("acme/web");
     let mut open = rig.lab.connect(GUARDED);
@@ -255,7 +255,7 @@ fn an_override_ends_at_its_time_on_open_connections_too() {
 
 #[test]
 fn an_override_that_ended_without_a_daemon_is_over_when_one_starts() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 2"));
     let key = rig.limiter.key("acme/web");
     set(&rig, &["--daily-quota", "1000", "--until", &in_seconds(10)]);
@@ -280,7 +280,7 @@ fn an_override_that_ended_without_a_daemon_is_over_when_one_starts() {
 
 #[test]
 fn a_scope_can_be_observed_alone_and_enforced_again() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 2"));
     let (key, other) = (rig.limiter.key("acme/web"), rig.limiter.key("acme/app"));
     assert_eq!(

@@ -28,13 +28,13 @@ use proptest::{
 
 /// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
 /// requests are counted on one day.
-const TEST: Duration = Duration::from_secs(120);
+const TIME_BEFORE_MIDNIGHT: Duration = Duration::from_secs(120);
 
 const NAMES: [&str; 4] = ["flows", "scopes", "keys", "unknown_keys"];
 
 /// The interval at which the state of a starting daemon is polled, because no event reports changes
 /// of this state.
-const LOOK: Duration = Duration::from_micros(200);
+const POLL_INTERVAL: Duration = Duration::from_micros(200);
 
 /// The number of requests that the pipelining client sends at once.
 const PIPELINED: usize = 5;
@@ -181,7 +181,7 @@ fn assert_went_on(rig: &mut Rig, key: &str, asked: u64, held: Vec<Conn>, since: 
 }
 
 fn grows_under_load(net: Net, hook: &str) {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::on(net, |config| {
         let interface = if net == Net::Loopback { "lo" } else { "s0" };
         config.attach_lines(&format!(
@@ -223,7 +223,7 @@ fn on_loopback_and_with_clsact_too() {
 
 #[test]
 fn a_daemon_that_dies_while_it_makes_tables_larger_leaves_one_set_in_force_and_whole() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rounds = if long() { 200 } else { 15 };
     let mut rig = Rig::veth(|config| config);
     let key = rig.limiter.key("acme/web");
@@ -253,7 +253,7 @@ fn a_daemon_that_dies_while_it_makes_tables_larger_leaves_one_set_in_force_and_w
                 && larger(limiter) == before
             {
                 assert!(start.elapsed() < PATIENCE, "{}", limiter.log());
-                thread::sleep(LOOK);
+                thread::sleep(POLL_INTERVAL);
             }
             let delay = delays.new_tree(&mut runner).expect("a delay").current();
             thread::sleep(Duration::from_micros(delay));
@@ -317,7 +317,7 @@ fn a_table_that_was_full_has_room_after_a_restart() {
 
 #[test]
 fn a_table_stays_as_large_as_it_is_and_that_is_told() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| config.tier("profile", "rate = \"1/min\"\nburst = 1"));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.get(&key).status, 200);

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 /// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
 /// requests are counted on one day.
-const TEST: Duration = Duration::from_secs(60);
+const TIME_BEFORE_MIDNIGHT: Duration = Duration::from_secs(60);
 
 /// The maximum number of unknown keys that have scopes.
 const ROOM: usize = 64;
@@ -44,7 +44,7 @@ fn scope_of(limiter: &Limiter, key: &str) -> String {
 
 #[test]
 fn a_flood_of_random_keys_takes_nothing_from_those_that_are_known() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(adopting);
     let registered = rig.limiter.key("acme");
     assert_eq!(rig.statuses(&registered, 5), [200; 5]);
@@ -93,7 +93,7 @@ fn a_flood_of_random_keys_takes_nothing_from_those_that_are_known() {
 
 #[test]
 fn an_unknown_key_does_not_start_afresh_after_a_reboot() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(adopting);
     assert_eq!(rig.statuses("a-stranger", 95), [200; 95]);
     let scope = scope_of(&rig.limiter, "a-stranger");

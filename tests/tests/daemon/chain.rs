@@ -16,7 +16,7 @@ use serde_json::Value;
 
 /// A u32 filter that matches every packet and ends the chain (`TC_ACT_OK`). The limiter's own
 /// filters are BPF filters.
-const LETS_ALL_BY: &str = "protocol all u32 match u32 0 0 classid 1:1";
+const PASS_ALL_FILTER: &str = "protocol all u32 match u32 0 0 classid 1:1";
 
 /// A host with the scope `acme/probe`, which has a quota of zero. The responses to requests of this
 /// scope show whether the limits are in force.
@@ -74,12 +74,12 @@ impl Host {
     }
 
     /// Waits until the daemon reports a problem with `part`, and returns the message of the report.
-    fn waits_for(&self, part: &str) -> String {
+    fn wait_for_problem(&self, part: &str) -> String {
         limiter_tests::eventually_some(&format!("{part} is not well"), || {
             let status = self.limiter.status();
             let health = status["health"].as_array().expect("a list");
-            let told = health.iter().find(|told| told["part"] == part)?;
-            Some(told["message"].as_str().expect("a text").to_owned())
+            let problem = health.iter().find(|problem| problem["part"] == part)?;
+            Some(problem["message"].as_str().expect("a text").to_owned())
         })
     }
 
@@ -193,7 +193,7 @@ fn filters_that_end_the_chain_are_behind_ours_or_told() {
         let stopper = Stopper::at(lab, "s0", Place::Filter(1));
         tc(
             lab,
-            &format!("filter add dev s0 ingress prio 7 {LETS_ALL_BY}"),
+            &format!("filter add dev s0 ingress prio 7 {PASS_ALL_FILTER}"),
         );
         stopper
     };
@@ -218,14 +218,14 @@ fn filters_that_end_the_chain_are_behind_ours_or_told() {
     host.replace_clsact();
     let mut both = host.lab.server().command("sh");
     let lines = format!(
-        "until tc filter add dev s0 ingress prio 1 {LETS_ALL_BY} 2>/dev/null; do \
+        "until tc filter add dev s0 ingress prio 1 {PASS_ALL_FILTER} 2>/dev/null; do \
          tc filter del dev s0 ingress; done"
     );
     process::succeed(both.args(["-c", &lines]));
-    let told = host.waits_for("chain");
+    let message = host.wait_for_problem("chain");
     assert!(
-        told.contains("s0 (ingress)") && told.contains("u32"),
-        "{told}"
+        message.contains("s0 (ingress)") && message.contains("u32"),
+        "{message}"
     );
     let before = host.before("ingress");
     assert_eq!(
@@ -237,8 +237,11 @@ fn filters_that_end_the_chain_are_behind_ours_or_told() {
     host.wait_for_limits("it has gone");
     if kernel::has_tcx() {
         let stopper = Stopper::at(&host.lab, "s0", Place::First);
-        let told = host.waits_for("chain");
-        assert!(told.contains("TCX") && told.contains("stopper"), "{told}");
+        let message = host.wait_for_problem("chain");
+        assert!(
+            message.contains("TCX") && message.contains("stopper"),
+            "{message}"
+        );
         assert_eq!(host.before("egress")[0]["program_id"], stopper.id());
         drop(stopper);
         host.wait_for_limits("the TCX program has gone");
@@ -278,14 +281,14 @@ fn ours_come_back_however_they_were_taken_off() {
     let map = host.limiter.pin_dir().join(format!("v{ABI_VERSION}/STATE"));
     let aside = host.limiter.pin_dir().join("aside");
     fs::rename(&map, &aside).expect("take a pin away");
-    assert!(host.waits_for("maps").contains("STATE"));
+    assert!(host.wait_for_problem("maps").contains("STATE"));
     fs::rename(&aside, &map).expect("put it back");
     host.wait_for_limits("a map's pin");
     // The interface is moved to another namespace and then back.
     let away = host.lab.client().name();
     host.lab.server().ip(&format!("link set s0 netns {away}"));
-    let told = host.waits_for("interfaces");
-    assert!(told.contains("waiting for s0"), "{told}");
+    let message = host.wait_for_problem("interfaces");
+    assert!(message.contains("waiting for s0"), "{message}");
     let server = host.lab.server().name();
     host.lab.client().ip(&format!("link set s0 netns {server}"));
     host.lab.address_ends_again();
@@ -312,8 +315,8 @@ fn where_an_ingress_qdisc_stands_it_is_told_and_nothing_is_said_to_be_limited() 
     let lines =
         "until tc qdisc add dev s0 ingress 2>/dev/null; do tc qdisc del dev s0 clsact; done";
     process::succeed(both.args(["-c", lines]));
-    let told = host.waits_for("attach");
-    assert!(told.contains("qdisc `ingress`"), "{told}");
+    let message = host.wait_for_problem("attach");
+    assert!(message.contains("qdisc `ingress`"), "{message}");
     let status = host.limiter.status();
     assert_eq!(status["attached"], Value::Array(Vec::new()));
     let missing = status["missing"].as_array().expect("a list");
@@ -331,7 +334,7 @@ fn where_an_ingress_qdisc_stands_it_is_told_and_nothing_is_said_to_be_limited() 
             tc(lab, "qdisc add dev s0 ingress");
             tc(
                 lab,
-                &format!("filter add dev s0 ingress prio 1 {LETS_ALL_BY}"),
+                &format!("filter add dev s0 ingress prio 1 {PASS_ALL_FILTER}"),
             );
         });
         assert_eq!(host.status(), 429);

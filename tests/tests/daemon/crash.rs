@@ -27,7 +27,7 @@ use proptest::{
 
 /// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
 /// requests are counted on one day.
-const TEST: Duration = Duration::from_secs(60);
+const TIME_BEFORE_MIDNIGHT: Duration = Duration::from_secs(60);
 
 /// The daily quota of the scopes in these tests.
 const QUOTA: u64 = 200;
@@ -108,7 +108,7 @@ fn crash(rig: &mut Rig, scope: &str, dies_at: u64, reboots: bool) -> u64 {
 
 #[test]
 fn a_daemon_that_dies_at_any_moment_grants_no_day_twice() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| {
         let tier = format!("daily_quota = {QUOTA}\nrate = \"unlimited\"\nconcurrency = 100\n");
         // After the daemon is killed, the clients still receive their last responses before the
@@ -160,7 +160,7 @@ fn a_daemon_that_dies_at_any_moment_grants_no_day_twice() {
 
 #[test]
 fn while_no_daemon_comes_the_day_is_used_up_to_its_last_request() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 30"));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.get(&key).status, 200);
@@ -177,7 +177,7 @@ fn while_no_daemon_comes_the_day_is_used_up_to_its_last_request() {
 
 #[test]
 fn or_not_beyond_what_the_store_allows_if_that_is_wanted() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| {
         let config = config.tier("profile", "daily_quota = 30");
         config.section("accounting", "ahead = 5\nunattended = \"reject\"")
@@ -208,7 +208,7 @@ fn or_not_beyond_what_the_store_allows_if_that_is_wanted() {
 
 #[test]
 fn a_daemon_that_stops_as_it_should_loses_nothing() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 9"));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.statuses(&key, 4), [200; 4]);
@@ -257,7 +257,7 @@ impl Drop for SmallDisk {
 
 #[test]
 fn a_full_disk_is_told_and_stops_no_request_and_no_limit() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let lab = Lab::veth();
     let config = Config::new(&lab)
         .tier("profile", "daily_quota = 40")
@@ -336,7 +336,7 @@ fn files(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 
 #[test]
 fn a_disk_that_becomes_read_only_is_told_and_caught_up_with_when_it_can_be_written_again() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let lab = Lab::veth();
     let config = Config::new(&lab)
         .tier("profile", "daily_quota = 40")
@@ -426,7 +426,7 @@ impl Drop for ReadOnly<'_> {
 
 #[test]
 fn on_a_read_only_disk_no_daemon_starts_and_limits_stay_in_force() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     for killed in [true, false] {
         let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 4"));
         let key = rig.limiter.key("acme/web");
@@ -458,7 +458,7 @@ fn on_a_read_only_disk_no_daemon_starts_and_limits_stay_in_force() {
 
 #[test]
 fn a_slow_disk_holds_requests_and_refuses_none() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let lab = Lab::veth();
     let config = Config::new(&lab)
         .tier("profile", "daily_quota = 60")
@@ -488,7 +488,7 @@ fn a_slow_disk_holds_requests_and_refuses_none() {
 
 #[test]
 fn a_store_that_is_not_one_is_left_alone_and_limits_stay_in_force() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 3"));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.get(&key).status, 200);

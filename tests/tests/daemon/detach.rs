@@ -22,7 +22,7 @@ use nix::{
 
 /// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
 /// requests are counted on one day.
-const TEST: Duration = Duration::from_secs(60);
+const TIME_BEFORE_MIDNIGHT: Duration = Duration::from_secs(60);
 
 /// A daily quota that permits many requests of a scope between two writes to the store.
 const QUOTA: u64 = 100_000;
@@ -75,7 +75,7 @@ fn assert_goes_on(rig: &mut Rig, key: &str, least: u64) {
 
 #[test]
 fn of_a_daemon_that_was_killed_under_load_every_count_is_written() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = rig();
     let key = rig.limiter.key("acme/web");
     let mut conn = rig.lab.connect(GUARDED);
@@ -155,7 +155,7 @@ fn the_default_runtime_directory_of_another_daemon_stands_in_nobodys_way() {
 
 #[test]
 fn while_requests_come_the_last_one_that_is_admitted_is_counted() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     for running in [true, false] {
         let mut rig = rig();
         let key = rig.limiter.key("acme/web");
@@ -179,7 +179,7 @@ fn while_requests_come_the_last_one_that_is_admitted_is_counted() {
 
 #[test]
 fn a_host_that_goes_down_after_it_loses_nothing() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     for arguments in [&[][..], &["--detach-on-exit"]] {
         let mut rig = rig();
         rig.limiter.terminate();
@@ -200,7 +200,7 @@ fn a_host_that_goes_down_after_it_loses_nothing() {
 
 #[test]
 fn without_a_store_that_can_be_read_everything_goes_all_the_same_with_a_warning() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let spoil = |rig: &Rig| {
         let file = rig.limiter.state_dir().join("limiter.db");
         // The last writes of a killed daemon are in the write-ahead log, a separate file. It is
@@ -307,7 +307,7 @@ fn what_an_interrupted_start_left_goes_too() {
 
 #[test]
 fn a_daemon_that_dies_when_it_is_asked_is_done_without() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = rig();
     let key = rig.limiter.key("acme/web");
     for _ in 0..10 {

@@ -15,7 +15,7 @@ use limiter_tests::{
 };
 use nix::sys::signal::Signal;
 
-const TEST: Duration = Duration::from_secs(60);
+const TIME_BEFORE_MIDNIGHT: Duration = Duration::from_secs(60);
 
 /// Returns all filters of the server's interface, as `tc` lists them.
 fn filters(lab: &Lab) -> String {
@@ -43,7 +43,7 @@ impl Drop for SetOnDrop<'_> {
 
 #[test]
 fn limits_hold_while_the_daemon_is_dead_and_a_new_one_counts_on() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     for net in [Net::Veth, Net::Loopback] {
         let mut rig = Rig::on(net, |config| config.tier("profile", "daily_quota = 6"));
         let key = rig.limiter.key("acme/web");
@@ -139,7 +139,7 @@ fn under_load_a_daemon_is_replaced_without_a_request_lost_or_uncounted() {
 
 #[test]
 fn sigterm_leaves_the_limits_in_force() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 1"));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.statuses(&key, 2), [200, 429]);
@@ -153,7 +153,7 @@ fn sigterm_leaves_the_limits_in_force() {
 
 #[test]
 fn detach_on_exit_takes_everything_away_at_sigterm() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let lab = Lab::veth();
     let _nginx = Nginx::start(&lab, &[GUARDED]);
     let config = Config::new(&lab).tier("profile", "daily_quota = 1");
@@ -172,7 +172,7 @@ fn detach_on_exit_takes_everything_away_at_sigterm() {
 
 #[test]
 fn the_day_s_count_outlives_detach_and_start() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 3"));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.statuses(&key, 2), [200, 200]);
@@ -277,7 +277,7 @@ fn daemons_with_directories_of_their_own_run_side_by_side() {
 
 #[test]
 fn reload_and_sighup_take_over_a_new_configuration_without_touching_counts() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 2"));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.statuses(&key, 3), [200, 200, 429]);
@@ -303,7 +303,7 @@ fn reload_and_sighup_take_over_a_new_configuration_without_touching_counts() {
 
 #[test]
 fn a_bad_file_changes_nothing_and_says_why() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 1"));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.statuses(&key, 2), [200, 429]);

@@ -145,7 +145,7 @@ impl DeadDaemon {
 
     /// Creates at `path` a symbolic link to `target`, and makes the unprivileged user the owner of
     /// the link. A file that is already at `path` is removed first.
-    fn lay(&self, path: &Path, target: &Path) {
+    fn plant_link(&self, path: &Path, target: &Path) {
         let _ = fs::remove_file(path);
         symlink(target, path).expect("a link");
         lchown(path, Some(NOBODY), Some(NOBODY)).expect("its owner");
@@ -222,7 +222,7 @@ fn root_follows_none_of_its_links() {
     let service = UnixListener::bind(&other).expect("another service");
     service.set_nonblocking(true).expect("a look at it");
     fs::rename(&socket, socket.with_extension("was")).expect("the socket's place");
-    dead.lay(&socket, &other);
+    dead.plant_link(&socket, &other);
     let asked = dead.limiter.cli(&["status"]);
     asked.assert_fails(
         exit::FAILED,
@@ -246,10 +246,10 @@ fn root_follows_none_of_its_links() {
         if name == "pins" {
             // The first link has the name of a directory that `detach` would remove with its
             // contents. The second link has the name of a pin that `detach` would open and detach.
-            dead.lay(&pins.join("v1"), &kept);
-            dead.lay(&pins.join("links/eth9-ingress"), &dead.victim);
+            dead.plant_link(&pins.join("v1"), &kept);
+            dead.plant_link(&pins.join("links/eth9-ingress"), &dead.victim);
         } else {
-            dead.lay(&path, &dead.victim);
+            dead.plant_link(&path, &dead.victim);
         }
         let detached = dead.limiter.detach();
         assert_eq!(detached.code, exit::DONE, "{name}: {detached:?}");

@@ -70,7 +70,7 @@ fn behind_the_preface_of_http_2_nothing_is_served() {
             conn.send(&bytes);
             conn.finish();
             // The server may end the connection with a FIN or with a reset.
-            let _ = conn.fate();
+            let _ = conn.rest();
             // Only the complete preface counts as HTTP/2. All other beginnings are malformed.
             assert_eq!(limiter.count("/coverage/http2"), 1, "{name}: {beginning:?}");
         }

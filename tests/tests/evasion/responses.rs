@@ -56,7 +56,7 @@ fn a_server_that_closes_at_once_leaves_nothing_behind() {
                 };
                 let _ = conn.try_send(&request("/", &rig.key));
                 let _ = conn.try_send(&request("/", &rig.key));
-                let _ = conn.fate();
+                let _ = conn.rest();
             }
         }
         let used = rig.limiter.usage("acme/web").used - before;

@@ -64,7 +64,7 @@ fn what_belongs_to_no_connection_reaches_no_server() {
         }
         rig.assert_charged_as_served("acme/web", &key, 0);
         let mut conn = host.connect();
-        conn.say(&request("/", &key));
+        conn.send_next(&request("/", &key));
         assert_eq!(conn.response().status, 200, "{policy}");
         rig.assert_charged_as_served("acme/web", &key, 1);
     }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use limiter_tests::{Host, Lab, Nginx, avoid_midnight, pages::Example, skip};
 
 use crate::{
-    TEST,
+    TIME_BEFORE_MIDNIGHT,
     customer::{Certificate, Setting, Trial, customer, write_files},
 };
 
@@ -18,7 +18,7 @@ const PORT: u16 = 8080;
 impl Setting {
     #[track_caller]
     fn behind(terminator: &str) -> Self {
-        avoid_midnight(TEST);
+        avoid_midnight(TIME_BEFORE_MIDNIGHT);
         let lab = Lab::veth();
         let api = Nginx::start(&lab, &[PORT]);
         let certificate = Certificate::new(&lab);
@@ -44,7 +44,7 @@ impl Setting {
     /// Asserts the result that the page promises, for a customer that uses the HTTP version
     /// `version`.
     #[track_caller]
-    fn keeps_the_promise(&mut self, version: &str) {
+    fn assert_example_works(&mut self, version: &str) {
         let trial = Trial {
             limiter: &self.host,
             options: "",
@@ -60,14 +60,14 @@ impl Setting {
 fn behind_nginx() {
     let mut setting = Setting::behind("nginx");
     setting.start("nginx -g 'daemon off;'");
-    setting.keeps_the_promise("2");
+    setting.assert_example_works("2");
 }
 
 #[test]
 fn behind_haproxy() {
     let mut setting = Setting::behind("haproxy");
     setting.start("haproxy -db -f /etc/haproxy/haproxy.cfg");
-    setting.keeps_the_promise("2");
+    setting.assert_example_works("2");
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn behind_envoy() {
     let mut setting = Setting::behind("envoy");
     setting.host.provide("envoy", &PathBuf::from(envoy));
     setting.start("envoy -c /etc/envoy/envoy.yaml");
-    setting.keeps_the_promise("2");
+    setting.assert_example_works("2");
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn behind_stunnel() {
     let mut setting = Setting::behind("stunnel");
     // stunnel moves to the background by default, so this command returns.
     setting.host.sh("stunnel /etc/stunnel/api.conf");
-    setting.keeps_the_promise("1.1");
+    setting.assert_example_works("1.1");
 }
 
 #[test]

@@ -53,24 +53,24 @@ fn ask(programs: &mut Programs) -> &'static str {
     }
 }
 
-fn told(programs: &mut Programs) -> usize {
-    let told = programs.object_mut().maps.told();
+fn take_reports(programs: &mut Programs) -> usize {
+    let events = programs.object_mut().maps.take_events();
     let wanted = Event {
         kind: event::ALLOWANCE,
         scope: SCOPE,
         key: [0; 2],
     };
-    assert!(told.iter().all(|event| *event == wanted), "{told:?}");
-    told.len()
+    assert!(events.iter().all(|event| *event == wanted), "{events:?}");
+    events.len()
 }
 
 #[test]
 fn beyond_what_is_allowed_a_request_is_held_until_more_is() {
     let mut programs = attended(allowing(DayCount::new(TODAY, 2), 10));
     assert_eq!([ask(&mut programs), ask(&mut programs)], ["passed"; 2]);
-    told(&mut programs);
+    take_reports(&mut programs);
     assert_eq!(ask(&mut programs), "held");
-    assert_eq!(told(&mut programs), 1);
+    assert_eq!(take_reports(&mut programs), 1);
     let state = programs.state(SCOPE);
     // No request is in flight, because each connection has replaced the one before it, which had
     // the same ports.
@@ -121,7 +121,7 @@ fn a_day_that_nothing_is_known_of_begins_with_what_may_run_ahead() {
     let mut programs = attended(allowing(yesterday, 1));
     assert_eq!(ask(&mut programs), "passed");
     // The programs report the first request of a day immediately.
-    assert_eq!(told(&mut programs), 1);
+    assert_eq!(take_reports(&mut programs), 1);
     assert_eq!(ask(&mut programs), "held");
 }
 
@@ -144,7 +144,7 @@ fn the_daemon_is_told_in_time() {
     let mut when = Vec::new();
     for number in 1..=20 {
         assert_eq!(ask(&mut programs), "passed");
-        if told(&mut programs) > 0 {
+        if take_reports(&mut programs) > 0 {
             when.push(number);
         }
     }
@@ -208,7 +208,7 @@ fn limits_end_by_themselves() {
     set_utc(&mut programs, NOON_NS - 60 * 1_000_000_000);
     // These limits end only at `until_s`, and only if the limits that follow them are known.
     assert_eq!([ask(&mut programs), ask(&mut programs)], ["passed"; 2]);
-    programs.end(SCOPE, then);
+    programs.set_later_limits(SCOPE, then);
     assert_eq!(ask(&mut programs), "passed");
     set_utc(&mut programs, NOON_NS);
     assert_eq!(ask(&mut programs), "refused");

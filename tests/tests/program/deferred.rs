@@ -62,14 +62,14 @@ fn of_a_refused_one_the_server_hears_nothing_but_a_reset() {
         let answer = ran.answer();
         assert!(answer.text().starts_with("HTTP/1.1 429 "), "{what}");
         assert_eq!(answer.flags & (FIN | RST), FIN, "{what}");
-        let told = ran.decoded();
+        let reset = ran.decoded();
         assert_eq!(
-            (told.flags, told.text()),
+            (reset.flags, reset.text()),
             (RST | ACK, String::new()),
             "{what}"
         );
         assert_eq!(
-            (told.seq, told.ack),
+            (reset.seq, reset.ack),
             (talk.client_start, talk.server_start),
             "{what}"
         );
@@ -92,10 +92,13 @@ fn a_server_that_did_not_hear_the_reset_asks_and_is_told_again() {
     let again = talk.syn_ack();
     let ran = talk.run(&mut programs, false, &again);
     assert_eq!(ran.verdict, Verdict::Redirect, "the client gets no packet");
-    let told = ran.decoded();
-    assert_eq!(told.to, talk.ends.server);
-    assert_eq!(told.flags, RST | ACK);
-    assert_eq!((told.seq, told.ack), (talk.client_start, talk.server_start));
+    let reset = ran.decoded();
+    assert_eq!(reset.to, talk.ends.server);
+    assert_eq!(reset.flags, RST | ACK);
+    assert_eq!(
+        (reset.seq, reset.ack),
+        (talk.client_start, talk.server_start)
+    );
     drop(programs);
     // Without deferred handshakes, the server gets a FIN instead of a reset. A retransmission of
     // its SYN-ACK is dropped and not answered.
@@ -122,8 +125,8 @@ fn when_the_server_asks_again_the_handshake_is_completed_without_a_request() {
     assert_eq!(flow.phase, phase::HTTP);
     // The server has accepted the connection, so it gets a FIN as usual.
     let request = talk.client(get("/").as_bytes());
-    let told = talk.run(&mut programs, true, &request).decoded();
-    assert_eq!(told.flags, FIN | ACK);
+    let end = talk.run(&mut programs, true, &request).decoded();
+    assert_eq!(end.flags, FIN | ACK);
     assert_eq!(programs.counter(counter::HANDSHAKES_DEFERRED), 1);
 }
 

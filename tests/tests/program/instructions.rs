@@ -64,11 +64,13 @@ fn count(program: &str, case: &str) -> u64 {
             ])
             .args([program, case]),
     );
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    let collected = said.lines().find_map(|line| line.split_once("Collected :"));
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{printed}");
+    let collected = printed
+        .lines()
+        .find_map(|line| line.split_once("Collected :"));
     let count = collected.and_then(|(_, count)| count.trim().parse().ok());
-    let count = count.unwrap_or_else(|| panic!("callgrind collected nothing: {said}"));
-    assert!(count > 0, "nothing was counted of {case}: {said}");
+    let count = count.unwrap_or_else(|| panic!("callgrind collected nothing: {printed}"));
+    assert!(count > 0, "nothing was counted of {case}: {printed}");
     count
 }

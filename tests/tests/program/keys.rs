@@ -50,7 +50,7 @@ fn an_unknown_key_hides_no_registered_one() {
     let policies = [policy::PASS, policy::REJECT, policy::ADOPT];
     for unknown_key in policies {
         let mut programs = spent();
-        programs.offer(&[8, 9]);
+        programs.add_unused_ids(&[8, 9]);
         programs.configure(|config| config.unknown_key = unknown_key);
         for fields in [
             BEHIND_JUNK.to_owned(),
@@ -90,7 +90,7 @@ fn an_unknown_key_hides_no_registered_one() {
 #[test]
 fn an_unknown_key_that_has_a_scope_hides_no_registered_one() {
     let mut programs = spent();
-    programs.offer(&[9]);
+    programs.add_unused_ids(&[9]);
     programs.configure(|config| {
         config.unknown_key = policy::ADOPT;
         config.adopt_limits = no_limits();
@@ -147,12 +147,12 @@ fn a_refusal_names_the_key_that_counted() {
             "junk",
         ),
     ] {
-        let told = limiter_tests::clock::eventually_some("a refusal is reported", || {
+        let record = limiter_tests::clock::eventually_some("a refusal is reported", || {
             programs.object_mut().maps.refusal_records();
             status(&mut programs, &with(fields));
             programs.object_mut().maps.refusal_records().pop()
         });
-        assert_eq!((told.reason, told.key), (why, digest(key)), "{fields}");
+        assert_eq!((record.reason, record.key), (why, digest(key)), "{fields}");
     }
 }
 
@@ -236,7 +236,7 @@ fn a_value_too_long_to_be_a_key_is_an_unknown_key() {
         // Each long value gets a scope of its own. The scope of a value is always the same, no
         // matter how the value is split into segments.
         let mut programs = limited(no_limits());
-        programs.offer(&[8, 9]);
+        programs.add_unused_ids(&[8, 9]);
         programs.configure(|config| {
             config.unknown_key = policy::ADOPT;
             config.adopt_limits = Limits {

@@ -116,7 +116,7 @@ fn unknown_keys_become_scopes_of_their_own_as_long_as_there_is_room() {
         daily_quota: 2,
         ..no_limits()
     };
-    programs.offer(&[9, 8]);
+    programs.add_unused_ids(&[9, 8]);
     programs.configure(|config| {
         config.unknown_key = policy::ADOPT;
         config.adopt_limits = limits;
@@ -141,7 +141,7 @@ fn unknown_keys_become_scopes_of_their_own_as_long_as_there_is_room() {
         key: digest(key),
     };
     assert_eq!(
-        programs.object_mut().maps.told(),
+        programs.object_mut().maps.take_events(),
         [adopted("new-a", 8), adopted("new-b", 9)]
     );
     // All scope ids for unknown keys have been used, so the policy `table_full` applies.
@@ -159,7 +159,7 @@ fn unknown_keys_become_scopes_of_their_own_as_long_as_there_is_room() {
     assert_eq!(status(&mut programs, &get_as("new-c", "/")), None);
     assert_eq!(programs.entry("new-c"), None);
     // This scope id is assigned to the next unknown key.
-    programs.offer(&[3]);
+    programs.add_unused_ids(&[3]);
     assert_eq!(status(&mut programs, &get_as("new-c", "/")), None);
     assert_eq!(programs.entry("new-c").expect("new-c").scope, 3);
     assert_eq!(programs.unused(), 0);
@@ -171,7 +171,7 @@ fn a_scope_of_an_unknown_key_begins_with_what_it_may_have_used() {
     for (day, left) in [(today, 1), (Day(19_999), 3)] {
         let mut programs = limited(no_limits());
         programs.set_clock((20_000 * DAY_NS).wrapping_sub(boot_ns()));
-        programs.offer(&[8]);
+        programs.add_unused_ids(&[8]);
         programs.configure(|config| {
             config.unknown_key = policy::ADOPT;
             config.adopt_count = DayCount::new(day, 2).0;

@@ -154,7 +154,7 @@ fn an_address_with_its_share_of_a_full_table_opens_no_more() {
     programs.sweep_with(census);
     let address = talks[0].key().client;
     assert_eq!(programs.client_flows(&address), Some(3));
-    programs.share(3);
+    programs.set_client_share(3);
     let mut more = Talk::new(Shape::v4());
     more.ends.client_port = 41_003;
     let (syn, syn_ack) = (more.syn(), more.syn_ack());
@@ -171,7 +171,7 @@ fn an_address_with_its_share_of_a_full_table_opens_no_more() {
     talks[0].asks(&mut programs, get("/"));
     // The client now has more flows than its share, so a sweep removes one that has nothing in
     // flight.
-    programs.share(2);
+    programs.set_client_share(2);
     std::thread::sleep(std::time::Duration::from_millis(1100));
     let swept = programs.sweep([u64::MAX; Idle::COUNT]);
     assert_eq!((swept.over_share, swept.removed), (1, 1));

@@ -112,7 +112,7 @@ impl RuleEffects {
 /// TCP notices only a few of these packets.
 fn under(net: Net, v6: bool, rule: Rule, sign: Option<&str>) -> RuleEffects {
     let lab = Lab::new(net);
-    lab.expect_a_bad_way();
+    lab.tune_for_packet_loss();
     let _nginx = Nginx::start_with(&lab, &[UNGUARDED], PATIENT);
     let address = if v6 { lab.v6() } else { lab.v4() };
     let mut disorder = Disorder::at_client(&lab, UNGUARDED);
@@ -253,7 +253,7 @@ fn a_rule_for_resets_takes_resets_alone() {
     let lab = Lab::veth();
     let _nginx = Nginx::start(&lab, &[UNGUARDED]);
     let mut disorder = Disorder::at_client(&lab, UNGUARDED);
-    disorder.set(Rule::eats(RST), Rule::NONE);
+    disorder.set(Rule::dropping(RST), Rule::NONE);
     let mut conn = lab.connect(UNGUARDED);
     assert_eq!(conn.get("/", "none").status, 200);
     conn.reset();

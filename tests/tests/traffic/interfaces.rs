@@ -17,7 +17,7 @@ use limiter_tests::{
 
 /// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
 /// requests are counted on one day.
-const TEST: Duration = Duration::from_secs(60);
+const TIME_BEFORE_MIDNIGHT: Duration = Duration::from_secs(60);
 
 /// The index with which the server's interface is created each time.
 const INDEX: u32 = 4711;
@@ -89,7 +89,7 @@ impl Host {
 
 #[test]
 fn another_one_with_the_name_and_the_index_of_one_that_has_gone_is_attached_to() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     for hook in kernel::hooks() {
         let host = Host::new(hook);
         let mut open = host.lab.connect(GUARDED);
@@ -110,7 +110,7 @@ fn another_one_with_the_name_and_the_index_of_one_that_has_gone_is_attached_to()
 
 #[test]
 fn one_that_comes_back_while_no_daemon_runs_is_attached_to_by_the_next_one() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     for hook in kernel::hooks() {
         let mut host = Host::new(hook);
         assert_eq!([host.status(&host.key), host.status(&host.key)], [200; 2]);
@@ -125,7 +125,7 @@ fn one_that_comes_back_while_no_daemon_runs_is_attached_to_by_the_next_one() {
 
 #[test]
 fn what_others_take_off_is_put_on_again() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let host = Host::new("clsact");
     assert_eq!(host.status(&host.key), 200);
     let mut tc = host.lab.server().command("tc");
@@ -205,7 +205,7 @@ fn under_another_name_it_is_the_same_one_and_no_request_is_missed() {
 
 #[test]
 fn filters_that_an_earlier_daemon_left_where_they_are_not_meant_any_more_go() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut host = Host::new("clsact");
     assert_eq!(host.status(&host.probe), 429);
     host.limiter.kill();
@@ -308,7 +308,7 @@ fn three_hundred_interfaces_are_attached_to_much_faster_than_one_by_one() {
 /// configuration names may still be missing when the daemon starts.
 #[test]
 fn one_that_is_named_and_missing_is_waited_for() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let lab = Lab::new(Net::Apart);
     lab.server().ip("link add here0 type bridge");
     let config = Config::new(&lab)

@@ -165,7 +165,7 @@ fn a_wire_carries_packets_however_they_are_changed() {
 
 #[test]
 fn a_test_that_fails_leaves_nothing_behind() {
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     let failing = std::thread::spawn(move || {
         let lab = Lab::veth();
         let nginx = Nginx::start(&lab, &[GUARDED]);
@@ -174,10 +174,10 @@ fn a_test_that_fails_leaves_nothing_behind() {
             lab.directory().to_owned(),
             nginx.pid(),
         );
-        tell.send(made).expect("the test waits");
+        sender.send(made).expect("the test waits");
         panic!("on purpose");
     });
-    let (namespace, directory, pid) = told.recv().expect("what it made");
+    let (namespace, directory, pid) = receiver.recv().expect("what it made");
     assert!(failing.join().is_err());
     for path in [
         std::path::Path::new("/run/netns").join(namespace),

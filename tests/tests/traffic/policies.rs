@@ -234,7 +234,7 @@ fn connections_older_than_the_attach_can_be_refused() {
     let limiter = Limiter::start(&lab, &config);
     old.send(&request("/", "any"));
     assert!(
-        old.fate().map_or(true, |rest| rest.is_empty()),
+        old.rest().map_or(true, |rest| rest.is_empty()),
         "no response on an old connection"
     );
     assert_eq!(lab.connect(GUARDED).get("/", "any").status, 200);
@@ -291,11 +291,11 @@ fn http_2_is_reset_by_default_and_passes_where_the_policy_says_so() {
         ("http2 = \"pass\"", true),
     ] {
         let lab = Lab::veth();
-        let (told, heard) = std::sync::mpsc::channel();
+        let (sender, received) = std::sync::mpsc::channel();
         let _server = limiter_tests::Server::start(lab.server(), GUARDED, move |mut conn| {
             if let Ok(bytes) = conn.take(preface.len()) {
                 // The test may have ended by now, so an error is ignored.
-                let _ = told.send(bytes);
+                let _ = sender.send(bytes);
                 let _ = conn.try_send(b"settings");
                 let _ = conn.rest();
             }
@@ -306,11 +306,11 @@ fn http_2_is_reset_by_default_and_passes_where_the_policy_says_so() {
         conn.send(preface);
         if passes {
             assert_eq!(conn.take(8).expect("an answer"), b"settings");
-            assert_eq!(heard.recv().expect("the server received it"), preface);
+            assert_eq!(received.recv().expect("the server received it"), preface);
         } else {
-            let error = conn.fate().expect_err("a reset");
+            let error = conn.rest().expect_err("a reset");
             assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-            assert!(heard.try_recv().is_err());
+            assert!(received.try_recv().is_err());
         }
         assert_eq!(limiter.count("/coverage/http2"), 1);
     }

@@ -229,7 +229,7 @@ fn reset_resets_both_sides_without_an_answer() {
         for address in rig.lab.addresses() {
             let mut conn = rig.lab.connect_to(address, GUARDED);
             conn.send(&request("/", &key));
-            let error = conn.fate().expect_err("a reset");
+            let error = conn.rest().expect_err("a reset");
             assert_eq!(
                 error.kind(),
                 std::io::ErrorKind::ConnectionReset,

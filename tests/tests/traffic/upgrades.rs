@@ -182,7 +182,7 @@ fn an_offer_that_passes_in_two_parts_ends_the_connection_where_it_is_taken_up() 
     let at = request.find("h2c").expect("the offer");
     let mut conn = rig.lab.connect(GUARDED);
     conn.send_pieces([&request.as_bytes()[..at + 2], &request.as_bytes()[at + 2..]]);
-    let error = conn.fate().expect_err("a reset");
+    let error = conn.rest().expect_err("a reset");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     assert_eq!((rig.used(), rig.coverage("http2")), (1, 1));
     clock::eventually("the slot is free", || {
@@ -213,12 +213,12 @@ fn a_websocket_is_a_tunnel_on_a_connection_that_was_used_before() {
     });
     let url = rig.lab.url(GUARDED, "/");
     let mut talk = rig.lab.client().command(tools::PYTHON);
-    let said = succeed(
+    let printed = succeed(
         talk.arg(peer("websocket.py"))
             .args(["talk", &url, &rig.key]),
     );
     let each = "200 hello\n'one'\n'GET / HTTP/1.1\\r\\n\\r\\n'\n";
-    assert_eq!(said, each.repeat(2));
+    assert_eq!(printed, each.repeat(2));
     assert_eq!((rig.used(), rig.coverage("tunnels")), (4, 2));
     assert_eq!(rig.coverage("upgrades_reset"), 0);
 }
@@ -268,7 +268,7 @@ fn an_answer_to_head_with_a_body_lets_nobody_into_a_tunnel() {
             conn.take(SWITCH.len()).expect("the body");
             conn.send(upgrade.as_bytes());
         }
-        let error = conn.fate().expect_err("a reset");
+        let error = conn.rest().expect_err("a reset");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
         assert_eq!(rig.limiter.count("/coverage/tunnels"), 0);
     }

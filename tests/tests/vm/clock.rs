@@ -26,7 +26,7 @@ struct Host {
 impl Host {
     /// Makes a host and sets the clock to `now`, which must be noon of a day.
     fn at(now: u64) -> Self {
-        vm::require();
+        vm::require_vm();
         vm::set_clock(now);
         let lab = Lab::veth();
         let nginx = Nginx::start(&lab, &[GUARDED]);

@@ -52,19 +52,19 @@ fn filters(rig: &Rig) -> usize {
 
 #[test]
 fn the_newest_that_the_kernel_has_is_taken() {
-    vm::require();
+    vm::require_vm();
     limits_at("auto", if kernel::has_tcx() { "tcx" } else { "clsact" });
 }
 
 #[test]
 fn clsact_does_on_every_kernel() {
-    vm::require();
+    vm::require_vm();
     limits_at("clsact", "clsact");
 }
 
 #[test]
 fn tcx_is_taken_when_it_is_asked_for_or_it_is_told_that_there_is_none() {
-    vm::require();
+    vm::require_vm();
     if kernel::has_tcx() {
         return limits_at("tcx", "tcx");
     }

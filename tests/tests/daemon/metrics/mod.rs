@@ -17,7 +17,7 @@ use limiter_tests::{
 
 /// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
 /// requests are counted on one day.
-const TEST: Duration = Duration::from_secs(120);
+const TIME_BEFORE_MIDNIGHT: Duration = Duration::from_secs(120);
 
 const DISABLED: &str = "disabled-key-0cc175b9c0f1b6a8";
 
@@ -126,7 +126,7 @@ fn usages(limiter: &Limiter) -> Vec<Usage> {
 
 #[test]
 fn numbers_are_those_of_the_server_and_of_usage() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(every_reason);
     let scopes = Scopes::make(&rig.limiter);
     scopes.ask_too_much(&rig);
@@ -186,7 +186,7 @@ fn numbers_are_those_of_the_server_and_of_usage() {
 
 #[test]
 fn what_is_now_is_shown_as_it_is_now() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| {
         on_page(config, "top_scopes = 3").tier("profile", "daily_quota = 10\nconcurrency = 5")
     });
@@ -263,7 +263,7 @@ fn is_of_the_daemon(sample: &str) -> bool {
 
 #[test]
 fn counters_never_go_back_but_with_the_maps() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| {
         every_reason(config).section("policy", "unknown_key = \"tier:by_daily_quota\"\n")
     });

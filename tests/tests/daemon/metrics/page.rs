@@ -26,12 +26,13 @@ fn it_is_off_until_it_is_asked_for_and_opened_to_others_only_explicitly() {
     // A new address takes effect only at a restart, and the output of `reload` states this.
     let listen = format!("listen = \"127.0.0.1:{PORT}\"\n");
     limiter.write_config(&config(&listen));
-    let told = limiter.cli(&["reload"]);
-    assert_eq!(told.code, exit::DONE, "{told:?}");
+    let output = limiter.cli(&["reload"]);
+    assert_eq!(output.code, exit::DONE, "{output:?}");
     assert!(
-        told.stderr
+        output
+            .stderr
             .contains("[metrics] has changed: that takes a restart"),
-        "{told:?}"
+        "{output:?}"
     );
     assert!(!lab.listens(PORT));
     limiter.terminate();

@@ -213,7 +213,7 @@ impl Rig {
             from = from.max(to);
         }
         conn.finish();
-        assert_over(&conn.fate(), bytes);
+        assert_over(&conn.rest(), bytes);
     }
 }
 
@@ -299,7 +299,7 @@ fn a_head_that_is_cut_off_in_its_own_segment_strands_nobody() {
         let bytes = stream.as_bytes();
         let mut conn = rig.lab.connect(GUARDED);
         conn.send_with_end(bytes);
-        assert_over(&conn.fate(), bytes);
+        assert_over(&conn.rest(), bytes);
         rig.check_charged(bytes, &[]);
     }
 }

@@ -39,13 +39,13 @@ fn ask(programs: &mut Programs, shape: &Shape, request: &str) -> Talk {
 
 /// Sends requests until the programs report a refusal. It may take several requests, because a CPU
 /// that has reported many refusals reports none for a short time.
-fn told(programs: &mut Programs, shape: &Shape, request: &str) -> (RefusalRecord, Talk) {
+fn refusal_report(programs: &mut Programs, shape: &Shape, request: &str) -> (RefusalRecord, Talk) {
     eventually_some("a refusal is reported", || {
         programs.object_mut().maps.refusal_records();
         let talk = ask(programs, shape, request);
-        let told = programs.object_mut().maps.refusal_records();
-        assert!(told.len() <= 1, "{told:?}");
-        told.first().map(|told| (*told, talk.clone()))
+        let reports = programs.object_mut().maps.refusal_records();
+        assert!(reports.len() <= 1, "{reports:?}");
+        reports.first().map(|report| (*report, talk.clone()))
     })
 }
 
@@ -104,7 +104,7 @@ fn a_refusal_tells_whose_it_is_and_why() {
             ),
         ] {
             let before = boot_ns();
-            let (refused, talk) = told(&mut programs, &shape, &request);
+            let (refused, talk) = refusal_report(&mut programs, &shape, &request);
             assert_eq!(
                 (refused.scope, refused.reason, refused.key),
                 (scope, why, key),
@@ -135,10 +135,10 @@ fn a_flood_is_counted_whole_and_told_in_part() {
     const FLOOD: u64 = 3000;
     let mut programs = shut();
     let start = Instant::now();
-    let mut told = 0;
+    let mut reported = 0;
     for _ in 0..FLOOD {
         ask(&mut programs, &Shape::v4(), &get("/"));
-        told += programs.object_mut().maps.refusal_records().len() as u64;
+        reported += programs.object_mut().maps.refusal_records().len() as u64;
     }
     let interval = u128::from(REFUSAL_RECORD_RATE.interval_ns);
     let since = u64::try_from(start.elapsed().as_nanos() / interval).expect("a short time");
@@ -146,12 +146,15 @@ fn a_flood_is_counted_whole_and_told_in_part() {
     // Ten more are allowed, because the programs use a coarse clock, which can be one tick late.
     let bound = (at_once + since + 10) * nr_cpus().expect("the number of CPUs") as u64;
     assert!(
-        (1..=bound).contains(&told),
-        "{told} were reported, at most {bound} expected"
+        (1..=bound).contains(&reported),
+        "{reported} were reported, at most {bound} expected"
     );
     // On a very slow machine, the requests may arrive too slowly for a flood, and then all refusals
     // may be reported.
-    assert!(told < FLOOD || bound >= FLOOD, "all {told} were reported");
+    assert!(
+        reported < FLOOD || bound >= FLOOD,
+        "all {reported} were reported"
+    );
     assert_eq!(programs.state(SCOPE).refused, [0, 0, 0, FLOOD]);
     assert_eq!(programs.counter(counter::REFUSED_DAILY_QUOTA), FLOOD);
     assert_eq!(programs.counter(counter::EVENTS_LOST), 0);
@@ -180,10 +183,16 @@ fn what_finds_no_room_is_counted_as_lost_and_leaves_the_other_events_alone() {
         },
     );
     ask(&mut programs, &Shape::v4(), &get("/"));
-    assert_eq!(programs.object_mut().maps.told().len(), 1);
-    let told = programs.object_mut().maps.refusal_records().len() as u64;
+    assert_eq!(programs.object_mut().maps.take_events().len(), 1);
+    let reported = programs.object_mut().maps.refusal_records().len() as u64;
     // The last bytes of the ring buffer always stay free.
-    assert!((room - 1..=room).contains(&told), "{told} of {room}");
+    assert!(
+        (room - 1..=room).contains(&reported),
+        "{reported} of {room}"
+    );
     let refused = programs.state(SCOPE).refused[3];
-    assert!(told + lost <= refused, "{told} and {lost} of {refused}");
+    assert!(
+        reported + lost <= refused,
+        "{reported} and {lost} of {refused}"
+    );
 }

@@ -31,7 +31,7 @@ fn open(shape: &Shape) -> (Programs, Talk) {
 /// effect. A valid request that follows it passes and is handled as usual, whether it has the same
 /// content as the invalid frame or another key.
 #[track_caller]
-fn not_believed(what: &str, shape: &Shape, counter: u32, spoil: Spoil) {
+fn assert_dropped(what: &str, shape: &Shape, counter: u32, spoil: Spoil) {
     for real in [get("/a"), get_as("unknown", "/a")] {
         let (mut programs, mut talk) = open(shape);
         let good = talk.client(get("/a").as_bytes());
@@ -56,26 +56,26 @@ fn a_wrong_checksum_is_not_believed() {
     let flip = |frame: &mut Vec<u8>| *frame.last_mut().expect("a byte") ^= 1;
     let counter = counter::BAD_CHECKSUM_DROPPED;
     for shape in [Shape::v4(), Shape::v6(), Shape::v4().tagged(1)] {
-        not_believed("a byte of the payload", &shape, counter, flip);
+        assert_dropped("a byte of the payload", &shape, counter, flip);
     }
-    not_believed("of TCP over IPv4", &Shape::v4(), counter, |frame| {
+    assert_dropped("of TCP over IPv4", &Shape::v4(), counter, |frame| {
         frame[TCP_OVER_V4 + 16] ^= 1;
     });
-    not_believed("of TCP over IPv6", &Shape::v6(), counter, |frame| {
+    assert_dropped("of TCP over IPv6", &Shape::v6(), counter, |frame| {
         frame[TCP_OVER_V6 + 17] ^= 1;
     });
-    not_believed("of IPv4", &Shape::v4(), counter, |frame| {
+    assert_dropped("of IPv4", &Shape::v4(), counter, |frame| {
         frame[IP + 10] ^= 1;
     });
     let options = Shape::v4_with(vec![1, 1, 1, 0]);
-    not_believed("of IPv4, with options", &options, counter, |frame| {
+    assert_dropped("of IPv4, with options", &options, counter, |frame| {
         frame[IP + 20] ^= 1;
     });
 }
 
 #[test]
 fn the_sum_of_the_pseudo_header_alone_is_a_wrong_checksum_where_no_device_fills_it_in() {
-    not_believed("", &Shape::v4(), counter::BAD_CHECKSUM_DROPPED, |frame| {
+    assert_dropped("", &Shape::v4(), counter::BAD_CHECKSUM_DROPPED, |frame| {
         let len = u32::try_from(frame.len() - TCP_OVER_V4).expect("a length");
         let ends = frame[IP + 12..IP + 20]
             .chunks(2)
@@ -117,11 +117,11 @@ fn a_sum_that_the_device_took_is_looked_at() {
 #[test]
 fn what_is_not_the_headers_version_or_has_lived_long_enough_passes_for_nothing() {
     let invalid = counter::INVALID_DROPPED;
-    not_believed("TTL 0", &Shape::v4(), invalid, |frame| {
+    assert_dropped("TTL 0", &Shape::v4(), invalid, |frame| {
         frame[IP + 8] = 0;
         mend_ip_checksum(frame);
     });
-    not_believed("hop limit 0", &Shape::v6(), invalid, |frame| {
+    assert_dropped("hop limit 0", &Shape::v6(), invalid, |frame| {
         frame[IP + 7] = 0;
     });
     // A packet with the wrong IP version passes unchanged, because every receiver checks the
@@ -145,14 +145,14 @@ fn what_is_not_the_headers_version_or_has_lived_long_enough_passes_for_nothing()
 fn another_station_is_not_the_server() {
     // In a test run, as for a real device, the kernel compares the destination link address with
     // the address of the device.
-    not_believed("", &Shape::v4(), counter::INVALID_DROPPED, |frame| {
+    assert_dropped("", &Shape::v4(), counter::INVALID_DROPPED, |frame| {
         frame[..6].copy_from_slice(&[0xff; 6]);
     });
 }
 
-/// Does the same as [`not_believed`] for a segment whose TCP header `reword` has changed.
+/// Does the same as [`assert_dropped`] for a segment whose TCP header `reword` has changed.
 #[track_caller]
-fn not_believed_of(
+fn assert_changed_segment_dropped(
     what: &str,
     counter: u32,
     reword: fn(&Talk, limiter_tests::program::Segment) -> limiter_tests::program::Segment,
@@ -169,10 +169,10 @@ fn not_believed_of(
 
 #[test]
 fn an_older_timestamp_is_not_believed() {
-    not_believed_of("older", counter::STALE_DROPPED, |_, segment| {
+    assert_changed_segment_dropped("older", counter::STALE_DROPPED, |_, segment| {
         segment.with_options(timestamp(1, 0))
     });
-    not_believed_of("none", counter::INVALID_DROPPED, |_, segment| {
+    assert_changed_segment_dropped("none", counter::INVALID_DROPPED, |_, segment| {
         segment.with_options(Vec::new())
     });
 }
@@ -225,14 +225,14 @@ fn timestamps_wrap() {
 #[test]
 fn a_signature_that_was_not_agreed_on_is_not_believed() {
     // The option of RFC 2385 has kind 19 and 18 bytes.
-    not_believed_of("MD5", counter::INVALID_DROPPED, |_, segment| {
+    assert_changed_segment_dropped("MD5", counter::INVALID_DROPPED, |_, segment| {
         let mut options = segment.options.clone();
         options.extend([1, 1, 19, 18]);
         options.extend([7; 16]);
         segment.with_options(options)
     });
     // The option of RFC 5925 has kind 29.
-    not_believed_of("AO", counter::INVALID_DROPPED, |_, segment| {
+    assert_changed_segment_dropped("AO", counter::INVALID_DROPPED, |_, segment| {
         let mut options = segment.options.clone();
         options.extend([29, 16]);
         options.extend([7; 14]);
@@ -404,18 +404,18 @@ fn an_acknowledgement_of_what_was_before_all_is_not_believed() {
 #[test]
 fn a_length_of_none_is_not_that_of_the_frame() {
     let unreadable = counter::UNREADABLE_DROPPED;
-    not_believed("IPv4", &Shape::v4(), unreadable, |frame| {
+    assert_dropped("IPv4", &Shape::v4(), unreadable, |frame| {
         frame[IP + 2..IP + 4].fill(0);
         mend_ip_checksum(frame);
     });
-    not_believed("IPv6", &Shape::v6(), unreadable, |frame| {
+    assert_dropped("IPv6", &Shape::v6(), unreadable, |frame| {
         frame[IP + 4..IP + 6].fill(0);
     });
 }
 
 #[test]
 fn addresses_of_ipv4_do_not_stand_in_ipv6() {
-    not_believed("", &Shape::v6(), counter::UNREADABLE_DROPPED, |frame| {
+    assert_dropped("", &Shape::v6(), counter::UNREADABLE_DROPPED, |frame| {
         frame[IP + 8..IP + 20].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
     });
 }
