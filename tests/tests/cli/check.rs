@@ -22,7 +22,7 @@ fn warnings(limiter: &Limiter, interfaces: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn two_attachments_on_one_path_are_warned_of() {
+fn check_warns_of_two_attachments_on_one_path() {
     let lab = Lab::veth();
     let limiter = Limiter::prepare(&lab, "limiter", &Config::published(&lab));
     for command in [
@@ -67,7 +67,7 @@ fn two_attachments_on_one_path_are_warned_of() {
 }
 
 #[test]
-fn an_interface_that_lies_on_another_is_warned_of() {
+fn check_warns_of_stacked_interfaces() {
     let lab = Lab::veth();
     let limiter = Limiter::prepare(&lab, "limiter", &Config::published(&lab));
     for (name, link) in [
@@ -76,7 +76,7 @@ fn an_interface_that_lies_on_another_is_warned_of() {
     ] {
         if !lab.server().ip_works(link) {
             skip(
-                "an_interface_that_lies_on_another_is_warned_of",
+                "check_warns_of_stacked_interfaces",
                 &format!("this kernel cannot `{link}`"),
             );
             return;
@@ -89,7 +89,7 @@ fn an_interface_that_lies_on_another_is_warned_of() {
 }
 
 #[test]
-fn a_gateway_that_guards_what_others_lie_on_is_warned_of() {
+fn check_warns_of_a_gateway_that_guards_a_bridge_port() {
     let lab = Lab::veth();
     let limiter = Limiter::prepare(&lab, "limiter", &Config::published(&lab));
     for link in [
@@ -115,7 +115,7 @@ fn a_gateway_that_guards_what_others_lie_on_is_warned_of() {
 }
 
 #[test]
-fn a_server_whose_requests_come_another_way_is_warned_of() {
+fn check_warns_of_a_server_reached_by_other_interfaces() {
     let lab = Lab::veth();
     let limiter = Limiter::prepare(&lab, "limiter", &Config::published(&lab));
     lab.server().ip("link set lo up");
@@ -155,8 +155,8 @@ fn a_server_whose_requests_come_another_way_is_warned_of() {
 }
 
 #[test]
-fn ports_that_a_redirect_hides_are_warned_of() {
-    let name = "ports_that_a_redirect_hides_are_warned_of";
+fn check_warns_of_redirected_ports() {
+    let name = "check_warns_of_redirected_ports";
     let lab = Lab::veth();
     let limiter = Limiter::prepare(&lab, "limiter", &Config::published(&lab));
     for (rules, wanted) in [
@@ -202,7 +202,7 @@ table ip t {{
 }
 
 #[test]
-fn gateways_that_believe_any_source_are_warned_of() {
+fn check_warns_of_a_gateway_without_source_validation() {
     let lab = Lab::veth();
     let limiter = Limiter::prepare(&lab, "limiter", &Config::published(&lab));
     let set = |name: &str, value: &str| lab.server().set(name, value);

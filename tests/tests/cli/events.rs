@@ -69,7 +69,7 @@ fn sum(events: &[&Value]) -> u64 {
 }
 
 #[test]
-fn every_refusal_of_a_flood_is_counted_in_few_lines() {
+fn refusals_of_a_flood_are_summed_in_few_events() {
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 0"));
     let keys = ["acme/web", "acme/app"].map(|scope| rig.limiter.key(scope));
     let ids = rig.limiter.json(&["key", "list"]);
@@ -144,7 +144,7 @@ fn every_refusal_of_a_flood_is_counted_in_few_lines() {
 }
 
 #[test]
-fn whoever_refuses_for_want_of_a_key_says_who_asked() {
+fn refusals_without_a_valid_key_name_the_client() {
     let rig = Rig::veth(|config| {
         config
             .policy("missing_key = \"reject\"")
@@ -189,7 +189,7 @@ fn whoever_refuses_for_want_of_a_key_says_who_asked() {
 }
 
 #[test]
-fn changes_are_told_and_remembered() {
+fn changes_are_reported_as_events_and_remembered() {
     let (limiter, _lab) = Limiter::idle();
     let key = limiter.key("acme/web");
     let id = limiter.json(&["key", "list"])[0]["id"]
@@ -257,7 +257,7 @@ fn changes_are_told_and_remembered() {
 }
 
 #[test]
-fn who_follows_stays_over_a_restart_and_is_told_of_it() {
+fn follower_survives_a_restart_and_reports_it() {
     let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 0"));
     let key = rig.limiter.key("acme/web");
     let follower = Follower::start(&rig, &["--json", "--limit", "1"]);
@@ -300,7 +300,7 @@ fn who_follows_stays_over_a_restart_and_is_told_of_it() {
 }
 
 #[test]
-fn without_a_daemon_it_does_not_wait() {
+fn events_without_a_daemon_fail_immediately() {
     let (mut limiter, _lab) = Limiter::idle();
     limiter.terminate();
     let output = limiter.cli(&["events", "--follow"]);
@@ -312,7 +312,7 @@ fn without_a_daemon_it_does_not_wait() {
 }
 
 #[test]
-fn one_who_follows_and_does_not_read_holds_nobody_up() {
+fn follower_that_does_not_read_blocks_nobody() {
     let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 0"));
     let key = rig.limiter.key("acme/web");
     let mut asleep = UnixStream::connect(rig.limiter.socket()).expect("the control socket");

@@ -46,7 +46,7 @@ fn after_rounds(limiter: &Limiter) {
 }
 
 #[test]
-fn a_drift_is_healed_to_the_request_and_a_live_one_keeps_its_slot() {
+fn drift_is_healed_exactly_and_a_live_request_keeps_its_slot() {
     // These intervals are so long that no check or recount begins before the test shortens them.
     let slow = "check_interval = \"60min\"\nrecount_interval = \"60min\"\n";
     let configure = |config: Config| config.tier("profile", "concurrency = 3");
@@ -101,7 +101,7 @@ impl Drop for Stop<'_> {
 }
 
 #[test]
-fn a_drift_is_healed_exactly_while_requests_come_and_go() {
+fn drift_is_healed_exactly_under_load() {
     let rig = Rig::veth(quick);
     let key = rig.limiter.key("acme/web");
     let state = PinnedState::open(rig.limiter.pin_dir());
@@ -153,7 +153,7 @@ fn assert_stays(limiter: &Limiter, scope: &str, expected: (u64, u64)) {
 }
 
 #[test]
-fn a_request_that_is_silent_for_long_is_never_freed() {
+fn silent_request_is_never_freed() {
     for net in [Net::Veth, Net::Loopback] {
         let rig = Rig::on(net, quick);
         let key = rig.limiter.key("acme/web");
@@ -182,7 +182,7 @@ fn a_request_that_is_silent_for_long_is_never_freed() {
 }
 
 #[test]
-fn a_silent_websocket_of_a_server_for_both_families_is_never_freed() {
+fn silent_websocket_of_a_dual_stack_server_is_never_freed() {
     let lab = Lab::veth();
     let _server = Server::start(lab.server(), GUARDED, |mut conn| {
         let switched = b"HTTP/1.1 101 Switching Protocols\r\n\
@@ -264,7 +264,7 @@ fn a_silent_request_to_a_socket_bound_to_a_device_is_never_freed() {
 }
 
 #[test]
-fn a_silent_request_to_a_port_that_is_redirected_is_never_freed() {
+fn silent_request_to_a_redirected_port_is_never_freed() {
     let rig = Rig::veth(quick);
     let _rules = Rules::redirect(rig.lab.server(), GUARDED, UNGUARDED);
     let key = rig.limiter.key("acme/web");
@@ -275,7 +275,7 @@ fn a_silent_request_to_a_port_that_is_redirected_is_never_freed() {
 }
 
 #[test]
-fn a_silent_request_of_a_client_that_its_server_knows_by_another_address_is_never_freed() {
+fn silent_request_behind_source_nat_is_never_freed() {
     let rig = Rig::veth(quick);
     let other = Ipv4Addr::new(192, 0, 2, 99);
     let _rules = Rules::disguise(rig.lab.server(), GUARDED, other);
@@ -341,7 +341,7 @@ fn a_killed_server_whose_fin_and_rst_are_lost_frees_its_requests() {
 }
 
 #[test]
-fn what_was_lost_while_the_daemon_was_down_is_healed_by_the_next_one() {
+fn drift_without_a_daemon_is_healed_by_the_next_one() {
     let mut rig = Rig::veth(|config| quick(config.tier("profile", "concurrency = 3")));
     let key = rig.limiter.key("acme/web");
     after_rounds(&rig.limiter);

@@ -39,7 +39,7 @@ fn put(store: &Connection, scope: &str, days_ago: u32, used: i64) {
 }
 
 #[test]
-fn past_days_are_told_as_long_as_they_are_kept() {
+fn past_days_are_shown_until_they_expire() {
     avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let lab = Lab::loopback();
     let config = Config::published(&lab).small_tables();
@@ -112,7 +112,7 @@ fn past_days_are_told_as_long_as_they_are_kept() {
 }
 
 #[test]
-fn how_long_days_are_kept_is_checked() {
+fn invalid_retention_of_days_is_rejected() {
     let lab = Lab::loopback();
     let check = |keep: &str| {
         let config = Config::published(&lab).section("history", &format!("keep = {keep}\n"));

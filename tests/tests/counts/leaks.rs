@@ -67,7 +67,7 @@ fn assert_counts_are_zero(limiter: &Limiter) {
 }
 
 #[test]
-fn a_client_that_is_gone_without_a_fin_is_counted_until_the_server_gives_it_up() {
+fn client_gone_without_a_fin_is_counted_until_the_server_times_out() {
     let rig = impatient(Net::Veth);
     let key = rig.limiter.key(SCOPE);
     let conns = open_some(&rig, &key);
@@ -81,7 +81,7 @@ fn a_client_that_is_gone_without_a_fin_is_counted_until_the_server_gives_it_up()
 }
 
 #[test]
-fn a_client_whose_namespace_is_deleted_is_counted_until_the_server_gives_it_up() {
+fn client_with_a_deleted_namespace_is_counted_until_the_server_times_out() {
     let mut rig = impatient(Net::Veth);
     let key = rig.limiter.key(SCOPE);
     let conns = open_some(&rig, &key);
@@ -95,7 +95,7 @@ fn a_client_whose_namespace_is_deleted_is_counted_until_the_server_gives_it_up()
 }
 
 #[test]
-fn a_server_that_is_killed_without_a_word_to_anybody_leaves_nothing_in_the_counts() {
+fn silently_killed_server_leaves_no_counts() {
     let mut rig = impatient(Net::Veth);
     // The programs that lose packets are attached first, and the limiter's programs are attached
     // after them. Packets from the server are therefore lost before the limiter sees them.
@@ -144,7 +144,7 @@ fn a_reset_from_either_side_ends_the_counts() {
 }
 
 #[test]
-fn a_client_whose_reset_is_lost_is_counted_until_the_server_gives_it_up() {
+fn client_whose_reset_is_lost_is_counted_until_the_server_times_out() {
     for net in [Net::Veth, Net::Loopback] {
         let rig = impatient(net);
         let key = rig.limiter.key(SCOPE);
@@ -163,7 +163,7 @@ fn a_client_whose_reset_is_lost_is_counted_until_the_server_gives_it_up() {
 }
 
 #[test]
-fn what_ended_while_the_daemon_was_dead_is_not_counted_by_the_next_one() {
+fn connections_that_end_without_a_daemon_are_not_counted_by_the_next_one() {
     for net in [Net::Veth, Net::Loopback] {
         let mut rig = impatient(net);
         let key = rig.limiter.key(SCOPE);
@@ -253,7 +253,7 @@ fn times(short: usize) -> usize {
 }
 
 #[test]
-fn an_interface_that_goes_down_and_up_again_costs_nobody_an_answer() {
+fn interface_that_goes_down_and_up_loses_no_response() {
     go_on_while(Net::Veth, Rule::NONE, |_, lab, progress| {
         for _ in 0..times(3) {
             lab.server().ip("link set s0 down");
@@ -267,7 +267,7 @@ fn an_interface_that_goes_down_and_up_again_costs_nobody_an_answer() {
 }
 
 #[test]
-fn on_a_bad_way_a_daemon_that_is_killed_and_started_again_costs_nobody_an_answer() {
+fn daemon_restarts_on_a_bad_path_lose_no_response() {
     for net in [Net::Veth, Net::Loopback] {
         go_on_while(net, BAD, |limiter, _, progress| {
             for _ in 0..times(3) {
@@ -281,7 +281,7 @@ fn on_a_bad_way_a_daemon_that_is_killed_and_started_again_costs_nobody_an_answer
 }
 
 #[test]
-fn on_a_bad_way_a_configuration_that_is_read_again_costs_nobody_an_answer() {
+fn reloads_on_a_bad_path_lose_no_response() {
     go_on_while(Net::Veth, BAD, |limiter, _, progress| {
         for _ in 0..times(5) {
             limiter.done(&["reload"]);

@@ -31,7 +31,7 @@ fn set(rig: &Rig, arguments: &[&str]) {
 }
 
 #[test]
-fn keys_are_rotated_on_one_open_connection_and_the_count_goes_on() {
+fn keys_rotate_on_an_open_connection_and_share_the_count() {
     avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 100"));
     let first = rig.limiter.key("acme/web");
@@ -79,7 +79,7 @@ fn keys_are_rotated_on_one_open_connection_and_the_count_goes_on() {
 }
 
 #[test]
-fn a_scope_with_active_keys_is_removed_only_when_that_is_said() {
+fn removing_a_scope_with_active_keys_requires_with_keys() {
     let rig = Rig::veth(|config| config.policy("unknown_key = \"reject\""));
     let key = rig.limiter.key("acme/web");
     let other = rig.limiter.another_key("acme/web");
@@ -114,7 +114,7 @@ fn a_scope_with_active_keys_is_removed_only_when_that_is_said() {
 /// By default, a request with a key that is not registered passes without limits. A revoked key
 /// must never be treated like such a key.
 #[test]
-fn a_key_that_was_revoked_never_works_again_whatever_becomes_of_its_scope() {
+fn revoked_key_never_works_again() {
     let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 100"));
     let revoked = rig.limiter.key("acme/web");
     let [disabled, active] = [(); 2].map(|()| rig.limiter.another_key("acme/web"));
@@ -213,7 +213,7 @@ fn a_key_that_was_revoked_never_works_again_whatever_becomes_of_its_scope() {
 }
 
 #[test]
-fn a_changed_quota_keeps_the_days_count() {
+fn changed_quota_keeps_the_count_of_the_day() {
     avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 5"));
     let key = rig.limiter.key("acme/web");
@@ -236,7 +236,7 @@ fn a_changed_quota_keeps_the_days_count() {
 }
 
 #[test]
-fn an_override_ends_at_its_time_on_open_connections_too() {
+fn override_expires_on_open_connections_too() {
     avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 2"));
     let key = rig.limiter.key("acme/web");
@@ -254,7 +254,7 @@ fn an_override_ends_at_its_time_on_open_connections_too() {
 }
 
 #[test]
-fn an_override_that_ended_without_a_daemon_is_over_when_one_starts() {
+fn override_that_expired_without_a_daemon_stays_expired() {
     avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 2"));
     let key = rig.limiter.key("acme/web");

@@ -145,7 +145,7 @@ fn length(page: &Page) -> usize {
 }
 
 #[test]
-fn many_keys_are_imported_cost_little_and_hold_through_a_restart() {
+fn many_keys_are_imported_cheaply_and_survive_a_restart() {
     avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let size = Size::of_this_run();
     let mut rig = Rig::veth(|config| {
@@ -266,7 +266,7 @@ fn many_keys_are_imported_cost_little_and_hold_through_a_restart() {
 }
 
 #[test]
-fn a_file_with_mistakes_changes_nothing_and_all_of_them_are_told() {
+fn import_with_mistakes_changes_nothing_and_reports_all_of_them() {
     let size = Size::of_this_run();
     let lab = Lab::loopback();
     let limiter = Limiter::start(&lab, &size.tables(Config::new(&lab)));
@@ -326,7 +326,7 @@ fn a_file_with_mistakes_changes_nothing_and_all_of_them_are_told() {
 }
 
 #[test]
-fn people_see_how_far_an_import_is_and_programs_do_not() {
+fn import_shows_progress_only_on_a_terminal() {
     let size = Size::of_this_run();
     let lab = Lab::loopback();
     let limiter = Limiter::start(&lab, &size.tables(Config::new(&lab)));

@@ -112,17 +112,17 @@ fn takeovers(hook: &str, headers: &[&str]) {
 }
 
 #[test]
-fn in_place_while_connections_stay() {
+fn takeover_of_tcx_links_with_persistent_connections() {
     takeovers("tcx", &[]);
 }
 
 #[test]
-fn in_place_while_each_request_opens_a_connection() {
+fn takeover_of_tcx_links_with_one_connection_per_request() {
     takeovers("tcx", &["Connection: close"]);
 }
 
 #[test]
-fn in_place_of_filters_too() {
+fn takeover_of_clsact_filters() {
     takeovers("clsact", &[]);
     takeovers("clsact", &["Connection: close"]);
 }

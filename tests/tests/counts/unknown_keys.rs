@@ -43,7 +43,7 @@ fn scope_of(limiter: &Limiter, key: &str) -> String {
 }
 
 #[test]
-fn a_flood_of_random_keys_takes_nothing_from_those_that_are_known() {
+fn flood_of_random_keys_does_not_affect_known_keys() {
     avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(adopting);
     let registered = rig.limiter.key("acme");
@@ -92,7 +92,7 @@ fn a_flood_of_random_keys_takes_nothing_from_those_that_are_known() {
 }
 
 #[test]
-fn an_unknown_key_does_not_start_afresh_after_a_reboot() {
+fn unknown_key_keeps_its_count_after_a_reboot() {
     avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(adopting);
     assert_eq!(rig.statuses("a-stranger", 95), [200; 95]);
@@ -124,7 +124,7 @@ fn an_unknown_key_does_not_start_afresh_after_a_reboot() {
 }
 
 #[test]
-fn they_are_forgotten_after_their_day_and_make_room() {
+fn unknown_keys_are_forgotten_after_their_day_and_make_room() {
     let lab = Lab::veth();
     let _nginx = Nginx::start(&lab, &[GUARDED]);
     let mut limiter = Limiter::prepare(&lab, "limiter", &adopting(Config::new(&lab)));

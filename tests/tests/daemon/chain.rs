@@ -113,9 +113,9 @@ fn tc(lab: &Lab, words: &str) -> String {
 }
 
 #[test]
-fn programs_that_end_the_chain_are_behind_ours_whenever_they_came() {
+fn limiter_runs_before_tcx_programs_that_end_the_chain() {
     if !kernel::has_tcx() {
-        let name = "programs_that_end_the_chain_are_behind_ours_whenever_they_came";
+        let name = "limiter_runs_before_tcx_programs_that_end_the_chain";
         return skip(name, "the kernel has no TCX");
     }
     let earlier = |lab: &Lab| Stopper::at(lab, "s0", Place::First);
@@ -166,7 +166,7 @@ fn programs_that_end_the_chain_are_behind_ours_whenever_they_came() {
 }
 
 #[test]
-fn one_that_is_to_be_last_stays_behind_others_and_says_which() {
+fn order_last_stays_behind_other_programs_and_reports_them() {
     let (hook, place) = match kernel::has_tcx() {
         true => ("tcx", Place::First),
         false => ("clsact", Place::Filter(1)),
@@ -188,7 +188,7 @@ fn one_that_is_to_be_last_stays_behind_others_and_says_which() {
 }
 
 #[test]
-fn filters_that_end_the_chain_are_behind_ours_or_told() {
+fn filters_that_end_the_chain_run_after_the_limiter_or_are_reported() {
     let earlier = |lab: &Lab| {
         let stopper = Stopper::at(lab, "s0", Place::Filter(1));
         tc(
@@ -249,7 +249,7 @@ fn filters_that_end_the_chain_are_behind_ours_or_told() {
 }
 
 #[test]
-fn ours_come_back_however_they_were_taken_off() {
+fn removed_clsact_filters_are_attached_again() {
     let (host, ()) = Host::new("hook = \"clsact\"", |_| ());
     for words in [
         "filter del dev s0 ingress",
@@ -296,7 +296,7 @@ fn ours_come_back_however_they_were_taken_off() {
 }
 
 #[test]
-fn where_an_ingress_qdisc_stands_it_is_told_and_nothing_is_said_to_be_limited() {
+fn ingress_qdisc_is_reported_and_its_interface_is_not_called_limited() {
     let lab = Lab::veth();
     tc(&lab, "qdisc add dev s0 ingress");
     let mut refused = Limiter::prepare(&lab, "refused", &config(&lab, "hook = \"clsact\""));
@@ -361,7 +361,7 @@ fn in_private_mounts(limiter: &Limiter, lab: &Lab, mounts: &str, more: &str) -> 
 }
 
 #[test]
-fn pins_that_would_go_with_the_daemon_are_refused_unless_that_is_wanted() {
+fn pins_in_private_mounts_require_the_private_mounts_option() {
     let lab = Lab::veth();
     let limiter = Limiter::prepare(&lab, "limiter", &config(&lab, ""));
     // In the second case, the BPF file system is hidden, as it is under `ip netns exec`, and the
@@ -413,7 +413,7 @@ fn pins_that_would_go_with_the_daemon_are_refused_unless_that_is_wanted() {
 }
 
 #[test]
-fn a_copy_of_the_hosts_mounts_is_as_good_as_those() {
+fn pins_in_a_copy_of_the_host_mounts_are_accepted() {
     let lab = Lab::veth();
     let limiter = Limiter::prepare(&lab, "limiter", &config(&lab, ""));
     let log = lab.file("copy.log");
@@ -437,7 +437,7 @@ fn a_copy_of_the_hosts_mounts_is_as_good_as_those() {
 }
 
 #[test]
-fn capabilities_that_are_missing_are_named() {
+fn missing_capabilities_are_named() {
     let lab = Lab::veth();
     let limiter = Limiter::prepare(&lab, "limiter", &config(&lab, ""));
     for (kept, missing, there) in [

@@ -37,7 +37,7 @@ fn names(programs: &[Vec<neighbour::AttachedProgram>; 2]) -> [Vec<&str>; 2] {
 }
 
 #[test]
-fn of_two_daemons_with_one_directory_in_common_the_second_gives_way_and_names_it() {
+fn second_daemon_with_a_shared_directory_exits_and_names_it() {
     avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| config.tier("profile", ONE_A_DAY));
     let key = rig.limiter.key("acme/web");
@@ -151,12 +151,12 @@ fn three_daemons(hook: &str) {
 }
 
 #[test]
-fn daemons_side_by_side_have_counts_links_and_pins_of_their_own() {
+fn tcx_daemons_have_separate_counts_links_and_pins() {
     three_daemons("tcx");
 }
 
 #[test]
-fn and_filters_of_their_own() {
+fn clsact_daemons_have_separate_filters() {
     three_daemons("clsact");
 }
 
@@ -297,18 +297,18 @@ fn tc_order(lab: &Lab) -> Vec<String> {
 }
 
 #[test]
-fn links_of_others_see_packets_before_and_after_ours_in_their_order() {
+fn foreign_tcx_links_before_and_after_the_limiter_see_packets() {
     let before = [Place::Last, Place::First, Place::Before("limiter_")];
     assert_neighbours_see_packets("tcx", &before, &[Place::Last, Place::After("limiter_")]);
 }
 
 #[test]
-fn filters_of_others_do_so_too() {
+fn foreign_filters_before_and_after_the_limiter_see_packets() {
     assert_neighbours_see_packets("clsact", &[Place::Filter(50)], &[Place::Filter(200)]);
 }
 
 #[test]
-fn filters_and_links_may_be_mixed() {
+fn foreign_filters_and_links_can_be_mixed() {
     assert_neighbours_see_packets("tcx", &[Place::First], &[Place::Filter(50), Place::Last]);
     assert_neighbours_see_packets(
         "clsact",

@@ -146,7 +146,7 @@ const CHANGES: [&[&str]; 13] = [
 ];
 
 #[test]
-fn members_of_the_one_group_read_and_of_the_other_make_changes() {
+fn read_group_may_read_and_admin_group_may_change() {
     let host = Host::with_groups();
     let (readers, admins) = (gid(READERS), gid(ADMINS));
     host.limiter.key("acme");
@@ -223,7 +223,7 @@ fn operations() -> Vec<(String, String, bool)> {
 }
 
 #[test]
-fn each_operation_of_the_document_takes_the_group_that_it_says() {
+fn each_documented_operation_requires_its_documented_group() {
     let host = Host::with_groups();
     host.limiter.scope("acme");
     let (readers, admins) = (gid(READERS), gid(ADMINS));
@@ -250,7 +250,7 @@ fn each_operation_of_the_document_takes_the_group_that_it_says() {
 }
 
 #[test]
-fn a_large_list_of_keys_is_refused_with_the_same_words() {
+fn unauthorized_import_of_a_large_list_gets_the_same_message() {
     let host = Host::with_groups();
     let list = host.limiter.socket().with_file_name("keys.csv");
     let lines: String = (0..200_000).map(|n| format!("acme,key-{n}\n")).collect();
@@ -262,7 +262,7 @@ fn a_large_list_of_keys_is_refused_with_the_same_words() {
 }
 
 #[test]
-fn others_do_not_get_to_the_socket() {
+fn users_outside_the_groups_cannot_open_the_socket() {
     let host = Host::with_groups();
     for arguments in [&["status"][..], &["scope", "add", "acme"]] {
         let output = host.run_as(UNNAMED_ID, &[UNNAMED_ID, 7], arguments);
@@ -285,7 +285,7 @@ fn rights(path: &Path) -> (u32, u32, u32) {
 }
 
 #[test]
-fn the_socket_is_of_the_group_and_the_directory_lets_it_through() {
+fn socket_and_directory_have_the_group_and_modes() {
     let host = Host::with_groups();
     assert_eq!(rights(&host.limiter.socket()), (0, gid(READERS), 0o660));
     assert_eq!(rights(&host.limiter.runtime_dir()), (0, 0, 0o755));
@@ -300,7 +300,7 @@ fn the_socket_is_of_the_group_and_the_directory_lets_it_through() {
 }
 
 #[test]
-fn another_group_takes_a_restart() {
+fn changed_group_requires_a_restart() {
     let mut host = Host::with_groups();
     let config = fs::read_to_string(host.limiter.config_path()).expect("the configuration");
     host.limiter.write_config(&config.replace(READERS, "users"));

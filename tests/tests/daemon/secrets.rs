@@ -325,7 +325,7 @@ fn raw_keys_are_not_in_the_daemons_memory() {
 }
 
 #[test]
-fn a_daemon_that_crashes_leaves_no_core() {
+fn crashed_daemon_leaves_no_core_dump() {
     let (mut limiter, _lab) = Limiter::idle();
     limiter.key("acme/web");
     let pid = limiter.pid().to_string();
@@ -337,7 +337,7 @@ fn a_daemon_that_crashes_leaves_no_core() {
 }
 
 #[test]
-fn commands_log_no_key_whatever_they_log() {
+fn commands_log_no_key_at_any_log_level() {
     let (limiter, _lab) = Limiter::idle();
     limiter.scope("acme/web");
     for arguments in [
@@ -424,7 +424,7 @@ fn modes(state: &Path) -> Vec<(String, u32)> {
 }
 
 #[test]
-fn the_files_are_nobody_elses_whatever_the_umask() {
+fn files_are_private_with_every_umask() {
     for umask in ["000", "022", "077", "027"] {
         let lab = Lab::loopback();
         let config = Config::published(&lab).small_tables();

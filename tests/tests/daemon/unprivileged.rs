@@ -151,7 +151,7 @@ impl DeadDaemon {
         lchown(path, Some(NOBODY), Some(NOBODY)).expect("its owner");
     }
 
-    fn assert_victim_is_as_it_was(&self, what: &str) {
+    fn assert_victim_is_unchanged(&self, what: &str) {
         let metadata = fs::symlink_metadata(&self.victim).expect("the victim");
         assert_eq!(
             (metadata.len(), metadata.mode() & 0o7777, metadata.uid()),
@@ -169,7 +169,7 @@ impl DeadDaemon {
 }
 
 #[test]
-fn root_detaches_it_with_its_counts_and_leaves_it_its_files() {
+fn root_detach_of_an_unprivileged_daemon_keeps_counts_and_file_owners() {
     avoid_midnight(Duration::from_secs(60));
     let mut dead = DeadDaemon::new();
     dead.limiter.kill();
@@ -208,7 +208,7 @@ fn root_detaches_it_with_its_counts_and_leaves_it_its_files() {
 }
 
 #[test]
-fn root_follows_none_of_its_links() {
+fn root_follows_no_links_of_an_unprivileged_daemon() {
     avoid_midnight(Duration::from_secs(120));
     let mut dead = DeadDaemon::new();
     let state = dead.limiter.state_dir();
@@ -253,7 +253,7 @@ fn root_follows_none_of_its_links() {
         }
         let detached = dead.limiter.detach();
         assert_eq!(detached.code, exit::DONE, "{name}: {detached:?}");
-        dead.assert_victim_is_as_it_was(name);
+        dead.assert_victim_is_unchanged(name);
         assert!(kept.join("file").exists(), "{name}");
         assert_eq!(dead.ask(), 200, "{name}: nothing is in force");
         if name.starts_with("limiter.db") {
@@ -279,7 +279,7 @@ fn root_follows_none_of_its_links() {
 }
 
 #[test]
-fn root_does_not_run_where_somebody_else_could_lead_it_elsewhere() {
+fn root_refuses_directories_that_others_can_replace() {
     let mut dead = DeadDaemon::new();
     dead.limiter.kill();
     assert_eq!(dead.limiter.detach().code, exit::DONE);
@@ -298,7 +298,7 @@ fn root_does_not_run_where_somebody_else_could_lead_it_elsewhere() {
         for word in words {
             assert!(log.contains(word), "no {word} in {log}");
         }
-        dead.assert_victim_is_as_it_was(words[0]);
+        dead.assert_victim_is_unchanged(words[0]);
     };
     let [state_name, run_name] = [&state, &run].map(|path| path.display().to_string());
     refused(&mut dead, &[&state_name, "belongs to the user nobody"]);

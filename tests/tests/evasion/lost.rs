@@ -62,7 +62,7 @@ fn opening(v6: bool) -> Opening {
 }
 
 #[test]
-fn the_same_content_passes_again_and_is_charged_once() {
+fn lost_request_passes_again_and_is_charged_once() {
     let rig = Rig::veth(|config| config);
     let host = RawHost::new(&rig.lab);
     let key = rig.limiter.key("acme/web");
@@ -92,7 +92,7 @@ fn the_same_content_passes_again_and_is_charged_once() {
 }
 
 #[test]
-fn other_content_is_dropped_and_the_connection_reset_in_the_end() {
+fn other_content_is_dropped_and_finally_resets_the_connection() {
     let rig = Rig::veth(|config| config);
     let host = RawHost::new(&rig.lab);
     let [lost, other] = ["acme/lost", "acme/other"].map(|scope| rig.limiter.key(scope));
@@ -134,7 +134,7 @@ fn long_head(key: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_long_head_that_was_lost_whole_is_served_in_parts_and_charged_once() {
+fn lost_long_head_is_served_in_parts_and_charged_once() {
     let rig = Rig::veth(|config| config);
     widen(&rig.lab);
     let host = RawHost::new(&rig.lab);
@@ -171,7 +171,7 @@ fn a_long_head_that_was_lost_whole_is_served_in_parts_and_charged_once() {
 }
 
 #[test]
-fn another_long_head_in_parts_is_not_served_for_one_that_was_lost() {
+fn other_long_head_in_parts_is_not_served_for_a_lost_one() {
     let rig = Rig::veth(|config| config);
     widen(&rig.lab);
     let host = RawHost::new(&rig.lab);
@@ -248,7 +248,7 @@ impl LazyServer {
 }
 
 #[test]
-fn what_finds_no_room_is_charged_once_when_there_is_some() {
+fn requests_without_room_at_the_server_are_charged_once() {
     let rig = LazyServer::start();
     let host = RawHost::new(&rig.lab);
     let key = rig.limiter.key("acme/web");
@@ -293,7 +293,7 @@ fn of_length(key: &str, length: usize) -> Vec<u8> {
 /// Linux accepts bytes beyond the window if it has no other unread data (`tcp_sequence`). The test
 /// therefore permits both results: the request is accepted and charged, or neither.
 #[test]
-fn what_does_not_fit_the_window_is_not_believed_if_the_receiver_drops_it() {
+fn request_beyond_the_window_is_charged_only_if_accepted() {
     let rig = LazyServer::start();
     widen(&rig.lab);
     let host = RawHost::new(&rig.lab);
@@ -337,7 +337,7 @@ fn what_does_not_fit_the_window_is_not_believed_if_the_receiver_drops_it() {
 /// bytes too many and find the end of the body too early. It would then mistake parts of the body
 /// for requests, and requests for parts of the body.
 #[test]
-fn a_body_that_jumps_beyond_the_window_has_not_been_sent() {
+fn body_bytes_beyond_the_window_are_not_counted_as_sent() {
     const ROUND: u64 = 1 << 32;
     const MORE: u64 = 100;
     let lab = Lab::veth();
@@ -391,7 +391,7 @@ fn a_body_that_jumps_beyond_the_window_has_not_been_sent() {
 }
 
 #[test]
-fn what_is_cut_off_may_come_again_in_other_pieces() {
+fn cut_bytes_may_be_retransmitted_in_other_pieces() {
     // The refused request is the last one of the packet. The programs have to cut the packet before
     // it, but can keep only the first 12 KiB or so of a packet that they cut. The cut is therefore
     // in the middle of the body.

@@ -61,9 +61,9 @@ fn open(conn: &mut RawConn) -> Option<u64> {
 }
 
 #[test]
-fn bytes_are_served_in_the_order_in_which_they_were_inspected() {
+fn bytes_are_served_in_the_order_of_inspection() {
     if !Path::new("/proc/sys/net/mptcp/enabled").exists() {
-        let name = "bytes_are_served_in_the_order_in_which_they_were_inspected";
+        let name = "bytes_are_served_in_the_order_of_inspection";
         return skip(name, "this kernel has no Multipath TCP");
     }
     let lab = Lab::veth();

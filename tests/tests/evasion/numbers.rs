@@ -37,7 +37,7 @@ fn assert_unanswered(conn: &mut RawConn, key: &str) {
 }
 
 #[test]
-fn a_spent_key_is_not_served_on_the_other_of_two_syn_cookies() {
+fn exhausted_key_is_not_served_on_the_first_of_two_syn_cookies() {
     let (rig, key) = spent();
     let host = RawHost::new(&rig.lab);
     for (number, distance) in (0..).zip([1 << 30, 1 << 20, 3 << 30]) {
@@ -67,7 +67,7 @@ fn a_spent_key_is_not_served_on_the_other_of_two_syn_cookies() {
 }
 
 #[test]
-fn a_cookie_is_good_for_one_connection() {
+fn syn_cookie_is_valid_for_one_connection() {
     let (rig, key) = spent();
     let host = RawHost::new(&rig.lab);
     let other = rig.limiter.key("acme/other");
@@ -94,7 +94,7 @@ fn a_cookie_is_good_for_one_connection() {
 }
 
 #[test]
-fn a_connection_that_a_firewall_has_reset_does_not_go_on() {
+fn connection_reset_by_a_firewall_does_not_continue() {
     let rig = Rig::veth(|config| config);
     let key = rig.limiter.key("acme/web");
     for address in rig.lab.addresses() {
@@ -130,7 +130,7 @@ fn a_connection_that_a_firewall_has_reset_does_not_go_on() {
 }
 
 #[test]
-fn a_guarded_port_may_be_a_clients_own() {
+fn guarded_port_may_be_the_source_port_of_a_client() {
     const OWN: u16 = 8081;
     let lab = Lab::veth();
     let _nginx = Nginx::start(&lab, &[GUARDED]);
@@ -172,7 +172,7 @@ fn outbound(from: SocketAddr, to: SocketAddr) -> TcpStream {
 }
 
 #[test]
-fn fast_open_costs_nobody_a_second_connection_attempt() {
+fn fast_open_causes_no_second_connection_attempt() {
     let lab = Lab::veth();
     for namespace in [lab.client(), lab.server()] {
         namespace.set("net/ipv4/tcp_fastopen", "3");

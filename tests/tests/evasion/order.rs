@@ -68,7 +68,7 @@ fn assert_served(cases: &[Case]) {
 }
 
 #[test]
-fn disorder_is_put_in_order() {
+fn reordered_segments_are_served_once() {
     let cases: [Case; 7] = [
         ("the second half before the first", 1, |conn, pair| {
             let (first, second) = pair.ours.split_at(30);
@@ -156,7 +156,7 @@ fn disorder_is_put_in_order() {
 }
 
 #[test]
-fn what_is_said_twice_is_served_once() {
+fn repeated_bytes_are_served_once() {
     let cases: [Case; 8] = [
         ("the same five times before its answer", 1, |conn, pair| {
             let segment = conn.segment(0, &pair.ours);
@@ -241,7 +241,7 @@ fn what_is_said_twice_is_served_once() {
 }
 
 #[test]
-fn other_content_for_what_was_said_is_not_served() {
+fn other_content_for_sent_bytes_is_not_served() {
     let cases: [Case; 8] = [
         (
             "another request in place of one that was served",
@@ -324,7 +324,7 @@ fn other_content_for_what_was_said_is_not_served() {
 }
 
 #[test]
-fn odd_flags_open_no_way() {
+fn unusual_flags_bypass_nothing() {
     let cases: [Case; 7] = [
         ("a request with the end of the stream", 1, |conn, pair| {
             let last = conn.segment(0, &pair.ours).with_flags(ACK | PSH | FIN);

@@ -51,7 +51,7 @@ fn server(lab: &Lab, name: &str, command: &mut Command) -> Process {
 }
 
 #[test]
-fn behind_the_preface_of_http_2_nothing_is_served() {
+fn nothing_is_served_behind_an_http2_preface() {
     for (name, program, flag, script) in [
         ("python", "python3", "-c", PYTHON),
         ("node", "node", "-e", NODE),

@@ -228,13 +228,13 @@ fn assert_dropped(cases: impl Iterator<Item = InvalidSegment>) {
 }
 
 #[test]
-fn a_request_that_the_receiver_drops_is_not_believed() {
+fn ipv4_request_that_the_receiver_drops_is_not_charged() {
     let cases = packets().into_iter().chain(segments());
     assert_dropped(cases.filter(|case| !case.opening.v6));
 }
 
 #[test]
-fn a_reset_and_an_end_that_the_receiver_drops_are_not_believed() {
+fn reset_and_fin_that_the_receiver_drops_change_nothing() {
     let rig = Rig::veth(|config| config);
     let host = RawHost::new(&rig.lab);
     let key = rig.limiter.key("acme/web");
@@ -270,7 +270,7 @@ fn a_reset_and_an_end_that_the_receiver_drops_are_not_believed() {
 /// PAWS compares the timestamp of a segment with the timestamp of the last segment that arrived in
 /// order. Linux accepts a timestamp that is older by one tick (`TCP_PAWS_WINDOW`).
 #[test]
-fn timestamps_are_old_as_they_are_to_the_receiver() {
+fn timestamps_are_judged_old_as_by_the_receiver() {
     let rig = Rig::veth(|config| config);
     let host = RawHost::new(&rig.lab);
     let [bad, good] = ["acme/bad", "acme/good"].map(|scope| rig.limiter.key(scope));
@@ -334,7 +334,7 @@ fn timestamps_are_old_as_they_are_to_the_receiver() {
 /// RFC 5961, section 5.2: an acknowledgement number may be older than the last one, but by at most
 /// the largest window that the client has announced.
 #[test]
-fn acknowledgements_are_old_as_they_are_to_the_receiver() {
+fn acknowledgements_are_judged_old_as_by_the_receiver() {
     let rig = Rig::veth(|config| config);
     let host = RawHost::new(&rig.lab);
     let [bad, good] = ["acme/bad", "acme/good"].map(|scope| rig.limiter.key(scope));
@@ -367,7 +367,7 @@ fn acknowledgements_are_old_as_they_are_to_the_receiver() {
 }
 
 #[test]
-fn the_window_of_a_segment_that_the_receiver_drops_is_not_believed() {
+fn window_of_a_dropped_segment_is_ignored() {
     let rig = Rig::veth(|config| config);
     let host = RawHost::new(&rig.lab);
     let [bad, good] = ["acme/bad", "acme/good"].map(|scope| rig.limiter.key(scope));
@@ -394,7 +394,7 @@ fn the_window_of_a_segment_that_the_receiver_drops_is_not_believed() {
 /// No kernel accepts IPv4-mapped addresses in the header of an IPv6 packet, but a client can send
 /// such a packet. The programs must not take it for a packet of the IPv4 connection.
 #[test]
-fn addresses_of_ipv4_in_ipv6_are_another_connection() {
+fn ipv4_mapped_addresses_in_ipv6_are_another_connection() {
     let rig = Rig::veth(|config| config);
     let host = RawHost::new(&rig.lab);
     let [bad, good] = ["acme/bad", "acme/good"].map(|scope| rig.limiter.key(scope));
@@ -416,7 +416,7 @@ fn addresses_of_ipv4_in_ipv6_are_another_connection() {
 }
 
 #[test]
-fn a_request_that_the_receiver_drops_is_not_believed_over_ipv6() {
+fn ipv6_request_that_the_receiver_drops_is_not_charged() {
     let cases = packets().into_iter().chain(segments());
     assert_dropped(cases.filter(|case| case.opening.v6));
 }

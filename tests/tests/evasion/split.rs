@@ -82,7 +82,7 @@ fn a_request_of_one_byte_a_segment_is_counted_once_whatever_is_in_it() {
 }
 
 #[test]
-fn parts_of_a_request_may_be_long_apart() {
+fn parts_of_a_request_may_arrive_late() {
     let rig = Rig::veth(|config| config);
     let key = rig.limiter.key("acme/web");
     let bytes = request("/", &key);
@@ -116,7 +116,7 @@ fn parts_of_a_request_may_be_long_apart() {
 }
 
 #[test]
-fn fifty_requests_at_once_are_fifty_wherever_the_segments_end() {
+fn fifty_pipelined_requests_are_counted_with_any_segment_boundaries() {
     const REQUESTS: usize = 50;
     let rig = Rig::veth(|config| config);
     let host = RawHost::new(&rig.lab);
@@ -149,7 +149,7 @@ fn fifty_requests_at_once_are_fifty_wherever_the_segments_end() {
 }
 
 #[test]
-fn a_refusal_anywhere_in_a_pipeline_lets_by_what_is_before_it_and_nothing_behind() {
+fn refusal_in_a_pipeline_passes_only_the_requests_before_it() {
     const REQUESTS: usize = 50;
     for net in Net::ALL {
         let rig = Rig::on(net, |config| config.tier("spent", "daily_quota = 1"));

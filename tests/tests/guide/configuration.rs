@@ -10,7 +10,7 @@ use crate::customer::write_files;
 const PAGE: &str = "CONFIGURATION.md";
 
 #[test]
-fn the_whole_file_says_the_defaults() {
+fn documented_file_has_the_default_values() {
     let lab = Lab::loopback();
     let host = Host::new(&lab, lab.server(), "host");
     let example = Example::of(PAGE, "configuration");
@@ -24,7 +24,7 @@ fn the_whole_file_says_the_defaults() {
 }
 
 #[test]
-fn the_commands_about_keys_and_records_work() {
+fn documented_key_and_record_commands_work() {
     let lab = Lab::loopback();
     let mut host = Host::new(&lab, lab.server(), "host");
     let example = Example::of(PAGE, "configuration");

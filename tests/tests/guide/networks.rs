@@ -67,7 +67,7 @@ backend api
 }
 
 #[test]
-fn behind_a_load_balancer() {
+fn limiter_works_behind_a_load_balancer() {
     let lab = apart();
     let cloud = between(&lab, "b");
     join(
@@ -151,7 +151,7 @@ impl Gateway {
 }
 
 #[test]
-fn on_a_gateway() {
+fn limiter_works_on_a_gateway() {
     let mut setting = Gateway::new("eth0");
     let trial = Trial {
         limiter: &setting.host,
@@ -249,14 +249,14 @@ impl Containers {
 }
 
 #[test]
-fn at_the_hosts_end_of_the_terminators_veth() {
+fn limiter_works_at_the_host_end_of_a_container_veth() {
     let mut setting = Containers::new();
     setting.host.start_limiter();
     setting.assert_example_works("containers", "");
 }
 
 #[test]
-fn in_the_api_containers_namespace() {
+fn limiter_works_in_the_namespace_of_a_container() {
     let mut setting = Containers::new();
     let pid = setting.host.start_container(setting.lab.server());
     let options = "--runtime-dir /run/limiter-api";

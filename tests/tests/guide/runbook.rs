@@ -68,7 +68,7 @@ impl Setting {
 }
 
 #[test]
-fn the_transcripts_are_what_curl_prints() {
+fn transcripts_match_the_output_of_curl() {
     let mut setting = Setting::with_policy("missing_key = \"reject\"\nunknown_key = \"reject\"\n");
     let host = &setting.host;
     host.sh("limiter scope add acme/web");
@@ -119,7 +119,7 @@ fn without_times(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_block_of_the_runbook_does_what_it_says() {
+fn every_block_of_the_runbook_works() {
     let mut setting = Setting::with_policy("unknown_key = \"reject\"\n");
     let book = Example::of("RUNBOOK.md", "runbook");
     let mut todo = book.runs();

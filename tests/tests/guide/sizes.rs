@@ -68,7 +68,7 @@ fn memory(host: &Host) -> u64 {
 }
 
 #[test]
-fn memory_is_what_the_page_says() {
+fn memory_matches_the_page() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/SIZING.md");
     let page = std::fs::read_to_string(path).expect("the page");
     let lab = Lab::veth();

@@ -57,25 +57,25 @@ impl Setting {
 }
 
 #[test]
-fn behind_nginx() {
+fn limiter_works_behind_nginx() {
     let mut setting = Setting::behind("nginx");
     setting.start("nginx -g 'daemon off;'");
     setting.assert_example_works("2");
 }
 
 #[test]
-fn behind_haproxy() {
+fn limiter_works_behind_haproxy() {
     let mut setting = Setting::behind("haproxy");
     setting.start("haproxy -db -f /etc/haproxy/haproxy.cfg");
     setting.assert_example_works("2");
 }
 
 #[test]
-fn behind_envoy() {
+fn limiter_works_behind_envoy() {
     // Debian has no Envoy package, so `cargo xtask test` provides the program.
     let Some(envoy) = std::env::var_os("LIMITER_ENVOY") else {
         return skip(
-            "behind_envoy",
+            "limiter_works_behind_envoy",
             "LIMITER_ENVOY names no Envoy, `cargo xtask test` sets it",
         );
     };
@@ -86,7 +86,7 @@ fn behind_envoy() {
 }
 
 #[test]
-fn behind_stunnel() {
+fn limiter_works_behind_stunnel() {
     let mut setting = Setting::behind("stunnel");
     // stunnel moves to the background by default, so this command returns.
     setting.host.sh("stunnel /etc/stunnel/api.conf");
@@ -94,7 +94,7 @@ fn behind_stunnel() {
 }
 
 #[test]
-fn a_terminator_that_speaks_the_proxy_protocol_is_answered_with_400() {
+fn proxy_protocol_is_answered_with_400() {
     let setting = Setting::behind("stunnel");
     let proxied = "sed -i 's/^connect.*/&\\nprotocol = proxy/' /etc/stunnel/api.conf; \
                    stunnel /etc/stunnel/api.conf";

@@ -23,7 +23,7 @@ fn make_idle(programs: &mut Programs, talk: &Talk) {
 }
 
 #[test]
-fn a_request_may_take_days_and_so_may_the_time_between_two() {
+fn flow_survives_days_within_and_between_requests() {
     assert!(Idle::DEFAULT_NS[Idle::Open as usize] > 4 * DAY_NS);
     let (mut programs, mut talk) = opened();
     for in_flight in [1, 0] {
@@ -47,7 +47,7 @@ fn a_request_may_take_days_and_so_may_the_time_between_two() {
 }
 
 #[test]
-fn after_half_an_hour_of_silence_a_timestamp_is_neither_older_nor_newer() {
+fn timestamps_are_not_compared_after_half_an_hour_of_silence() {
     // After a long idle time, a clock whose ticks are microseconds may have wrapped, so a timestamp
     // may have any value.
     for (silent_ns, verdict) in [

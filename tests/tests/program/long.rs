@@ -65,7 +65,7 @@ fn uploading() -> (Programs, Talk) {
 }
 
 #[test]
-fn what_is_lost_of_an_upload_of_many_gigabytes_passes_again() {
+fn lost_bytes_of_a_large_upload_pass_again() {
     let (mut programs, mut talk) = uploading();
     let body = "b".repeat(1000);
     let mut at = talk.asked;
@@ -80,7 +80,7 @@ fn what_is_lost_of_an_upload_of_many_gigabytes_passes_again() {
 }
 
 #[test]
-fn a_body_at_the_numbers_of_its_head_is_a_body() {
+fn body_with_the_sequence_numbers_of_its_head_passes() {
     // After 4 GiB, the sequence numbers of the head repeat.
     let (mut programs, mut talk) = uploading();
     for at in [900_000_000, 1_800_000_000, 2_700_000_000, 3_600_000_000] {
@@ -97,7 +97,7 @@ fn a_body_at_the_numbers_of_its_head_is_a_body() {
 }
 
 #[test]
-fn chunks_far_from_one_another_are_compared_rightly() {
+fn distant_chunks_are_compared_correctly() {
     let mut programs = limited(no_limits());
     let mut talk = wide(&mut programs);
     let size = JUMP - 12;
@@ -130,7 +130,7 @@ fn chunked(size: usize) -> (String, String) {
 }
 
 #[test]
-fn more_chunks_under_way_than_can_be_kept_wait_for_an_acknowledgement() {
+fn chunks_beyond_the_bound_wait_for_an_acknowledgement() {
     let (mut programs, mut talk) = opened();
     let (head, chunk) = chunked(400);
     talk.asks(&mut programs, &head);
@@ -174,7 +174,7 @@ fn more_chunks_under_way_than_can_be_kept_wait_for_an_acknowledgement() {
 }
 
 #[test]
-fn a_client_that_writes_byte_by_byte_need_not_wait() {
+fn single_byte_segments_need_not_wait() {
     let (mut programs, mut talk) = opened();
     let request = get(&format!("/{}", "a".repeat(400)));
     for byte in request.as_bytes() {
@@ -194,7 +194,7 @@ fn a_client_that_writes_byte_by_byte_need_not_wait() {
 }
 
 #[test]
-fn a_merged_segment_passes_as_far_as_it_can_be_kept() {
+fn merged_segment_passes_up_to_the_bound() {
     const SIZE: usize = 1000;
     let (mut programs, mut talk) = opened();
     let (head, chunk) = chunked(90);

@@ -23,7 +23,7 @@ const RECORD: u64 = 64;
 /// The size of the ring buffer in these tests, in bytes.
 const RING: u64 = 4096;
 
-fn shut() -> Programs {
+fn limited_to_no_requests() -> Programs {
     limited(Limits {
         daily_quota: 0,
         ..no_limits()
@@ -60,8 +60,8 @@ fn words(address: IpAddr) -> [u32; 4] {
 }
 
 #[test]
-fn a_refusal_tells_whose_it_is_and_why() {
-    let mut programs = shut();
+fn refusal_record_names_scope_key_client_and_reason() {
+    let mut programs = limited_to_no_requests();
     programs.configure(|config| {
         config.missing_key = policy::REJECT;
         config.unknown_key = policy::REJECT;
@@ -118,7 +118,7 @@ fn a_refusal_tells_whose_it_is_and_why() {
 }
 
 #[test]
-fn what_is_admitted_or_only_observed_is_not_told() {
+fn admitted_and_observed_requests_are_not_reported() {
     let mut programs = limited(Limits {
         daily_quota: 1,
         flags: no_limits().flags | limiter_common::abi::LIMITS_OBSERVE,
@@ -131,9 +131,9 @@ fn what_is_admitted_or_only_observed_is_not_told() {
 }
 
 #[test]
-fn a_flood_is_counted_whole_and_told_in_part() {
+fn flood_is_counted_completely_and_reported_in_part() {
     const FLOOD: u64 = 3000;
-    let mut programs = shut();
+    let mut programs = limited_to_no_requests();
     let start = Instant::now();
     let mut reported = 0;
     for _ in 0..FLOOD {
@@ -161,8 +161,8 @@ fn a_flood_is_counted_whole_and_told_in_part() {
 }
 
 #[test]
-fn what_finds_no_room_is_counted_as_lost_and_leaves_the_other_events_alone() {
-    let mut programs = shut();
+fn reports_without_room_are_counted_as_lost_and_affect_no_other_events() {
+    let mut programs = limited_to_no_requests();
     let room = RING / RECORD;
     eventually_some("the ring is full", || {
         ask(&mut programs, &Shape::v4(), &get("/"));

@@ -20,7 +20,7 @@ const HOOKS: [(bool, bool, u32); 4] = [
 ];
 
 /// Installs the programs of the old set. The new set stays empty.
-fn old_only(programs: &mut Programs) {
+fn install_old_set(programs: &mut Programs) {
     for (to_server, ethernet, number) in HOOKS {
         let program = Hook::of(to_server, ethernet).program();
         programs.object_mut().set_tail_call(number, program);
@@ -57,10 +57,10 @@ fn verdicts(programs: &mut Programs, to_server: bool) -> [Verdict; 2] {
 }
 
 #[test]
-fn packets_go_the_way_of_the_set_that_is_in_force() {
+fn packets_run_the_program_set_in_force() {
     for to_server in [true, false] {
         let mut programs = limited(no_limits());
-        old_only(&mut programs);
+        install_old_set(&mut programs);
         let in_flight = |programs: &Programs| programs.state(crate::support::SCOPE).in_flight;
         assert_eq!(verdicts(&mut programs, to_server), [Verdict::Pass; 2]);
         // The number of requests in flight shows that the programs of the old set ran.
@@ -79,10 +79,10 @@ fn packets_go_the_way_of_the_set_that_is_in_force() {
 }
 
 #[test]
-fn held_packets_change_nothing_and_are_counted_and_others_pass() {
+fn held_packets_are_counted_and_other_packets_pass() {
     for to_server in [true, false] {
         let mut programs = limited(no_limits());
-        old_only(&mut programs);
+        install_old_set(&mut programs);
         let until = boot_ns() + 60_000_000_000;
         set_switch(&mut programs, until);
         let before = programs.counter(counter::INSPECTED_BYTES);
@@ -115,10 +115,10 @@ fn held_packets_change_nothing_and_are_counted_and_others_pass() {
 }
 
 #[test]
-fn when_nobody_puts_the_moment_off_the_old_maps_are_in_force_again_and_that_is_said() {
+fn expired_hold_returns_to_the_old_set() {
     for to_server in [true, false] {
         let mut programs = limited(no_limits());
-        old_only(&mut programs);
+        install_old_set(&mut programs);
         set_switch(&mut programs, boot_ns());
         assert_eq!(verdicts(&mut programs, to_server), [Verdict::Pass; 2]);
         assert_eq!(switch_word(&programs), switch::OLD);

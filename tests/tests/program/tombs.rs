@@ -8,7 +8,7 @@ use limiter_tests::program::{
     ACK, FIN, PSH, Programs, RST, RunResult, Shape, Talk, Verdict, no_limits,
 };
 
-use crate::support::{SCOPE, boot_ns, counted, get, limited, ok};
+use crate::support::{SCOPE, assert_counters, boot_ns, get, limited, ok};
 
 /// A connection whose first request was refused.
 struct RefusedConnection {
@@ -94,7 +94,7 @@ impl RefusedConnection {
 }
 
 #[test]
-fn the_syn_that_comes_again_is_dropped_and_another_one_passes() {
+fn retransmitted_syn_is_dropped_and_a_new_one_passes() {
     let mut conn = refused_connection();
     let syn = conn.talk.syn();
     let ran = conn.talk.run(&mut conn.programs, true, &syn);
@@ -109,7 +109,7 @@ fn the_syn_that_comes_again_is_dropped_and_another_one_passes() {
 }
 
 #[test]
-fn a_port_that_is_used_again_connects_whatever_its_number() {
+fn reused_port_connects_with_any_new_sequence_number() {
     // A SYN opens a new connection if its sequence number differs from that of the old SYN, even if
     // the number is just before it.
     for back in [1, 2, 1 << 10, 1 << 19, (1 << 20) - 1, 1 << 20, 1 << 31] {
@@ -124,7 +124,7 @@ fn a_port_that_is_used_again_connects_whatever_its_number() {
 }
 
 #[test]
-fn the_same_number_is_another_connections_when_time_has_gone_by() {
+fn same_sequence_number_is_a_new_connection_after_some_time() {
     // A new connection may begin with the same sequence number if enough time has passed since the
     // old one. The programs measure this time by the client's timestamps or by the host's clock.
     for by_clients in [true, false] {
@@ -161,13 +161,13 @@ fn the_same_number_is_another_connections_when_time_has_gone_by() {
 }
 
 #[test]
-fn the_clients_acknowledgement_of_the_response_goes_nowhere() {
+fn client_acknowledgement_of_the_response_is_dropped() {
     let mut conn = refused_connection();
     let (request, response) = (conn.request, conn.response);
     for acked in [response, response + 1] {
         assert_eq!(conn.client(request, acked, ACK, "").verdict, Verdict::Drop);
     }
-    counted(
+    assert_counters(
         &conn.programs,
         &[
             (counter::REFUSED_DAILY_QUOTA, 1),
@@ -178,7 +178,7 @@ fn the_clients_acknowledgement_of_the_response_goes_nowhere() {
 }
 
 #[test]
-fn the_clients_fin_and_data_are_acknowledged() {
+fn client_fin_and_data_are_acknowledged() {
     let mut conn = refused_connection();
     let (request, all) = (conn.request, conn.response + 1);
     let ran = conn.client(request, all, ACK | PSH, "more");
@@ -196,7 +196,7 @@ fn the_clients_fin_and_data_are_acknowledged() {
 }
 
 #[test]
-fn the_response_is_sent_again_until_the_client_has_it() {
+fn response_is_retransmitted_until_acknowledged() {
     let mut conn = refused_connection();
     for _ in 0..2 {
         let ran = conn.client(0, 0, ACK | PSH, &get("/"));
@@ -217,7 +217,7 @@ fn the_response_is_sent_again_until_the_client_has_it() {
         (counter::RESPONSES_RESENT, 2),
         (counter::TOMB_PACKETS, 3),
     ];
-    counted(&conn.programs, &refused);
+    assert_counters(&conn.programs, &refused);
     assert_eq!(
         conn.programs.state(SCOPE).refused,
         [0, 0, 0, 1],
@@ -226,7 +226,7 @@ fn the_response_is_sent_again_until_the_client_has_it() {
 }
 
 #[test]
-fn a_client_without_room_gets_the_response_when_it_has_some() {
+fn client_with_a_closed_window_gets_the_response_when_it_opens() {
     let mut programs = limited(Limits {
         daily_quota: 0,
         ..no_limits()
@@ -246,7 +246,7 @@ fn a_client_without_room_gets_the_response_when_it_has_some() {
 }
 
 #[test]
-fn the_clients_reset_goes_nowhere() {
+fn client_reset_is_dropped() {
     let mut conn = refused_connection();
     let request = conn.request;
     assert_eq!(conn.client(request, 0, RST, "").verdict, Verdict::Drop);
@@ -257,7 +257,7 @@ fn the_clients_reset_goes_nowhere() {
 }
 
 #[test]
-fn a_server_is_told_of_its_end_until_it_says_that_it_knows() {
+fn server_gets_fins_until_it_acknowledges_one() {
     // The programs turn each further segment from the client into another FIN for the server. They
     // do not wait for a segment from the server, because the server may never send one.
     let mut conn = refused_connection_by(policy::ON_LIMIT_CLOSE);
@@ -277,7 +277,7 @@ fn a_server_is_told_of_its_end_until_it_says_that_it_knows() {
 }
 
 #[test]
-fn the_clients_data_tells_the_server_again_and_is_acknowledged() {
+fn client_data_is_acknowledged_and_repeats_the_server_fin() {
     let mut conn = refused_connection_by(policy::ON_LIMIT_CLOSE);
     let (request, all) = (conn.request, conn.response + 1);
     let ran = conn.client(request, all, ACK | PSH, "more");
@@ -291,14 +291,14 @@ fn the_clients_data_tells_the_server_again_and_is_acknowledged() {
 }
 
 #[test]
-fn the_servers_acknowledgement_goes_nowhere() {
+fn server_acknowledgement_is_dropped() {
     let mut conn = refused_connection();
     // The server acknowledges the FIN.
     assert_eq!(conn.server(0, 1, ACK, "").verdict, Verdict::Drop);
 }
 
 #[test]
-fn the_servers_fin_is_acknowledged_in_the_clients_name() {
+fn server_fin_is_acknowledged_for_the_client() {
     let mut conn = refused_connection();
     for _ in 0..2 {
         let ran = conn.server(0, 1, ACK | FIN, "");
@@ -319,7 +319,7 @@ fn the_servers_fin_is_acknowledged_in_the_clients_name() {
 }
 
 #[test]
-fn a_server_that_missed_its_fin_gets_it_again() {
+fn server_that_missed_the_fin_gets_it_again() {
     let mut conn = refused_connection();
     let ran = conn.server(0, 0, ACK | PSH, "HTTP/1.1 408 Request Timeout\r\n\r\n");
     assert_eq!(ran.verdict, Verdict::Redirect);
@@ -336,7 +336,7 @@ fn a_server_that_missed_its_fin_gets_it_again() {
 }
 
 #[test]
-fn what_the_server_says_never_reaches_the_client() {
+fn server_segments_never_reach_the_client() {
     let mut conn = refused_connection();
     for (flags, payload) in [(ACK | PSH, "junk"), (RST, ""), (RST | ACK, "")] {
         let ran = conn.server(0, 1, flags, payload);
@@ -390,7 +390,7 @@ fn a_new_connection_of_the_same_ports_is_not_the_refused_one() {
 }
 
 #[test]
-fn a_syn_passes_a_tomb() {
+fn new_syn_passes_a_tomb() {
     let mut conn = refused_connection();
     let mut new = Talk::new(Shape::v4());
     new.client_start = 0x7000_0000;
@@ -402,7 +402,7 @@ fn a_syn_passes_a_tomb() {
 }
 
 #[test]
-fn a_body_that_the_client_still_sends_is_acknowledged_and_dropped() {
+fn rest_of_a_refused_body_is_acknowledged_and_dropped() {
     let mut conn = refused_connection();
     let all = conn.response + 1;
     let mut at = conn.request;
@@ -414,7 +414,7 @@ fn a_body_that_the_client_still_sends_is_acknowledged_and_dropped() {
 }
 
 #[test]
-fn what_the_client_cannot_have_sent_is_not_acknowledged() {
+fn implausible_client_segments_are_not_acknowledged() {
     let mut conn = refused_connection();
     let (request, all) = (conn.request, conn.response + 1);
     let far = request + (2 << 20);

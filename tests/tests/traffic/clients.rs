@@ -202,7 +202,7 @@ session.get(sys.argv[1], headers={"X-Api-Key": sys.argv[2]})
 "#;
 
 #[test]
-fn a_client_that_retries_would_wait_for_midnight_unless_it_is_told_its_limit() {
+fn retrying_client_waits_for_midnight_unless_its_wait_is_limited() {
     let rig = limited(Net::Veth, "close");
     let key = rig.limiter.key("acme/web");
     let url = rig.lab.url(GUARDED, "/");
@@ -356,7 +356,7 @@ fn a_reset_is_an_error_to_every_client_and_some_try_again() {
 }
 
 #[test]
-fn silence_holds_every_client_until_it_gives_up_by_itself() {
+fn dropped_requests_hold_every_client_until_its_own_timeout() {
     let rig = limited(Net::Veth, "drop");
     let url = rig.lab.url(GUARDED, Nginx::READ);
     let wait = |client: &UnansweredClient| {
@@ -383,7 +383,7 @@ fn silence_holds_every_client_until_it_gives_up_by_itself() {
 }
 
 #[test]
-fn no_value_begins_with_white_space_and_numbers_may_end_with_it() {
+fn refusal_fields_have_no_unexpected_white_space() {
     let rig = limited(Net::Veth, "close");
     let (url, key) = (rig.lab.url(GUARDED, "/"), rig.limiter.key("acme/web"));
     // The test uses http.client because it keeps the trailing spaces of a field value, which other

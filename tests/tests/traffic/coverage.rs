@@ -153,7 +153,7 @@ fn odd_segments(lab: &Lab, key: &str) {
 }
 
 #[test]
-fn the_sum_of_what_is_told_is_all_the_traffic() {
+fn coverage_counters_sum_up_to_all_traffic() {
     for net in [Net::Veth, Net::VethNoOffload] {
         let lab = Lab::new(net);
         let nginx = Nginx::start(&lab, &[GUARDED]);
@@ -202,7 +202,7 @@ fn the_sum_of_what_is_told_is_all_the_traffic() {
 }
 
 #[test]
-fn connections_without_room_in_the_table_are_told_apart() {
+fn connections_without_room_in_the_table_are_counted_separately() {
     const FLOWS: usize = 64;
     let rig = Rig::veth(|config| {
         config.policy("table_full = \"pass\"").section(

@@ -132,12 +132,12 @@ fn rounds(short: usize) -> usize {
 }
 
 #[test]
-fn on_a_good_way_the_clients_see_the_same() {
+fn responses_are_right_on_a_good_path() {
     survive(Net::Veth, Family::Both, Rule::NONE, rounds(20));
 }
 
 #[test]
-fn on_a_bad_way_every_answer_is_right_and_charged_once_and_no_storm_comes_of_it() {
+fn bad_path_keeps_responses_right_without_a_packet_storm() {
     let rounds = rounds(60);
     let (tally, packets) = survive(Net::Veth, Family::Both, ALL, rounds);
     assert!(tally.requests() > 1000, "{tally:?}");
@@ -149,7 +149,7 @@ fn on_a_bad_way_every_answer_is_right_and_charged_once_and_no_storm_comes_of_it(
 }
 
 #[test]
-fn on_every_bad_way_every_answer_is_right_and_charged_once() {
+fn every_bad_path_keeps_responses_right_and_charged_once() {
     if long() {
         for net in Net::ALL {
             for family in [Family::V4, Family::V6] {
@@ -166,7 +166,7 @@ fn on_every_bad_way_every_answer_is_right_and_charged_once() {
 }
 
 #[test]
-fn nor_does_it_matter_that_servers_hear_of_connections_later() {
+fn deferred_handshakes_survive_a_bad_path() {
     let deferring = |config| mixture::tiers(config).policy("handshake = \"defer\"");
     survive_with(Net::Veth, Family::Both, ALL, rounds(10), deferring);
 }
@@ -188,7 +188,7 @@ print("true")
 "#;
 
 #[test]
-fn an_old_syn_that_comes_again_leaves_no_half_open_connection() {
+fn duplicate_old_syn_leaves_no_half_open_connection() {
     let rig = Rig::veth(|config| config);
     let key = rig.limiter.key("acme/web");
     let (client, server) = (rig.lab.client_v4().to_string(), rig.lab.v4().to_string());

@@ -97,7 +97,7 @@ struct RuleEffects {
 impl RuleEffects {
     /// Asserts that the TCP counter `sign` has increased at both ends.
     #[track_caller]
-    fn assert_both_met(&self, sign: &str) {
+    fn assert_both_directions_affected(&self, sign: &str) {
         let (client, server) = (self.client[sign], self.server[sign]);
         assert!(
             client > 0 && server > 0,
@@ -163,7 +163,7 @@ fn ways() -> &'static [(Net, bool)] {
 }
 
 #[test]
-fn without_a_rule_nothing_happens() {
+fn no_packet_is_disturbed_without_a_rule() {
     let seen = under(Net::Veth, false, Rule::NONE, None);
     for counts in [seen.disorder.to_server(), seen.disorder.to_client()] {
         assert!(counts.seen > 0, "{:?}", seen.disorder);
@@ -185,7 +185,7 @@ fn lost_packets_do_not_arrive_and_are_sent_again() {
             let share = counts.lost * 100 / counts.seen;
             assert!((3..=20).contains(&share), "{net:?} {:?}", seen.disorder);
         }
-        seen.assert_both_met("RetransSegs");
+        seen.assert_both_directions_affected("RetransSegs");
         if net != Net::Loopback {
             let counts = seen.disorder.to_server();
             assert_eq!(seen.arrived.len() as u64, counts.seen - counts.lost);
@@ -203,7 +203,7 @@ fn doubled_packets_arrive_twice() {
         let seen = under(net, v6, rule, Some("TCPDSACKOldSent"));
         let counts = seen.disorder.to_server();
         assert!(counts.doubled > 0 && seen.disorder.to_client().doubled > 0);
-        seen.assert_both_met("TCPDSACKOldSent");
+        seen.assert_both_directions_affected("TCPDSACKOldSent");
         if net != Net::Loopback {
             assert_eq!(seen.arrived.len() as u64, counts.seen + counts.doubled);
         }
@@ -220,7 +220,7 @@ fn held_packets_arrive_after_their_successors() {
         let seen = under(net, v6, rule, Some("TCPOFOQueue"));
         let counts = seen.disorder.to_server();
         assert!(counts.held > 0 && seen.disorder.to_client().held > 0);
-        seen.assert_both_met("TCPOFOQueue");
+        seen.assert_both_directions_affected("TCPOFOQueue");
         if net != Net::Loopback {
             assert_eq!(seen.arrived.len() as u64, counts.seen);
             let late = out_of_order(&seen.arrived);
@@ -239,7 +239,7 @@ fn echoes_arrive_late() {
         let seen = under(net, v6, rule, Some("TCPDSACKOldSent"));
         let counts = seen.disorder.to_server();
         assert!(counts.echoed > 0 && seen.disorder.to_client().echoed > 0);
-        seen.assert_both_met("TCPDSACKOldSent");
+        seen.assert_both_directions_affected("TCPDSACKOldSent");
         if net != Net::Loopback {
             assert_eq!(seen.arrived.len() as u64, counts.seen + counts.echoed);
             let late = out_of_order(&seen.arrived);
@@ -249,7 +249,7 @@ fn echoes_arrive_late() {
 }
 
 #[test]
-fn a_rule_for_resets_takes_resets_alone() {
+fn rule_for_resets_drops_only_resets() {
     let lab = Lab::veth();
     let _nginx = Nginx::start(&lab, &[UNGUARDED]);
     let mut disorder = Disorder::at_client(&lab, UNGUARDED);

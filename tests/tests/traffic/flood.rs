@@ -12,7 +12,7 @@ const TABLES: &str = "flows = 64\nscopes = 64\nkeys = 64\nunknown_keys = 64\n";
 const HALF_OPEN: usize = 62;
 
 #[test]
-fn half_open_connections_make_room_early_and_none_of_them_gets_by_unread() {
+fn half_open_connections_make_room_early_and_stay_inspected() {
     let rig = Rig::on(Net::Veth, |config| {
         config
             .section("tables", TABLES)

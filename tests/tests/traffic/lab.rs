@@ -65,7 +65,7 @@ fn slow_requests_wait_at_the_gate() {
 }
 
 #[test]
-fn pieces_travel_in_segments_of_their_own() {
+fn pieces_are_sent_in_separate_segments() {
     let lab = Lab::veth();
     let _nginx = Nginx::start(&lab, &[GUARDED]);
     let capture = Capture::start(&lab, "pieces", GUARDED);
@@ -103,7 +103,7 @@ fn a_capture_pairs_requests_with_answers() {
 }
 
 #[test]
-fn a_scripted_server_answers_what_it_is_told() {
+fn scripted_server_sends_the_given_responses() {
     let lab = Lab::veth();
     let _server = Server::answering(lab.server(), GUARDED, |number, line| {
         let body = format!("{number} {line}");
@@ -133,7 +133,7 @@ fn a_killed_nginx_leaves_nothing_and_starts_again() {
 }
 
 #[test]
-fn a_wire_carries_packets_however_they_are_changed() {
+fn wire_carries_changed_packets() {
     type Change = fn(Vec<u8>) -> Vec<Vec<u8>>;
     let ways: [(DeviceKind, Change); 6] = [
         (DeviceKind::Tap, |packet| vec![packet]),

@@ -29,7 +29,7 @@ fn key_id(rig: &Rig, scope: &str) -> String {
 }
 
 #[test]
-fn requests_without_a_key_and_with_an_unknown_one_pass_by_default_and_are_counted() {
+fn missing_and_unknown_keys_pass_by_default_and_are_counted() {
     for net in [Net::Veth, Net::Loopback] {
         let rig = Rig::on(net, |config| config);
         let mut conn = rig.lab.connect(GUARDED);
@@ -145,7 +145,7 @@ fn a_disabled_key_is_refused_on_open_connections_too_and_enabled_again_it_works(
 }
 
 #[test]
-fn a_revoked_key_is_refused_and_its_scope_s_other_keys_are_not() {
+fn revoked_key_is_refused_and_other_keys_of_its_scope_are_not() {
     for unknown in ["pass", "tier:profile"] {
         let rig = Rig::veth(|config| config.policy(&format!("unknown_key = {unknown:?}")));
         let key = rig.limiter.key("acme/web");
@@ -162,7 +162,7 @@ fn a_revoked_key_is_refused_and_its_scope_s_other_keys_are_not() {
 }
 
 #[test]
-fn observing_counts_what_would_be_refused_and_refuses_nothing() {
+fn observe_mode_counts_refusals_and_refuses_nothing() {
     avoid_midnight(std::time::Duration::from_secs(60));
     let rig = Rig::veth(|config| {
         config
@@ -199,7 +199,7 @@ fn observing_counts_what_would_be_refused_and_refuses_nothing() {
 }
 
 #[test]
-fn a_tier_can_observe_while_others_are_enforced_and_the_other_way_round() {
+fn tier_mode_overrides_the_policy_mode_both_ways() {
     for (mode, tier_mode, expected) in [
         ("enforce", "observe", [429, 200]),
         ("observe", "enforce", [200, 429]),

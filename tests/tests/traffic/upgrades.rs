@@ -70,7 +70,7 @@ fn java(lab: &Lab) -> Command {
 }
 
 #[test]
-fn connect_before_a_server_that_goes_on_with_http_is_refused() {
+fn connect_to_a_server_that_continues_with_http_is_refused() {
     let rig = GuardedServer::by(Net::Veth, "connect = \"reject\"", java);
     let connect = |method: &str| {
         format!(
@@ -141,7 +141,7 @@ fn lighttpd(lab: &Lab) -> Command {
 }
 
 #[test]
-fn http_2_offered_to_a_server_that_takes_it_up_stays_limited() {
+fn http2_offer_to_a_server_that_supports_it_stays_limited() {
     for net in [Net::Veth, Net::VethNoOffload, Net::Loopback] {
         let rig = GuardedServer::by(net, "on_limit = \"close\"", lighttpd);
         let url = rig.lab.url(GUARDED, "/");
@@ -172,7 +172,7 @@ fn http_2_offered_to_a_server_that_takes_it_up_stays_limited() {
 }
 
 #[test]
-fn an_offer_that_passes_in_two_parts_ends_the_connection_where_it_is_taken_up() {
+fn split_http2_offer_ends_the_connection_when_accepted() {
     let rig = GuardedServer::by(Net::Veth, "on_limit = \"close\"", lighttpd);
     let request = format!(
         "GET / HTTP/1.1\r\nHost: x\r\nX-Api-Key: {}\r\nConnection: Upgrade, HTTP2-Settings\r\n\
@@ -203,7 +203,7 @@ fn an_offer_that_passes_in_two_parts_ends_the_connection_where_it_is_taken_up() 
 }
 
 #[test]
-fn a_websocket_is_a_tunnel_on_a_connection_that_was_used_before() {
+fn websocket_is_a_tunnel_on_a_used_connection() {
     let rig = GuardedServer::by(Net::Veth, "on_limit = \"close\"", |lab| {
         let mut command = lab.server().command(tools::PYTHON);
         command
@@ -229,7 +229,7 @@ const SWITCH: &str =
     "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 
 #[test]
-fn an_answer_to_head_with_a_body_lets_nobody_into_a_tunnel() {
+fn body_of_a_response_to_head_opens_no_tunnel() {
     let rig = Scripted::serving(
         |config| config.tier("profile", &format!("daily_quota = {QUOTA}")),
         |mut conn| {

@@ -41,7 +41,7 @@ fn hooks(limiter: &Limiter) -> usize {
 }
 
 #[test]
-fn one_that_is_pulled_out_and_put_in_again_is_limited_again_and_nothing_is_granted_twice() {
+fn replugged_card_is_limited_again_without_granting_twice() {
     vm::require_vm();
     avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let [at_server, at_client] = CARDS;

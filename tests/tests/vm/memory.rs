@@ -73,7 +73,7 @@ impl Drop for MemoryCgroup {
 }
 
 #[test]
-fn tables_that_there_is_no_memory_for_are_told_and_nothing_is_left() {
+fn tables_without_memory_are_reported_and_leave_nothing_behind() {
     vm::require_vm();
     let lab = Lab::veth();
     // The tables of flows and keys have their maximum sizes. Even when they are empty, such tables
@@ -94,7 +94,7 @@ fn tables_that_there_is_no_memory_for_are_told_and_nothing_is_left() {
 }
 
 #[test]
-fn while_there_is_next_to_none_limits_hold_and_the_daemon_answers() {
+fn limits_hold_and_the_daemon_answers_with_little_memory() {
     vm::require_vm();
     avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let lab = Lab::veth();
@@ -123,7 +123,7 @@ fn while_there_is_next_to_none_limits_hold_and_the_daemon_answers() {
 }
 
 #[test]
-fn connections_that_there_is_no_memory_to_follow_are_treated_as_those_of_a_full_table() {
+fn connections_without_memory_are_treated_as_with_a_full_table() {
     /// The maximum number of connections that the test opens. The flows of this number of
     /// connections need more memory than the kernel keeps in reserve for each CPU.
     const CONNECTIONS: usize = 3000;

@@ -125,7 +125,7 @@ fn usages(limiter: &Limiter) -> Vec<Usage> {
 }
 
 #[test]
-fn numbers_are_those_of_the_server_and_of_usage() {
+fn metrics_agree_with_the_server_and_with_usage() {
     avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(every_reason);
     let scopes = Scopes::make(&rig.limiter);
@@ -185,7 +185,7 @@ fn numbers_are_those_of_the_server_and_of_usage() {
 }
 
 #[test]
-fn what_is_now_is_shown_as_it_is_now() {
+fn gauges_show_the_present_state() {
     avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| {
         on_page(config, "top_scopes = 3").tier("profile", "daily_quota = 10\nconcurrency = 5")
@@ -262,7 +262,7 @@ fn is_of_the_daemon(sample: &str) -> bool {
 }
 
 #[test]
-fn counters_never_go_back_but_with_the_maps() {
+fn counters_decrease_only_if_the_maps_are_removed() {
     avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| {
         every_reason(config).section("policy", "unknown_key = \"tier:by_daily_quota\"\n")

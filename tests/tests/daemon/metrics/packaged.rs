@@ -34,7 +34,7 @@ fn full() -> (Rig, Page) {
 }
 
 #[test]
-fn promtool_finds_nothing_to_complain_about() {
+fn promtool_accepts_the_metrics_page() {
     let (_rig, page) = full();
     let (content, printed) = promtool(&["check", "metrics"], &page.text);
     assert!(content && printed.is_empty(), "{printed}");
@@ -67,7 +67,7 @@ fn documented() -> BTreeMap<String, (About, BTreeSet<String>)> {
 }
 
 #[test]
-fn every_metric_is_documented_as_it_is() {
+fn every_metric_matches_its_documentation() {
     let (_rig, page) = full();
     let mut labels: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for sample in page.samples.keys() {
@@ -93,7 +93,7 @@ fn every_metric_is_documented_as_it_is() {
 }
 
 #[test]
-fn the_alerts_do_what_they_say() {
+fn alert_rules_pass_their_promtool_tests() {
     let rules = packaged("prometheus/limiter.rules.yml");
     let tests = packaged("prometheus/limiter.rules.test.yml");
     let (content, printed) = promtool(&["check", "rules", &rules.display().to_string()], "");
@@ -146,7 +146,7 @@ fn queries(dashboard: &Value) -> Vec<(String, String)> {
 }
 
 #[test]
-fn rules_and_dashboard_name_metrics_that_there_are() {
+fn rules_and_dashboard_name_existing_metrics() {
     for file in [
         "prometheus/limiter.rules.yml",
         "prometheus/limiter.rules.test.yml",
@@ -165,7 +165,7 @@ fn dashboard() -> Value {
 }
 
 #[test]
-fn panels_of_the_dashboard_are_whole_and_do_not_overlap() {
+fn dashboard_panels_are_complete_and_do_not_overlap() {
     let dashboard = dashboard();
     assert_eq!(dashboard["uid"], "limiter");
     assert!(
@@ -204,10 +204,10 @@ fn panels_of_the_dashboard_are_whole_and_do_not_overlap() {
 }
 
 #[test]
-fn grafana_knows_all_that_the_dashboard_has() {
+fn grafana_knows_every_field_of_the_dashboard() {
     let Some(python) = env::var_os("LIMITER_GRAFANA") else {
         return skip(
-            "grafana_knows_all_that_the_dashboard_has",
+            "grafana_knows_every_field_of_the_dashboard",
             "LIMITER_GRAFANA names no Python with Grafana's types, `cargo xtask test` sets it",
         );
     };

@@ -13,7 +13,7 @@ use limiter_tests::{
 use super::{UNIT, boot, install, package};
 
 #[test]
-fn what_comes_with_the_binary_is_of_use() {
+fn packaged_files_are_valid() {
     let lab = Lab::veth();
     let machine = boot(&lab);
     install(&machine, &package());

@@ -24,7 +24,7 @@ use super::{
 };
 
 #[test]
-fn a_package_limits_from_its_start_over_an_upgrade_to_its_removal() {
+fn package_limits_from_installation_through_upgrade_to_removal() {
     avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let lab = Lab::veth();
     let nginx = Nginx::start(&lab, &[GUARDED]);
@@ -149,7 +149,7 @@ fn a_package_limits_from_its_start_over_an_upgrade_to_its_removal() {
 }
 
 #[test]
-fn a_newcomer_has_a_request_refused_and_sees_why() {
+fn first_steps_of_the_package_end_in_an_explained_refusal() {
     avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let lab = Lab::veth();
     let nginx = Nginx::start(&lab, &[GUARDED]);
@@ -330,7 +330,7 @@ fn while_asking(lab: &Lab, key: &str, work: impl FnOnce()) -> Vec<u16> {
 /// While the store is locked, the engine waits for the lock and does not notify the watchdog of
 /// systemd. Therefore systemd restarts the daemon.
 #[test]
-fn a_daemon_whose_rounds_hang_is_started_anew() {
+fn watchdog_restarts_a_hanging_daemon() {
     let lab = Lab::veth();
     let _nginx = Nginx::start(&lab, &[GUARDED]);
     let machine = boot(&lab);

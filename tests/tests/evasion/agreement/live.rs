@@ -254,19 +254,19 @@ fn throw(server: impl Fn(&Lab) -> Server) {
 }
 
 #[test]
-fn what_nginx_serves_was_charged() {
+fn requests_that_nginx_serves_are_charged() {
     let patience = "client_header_timeout 3s; client_body_timeout 3s;";
     throw(|lab| Server::Nginx(Nginx::start_with(lab, &[GUARDED], patience)));
 }
 
 #[test]
-fn what_node_serves_was_charged() {
+fn requests_that_node_serves_are_charged() {
     let text = include_str!("../../../peers/node_server.js");
     throw(|lab| Server::script(lab, "node", "-e", text));
 }
 
 #[test]
-fn what_python_serves_was_charged() {
+fn requests_that_python_serves_are_charged() {
     throw(python);
 }
 
@@ -293,7 +293,7 @@ fn a_request_whose_head_is_cut_off_is_not_served() {
 }
 
 #[test]
-fn a_head_that_is_cut_off_in_its_own_segment_strands_nobody() {
+fn head_cut_off_in_its_own_segment_stalls_no_connection() {
     let rig = Rig::start(python);
     for stream in CUT_OFF {
         let bytes = stream.as_bytes();
