@@ -178,8 +178,8 @@ impl Load {
         fs::write(&self.stop_file, "").expect("stop wrk");
     }
 
-    /// Ends wrk and returns its summary. No request is interrupted if [`Self::stop_sending`] was called and
-    /// all responses have arrived since.
+    /// Ends wrk and returns its summary. No request is interrupted if [`Self::stop_sending`] was
+    /// called and all responses have arrived since.
     #[track_caller]
     pub fn finish(mut self) -> Wrk {
         self.wrk.signal(Signal::SIGINT);
