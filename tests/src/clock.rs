@@ -11,7 +11,7 @@ const DAY: u64 = 86_400;
 
 /// The longest time that an expected event may take on a busy machine. Only a failing test waits
 /// this long.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The interval after which a raw peer, which does not use the kernel's TCP, retransmits bytes that
 /// have not been acknowledged.
@@ -49,7 +49,7 @@ pub fn avoid_midnight(span: Duration) {
 /// Waits until `condition` holds.
 ///
 /// # Panics
-/// Panics if the condition does not hold within [`PATIENCE`].
+/// Panics if the condition does not hold within [`TIMEOUT`].
 #[track_caller]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     eventually_some(what, || condition().then_some(()));
@@ -58,7 +58,7 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 /// Waits until `find` returns a value.
 ///
 /// # Panics
-/// Panics if `find` returns no value within [`PATIENCE`].
+/// Panics if `find` returns no value within [`TIMEOUT`].
 #[track_caller]
 pub fn eventually_some<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
@@ -67,8 +67,8 @@ pub fn eventually_some<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T 
             return found;
         }
         assert!(
-            start.elapsed() < PATIENCE,
-            "still waiting after {PATIENCE:?}: {what}"
+            start.elapsed() < TIMEOUT,
+            "still waiting after {TIMEOUT:?}: {what}"
         );
         thread::sleep(POLL_INTERVAL);
     }

@@ -20,7 +20,7 @@ const LONGEST: u64 = 100_000;
 /// time that the programs cut such a segment, the client has to wait for its retransmission
 /// timeout. The timeout doubles until a whole segment is acknowledged, so on a path that loses
 /// packets, the waits can add up to more than half a minute.
-const PATIENCE: Duration = clock::PATIENCE.saturating_mul(3);
+const TIMEOUT: Duration = clock::TIMEOUT.saturating_mul(3);
 
 /// A scope whose limits the clients do not reach.
 pub const ROOMY: &str = "acme/web";
@@ -339,7 +339,7 @@ impl<'a> Client<'a> {
         let address = addresses[self.number % addresses.len()];
         self.conn.take().unwrap_or_else(|| {
             let conn = self.mixture.lab.connect_to(address, GUARDED);
-            conn.set_read_timeout(PATIENCE);
+            conn.set_read_timeout(TIMEOUT);
             conn
         })
     }

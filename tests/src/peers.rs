@@ -21,7 +21,7 @@ use crate::{
 pub const UPLOAD_BYTES: usize = 3_000_000;
 
 /// The number of seconds that a client waits for a response, unless a test sets a different one.
-const PATIENCE_SECONDS: u32 = 30;
+const TIMEOUT_SECONDS: u32 = 30;
 
 /// The maximum running time of wrk in seconds, after which wrk ends even if it has received fewer
 /// responses than the job requires.
@@ -134,7 +134,7 @@ impl<'a> Job<'a> {
             count,
             workers: 1,
             upload: false,
-            seconds: PATIENCE_SECONDS,
+            seconds: TIMEOUT_SECONDS,
             retries: None,
         }
     }

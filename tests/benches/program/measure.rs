@@ -120,7 +120,7 @@ pub struct Cost {
 /// useless.
 pub fn all(programs: &mut Programs, talk: &Talk, cases: &[Case], quick: bool) -> Vec<Cost> {
     let rounds = if quick { QUICK_ROUNDS } else { ROUNDS };
-    bring_here(programs, talk);
+    set_link(programs, talk);
     set_rewind(programs, talk, cases);
     let mut times = vec![Vec::new(); cases.len()];
     // The first round is a warm-up, so its times are not used.
@@ -179,7 +179,7 @@ const HERE: Link = Link {
 };
 
 /// Sets the link of the flow to that of the packets.
-fn bring_here(programs: &mut Programs, talk: &Talk) {
+fn set_link(programs: &mut Programs, talk: &Talk) {
     if let Some(flow) = programs.flow(&talk.key()) {
         programs.set_flow(Flow { link: HERE, ..flow });
     }

@@ -260,7 +260,7 @@ impl RawConn {
         clock::eventually("the bytes are acknowledged", || {
             send(self);
             let until = Instant::now() + clock::RETRY;
-            self.look_for(until, |conn| conn.acked >= end)
+            self.wait_until(until, |conn| conn.acked >= end)
         });
     }
 
@@ -308,7 +308,7 @@ impl RawConn {
     /// Panics if `done` does not return true in time.
     #[track_caller]
     pub fn wait(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
-        let happened = self.look_for(Instant::now() + clock::PATIENCE, done);
+        let happened = self.wait_until(Instant::now() + clock::TIMEOUT, done);
         assert!(
             happened,
             "still waiting: {what}; received: {:#?}",
@@ -337,13 +337,13 @@ impl RawConn {
     /// Panics if no response arrives.
     #[track_caller]
     pub fn response(&mut self) -> Response {
-        let deadline = Instant::now() + clock::PATIENCE;
+        let deadline = Instant::now() + clock::TIMEOUT;
         loop {
             if let Some(response) = Response::take(&mut self.stream).expect("HTTP") {
                 return response;
             }
             assert!(
-                self.end.is_none() && self.look(deadline),
+                self.end.is_none() && self.receive_segment(deadline),
                 "no response: {:?}, end {:?}, seen {:#?}",
                 String::from_utf8_lossy(&self.stream),
                 self.end,
@@ -360,24 +360,24 @@ impl RawConn {
 
     /// Receives all segments that have already arrived.
     pub fn drain(&mut self) {
-        while self.look(Instant::now()) {}
+        while self.receive_segment(Instant::now()) {}
     }
 
     /// Receives segments until `done` returns true or `deadline` passes, and returns the last
     /// result of `done`.
-    pub fn look_for(&mut self, deadline: Instant, done: impl Fn(&Self) -> bool) -> bool {
+    pub fn wait_until(&mut self, deadline: Instant, done: impl Fn(&Self) -> bool) -> bool {
         loop {
             if done(self) {
                 return true;
             }
-            if !self.look(deadline) {
+            if !self.receive_segment(deadline) {
                 return done(self);
             }
         }
     }
 
     /// Receives the server's next segment. Returns false if no segment arrives before `deadline`.
-    fn look(&mut self, deadline: Instant) -> bool {
+    fn receive_segment(&mut self, deadline: Instant) -> bool {
         let Ends {
             client,
             server,
@@ -393,13 +393,13 @@ impl RawConn {
                     && segment.ports == (server_port, client_port)
             });
             if let Some(segment) = decoded {
-                self.take_in(segment);
+                self.process_segment(segment);
                 return true;
             }
         }
     }
 
-    fn take_in(&mut self, segment: DecodedSegment) {
+    fn process_segment(&mut self, segment: DecodedSegment) {
         if let Some((value, _)) = segment.timestamp() {
             self.server_ticks = value;
         }

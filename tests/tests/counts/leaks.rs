@@ -21,7 +21,7 @@ const RST: u32 = 4;
 const SCOPE: &str = "acme/web";
 
 /// Directives with which nginx closes idle connections after 2 s.
-const IMPATIENT: &str = "keepalive_timeout 2s; send_timeout 2s; client_header_timeout 2s;";
+const SHORT_TIMEOUTS: &str = "keepalive_timeout 2s; send_timeout 2s; client_header_timeout 2s;";
 
 /// A rule for a bad path. It loses 3% of the packets, duplicates 2% at once, repeats 1% later, and
 /// delays 2%.
@@ -34,14 +34,14 @@ const BAD: Rule = Rule {
 };
 
 /// Creates a rig in which the server and its kernel soon close connections whose client is silent.
-fn impatient(net: Net) -> Rig {
+fn rig_with_short_timeouts(net: Net) -> Rig {
     let lab = Lab::new(net);
     lab.tune_for_packet_loss();
     // The server's kernel retransmits unacknowledged bytes at most three times, or at most twice
     // after the process has closed the socket.
     lab.server().set("net/ipv4/tcp_retries2", "3");
     lab.server().set("net/ipv4/tcp_orphan_retries", "2");
-    Rig::with(lab, IMPATIENT, |config| config)
+    Rig::with(lab, SHORT_TIMEOUTS, |config| config)
 }
 
 /// Opens two connections with one request in flight on each, and two idle connections.
@@ -68,7 +68,7 @@ fn assert_counts_are_zero(limiter: &Limiter) {
 
 #[test]
 fn client_gone_without_a_fin_is_counted_until_the_server_times_out() {
-    let rig = impatient(Net::Veth);
+    let rig = rig_with_short_timeouts(Net::Veth);
     let key = rig.limiter.key(SCOPE);
     let conns = open_some(&rig, &key);
     rig.lab.client().ip("link set c0 down");
@@ -82,7 +82,7 @@ fn client_gone_without_a_fin_is_counted_until_the_server_times_out() {
 
 #[test]
 fn client_with_a_deleted_namespace_is_counted_until_the_server_times_out() {
-    let mut rig = impatient(Net::Veth);
+    let mut rig = rig_with_short_timeouts(Net::Veth);
     let key = rig.limiter.key(SCOPE);
     let conns = open_some(&rig, &key);
     rig.lab.client().ip("link set c0 down");
@@ -96,7 +96,7 @@ fn client_with_a_deleted_namespace_is_counted_until_the_server_times_out() {
 
 #[test]
 fn silently_killed_server_leaves_no_counts() {
-    let mut rig = impatient(Net::Veth);
+    let mut rig = rig_with_short_timeouts(Net::Veth);
     // The programs that lose packets are attached first, and the limiter's programs are attached
     // after them. Packets from the server are therefore lost before the limiter sees them.
     rig.limiter.terminate();
@@ -146,7 +146,7 @@ fn a_reset_from_either_side_ends_the_counts() {
 #[test]
 fn client_whose_reset_is_lost_is_counted_until_the_server_times_out() {
     for net in [Net::Veth, Net::Loopback] {
-        let rig = impatient(net);
+        let rig = rig_with_short_timeouts(net);
         let key = rig.limiter.key(SCOPE);
         let mut disorder = Disorder::at_client(&rig.lab, GUARDED);
         disorder.set(Rule::dropping(RST), Rule::NONE);
@@ -165,7 +165,7 @@ fn client_whose_reset_is_lost_is_counted_until_the_server_times_out() {
 #[test]
 fn connections_that_end_without_a_daemon_are_not_counted_by_the_next_one() {
     for net in [Net::Veth, Net::Loopback] {
-        let mut rig = impatient(net);
+        let mut rig = rig_with_short_timeouts(net);
         let key = rig.limiter.key(SCOPE);
         let mut disorder = Disorder::at_client(&rig.lab, GUARDED);
         let conns = open_some(&rig, &key);
@@ -213,7 +213,11 @@ impl Drop for SetOnDrop<'_> {
 /// Runs clients of all kinds while `happens` changes the daemon or the interfaces. Asserts
 /// afterwards that all counts are correct.
 #[track_caller]
-fn go_on_while(net: Net, rule: Rule, happens: impl FnOnce(&mut Limiter, &Lab, &dyn Fn())) {
+fn assert_clients_succeed_while(
+    net: Net,
+    rule: Rule,
+    happens: impl FnOnce(&mut Limiter, &Lab, &dyn Fn()),
+) {
     let lab = Lab::new(net);
     lab.tune_for_packet_loss();
     let mut rig = Rig::with(lab, mixture::NGINX, mixture::tiers);
@@ -254,7 +258,7 @@ fn times(short: usize) -> usize {
 
 #[test]
 fn interface_that_goes_down_and_up_loses_no_response() {
-    go_on_while(Net::Veth, Rule::NONE, |_, lab, progress| {
+    assert_clients_succeed_while(Net::Veth, Rule::NONE, |_, lab, progress| {
         for _ in 0..times(3) {
             lab.server().ip("link set s0 down");
             // No event shows that clients are waiting for the interface. The test therefore pauses,
@@ -269,7 +273,7 @@ fn interface_that_goes_down_and_up_loses_no_response() {
 #[test]
 fn daemon_restarts_on_a_bad_path_lose_no_response() {
     for net in [Net::Veth, Net::Loopback] {
-        go_on_while(net, BAD, |limiter, _, progress| {
+        assert_clients_succeed_while(net, BAD, |limiter, _, progress| {
             for _ in 0..times(3) {
                 limiter.kill();
                 progress();
@@ -282,7 +286,7 @@ fn daemon_restarts_on_a_bad_path_lose_no_response() {
 
 #[test]
 fn reloads_on_a_bad_path_lose_no_response() {
-    go_on_while(Net::Veth, BAD, |limiter, _, progress| {
+    assert_clients_succeed_while(Net::Veth, BAD, |limiter, _, progress| {
         for _ in 0..times(5) {
             limiter.done(&["reload"]);
             progress();

@@ -14,7 +14,7 @@ use std::{
 
 use limiter_tests::{
     Conn, GUARDED, Limiter, Net, Rig, avoid_midnight,
-    clock::PATIENCE,
+    clock::TIMEOUT,
     eventually,
     limiter::exit,
     long, nginx,
@@ -252,7 +252,7 @@ fn crash_while_tables_grow_leaves_one_complete_set_in_force() {
             while switch_phase(limiter.pin_dir()).is_none_or(|switched| switched < moment)
                 && larger(limiter) == before
             {
-                assert!(start.elapsed() < PATIENCE, "{}", limiter.log());
+                assert!(start.elapsed() < TIMEOUT, "{}", limiter.log());
                 thread::sleep(POLL_INTERVAL);
             }
             let delay = delays.new_tree(&mut runner).expect("a delay").current();

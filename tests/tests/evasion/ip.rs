@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use limiter_tests::{
     Rig,
-    clock::PATIENCE,
+    clock::TIMEOUT,
     frames,
     packet::{Extension, Fragment, Segment, Shape},
     raw::{Frame, Opening, RawConn, RawHost},
@@ -44,7 +44,7 @@ const AT_ONCE: Duration = Duration::from_millis(500);
 /// Returns the time at which the test stops waiting for a response. If `is_sure`, the response must
 /// arrive, and the test waits much longer than for a response that may not arrive.
 fn deadline(is_sure: bool) -> Instant {
-    Instant::now() + if is_sure { PATIENCE } else { AT_ONCE }
+    Instant::now() + if is_sure { TIMEOUT } else { AT_ONCE }
 }
 
 /// For each case, sends a request in the frames that the case makes of it, once in one segment and
@@ -74,7 +74,7 @@ fn assert_fates(v6: bool, cases: &[Case]) {
                 }
             }
             let is_sure = matches!(fate, Served);
-            if conn.look_for(deadline(is_sure), RawConn::has_unread) {
+            if conn.wait_until(deadline(is_sure), RawConn::has_unread) {
                 assert_eq!(conn.response().status, 200, "{name}");
             }
             conn.sent = conn.acked;
@@ -82,7 +82,7 @@ fn assert_fates(v6: bool, cases: &[Case]) {
             // If the first segment was charged and then lost, the normal request, which has
             // different content, must not pass in its place.
             let is_sure = !matches!(fate, Lost) || counts().1 == before.1;
-            let goes_on = conn.look_for(deadline(is_sure), RawConn::has_unread);
+            let goes_on = conn.wait_until(deadline(is_sure), RawConn::has_unread);
             let after = counts();
             let (served, charged) = (after.0 - before.0, after.1 - before.1);
             let right = match fate {

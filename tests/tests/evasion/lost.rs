@@ -261,7 +261,7 @@ fn requests_without_room_at_the_server_are_charged_once() {
         let from = conn.sent;
         conn.send_next(&request);
         sent += 1;
-        if !conn.look_for(Instant::now() + NO_ROOM, |conn| conn.acked == conn.sent) {
+        if !conn.wait_until(Instant::now() + NO_ROOM, |conn| conn.acked == conn.sent) {
             break from;
         }
         assert!(sent < 1000, "there is always room");

@@ -123,7 +123,7 @@ fn bytes_are_served_in_the_order_of_inspection() {
     }
     // The server has sent more than this number of bytes if it has served all requests.
     let answers = "HTTP/1.1 200 OK".len() * 5;
-    conn.look_for(Instant::now() + 20 * clock::RETRY, |conn| {
+    conn.wait_until(Instant::now() + 20 * clock::RETRY, |conn| {
         usize::try_from(conn.received).expect("few") > answers
     });
     // The server may not have received a request yet that has already been charged.

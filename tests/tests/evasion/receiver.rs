@@ -9,7 +9,7 @@ use std::{net::IpAddr, time::Instant};
 
 use limiter_tests::{
     Nginx, Rig,
-    clock::{PATIENCE, RETRY},
+    clock::{RETRY, TIMEOUT},
     packet::{ACK, FIN, PSH, RST, SYN, Segment, Shape, URG, timestamp},
     raw::{Frame, Opening, RawConn, RawHost},
     request,
@@ -211,7 +211,7 @@ fn assert_dropped(cases: impl Iterator<Item = InvalidSegment>) {
             conn.link.send(&frame);
             let charged = rig.limiter.usage("acme/bad").used - charged;
             conn.send_next(&request("/good", &good));
-            let answered = conn.look_for(Instant::now() + PATIENCE, RawConn::has_unread);
+            let answered = conn.wait_until(Instant::now() + TIMEOUT, RawConn::has_unread);
             let used = rig.limiter.usage("acme/good").used - used;
             if charged != 0 || !answered || used != before + 1 {
                 failed.push(format!(
@@ -250,11 +250,11 @@ fn reset_and_fin_that_the_receiver_drops_change_nothing() {
             conn.link.send(&frame);
             let in_flight = rig.limiter.usage("acme/web").in_flight;
             rig.nginx.gate().release(1);
-            let answered = conn.look_for(Instant::now() + PATIENCE, RawConn::has_unread);
+            let answered = conn.wait_until(Instant::now() + TIMEOUT, RawConn::has_unread);
             let goes_on = answered && {
                 assert_eq!(conn.response().status, 200);
                 conn.send_next(&request("/", &key));
-                conn.look_for(Instant::now() + PATIENCE, RawConn::has_unread)
+                conn.wait_until(Instant::now() + TIMEOUT, RawConn::has_unread)
             };
             if (in_flight, answered, goes_on) != (1, true, true) {
                 failed.push(format!(
@@ -305,7 +305,7 @@ fn timestamps_are_judged_old_as_by_the_receiver() {
                 .segment(conn.sent, &request("/good", &good))
                 .with_options(options.unwrap_or_default());
             conn.send(&segment);
-            if !conn.look_for(Instant::now() + 4 * RETRY, RawConn::has_unread) {
+            if !conn.wait_until(Instant::now() + 4 * RETRY, RawConn::has_unread) {
                 let right = conn.segment(conn.sent, &request("/good", &good));
                 conn.send(&right);
             }

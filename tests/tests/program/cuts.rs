@@ -24,7 +24,7 @@ fn quota(daily_quota: u64) -> Limits {
 /// Sends a segment with more requests than the limit allows, and returns the part that passed.
 /// [`DecodedSegment::of`] checks the lengths and checksums of this part.
 #[track_caller]
-fn cut(programs: &mut Programs, talk: &mut Talk, payload: &str) -> DecodedSegment {
+fn send_cut(programs: &mut Programs, talk: &mut Talk, payload: &str) -> DecodedSegment {
     let ran = talk.ask(programs, payload);
     assert_eq!(ran.verdict, Verdict::Pass);
     assert_eq!(ran.sent, [] as [Vec<u8>; 0]);
@@ -89,7 +89,7 @@ fn fin_behind_the_cut_is_removed_too() {
 fn cut_request_is_decided_when_retransmitted() {
     let mut programs = limited(quota(1));
     let mut talk = Talk::open(&mut programs, Shape::v4());
-    let passed = cut(&mut programs, &mut talk, &(get("/a") + &get("/b")));
+    let passed = send_cut(&mut programs, &mut talk, &(get("/a") + &get("/b")));
     assert_eq!(passed.payload, get("/a").as_bytes());
     // The programs decide about the second request only after the server has answered the first one
     // and the client has received that response.
@@ -120,7 +120,7 @@ fn request_with_a_body_before_the_cut_stays_complete() {
     let mut programs = limited(quota(1));
     let mut talk = Talk::open(&mut programs, Shape::v4());
     let post = format!("POST / HTTP/1.1\r\nX-Api-Key: {KEY}\r\nContent-Length: 5\r\n\r\nhello");
-    let passed = cut(&mut programs, &mut talk, &(post.clone() + &get("/b")));
+    let passed = send_cut(&mut programs, &mut talk, &(post.clone() + &get("/b")));
     assert_eq!(passed.text(), post);
 }
 
@@ -130,7 +130,7 @@ fn requests_of_other_scopes_behind_the_cut_are_not_charged() {
     programs.scope(2, "key-two", no_limits());
     let mut talk = Talk::open(&mut programs, Shape::v4());
     let all = get("/a") + &get("/b") + &get_as("key-two", "/c");
-    let passed = cut(&mut programs, &mut talk, &all);
+    let passed = send_cut(&mut programs, &mut talk, &all);
     assert_eq!(passed.text(), get("/a"));
     assert_eq!(programs.state(2), ScopeState::default());
 }
@@ -139,7 +139,7 @@ fn requests_of_other_scopes_behind_the_cut_are_not_charged() {
 fn a_malformed_request_behind_others_is_cut() {
     let mut programs = limited(no_limits());
     let mut talk = Talk::open(&mut programs, Shape::v4());
-    let passed = cut(&mut programs, &mut talk, &(get("/a") + "nonsense\r\n\r\n"));
+    let passed = send_cut(&mut programs, &mut talk, &(get("/a") + "nonsense\r\n\r\n"));
     assert_eq!(passed.text(), get("/a"));
     assert_counters(&programs, &[(counter::ADMITTED, 1), (counter::TRIMMED, 1)]);
     talk.answers(&mut programs, ok("a"));
@@ -183,7 +183,7 @@ fn request_held_by_drop_is_cut_too() {
     let mut programs = limited(quota(1));
     programs.configure(|config| config.on_limit = policy::ON_LIMIT_DROP);
     let mut talk = Talk::open(&mut programs, Shape::v4());
-    let passed = cut(&mut programs, &mut talk, &(get("/a") + &get("/b")));
+    let passed = send_cut(&mut programs, &mut talk, &(get("/a") + &get("/b")));
     assert_eq!(passed.text(), get("/a"));
     for _ in 0..3 {
         assert_eq!(talk.ask(&mut programs, get("/b")).verdict, Verdict::Drop);

@@ -38,14 +38,14 @@ fn wide(programs: &mut Programs) -> Talk {
 
 /// Runs a segment in which the server acknowledges all bytes before position `at` in the client's
 /// bytes.
-fn acknowledges(programs: &mut Programs, talk: &mut Talk, at: u32) {
+fn send_server_ack(programs: &mut Programs, talk: &mut Talk, at: u32) {
     talk.asked = at;
     talk.acknowledged(programs);
 }
 
 /// Runs a segment from the client. The segment must pass.
 #[track_caller]
-fn passes(programs: &mut Programs, talk: &mut Talk, at: u32, payload: &str) {
+fn assert_passes(programs: &mut Programs, talk: &mut Talk, at: u32, payload: &str) {
     let segment = talk.client_at(at, payload.as_bytes());
     let verdict = talk.run(programs, true, &segment).verdict;
     assert_eq!(verdict, Verdict::Pass, "at {at}: {:?}", programs.counters());
@@ -71,9 +71,9 @@ fn lost_bytes_of_a_large_upload_pass_again() {
     let mut at = talk.asked;
     for _ in 0..20 {
         at = at.wrapping_add(JUMP);
-        passes(&mut programs, &mut talk, at, &body);
-        passes(&mut programs, &mut talk, at, &body);
-        acknowledges(&mut programs, &mut talk, at.wrapping_add(1000));
+        assert_passes(&mut programs, &mut talk, at, &body);
+        assert_passes(&mut programs, &mut talk, at, &body);
+        send_server_ack(&mut programs, &mut talk, at.wrapping_add(1000));
     }
     assert_eq!(programs.counter(counter::CONFLICT_DROPPED), 0);
     assert_eq!(programs.counter(counter::RETRANSMITTED), 20);
@@ -84,14 +84,14 @@ fn body_with_the_sequence_numbers_of_its_head_passes() {
     // After 4 GiB, the sequence numbers of the head repeat.
     let (mut programs, mut talk) = uploading();
     for at in [900_000_000, 1_800_000_000, 2_700_000_000, 3_600_000_000] {
-        passes(&mut programs, &mut talk, at, "b");
-        acknowledges(&mut programs, &mut talk, at + 1);
+        assert_passes(&mut programs, &mut talk, at, "b");
+        send_server_ack(&mut programs, &mut talk, at + 1);
     }
     let body = "b".repeat(1000);
     for _ in 0..2 {
         // The segment begins one byte before the repeated sequence numbers of the head, and covers
         // all of them.
-        passes(&mut programs, &mut talk, 0_u32.wrapping_sub(1), &body);
+        assert_passes(&mut programs, &mut talk, 0_u32.wrapping_sub(1), &body);
     }
     assert_eq!(programs.counter(counter::CONFLICT_DROPPED), 0);
 }
@@ -109,15 +109,15 @@ fn distant_chunks_are_compared_correctly() {
     for _ in 0..12 {
         // Each chunk is acknowledged only when the next chunk begins.
         at = at.wrapping_add(size);
-        passes(&mut programs, &mut talk, at.wrapping_sub(1), "c");
-        passes(&mut programs, &mut talk, at, &line);
+        assert_passes(&mut programs, &mut talk, at.wrapping_sub(1), "c");
+        assert_passes(&mut programs, &mut talk, at, &line);
         let conflicts = programs.counter(counter::CONFLICT_DROPPED);
-        passes(&mut programs, &mut talk, at, &line);
+        assert_passes(&mut programs, &mut talk, at, &line);
         let segment = talk.client_at(at, other.as_bytes());
         let verdict = talk.run(&mut programs, true, &segment).verdict;
         assert_eq!(verdict, Verdict::Drop);
         assert_eq!(programs.counter(counter::CONFLICT_DROPPED), conflicts + 1);
-        acknowledges(&mut programs, &mut talk, at);
+        send_server_ack(&mut programs, &mut talk, at);
         at = at.wrapping_add(12);
     }
     assert_eq!(programs.state(SCOPE).admitted, 1);
@@ -155,7 +155,7 @@ fn chunks_beyond_the_bound_wait_for_an_acknowledgement() {
     assert_eq!(talk.ask(&mut programs, &chunk).verdict, Verdict::Drop);
     // The server acknowledges the head and two chunks. Three more chunks can then pass.
     let last = talk.asked;
-    acknowledges(
+    send_server_ack(
         &mut programs,
         &mut talk,
         u32::try_from(ends[3]).expect("a length"),

@@ -43,7 +43,7 @@ fn parts<'a>(request: &'a str, cuts: &[usize]) -> Vec<(usize, &'a str)> {
 /// Sends a part, and returns whether all of it passed. If not, the part must have been dropped, or
 /// only its first bytes must have passed.
 #[track_caller]
-fn passes(programs: &mut Programs, talk: &mut Talk, (at, part): (usize, &str)) -> bool {
+fn send_passes(programs: &mut Programs, talk: &mut Talk, (at, part): (usize, &str)) -> bool {
     let at = u32::try_from(at).expect("a short way");
     let segment = talk.client_at(at, part.as_bytes());
     let ran = talk.run(programs, true, &segment);
@@ -62,7 +62,7 @@ fn rounds(programs: &mut Programs, talk: &mut Talk, parts: &[(usize, &str)]) -> 
     for round in 1..10 {
         let mut passed = 0;
         for part in parts {
-            passed += usize::from(passes(programs, talk, *part));
+            passed += usize::from(send_passes(programs, talk, *part));
         }
         if passed == parts.len() {
             return round;

@@ -54,8 +54,8 @@ fn sweep_removes_idle_flows_and_returns_their_counts() {
     programs.limit(2, no_limits());
     talk.asks(&mut programs, get_as("other", "/"));
     talk.acknowledged(&mut programs);
-    let patient = programs.sweep([u64::MAX; Idle::COUNT]);
-    assert_eq!((patient.flows, patient.removed, patient.slots), (1, 0, 0));
+    let swept = programs.sweep([u64::MAX; Idle::COUNT]);
+    assert_eq!((swept.flows, swept.removed, swept.slots), (1, 0, 0));
     sleep_briefly();
     let swept = programs.sweep([u64::MAX, 1_000_000, u64::MAX, u64::MAX, u64::MAX]);
     let idle_ns = swept.idle_ns;
@@ -148,7 +148,7 @@ fn packets_reset_the_idle_time_of_a_flow() {
 }
 
 /// Returns the parameters of a sweep that removes no flow.
-fn patient() -> Sweep {
+fn sweep_without_timeouts() -> Sweep {
     Sweep {
         idle_ns: [u64::MAX; Idle::COUNT],
         ..Sweep::default()
@@ -189,7 +189,7 @@ fn recount_matches_the_flows_and_follows_their_changes() {
     begin_recount(&mut programs, 7);
     let ask = Sweep {
         recount: 7,
-        ..patient()
+        ..sweep_without_timeouts()
     };
     assert_eq!(programs.sweep_with(ask).recounted, 2);
     assert_eq!(recounted(&programs), (3, 2));
@@ -225,7 +225,7 @@ fn unvisited_flow_is_not_in_the_recount() {
     assert_eq!(recounted(&programs), (0, 0));
     programs.sweep_with(Sweep {
         recount: 1,
-        ..patient()
+        ..sweep_without_timeouts()
     });
     assert_eq!(recounted(&programs), (1, 1));
 }
@@ -243,7 +243,7 @@ fn silent_flows_of_this_host_are_named_once_in_a_check() {
     let ask = Sweep {
         check: 3,
         suspect_ns: 1_000_000,
-        ..patient()
+        ..sweep_without_timeouts()
     };
     let swept = programs.sweep_with(ask);
     let mut named: Vec<u16> = programs
@@ -262,12 +262,12 @@ fn silent_flows_of_this_host_are_named_once_in_a_check() {
     assert_eq!(programs.sweep_with(next).suspects, 2);
     let none = Sweep { check: 0, ..ask };
     assert_eq!(programs.sweep_with(none).suspects, 0);
-    let patience = Sweep {
+    let long_timeout = Sweep {
         check: 5,
         suspect_ns: 3_600_000_000_000,
         ..ask
     };
-    assert_eq!(programs.sweep_with(patience).suspects, 0);
+    assert_eq!(programs.sweep_with(long_timeout).suspects, 0);
     assert!(programs.flow(&other.key()).is_some());
 }
 
@@ -279,7 +279,7 @@ fn flow_is_forgotten_unless_its_server_sent_a_packet() {
     sleep_briefly();
     let ask = Sweep {
         check: 1,
-        ..patient()
+        ..sweep_without_timeouts()
     };
     let swept = programs.sweep_with(ask);
     let suspect = programs.suspects(&swept)[0];
