@@ -271,7 +271,7 @@ fn counters_decrease_only_if_the_maps_are_removed() {
     let other = rig.limiter.key_of_tier("acme/app", "by_rate");
     rig.statuses(&key, 3);
     rig.statuses(&other, 2);
-    rig.statuses("a-stranger", 5);
+    rig.statuses("unknown-key", 5);
     let first = Page::read(&rig.lab);
     assert_eq!(first.requests("by_rate", "refused", "rate"), 3);
     assert_eq!(first.requests("by_rate", "admitted", ""), 2);
@@ -303,7 +303,7 @@ fn counters_decrease_only_if_the_maps_are_removed() {
     rig.limiter.scope("acme/new");
     let imported = rig
         .limiter
-        .cli_with_input(&["key", "import", "acme/new"], "a-stranger");
+        .cli_with_input(&["key", "import", "acme/new"], "unknown-key");
     assert_eq!(imported.code, exit::DONE, "{imported:?}");
     let fifth = Page::read(&rig.lab);
     fifth.assert_after(&fourth, |_| false);

@@ -148,7 +148,7 @@ fn only_the_top_scopes_are_named_and_no_unknown_keys() {
         assert_eq!(rig.get(key).status, 200);
     }
     for number in 0..6 {
-        assert_eq!(rig.statuses(&format!("stranger-{number}"), 5), [200; 5]);
+        assert_eq!(rig.statuses(&format!("unknown-{number}"), 5), [200; 5]);
     }
     eventually("the scopes of the unknown keys are known", || {
         rig.limiter.count("/unknown_scopes") == 6
