@@ -39,7 +39,7 @@ fn a_syn_ack_opens_a_flow_in_every_shape() {
         assert_eq!(flow.server_next.0, talk.server_start, "{what}");
         assert_eq!(flow.server_window, u32::from(syn_ack.window), "{what}");
         assert_ne!(flow.server_tsval, 0, "{what}: the timestamp");
-        assert_eq!(flow.assert_counters, [NO_SCOPE; 4], "{what}");
+        assert_eq!(flow.counted, [NO_SCOPE; 4], "{what}");
     }
 }
 

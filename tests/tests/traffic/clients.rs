@@ -9,7 +9,7 @@ use limiter_tests::{
     GUARDED, Net, Nginx, Rig,
     clock::Span,
     eventually_some, long,
-    peers::{self, Job, JobResult, Peer},
+    peers::{Job, JobResult, Peer},
     process::{self, Process},
     tools,
 };
