@@ -20,7 +20,7 @@ const LONGEST: u64 = 100_000;
 /// time that the programs cut such a segment, the client has to wait for its retransmission
 /// timeout. The timeout doubles until a whole segment is acknowledged, so on a path that loses
 /// packets, the waits can add up to more than half a minute.
-const PATIENCE: Duration = clock::PATIENCE.saturating_mul(3);
+const TIMEOUT: Duration = clock::TIMEOUT.saturating_mul(3);
 
 /// A scope whose limits the clients do not reach.
 pub const ROOMY: &str = "acme/web";
@@ -198,13 +198,13 @@ impl<'a> Client<'a> {
                 let count = 2 + self.random.below(6);
                 self.ask(count);
             }
-            8 => self.say_the_end(),
-            9 => self.be_refused(0, round),
+            8 => self.send_last(),
+            9 => self.send_refused(0, round),
             10 => {
                 let before = 1 + self.random.below(3);
-                self.be_refused(before, round);
+                self.send_refused(before, round);
             }
-            _ => self.be_paced(round),
+            _ => self.send_paced(round),
         }
         if self.random.below(4) == 0 {
             self.conn = None;
@@ -223,7 +223,7 @@ impl<'a> Client<'a> {
     /// Sends a last request and closes the sending half. The response must be short: nginx would
     /// not complete a long one, because it stops once it notices that the client has closed its
     /// sending half.
-    fn say_the_end(&mut self) {
+    fn send_last(&mut self) {
         let mut conn = self.connection();
         conn.send(&crate::request("/", &self.mixture.keys.roomy));
         conn.finish();
@@ -233,7 +233,7 @@ impl<'a> Client<'a> {
     }
 
     /// Sends `before` requests that are served and then one that is refused, all at once.
-    fn be_refused(&mut self, before: u64, round: usize) {
+    fn send_refused(&mut self, before: u64, round: usize) {
         let (mut bytes, expected) = self.requests(before);
         let key = self.mixture.keys.spent.clone();
         let framing = self.random.below(3);
@@ -261,7 +261,7 @@ impl<'a> Client<'a> {
     }
 
     /// Sends a request that is either served or refused because it exceeds the rate.
-    fn be_paced(&mut self, round: usize) {
+    fn send_paced(&mut self, round: usize) {
         let mut conn = self.connection();
         conn.send(&crate::request("/", &self.mixture.keys.paced));
         let response = conn
@@ -339,7 +339,7 @@ impl<'a> Client<'a> {
         let address = addresses[self.number % addresses.len()];
         self.conn.take().unwrap_or_else(|| {
             let conn = self.mixture.lab.connect_to(address, GUARDED);
-            conn.set_read_timeout(PATIENCE);
+            conn.set_read_timeout(TIMEOUT);
             conn
         })
     }

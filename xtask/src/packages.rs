@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use limiter_tests::peers;
+use limiter_tests::tools;
 use limiter_toolchain::find_program;
 
 use crate::{privilege::Privilege, process};
@@ -43,7 +43,7 @@ impl Item {
             Self::PythonModule(name) => {
                 let find = "import importlib.util, sys; \
                             sys.exit(importlib.util.find_spec(sys.argv[1]) is None)";
-                Command::new(peers::SYSTEM_PYTHON)
+                Command::new(tools::PYTHON)
                     .args(["-c", find, name])
                     .stdin(Stdio::null())
                     .stderr(Stdio::null())
