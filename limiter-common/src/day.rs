@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leap_second_that_is_stepped_belongs_to_the_day_that_has_begun() {
+    fn a_repeated_leap_second_counts_in_the_new_day() {
         let midnight = 20_000 * DAY_NS;
         let tenth = DAY_NS / 864_000;
         // The test charges ten requests per second. The request at midnight begins the new day.

@@ -122,7 +122,7 @@ fn user(uid: u32) -> String {
 }
 
 /// Returns whether `uid` is the user id of root or of this process.
-fn is_ours(uid: u32) -> bool {
+fn is_trusted_owner(uid: u32) -> bool {
     uid == 0 || uid == Uid::effective().as_raw()
 }
 
@@ -133,7 +133,7 @@ fn is_ours(uid: u32) -> bool {
 /// Returns [`TrustError::ForeignDirectory`] if the directory belongs to another user, and
 /// [`TrustError::Writable`] if other users can change it.
 pub fn check_above(path: &Path, metadata: &Metadata) -> Result<(), TrustError> {
-    if metadata.mode() & STICKY != 0 && is_ours(metadata.uid()) {
+    if metadata.mode() & STICKY != 0 && is_trusted_owner(metadata.uid()) {
         return Ok(());
     }
     check_private(path, metadata)
@@ -147,7 +147,7 @@ fn check_private(path: &Path, metadata: &Metadata) -> Result<(), TrustError> {
     if !metadata.is_dir() {
         return Err(TrustError::NotDirectory(path));
     }
-    if !is_ours(owner) {
+    if !is_trusted_owner(owner) {
         return Err(TrustError::ForeignDirectory { path, owner });
     }
     if mode & WRITABLE != 0 {
@@ -196,7 +196,7 @@ pub fn resolve(
                 return Err(TrustError::io(path)(why));
             }
             let owner = metadata.uid();
-            if !is_ours(owner) {
+            if !is_trusted_owner(owner) {
                 return Err(TrustError::ForeignLink { path: next, owner });
             }
             let target = fs::read_link(&next).map_err(TrustError::io(&next))?;
@@ -230,7 +230,7 @@ fn parts(path: &Path) -> Vec<std::ffi::OsString> {
 /// Returns [`TrustError::ForeignLink`] if `path` is such a link.
 pub fn refuse_foreign_link(path: &Path) -> Result<(), TrustError> {
     match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_symlink() && !is_ours(metadata.uid()) => {
+        Ok(metadata) if metadata.is_symlink() && !is_trusted_owner(metadata.uid()) => {
             Err(TrustError::ForeignLink {
                 path: path.to_path_buf(),
                 owner: metadata.uid(),
@@ -304,22 +304,23 @@ pub fn check_metadata(path: &Path, metadata: &Metadata) -> Result<(), TrustError
     }
 }
 
-/// Removes all permissions of a file except those in `most`, and logs a warning if there were any
-/// others.
+/// Removes all permissions of a file except those in `allowed`, and logs a warning if there were
+/// any others.
 ///
 /// # Errors
 /// Returns the error of the system call.
-pub fn restrict(path: &Path, metadata: &Metadata, most: u32) -> Result<(), TrustError> {
+pub fn restrict(path: &Path, metadata: &Metadata, allowed: u32) -> Result<(), TrustError> {
     let mode = metadata.mode() & 0o7777;
-    if mode & !most == 0 {
+    if mode & !allowed == 0 {
         return Ok(());
     }
     log::warn!(
         "{} had mode {mode:o}, with which other users could open it; its mode is {:o} now",
         path.display(),
-        mode & most
+        mode & allowed
     );
-    fs::set_permissions(path, fs::Permissions::from_mode(mode & most)).map_err(TrustError::io(path))
+    fs::set_permissions(path, fs::Permissions::from_mode(mode & allowed))
+        .map_err(TrustError::io(path))
 }
 
 #[cfg(test)]

@@ -204,7 +204,7 @@ impl<P: Clone + Send + Sync + 'static> Connection<P> {
 /// places is the maximum number of connections.
 #[derive(Debug)]
 struct Places {
-    most: usize,
+    max_places: usize,
     held: Mutex<HashMap<u64, Occupant>>,
     /// The next sequence number. A connection gets a number as its id when it is accepted, and
     /// another number each time the daemon starts to wait for its client again. The daemon has
@@ -225,9 +225,9 @@ struct Occupant {
 }
 
 impl Places {
-    fn new(most: usize) -> Self {
+    fn new(max_places: usize) -> Self {
         Self {
-            most,
+            max_places,
             held: Mutex::default(),
             next: AtomicU64::new(0),
             change: Notify::new(),
@@ -256,7 +256,7 @@ impl Places {
 
     fn try_take(self: &Arc<Self>) -> Option<Place> {
         let mut held = self.held();
-        if held.len() >= self.most {
+        if held.len() >= self.max_places {
             let waiting = held
                 .iter()
                 .filter_map(|(id, held)| Some((held.waits_since?, *id)));
@@ -291,12 +291,12 @@ pub(crate) struct Place {
 impl Place {
     /// Records that a complete request has arrived. The connection keeps its place until the
     /// request has been answered.
-    pub(crate) fn works(&self) {
+    pub(crate) fn begin_request(&self) {
         self.set(None);
     }
 
     /// Records that the response is ready, so that the daemon waits for the client again.
-    pub(crate) fn waits(&self) {
+    pub(crate) fn end_request(&self) {
         self.set(Some(self.places.now()));
         self.places.change.notify_one();
     }
@@ -339,10 +339,10 @@ mod tests {
         let [began, may_end] = [(); 2].map(|()| Arc::new(Semaphore::new(0)));
         let (begins, ends) = (Arc::clone(&began), Arc::clone(&may_end));
         let work = get(async move |Extension(place): Extension<Arc<Place>>| {
-            place.works();
+            place.begin_request();
             begins.add_permits(1);
             ends.acquire().await.unwrap().forget();
-            place.waits();
+            place.end_request();
         });
         let router = Router::new().route("/", work);
         let bounds = Bounds {
@@ -380,12 +380,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_more_takes_the_place_of_the_one_that_has_been_waited_for_longest() {
+    async fn a_new_connection_replaces_the_longest_idle_one() {
         let places = Arc::new(Places::new(3));
         let [first, second, third] = [(); 3].map(|()| places.try_take().unwrap());
-        first.works();
-        second.works();
-        second.waits();
+        first.begin_request();
+        second.begin_request();
+        second.end_request();
         let fourth = places.try_take().unwrap();
         assert!(
             is_taken(&third).await,
@@ -394,13 +394,13 @@ mod tests {
         assert!(!is_taken(&first).await && !is_taken(&second).await);
         drop(third);
         for place in [&second, &fourth] {
-            place.works();
+            place.begin_request();
         }
         assert!(
             places.try_take().is_none(),
             "all clients wait for the daemon"
         );
-        let (fifth, ()) = tokio::join!(places.take(), async { fourth.waits() });
+        let (fifth, ()) = tokio::join!(places.take(), async { fourth.end_request() });
         assert!(is_taken(&fourth).await);
         drop(first);
         assert!(places.try_take().is_some());

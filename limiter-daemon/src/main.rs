@@ -10,6 +10,6 @@ use limiter_daemon::wipe::{self, WipingAllocator};
 static ALLOCATOR: WipingAllocator = WipingAllocator;
 
 fn main() -> ExitCode {
-    wipe::keep_little();
+    wipe::return_free_memory();
     limiter_daemon::cli::main()
 }

@@ -60,18 +60,18 @@ unsafe impl GlobalAlloc for WipingAllocator {
 /// The value in bytes to which two thresholds of glibc are set. A block of at least this size gets
 /// a mapping of its own, and the heap is trimmed when at least this much space is free at its end.
 #[cfg(target_env = "gnu")]
-const LARGE: libc::c_int = 64 << 10;
+const THRESHOLD: libc::c_int = 64 << 10;
 
 /// Makes glibc return free memory to the kernel. This matters because an import needs much memory
 /// for a while, and `realloc` above leaves a free block behind each time a block grows. This
 /// function fixes two thresholds that glibc would otherwise raise while the program runs, and makes
 /// all threads share one heap (mallopt(3)).
-pub fn keep_little() {
+pub fn return_free_memory() {
     #[cfg(target_env = "gnu")]
     for (parameter, value) in [
         (libc::M_ARENA_MAX, 1),
-        (libc::M_MMAP_THRESHOLD, LARGE),
-        (libc::M_TRIM_THRESHOLD, LARGE),
+        (libc::M_MMAP_THRESHOLD, THRESHOLD),
+        (libc::M_TRIM_THRESHOLD, THRESHOLD),
     ] {
         // SAFETY: mallopt(3) has no precondition. It takes two numbers and no pointer.
         let set = unsafe { libc::mallopt(parameter, value) };

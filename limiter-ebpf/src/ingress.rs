@@ -396,12 +396,7 @@ fn payload(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) 
 
 /// Handles the payload of a segment that continues the body of a refused request.
 #[inline(always)]
-fn body_of_refused(
-    skb: Skb,
-    work: &mut Work,
-    flow: &mut Flow,
-    config: &'static Config,
-) -> Action {
+fn body_of_refused(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) -> Action {
     if work.packet.seq != flow.next {
         return kept::repeat(work, flow);
     }
@@ -416,7 +411,11 @@ fn body_of_refused(
         return requests(skb, work, flow, config, 0);
     }
     // Anything after the body belongs to another request, and the client retransmits it.
-    let done = if left < u64::from(len) { left as u32 } else { len };
+    let done = if left < u64::from(len) {
+        left as u32
+    } else {
+        len
+    };
     request.skip(done);
     kept::withhold(work, flow, done, 0)
 }

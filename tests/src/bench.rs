@@ -249,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_not_measured_is_not_reached() {
+    fn unmeasured_target_is_not_reached() {
         assert!(!Target::at_most("x", 1.0, f64::NAN).reached());
         assert!(!Target::at_least("x", 1.0, f64::NAN).reached());
         assert!(Target::at_most("x", 1.0, 1.0).reached());

@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_tells_its_owner_and_foreign_names_have_none() {
+    fn owner_is_read_from_own_names_only() {
         assert_eq!(owner(&unique_name()), Some(process::id()));
         for foreign in ["lt", "lt12", "ltx-1", "limiter", "lima-1"] {
             assert_eq!(owner(foreign), None, "{foreign}");

@@ -11,14 +11,14 @@ const DAY: u64 = 86_400;
 
 /// The longest time that an expected event may take on a busy machine. Only a failing test waits
 /// this long.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The interval after which a raw peer, which does not use the kernel's TCP, retransmits bytes that
 /// have not been acknowledged.
 pub const RETRY: Duration = Duration::from_millis(50);
 
 /// The interval at which a condition is polled.
-const LOOK: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Returns the current time in seconds since the epoch.
 pub fn unix_now() -> u64 {
@@ -36,11 +36,11 @@ pub fn seconds_to_midnight() -> u64 {
 /// Waits, if necessary, until no midnight UTC falls within the next `span`. All requests of a test
 /// that then takes less than `span` are counted on the same day.
 pub fn avoid_midnight(span: Duration) {
-    let mut told = false;
+    let mut has_printed = false;
     while seconds_to_midnight() <= span.as_secs() + 1 {
-        if !told {
+        if !has_printed {
             println!("waiting for midnight UTC to pass");
-            told = true;
+            has_printed = true;
         }
         thread::sleep(Duration::from_millis(500));
     }
@@ -49,7 +49,7 @@ pub fn avoid_midnight(span: Duration) {
 /// Waits until `condition` holds.
 ///
 /// # Panics
-/// Panics if the condition does not hold within [`PATIENCE`].
+/// Panics if the condition does not hold within [`TIMEOUT`].
 #[track_caller]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     eventually_some(what, || condition().then_some(()));
@@ -58,7 +58,7 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 /// Waits until `find` returns a value.
 ///
 /// # Panics
-/// Panics if `find` returns no value within [`PATIENCE`].
+/// Panics if `find` returns no value within [`TIMEOUT`].
 #[track_caller]
 pub fn eventually_some<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
@@ -67,10 +67,10 @@ pub fn eventually_some<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T 
             return found;
         }
         assert!(
-            start.elapsed() < PATIENCE,
-            "still waiting after {PATIENCE:?}: {what}"
+            start.elapsed() < TIMEOUT,
+            "still waiting after {TIMEOUT:?}: {what}"
         );
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 

@@ -22,7 +22,7 @@ use crate::{
 const READ: usize = 64 * 1024;
 
 /// One end of a TCP connection. Each small write is sent immediately in its own segment, and a read
-/// fails if no bytes arrive within [`clock::PATIENCE`].
+/// fails if no bytes arrive within [`clock::TIMEOUT`].
 #[derive(Debug)]
 pub struct Conn {
     stream: TcpStream,
@@ -43,7 +43,7 @@ impl Conn {
     }
 
     pub fn try_open(namespace: &Namespace, to: SocketAddr) -> io::Result<Self> {
-        let stream = namespace.enter(|| TcpStream::connect_timeout(&to, clock::PATIENCE))?;
+        let stream = namespace.enter(|| TcpStream::connect_timeout(&to, clock::TIMEOUT))?;
         Self::new(stream)
     }
 
@@ -59,7 +59,7 @@ impl Conn {
             let socket = Socket::new(domain, Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
             socket.bind(&from.into())?;
-            socket.connect_timeout(&to.into(), clock::PATIENCE)?;
+            socket.connect_timeout(&to.into(), clock::TIMEOUT)?;
             Self::new(socket.into())
         });
         connected.unwrap_or_else(|error| panic!("cannot reach {to} from {from}: {error}"))
@@ -67,7 +67,7 @@ impl Conn {
 
     pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(clock::PATIENCE))?;
+        stream.set_read_timeout(Some(clock::TIMEOUT))?;
         Ok(Self {
             stream,
             buffer: Vec::new(),
@@ -292,12 +292,6 @@ impl Conn {
             ),
             Err(error) => panic!("no orderly close: {error}"),
         }
-    }
-
-    /// Reads until the connection ends. Returns the bytes that arrived before the end, or the error
-    /// that ended the connection.
-    pub fn fate(&mut self) -> io::Result<Vec<u8>> {
-        self.rest()
     }
 
     /// Sets the timeout of later reads. Tests that expect no response use a short one.

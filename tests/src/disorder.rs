@@ -54,7 +54,7 @@ impl Rule {
     };
 
     /// Returns a rule that drops all packets with at least one of these TCP flags.
-    pub const fn eats(flags: u32) -> Self {
+    pub const fn dropping(flags: u32) -> Self {
         Self {
             flags,
             lose: abi::CERTAIN,
@@ -159,7 +159,7 @@ impl Disorder {
             now,
             _ebpf: ebpf,
         };
-        disorder.tell();
+        disorder.publish();
         disorder
     }
 
@@ -172,10 +172,10 @@ impl Disorder {
     pub fn set(&mut self, to_server: Rule, to_client: Rule) {
         self.now.rules[TO_SERVER] = to_server;
         self.now.rules[TO_CLIENT] = to_client;
-        self.tell();
+        self.publish();
     }
 
-    fn tell(&mut self) {
+    fn publish(&mut self) {
         self.config.set(0, self.now, 0).expect("set the rules");
     }
 

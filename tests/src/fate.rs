@@ -88,7 +88,7 @@ pub fn assert_fates(cases: &[Case<'_>]) {
         let mut conn = rig.lab.connect(GUARDED);
         conn.send(&bytes);
         conn.finish();
-        let answer = Answer::of(conn.fate());
+        let answer = Answer::of(conn.rest());
         let after = counts(&rig, [&key, &probe]);
         let happened = [0, 1].map(|at| {
             let (before, after) = (before[at], after[at]);

@@ -13,7 +13,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use crate::clock::PATIENCE;
+use crate::clock::TIMEOUT;
 
 /// The suffix of a path. If the path of a request ends with it, the response contains the body of
 /// the request.
@@ -107,7 +107,7 @@ impl Gate {
         let (state, timeout) = self
             .shared
             .changed
-            .wait_timeout_while(state, PATIENCE, |state| state.waiting.len() < count)
+            .wait_timeout_while(state, TIMEOUT, |state| state.waiting.len() < count)
             .expect("the gate's state");
         assert!(
             !timeout.timed_out(),
@@ -156,7 +156,7 @@ impl Drop for Gate {
 /// body. If the path ends with [`ECHO`], the response is the request's body itself, without a
 /// Content-Length.
 fn serve(stream: &UnixStream, gate: &Shared) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let mut reader = BufReader::new(stream);
     let (mut length, mut echo) = (0, false);
     for number in 0.. {

@@ -132,7 +132,7 @@ impl Host {
 
     /// Adds an entry to `/etc/hosts`.
     #[track_caller]
-    pub fn knows(&self, name: &str, address: &str) {
+    pub fn add_hosts_entry(&self, name: &str, address: &str) {
         let known = self.sh("cat /etc/hosts").stdout;
         self.write("/etc/hosts", &format!("{known}{address} {name}\n"));
     }

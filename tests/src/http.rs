@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_structured_field_is_seen() {
+    fn invalid_structured_fields_are_rejected() {
         for text in [
             "",
             "rate;q=1",

@@ -204,7 +204,7 @@ impl Lab {
     /// buffers can hold more than one loopback packet from the start, because with smaller buffers
     /// a lost packet occasionally stalls a connection permanently. A half-open connection from an
     /// old SYN is given up after 15 seconds instead of 63.
-    pub fn expect_a_bad_way(&self) {
+    pub fn tune_for_packet_loss(&self) {
         for namespace in [self.client(), self.server()] {
             namespace.set_if_there("net/ipv4/tcp_rto_min_us", "50000");
             namespace.set("net/ipv4/tcp_synack_retries", "3");

@@ -20,7 +20,7 @@ const LONGEST: u64 = 100_000;
 /// time that the programs cut such a segment, the client has to wait for its retransmission
 /// timeout. The timeout doubles until a whole segment is acknowledged, so on a path that loses
 /// packets, the waits can add up to more than half a minute.
-const PATIENCE: Duration = clock::PATIENCE.saturating_mul(3);
+const TIMEOUT: Duration = clock::TIMEOUT.saturating_mul(3);
 
 /// A scope whose limits the clients do not reach.
 pub const ROOMY: &str = "acme/web";
@@ -201,13 +201,13 @@ impl<'a> Client<'a> {
                 let count = 2 + self.random.below(6);
                 self.ask(count);
             }
-            8 => self.say_the_end(),
-            9 => self.be_refused(0, round),
+            8 => self.send_last(),
+            9 => self.send_refused(0, round),
             10 => {
                 let before = 1 + self.random.below(3);
-                self.be_refused(before, round);
+                self.send_refused(before, round);
             }
-            _ => self.be_paced(round),
+            _ => self.send_paced(round),
         }
         if self.random.below(4) == 0 {
             self.conn = None;
@@ -226,7 +226,7 @@ impl<'a> Client<'a> {
     /// Sends a last request and closes the sending half. The response must be short: nginx would
     /// not complete a long one, because it stops once it notices that the client has closed its
     /// sending half.
-    fn say_the_end(&mut self) {
+    fn send_last(&mut self) {
         let mut conn = self.connection();
         conn.send(&crate::request("/", &self.mixture.keys.roomy));
         conn.finish();
@@ -238,7 +238,7 @@ impl<'a> Client<'a> {
     /// Sends `before` requests that are served, then one that is refused, and then up to two more
     /// that are served, all at once. If the connection is closed after the refusal, the last
     /// requests are sent again on another one.
-    fn be_refused(&mut self, before: u64, round: usize) {
+    fn send_refused(&mut self, before: u64, round: usize) {
         let (mut bytes, expected) = self.requests(before);
         let count = self.random.below(3);
         let (later, expected_later) = self.requests(count);
@@ -277,7 +277,7 @@ impl<'a> Client<'a> {
     }
 
     /// Sends a request that is either served or refused because it exceeds the rate.
-    fn be_paced(&mut self, round: usize) {
+    fn send_paced(&mut self, round: usize) {
         let mut conn = self.connection();
         conn.send(&crate::request("/", &self.mixture.keys.paced));
         let response = conn
@@ -360,7 +360,7 @@ impl<'a> Client<'a> {
         let address = addresses[self.number % addresses.len()];
         self.conn.take().unwrap_or_else(|| {
             let conn = self.mixture.lab.connect_to(address, GUARDED);
-            conn.set_read_timeout(PATIENCE);
+            conn.set_read_timeout(TIMEOUT);
             conn
         })
     }

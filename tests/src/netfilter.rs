@@ -48,7 +48,7 @@ impl<'a> Rules<'a> {
 
     /// Translates the addresses of all clients of `port`. The sockets of the namespace then see
     /// `address` as the address of each client.
-    pub fn disguise(namespace: &'a Namespace, port: u16, address: Ipv4Addr) -> Self {
+    pub fn source_nat(namespace: &'a Namespace, port: u16, address: Ipv4Addr) -> Self {
         let hook = "type nat hook input priority 100;";
         let rule = format!("ip daddr != 127.0.0.1 tcp dport {port} snat ip to {address}");
         Self::add(namespace, "disguise", hook, &rule)

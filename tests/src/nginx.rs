@@ -212,11 +212,11 @@ fn none_left(whose: &str, list: impl Fn() -> Vec<String>) {
     let start = Instant::now();
     clock::eventually(&format!("{whose} sockets are gone"), || {
         let left = list();
-        let late = start.elapsed() > clock::PATIENCE / 2;
+        let late = start.elapsed() > clock::TIMEOUT / 2;
         // If the sockets remain for a long time, they are printed at intervals.
         if late && !left.is_empty() {
             println!("left of {whose} sockets: {left:#?}");
-            thread::sleep(clock::PATIENCE / 8);
+            thread::sleep(clock::TIMEOUT / 8);
         }
         left.is_empty()
     });

@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_with_attributes_are_found_and_others_are_not() {
+    fn only_blocks_with_attributes_are_found() {
         let page = "# A\n\n```toml example=a file=/etc/x\nb = 1\n```\n\n```\nnot\n```\n";
         let blocks = parse(page);
         assert_eq!(blocks.len(), 1);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transcript_is_commands_and_what_they_print() {
+    fn transcript_is_split_into_commands_and_output() {
         let steps = transcript("$ a\n1\n2\n$ b\n");
         let expected = [("a", "1\n2\n"), ("b", "")];
         assert_eq!(steps, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));

@@ -17,15 +17,11 @@ use crate::{
     tools::{self, Wrk},
 };
 
-/// Debian's Python interpreter, which finds the modules in Debian's packages. It is named by its
-/// path, because the PATH may contain another interpreter before it.
-pub const SYSTEM_PYTHON: &str = "/usr/bin/python3";
-
 /// The size of an upload in bytes.
 pub const UPLOAD_BYTES: usize = 3_000_000;
 
 /// The number of seconds that a client waits for a response, unless a test sets a different one.
-const PATIENCE_SECONDS: u32 = 30;
+const TIMEOUT_SECONDS: u32 = 30;
 
 /// The maximum running time of wrk in seconds, after which wrk ends even if it has received fewer
 /// responses than the job requires.
@@ -90,14 +86,14 @@ impl Peer {
     #[track_caller]
     pub fn run(self, lab: &Lab, job: &Job<'_>) -> JobResult {
         let mut command = self.command(lab, job);
-        let before = tools::opened(lab.client());
+        let before = tools::connections_opened(lab.client());
         let answers = match self {
             Self::Curl | Self::CurlUnasked => curl(&mut command),
             _ => lines(&mut command),
         };
         JobResult {
             answers,
-            opened: tools::opened(lab.client()) - before,
+            opened: tools::connections_opened(lab.client()) - before,
         }
     }
 
@@ -106,9 +102,9 @@ impl Peer {
             Self::Curl => return curl_command(lab, job, &[]),
             Self::CurlUnasked => return curl_command(lab, job, &["-H", "Expect:"]),
             Self::Wrk => return wrk_command(lab, job),
-            Self::HttpClient => script(lab, SYSTEM_PYTHON, "httpclient.py"),
-            Self::Requests => script(lab, SYSTEM_PYTHON, "requests_session.py"),
-            Self::Aiohttp => script(lab, SYSTEM_PYTHON, "aiohttp_session.py"),
+            Self::HttpClient => script(lab, tools::PYTHON, "httpclient.py"),
+            Self::Requests => script(lab, tools::PYTHON, "requests_session.py"),
+            Self::Aiohttp => script(lab, tools::PYTHON, "aiohttp_session.py"),
             Self::Agent => script(lab, "node", "agent.js"),
             Self::Fetch => script(lab, "node", "fetch.js"),
             // The java command compiles a single source file and then runs it.
@@ -138,7 +134,7 @@ impl<'a> Job<'a> {
             count,
             workers: 1,
             upload: false,
-            seconds: PATIENCE_SECONDS,
+            seconds: TIMEOUT_SECONDS,
             retries: None,
         }
     }
@@ -305,8 +301,8 @@ fn curl(command: &mut Command) -> Vec<Result<Response, String>> {
         answers.push(Ok(response));
     }
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    let said = errors.lines().filter(|line| line.starts_with("curl: ("));
-    answers.extend(said.map(|line| Err(line.to_owned())));
+    let messages = errors.lines().filter(|line| line.starts_with("curl: ("));
+    answers.extend(messages.map(|line| Err(line.to_owned())));
     answers
 }
 

@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn where_it_was_made_each_count_is_exact_and_elsewhere_near() {
+    fn counts_must_match_exactly_on_the_recording_machine_and_nearly_elsewhere() {
         let record = text("here", &counts(&[("a b", 100), ("c", 8)]));
         let same = counts(&[("a b", 100), ("c", 8)]);
         assert_eq!(differences(&record, "here", &same), [""; 0]);
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_new_or_gone_is_told() {
+    fn new_and_missing_counts_are_reported() {
         let record = text("here", &counts(&[("a", 1)]));
         assert_eq!(
             differences(&record, "here", &counts(&[("b", 2)])),

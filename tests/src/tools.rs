@@ -72,7 +72,7 @@ pub fn take_response(printed: &mut Vec<u8>) -> Option<Response> {
 /// Returns the number of connections that a namespace has opened so far (`ActiveOpens` in RFC
 /// 4022).
 #[track_caller]
-pub fn opened(namespace: &Namespace) -> u64 {
+pub fn connections_opened(namespace: &Namespace) -> u64 {
     let path = "/proc/thread-self/net/snmp";
     let text = namespace
         .enter(|| fs::read_to_string(path))
@@ -124,18 +124,18 @@ pub fn wrk(lab: &Lab, url: &str, key: &str, connections: u32, seconds: u32) -> W
 
 /// A script for wrk. Its argument is the path of a file. Once the file exists, wrk sends no further
 /// requests on its connections.
-const UNTIL_TOLD: &str = r#"
-local told
+const STOP_SCRIPT: &str = r#"
+local stop_file
 function init(arguments)
-    told = arguments[1]
+    stop_file = arguments[1]
 end
 function delay()
-    local file = told and io.open(told)
+    local file = stop_file and io.open(stop_file)
     if file then
         file:close()
-        told = nil
+        stop_file = nil
     end
-    return told and 0 or 3600000
+    return stop_file and 0 or 3600000
 end
 "#;
 
@@ -146,7 +146,7 @@ const WRK_SECONDS: u32 = 600;
 #[derive(Debug)]
 pub struct Load {
     wrk: Process,
-    told: PathBuf,
+    stop_file: PathBuf,
 }
 
 impl Load {
@@ -154,27 +154,32 @@ impl Load {
     /// `name`, and each request has the additional fields in `headers`.
     pub fn start(lab: &Lab, name: &str, url: &str, connections: u32, headers: &[&str]) -> Self {
         let script = lab.file(&format!("{name}.lua"));
-        let told = lab.file(&format!("{name}.told"));
-        fs::write(&script, UNTIL_TOLD).expect("write wrk's script");
+        let stop_file = lab.file(&format!("{name}.stop"));
+        fs::write(&script, STOP_SCRIPT).expect("write wrk's script");
         let mut command = lab.client().command("wrk");
         command.args(["-t1", "--timeout", &format!("{WRK_SECONDS}s")]);
         command.args([format!("-c{connections}"), format!("-d{WRK_SECONDS}s")]);
         for header in headers {
             command.args(["-H", header]);
         }
-        command.arg("-s").arg(script).arg(url).arg("--").arg(&told);
+        command
+            .arg("-s")
+            .arg(script)
+            .arg(url)
+            .arg("--")
+            .arg(&stop_file);
         let wrk = Process::start("wrk", &mut command, &lab.file(&format!("{name}.log")));
-        Self { wrk, told }
+        Self { wrk, stop_file }
     }
 
     /// Makes wrk send no further requests. It still receives the responses to requests that it has
     /// already sent.
-    pub fn tell(&self) {
-        fs::write(&self.told, "").expect("tell wrk");
+    pub fn stop_sending(&self) {
+        fs::write(&self.stop_file, "").expect("stop wrk");
     }
 
-    /// Ends wrk and returns its summary. No request is interrupted if [`Self::tell`] was called and
-    /// all responses have arrived since.
+    /// Ends wrk and returns its summary. No request is interrupted if [`Self::stop_sending`] was
+    /// called and all responses have arrived since.
     #[track_caller]
     pub fn finish(mut self) -> Wrk {
         self.wrk.signal(Signal::SIGINT);

@@ -73,7 +73,7 @@ impl Card {
 /// Panics if the test does not run in a virtual machine, because these tests set the clock and use
 /// up the memory.
 #[track_caller]
-pub fn require() {
+pub fn require_vm() {
     assert!(
         env::var_os(VARIABLE).is_some(),
         "this test needs a machine of its own: cargo xtask test --vm"
@@ -83,7 +83,7 @@ pub fn require() {
 /// Sets the machine's clock, in seconds since the epoch.
 #[track_caller]
 pub fn set_clock(seconds: u64) {
-    require();
+    require_vm();
     let seconds = i64::try_from(seconds).expect("a time");
     clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::new(seconds, 0)).expect("set the clock");
 }
@@ -97,7 +97,7 @@ pub fn cut_power() -> ! {
 /// Writes a file durably and atomically. If a power failure happens after this function has
 /// returned, the file has the new content. If it happens earlier, the file has either the old or
 /// the new content.
-pub fn write_for_good(path: &Path, text: &str) {
+pub fn write_durably(path: &Path, text: &str) {
     let draft = path.with_extension("new");
     let mut file = File::create(&draft).expect("a file");
     file.write_all(text.as_bytes()).expect("write it");
@@ -120,7 +120,7 @@ pub fn available_memory() -> u64 {
 
 /// Sends a request to the host and waits until the host has carried it out.
 fn ask(what: &str) {
-    require();
+    require_vm();
     let line = File::options()
         .read(true)
         .write(true)

@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_a_string_literal_excuses_nothing() {
+    fn lookalikes_of_string_literals_are_not_excused() {
         let long = "x".repeat(MAX);
         for source in [
             format!("// \"{long}\""),

@@ -42,7 +42,7 @@ const PROBE: &str = "#![no_std]\n#![no_main]\n\
     #[panic_handler]\nfn panic(_: &core::panic::PanicInfo<'_>) -> ! { loop {} }\n";
 
 /// Returns whether this system has apt and dpkg.
-pub fn is_here() -> bool {
+pub fn is_host_debian() -> bool {
     ["apt-get", "dpkg", "dpkg-query"]
         .into_iter()
         .all(|program| find_program(program).is_some())

@@ -198,7 +198,7 @@ fn run_one(context: &Context, target: Target, mode: Mode<'_>) -> anyhow::Result<
     let has_passed = if matches!(mode, Mode::Seconds(_) | Mode::Input(_)) {
         command.status().context("run the fuzz target")?.success()
     } else {
-        quietly(&mut command)?
+        runs_quietly(&mut command)?
     };
     if has_passed && matches!(mode, Mode::Minimize) {
         replace(committed, scratch)?;
@@ -215,7 +215,7 @@ fn run_one(context: &Context, target: Target, mode: Mode<'_>) -> anyhow::Result<
 }
 
 /// Runs a command, and returns whether it succeeded. The output is shown only if the command fails.
-fn quietly(command: &mut Command) -> anyhow::Result<bool> {
+fn runs_quietly(command: &mut Command) -> anyhow::Result<bool> {
     let output = command.output().context("run the fuzz target")?;
     if !output.status.success() {
         eprintln!("{}", String::from_utf8_lossy(&output.stderr));

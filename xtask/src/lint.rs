@@ -4,7 +4,7 @@
 
 use limiter_toolchain::ebpf;
 
-use crate::{context::Context, msrv, policy, process, rooms, sources, unsafety};
+use crate::{context::Context, layers, msrv, policy, process, sources, unsafety};
 
 pub fn run(context: &Context) -> anyhow::Result<()> {
     eprintln!("lint: formatting");
@@ -17,8 +17,8 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
     eprintln!("lint: files with `unsafe`");
     unsafety::check(&sources)?;
 
-    eprintln!("lint: imports between rooms");
-    rooms::check(&sources)?;
+    eprintln!("lint: imports between modules");
+    layers::check(&sources)?;
 
     eprintln!("lint: minimum Rust version");
     msrv::check(context)?;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use limiter_tests::peers;
+use limiter_tests::tools;
 use limiter_toolchain::find_program;
 
 use crate::{privilege::Privilege, process};
@@ -43,7 +43,7 @@ impl Item {
             Self::PythonModule(name) => {
                 let find = "import importlib.util, sys; \
                             sys.exit(importlib.util.find_spec(sys.argv[1]) is None)";
-                Command::new(peers::SYSTEM_PYTHON)
+                Command::new(tools::PYTHON)
                     .args(["-c", find, name])
                     .stdin(Stdio::null())
                     .stderr(Stdio::null())
@@ -376,7 +376,7 @@ fn install(privilege: Privilege, packages: &[&str]) -> anyhow::Result<()> {
 struct ServicePolicy {
     privilege: Privilege,
     /// Whether xtask has created the file, and has to remove it.
-    is_ours: bool,
+    created_by_us: bool,
 }
 
 impl ServicePolicy {
@@ -387,7 +387,7 @@ impl ServicePolicy {
             Ok(text) => {
                 return Ok(Self {
                     privilege,
-                    is_ours: text == POLICY_TEXT,
+                    created_by_us: text == POLICY_TEXT,
                 });
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -405,12 +405,12 @@ impl ServicePolicy {
         fs::remove_file(&draft).with_context(|| format!("remove {}", draft.display()))?;
         put.map(|()| Self {
             privilege,
-            is_ours: true,
+            created_by_us: true,
         })
     }
 
-    fn take_away(&self) -> anyhow::Result<()> {
-        if self.is_ours {
+    fn remove_file(&self) -> anyhow::Result<()> {
+        if self.created_by_us {
             process::run(
                 self.privilege
                     .command("rm")
@@ -422,8 +422,8 @@ impl ServicePolicy {
     }
 
     fn remove(mut self) -> anyhow::Result<()> {
-        let removed = self.take_away();
-        self.is_ours = false;
+        let removed = self.remove_file();
+        self.created_by_us = false;
         removed
     }
 }
@@ -431,7 +431,7 @@ impl ServicePolicy {
 impl Drop for ServicePolicy {
     fn drop(&mut self) {
         // A destructor cannot return an error, so the error is only printed.
-        if let Err(error) = self.take_away() {
+        if let Err(error) = self.remove_file() {
             eprintln!("{POLICY} is still there, remove it: {error:#}");
         }
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use limiter_tests::peers;
+use limiter_tests::tools;
 
 use crate::{cache, context::Context, process};
 
@@ -49,7 +49,7 @@ fn environment(name: &str, requirements: &Path) -> anyhow::Result<PathBuf> {
     }
     eprintln!("for the tests: installing {name} from PyPI, once");
     process::output(
-        Command::new(peers::SYSTEM_PYTHON)
+        Command::new(tools::PYTHON)
             .args(["-m", "venv", "--clear"])
             .arg(&environment),
     )?;

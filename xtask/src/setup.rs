@@ -18,7 +18,7 @@ pub fn toolchain() -> anyhow::Result<Toolchain> {
         Ok(toolchain) => return Ok(toolchain),
         Err(missing) => missing,
     };
-    if debian::is_here() {
+    if debian::is_host_debian() {
         match private() {
             Ok(()) => return Ok(Toolchain::detect()?),
             Err(error) => missing.add_reason(&format!("from Debian's packages: {error:#}")),

@@ -32,7 +32,7 @@ use crate::{context::Context, privilege::Privilege, summary::Summary};
 
 /// Returns the names of all plans except the first one, which always runs.
 pub fn plans() -> Vec<&'static str> {
-    plan::rest(true).iter().map(|plan| plan.name).collect()
+    plan::remaining(true).iter().map(|plan| plan.name).collect()
 }
 
 /// The kernels to boot, and the disk with the system for all of them.
@@ -81,13 +81,13 @@ impl<'a> Vm<'a> {
 
     /// Runs the plans with the names `names` or, if there are no names, all plans except the first
     /// one. In the latter case, the plans that take minutes run only with `more`.
-    pub fn rest(
+    pub fn run_remaining(
         &self,
         binary: &Path,
         more: bool,
         names: &BTreeSet<&str>,
     ) -> anyhow::Result<Summary> {
-        let mut plans = plan::rest(more || !names.is_empty());
+        let mut plans = plan::remaining(more || !names.is_empty());
         plans.retain(|plan| names.is_empty() || names.contains(&plan.name));
         self.run(binary, &plans)
     }
@@ -166,14 +166,14 @@ fn boot(
     let Outcome {
         mut summary,
         skipped,
-        complaint,
+        fault,
     } = boot.run(kernel, initrd, disks, directory, &plan.names())?;
     for line in &skipped {
         println!("{tag}: skipped: {line}");
     }
     summary.move_to_skipped(u64::try_from(skipped.len()).unwrap_or(u64::MAX));
-    if let Some(complaint) = complaint {
-        println!("{tag}: FAILED: {complaint}");
+    if let Some(fault) = fault {
+        println!("{tag}: FAILED: {fault}");
     }
     println!("{tag}: {summary}, {} s", start.elapsed().as_secs());
     Ok(summary)

@@ -109,17 +109,17 @@ pub fn check(bytes: &[u8], asked: &[ParsedRequest]) -> Result<usize, String> {
         if bytes[..asked.end].trim_ascii_end() == b"PRI * HTTP/2.0" {
             continue;
         }
-        let told = |what: &str| Err(format!("{what}: {asked:?}; we: {passed:?}"));
+        let disagreement = |what: &str| Err(format!("{what}: {asked:?}; we: {passed:?}"));
         if passed.http2.is_some_and(|from| asked.end > from) {
-            return told("a request in what was taken for HTTP/2");
+            return disagreement("a request in what was taken for HTTP/2");
         }
         let Some((_, key)) = passed.heads.iter().find(|(end, _)| *end == asked.end) else {
-            return told("a request that was not seen");
+            return disagreement("a request that was not seen");
         };
         let digest = |key: &str| siphash128(SECRET, key.as_bytes());
         for found in keys(&asked.fields) {
             if *key != found.map(|(rank, key)| (rank, digest(&key))) {
-                return told("another key");
+                return disagreement("another key");
             }
         }
         agreed += 1;

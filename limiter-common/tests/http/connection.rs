@@ -52,7 +52,11 @@ fn a_connection_is_kept_unless_the_request_forbids_it() {
         ("1.0", "Connection: Keep-Alive", true),
         ("1.0", "Connection: keep-alive, close", false),
         ("1.0", "Connection: TE, keep-alive", false),
-        ("1.0", "Connection: keep-alive\r\nExpect: 100-continue", false),
+        (
+            "1.0",
+            "Connection: keep-alive\r\nExpect: 100-continue",
+            false,
+        ),
     ] {
         let input = format!("GET / HTTP/{version}\r\n{fields}\r\nX-Api-Key: k\r\n\r\n");
         assert_eq!(kept(&input), [expected], "HTTP/{version} {fields:?}");

@@ -121,7 +121,7 @@ pub struct Direction {
     pub parser: Parser,
     rules: Rules,
     /// The demands of the requests that the responses answer, with the last request first.
-    methods: Vec<u32>,
+    demands: Vec<u32>,
     /// The byte that fills the memory of the scan before each segment. In the kernel, the memory
     /// contains data of other connections at that time.
     stale: u8,
@@ -136,7 +136,7 @@ pub struct Direction {
     pub seen: Vec<Event>,
     /// The demands of each head ([`http::demands`]), and the offset of the offer that can be
     /// removed from its segment, if there is one.
-    pub asked: Vec<(u32, Option<u64>)>,
+    pub head_demands: Vec<(u32, Option<u64>)>,
     /// For each head, whether the connection can go on after a refusal
     /// (`limiter_common::http::State::is_kept`).
     pub kept: Vec<bool>,
@@ -160,23 +160,23 @@ impl Direction {
             scan,
             parser: Parser::NEW,
             rules,
-            methods: Vec::new(),
+            demands: Vec::new(),
             stale,
             heads: usize::MAX,
             loaded: Cell::new(0),
             before: 0,
             seen: Vec::new(),
-            asked: Vec::new(),
+            head_demands: Vec::new(),
             kept: Vec::new(),
             framing: Vec::new(),
         }
     }
 
-    /// Returns a direction with responses to requests that have the demands in `methods`.
-    pub fn responses(methods: &[u32]) -> Self {
-        let methods = methods.iter().rev().copied().collect();
+    /// Returns a direction with responses to requests that have the demands in `demands`.
+    pub fn responses(demands: &[u32]) -> Self {
+        let demands = demands.iter().rev().copied().collect();
         Self {
-            methods,
+            demands,
             ..Self::requests(Rules::response())
         }
     }
@@ -220,10 +220,10 @@ impl Direction {
                 EVENT_HEAD => {
                     let state = &self.scan.state;
                     let body = if response {
-                        let method = self.methods.last().copied().unwrap_or_default();
+                        let method = self.demands.last().copied().unwrap_or_default();
                         let body = http::response_body(state, method);
                         if body != BODY_INTERIM {
-                            self.methods.pop();
+                            self.demands.pop();
                         }
                         body
                     } else {
@@ -231,7 +231,7 @@ impl Direction {
                     };
                     let offer =
                         (self.scan.offer < len).then(|| self.before + u64::from(self.scan.offer));
-                    self.asked.push((http::demands(state), offer));
+                    self.head_demands.push((http::demands(state), offer));
                     self.kept.push(state.is_kept());
                     self.seen.push(Event::Head {
                         from: self
@@ -308,7 +308,7 @@ impl Direction {
     }
 
     /// Stores the state that the next segment needs.
-    pub fn keep(&mut self) {
+    pub fn store_state(&mut self) {
         // SAFETY: both pointers are valid, and nothing else accesses their targets.
         unsafe { http::end(addr_of_mut!(*self.scan), &raw mut self.parser) };
     }
@@ -320,7 +320,7 @@ impl Direction {
             self.framing
                 .push((self.before + u64::from(from), self.before + u64::from(to)));
         }
-        self.keep();
+        self.store_state();
         self.before += u64::from(len);
     }
 

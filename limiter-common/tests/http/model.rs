@@ -32,7 +32,7 @@ pub struct Request {
     /// The keys, each with the rank of its source. All ranks are different. The key for `Basic` is
     /// the text before it is encoded in base64.
     pub keys: Vec<(u32, String)>,
-    pub at: Index,
+    pub key_position: Index,
     pub line_end: &'static str,
     pub body: Body,
 }
@@ -56,7 +56,7 @@ impl Request {
                 3 => format!("Authorization: basic {}{end}", base64(value.as_bytes())),
                 _ => format!("api_token:\t{value}\t{end}"),
             };
-            fields.insert(self.at.index(fields.len() + 1), line);
+            fields.insert(self.key_position.index(fields.len() + 1), line);
         }
         let mut keys: Keys = Default::default();
         let mut note = |rank: usize, value: &str| {
@@ -205,10 +205,10 @@ pub fn request() -> impl Strategy<Value = Request> {
         let mut distinct: Vec<(u32, String)> = Vec::new();
         for (rank, key) in keys {
             // `Bearer` and `Basic` are in the same field, so a request has only one of them.
-            let place = |rank| if rank == 3 { 2 } else { rank };
+            let field = |rank| if rank == 3 { 2 } else { rank };
             if !distinct
                 .iter()
-                .any(|(other, _)| place(*other) == place(rank))
+                .any(|(other, _)| field(*other) == field(rank))
             {
                 distinct.push((rank, key));
             }
@@ -228,13 +228,13 @@ pub fn request() -> impl Strategy<Value = Request> {
         body,
     )
         .prop_map(
-            |(before, method, target, fields, keys, at, line_end, body)| Request {
+            |(before, method, target, fields, keys, key_position, line_end, body)| Request {
                 before,
                 method,
                 target,
                 fields,
                 keys,
-                at,
+                key_position,
                 line_end,
                 body,
             },

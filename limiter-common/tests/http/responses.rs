@@ -10,20 +10,20 @@ use limiter_common::http::{
 
 use crate::drive::{Direction, Event};
 
-/// Scans `bytes` as the responses to requests with the demands in `methods`, and returns the
+/// Scans `bytes` as the responses to requests with the demands in `demands`, and returns the
 /// events. Asserts that the events do not depend on how the bytes are split.
-fn responses(methods: &[u32], bytes: &[u8]) -> Vec<Event> {
-    let mut whole = Direction::responses(methods);
+fn responses(demands: &[u32], bytes: &[u8]) -> Vec<Event> {
+    let mut whole = Direction::responses(demands);
     whole.segment(bytes);
     for cut in 1..bytes.len() {
         assert_eq!(
-            Direction::responses(methods).cut(bytes, &[cut]),
+            Direction::responses(demands).cut(bytes, &[cut]),
             whole.seen,
             "cut at {cut}"
         );
     }
     let cuts: Vec<usize> = (0..bytes.len()).collect();
-    assert_eq!(Direction::responses(methods).cut(bytes, &cuts), whole.seen);
+    assert_eq!(Direction::responses(demands).cut(bytes, &cuts), whole.seen);
     whole.seen
 }
 
@@ -199,7 +199,7 @@ fn a_response_ends_where_its_head_declares() {
 
 #[test]
 fn a_101_without_a_demand_is_an_interim_response() {
-    for (asked, field) in [
+    for (demand, field) in [
         (METHOD_OTHER, "Upgrade: foo\r\n"),
         (METHOD_OTHER, "Upgrade: h2c\r\n"),
         (METHOD_HEAD, "Upgrade: foo\r\n"),
@@ -210,11 +210,11 @@ fn a_101_without_a_demand_is_an_interim_response() {
         (METHOD_OTHER | ASKS_TUNNEL, "Upgrade:\r\n"),
     ] {
         let response = format!("HTTP/1.1 101 Switching Protocols\r\n{field}\r\n");
-        let seen = responses(&[asked], response.as_bytes());
+        let seen = responses(&[demand], response.as_bytes());
         let [Event::Head { body, .. }] = seen[..] else {
-            panic!("{asked} {field:?}: {seen:?}")
+            panic!("{demand} {field:?}: {seen:?}")
         };
-        assert_eq!(body, BODY_INTERIM, "{asked} {field:?}");
+        assert_eq!(body, BODY_INTERIM, "{demand} {field:?}");
     }
 }
 
@@ -289,8 +289,8 @@ fn pipelined_responses_end_one_by_one() {
     let third = "HTTP/1.1 304 \r\n\r\n";
     let fourth = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
     let bytes = [first, second, third, fourth].concat();
-    let methods = [METHOD_OTHER, METHOD_HEAD, METHOD_OTHER, METHOD_OTHER];
-    let (heads, ends) = outline(&responses(&methods, bytes.as_bytes()));
+    let demands = [METHOD_OTHER, METHOD_HEAD, METHOD_OTHER, METHOD_OTHER];
+    let (heads, ends) = outline(&responses(&demands, bytes.as_bytes()));
     assert_eq!(heads.len(), 4);
     let lengths = [first, second, third, fourth].map(|part| part.len() as u64);
     let mut end = 0;

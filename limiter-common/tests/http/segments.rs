@@ -237,7 +237,7 @@ fn a_request_is_seen_again_after_a_rewind() {
         assert_eq!(direction.rewind() as usize, first.len());
         // The kernel programs do the same: they keep the state at this offset, and the client
         // retransmits the rest.
-        direction.keep();
+        direction.store_state();
         assert!(direction.parser.state.is_idle());
         direction.heads = usize::MAX;
         direction.segment(good.as_bytes());
@@ -273,7 +273,7 @@ fn long_chunks_are_not_loaded() {
 }
 
 #[test]
-fn malformed_chunks_are_told_from_a_malformed_head() {
+fn malformed_chunks_are_distinguished_from_a_malformed_head() {
     for (bytes, in_body) in [
         (
             "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",

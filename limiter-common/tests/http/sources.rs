@@ -182,7 +182,7 @@ fn a_name_that_differs_in_one_byte_is_another() {
 }
 
 #[test]
-fn names_of_one_length_and_first_letter_are_told_apart() {
+fn names_of_one_length_and_first_letter_are_distinguished() {
     let sources = ["x-key-a", "x-key-b", "X-Key-C", "xxkey-d"].map(Source::Header);
     for (rank, name) in (1..).zip(["x-key-a", "x-key-b", "x-key-c", "xxkey-d"]) {
         let mut direction = Direction::requests(rules(&sources).unwrap());

@@ -37,13 +37,13 @@ proptest! {
     #[test]
     fn responses_are_seen_alike_however_they_are_split(
         bytes in vec(response_piece(), 1..12),
-        methods in vec(0u32..3, 0..4),
+        demands in vec(0u32..3, 0..4),
         cutting in cutting(),
     ) {
         let bytes = bytes.concat();
-        let mut whole = Direction::responses(&methods);
+        let mut whole = Direction::responses(&demands);
         whole.segment(&bytes);
-        let mut direction = Direction::responses(&methods);
+        let mut direction = Direction::responses(&demands);
         prop_assert_eq!(direction.cut(&bytes, &cuts(bytes.len(), &cutting)), &whole.seen);
     }
 

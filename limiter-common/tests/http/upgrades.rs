@@ -17,11 +17,15 @@ const PREFLIGHT: u32 = 32;
 /// Returns the demands of each request in `input`, and asserts that they are the same in one
 /// segment, in segments of one byte, and in two segments that are cut at any place.
 #[track_caller]
-fn asked(input: &str) -> Vec<u32> {
+fn demands(input: &str) -> Vec<u32> {
     let all = |cuts: &[usize]| -> Vec<u32> {
         let mut direction = Direction::requests(rules().with_preflights());
         direction.cut(input.as_bytes(), cuts);
-        direction.asked.iter().map(|(asked, _)| *asked).collect()
+        direction
+            .head_demands
+            .iter()
+            .map(|(demands, _)| *demands)
+            .collect()
     };
     let whole = all(&[]);
     for cut in 1..input.len() {
@@ -71,34 +75,34 @@ fn upgrades_are_classified_by_their_protocols() {
         ("Connection: upgrade", 0),
     ] {
         assert_eq!(
-            asked(&with("GET /", field)),
+            demands(&with("GET /", field)),
             [METHOD_OTHER | expected],
             "{field:?}"
         );
         let head = METHOD_HEAD | expected & ASKS_HTTP;
-        assert_eq!(asked(&with("HEAD /", field)), [head], "HEAD: {field:?}");
+        assert_eq!(demands(&with("HEAD /", field)), [head], "HEAD: {field:?}");
     }
     // HTTP/1.0 does not allow a change of protocol, but some servers may change to another kind of
     // HTTP nevertheless.
     let old = with("GET /", "Upgrade: websocket, h2c").replace("1.1", "1.0");
-    assert_eq!(asked(&old), [ASKS_HTTP]);
+    assert_eq!(demands(&old), [ASKS_HTTP]);
     // The demands of a request do not carry over to the next request, and a trailer makes no
     // demands.
     let post =
         "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nUpgrade: websocket\r\n\r\n";
     let all =
         with("GET /", "Upgrade: h2c") + &with("GET /", "A: b") + post + &with("GET /", "A: b");
-    assert_eq!(asked(&all), [ASKS_HTTP, 0, 0, 0]);
+    assert_eq!(demands(&all), [ASKS_HTTP, 0, 0, 0]);
 }
 
 #[test]
 fn upgrades_that_are_too_long_are_refused() {
     let long = with("GET /", &format!("Upgrade: {}h2c", "a,".repeat(150)));
-    assert_eq!(asked(&long), [] as [u32; 0]);
+    assert_eq!(demands(&long), [] as [u32; 0]);
 }
 
 #[test]
-fn methods_are_told_apart() {
+fn methods_are_distinguished() {
     for (start, expected) in [
         ("CONNECT a:1", METHOD_CONNECT | ASKS_TUNNEL),
         ("CONNECT http://a/", METHOD_CONNECT | ASKS_TUNNEL),
@@ -110,11 +114,11 @@ fn methods_are_told_apart() {
         ("options /", METHOD_OTHER),
         ("get /", METHOD_OTHER),
     ] {
-        assert_eq!(asked(&with(start, "A: b")), [expected], "{start}");
+        assert_eq!(demands(&with(start, "A: b")), [expected], "{start}");
     }
     for method in ["CONNECT", "connect", "Connect"] {
         let body = with(&format!("{method} a:1"), "Content-Length: 5");
-        assert_eq!(asked(&body), [] as [u32; 0], "{method} with a body");
+        assert_eq!(demands(&body), [] as [u32; 0], "{method} with a body");
     }
 }
 
@@ -145,7 +149,7 @@ fn preflights_are_options_with_both_fields_and_nothing_else() {
         ("OPTIONS /", format!("{both}\r\nUpgrade: websocket"), false),
         ("OPTIONS /", format!("{both}\r\nUpgrade: h2c"), false),
     ] {
-        let seen = asked(&with(start, &fields));
+        let seen = demands(&with(start, &fields));
         assert_eq!(seen.len(), 1, "{start} {fields:?}");
         assert_eq!(seen[0] & PREFLIGHT != 0, expected, "{start} {fields:?}");
     }
@@ -167,7 +171,7 @@ fn an_offer_is_reported_where_it_can_be_removed() {
             let mut direction = Direction::requests(rules());
             direction.cut(input.as_bytes(), &[cut]);
             let here = expected.filter(|at| *at >= cut);
-            let seen = direction.asked[0].1;
+            let seen = direction.head_demands[0].1;
             assert_eq!(seen, here.map(|at| at as u64), "{fields:?} cut at {cut}");
         }
         let Some(at) = expected else { continue };
@@ -176,7 +180,7 @@ fn an_offer_is_reported_where_it_can_be_removed() {
         taken[at] = TAKEN_OUT;
         let mut direction = Direction::requests(rules());
         direction.cut(&taken, &[]);
-        assert_eq!(direction.asked[0].0 & ASKS_HTTP, 0, "{fields:?}");
-        assert_eq!(direction.asked[0].1, None, "{fields:?}");
+        assert_eq!(direction.head_demands[0].0 & ASKS_HTTP, 0, "{fields:?}");
+        assert_eq!(direction.head_demands[0].1, None, "{fields:?}");
     }
 }

@@ -24,15 +24,15 @@ const CONTENT: [&str; 6] = [
 ];
 
 impl Part {
-    /// Generates an odd part in one case out of `2 * times`, and a plain part in the other cases.
-    fn once_in(self, times: u32) -> impl Strategy<Value = Vec<u8>> {
+    /// Generates an odd part in one case out of `times`, and a plain part in the other cases.
+    fn odd_once_in(self, times: u32) -> impl Strategy<Value = Vec<u8>> {
         let plain: Vec<Vec<u8>> = self
             .plain
             .iter()
             .map(|text| text.as_bytes().to_vec())
             .collect();
         let odd: Vec<Vec<u8>> = self.odd.iter().map(|bytes| bytes.to_vec()).collect();
-        prop_oneof![2 * times - 1 => select(plain), 1 => select(odd)]
+        prop_oneof![times - 1 => select(plain), 1 => select(odd)]
     }
 }
 
@@ -44,10 +44,10 @@ fn joined(parts: impl Strategy<Value = Vec<Vec<u8>>>) -> impl Strategy<Value = V
 /// Generates a field that may hold a key.
 fn key_field() -> impl Strategy<Value = Vec<u8>> {
     let header = (
-        NAME.once_in(15),
-        BEFORE_VALUE.once_in(15),
-        VALUE.once_in(20),
-        AFTER_VALUE.once_in(15),
+        NAME.odd_once_in(30),
+        BEFORE_VALUE.odd_once_in(30),
+        VALUE.odd_once_in(40),
+        AFTER_VALUE.odd_once_in(30),
     );
     let authorization = || {
         select(vec![
@@ -60,16 +60,16 @@ fn key_field() -> impl Strategy<Value = Vec<u8>> {
     };
     let bearer = (
         authorization(),
-        BEFORE_VALUE.once_in(15),
-        SCHEME.once_in(6),
-        VALUE.once_in(20),
-        AFTER_VALUE.once_in(15),
+        BEFORE_VALUE.odd_once_in(30),
+        SCHEME.odd_once_in(12),
+        VALUE.odd_once_in(40),
+        AFTER_VALUE.odd_once_in(30),
     );
     let basic = (
         authorization(),
-        BEFORE_VALUE.once_in(15),
-        BASIC.once_in(6),
-        AFTER_VALUE.once_in(15),
+        BEFORE_VALUE.odd_once_in(30),
+        BASIC.odd_once_in(12),
+        AFTER_VALUE.odd_once_in(30),
     );
     prop_oneof![
         6 => header.prop_map(|(name, before, value, after)| [name, before, value, after].concat()),
@@ -95,7 +95,7 @@ fn long_field() -> impl Strategy<Value = Vec<u8>> {
         name,
         select(vec![b' ', b'0', b'y']),
         length,
-        VALUE.once_in(20),
+        VALUE.odd_once_in(40),
     )
         .prop_map(|(name, filler, length, value)| {
             [name.as_bytes(), &vec![filler; length], &value].concat()
@@ -103,37 +103,41 @@ fn long_field() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn field() -> impl Strategy<Value = Vec<u8>> {
-    prop_oneof![30 => FIELD.once_in(8), 1 => long_field()]
+    prop_oneof![30 => FIELD.odd_once_in(16), 1 => long_field()]
 }
 
 /// Generates a body, and the fields that state its length.
 fn framed() -> impl Strategy<Value = (Vec<Vec<u8>>, Vec<u8>)> {
     let content = || select(CONTENT.to_vec()).prop_map(|text| text.as_bytes().to_vec());
     let none = Just((Vec::new(), Vec::new())).boxed();
-    let length = (LENGTH_NAME.once_in(12), content(), AFTER_VALUE.once_in(25))
+    let length = (
+        LENGTH_NAME.odd_once_in(24),
+        content(),
+        AFTER_VALUE.odd_once_in(50),
+    )
         .prop_map(|(name, content, after)| {
             let number = content.len().to_string().into_bytes();
             (vec![[name, number, after].concat()], content)
         })
         .boxed();
-    let odd_length = (LENGTH_NAME.once_in(12), content(), 0usize..24)
+    let odd_length = (LENGTH_NAME.odd_once_in(24), content(), 0usize..24)
         .prop_map(|(name, content, form)| {
             let number = odd_number(content.len(), form);
             (vec![[name, number].concat()], content)
         })
         .boxed();
     let chunks = || {
-        let data = vec(CHUNK.once_in(10), 0..4).prop_map(|chunks| chunks.concat());
+        let data = vec(CHUNK.odd_once_in(20), 0..4).prop_map(|chunks| chunks.concat());
         (
             data,
-            LAST_CHUNK.once_in(12),
-            TRAILER.once_in(10),
-            LAST_BLANK.once_in(16),
+            LAST_CHUNK.odd_once_in(24),
+            TRAILER.odd_once_in(20),
+            LAST_BLANK.odd_once_in(32),
         )
             .prop_map(|(data, last, trailer, blank)| [data, last, trailer, blank].concat())
     };
     let encoding = || {
-        (ENCODING_NAME.once_in(12), CODING.once_in(8))
+        (ENCODING_NAME.odd_once_in(24), CODING.odd_once_in(16))
             .prop_map(|(name, coding)| [name, coding].concat())
     };
     let chunked = (encoding(), chunks())
@@ -192,13 +196,13 @@ fn request() -> impl Strategy<Value = Vec<u8>> {
         prop::bool::weighted(0.8),
     );
     (
-        BEFORE.once_in(20),
-        START.once_in(10),
+        BEFORE.odd_once_in(40),
+        START.odd_once_in(20),
         fields,
         framed(),
         any::<[Index; 4]>(),
-        vec(LINE_END.once_in(50), 10),
-        BLANK.once_in(30),
+        vec(LINE_END.odd_once_in(100), 10),
+        BLANK.odd_once_in(60),
     )
         .prop_map(
             |(before, start, (plain, keys, host), (framing, body), places, ends, blank)| {

@@ -60,7 +60,7 @@ impl fmt::Display for AccessGroup {
 /// members of the admins' group. Members of the readers' group may only read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
-    own: u32,
+    own_uid: u32,
     readers: AccessGroup,
     admins: AccessGroup,
 }
@@ -69,7 +69,7 @@ impl Access {
     /// Looks up the current ids of the groups that the configuration names.
     pub fn new(control: &Control) -> Self {
         Self {
-            own: Uid::effective().as_raw(),
+            own_uid: Uid::effective().as_raw(),
             readers: AccessGroup::look_up(&control.group),
             admins: AccessGroup::look_up(&control.admin_group),
         }
@@ -82,7 +82,7 @@ impl Access {
     }
 
     fn is_trusted(&self, peer: &Peer) -> bool {
-        peer.uid.is_some_and(|uid| uid == 0 || uid == self.own)
+        peer.uid.is_some_and(|uid| uid == 0 || uid == self.own_uid)
     }
 
     fn check(&self, peer: &Peer, changes: bool) -> Result<(), ApiError> {
@@ -128,9 +128,9 @@ pub(super) async fn check(
         Pieces::new(request.into_body(), bounds).drain().await;
         return error.into_response();
     }
-    let is_done_with = !matches!(*request.method(), Method::GET | Method::HEAD);
+    let may_contain_key = !matches!(*request.method(), Method::GET | Method::HEAD);
     let mut response = next.run(request).await;
-    if is_done_with {
+    if may_contain_key {
         // The request may have contained a key. The connection is closed, because otherwise the key
         // could stay in the buffers of an idle connection.
         response
@@ -150,7 +150,7 @@ mod tests {
             id,
         };
         Access {
-            own: 500,
+            own_uid: 500,
             readers: named("limiter", readers),
             admins: named("limiter-admin", admins),
         }
@@ -188,12 +188,12 @@ mod tests {
             uid: Some(4_000_000),
             groups: vec![10],
         };
-        let told = |access: Access| access.check(&peer, true).unwrap_err().message;
+        let message = |access: Access| access.check(&peer, true).unwrap_err().message;
         assert_eq!(
-            told(access(Some(10), Some(20))),
+            message(access(Some(10), Some(20))),
             "uid 4000000 may not make changes: use root, or a member of the group limiter-admin"
         );
-        assert!(told(access(Some(10), None)).contains("did not exist"));
+        assert!(message(access(Some(10), None)).contains("did not exist"));
     }
 
     #[test]

@@ -36,20 +36,20 @@ pub(super) async fn whole(
     request: Request,
     next: Next,
 ) -> Response {
-    let most = if request.uri().path() == CSV_PATH {
+    let max_bytes = if request.uri().path() == CSV_PATH {
         MAX_CSV
     } else {
         MAX_BODY
     };
     let (head, body) = request.into_parts();
-    let body = match collect(body, most, bounds).await {
+    let body = match collect(body, max_bytes, bounds).await {
         Ok(body) => body,
         Err(error) => return error.into_response(),
     };
-    place.works();
+    place.begin_request();
     let response = next.run(Request::from_parts(head, Body::from(body))).await;
     if response.extensions().get::<Endless>().is_none() {
-        place.waits();
+        place.end_request();
     }
     response
 }
@@ -59,16 +59,16 @@ pub(super) async fn whole(
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Endless;
 
-async fn collect(body: Body, most: usize, bounds: Bounds) -> Result<Bytes, ApiError> {
-    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(most);
+async fn collect(body: Body, max_bytes: usize, bounds: Bounds) -> Result<Bytes, ApiError> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(max_bytes);
     let mut pieces = Pieces::new(body, bounds);
-    let mut whole = Vec::with_capacity(announced.min(most));
+    let mut whole = Vec::with_capacity(announced.min(max_bytes));
     while let Some(piece) = pieces.next().await? {
-        if whole.len() + piece.len() > most {
+        if whole.len() + piece.len() > max_bytes {
             drop(whole);
             pieces.drain().await;
             return Err(ApiError::too_large(format!(
-                "the body of the request is too large: it may have {most} bytes here"
+                "the body of the request is too large: it may have {max_bytes} bytes here"
             )));
         }
         whole.extend_from_slice(&piece);

@@ -96,14 +96,14 @@ fn lines(following: Following) -> impl Stream<Item = Result<Bytes, Infallible>> 
     let Following {
         recent,
         live,
-        place,
+        permit,
     } = following;
     // Without this empty line, the head of the response would not be sent before the first event.
     let begin = stream::iter([Bytes::from_static(b"\n")]);
     let recent = stream::iter(recent).map(|event| line(&event));
-    let live = stream::unfold((live, place), |(mut live, place)| async move {
+    let live = stream::unfold((live, permit), |(mut live, permit)| async move {
         let line = next(&mut live).await?;
-        Some((line, (live, place)))
+        Some((line, (live, permit)))
     });
     begin.chain(recent).chain(live).map(Ok)
 }
@@ -148,7 +148,7 @@ mod tests {
     use crate::engine::events::log::EventLog;
 
     #[tokio::test]
-    async fn the_past_the_present_and_what_was_missed_are_lines_of_one_stream() {
+    async fn past_live_and_missed_events_are_lines_of_one_stream() {
         let log = EventLog::default();
         log.add_message("before");
         let lines = lines(log.follow(usize::MAX, 0).unwrap());

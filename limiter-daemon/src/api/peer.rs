@@ -10,7 +10,7 @@ use tokio::net::UnixStream;
 /// The maximum number of groups of a process (`NGROUPS_MAX`, credentials(7)).
 const MAX_GROUPS: usize = 65_536;
 /// The number of groups for which the buffer has room at first. Most processes have fewer groups.
-const SOME_GROUPS: usize = 32;
+const INITIAL_GROUPS: usize = 32;
 
 /// The credentials that the client process had when it called connect(2). Later changes of its user
 /// or its groups have no effect.
@@ -55,7 +55,7 @@ pub fn user_name(uid: u32) -> String {
 /// Returns the supplementary groups of the client (`SO_PEERGROUPS`, `sk_getsockopt` in
 /// `net/core/sock.c`).
 fn groups(stream: &UnixStream) -> io::Result<Vec<u32>> {
-    let mut groups: Vec<libc::gid_t> = vec![0; SOME_GROUPS];
+    let mut groups: Vec<libc::gid_t> = vec![0; INITIAL_GROUPS];
     loop {
         let mut bytes =
             libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(io::Error::other)?;

@@ -26,9 +26,9 @@ pub(super) struct Server {
 }
 
 /// The time limit for each expected event. Only a failing test waits this long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// A time limit that a slow client exceeds immediately.
-const SOON: Duration = Duration::from_millis(50);
+const SHORT_TIMEOUT: Duration = Duration::from_millis(50);
 
 pub(super) fn server() -> Server {
     server_with(Bounds::default())
@@ -65,8 +65,8 @@ fn server_with(bounds: Bounds) -> Server {
 impl Server {
     fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(&self.socket).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(TIMEOUT)).unwrap();
         stream
     }
 }
@@ -159,8 +159,8 @@ fn an_error_is_sent_as_a_problem() {
         ("POST", "/v1/keys/k_1/frobnicate", "", 404),
         ("POST", "/v1/keys/k_1/revoke", "", 404),
     ] {
-        let (told, problem) = ask(&server, method, path, body);
-        assert_eq!(told, status, "{method} {path} {body}: {problem}");
+        let (status_code, problem) = ask(&server, method, path, body);
+        assert_eq!(status_code, status, "{method} {path} {body}: {problem}");
         assert!(
             problem["detail"]
                 .as_str()
@@ -267,7 +267,7 @@ const ASKED: &[u8] = b"GET /v1/nothing HTTP/1.1\r\nHost: l\r\n\r\n";
 #[test]
 fn the_server_does_not_wait_for_a_head_without_an_end() {
     let server = server_with(Bounds {
-        head: SOON,
+        head: SHORT_TIMEOUT,
         ..Bounds::default()
     });
     for begun in [
@@ -285,12 +285,12 @@ fn the_server_does_not_wait_for_a_head_without_an_end() {
 fn the_server_does_not_wait_for_a_body_that_stops_or_has_no_end() {
     for bounds in [
         Bounds {
-            piece: SOON,
+            piece: SHORT_TIMEOUT,
             ..Bounds::default()
         },
         Bounds {
-            body: SOON,
-            piece: 2 * PATIENCE,
+            body: SHORT_TIMEOUT,
+            piece: 2 * TIMEOUT,
             ..Bounds::default()
         },
     ] {
@@ -306,7 +306,7 @@ fn the_server_does_not_wait_for_a_body_that_stops_or_has_no_end() {
 #[test]
 fn the_connection_of_a_client_that_does_not_read_is_closed() {
     let server = server_with(Bounds {
-        answer: SOON,
+        answer: SHORT_TIMEOUT,
         ..Bounds::default()
     });
     let mut stream = server.connect();

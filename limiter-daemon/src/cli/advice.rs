@@ -34,22 +34,22 @@ impl Host {
     /// Reads the current state of the host, as far as it affects packets that arrive on the
     /// interfaces `attached`. If a part of the state cannot be read, there are no warnings about
     /// that part.
-    pub(super) fn look(attached: &[&str]) -> Self {
+    pub(super) fn inspect(attached: &[&str]) -> Self {
         let listeners = KernelSockets::open().and_then(|mut sockets| sockets.listeners());
         let mut host = Self {
             devices: topology::devices().unwrap_or_default(),
             listeners: listeners.unwrap_or_default(),
-            redirects: redirects::look(),
+            redirects: redirects::find(),
             forwarding: Vec::new(),
         };
         for name in attached.iter().filter(|name| **name != "lo") {
-            let mut looked = vec![forwarding::look(name, None)];
-            looked.extend(
+            let mut forwarding = vec![forwarding::read(name, None)];
+            forwarding.extend(
                 host.above(name)
                     .into_iter()
-                    .map(|above| forwarding::look(above, Some(name))),
+                    .map(|above| forwarding::read(above, Some(name))),
             );
-            host.forwarding.extend(looked);
+            host.forwarding.extend(forwarding);
         }
         host
     }
@@ -153,13 +153,13 @@ fn of_tier(name: &TierName, tier: &Tier) -> Vec<String> {
         ));
     }
     // Returns the maximum number of requests that the rate and the burst admit in a day.
-    let most = |rate: Rate| NS_PER_DAY / rate.interval_ns() + burst;
+    let most_per_day = |rate: Rate| NS_PER_DAY / rate.interval_ns() + burst;
     if let Some(rate) = tier.limits.rate
-        && most(rate) < quota
+        && most_per_day(rate) < quota
     {
         warnings.push(format!(
             "the daily quota of the tier {name} cannot be used up: it is {quota}, and the rate {rate} admits at most {} requests in a day",
-            most(rate)
+            most_per_day(rate)
         ));
     }
     warnings
@@ -319,10 +319,10 @@ mod tests {
             (&["lo"], &[]),
             (&["eth1", "lo"], &["lo and eth1 are attached"]),
         ] {
-            let told = likely_mistakes(&config, attached, &host);
-            assert_eq!(told.len(), wanted.len(), "{attached:?}: {told:?}");
-            for (told, wanted) in told.iter().zip(wanted) {
-                assert!(told.starts_with(wanted), "{told}");
+            let messages = likely_mistakes(&config, attached, &host);
+            assert_eq!(messages.len(), wanted.len(), "{attached:?}: {messages:?}");
+            for (messages, wanted) in messages.iter().zip(wanted) {
+                assert!(messages.starts_with(wanted), "{messages}");
             }
         }
     }
@@ -340,20 +340,20 @@ mod tests {
             (&["lo"], &["0.0.0.0:80"], "other interfaces than lo"),
             (&["eth0"], &["0.0.0.0:80", "0.0.0.0:443"], "decrypts TLS"),
         ] {
-            let told = likely_mistakes(&config, attached, &host(&ways, listeners));
+            let messages = likely_mistakes(&config, attached, &host(&ways, listeners));
             assert_eq!(
-                told.is_empty(),
+                messages.is_empty(),
                 wanted.is_empty(),
-                "{listeners:?}: {told:?}"
+                "{listeners:?}: {messages:?}"
             );
-            assert!(told.concat().contains(wanted), "{told:?}");
+            assert!(messages.concat().contains(wanted), "{messages:?}");
         }
         let alone = host(&ways[..1], &["0.0.0.0:80"]);
         assert_eq!(likely_mistakes(&config, &["lo"], &alone), [""; 0]);
         let mut down = host(&ways, &[]);
         down.devices[1].is_up = false;
-        let told = likely_mistakes(&config, &["eth0"], &down);
-        assert_eq!(told, ["the interface eth0 is down"]);
+        let messages = likely_mistakes(&config, &["eth0"], &down);
+        assert_eq!(messages, ["the interface eth0 is down"]);
     }
 
     #[test]
@@ -375,15 +375,19 @@ mod tests {
                 "the burst of the tier few",
             ),
         ] {
-            let told = likely_mistakes(&config(&[80], more), &[], &host);
-            assert_eq!(told.is_empty(), wanted.is_empty(), "{more}: {told:?}");
-            assert!(told.concat().contains(wanted), "{told:?}");
+            let messages = likely_mistakes(&config(&[80], more), &[], &host);
+            assert_eq!(
+                messages.is_empty(),
+                wanted.is_empty(),
+                "{more}: {messages:?}"
+            );
+            assert!(messages.concat().contains(wanted), "{messages:?}");
         }
         for port in [443, 8443] {
-            let told = likely_mistakes(&config(&[80, port], ""), &[], &host);
+            let messages = likely_mistakes(&config(&[80, port], ""), &[], &host);
             assert!(
-                told.concat().contains(&format!("port {port} usually")),
-                "{told:?}"
+                messages.concat().contains(&format!("port {port} usually")),
+                "{messages:?}"
             );
         }
     }

@@ -19,7 +19,7 @@ use crate::{
     domain::{
         bound::{BURST, Bound, CONCURRENCY, CONNECTIONS, DAILY_QUOTA},
         limits::Changes,
-        plain::{self, UnseenError},
+        plain::{self, InvisibleError},
         rate::Rate,
         scope::ScopeName,
     },
@@ -473,7 +473,7 @@ fn label(text: &str) -> Result<String, String> {
     plain(text).map_err(|why| format!("the label {why}"))
 }
 
-fn plain(text: &str) -> Result<String, UnseenError> {
+fn plain(text: &str) -> Result<String, InvisibleError> {
     plain::check(text).map(|()| text.to_owned())
 }
 

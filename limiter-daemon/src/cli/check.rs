@@ -30,7 +30,7 @@ pub(super) fn check(args: &CheckArgs, as_json: bool) -> Result<(), Failure> {
         .map(|interface| interface.name.as_str())
         .collect();
     let mut warnings: Vec<String> = found.warnings.iter().map(ToString::to_string).collect();
-    warnings.extend(likely_mistakes(&config, &names, &Host::look(&names)));
+    warnings.extend(likely_mistakes(&config, &names, &Host::inspect(&names)));
     if as_json {
         return render::json(&CheckView::new(&config, &names, warnings));
     }

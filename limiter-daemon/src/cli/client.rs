@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// The time limit for a response. It is long, because an import of a million keys takes a while.
-const PATIENCE: Duration = Duration::from_secs(600);
+const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A client of the daemon that listens on a socket.
 #[derive(Clone)]
@@ -92,10 +92,10 @@ impl Client {
             .build()
             .context("cannot start the runtime")?;
         let (status, body) = runtime.block_on(async {
-            tokio::time::timeout(PATIENCE, answer)
+            tokio::time::timeout(TIMEOUT, answer)
                 .await
                 .unwrap_or_else(|_elapsed| {
-                    let seconds = PATIENCE.as_secs();
+                    let seconds = TIMEOUT.as_secs();
                     Err(Failure::failed(format!(
                         "the daemon did not respond within {seconds} seconds"
                     )))
@@ -228,7 +228,7 @@ impl Client {
 /// nothing else to do.
 fn connect(path: &Path) -> io::Result<UnixStream> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(TIMEOUT))?;
     socket.connect(&SockAddr::unix(path)?)?;
     socket.set_nonblocking(true)?;
     UnixStream::from_std(socket.into())

@@ -33,14 +33,13 @@ pub(super) fn detach(
 ) -> Result<(), Failure> {
     let socket = settings.to_ask();
     let pinned = args.pinned(settings.runtime.as_deref());
-    // `is_meant` means that the daemon at the socket is asked to detach. If the command line names
-    // only directories, the daemon at the default socket may use other directories, and the limits
-    // of that daemon have to stay in force. That daemon is therefore asked only if it holds the
-    // lock of the named directories.
-    let is_meant = !args.names_directories()
+    // If the command line names only directories, the daemon at the default socket may use other
+    // directories, and the limits of that daemon have to stay in force. That daemon is therefore
+    // asked to detach only if it holds the lock of the named directories.
+    let ask_daemon = !args.names_directories()
         || settings.is_typed()
         || DirectoryLock::holder(&pinned.pins).is_some_and(|pid| listener(&socket) == Some(pid));
-    let report = if is_meant {
+    let report = if ask_daemon {
         ask(&socket, &pinned, json)?
     } else {
         without_daemon(&pinned, Duration::ZERO)?
@@ -68,7 +67,7 @@ fn listener(socket: &Path) -> Option<u32> {
     stream.peer_cred().ok()?.pid()?.try_into().ok()
 }
 
-fn without_daemon(pinned: &Pinned, patience: Duration) -> Result<Report, Failure> {
+fn without_daemon(pinned: &Pinned, timeout: Duration) -> Result<Report, Failure> {
     let who = format!(
         "{} (no daemon)",
         user_name(nix::unistd::Uid::current().as_raw())
@@ -76,7 +75,7 @@ fn without_daemon(pinned: &Pinned, patience: Duration) -> Result<Report, Failure
     let start = Instant::now();
     let detached = loop {
         match offline::detach(pinned, who.clone()) {
-            Err(error) if is_held(&error) && start.elapsed() < patience => thread::sleep(LOOK),
+            Err(error) if is_held(&error) && start.elapsed() < timeout => thread::sleep(LOOK),
             detached => break detached,
         }
     };

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// The time between two attempts to reconnect to a daemon.
-const AGAIN: Duration = Duration::from_millis(500);
+const RECONNECT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Prints the latest events.
 pub(super) fn recent(events: &[EventView], as_json: bool) -> Result<(), Failure> {
@@ -122,7 +122,7 @@ impl Follower {
             }
             note("the daemon has stopped: waiting for the next one");
             stream = loop {
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(RECONNECT_INTERVAL).await;
                 match self.open(client).await {
                     Ok(stream) => break stream,
                     Err(Failure::Unreachable(_)) => {}
@@ -255,13 +255,13 @@ mod tests {
             last: 0,
             limit: 5,
         };
-        let said = r#"{"id":8,"at":"2026-11-24T12:00:00Z","kind":"daemon","scope":null,"key":null,"client":null,"client_port":null,"reason":null,"action":null,"count":1,"message":"x"}"#;
+        let line = r#"{"id":8,"at":"2026-11-24T12:00:00Z","kind":"daemon","scope":null,"key":null,"client":null,"client_port":null,"reason":null,"action":null,"count":1,"message":"x"}"#;
         let text = follower
-            .text(format!("\n{said}\n\n{said}\n").as_bytes())
+            .text(format!("\n{line}\n\n{line}\n").as_bytes())
             .unwrap();
         assert_eq!(
             String::from_utf8(text).unwrap(),
-            format!("{said}\n{said}\n")
+            format!("{line}\n{line}\n")
         );
         assert_eq!(follower.last, 8);
         assert!(follower.text(b"{}\n").is_err());

@@ -41,7 +41,7 @@ impl Failure {
 
     /// Reports the reason in the log if `through_log` is set, as it is for the daemon, and
     /// otherwise on standard error.
-    pub(super) fn tell(&self, through_log: bool) {
+    pub(super) fn report(&self, through_log: bool) {
         let mut text = String::new();
         match self {
             Self::Failed(error) => {
@@ -109,11 +109,11 @@ mod tests {
             (ApiError::forbidden("x"), false),
             (ApiError::failed("x"), false),
         ] {
-            let told = format!("{error:?}");
+            let message = format!("{error:?}");
             let failure = Failure::from(anyhow::Error::from(error.clone()));
-            assert_eq!(matches!(failure, Failure::Usage(_)), usage, "{told}");
+            assert_eq!(matches!(failure, Failure::Usage(_)), usage, "{message}");
             let failure = Failure::from(error);
-            assert_eq!(matches!(failure, Failure::Usage(_)), usage, "{told}");
+            assert_eq!(matches!(failure, Failure::Usage(_)), usage, "{message}");
         }
     }
 }

@@ -45,15 +45,15 @@ fn text(view: &ExplainView) -> Vec<String> {
     if let (Some(mode), Some(from)) = (&view.mode, &view.mode_from) {
         text.push(format!("mode         {mode} (from the {from})"));
     }
-    if let Some(own) = &view.own {
-        let until = own.until.as_ref().map(rfc3339);
+    if let Some(limits_override) = &view.limits_override {
+        let until = limits_override.until.as_ref().map(rfc3339);
         let until = until.map(|until| format!(", until {until}"));
-        let names: Vec<&str> = own.limits.keys().map(String::as_str).collect();
+        let names: Vec<&str> = limits_override.limits.keys().map(String::as_str).collect();
         text.push(format!(
             "override     {}{}: {}",
             names.join(", "),
             until.unwrap_or_default(),
-            own.note
+            limits_override.note
         ));
     }
     if !view.limits.is_empty() {

@@ -24,7 +24,7 @@ pub(super) struct Forwarding {
 /// Reads the settings of the interface `name` in this network namespace. If `guarded` is `None`,
 /// the interface itself is guarded. Otherwise, the interface is stacked on the interface `guarded`.
 /// There are no warnings about settings that cannot be read.
-pub(super) fn look(name: &str, guarded: Option<&str>) -> Forwarding {
+pub(super) fn read(name: &str, guarded: Option<&str>) -> Forwarding {
     // Each process sees the settings of its own network namespace here (proc(5)).
     let number = |family: &str, of: &str, variable: &str| -> Option<u8> {
         let path = format!("/proc/sys/net/{family}/conf/{of}/{variable}");
@@ -104,23 +104,23 @@ mod tests {
             warnings(&[of("a", None, false), of("b", Some(1), false)]),
             [""; 0]
         );
-        let told = warnings(&[
+        let found = warnings(&[
             of("a", Some(0), true),
             of("b", Some(2), false),
             of("c", Some(0), false),
         ]);
-        assert_eq!(told.len(), 3, "{told:?}");
-        assert!(told[0].contains("from a, c, and") && told[0].contains("rp_filter is 0"));
-        assert!(told[1].contains("from b, and") && told[1].contains("rp_filter is 2"));
-        assert!(told[2].contains("IPv6") && told[2].contains("from a, whose"));
-        let told = warnings(&[Forwarding {
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(found[0].contains("from a, c, and") && found[0].contains("rp_filter is 0"));
+        assert!(found[1].contains("from b, and") && found[1].contains("rp_filter is 2"));
+        assert!(found[2].contains("IPv6") && found[2].contains("from a, whose"));
+        let found = warnings(&[Forwarding {
             guarded: Some("eth0".to_owned()),
             ..of("eth0.5", Some(1), false)
         }]);
-        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(found.len(), 1, "{found:?}");
         assert!(
-            told[0].ends_with("attach eth0.5 instead of eth0"),
-            "{told:?}"
+            found[0].ends_with("attach eth0.5 instead of eth0"),
+            "{found:?}"
         );
     }
 }

@@ -51,7 +51,7 @@ pub fn main() -> ExitCode {
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            failure.tell(wants_log);
+            failure.report(wants_log);
             failure.exit_code()
         }
     }

@@ -195,12 +195,12 @@ mod tests {
             "99999999999d",
             "9999-12-31T23:59:59-00:01",
         ] {
-            let told = until(text, now()).unwrap_err();
-            assert!(told.contains("after the year 9999"), "{told}");
+            let message = until(text, now()).unwrap_err();
+            assert!(message.contains("after the year 9999"), "{message}");
         }
         for text in ["-3d", "2026-11-24", "0m"] {
-            let told = until(text, now()).unwrap_err();
-            assert!(told.contains("is in the past"), "{told}");
+            let message = until(text, now()).unwrap_err();
+            assert!(message.contains("is in the past"), "{message}");
         }
         for text in [
             "",
@@ -254,8 +254,11 @@ mod tests {
             ("24.11.2026", "like 2026-11-24"),
             ("-1d", "like 2026-11-24"),
         ] {
-            let told = date(text, today).unwrap_err();
-            assert!(told.contains(word) && told.contains(text), "{told}");
+            let message = date(text, today).unwrap_err();
+            assert!(
+                message.contains(word) && message.contains(text),
+                "{message}"
+            );
         }
     }
 }

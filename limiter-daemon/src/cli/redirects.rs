@@ -30,7 +30,7 @@ pub(super) struct Redirect {
 }
 
 /// Returns all redirecting rules of this network namespace that can be read.
-pub(super) fn look() -> Vec<Redirect> {
+pub(super) fn find() -> Vec<Redirect> {
     let mut found: Vec<Redirect> = Vec::new();
     for (words, read) in SOURCES {
         let Some((program, arguments)) = words.split_first() else {
@@ -49,8 +49,8 @@ pub(super) fn look() -> Vec<Redirect> {
             continue;
         };
         for redirect in read(&String::from_utf8_lossy(&output.stdout)) {
-            let told = |known: &Redirect| known.from == redirect.from && known.to == redirect.to;
-            if !found.iter().any(told) {
+            let is_same = |known: &Redirect| known.from == redirect.from && known.to == redirect.to;
+            if !found.iter().any(is_same) {
                 found.push(redirect);
             }
         }
@@ -95,25 +95,25 @@ fn of_nft(text: &str) -> Vec<Redirect> {
     };
     let objects = listed.pointer("/nftables").and_then(Value::as_array);
     let objects = objects.map(Vec::as_slice).unwrap_or_default();
-    let place = |of: &Value, chain: &str| {
+    let qualified = |of: &Value, chain: &str| {
         let word = |name: &str| of.get(name).and_then(Value::as_str).unwrap_or_default();
         format!("{} {} {}", word("family"), word("table"), word(chain))
     };
     let mut hooks = BTreeMap::new();
     for chain in objects.iter().filter_map(|object| object.get("chain")) {
         let hook = chain.get("hook").and_then(Value::as_str);
-        hooks.insert(place(chain, "name"), hook.unwrap_or_default());
+        hooks.insert(qualified(chain, "name"), hook.unwrap_or_default());
     }
     let kinds = ["set", "map"];
     let named = |object| kinds.iter().find_map(|kind| Value::get(object, kind));
     let sets: Sets<'_> = objects
         .iter()
         .filter_map(named)
-        .filter_map(|set| Some((place(set, "name"), set.get("elem")?)))
+        .filter_map(|set| Some((qualified(set, "name"), set.get("elem")?)))
         .collect();
     let mut found = Vec::new();
     for rule in objects.iter().filter_map(|object| object.get("rule")) {
-        let chain = place(rule, "chain");
+        let chain = qualified(rule, "chain");
         // Chains at the output hook are skipped. They see only packets that this host sends itself,
         // and redirect them before they reach an interface.
         if hooks.get(&chain) == Some(&"output") {
@@ -123,7 +123,7 @@ fn of_nft(text: &str) -> Vec<Redirect> {
         // A set belongs to the same table as the rule that refers to it.
         let resolve = |value: &Value| -> Value {
             let name = value.as_str().and_then(|name| name.strip_prefix('@'));
-            let name = name.map(|name| place(rule, "") + name);
+            let name = name.map(|name| qualified(rule, "") + name);
             let set = name.and_then(|name| sets.get(&name).copied());
             set.map_or_else(|| value.clone(), |elements| json!({ "set": elements }))
         };
@@ -254,16 +254,16 @@ fn range(text: &str) -> Option<RangeInclusive<u16>> {
 mod tests {
     use super::*;
 
-    fn told(guarded: &[u16], redirects: &[Redirect]) -> Vec<String> {
+    fn warned(guarded: &[u16], redirects: &[Redirect]) -> Vec<String> {
         warnings(guarded, redirects).collect()
     }
 
     #[track_caller]
-    fn assert_told(guarded: u16, found: &[Redirect], wanted: Option<&str>) {
-        let told = told(&[guarded], found);
-        assert_eq!(told.len(), wanted.iter().len(), "{guarded}: {told:?}");
+    fn assert_warned(guarded: u16, found: &[Redirect], wanted: Option<&str>) {
+        let warned = warned(&[guarded], found);
+        assert_eq!(warned.len(), wanted.iter().len(), "{guarded}: {warned:?}");
         let wanted = wanted.unwrap_or_default();
-        assert!(told.concat().contains(wanted), "{told:?}");
+        assert!(warned.concat().contains(wanted), "{warned:?}");
     }
 
     #[test]
@@ -289,9 +289,9 @@ COMMIT
             (8084, None),
             (80, None),
         ] {
-            assert_told(guarded, &found, wanted);
+            assert_warned(guarded, &found, wanted);
         }
-        assert!(told(&[80, 8080], &found).is_empty());
+        assert!(warned(&[80, 8080], &found).is_empty());
     }
 
     #[test]
@@ -325,7 +325,7 @@ COMMIT
             (8085, Some("port 85, 86 to")),
             (80, None),
         ] {
-            assert_told(guarded, &found, wanted);
+            assert_warned(guarded, &found, wanted);
         }
         assert_eq!(of_nft("not JSON"), []);
     }

@@ -332,7 +332,10 @@ pub(super) fn scopes(views: &[ScopeView], as_json: bool) -> Result<(), Failure> 
     .styled("MODE", mode);
     for view in views {
         let [quota, rate, burst, concurrency, connections] = limit_cells(&view.limits);
-        let own = view.own.as_ref().map(|own| own.note.clone());
+        let limits_override = view
+            .limits_override
+            .as_ref()
+            .map(|limits_override| limits_override.note.clone());
         table.row([
             view.scope.to_string(),
             view.tier.clone(),
@@ -342,7 +345,7 @@ pub(super) fn scopes(views: &[ScopeView], as_json: bool) -> Result<(), Failure> 
             concurrency,
             connections,
             view.mode.clone(),
-            or_dash(own),
+            or_dash(limits_override),
         ]);
     }
     lines(&table.lines())
@@ -363,9 +366,9 @@ fn scope_lines(view: &ScopeView) -> Vec<String> {
             None => format!("mode         {}", view.mode),
         },
     ];
-    if let Some(own) = &view.own {
-        let names: Vec<&str> = own.limits.keys().map(String::as_str).collect();
-        let until = own
+    if let Some(limits_override) = &view.limits_override {
+        let names: Vec<&str> = limits_override.limits.keys().map(String::as_str).collect();
+        let until = limits_override
             .until
             .as_ref()
             .map(|until| format!(", until {}", rfc3339(until)));
@@ -373,7 +376,7 @@ fn scope_lines(view: &ScopeView) -> Vec<String> {
             "override     {}{}: {}",
             names.join(", "),
             until.unwrap_or_default(),
-            own.note
+            limits_override.note
         ));
     }
     text

@@ -19,7 +19,7 @@ use crate::protocol::{
 };
 
 /// The commands without JSON output.
-const WITHOUT: [&str; 2] = ["limiter run", "limiter completions"];
+const WITHOUT_JSON: [&str; 2] = ["limiter run", "limiter completions"];
 
 fn of<T: JsonSchema>() -> Schema {
     SchemaSettings::draft2020_12()
@@ -102,7 +102,7 @@ fn each_command_has_its_schema_in_the_docs() {
         };
         assert_eq!(
             rows.iter().find(is_its).is_none(),
-            WITHOUT.contains(&command.as_str()),
+            WITHOUT_JSON.contains(&command.as_str()),
             "`{command}` in the table of docs/API.md"
         );
     }

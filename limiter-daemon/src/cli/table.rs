@@ -10,7 +10,7 @@ use super::terminal::{self, HEAD, paint};
 /// The space between two columns.
 const GAP: &str = "  ";
 /// The minimum width of a truncated column, in columns of the terminal.
-const LEAST: usize = 8;
+const MIN_WIDTH: usize = 8;
 /// The mark at the end of a truncated cell.
 const CUT: char = '…';
 
@@ -76,8 +76,8 @@ impl Table {
         self.fitted(terminal::width())
     }
 
-    fn fitted(&self, room: Option<usize>) -> Vec<String> {
-        let shown = self.fit(room.unwrap_or(usize::MAX));
+    fn fitted(&self, terminal_width: Option<usize>) -> Vec<String> {
+        let shown = self.fit(terminal_width.unwrap_or(usize::MAX));
         let line = |cell: &dyn Fn(usize) -> (String, Style)| {
             let mut line = String::new();
             let mut blanks = 0;
@@ -112,20 +112,24 @@ impl Table {
         std::iter::once(head).chain(rows).collect()
     }
 
-    /// Returns the columns that fit into `room` columns of the terminal, each with its width.
-    fn fit(&self, room: usize) -> Vec<(usize, usize)> {
+    /// Returns the columns that fit into `terminal_width` columns of the terminal, each with its
+    /// width.
+    fn fit(&self, terminal_width: usize) -> Vec<(usize, usize)> {
         let mut shown: Vec<(usize, usize)> = (0..self.columns.len())
             .map(|column| (column, self.widest(column)))
             .collect();
         loop {
             let gaps = GAP.len() * shown.len().saturating_sub(1);
             let wanted = gaps + shown.iter().map(|(_, width)| width).sum::<usize>();
-            let Some(excess) = wanted.checked_sub(room).filter(|excess| *excess > 0) else {
+            let Some(excess) = wanted
+                .checked_sub(terminal_width)
+                .filter(|excess| *excess > 0)
+            else {
                 return shown;
             };
             // Returns how much width can be saved by truncating this column.
             let spare = |(column, width): &(usize, usize)| {
-                let least = LEAST.max(self.columns[*column].name.width());
+                let least = MIN_WIDTH.max(self.columns[*column].name.width());
                 let may_be_cut = self.columns[*column].may_be_cut;
                 if may_be_cut {
                     width.saturating_sub(least)

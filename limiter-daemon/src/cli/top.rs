@@ -34,7 +34,7 @@ use screen::{Next, Screen};
 /// The time between two requests to the daemon.
 const EVERY: Duration = Duration::from_secs(1);
 /// The time limit for a response, after which the screen reports that the daemon has not responded.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A request that waits for its response.
 type PendingRequest = JoinHandle<Result<TopView, Failure>>;
@@ -115,7 +115,7 @@ async fn run(
                 match answer? {
                     Ok(view) if !screen.is_paused() => screen.take(view),
                     Ok(_late) => {}
-                    Err(failure) => screen.trouble(&failure),
+                    Err(failure) => screen.note_failure(&failure),
                 }
             }
         }
@@ -146,8 +146,8 @@ async fn ask(client: Client, path: String) -> Result<TopView, Failure> {
         let body = body.context("the daemon closed the connection")?;
         client.read(status, &body.to_bytes())
     };
-    timeout(PATIENCE, exchange).await.unwrap_or_else(|_| {
-        let seconds = PATIENCE.as_secs();
+    timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| {
+        let seconds = TIMEOUT.as_secs();
         Err(Failure::Unreachable(format!(
             "the daemon did not respond within {seconds} seconds"
         )))

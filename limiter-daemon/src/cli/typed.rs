@@ -73,7 +73,7 @@ fn with_values(command: &Command) -> BTreeSet<String> {
 mod tests {
     use super::*;
 
-    fn told(line: &str) -> String {
+    fn message_for(line: &str) -> String {
         let words = shlex::split(line).unwrap();
         let parsed = try_parse(words.into_iter().map(OsString::from));
         parsed.map_or_else(|error| error.to_string(), |_| "parsed".to_owned())
@@ -188,8 +188,8 @@ mod tests {
                 r"`a\u{2066}b` has U+2066 as its character 2",
             ),
         ] {
-            let told = told(&format!("limiter {arguments}"));
-            assert!(told.contains(wanted), "{arguments}: {told}");
+            let message = message_for(&format!("limiter {arguments}"));
+            assert!(message.contains(wanted), "{arguments}: {message}");
         }
     }
 }

@@ -5,10 +5,10 @@
 use super::document::{Document, Section};
 
 /// The largest value of `ahead`, in requests.
-const MOST: u64 = 1_000_000;
+const MAX_AHEAD: u64 = 1_000_000;
 /// The number of requests by which the count of a scope may run ahead of the store even if this
 /// number exceeds a tenth of the daily quota.
-const LEAST: u64 = 10;
+const MIN_AHEAD: u64 = 10;
 
 /// The section `[accounting]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Accounting {
         document.known(&section, &["ahead", "unattended"]);
         Self {
             ahead: document
-                .integer(&section, "ahead", 1, MOST)
+                .integer(&section, "ahead", 1, MAX_AHEAD)
                 .and_then(|ahead| u32::try_from(ahead).ok())
                 .unwrap_or(base.ahead),
             unattended: document
@@ -78,7 +78,7 @@ impl Accounting {
     pub fn ahead_of(&self, daily_quota: Option<u64>) -> u32 {
         let Some(quota) = daily_quota else { return 0 };
         let ahead = (quota / 10)
-            .max(LEAST)
+            .max(MIN_AHEAD)
             .min(u64::from(self.ahead))
             .min(quota);
         u32::try_from(ahead).unwrap_or(self.ahead).max(1)

@@ -8,10 +8,10 @@ use super::document::{Document, Section};
 
 /// The minimum number of days. It is more than one, because yesterday's usage can still change in
 /// the store today.
-const FEWEST: u32 = 2;
+const MIN_DAYS: u32 = 2;
 /// The maximum number of days, which is ten years. A larger number is probably a typing error, and
 /// the store keeps a row for each scope and day.
-const MOST: u32 = 3660;
+const MAX_DAYS: u32 = 3660;
 
 /// The section `[history]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,12 +57,12 @@ impl History {
             return base;
         };
         let message = match Days::parse(&text) {
-            Some(keep) if (FEWEST..=MOST).contains(&keep.0) => return Self { keep },
+            Some(keep) if (MIN_DAYS..=MAX_DAYS).contains(&keep.0) => return Self { keep },
             Some(_) => format!(
                 "`{} = \"{text}\"` is out of range: give a number of days from {} to {}",
                 entry.path,
-                Days(FEWEST),
-                Days(MOST)
+                Days(MIN_DAYS),
+                Days(MAX_DAYS)
             ),
             None => format!(
                 "`{} = \"{text}\"` is not a number of days: write it like \"400d\"",

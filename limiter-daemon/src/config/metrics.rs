@@ -11,7 +11,7 @@ use super::{
 
 /// The maximum number of scopes in each ranking of the page. Each scope is a separate time series
 /// in each of the three rankings.
-const MOST_SCOPES: u64 = 1000;
+const MAX_SCOPES: u64 = 1000;
 
 /// The section `[metrics]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl Metrics {
             .string(&section, "listen")
             .and_then(|(text, entry)| address(document, &text, &entry, allow_remote, attach));
         let top_scopes = document
-            .integer(&section, "top_scopes", 0, MOST_SCOPES)
+            .integer(&section, "top_scopes", 0, MAX_SCOPES)
             .and_then(|number| usize::try_from(number).ok());
         let program_time = document.boolean(&section, "program_time");
         Self {

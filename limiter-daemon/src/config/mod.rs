@@ -173,7 +173,7 @@ impl Config {
     ///
     /// # Errors
     /// Never returns an error, because an empty file is valid TOML.
-    pub fn nowhere() -> Result<Self, ConfigError> {
+    pub fn without_interfaces() -> Result<Self, ConfigError> {
         let mut document = Document::new("", None)?;
         // The problems are ignored, because they only concern the missing interfaces and ports.
         Ok(Self::read(&mut document, None, &Overlay::default()))

@@ -126,8 +126,8 @@ pub fn recognize(raw: &str) -> Result<Form, KeyError> {
     if raw.is_empty() {
         return Err(KeyError::Empty);
     }
-    if let Some(place) = raw.bytes().position(|byte| !byte.is_ascii_graphic()) {
-        return Err(KeyError::NotPrintable(place + 1));
+    if let Some(position) = raw.bytes().position(|byte| !byte.is_ascii_graphic()) {
+        return Err(KeyError::NotPrintable(position + 1));
     }
     if raw.len() > MAX_KEY {
         return Err(KeyError::TooLong(raw.len()));
@@ -138,8 +138,8 @@ pub fn recognize(raw: &str) -> Result<Form, KeyError> {
     if raw.len() != LENGTH {
         return Err(KeyError::Length(raw.len()));
     }
-    if let Some(place) = digits.bytes().position(|b| !b.is_ascii_alphanumeric()) {
-        return Err(KeyError::Digit(PREFIX.len() + place + 1));
+    if let Some(position) = digits.bytes().position(|b| !b.is_ascii_alphanumeric()) {
+        return Err(KeyError::Digit(PREFIX.len() + position + 1));
     }
     let (body, check) = raw.split_at(LENGTH - CHECK_DIGITS);
     if check_digits(body) != check {
@@ -203,28 +203,28 @@ mod tests {
         // Every digit must occur at every position of the secret. With a mistake in the arithmetic,
         // some digits would never occur.
         let keys: Vec<RawKey> = (0..2000).map(|_| generate().expect("randomness")).collect();
-        for place in PREFIX.len()..PREFIX.len() + SECRET_DIGITS {
+        for position in PREFIX.len()..PREFIX.len() + SECRET_DIGITS {
             let seen: std::collections::HashSet<u8> =
-                keys.iter().map(|key| key.as_bytes()[place]).collect();
-            assert_eq!(seen.len(), 62, "at {place}");
+                keys.iter().map(|key| key.as_bytes()[position]).collect();
+            assert_eq!(seen.len(), 62, "at {position}");
         }
     }
 
     #[test]
-    fn a_generated_key_with_a_typing_error_is_told_from_an_unknown_key() {
+    fn a_generated_key_with_a_typing_error_is_distinguished_from_an_unknown_key() {
         let key = generate().expect("randomness");
-        for place in PREFIX.len()..key.len() {
+        for position in PREFIX.len()..key.len() {
             let mut typed: Vec<u8> = key.bytes().collect();
-            typed[place] = if typed[place] == b'a' { b'b' } else { b'a' };
+            typed[position] = if typed[position] == b'a' { b'b' } else { b'a' };
             let typed = String::from_utf8(typed).expect("ascii");
-            assert_eq!(validate(&typed), Err(KeyError::Checksum), "at {place}");
+            assert_eq!(validate(&typed), Err(KeyError::Checksum), "at {position}");
         }
-        for place in PREFIX.len()..key.len() - 1 {
+        for position in PREFIX.len()..key.len() - 1 {
             let mut typed: Vec<u8> = key.bytes().collect();
-            typed.swap(place, place + 1);
+            typed.swap(position, position + 1);
             let typed = String::from_utf8(typed).expect("ascii");
             if typed != *key {
-                assert_eq!(validate(&typed), Err(KeyError::Checksum), "at {place}");
+                assert_eq!(validate(&typed), Err(KeyError::Checksum), "at {position}");
             }
         }
         let shorter = &key[..52];

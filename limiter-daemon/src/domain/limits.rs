@@ -244,17 +244,20 @@ mod tests {
         ] {
             let text = format!(r#"{{"daily_quota":{json}}}"#);
             let error = serde_json::from_str::<Changes>(&text).unwrap_err();
-            let told = error.to_string();
-            assert!(told.starts_with(&format!("`{given}` {right}")), "{told}");
+            let message = error.to_string();
+            assert!(
+                message.starts_with(&format!("`{given}` {right}")),
+                "{message}"
+            );
         }
         let number = "give a whole number from 1 to 1000000 at";
         for json in ["-1", "0.5", "null", "\"5\"", "\"unlimited\""] {
             let text = format!(r#"{{"burst":{json}}}"#);
             let error = serde_json::from_str::<Changes>(&text).unwrap_err();
-            let told = error.to_string();
+            let message = error.to_string();
             assert!(
-                told.contains("is not a valid burst") && told.contains(number),
-                "{told}"
+                message.contains("is not a valid burst") && message.contains(number),
+                "{message}"
             );
         }
         for json in ["5", "-1", "1.5", "null", "false", "\"0/s\"", "\"1/0ms\""] {
@@ -268,10 +271,13 @@ mod tests {
         }
         for json in ["[]", "{}"] {
             let text = format!(r#"{{"connections":{json}}}"#);
-            let told = serde_json::from_str::<Changes>(&text)
+            let message = serde_json::from_str::<Changes>(&text)
                 .unwrap_err()
                 .to_string();
-            assert!(told.contains("expected a whole number from 1 to"), "{told}");
+            assert!(
+                message.contains("expected a whole number from 1 to"),
+                "{message}"
+            );
         }
     }
 }

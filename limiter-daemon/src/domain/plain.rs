@@ -28,9 +28,9 @@ pub(crate) const MAX_LABEL: usize = 128;
 /// apart from the control characters. They are the general categories Cf, Zl and Zp, the property
 /// `Default_Ignorable_Code_Point`, and the noncharacters of the Unicode Character Database (UAX
 /// #44). The last two code points of each plane are also noncharacters, but are not listed here,
-/// because [`is_seen`] checks for them. The variation selectors U+FE00 to U+FE0F are allowed,
+/// because [`is_visible`] checks for them. The variation selectors U+FE00 to U+FE0F are allowed,
 /// because emoji are written with them.
-const UNSEEN: [(char, char); 25] = [
+const INVISIBLE: [(char, char); 25] = [
     // The soft hyphen, the combining grapheme joiner, and Arabic and Syriac marks and controls.
     ('\u{ad}', '\u{ad}'),
     ('\u{34f}', '\u{34f}'),
@@ -66,24 +66,24 @@ const UNSEEN: [(char, char); 25] = [
 ];
 
 /// Returns whether a reader sees the character `c`, and sees it at its actual position.
-pub fn is_seen(c: char) -> bool {
+pub fn is_visible(c: char) -> bool {
     // The last two code points of each plane are noncharacters.
     let is_noncharacter = u32::from(c) & 0xFFFE == 0xFFFE;
     !c.is_control()
         && !is_noncharacter
-        && !UNSEEN
+        && !INVISIBLE
             .iter()
             .any(|(first, last)| (*first..=*last).contains(&c))
 }
 
 /// The error for a string that has an invisible character.
 #[derive(Debug, Clone, Copy, Error, PartialEq, Eq)]
-#[error("has U+{:04X} as its character {place}, {}", u32::from(*.character), kind(*.character))]
-pub struct UnseenError {
+#[error("has U+{:04X} as its character {position}, {}", u32::from(*.character), kind(*.character))]
+pub struct InvisibleError {
     /// The first invisible character.
     pub character: char,
     /// The position of the character in the string, in characters, counted from 1.
-    pub place: usize,
+    pub position: usize,
 }
 
 fn kind(character: char) -> &'static str {
@@ -98,10 +98,13 @@ fn kind(character: char) -> &'static str {
 ///
 /// # Errors
 /// Returns an error that names the first invisible character and its position.
-pub fn check(text: &str) -> Result<(), UnseenError> {
-    match text.chars().zip(1..).find(|(c, _)| !is_seen(*c)) {
+pub fn check(text: &str) -> Result<(), InvisibleError> {
+    match text.chars().zip(1..).find(|(c, _)| !is_visible(*c)) {
         None => Ok(()),
-        Some((character, place)) => Err(UnseenError { character, place }),
+        Some((character, position)) => Err(InvisibleError {
+            character,
+            position,
+        }),
     }
 }
 
@@ -113,7 +116,7 @@ pub struct Shown<'a>(pub &'a str);
 impl Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.chars().try_for_each(|c| match c {
-            c if is_seen(c) => f.write_char(c),
+            c if is_visible(c) => f.write_char(c),
             c => write!(f, "{}", c.escape_default()),
         })
     }
@@ -133,7 +136,7 @@ pub fn shown_lines(text: &str) -> String {
 pub fn escaped_json(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len());
     for c in json.chars() {
-        if c == '\n' || is_seen(c) {
+        if c == '\n' || is_visible(c) {
             escaped.push(c);
             continue;
         }
@@ -149,12 +152,12 @@ pub fn escaped_json(json: &str) -> String {
 /// matches all invisible characters. Characters of the Basic Multilingual Plane are written as
 /// escapes. All other characters are written literally, because not every dialect has an escape for
 /// them.
-pub(crate) fn class_of_unseen() -> String {
+pub(crate) fn invisible_class() -> String {
     let mut class = r"\u0000-\u001f\u007f-\u009f\ufffe-\uffff".to_owned();
     let planes = 1..=u32::from(char::MAX) >> 16;
     let noncharacters = planes.flat_map(|plane| [plane << 16 | 0xFFFE, plane << 16 | 0xFFFF]);
     class.extend(noncharacters.filter_map(char::from_u32));
-    for (first, last) in UNSEEN {
+    for (first, last) in INVISIBLE {
         if u32::from(last) <= 0xFFFF {
             class.push_str(&format!(
                 "\\u{:04x}-\\u{:04x}",
@@ -173,8 +176,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_unseen_character_is_named_with_its_place() {
-        for (text, character, place) in [
+    fn the_first_invisible_character_is_named_with_its_position() {
+        for (text, character, position) in [
             ("a\u{202e}b", '\u{202e}', 2),
             ("\u{2066}", '\u{2066}', 1),
             ("für\u{200b}", '\u{200b}', 4),
@@ -189,15 +192,15 @@ mod tests {
         ] {
             let error = check(text).unwrap_err();
             assert_eq!(
-                (error.character, error.place),
-                (character, place),
+                (error.character, error.position),
+                (character, position),
                 "{text:?}"
             );
         }
-        let told = check("a\u{202e}").unwrap_err().to_string();
+        let message = check("a\u{202e}").unwrap_err().to_string();
         assert!(
-            told.starts_with("has U+202E as its character 2, which is inv"),
-            "{told}"
+            message.starts_with("has U+202E as its character 2, which is inv"),
+            "{message}"
         );
         assert!(check("x\u{7f}").unwrap_err().to_string().contains("U+007F"));
     }

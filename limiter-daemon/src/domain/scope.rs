@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use thiserror::Error;
 
-use crate::domain::plain::{self, Shown, UnseenError};
+use crate::domain::plain::{self, InvisibleError, Shown};
 
 /// The maximum length of each part of a name, in bytes.
 const MAX_PART: usize = 64;
@@ -26,7 +26,7 @@ pub struct ScopeName(String);
 pub struct ScopeNameError {
     /// The first `2 * MAX_PART` characters of the string.
     given: String,
-    unseen: Option<UnseenError>,
+    unseen: Option<InvisibleError>,
 }
 
 impl ScopeNameError {
@@ -147,17 +147,17 @@ mod tests {
         ] {
             assert!(text.parse::<ScopeName>().is_err(), "{text:?}");
         }
-        let told = "ac\u{202e}me"
+        let message = "ac\u{202e}me"
             .parse::<ScopeName>()
             .expect_err("unseen")
             .to_string();
         assert!(
-            told.starts_with(r"`ac\u{202e}me` has U+202E as its character 3, "),
-            "{told}"
+            message.starts_with(r"`ac\u{202e}me` has U+202E as its character 3, "),
+            "{message}"
         );
         assert!(
-            told.contains("is not a valid scope: write an account like `acme`"),
-            "{told}"
+            message.contains("is not a valid scope: write an account like `acme`"),
+            "{message}"
         );
     }
 }

@@ -58,10 +58,10 @@ impl PulseReading {
     /// progress since then, only a round of the clock is required.
     pub fn is_alive_after(&self, before: &Self) -> bool {
         let clock = Round::Clock as usize;
-        let came_round = |at: usize| self.rounds[at] != before.rounds[at];
+        let completed = |at: usize| self.rounds[at] != before.rounds[at];
         // A round of the clock is required in any case, since the clock does not wait for the
         // engine.
-        came_round(clock) && (self.steps != before.steps || (0..self.rounds.len()).all(came_round))
+        completed(clock) && (self.steps != before.steps || (0..self.rounds.len()).all(completed))
     }
 }
 
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn every_round_has_to_come_round() {
+    fn the_daemon_is_alive_only_if_every_task_completes_a_round() {
         assert!(alive(&ALL, 0));
         for (index, missing) in ALL.iter().enumerate() {
             let mut some = ALL.to_vec();

@@ -37,8 +37,8 @@ impl Engine {
             self.clock.words().attend();
         }
         self.note_result("store", flushed);
-        let tended = self.tend_unknown(now);
-        self.note_result("unknown_keys", tended);
+        let maintained = self.maintain_unknown(now);
+        self.note_result("unknown_keys", maintained);
         let keep = self.setup.config().history.keep;
         let pruned = self.record.prune(&mut self.store, keep, now);
         self.note_result("history", pruned.map_err(ApiError::from));
@@ -109,13 +109,13 @@ impl Engine {
 
     /// Returns a batch of flows that have been silent for at least `healing.suspect_after`. `first`
     /// is set for the first batch of a check.
-    pub(crate) fn name_suspects(&mut self, first: bool) -> Result<Vec<Suspect>, KernelError> {
+    pub(crate) fn find_suspects(&mut self, first: bool) -> Result<Vec<Suspect>, KernelError> {
         if self.detached {
             return Ok(Vec::new());
         }
         let silence = self.healing().suspect_after.0;
         self.flows
-            .name_suspects(self.plane.as_mut(), silence, first)
+            .find_suspects(self.plane.as_mut(), silence, first)
     }
 
     /// Removes flows whose servers' sockets are gone.
@@ -206,7 +206,7 @@ impl Engine {
         let mut done = self.plane.release()?;
         let written = self
             .flush(caller.now)
-            .and_then(|()| self.record_unheard(caller.now))
+            .and_then(|()| self.record_unreported(caller.now))
             .and_then(|()| self.save_last_used());
         done.extend(self.plane.detach()?);
         let detail = done.join("; ");

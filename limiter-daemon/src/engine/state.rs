@@ -227,7 +227,7 @@ impl Engine {
         let plane = self.plane.as_ref();
         charge_lost(&lost, &mut self.scopes, &self.setup, plane, today)?;
         if lost.were_open {
-            self.begin_unknown_later(today)?;
+            self.raise_unknown_begin(today)?;
         }
         Ok(())
     }

@@ -96,7 +96,7 @@ fn a_directory_that_others_can_change_is_refused_with_all_that_is_below_it() {
 }
 
 #[test]
-fn only_a_file_with_one_name_and_one_owner_is_one() {
+fn only_a_regular_file_of_ours_with_one_name_is_accepted() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("limiter.db");
     let check = || check_file(&path, &Rights::OWN);
@@ -143,7 +143,7 @@ fn only_a_file_with_one_name_and_one_owner_is_one() {
 }
 
 #[test]
-fn root_opens_what_is_another_users_with_that_users_rights() {
+fn root_opens_another_users_files_with_that_users_rights() {
     if !is_root() {
         return;
     }

@@ -12,7 +12,7 @@ use aya::{Ebpf, programs::TcAttachType};
 
 use super::{
     Attachment, KernelError,
-    chain::Patience,
+    chain::AttemptBudget,
     clsact::{remove_all_filters, remove_filters},
     error::{io_error, list_error},
     expedite::ShortGracePeriods,
@@ -46,7 +46,7 @@ pub(super) struct Attachments {
     missing: BTreeMap<InterfaceHook, String>,
     /// For each hook, the budget of attempts to put our program back or to move it before other
     /// programs.
-    patience: BTreeMap<InterfaceHook, Patience>,
+    budgets: BTreeMap<InterfaceHook, AttemptBudget>,
 }
 
 /// The interface of an attached program, and the position of the program at the hook.
@@ -88,7 +88,7 @@ impl Attachments {
             pins,
             attached: BTreeMap::new(),
             missing: BTreeMap::new(),
-            patience: BTreeMap::new(),
+            budgets: BTreeMap::new(),
         }
     }
 
@@ -104,10 +104,10 @@ impl Attachments {
     pub(super) fn list(&self) -> Vec<Attachment> {
         self.attached
             .iter()
-            .map(|((interface, hook), place)| Attachment {
+            .map(|((interface, hook), location)| Attachment {
                 interface: interface.clone(),
                 hook: *hook,
-                before: place.before.clone(),
+                before: location.before.clone(),
             })
             .collect()
     }
@@ -126,8 +126,8 @@ impl Attachments {
     /// Returns the hooks at which our program has had to be put back several times recently.
     pub(super) fn contested(&mut self) -> Vec<InterfaceHook> {
         let now = Instant::now();
-        let all = self.patience.iter_mut();
-        all.filter_map(|(at, patience)| patience.is_short(now).then(|| at.clone()))
+        let all = self.budgets.iter_mut();
+        all.filter_map(|(at, budget)| budget.is_short(now).then(|| at.clone()))
             .collect()
     }
 
@@ -152,8 +152,8 @@ impl Attachments {
         let mut survey = Survey::new()?;
         let new = interfaces.iter().filter(|interface| {
             let at = (interface.name.clone(), Hook::Ingress);
-            let place = self.attached.get(&at);
-            place.is_none_or(|place| !place.before.is_empty())
+            let location = self.attached.get(&at);
+            location.is_none_or(|location| !location.before.is_empty())
         });
         let short = ShortGracePeriods::during(match self.mechanism {
             Mechanism::Tcx => new.count() * Hook::ATTACH_ORDER.len(),
@@ -163,7 +163,9 @@ impl Attachments {
         let mut failed = Vec::new();
         for interface in interfaces {
             for hook in self.hooks {
-                if let Err(error) = self.keep(ebpf, &mut survey, (interface, hook), &mut changes) {
+                if let Err(error) =
+                    self.ensure_attached(ebpf, &mut survey, (interface, hook), &mut changes)
+                {
                     let at = (interface.name.clone(), hook);
                     self.attached.remove(&at);
                     self.missing.insert(at, error.to_string());
@@ -201,7 +203,7 @@ impl Attachments {
 
     /// Makes sure that our program is at a hook, and before other programs if the configuration
     /// requires that.
-    fn keep(
+    fn ensure_attached(
         &mut self,
         ebpf: &mut Ebpf,
         survey: &mut Survey,
@@ -210,19 +212,20 @@ impl Attachments {
     ) -> Result<(), KernelError> {
         let (interface, hook) = on;
         let at = (interface.name.clone(), hook);
-        let was_there = self.attached.get(&at).map(|place| place.index) == Some(interface.index);
+        let was_there =
+            self.attached.get(&at).map(|location| location.index) == Some(interface.index);
         let mut position = match was_there {
-            true => self.see(ebpf, survey, on)?,
+            true => self.position(ebpf, survey, on)?,
             false => None,
         };
         if position.is_none() {
             if was_there {
                 // The result is ignored. The program is put back even if the budget is empty,
                 // because without the program nothing is limited.
-                let _is_left = self.patience(&at, survey.now).take(survey.now);
+                let _is_left = self.budget(&at, survey.now).take(survey.now);
             }
             changes.push(self.attach(ebpf, survey, on, program_name)?);
-            position = self.see(ebpf, survey, on)?;
+            position = self.position(ebpf, survey, on)?;
         }
         let Some(mut position) = position else {
             return Err(KernelError::Attach {
@@ -234,28 +237,28 @@ impl Attachments {
         };
         if self.order == Order::First
             && position.can_be_earlier
-            && self.patience(&at, survey.now).take(survey.now)
+            && self.budget(&at, survey.now).take(survey.now)
         {
             changes.push(self.put_first(ebpf, survey, on, &position.before)?);
-            position = self.see(ebpf, survey, on)?.unwrap_or(position);
+            position = self.position(ebpf, survey, on)?.unwrap_or(position);
         }
-        let place = Location {
+        let location = Location {
             index: interface.index,
             before: position.before,
         };
-        self.attached.insert(at, place);
+        self.attached.insert(at, location);
         Ok(())
     }
 
-    fn patience(&mut self, at: &InterfaceHook, now: Instant) -> &mut Patience {
-        let entry = self.patience.entry(at.clone());
-        entry.or_insert_with(|| Patience::new(now))
+    fn budget(&mut self, at: &InterfaceHook, now: Instant) -> &mut AttemptBudget {
+        let entry = self.budgets.entry(at.clone());
+        entry.or_insert_with(|| AttemptBudget::new(now))
     }
 
     /// Returns the position of our program at a hook, or `None` if the hook does not have our
     /// program. The program is missing if other software has detached it, or if another interface
     /// has taken the name and the index of the interface.
-    fn see(
+    fn position(
         &self,
         ebpf: &mut Ebpf,
         survey: &mut Survey,
@@ -283,7 +286,7 @@ impl Attachments {
                 }
                 let filters = filters::listed(survey, on)?;
                 let ours = filters.ours(&self.pins);
-                if ours.first().and_then(|place| place.program) != Some(program) {
+                if ours.first().and_then(|location| location.program) != Some(program) {
                     return Ok(None);
                 }
                 // At each hook, the kernel runs the TCX programs first and the filters of the
@@ -346,8 +349,9 @@ impl Attachments {
                 continue;
             }
             fs::rename(&pin, &new).map_err(io_error("rename", &pin))?;
-            if let Some(place) = self.attached.remove(&(name.clone(), hook)) {
-                self.attached.insert((interface.name.clone(), hook), place);
+            if let Some(location) = self.attached.remove(&(name.clone(), hook)) {
+                self.attached
+                    .insert((interface.name.clone(), hook), location);
             }
             changes.push(format!(
                 "the interface {name} was renamed to {} ({})",
@@ -392,8 +396,8 @@ impl Attachments {
     /// kernel removed their programs together with them.
     fn interfaces(&self) -> Result<Vec<(String, Hook, Interface)>, KernelError> {
         let present = netdev::interfaces().map_err(list_error("network interfaces"))?;
-        let found = self.attached.iter().filter_map(|((name, hook), place)| {
-            let interface = present.iter().find(|known| known.index == place.index)?;
+        let found = self.attached.iter().filter_map(|((name, hook), location)| {
+            let interface = present.iter().find(|known| known.index == location.index)?;
             Some((name.clone(), *hook, interface.clone()))
         });
         Ok(found.collect())

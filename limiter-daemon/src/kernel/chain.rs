@@ -41,12 +41,12 @@ const PAUSE: Duration = Duration::from_secs(30);
 /// A budget of attempts to put our program back in its place. It starts with [`ATTEMPTS`] attempts,
 /// which is also its maximum, and regains one spent attempt after each [`PAUSE`].
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct AttemptBudget {
     spent: u32,
     since: Instant,
 }
 
-impl Patience {
+impl AttemptBudget {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             spent: 0,
@@ -56,7 +56,7 @@ impl Patience {
 
     /// Takes one attempt from the budget. Returns false if the budget is empty.
     pub(super) fn take(&mut self, now: Instant) -> bool {
-        self.rest(now);
+        self.regain(now);
         if self.spent == ATTEMPTS {
             return false;
         }
@@ -66,11 +66,11 @@ impl Patience {
 
     /// Returns whether the budget contains at most one attempt.
     pub(super) fn is_short(&mut self, now: Instant) -> bool {
-        self.rest(now);
+        self.regain(now);
         self.spent + 1 >= ATTEMPTS
     }
 
-    fn rest(&mut self, now: Instant) {
+    fn regain(&mut self, now: Instant) {
         while self.spent > 0 && now.duration_since(self.since) >= PAUSE {
             self.spent -= 1;
             self.since += PAUSE;
@@ -88,14 +88,14 @@ mod tests {
     #[test]
     fn repeated_attempts_are_slowed_down() {
         let start = Instant::now();
-        let mut patience = Patience::new(start);
+        let mut budget = AttemptBudget::new(start);
         let at = |seconds| start + Duration::from_secs(seconds);
-        let done = (0..600).filter(|second| patience.take(at(*second))).count();
+        let done = (0..600).filter(|second| budget.take(at(*second))).count();
         assert!((25..=30).contains(&done), "{done}");
-        assert!(patience.is_short(at(600)));
-        assert!(!patience.is_short(at(700)));
-        assert!(patience.take(at(700)));
-        let mut rare = Patience::new(start);
+        assert!(budget.is_short(at(600)));
+        assert!(!budget.is_short(at(700)));
+        assert!(budget.take(at(700)));
+        let mut rare = AttemptBudget::new(start);
         assert!(
             (0..100).all(|minute| rare.take(at(minute * 60)) && !rare.is_short(at(minute * 60)))
         );

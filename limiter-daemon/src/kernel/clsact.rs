@@ -134,8 +134,8 @@ fn parent(hook: Hook) -> u32 {
 pub(super) fn qdiscs(route: &mut Route) -> io::Result<Qdiscs> {
     let found = route.dump(RTM_GETQDISC, RTM_NEWQDISC, &[0; TC_BODY], |message| {
         let kind = attribute(message.get(TC_BODY..)?, TCA_KIND).map(text)?;
-        let is_ours = word(message, TC_PARENT)? == TC_H_INGRESS;
-        is_ours.then_some((word(message, TC_INDEX)?, kind))
+        let is_clsact_or_ingress = word(message, TC_PARENT)? == TC_H_INGRESS;
+        is_clsact_or_ingress.then_some((word(message, TC_INDEX)?, kind))
     })?;
     Ok(found.into_iter().collect())
 }

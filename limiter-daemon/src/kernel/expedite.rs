@@ -13,7 +13,7 @@ use std::{fs, path::Path};
 const FILE: &str = "/sys/kernel/rcu_expedited";
 
 /// The smallest number of links for which the time saved is worth the interrupts.
-const MANY: usize = 16;
+const WORTHWHILE_LINKS: usize = 16;
 
 /// Shortens RCU grace periods until this value is dropped, if this process is permitted to do so.
 pub(super) struct ShortGracePeriods {
@@ -23,10 +23,10 @@ pub(super) struct ShortGracePeriods {
 
 impl ShortGracePeriods {
     /// Shortens grace periods while `links` links are attached or detached, if there are at least
-    /// [`MANY`] of them.
+    /// [`WORTHWHILE_LINKS`] of them.
     pub(super) fn during(links: usize) -> Self {
         let path = Path::new(FILE);
-        let set = links >= MANY
+        let set = links >= WORTHWHILE_LINKS
             && fs::read_to_string(path).is_ok_and(|text| text.trim() == "0")
             && fs::write(path, "1").is_ok();
         Self { set }

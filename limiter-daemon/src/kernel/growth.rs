@@ -51,7 +51,7 @@ pub(super) const IDENTITY: &str = "identity";
 
 /// The maximum number of attempts to copy the maps. An attempt fails if it takes longer than the
 /// time for which packets can be held.
-const TRIES: u32 = 3;
+const ATTEMPTS: u32 = 3;
 
 type Keys = HashMap<Digest, Plain<KeyEntry>>;
 
@@ -160,7 +160,7 @@ impl LargerMaps {
                 Ok(self.maps.set)
             }
             Err(error) => {
-                self.switch.let_go();
+                self.switch.release();
                 // If the replacement fails, the switching programs stay, and the next call to
                 // `follow` tries again to replace them.
                 attachments.replace(&mut old.ebpf, program_name)?;
@@ -173,7 +173,7 @@ impl LargerMaps {
     /// Copies the maps while packets are held. Returns the time for which packets were held.
     fn take_over(&mut self, old: &MapSet) -> Result<Duration, KernelError> {
         let begun = Instant::now();
-        for _ in 0..TRIES {
+        for _ in 0..ATTEMPTS {
             let mut hold = Hold::begin(self.switch.word()?)?;
             wait_for_programs();
             match self.maps.copy(old, &mut hold).and_then(|()| hold.commit()) {
@@ -354,7 +354,7 @@ fn settle_one(directory: &Path, maps: &Path) -> Result<(), KernelError> {
     match Switch::of(directory)? {
         Some(switch) if switch.is_new() => move_pins(directory, maps),
         Some(switch) => {
-            switch.let_go();
+            switch.release();
             Ok(())
         }
         None => Ok(()),

@@ -244,9 +244,9 @@ pub(super) fn each<K: Pod, V: Pod>(
                 from = next;
             }
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
-                let room = keys.len() * 2;
-                keys.resize(room, zero());
-                values.resize(room, zero());
+                let larger = keys.len() * 2;
+                keys.resize(larger, zero());
+                values.resize(larger, zero());
             }
             Err(error) if from.is_none() => {
                 log::debug!("reading the map {name} one entry at a time: {error}");

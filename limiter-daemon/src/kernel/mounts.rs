@@ -6,7 +6,7 @@
 use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
 
 /// The link target of the initial PID namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
-const FIRST_PROCESSES: &str = "pid:[4026531836]";
+const HOST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 /// The processes or namespaces that keep the pins' file system mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,8 +129,8 @@ impl Facts {
             .as_ref()
             .is_some_and(|first| self.has_pins(first))
         {
-            let is_ours = self.is_new && !self.is_host;
-            return Some(if is_ours {
+            let is_container = self.is_new && !self.is_host;
+            return Some(if is_container {
                 Keeper::Container
             } else {
                 Keeper::Others
@@ -198,7 +198,7 @@ pub fn keeper(pins: &Path, is_new: bool) -> io::Result<Keeper> {
         namespace: name("/proc/self/ns/mnt")?,
         own: own.ok_or_else(|| io::Error::other("/proc/self/mountinfo cannot be read"))?,
         is_new,
-        is_host: name("/proc/self/ns/pid")? == FIRST_PROCESSES,
+        is_host: name("/proc/self/ns/pid")? == HOST_PID_NAMESPACE,
         first: if this == 1 { None } else { mounts_of("1") },
         others: Vec::new(),
     };

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_is_there_and_has_ethernet_headers() {
+    fn loopback_exists_and_has_ethernet_headers() {
         let found = interfaces().unwrap();
         let loopback = found
             .iter()

@@ -14,7 +14,7 @@ use netlink_sys::{Socket, SocketAddr};
 const PART: usize = 32 * 1024;
 /// The maximum number of requests for the same dump. If objects change during every dump, the last
 /// dump is used although it is incomplete.
-const TRIES: u32 = 8;
+const ATTEMPTS: u32 = 8;
 
 /// The completeness of a dump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,9 +47,9 @@ impl Netlink {
         })
     }
 
-    /// Requests a dump, and requests it again until it is complete or has been requested [`TRIES`]
-    /// times. Calls `make` with each message, and returns the results for the last dump in the
-    /// order of the messages.
+    /// Requests a dump, and requests it again until it is complete or has been requested
+    /// [`ATTEMPTS`] times. Calls `make` with each message, and returns the results for the last
+    /// dump in the order of the messages.
     ///
     /// # Errors
     /// Returns the kernel's error.
@@ -67,7 +67,7 @@ impl Netlink {
             let dump = self.request(request.clone(), NLM_F_DUMP, &mut |message| {
                 objects.extend(make(message));
             })?;
-            if dump == Dump::Complete || tries == TRIES {
+            if dump == Dump::Complete || tries == ATTEMPTS {
                 return Ok(objects);
             }
             tries += 1;

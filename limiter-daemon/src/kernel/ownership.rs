@@ -77,8 +77,8 @@ impl PinDirectory {
             }
             for pin in list(&directory)? {
                 let metadata = fs::symlink_metadata(&pin).map_err(io_error("read", &pin))?;
-                let is_note = name != LINKS && pin.ends_with(IDENTITY);
-                if metadata.is_symlink() && !is_note {
+                let is_identity = name != LINKS && pin.ends_with(IDENTITY);
+                if metadata.is_symlink() && !is_identity {
                     remove(&pin)?;
                 }
             }
@@ -100,7 +100,7 @@ impl OwnershipGuard {
     }
 
     /// Leaves root as the owner of the directories.
-    pub fn keep(mut self) {
+    pub fn commit(mut self) {
         self.taken.clear();
     }
 }

@@ -75,9 +75,9 @@ async fn page(
     Extension(place): Extension<Arc<Place>>,
     headers: HeaderMap,
 ) -> Response {
-    place.works();
+    place.begin_request();
     let response = metrics.page(&headers).await;
-    place.waits();
+    place.end_request();
     response
 }
 

@@ -105,12 +105,12 @@ impl ApiError {
         let why = FRAMEWORK
             .iter()
             .fold(why, |why, words| why.strip_prefix(words).unwrap_or(why));
-        let (why, place) = match why.rsplit_once(" at line ") {
-            Some((why, place)) => (why, format!(" (line {place})")),
+        let (why, position) = match why.rsplit_once(" at line ") {
+            Some((why, position)) => (why, format!(" (line {position})")),
             None => (why, String::new()),
         };
         Self::invalid(format!(
-            "the {part} of the request is invalid: {why}{place}"
+            "the {part} of the request is invalid: {why}{position}"
         ))
     }
 

@@ -28,7 +28,7 @@ pub(crate) fn moment(text: &str) -> Option<DateTime<Utc>> {
 /// Parses a day of the calendar, like `2026-11-24`.
 pub fn day(text: &str) -> Option<NaiveDate> {
     let is_form = text.len() == 10
-        && text.bytes().zip(0..).all(|(byte, place)| match place {
+        && text.bytes().zip(0..).all(|(byte, index)| match index {
             4 | 7 => byte == b'-',
             _ => byte.is_ascii_digit(),
         });

@@ -65,7 +65,7 @@ pub struct ExplainView {
     pub mode_from: Option<String>,
     /// The scope's override.
     #[serde(rename = "override")]
-    pub own: Option<OverrideView>,
+    pub limits_override: Option<OverrideView>,
     /// The limits, in the order in which they are checked.
     pub limits: Vec<LimitView>,
     /// Other relevant facts.

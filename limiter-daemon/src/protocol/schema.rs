@@ -18,7 +18,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 /// Returns the pattern of a text in which all characters are visible ([`plain::check`]).
 fn plain() -> String {
-    format!("^[^{}]*$", plain::class_of_unseen())
+    format!("^[^{}]*$", plain::invisible_class())
 }
 
 /// Returns the schema of the end of an override ([`End`](super::requests::End)).

@@ -157,11 +157,11 @@ pub struct OverrideView {
 }
 
 impl From<&Override> for OverrideView {
-    fn from(own: &Override) -> Self {
+    fn from(limits_override: &Override) -> Self {
         Self {
-            limits: Self::limits_of(&own.changes),
-            until: own.until,
-            note: own.note.clone(),
+            limits: Self::limits_of(&limits_override.changes),
+            until: limits_override.until,
+            note: limits_override.note.clone(),
         }
     }
 }
@@ -207,7 +207,7 @@ pub struct ScopeView {
     pub limits: Limits,
     /// The override of the scope.
     #[serde(rename = "override")]
-    pub own: Option<OverrideView>,
+    pub limits_override: Option<OverrideView>,
     /// The mode in force, `enforce` or `observe`. It is the scope's own mode, or else that of the
     /// tier, or else `policy.mode`.
     pub mode: String,

@@ -37,7 +37,7 @@ use crate::{
     metrics,
 };
 use notify::notify;
-use start::{Enforcement, Ground};
+use start::{Enforcement, Resources};
 
 /// The maximum time for which the daemon continues to send responses when it ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -63,21 +63,21 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
         anyhow::bail!(missing);
     }
     let program_time = config.metrics.program_time;
-    // `ground` keeps the locks and the socket file until the daemon ends.
-    let ground = Ground::lay(&config, &options.directories).await?;
-    let stored = (ground.store, ground.secret);
-    let in_force = Enforcement::begin(config, options, stored, &ground.interfaces)?;
+    // `resources` keeps the locks and the socket file until the daemon ends.
+    let resources = Resources::open(&config, &options.directories).await?;
+    let stored = (resources.store, resources.secret);
+    let in_force = Enforcement::begin(config, options, stored, &resources.interfaces)?;
     let (clock, kept) = (in_force.clock, in_force.kept);
     let shared = Arc::new(Shared::new(in_force.engine));
     if !options.private_mounts {
         shared.engine().note_pins(kept);
     }
-    if ground.page.is_some() && program_time {
+    if resources.page.is_some() && program_time {
         shared.engine().measure_programs();
     }
-    let server = Server::start(ground.listener, &shared, ground.access);
-    let mut tasks = rounds::spawn(&shared, &clock, ground.clock_watch, in_force.rings);
-    log::info!("ready: control socket {}", ground.socket.display());
+    let server = Server::start(resources.listener, &shared, resources.access);
+    let mut tasks = rounds::spawn(&shared, &clock, resources.clock_watch, in_force.rings);
+    log::info!("ready: control socket {}", resources.socket.display());
     let pid = std::process::id();
     shared.events.add_message(format!(
         "limits are in force, the daemon's process is {pid}"
@@ -89,7 +89,7 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
         tasks.push(tokio::spawn(messages));
     }
     tasks.push(tokio::spawn(metrics::serve(
-        ground.page,
+        resources.page,
         Arc::clone(&shared),
     )));
 

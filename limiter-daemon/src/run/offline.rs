@@ -101,7 +101,7 @@ fn last_engine(state: &Path, pins: &PinDirectory, tables: Tables) -> anyhow::Res
     let parts = Parts {
         plane: Box::new(kernel),
         store,
-        config: Config::nowhere()?,
+        config: Config::without_interfaces()?,
         overlay: Overlay::default(),
         // No key is hashed here, so the real secret is not needed.
         secret: Secret::default(),

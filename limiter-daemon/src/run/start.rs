@@ -44,7 +44,7 @@ use crate::{
 pub const SOCKET_NAME: &str = "limiter.sock";
 
 /// The resources that a daemon needs besides the kernel programs and maps.
-pub(super) struct Ground {
+pub(super) struct Resources {
     pub(super) interfaces: Resolution,
     pub(super) store: Store,
     pub(super) secret: Secret,
@@ -61,12 +61,12 @@ pub(super) struct Ground {
     _locks: [DirectoryLock; 2],
 }
 
-impl Ground {
+impl Resources {
     /// Locks the directories, opens the store, and binds the listeners.
     ///
     /// # Errors
     /// Returns the error of the first step that fails.
-    pub(super) async fn lay(config: &Config, directories: &Directories) -> anyhow::Result<Self> {
+    pub(super) async fn open(config: &Config, directories: &Directories) -> anyhow::Result<Self> {
         // While a host starts, some interfaces may not exist yet. Until they appear, the limits are
         // enforced on the other interfaces.
         let interfaces = resolve(config)?;
@@ -137,7 +137,7 @@ impl Enforcement {
         let kept = match prepare_pins(&pin_directory, options.private_mounts) {
             Ok(kept) => kept,
             Err(error) => {
-                take_back(&before, false);
+                undo(&before, false);
                 return Err(error.into());
             }
         };
@@ -149,7 +149,7 @@ impl Enforcement {
         before.note_pins()?;
         let overlay = options.overlay.clone();
         let mut attaching = false;
-        let started = put_up(
+        let started = load_and_attach(
             (config, overlay, store, secret),
             pin_directory,
             &interfaces.interfaces,
@@ -158,11 +158,11 @@ impl Enforcement {
         let (mut engine, clock, rings) = match started {
             Ok(started) => started,
             Err(error) => {
-                take_back(&before, attaching);
+                undo(&before, attaching);
                 return Err(error);
             }
         };
-        seizure.keep();
+        seizure.commit();
         engine.note_missing(&interfaces.missing);
         Ok(Self {
             engine,
@@ -198,16 +198,16 @@ fn listen(socket: &Path, group: Option<u32>) -> anyhow::Result<(UnixListener, So
 /// mounted after this process ends.
 ///
 /// # Errors
-/// Returns an error if only this process keeps the file system mounted and `is_wanted` is false, or
-/// if a system call fails.
-fn prepare_pins(pins: &PinDirectory, is_wanted: bool) -> Result<Keeper, KernelError> {
+/// Returns an error if only this process keeps the file system mounted and `private_mounts` is
+/// false, or if a system call fails.
+fn prepare_pins(pins: &PinDirectory, private_mounts: bool) -> Result<Keeper, KernelError> {
     let is_new = pins.prepare()?;
     let kept = mounts::keeper(pins.root(), is_new).unwrap_or_else(|error| {
         log::debug!("mounts: {error}");
         Keeper::Unknown
     });
     if let Some(why) = kept.warning() {
-        if kept == Keeper::ThisProcess && !is_wanted {
+        if kept == Keeper::ThisProcess && !private_mounts {
             let path = pins.root().to_path_buf();
             return Err(KernelError::PrivateMounts { path, why });
         }
@@ -219,7 +219,7 @@ fn prepare_pins(pins: &PinDirectory, is_wanted: bool) -> Result<Keeper, KernelEr
 /// Loads the programs, fills the maps, and attaches the programs. The limits are in force when this
 /// function returns. Sets `attaching` before the first program is attached, and does not clear it
 /// if a later step fails.
-fn put_up(
+fn load_and_attach(
     (mut config, overlay, store, secret): (Config, Overlay, Store, Secret),
     pins: PinDirectory,
     interfaces: &[Interface],
@@ -263,7 +263,7 @@ fn put_up(
     Ok((engine, clock, rings))
 }
 
-fn take_back(before: &PinSnapshot, attaching: bool) {
+fn undo(before: &PinSnapshot, attaching: bool) {
     match before.restore(attaching) {
         Ok(removed) => removed.iter().for_each(|line| log::info!("{line}")),
         Err(error) => log::error!("cannot undo the failed start: {error}"),

@@ -16,7 +16,7 @@ use crate::engine::{pulse::PulseReading, shared::Shared};
 
 /// The number of attempts to send a message within the service manager's timeout. One round of a
 /// recurring task may take longer than the interval between two attempts.
-const TRIES: u32 = 4;
+const ATTEMPTS: u32 = 4;
 
 /// Returns the time that the service manager waits for a message, or `None` if it expects none from
 /// this process (`WATCHDOG_USEC` and `WATCHDOG_PID` of sd_watchdog_enabled(3)).
@@ -32,14 +32,14 @@ pub(crate) fn timeout() -> Option<Duration> {
 /// Returns the timeout for the process `own`. `pid` is `None` if `WATCHDOG_PID` is not set, and
 /// `Some(None)` if its value is not a number.
 fn timeout_of(usec: Option<u64>, pid: Option<Option<u64>>, own: u32) -> Option<Duration> {
-    let is_meant = pid.is_none_or(|pid| pid == Some(u64::from(own)));
-    usec.filter(|&usec| is_meant && usec > 0)
+    let is_for_this_process = pid.is_none_or(|pid| pid == Some(u64::from(own)));
+    usec.filter(|&usec| is_for_this_process && usec > 0)
         .map(Duration::from_micros)
 }
 
 /// Sends messages as long as the daemon runs and makes progress.
 pub(crate) async fn watch(shared: Arc<Shared>, timeout: Duration, tasks: Vec<AbortHandle>) {
-    let mut tries = tokio::time::interval(timeout / TRIES);
+    let mut tries = tokio::time::interval(timeout / ATTEMPTS);
     tries.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut before = PulseReading::default();
     loop {

@@ -335,7 +335,11 @@ impl Store {
     ///
     /// # Errors
     /// Returns an error if SQLite fails.
-    pub(super) fn outlive_scope(&self, scope: u32, now: DateTime<Utc>) -> Result<(), StoreError> {
+    pub(super) fn revoke_keys_of_scope(
+        &self,
+        scope: u32,
+        now: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
         self.execute(
             "UPDATE keys SET state = 'revoked', revoked_at = coalesce(revoked_at, ?2), scope = NULL,
                     removed_scope = (SELECT name FROM scopes WHERE id = ?1)

@@ -41,9 +41,9 @@ use schema::SCHEMA_VERSION;
 /// The name of the file in the state directory.
 const FILE: &str = "limiter.db";
 
-/// The size of SQLite's page cache during [`Store::change_much`], in KiB. It is enough for the
+/// The size of SQLite's page cache during [`Store::change_in_bulk`], in KiB. It is enough for the
 /// indices of a million keys.
-const MUCH_CACHE_KIB: u32 = 256 * 1024;
+const BULK_CACHE_KIB: u32 = 256 * 1024;
 
 /// The reason why the store failed.
 #[derive(Debug, Error)]
@@ -256,7 +256,7 @@ impl Store {
     }
 
     /// Runs `work` in one transaction. If this function returns without an error, the changes are
-    /// on the disk, except when [`Store::lightly`] is the caller.
+    /// on the disk, except when [`Store::change_without_sync`] is the caller.
     ///
     /// # Errors
     /// Returns the error of `work` or of the transaction. In either case nothing is changed.
@@ -291,12 +291,12 @@ impl Store {
     ///
     /// # Errors
     /// Returns the error of `work` or of the transaction. In either case nothing is changed.
-    pub fn change_much<T, E: From<StoreError>>(
+    pub fn change_in_bulk<T, E: From<StoreError>>(
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, E>,
     ) -> Result<T, E> {
         let before: Vec<i64> = self.query("PRAGMA cache_size", [], |row| row.get(0))?;
-        self.execute_batch(&format!("PRAGMA cache_size = -{MUCH_CACHE_KIB}"))?;
+        self.execute_batch(&format!("PRAGMA cache_size = -{BULK_CACHE_KIB}"))?;
         let result = self.change(work);
         // An error here does not affect the changes of `work`, which have been committed or rolled
         // back already. The only effect is that more memory or disk space stays in use.

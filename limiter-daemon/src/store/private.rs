@@ -17,7 +17,7 @@ use crate::files::{self, Rights, TrustError};
 const MODE: u32 = 0o600;
 /// The maximum permissions of an existing file. The group of the file is allowed to read it, for
 /// example for backups.
-const MOST: u32 = 0o640;
+const MAX_MODE: u32 = 0o640;
 /// The suffixes of the other files that SQLite opens, which are the log, the index of the log and
 /// the rollback journal (<https://www.sqlite.org/tempfiles.html>).
 const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
@@ -38,7 +38,7 @@ pub(super) fn prepare(path: &Path, rights: &Rights) -> Result<(), StoreError> {
             // With the rights of another user, this process cannot change the mode of a file that
             // belongs to root. Such a file keeps its mode.
             Some(metadata) if metadata.uid() == rights.uid() => {
-                files::restrict(&file, &metadata, MOST)?;
+                files::restrict(&file, &metadata, MAX_MODE)?;
             }
             None if file == path => make(path)?,
             Some(_) | None => {}

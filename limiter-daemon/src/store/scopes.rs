@@ -27,7 +27,7 @@ pub struct ScopeRecord {
     /// The time at which the scope was added.
     pub created_at: DateTime<Utc>,
     /// The override of the scope, if it has one.
-    pub own: Option<Override>,
+    pub limits_override: Option<Override>,
     /// The scope's own mode, or `None` if the mode of its tier applies.
     pub mode: Option<Mode>,
     /// The digest of the scope's key, if the kernel programs have created the scope for an unknown
@@ -43,7 +43,7 @@ impl ScopeRecord {
             name,
             tier,
             created_at,
-            own: None,
+            limits_override: None,
             mode: None,
             unknown: None,
         }
@@ -89,7 +89,7 @@ impl Store {
         rows.into_iter()
             .map(|row| {
                 let (id, name, tier, created_at, changes, until, note, mode, unknown) = row;
-                let own = match changes {
+                let limits_override = match changes {
                     None => None,
                     Some(changes) => Some(Override {
                         changes: serde_json::from_str::<Changes>(&changes)
@@ -105,7 +105,7 @@ impl Store {
                         .map_err(|_| self.corrupt("a scope's name", &name))?,
                     tier,
                     created_at: self.moment(created_at)?,
-                    own,
+                    limits_override,
                     mode: match mode {
                         None => None,
                         Some(mode) => Some(
@@ -205,7 +205,7 @@ impl Store {
     /// # Errors
     /// Returns an error if SQLite fails.
     pub fn remove_scope(&self, id: u32, now: DateTime<Utc>) -> Result<(), StoreError> {
-        self.outlive_scope(id, now)?;
+        self.revoke_keys_of_scope(id, now)?;
         self.execute("DELETE FROM overrides WHERE scope = ?1", [id])?;
         self.execute("DELETE FROM seen WHERE scope = ?1", [id])?;
         self.execute("DELETE FROM scopes WHERE id = ?1", [id])?;
@@ -237,10 +237,10 @@ impl Store {
     pub fn set_override(
         &self,
         scope: u32,
-        own: &Override,
+        limits_override: &Override,
         now: DateTime<Utc>,
     ) -> Result<(), StoreError> {
-        let changes = serde_json::to_string(&own.changes)
+        let changes = serde_json::to_string(&limits_override.changes)
             .map_err(|error| self.corrupt("an override", error))?;
         self.execute(
             "INSERT OR REPLACE INTO overrides (scope, changes, until, note, created_at)
@@ -248,8 +248,8 @@ impl Store {
             params![
                 scope,
                 changes,
-                own.until.map(|until| until.timestamp_millis()),
-                own.note,
+                limits_override.until.map(|until| until.timestamp_millis()),
+                limits_override.note,
                 now.timestamp_millis()
             ],
         )?;

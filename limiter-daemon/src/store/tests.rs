@@ -38,13 +38,13 @@ fn key(id: &str, scope_id: u32, digest: [u64; 2]) -> NewKey {
 }
 
 #[test]
-fn scopes_keys_and_overrides_survive_a_new_start() {
+fn scopes_keys_and_overrides_survive_a_restart() {
     let (directory, store) = store();
     store
         .add_scope(4, &name("acme/web"), "profile", now())
         .unwrap();
     store.add_key(&key("k_1", 4, [1, u64::MAX]), now()).unwrap();
-    let own = Override {
+    let limits_override = Override {
         changes: Changes {
             daily_quota: Some(Bound::Unlimited),
             ..Changes::default()
@@ -52,12 +52,15 @@ fn scopes_keys_and_overrides_survive_a_new_start() {
         until: Some(now()),
         note: "sync".to_owned(),
     };
-    store.set_override(4, &own, now()).unwrap();
+    store.set_override(4, &limits_override, now()).unwrap();
     drop(store);
     let store = Store::open(directory.path()).unwrap();
     let scopes = store.scopes().unwrap();
     assert_eq!(scopes.len(), 1);
-    assert_eq!((scopes[0].id, scopes[0].own.as_ref()), (4, Some(&own)));
+    assert_eq!(
+        (scopes[0].id, scopes[0].limits_override.as_ref()),
+        (4, Some(&limits_override))
+    );
     let keys = store.keys(KeyFilter::Scope(4)).unwrap();
     assert_eq!(keys[0].digest, [1, u64::MAX]);
     assert_eq!(keys[0].created_at, now());
@@ -117,7 +120,7 @@ fn usage_is_kept_by_name_beyond_the_scope() {
         would_refuse: refused,
     };
     store
-        .lightly(|store| {
+        .change_without_sync(|store| {
             store.set_usage("acme", Day(5), &usage)?;
             store.set_seen(3, "map", &seen)
         })
@@ -185,28 +188,28 @@ fn a_part_of_the_audit_trail_begins_with_its_oldest_entry() {
         ..entry("limits set", "acme", later)
     };
     store.audit(&noted).unwrap();
-    let told = |filter: AuditFilter| -> Vec<String> {
+    let entries = |filter: AuditFilter| -> Vec<String> {
         let entries = store.audit_trail(&filter).unwrap();
         let words = |entry: AuditRecord| format!("{} {}", entry.action, entry.object);
         entries.into_iter().map(words).collect()
     };
     let all = ["scope add acme", "scope add beta", "limits set acme"];
-    assert_eq!(told(everything()), all);
+    assert_eq!(entries(everything()), all);
     let last = AuditFilter {
         limit: 2,
         ..everything()
     };
-    assert_eq!(told(last), all[1..]);
+    assert_eq!(entries(last), all[1..]);
     let since = AuditFilter {
         since: Some(later),
         ..everything()
     };
-    assert_eq!(told(since), all[1..]);
+    assert_eq!(entries(since), all[1..]);
     let acme = AuditFilter {
         object: Some("acme".to_owned()),
         ..everything()
     };
-    assert_eq!(told(acme.clone()), [all[0], all[2]]);
+    assert_eq!(entries(acme.clone()), [all[0], all[2]]);
     let entries = store.audit_trail(&acme).unwrap();
     assert_eq!(entries[1].note.as_deref(), Some("sync"));
     assert_eq!((entries[0].at, entries[1].at), (now(), later));
@@ -258,7 +261,7 @@ fn a_store_of_the_first_schema_is_upgraded_without_a_loss() {
 }
 
 #[test]
-fn keys_outlive_their_scope_as_revoked_ones() {
+fn keys_of_a_removed_scope_stay_revoked() {
     let (directory, mut store) = store();
     store.add_scope(0, &name("acme"), "master", now()).unwrap();
     for (id, digest) in [("k_1", 1), ("k_2", 2), ("k_3", 3)] {
@@ -335,7 +338,7 @@ fn a_store_of_the_third_schema_keeps_its_keys_and_the_times_of_revocation() {
     for _ in 0..2 {
         let store = Store::open(directory.path()).unwrap();
         let keys = store.keys(KeyFilter::Scope(3)).unwrap();
-        let told: Vec<_> = keys
+        let entries: Vec<_> = keys
             .iter()
             .map(|key| {
                 (
@@ -347,7 +350,7 @@ fn a_store_of_the_third_schema_keeps_its_keys_and_the_times_of_revocation() {
             })
             .collect();
         assert_eq!(
-            told,
+            entries,
             [
                 ("k_1", KeyState::Active, [0, 0], None),
                 ("k_2", KeyState::Revoked, [1, 2], Some(7)),
@@ -367,7 +370,7 @@ fn days_beyond_those_that_are_kept_are_removed() {
     let (_directory, mut store) = store();
     let keep = |store: &mut Store, today: u32, keep: u32| -> Vec<u32> {
         store
-            .lightly(|store| store.remove_usage_beyond(Day(today), keep))
+            .change_without_sync(|store| store.remove_usage_beyond(Day(today), keep))
             .unwrap();
         (0..30_000)
             .filter(|day| store.usage_of("acme", Day(*day)).unwrap().is_some())

@@ -26,7 +26,7 @@ pub struct DayUsage {
 
 impl DayUsage {
     /// Returns whether there was no usage on the day.
-    pub fn is_nothing(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.used + self.lost + self.refused.total() + self.would_refuse.total() == 0
     }
 }
@@ -205,7 +205,7 @@ impl Store {
     ///
     /// # Errors
     /// Returns the error of `work` or of the store.
-    pub fn lightly<T>(
+    pub fn change_without_sync<T>(
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {

@@ -40,7 +40,10 @@ fn translate_to_server(work: &mut Work, flow: &Flow) {
         old_seq: packet.seq,
         old_ack: packet.ack,
         new_seq: packet.seq.minus(splice.withheld),
-        new_ack: packet.ack.latest(splice.response_end).minus(splice.injected),
+        new_ack: packet
+            .ack
+            .latest(splice.response_end)
+            .minus(splice.injected),
         lowest_edge: splice.response_end,
         edge_shift: splice.injected.wrapping_neg(),
     };
@@ -83,7 +86,9 @@ fn translate_to_client(work: &mut Work, flow: &Flow) -> Place {
     packet.ack = old_ack.plus(splice.withheld);
     let mut place = Place::Current;
     if packet.seq.before(splice.response_end) {
-        packet.seq = packet.seq.minus(splice.response_end.since(splice.response_start) as u32);
+        packet.seq = packet
+            .seq
+            .minus(splice.response_end.since(splice.response_start) as u32);
         place = if splice.response_start.before(packet.seq.plus(packet.len)) {
             Place::Both
         } else {

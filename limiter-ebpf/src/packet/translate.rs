@@ -4,11 +4,7 @@
 
 use crate::{
     kernel::{global::global, skb::Skb, work::Work},
-    packet::{
-        checksum::CHECKSUM_AT,
-        header::ACK,
-        options::translate_blocks,
-    },
+    packet::{checksum::CHECKSUM_AT, header::ACK, options::translate_blocks},
 };
 
 /// The offset, in bytes, of the sequence number in the TCP header. The acknowledgement number

@@ -202,7 +202,11 @@ fn answer(work: &mut Work, flow: &mut Flow, informs: bool) -> Action {
         return bury(work, flow, true, true);
     }
     let window = flow.server_window;
-    let window = if window < MIN_WINDOW { MIN_WINDOW } else { window };
+    let window = if window < MIN_WINDOW {
+        MIN_WINDOW
+    } else {
+        window
+    };
     work.kept = Kept {
         withholds: 0,
         head: 0,
@@ -246,7 +250,12 @@ fn fill_text(tomb: &mut Tomb, splice: &Splice) {
 #[inline(always)]
 fn close(work: &mut Work, flow: &mut Flow) -> Action {
     let splice = &flow.splice;
-    work.refuse(splice.text, NO_SCOPE, splice.retry_after, splice.reset_after);
+    work.refuse(
+        splice.text,
+        NO_SCOPE,
+        splice.retry_after,
+        splice.reset_after,
+    );
     let action = bury(work, flow, false, false);
     fill_text(&mut work.tomb, &flow.splice);
     action

@@ -16,9 +16,7 @@
 //! client that retransmits its FIN because the last acknowledgement was lost gets an answer.
 
 use limiter_common::{
-    abi::{
-        FLOW_SPLICED, Flow, TOMB_HEAD, TOMB_RESET_CLIENT, TOMB_RESET_SERVER, TextKey, Tomb,
-    },
+    abi::{FLOW_SPLICED, Flow, TOMB_HEAD, TOMB_RESET_CLIENT, TOMB_RESET_SERVER, TextKey, Tomb},
     seq::Seq,
 };
 

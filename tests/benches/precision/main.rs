@@ -37,7 +37,7 @@ use serde_json::{Value, json};
 
 /// The number of clients of the customer. They share the customer's key, and send the next request
 /// as soon as the last one is answered.
-const CUSTOMERS: usize = 8;
+const CLIENTS: usize = 8;
 const TIME: Duration = Duration::from_secs(10);
 const QUICK_TIME: Duration = Duration::from_secs(3);
 /// The maximum duration of the bench, which must not run past midnight UTC.
@@ -50,7 +50,7 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// The daily quota of the bench, and the number of refusals after which the bench stops trying to
 /// exceed the quota.
 const QUOTA: u64 = 1000;
-const INSISTENCE: u64 = 2000;
+const MAX_REFUSALS: u64 = 2000;
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n";
 
@@ -105,7 +105,7 @@ fn run(args: &Args) -> Report {
             served,
             "responses, and requests that arrived"
         );
-        let day = flood(&lab, address, &daily, |refused| refused >= INSISTENCE);
+        let day = flood(&lab, address, &daily, |refused| refused >= MAX_REFUSALS);
         Report {
             times,
             asked: served + refused,
@@ -126,7 +126,7 @@ fn flood(
     let (served, refused) = (AtomicU64::new(0), AtomicU64::new(0));
     let request = request("/", key);
     thread::scope(|scope| {
-        for _ in 0..CUSTOMERS {
+        for _ in 0..CLIENTS {
             scope.spawn(|| {
                 while !enough(refused.load(Relaxed)) {
                     let mut conn = lab.connect_to(address.ip(), address.port());
@@ -282,7 +282,7 @@ impl bench::Report for Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "\nrate 1/ms, {CUSTOMERS} connections of one customer")?;
+        writeln!(f, "\nrate 1/ms, {CLIENTS} connections of one customer")?;
         for (name, value) in self.figures() {
             writeln!(f, "{name:62} {value:10.1}")?;
         }

@@ -24,7 +24,7 @@ pub struct Case {
     pub packet: Vec<u8>,
     /// A program that only does the preparations for a run, such as the rewinding of the flow. Its
     /// cost is subtracted from the cost of the case.
-    pub besides: Option<&'static str>,
+    pub baseline: Option<&'static str>,
     /// The length of the head of an admitted request, in bytes.
     pub head: Option<usize>,
     verdict: i32,
@@ -51,7 +51,7 @@ impl Case {
             name: name.to_owned(),
             program,
             packet,
-            besides: None,
+            baseline: None,
             head: None,
             verdict: NEXT,
             counter: None,
@@ -62,7 +62,7 @@ impl Case {
     /// `counter`. The network device has already verified the checksum of the packet.
     pub fn request(name: &str, packet: Vec<u8>, passes: bool, counter: u32) -> Self {
         Self {
-            besides: Some("bench_rewind_checked"),
+            baseline: Some("bench_rewind_checked"),
             verdict: if passes { NEXT } else { DROP },
             counter: Some(counter),
             ..Self::new(name, "bench_checked", packet)
@@ -72,7 +72,7 @@ impl Case {
     /// Makes a case for a response, which frees the slot of its request.
     pub fn response(name: &str, packet: Vec<u8>) -> Self {
         Self {
-            besides: Some("bench_rewind_response"),
+            baseline: Some("bench_rewind_response"),
             ..Self::new(name, "bench_response", packet)
         }
     }
@@ -81,7 +81,7 @@ impl Case {
     pub fn unchecked(name: &str, packet: Vec<u8>) -> Self {
         Self {
             program: "bench_request",
-            besides: Some("bench_rewind"),
+            baseline: Some("bench_rewind"),
             ..Self::request(name, packet, true, counter::ADMITTED)
         }
     }
@@ -91,7 +91,7 @@ impl Case {
     pub fn drawn(name: &str, packet: Vec<u8>) -> Self {
         Self {
             program: "bench_drawn",
-            besides: Some("bench_rewind_drawn"),
+            baseline: Some("bench_rewind_drawn"),
             ..Self::request(name, packet, true, counter::ADMITTED)
         }
     }
@@ -120,7 +120,7 @@ pub struct Cost {
 /// useless.
 pub fn all(programs: &mut Programs, talk: &Talk, cases: &[Case], quick: bool) -> Vec<Cost> {
     let rounds = if quick { QUICK_ROUNDS } else { ROUNDS };
-    bring_here(programs, talk);
+    set_link(programs, talk);
     set_rewind(programs, talk, cases);
     let mut times = vec![Vec::new(); cases.len()];
     // The first round is a warm-up, so its times are not used.
@@ -179,7 +179,7 @@ const HERE: Link = Link {
 };
 
 /// Sets the link of the flow to that of the packets.
-fn bring_here(programs: &mut Programs, talk: &Talk) {
+fn set_link(programs: &mut Programs, talk: &Talk) {
     if let Some(flow) = programs.flow(&talk.key()) {
         programs.set_flow(Flow { link: HERE, ..flow });
     }

@@ -50,7 +50,7 @@ impl Report {
             .iter()
             .zip(costs)
             .map(|(case, cost)| {
-                let off = case.besides.map_or(empty, best);
+                let off = case.baseline.map_or(empty, best);
                 let net = cost.best.cast_signed() - off;
                 Row {
                     name: case.name.clone(),

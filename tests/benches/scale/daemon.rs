@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 const KEYS: [u32; 4] = [10, 1000, 100_000, 1_000_000];
 const QUICK_MOST: u32 = 1000;
 /// The number of keys in a scope.
-const A_SCOPE: u32 = 10;
+const KEYS_PER_SCOPE: u32 = 10;
 /// The period for which the idle daemon is observed.
 const IDLE: Duration = Duration::from_secs(10);
 const QUICK_IDLE: Duration = Duration::from_secs(2);
@@ -50,7 +50,7 @@ pub fn measure(quick: bool) -> Vec<Row> {
 
 fn row(keys: u32, idle: Duration) -> Row {
     let lab = Lab::loopback();
-    let scopes = keys.div_ceil(A_SCOPE);
+    let scopes = keys.div_ceil(KEYS_PER_SCOPE);
     let config = Config::new(&lab).section(
         "tables",
         &format!(

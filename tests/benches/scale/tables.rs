@@ -221,11 +221,11 @@ impl Bench {
         let map = map.expect("an object with the feature `bench`: use `cargo xtask bench`");
         let mut map: Array<_, [u32; 16]> = Array::try_from(map).expect("an array");
         map.set(0, words, 0).expect("set where to rewind to");
-        let besides = program.replace("bench_", "bench_rewind_");
+        let baseline = program.replace("bench_", "bench_rewind_");
         let [mut with, mut without] = [i64::MAX; 2];
         for _ in 0..ROUNDS {
             with = with.min(self.once(programs, program, NEXT, u64::from(REPEAT)));
-            without = without.min(self.once(programs, &besides, 0, 0));
+            without = without.min(self.once(programs, &baseline, 0, 0));
         }
         with - without
     }

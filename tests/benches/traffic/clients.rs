@@ -149,7 +149,7 @@ fn request(key: &str, connection: &str) -> Vec<u8> {
 }
 
 /// The time limit for a response.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sends one request on its own connection, which is closed after the response. Returns the status
 /// of the response.
@@ -219,7 +219,7 @@ pub fn good(stage: &Stage, peer: Peer, key: &str, time: Duration) -> GoodCustome
     let address = SocketAddr::new(lab.v4(), stage.port(peer));
     let request = request(key, "keep-alive");
     let ask = || {
-        go_first();
+        set_realtime_priority();
         let (mut times, mut served) = (Vec::new(), 0);
         let mut stream = None;
         let mut buffer = vec![0; 16 << 10];
@@ -260,9 +260,9 @@ fn exchange(
     let stream = match stream {
         Some(stream) => stream,
         None => {
-            let new = TcpStream::connect_timeout(&address, PATIENCE)?;
+            let new = TcpStream::connect_timeout(&address, TIMEOUT)?;
             new.set_nodelay(true)?;
-            new.set_read_timeout(Some(PATIENCE))?;
+            new.set_read_timeout(Some(TIMEOUT))?;
             stream.insert(new)
         }
     };
@@ -273,7 +273,7 @@ fn exchange(
 }
 
 /// Gives this thread real-time priority (sched(7)).
-fn go_first() {
+fn set_realtime_priority() {
     let thread = gettid().to_string();
     process::succeed(Command::new("chrt").args(["--fifo", "--pid", "10", &thread]));
 }

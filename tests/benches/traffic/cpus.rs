@@ -40,7 +40,7 @@ pub fn require_two() {
 }
 
 /// Binds this thread, and all threads and processes that it starts later, to a CPU.
-pub fn stay_on(cpu: usize) {
+pub fn bind_to_cpu(cpu: usize) {
     let mut set = CpuSet::new();
     set.set(cpu)
         .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))

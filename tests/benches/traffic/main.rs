@@ -54,13 +54,13 @@ const FLOODED: [Peer; 7] = [
     Peer::Envoy,
 ];
 
-const ASKING: [Client; 4] = [
+const ADMITTED_CLIENTS: [Client; 4] = [
     Client::Wrk { connections: 1 },
     Client::Wrk { connections: 50 },
     Client::WrkNew { connections: 1 },
     Client::WrkNew { connections: 50 },
 ];
-const INSISTING: [Client; 4] = [
+const REFUSED_CLIENTS: [Client; 4] = [
     Client::Wrk { connections: 1 },
     Client::Wrk { connections: 50 },
     Client::WrkNew { connections: 50 },
@@ -70,7 +70,7 @@ const FLOODING: u32 = 50;
 
 /// The comparisons of the limiter that `--guard` checks for regressions. Each has a name, the key
 /// of its requests, the other peer, and the client.
-const GUARDED: [(&str, &str, Peer, Client); 2] = [
+const REGRESSIONS: [(&str, &str, Peer, Client); 2] = [
     (
         "admitted",
         WITHIN,
@@ -99,7 +99,7 @@ fn run(args: &Args) -> Report {
     let stage = Stage::set();
     let mut report = Report::default();
     if args.guard {
-        for (what, key, other, client) in GUARDED {
+        for (what, key, other, client) in REGRESSIONS {
             let peers = vec![other, Peer::Limiter];
             let name = format!("{what}: {}", client.name());
             report.compared.push(compare(
@@ -110,8 +110,8 @@ fn run(args: &Args) -> Report {
         return report;
     }
     for (what, key, peers, clients) in [
-        ("admitted", WITHIN, &ADMITTING[..], &ASKING[..]),
-        ("refused", OVER, &REFUSING[..], &INSISTING[..]),
+        ("admitted", WITHIN, &ADMITTING[..], &ADMITTED_CLIENTS[..]),
+        ("refused", OVER, &REFUSING[..], &REFUSED_CLIENTS[..]),
     ] {
         let peers = stage.present(peers);
         for client in clients {

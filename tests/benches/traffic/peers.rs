@@ -78,7 +78,7 @@ struct Guarded {
 impl Stage {
     /// Starts all peers on the servers' CPU.
     pub fn set() -> Self {
-        cpus::stay_on(cpus::SERVERS);
+        cpus::bind_to_cpu(cpus::SERVERS);
         let lab = lab();
         let nginx = start_nginx(&lab);
         let haproxy = start_haproxy(&lab);
@@ -94,7 +94,7 @@ impl Stage {
             _nginx: nginx,
             lab,
         };
-        cpus::stay_on(cpus::CLIENTS);
+        cpus::bind_to_cpu(cpus::CLIENTS);
         stage
     }
 

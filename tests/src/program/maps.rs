@@ -141,7 +141,7 @@ impl Maps {
     }
 
     /// Returns the events that the programs have reported since the last call.
-    pub fn told(&mut self) -> Vec<Event> {
+    pub fn take_events(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         while let Some(item) = self.events.next() {
             let word =

@@ -119,7 +119,7 @@ impl Object {
 
     /// Stores a program in the entry `number` of the map `PROGRAMS`, so that a tail call to this
     /// entry runs the program.
-    pub fn lead_to(&mut self, number: u32, program: &str) {
+    pub fn set_tail_call(&mut self, number: u32, program: &str) {
         let Some(Program::SchedClassifier(program)) = self.ebpf.program(program) else {
             panic!("the object has no classifier {program}");
         };

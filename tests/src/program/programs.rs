@@ -176,7 +176,7 @@ impl Programs {
     }
 
     /// Adds scope ids for unknown keys. The programs use the last id first.
-    pub fn offer(&mut self, ids: &[u32]) {
+    pub fn add_unused_ids(&mut self, ids: &[u32]) {
         let unused = &mut self.object_mut().maps.unused;
         for id in ids {
             let head = Unused(unused.get(&0, 0).expect("the stack of ids"));
@@ -343,7 +343,7 @@ impl Programs {
     }
 
     /// Sets the maximum number of flows per client address. The value 0 means no maximum.
-    pub fn share(&mut self, flows: u64) {
+    pub fn set_client_share(&mut self, flows: u64) {
         self.change_clock(|clock| clock.client_share = flows);
     }
 
@@ -372,7 +372,7 @@ impl Programs {
     }
 
     /// Sets the limits that will apply to a scope once its present limits have expired.
-    pub fn end(&mut self, scope: u32, then: Limits) {
+    pub fn set_later_limits(&mut self, scope: u32, then: Limits) {
         let ended = &mut self.object_mut().maps.ended;
         ended.insert(scope, Plain(then), 0).expect("enter limits");
     }

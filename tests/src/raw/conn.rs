@@ -97,11 +97,11 @@ pub struct RawConn {
     pub ends: Ends,
     opening: Opening,
     /// The number of bytes sent in order, which is also the position of the client's next byte.
-    pub said: u32,
+    pub sent: u32,
     /// The number of bytes that the server has acknowledged.
     pub acked: u32,
     /// The number of bytes received from the server in order, including its FIN.
-    pub heard: u32,
+    pub received: u32,
     /// Whether received bytes are acknowledged immediately.
     pub acknowledges: bool,
     /// The sequence number of the server's first byte.
@@ -135,9 +135,9 @@ impl RawConn {
                 client_port,
                 server_port: opening.server_port,
             },
-            said: 0,
+            sent: 0,
             acked: 0,
-            heard: 0,
+            received: 0,
             acknowledges: true,
             server_start: 0,
             server_window: 0,
@@ -195,7 +195,7 @@ impl RawConn {
         };
         Segment {
             seq: self.opening.start.wrapping_add(at),
-            ack: self.server_start.wrapping_add(self.heard),
+            ack: self.server_start.wrapping_add(self.received),
             flags: if payload.is_empty() { ACK } else { ACK | PSH },
             window: self.opening.window,
             options,
@@ -231,49 +231,49 @@ impl RawConn {
     }
 
     /// Sends the next bytes in order.
-    pub fn say(&mut self, payload: &[u8]) {
-        self.say_at(self.said, payload);
+    pub fn send_next(&mut self, payload: &[u8]) {
+        self.send_at(self.sent, payload);
     }
 
     /// Sends bytes that begin at position `at` in the client's bytes. The client's next byte is
     /// then the one after the highest position that has been sent so far.
-    pub fn say_at(&mut self, at: u32, payload: &[u8]) {
+    pub fn send_at(&mut self, at: u32, payload: &[u8]) {
         let segment = self.segment(at, payload);
         self.send(&segment);
         let length = u32::try_from(payload.len()).expect("a segment's length");
-        self.said = self.said.max(at.wrapping_add(length));
+        self.sent = self.sent.max(at.wrapping_add(length));
     }
 
     /// Sends the next bytes in order, and retransmits them as TCP would until the server has
     /// acknowledged them.
     #[track_caller]
-    pub fn bring(&mut self, payload: &[u8]) {
-        let at = self.said;
+    pub fn deliver(&mut self, payload: &[u8]) {
+        let at = self.sent;
         let length = u32::try_from(payload.len()).expect("a segment's length");
-        self.insist(at + length, |conn| conn.say_at(at, payload));
+        self.retry_until_acked(at + length, |conn| conn.send_at(at, payload));
     }
 
     /// Calls `send` repeatedly until the server has acknowledged all of the client's bytes before
     /// position `end`.
     #[track_caller]
-    pub fn insist(&mut self, end: u32, mut send: impl FnMut(&mut Self)) {
+    pub fn retry_until_acked(&mut self, end: u32, mut send: impl FnMut(&mut Self)) {
         clock::eventually("the bytes are acknowledged", || {
             send(self);
             let until = Instant::now() + clock::RETRY;
-            self.look_for(until, |conn| conn.acked >= end)
+            self.wait_until(until, |conn| conn.acked >= end)
         });
     }
 
     /// Sends the client's FIN after the bytes that have been sent.
     pub fn finish(&mut self) {
-        let fin = self.segment(self.said, b"").with_flags(ACK | FIN);
-        self.said += 1;
+        let fin = self.segment(self.sent, b"").with_flags(ACK | FIN);
+        self.sent += 1;
         self.send(&fin);
     }
 
     /// Acknowledges all received bytes.
     pub fn acknowledge(&mut self) {
-        let ack = self.segment(self.said, b"");
+        let ack = self.segment(self.sent, b"");
         self.send(&ack);
     }
 
@@ -293,7 +293,7 @@ impl RawConn {
     }
 
     /// Returns whether bytes have been received that the test has not read yet.
-    pub fn has_heard(&self) -> bool {
+    pub fn has_unread(&self) -> bool {
         !self.stream.is_empty()
     }
 
@@ -308,7 +308,7 @@ impl RawConn {
     /// Panics if `done` does not return true in time.
     #[track_caller]
     pub fn wait(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
-        let happened = self.look_for(Instant::now() + clock::PATIENCE, done);
+        let happened = self.wait_until(Instant::now() + clock::TIMEOUT, done);
         assert!(
             happened,
             "still waiting: {what}; received: {:#?}",
@@ -319,8 +319,8 @@ impl RawConn {
     /// Waits until the server has acknowledged all sent bytes.
     #[track_caller]
     pub fn wait_until_acknowledged(&mut self) {
-        let said = self.said;
-        self.wait("all is acknowledged", |conn| conn.acked >= said);
+        let sent = self.sent;
+        self.wait("all is acknowledged", |conn| conn.acked >= sent);
     }
 
     /// Waits until the server ends the connection.
@@ -337,13 +337,13 @@ impl RawConn {
     /// Panics if no response arrives.
     #[track_caller]
     pub fn response(&mut self) -> Response {
-        let deadline = Instant::now() + clock::PATIENCE;
+        let deadline = Instant::now() + clock::TIMEOUT;
         loop {
             if let Some(response) = Response::take(&mut self.stream).expect("HTTP") {
                 return response;
             }
             assert!(
-                self.end.is_none() && self.look(deadline),
+                self.end.is_none() && self.receive_segment(deadline),
                 "no response: {:?}, end {:?}, seen {:#?}",
                 String::from_utf8_lossy(&self.stream),
                 self.end,
@@ -360,24 +360,24 @@ impl RawConn {
 
     /// Receives all segments that have already arrived.
     pub fn drain(&mut self) {
-        while self.look(Instant::now()) {}
+        while self.receive_segment(Instant::now()) {}
     }
 
     /// Receives segments until `done` returns true or `deadline` passes, and returns the last
     /// result of `done`.
-    pub fn look_for(&mut self, deadline: Instant, done: impl Fn(&Self) -> bool) -> bool {
+    pub fn wait_until(&mut self, deadline: Instant, done: impl Fn(&Self) -> bool) -> bool {
         loop {
             if done(self) {
                 return true;
             }
-            if !self.look(deadline) {
+            if !self.receive_segment(deadline) {
                 return done(self);
             }
         }
     }
 
     /// Receives the server's next segment. Returns false if no segment arrives before `deadline`.
-    fn look(&mut self, deadline: Instant) -> bool {
+    fn receive_segment(&mut self, deadline: Instant) -> bool {
         let Ends {
             client,
             server,
@@ -393,13 +393,13 @@ impl RawConn {
                     && segment.ports == (server_port, client_port)
             });
             if let Some(segment) = decoded {
-                self.take_in(segment);
+                self.process_segment(segment);
                 return true;
             }
         }
     }
 
-    fn take_in(&mut self, segment: DecodedSegment) {
+    fn process_segment(&mut self, segment: DecodedSegment) {
         if let Some((value, _)) = segment.timestamp() {
             self.server_ticks = value;
         }
@@ -413,19 +413,19 @@ impl RawConn {
             let acked = segment.ack.wrapping_sub(self.opening.start);
             // The value is 0 if the server has acknowledged only the SYN. If the server has not
             // acknowledged the SYN, the value wraps to a very large number and is ignored.
-            if acked <= self.said.max(self.acked) {
+            if acked <= self.sent.max(self.acked) {
                 self.acked = self.acked.max(acked);
             }
             self.server_window = segment.window;
         }
         let at = segment.seq.wrapping_sub(self.server_start);
-        let fresh = at == self.heard && !segment.has(SYN | RST);
+        let fresh = at == self.received && !segment.has(SYN | RST);
         let speaks = !segment.payload.is_empty() || segment.has(FIN);
         if fresh {
             self.stream.extend(&segment.payload);
-            self.heard += u32::try_from(segment.payload.len()).expect("a segment's length");
+            self.received += u32::try_from(segment.payload.len()).expect("a segment's length");
             if segment.has(FIN) {
-                self.heard += 1;
+                self.received += 1;
                 self.end.get_or_insert(End::Fin);
             }
         }

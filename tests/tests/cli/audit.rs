@@ -26,7 +26,7 @@ fn actions(entries: &Value) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn every_change_is_told_with_who_when_what_and_why() {
+fn audit_lists_every_change_with_who_when_what_and_why() {
     let (mut limiter, lab) = Limiter::idle();
     limiter.scope("acme/web");
     let made = limiter.json(&["key", "create", "acme/web"]);
@@ -114,7 +114,7 @@ fn every_change_is_told_with_who_when_what_and_why() {
 }
 
 #[test]
-fn an_override_that_ends_is_on_record_and_no_limit_any_more() {
+fn expired_override_is_recorded_and_no_longer_applies() {
     let (limiter, _lab) = Limiter::idle();
     limiter.scope("acme/web");
     let end = moment_in(Duration::from_secs(3));

@@ -22,7 +22,7 @@ fn warnings(limiter: &Limiter, interfaces: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn two_attachments_on_one_path_are_warned_of() {
+fn check_warns_of_two_attachments_on_one_path() {
     let lab = Lab::veth();
     let limiter = Limiter::prepare(&lab, "limiter", &Config::published(&lab));
     for command in [
@@ -52,10 +52,14 @@ fn two_attachments_on_one_path_are_warned_of() {
         (&["s0", "v1", "br0"], None),
         (&["far", "other"], None),
     ] {
-        let told = warnings(&limiter, interfaces);
-        assert_eq!(told.len(), wanted.iter().len(), "{interfaces:?}: {told:?}");
-        for (told, wanted) in told.iter().zip(wanted) {
-            assert!(told.starts_with(wanted), "{told}");
+        let found = warnings(&limiter, interfaces);
+        assert_eq!(
+            found.len(),
+            wanted.iter().len(),
+            "{interfaces:?}: {found:?}"
+        );
+        for (warning, wanted) in found.iter().zip(wanted) {
+            assert!(warning.starts_with(wanted), "{warning}");
         }
     }
     lab.server().ip("link set v1 down");
@@ -63,7 +67,7 @@ fn two_attachments_on_one_path_are_warned_of() {
 }
 
 #[test]
-fn an_interface_that_lies_on_another_is_warned_of() {
+fn check_warns_of_stacked_interfaces() {
     let lab = Lab::veth();
     let limiter = Limiter::prepare(&lab, "limiter", &Config::published(&lab));
     for (name, link) in [
@@ -72,20 +76,20 @@ fn an_interface_that_lies_on_another_is_warned_of() {
     ] {
         if !lab.server().ip_works(link) {
             skip(
-                "an_interface_that_lies_on_another_is_warned_of",
+                "check_warns_of_stacked_interfaces",
                 &format!("this kernel cannot `{link}`"),
             );
             return;
         }
         lab.server().ip(&format!("link set {name} up"));
-        let told = warnings(&limiter, &["s0", name]);
-        assert!(told.len() == 1 && told[0].starts_with(name), "{told:?}");
-        assert!(told[0].contains("on s0"), "{told:?}");
+        let found = warnings(&limiter, &["s0", name]);
+        assert!(found.len() == 1 && found[0].starts_with(name), "{found:?}");
+        assert!(found[0].contains("on s0"), "{found:?}");
     }
 }
 
 #[test]
-fn a_gateway_that_guards_what_others_lie_on_is_warned_of() {
+fn check_warns_of_a_gateway_that_guards_a_bridge_port() {
     let lab = Lab::veth();
     let limiter = Limiter::prepare(&lab, "limiter", &Config::published(&lab));
     for link in [
@@ -97,21 +101,21 @@ fn a_gateway_that_guards_what_others_lie_on_is_warned_of() {
     }
     for (forwards, wanted) in [("0", 0), ("1", 1)] {
         lab.server().set("net/ipv4/ip_forward", forwards);
-        let told = warnings(&limiter, &["s0"]);
-        let told = told
+        let found = warnings(&limiter, &["s0"]);
+        let found = found
             .iter()
-            .filter(|told| told.ends_with("attach br0 instead of s0"));
-        assert_eq!(told.count(), wanted);
-        let told = warnings(&limiter, &["br0"]);
+            .filter(|warning| warning.ends_with("attach br0 instead of s0"));
+        assert_eq!(found.count(), wanted);
+        let found = warnings(&limiter, &["br0"]);
         assert!(
-            !told.iter().any(|told| told.contains("instead of")),
-            "{told:?}"
+            !found.iter().any(|warning| warning.contains("instead of")),
+            "{found:?}"
         );
     }
 }
 
 #[test]
-fn a_server_whose_requests_come_another_way_is_warned_of() {
+fn check_warns_of_a_server_reached_by_other_interfaces() {
     let lab = Lab::veth();
     let limiter = Limiter::prepare(&lab, "limiter", &Config::published(&lab));
     lab.server().ip("link set lo up");
@@ -128,31 +132,31 @@ fn a_server_whose_requests_come_another_way_is_warned_of() {
     };
     assert_eq!(warnings(&limiter, &["s0"]), [""; 0]);
     let local = listen("127.0.0.1:80");
-    let told = warnings(&limiter, &["s0"]);
+    let found = warnings(&limiter, &["s0"]);
     assert!(
-        told.len() == 1 && told[0].ends_with("attach lo"),
-        "{told:?}"
+        found.len() == 1 && found[0].ends_with("attach lo"),
+        "{found:?}"
     );
     assert_eq!(warnings(&limiter, &["lo"]), [""; 0]);
     drop(local);
     let _open = listen("[::]:80");
-    let told = warnings(&limiter, &["lo"]);
+    let found = warnings(&limiter, &["lo"]);
     assert!(
-        told.len() == 1 && told[0].contains("other interfaces than lo"),
-        "{told:?}"
+        found.len() == 1 && found[0].contains("other interfaces than lo"),
+        "{found:?}"
     );
     assert_eq!(warnings(&limiter, &["s0"]), [""; 0]);
     let _tls = listen("0.0.0.0:443");
-    let told = warnings(&limiter, &["s0"]);
+    let found = warnings(&limiter, &["s0"]);
     assert!(
-        told.len() == 1 && told[0].contains("decrypts TLS"),
-        "{told:?}"
+        found.len() == 1 && found[0].contains("decrypts TLS"),
+        "{found:?}"
     );
 }
 
 #[test]
-fn ports_that_a_redirect_hides_are_warned_of() {
-    let name = "ports_that_a_redirect_hides_are_warned_of";
+fn check_warns_of_redirected_ports() {
+    let name = "check_warns_of_redirected_ports";
     let lab = Lab::veth();
     let limiter = Limiter::prepare(&lab, "limiter", &Config::published(&lab));
     for (rules, wanted) in [
@@ -185,20 +189,20 @@ table ip t {{
         if !made.is_ok_and(|output| output.status.success()) {
             return skip(name, "the kernel has no rules of nftables like that");
         }
-        let told = warnings(&limiter, &["s0"]);
-        assert_eq!(told.len(), wanted.iter().len(), "{rules}: {told:?}");
-        for (told, wanted) in told.iter().zip(wanted) {
-            assert!(told.contains("nftables (ip t pre)"), "{told}");
+        let found = warnings(&limiter, &["s0"]);
+        assert_eq!(found.len(), wanted.iter().len(), "{rules}: {found:?}");
+        for (warning, wanted) in found.iter().zip(wanted) {
+            assert!(warning.contains("nftables (ip t pre)"), "{warning}");
             assert!(
-                told.contains(wanted) && told.contains("guarded port 80"),
-                "{told}"
+                warning.contains(wanted) && warning.contains("guarded port 80"),
+                "{warning}"
             );
         }
     }
 }
 
 #[test]
-fn gateways_that_believe_any_source_are_warned_of() {
+fn check_warns_of_a_gateway_without_source_validation() {
     let lab = Lab::veth();
     let limiter = Limiter::prepare(&lab, "limiter", &Config::published(&lab));
     let set = |name: &str, value: &str| lab.server().set(name, value);
@@ -206,22 +210,22 @@ fn gateways_that_believe_any_source_are_warned_of() {
     set("net/ipv4/conf/s0/rp_filter", "0");
     assert_eq!(warnings(&limiter, &["s0"]), [""; 0]);
     set("net/ipv4/ip_forward", "1");
-    let told = warnings(&limiter, &["s0"]);
+    let found = warnings(&limiter, &["s0"]);
     assert!(
-        told.len() == 1 && told[0].contains("from s0, and"),
-        "{told:?}"
+        found.len() == 1 && found[0].contains("from s0, and"),
+        "{found:?}"
     );
-    assert!(told[0].contains("rp_filter is 0"), "{told:?}");
+    assert!(found[0].contains("rp_filter is 0"), "{found:?}");
     set("net/ipv4/conf/all/rp_filter", "1");
     assert_eq!(warnings(&limiter, &["s0"]), [""; 0]);
     set("net/ipv4/conf/s0/rp_filter", "2");
-    let told = warnings(&limiter, &["s0"]);
+    let found = warnings(&limiter, &["s0"]);
     assert!(
-        told.len() == 1 && told[0].contains("rp_filter is 2"),
-        "{told:?}"
+        found.len() == 1 && found[0].contains("rp_filter is 2"),
+        "{found:?}"
     );
     set("net/ipv4/ip_forward", "0");
     set("net/ipv6/conf/all/forwarding", "1");
-    let told = warnings(&limiter, &["s0"]);
-    assert!(told.len() == 1 && told[0].contains("IPv6"), "{told:?}");
+    let found = warnings(&limiter, &["s0"]);
+    assert!(found.len() == 1 && found[0].contains("IPv6"), "{found:?}");
 }

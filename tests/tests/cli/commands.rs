@@ -156,7 +156,7 @@ fn tiers_are_listed_with_their_limits() {
 }
 
 #[test]
-fn without_a_daemon_every_command_says_so_and_where_it_looked() {
+fn commands_without_a_daemon_name_the_socket() {
     let lab = Lab::loopback();
     let limiter = Limiter::prepare(&lab, "limiter", &Config::new(&lab));
     for arguments in [
@@ -176,7 +176,7 @@ fn without_a_daemon_every_command_says_so_and_where_it_looked() {
 }
 
 #[test]
-fn the_socket_is_found_by_the_environment_too() {
+fn socket_is_found_by_the_environment() {
     let (limiter, lab) = Limiter::idle();
     let mut command = lab.server().command(limiter_tests::limiter::binary());
     command
@@ -188,7 +188,7 @@ fn the_socket_is_found_by_the_environment_too() {
 }
 
 #[test]
-fn only_root_may_speak_to_the_daemon() {
+fn only_root_may_use_the_socket() {
     use std::os::unix::fs::PermissionsExt as _;
     let (limiter, _lab) = Limiter::idle();
     let mode = |path: &std::path::Path| {
@@ -211,7 +211,7 @@ fn only_root_may_speak_to_the_daemon() {
 }
 
 #[test]
-fn what_is_no_command_is_a_usage_error() {
+fn unknown_commands_are_usage_errors() {
     for arguments in [
         &[][..],
         &["nosuch"],

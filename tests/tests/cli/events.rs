@@ -69,7 +69,7 @@ fn sum(events: &[&Value]) -> u64 {
 }
 
 #[test]
-fn every_refusal_of_a_flood_is_counted_in_few_lines() {
+fn refusals_of_a_flood_are_summed_in_few_events() {
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 0"));
     let keys = ["acme/web", "acme/app"].map(|scope| rig.limiter.key(scope));
     let ids = rig.limiter.json(&["key", "list"]);
@@ -133,9 +133,9 @@ fn every_refusal_of_a_flood_is_counted_in_few_lines() {
             "{lines:#?}"
         );
     }
-    for (scope, told) in scopes {
+    for (scope, reported) in scopes {
         assert_eq!(
-            told,
+            reported,
             rig.limiter.usage(scope).refused.daily_quota,
             "{scope}"
         );
@@ -144,7 +144,7 @@ fn every_refusal_of_a_flood_is_counted_in_few_lines() {
 }
 
 #[test]
-fn whoever_refuses_for_want_of_a_key_says_who_asked() {
+fn refusals_without_a_valid_key_name_the_client() {
     let rig = Rig::veth(|config| {
         config
             .policy("missing_key = \"reject\"")
@@ -171,16 +171,16 @@ fn whoever_refuses_for_want_of_a_key_says_who_asked() {
         ("disabled_key", "acme/web".into(), id),
         ("malformed", Value::Null, Value::Null),
     ] {
-        let told: Vec<_> = events
+        let reports: Vec<_> = events
             .iter()
             .filter(|event| event["reason"] == reason)
             .collect();
-        assert_eq!(sum(&told), 1, "{reason}: {events:#?}");
-        assert_eq!(told[0]["client"], client, "{told:?}");
+        assert_eq!(sum(&reports), 1, "{reason}: {events:#?}");
+        assert_eq!(reports[0]["client"], client, "{reports:?}");
         assert_eq!(
-            (&told[0]["scope"], &told[0]["key"]),
+            (&reports[0]["scope"], &reports[0]["key"]),
             (&scope, &key),
-            "{told:?}"
+            "{reports:?}"
         );
     }
     // Neither the registered key nor the unknown key may be in the output.
@@ -189,7 +189,7 @@ fn whoever_refuses_for_want_of_a_key_says_who_asked() {
 }
 
 #[test]
-fn changes_are_told_and_remembered() {
+fn changes_are_reported_as_events_and_remembered() {
     let (limiter, _lab) = Limiter::idle();
     let key = limiter.key("acme/web");
     let id = limiter.json(&["key", "list"])[0]["id"]
@@ -234,7 +234,7 @@ fn changes_are_told_and_remembered() {
     let disabled = events
         .iter()
         .find(|event| event["action"] == "key disable")
-        .expect("told");
+        .expect("a report");
     assert_eq!(
         (&disabled["key"], &disabled["scope"]),
         (&id.as_str().into(), &"acme/web".into())
@@ -257,7 +257,7 @@ fn changes_are_told_and_remembered() {
 }
 
 #[test]
-fn who_follows_stays_over_a_restart_and_is_told_of_it() {
+fn follower_survives_a_restart_and_reports_it() {
     let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 0"));
     let key = rig.limiter.key("acme/web");
     let follower = Follower::start(&rig, &["--json", "--limit", "1"]);
@@ -276,12 +276,12 @@ fn who_follows_stays_over_a_restart_and_is_told_of_it() {
             .contains("limiter: connected to a daemon again")
     });
     let pid = rig.limiter.pid().to_string();
-    let said = |events: &[Value], words: &str| {
+    let messages_with = |events: &[Value], words: &str| {
         let messages = events.iter().filter_map(|event| event["message"].as_str());
         messages.filter(|message| message.contains(words)).count()
     };
     follower.until("the start of the new daemon is reported", |events| {
-        said(events, &pid) == 1
+        messages_with(events, &pid) == 1
     });
     assert_eq!(rig.get(&key).status, 429);
     follower.until("refusals are reported again", |events| {
@@ -289,7 +289,7 @@ fn who_follows_stays_over_a_restart_and_is_told_of_it() {
     });
     let events = follower.events();
     assert_eq!(sum(&refusals(&events)), 1, "{events:#?}");
-    assert_eq!(said(&events, "the daemon ends"), 1);
+    assert_eq!(messages_with(&events, "the daemon ends"), 1);
     // A daemon that is killed cannot send a last event, and the follower must still report that the
     // daemon has ended.
     rig.limiter.kill();
@@ -300,7 +300,7 @@ fn who_follows_stays_over_a_restart_and_is_told_of_it() {
 }
 
 #[test]
-fn without_a_daemon_it_does_not_wait() {
+fn events_without_a_daemon_fail_immediately() {
     let (mut limiter, _lab) = Limiter::idle();
     limiter.terminate();
     let output = limiter.cli(&["events", "--follow"]);
@@ -312,7 +312,7 @@ fn without_a_daemon_it_does_not_wait() {
 }
 
 #[test]
-fn one_who_follows_and_does_not_read_holds_nobody_up() {
+fn follower_that_does_not_read_blocks_nobody() {
     let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 0"));
     let key = rig.limiter.key("acme/web");
     let mut asleep = UnixStream::connect(rig.limiter.socket()).expect("the control socket");

@@ -38,7 +38,7 @@ fn assert_invalid((status, answer): (u16, Value), words: &[&str]) {
 }
 
 #[test]
-fn a_limit_that_is_none_is_answered_with_the_field_the_value_and_the_range() {
+fn invalid_limit_is_answered_with_field_value_and_range() {
     let (limiter, _lab) = Limiter::idle();
     limiter.scope("acme");
     let before = limiter.json(&["audit"]);
@@ -111,7 +111,7 @@ fn a_limit_that_is_none_is_answered_with_the_field_the_value_and_the_range() {
 }
 
 #[test]
-fn a_time_that_is_none_is_answered_with_what_is_right() {
+fn invalid_time_is_answered_with_a_correction() {
     let (limiter, _lab) = Limiter::idle();
     limiter.scope("acme");
     let before = limiter.json(&["audit"]);
@@ -222,7 +222,7 @@ const UNSEEN: [(&str, &str); 8] = [
 ];
 
 #[test]
-fn a_text_with_characters_that_nobody_sees_is_refused_wherever_it_comes_from() {
+fn text_with_invisible_characters_is_refused_everywhere() {
     let (limiter, lab) = Limiter::idle();
     limiter.scope("acme");
     let before = limiter.json(&["audit"]);
@@ -293,7 +293,7 @@ fn a_text_with_characters_that_nobody_sees_is_refused_wherever_it_comes_from() {
 }
 
 #[test]
-fn what_a_store_has_of_such_texts_is_shown_by_number() {
+fn invisible_characters_in_the_store_are_shown_by_number() {
     let (mut limiter, _lab) = Limiter::idle();
     limiter.scope("acme");
     limiter.done(&["key", "create", "acme", "--label", "a label"]);
@@ -314,8 +314,8 @@ fn what_a_store_has_of_such_texts_is_shown_by_number() {
         &["explain", "acme"],
         &["scope", "list"],
     ] {
-        let told = limiter.done(arguments);
-        assert!(told.contains(r"\u{1b}[8mhidden\u{2066}"), "{told}");
+        let output = limiter.done(arguments);
+        assert!(output.contains(r"\u{1b}[8mhidden\u{2066}"), "{output}");
     }
     let cleared = limiter.cli(&["limits", "clear", "acme", "--note", "x"]);
     assert!(
@@ -330,7 +330,7 @@ fn what_a_store_has_of_such_texts_is_shown_by_number() {
 }
 
 #[test]
-fn a_key_that_is_no_string_is_not_shown() {
+fn key_that_is_not_a_string_is_not_shown() {
     let (limiter, _lab) = Limiter::idle();
     limiter.scope("acme");
     for key in ["1234567890", "[\"1234567890\"]", "{\"1234567890\":1}"] {
@@ -346,7 +346,7 @@ fn a_key_that_is_no_string_is_not_shown() {
 }
 
 #[test]
-fn a_scope_like_another_but_for_letter_case_is_made_with_a_warning() {
+fn scope_that_differs_only_in_case_is_made_with_a_warning() {
     let (limiter, lab) = Limiter::idle();
     limiter.scope("acme/web");
     for (scope, wanted) in [
@@ -395,7 +395,7 @@ fn key_count(limiter: &Limiter) -> usize {
 }
 
 #[test]
-fn files_of_keys_are_taken_as_people_have_them() {
+fn import_accepts_csv_files_of_common_programs() {
     let (limiter, _lab): (Limiter, Lab) = Limiter::idle();
     for (number, text) in [
         "\u{feff}Scope,Key\r\nacme,#\r\n",
@@ -439,7 +439,7 @@ fn files_of_keys_are_taken_as_people_have_them() {
 }
 
 #[test]
-fn the_same_file_again_leaves_alone_what_is_there_and_says_how_many() {
+fn second_import_of_a_file_skips_and_counts_existing_keys() {
     let (limiter, _lab) = Limiter::idle();
     let file = "scope,key,label\nacme,SECRET-1,one\nacme,SECRET-2,\nbeta/x,SECRET-3,\n";
     assert_eq!(import(&limiter, file).code, exit::DONE);
@@ -461,9 +461,9 @@ fn the_same_file_again_leaves_alone_what_is_there_and_says_how_many() {
 
     let more = format!("{file}acme,SECRET-4,\n");
     let arguments = ["key", "import", "--csv", "-", "--json"];
-    let told = limiter.cli_with_input(&arguments, &more).json();
+    let output = limiter.cli_with_input(&arguments, &more).json();
     assert_eq!(
-        told,
+        output,
         json!({"keys": 1, "scopes": 0, "already_there": 3, "warnings": []})
     );
     assert_eq!(key_count(&limiter), 4);

@@ -96,7 +96,7 @@ impl Trial {
 }
 
 #[test]
-fn what_commands_print_is_as_their_schemas_say() {
+fn json_output_matches_the_schemas() {
     let (limiter, lab) = Limiter::idle();
     let list = lab.file("keys.csv");
     fs::write(&list, "scope,key,label\nbeta/app,some-key-of-theirs,old\n").expect("a list");

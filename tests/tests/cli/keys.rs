@@ -225,24 +225,24 @@ fn a_key_is_checked_without_being_shown() {
     // `key check` distinguishes keys with a typing error, keys of another installation, and keys
     // that are not in the limiter's format.
     for typed in [mistyped(&key, 20), mistyped(&key, 52), key[..50].to_owned()] {
-        let told = check(&typed);
+        let checked = check(&typed);
         assert_eq!(
-            (&told["well_formed"], &told["form"], &told["known"]),
+            (&checked["well_formed"], &checked["form"], &checked["known"]),
             (&json!(false), &Value::Null, &json!(false)),
-            "{told}"
+            "{checked}"
         );
-        let problem = told["problem"].as_str().expect("a problem");
+        let problem = checked["problem"].as_str().expect("a problem");
         assert!(problem.contains("typing error"), "{problem}");
     }
     let (elsewhere, _another) = Limiter::idle();
-    let told = check(&elsewhere.key("beta"));
+    let checked = check(&elsewhere.key("beta"));
     assert_eq!(
-        (&told["well_formed"], &told["form"], &told["known"]),
+        (&checked["well_formed"], &checked["form"], &checked["known"]),
         (&json!(true), &json!("limiter"), &json!(false))
     );
-    let told = check("a-key-of-theirs");
+    let checked = check("a-key-of-theirs");
     assert_eq!(
-        (&told["well_formed"], &told["form"], &told["known"]),
+        (&checked["well_formed"], &checked["form"], &checked["known"]),
         (&json!(true), &json!("other"), &json!(false))
     );
     assert_eq!(check("two words")["well_formed"], false);

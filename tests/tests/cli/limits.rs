@@ -47,7 +47,7 @@ fn limits_are_set_shown_and_cleared() {
 }
 
 #[test]
-fn the_end_of_limits_that_a_command_does_not_name_is_not_changed_without_a_word() {
+fn override_expiry_changes_only_if_the_command_names_it() {
     let (limiter, _lab) = Limiter::idle();
     limiter.scope("acme");
     let set = |arguments: &[&str]| {
@@ -130,7 +130,7 @@ fn the_end_of_limits_that_a_command_does_not_name_is_not_changed_without_a_word(
 }
 
 #[test]
-fn an_override_ends_by_itself() {
+fn override_expires_by_itself() {
     let (limiter, _lab) = Limiter::idle();
     limiter.scope("acme/web");
     let now = limiter_tests::clock::unix_now();
@@ -203,7 +203,7 @@ fn mistakes_about_limits_are_named_and_change_nothing() {
 }
 
 #[test]
-fn usage_tells_the_day_of_one_scope_or_of_all() {
+fn usage_shows_one_scope_or_all() {
     avoid_midnight(std::time::Duration::from_secs(60));
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 10"));
     let key = rig.limiter.key("acme/web");

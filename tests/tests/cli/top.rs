@@ -21,7 +21,7 @@ fn cells(screen: &[String], scope: &str) -> Option<Vec<String>> {
 }
 
 #[test]
-fn scopes_are_seen_sorted_filtered_and_paused() {
+fn top_sorts_filters_and_pauses() {
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 20"));
     let busy = rig.limiter.key("acme/busy");
     let calm = rig.limiter.key_of_tier("zoo/calm", "master");
@@ -136,7 +136,7 @@ fn a_rate_is_shown_while_requests_come() {
 }
 
 #[test]
-fn a_daemon_that_goes_is_told_and_found_again() {
+fn top_reports_a_stopped_daemon_and_reconnects() {
     let mut rig = Rig::veth(|config| config);
     rig.limiter.scope("acme/web");
     let terminal = Terminal::start(
@@ -182,7 +182,7 @@ fn a_signal_leaves_the_terminal_as_it_was() {
 }
 
 #[test]
-fn colours_are_for_those_who_want_them() {
+fn top_uses_colours_only_if_wanted() {
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 0"));
     rig.limiter.scope("acme/web");
     let coloured = |script: &str, name: &str| {
@@ -197,7 +197,7 @@ fn colours_are_for_those_who_want_them() {
 }
 
 #[test]
-fn without_a_terminal_it_says_what_to_use() {
+fn top_without_a_terminal_names_the_alternative() {
     let (limiter, _lab) = Limiter::idle();
     limiter.scope("acme/web");
     let output = limiter.cli(&["top"]);

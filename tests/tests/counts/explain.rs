@@ -31,7 +31,7 @@ fn limit<'a>(view: &'a Value, name: &str) -> &'a Value {
 }
 
 #[test]
-fn each_limit_is_named_before_it_refuses() {
+fn explain_names_each_limit_before_it_refuses() {
     let rig = Rig::veth(|config| config);
     let key = rig.limiter.key("acme/web");
     let set = |arguments: &[&str]| {
@@ -124,7 +124,7 @@ fn each_limit_is_named_before_it_refuses() {
 }
 
 #[test]
-fn keys_that_are_shut_and_scopes_that_are_gone_are_explained() {
+fn explain_covers_disabled_keys_and_removed_scopes() {
     let rig = Rig::veth(|config| config.policy("unknown_key = \"reject\""));
     let key = rig.limiter.key("acme/web");
     let id = rig.limiter.json(&["key", "list"])[0]["id"]

@@ -28,14 +28,14 @@ fn quick(config: Config) -> Config {
     config.section("healing", QUICK)
 }
 
-fn healed(limiter: &Limiter, what: &str) -> u64 {
+fn healed_count(limiter: &Limiter, what: &str) -> u64 {
     limiter.count(&format!("/healed/{what}"))
 }
 
 /// Waits for [`ROUNDS`] further checks and recounts.
 #[track_caller]
-fn after_rounds(limiter: &Limiter) {
-    let rounds = || ["checks", "recounts"].map(|what| healed(limiter, what));
+fn wait_for_rounds(limiter: &Limiter) {
+    let rounds = || ["checks", "recounts"].map(|what| healed_count(limiter, what));
     let before = rounds();
     eventually("some rounds of healing", || {
         rounds()
@@ -46,7 +46,7 @@ fn after_rounds(limiter: &Limiter) {
 }
 
 #[test]
-fn a_drift_is_healed_to_the_request_and_a_live_one_keeps_its_slot() {
+fn drift_is_healed_exactly_and_a_live_request_keeps_its_slot() {
     // These intervals are so long that no check or recount begins before the test shortens them.
     let slow = "check_interval = \"60min\"\nrecount_interval = \"60min\"\n";
     let configure = |config: Config| config.tier("profile", "concurrency = 3");
@@ -63,8 +63,8 @@ fn a_drift_is_healed_to_the_request_and_a_live_one_keeps_its_slot() {
     eventually("the drift is healed", || {
         rig.limiter.usage("acme/web").in_flight == 1
     });
-    after_rounds(&rig.limiter);
-    assert_eq!(healed(&rig.limiter, "slots"), 2);
+    wait_for_rounds(&rig.limiter);
+    assert_eq!(healed_count(&rig.limiter, "slots"), 2);
     let more = nginx::hold(&rig.lab, &rig.nginx, &key, 2);
     assert_eq!(rig.get(&key).status, 429);
 
@@ -73,7 +73,7 @@ fn a_drift_is_healed_to_the_request_and_a_live_one_keeps_its_slot() {
     eventually("the drift down is healed", || {
         rig.limiter.usage("acme/web").in_flight == 3
     });
-    assert_eq!(healed(&rig.limiter, "slots"), 4);
+    assert_eq!(healed_count(&rig.limiter, "slots"), 4);
     assert!(
         rig.limiter
             .log()
@@ -101,7 +101,7 @@ impl Drop for Stop<'_> {
 }
 
 #[test]
-fn a_drift_is_healed_exactly_while_requests_come_and_go() {
+fn drift_is_healed_exactly_under_load() {
     let rig = Rig::veth(quick);
     let key = rig.limiter.key("acme/web");
     let state = PinnedState::open(rig.limiter.pin_dir());
@@ -122,14 +122,14 @@ fn a_drift_is_healed_exactly_while_requests_come_and_go() {
         state.add_in_flight(FIRST, 5);
         state.add_connections(FIRST, 3);
         eventually("the drifts are healed", || {
-            ["slots", "connections"].map(|what| healed(&rig.limiter, what)) == [5, 3]
+            ["slots", "connections"].map(|what| healed_count(&rig.limiter, what)) == [5, 3]
         });
-        after_rounds(&rig.limiter);
+        wait_for_rounds(&rig.limiter);
     });
     rig.assert_nothing_left("acme/web");
-    after_rounds(&rig.limiter);
+    wait_for_rounds(&rig.limiter);
     assert_eq!(
-        ["slots", "connections"].map(|what| healed(&rig.limiter, what)),
+        ["slots", "connections"].map(|what| healed_count(&rig.limiter, what)),
         [5, 3],
         "nothing else counted as a drift"
     );
@@ -145,15 +145,15 @@ fn assert_stays(limiter: &Limiter, scope: &str, expected: (u64, u64)) {
         (usage.in_flight, usage.connections)
     };
     assert_eq!(counted(), expected);
-    after_rounds(limiter);
+    wait_for_rounds(limiter);
     assert_eq!(counted(), expected);
     for what in ["slots", "connections", "orphaned_flows", "orphaned_slots"] {
-        assert_eq!(healed(limiter, what), 0, "{what}");
+        assert_eq!(healed_count(limiter, what), 0, "{what}");
     }
 }
 
 #[test]
-fn a_request_that_is_silent_for_long_is_never_freed() {
+fn silent_request_is_never_freed() {
     for net in [Net::Veth, Net::Loopback] {
         let rig = Rig::on(net, quick);
         let key = rig.limiter.key("acme/web");
@@ -182,7 +182,7 @@ fn a_request_that_is_silent_for_long_is_never_freed() {
 }
 
 #[test]
-fn a_silent_websocket_of_a_server_for_both_families_is_never_freed() {
+fn silent_websocket_of_a_dual_stack_server_is_never_freed() {
     let lab = Lab::veth();
     let _server = Server::start(lab.server(), GUARDED, |mut conn| {
         let switched = b"HTTP/1.1 101 Switching Protocols\r\n\
@@ -264,7 +264,7 @@ fn a_silent_request_to_a_socket_bound_to_a_device_is_never_freed() {
 }
 
 #[test]
-fn a_silent_request_to_a_port_that_is_redirected_is_never_freed() {
+fn silent_request_to_a_redirected_port_is_never_freed() {
     let rig = Rig::veth(quick);
     let _rules = Rules::redirect(rig.lab.server(), GUARDED, UNGUARDED);
     let key = rig.limiter.key("acme/web");
@@ -275,10 +275,10 @@ fn a_silent_request_to_a_port_that_is_redirected_is_never_freed() {
 }
 
 #[test]
-fn a_silent_request_of_a_client_that_its_server_knows_by_another_address_is_never_freed() {
+fn silent_request_behind_source_nat_is_never_freed() {
     let rig = Rig::veth(quick);
     let other = Ipv4Addr::new(192, 0, 2, 99);
-    let _rules = Rules::disguise(rig.lab.server(), GUARDED, other);
+    let _rules = Rules::source_nat(rig.lab.server(), GUARDED, other);
     let key = rig.limiter.key("acme/web");
     let mut held = nginx::hold(&rig.lab, &rig.nginx, &key, 1);
     assert_stays(&rig.limiter, "acme/web", (1, 1));
@@ -322,7 +322,7 @@ fn a_killed_server_whose_fin_and_rst_are_lost_frees_its_requests() {
             (usage.in_flight, usage.connections) == (0, 0)
         });
         assert_eq!(
-            ["orphaned_flows", "orphaned_slots"].map(|what| healed(&rig.limiter, what)),
+            ["orphaned_flows", "orphaned_slots"].map(|what| healed_count(&rig.limiter, what)),
             [3, 3],
             "{net:?}"
         );
@@ -341,10 +341,10 @@ fn a_killed_server_whose_fin_and_rst_are_lost_frees_its_requests() {
 }
 
 #[test]
-fn what_was_lost_while_the_daemon_was_down_is_healed_by_the_next_one() {
+fn drift_without_a_daemon_is_healed_by_the_next_one() {
     let mut rig = Rig::veth(|config| quick(config.tier("profile", "concurrency = 3")));
     let key = rig.limiter.key("acme/web");
-    after_rounds(&rig.limiter);
+    wait_for_rounds(&rig.limiter);
     rig.limiter.kill();
     let held = lose_the_server(&mut rig, &key);
     rig.limiter.run(&[]);

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 /// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
 /// requests are counted on one day.
-const TEST: std::time::Duration = std::time::Duration::from_secs(60);
+const TIME_BEFORE_MIDNIGHT: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Returns the date `days` days before today, and the number by which the store identifies that
 /// day.
@@ -39,8 +39,8 @@ fn put(store: &Connection, scope: &str, days_ago: u32, used: i64) {
 }
 
 #[test]
-fn past_days_are_told_as_long_as_they_are_kept() {
-    avoid_midnight(TEST);
+fn past_days_are_shown_until_they_expire() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let lab = Lab::loopback();
     let config = Config::published(&lab).small_tables();
     let mut limiter = Limiter::start(&lab, &config.section("history", "keep = \"30d\"\n"));
@@ -112,7 +112,7 @@ fn past_days_are_told_as_long_as_they_are_kept() {
 }
 
 #[test]
-fn how_long_days_are_kept_is_checked() {
+fn invalid_retention_of_days_is_rejected() {
     let lab = Lab::loopback();
     let check = |keep: &str| {
         let config = Config::published(&lab).section("history", &format!("keep = {keep}\n"));

@@ -10,7 +10,7 @@ use limiter_tests::{
 };
 
 #[test]
-fn of_thirty_at_once_twenty_pass_and_ten_get_429_and_the_slots_come_back() {
+fn concurrency_admits_twenty_of_thirty_and_slots_are_freed() {
     const LIMIT: usize = 20;
     for net in [Net::Veth, Net::Loopback] {
         let rig = Rig::on(net, |config| config.tier("profile", "concurrency = 20"));
@@ -57,7 +57,7 @@ fn of_thirty_at_once_twenty_pass_and_ten_get_429_and_the_slots_come_back() {
 }
 
 #[test]
-fn one_answer_makes_room_for_one_more_request() {
+fn one_response_frees_one_slot() {
     let rig = Rig::veth(|config| config.tier("profile", "concurrency = 2"));
     let key = rig.limiter.key("acme/web");
     let mut held = nginx::hold(&rig.lab, &rig.nginx, &key, 2);
@@ -129,7 +129,7 @@ fn a_server_that_is_killed_frees_the_slots_of_its_requests() {
         rig.nginx.kill();
         for mut conn in held {
             // The connection ends with a FIN or a reset, in both cases without a response.
-            assert!(conn.fate().map_or(true, |rest| rest.is_empty()), "{net:?}");
+            assert!(conn.rest().map_or(true, |rest| rest.is_empty()), "{net:?}");
         }
         eventually("the slots are free", || {
             rig.limiter.usage("acme/web").in_flight == 0
@@ -171,7 +171,7 @@ fn open_connections_are_limited_and_their_ends_counted() {
 }
 
 #[test]
-fn concurrent_clients_of_all_kinds_leave_nothing_behind() {
+fn clients_of_all_kinds_leave_no_counts_behind() {
     let rig = Rig::veth(|config| config.tier("profile", "concurrency = 4"));
     let key = rig.limiter.key("acme/web");
     rig.nginx.gate().open();

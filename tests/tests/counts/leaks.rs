@@ -21,7 +21,7 @@ const RST: u32 = 4;
 const SCOPE: &str = "acme/web";
 
 /// Directives with which nginx closes idle connections after 2 s.
-const IMPATIENT: &str = "keepalive_timeout 2s; send_timeout 2s; client_header_timeout 2s;";
+const SHORT_TIMEOUTS: &str = "keepalive_timeout 2s; send_timeout 2s; client_header_timeout 2s;";
 
 /// A rule for a bad path. It loses 3% of the packets, duplicates 2% at once, repeats 1% later, and
 /// delays 2%.
@@ -34,14 +34,14 @@ const BAD: Rule = Rule {
 };
 
 /// Creates a rig in which the server and its kernel soon close connections whose client is silent.
-fn impatient(net: Net) -> Rig {
+fn rig_with_short_timeouts(net: Net) -> Rig {
     let lab = Lab::new(net);
-    lab.expect_a_bad_way();
+    lab.tune_for_packet_loss();
     // The server's kernel retransmits unacknowledged bytes at most three times, or at most twice
     // after the process has closed the socket.
     lab.server().set("net/ipv4/tcp_retries2", "3");
     lab.server().set("net/ipv4/tcp_orphan_retries", "2");
-    Rig::with(lab, IMPATIENT, |config| config)
+    Rig::with(lab, SHORT_TIMEOUTS, |config| config)
 }
 
 /// Opens two connections with one request in flight on each, and two idle connections.
@@ -67,8 +67,8 @@ fn assert_counts_are_zero(limiter: &Limiter) {
 }
 
 #[test]
-fn a_client_that_is_gone_without_a_fin_is_counted_until_the_server_gives_it_up() {
-    let rig = impatient(Net::Veth);
+fn client_gone_without_a_fin_is_counted_until_the_server_times_out() {
+    let rig = rig_with_short_timeouts(Net::Veth);
     let key = rig.limiter.key(SCOPE);
     let conns = open_some(&rig, &key);
     rig.lab.client().ip("link set c0 down");
@@ -81,8 +81,8 @@ fn a_client_that_is_gone_without_a_fin_is_counted_until_the_server_gives_it_up()
 }
 
 #[test]
-fn a_client_whose_namespace_is_deleted_is_counted_until_the_server_gives_it_up() {
-    let mut rig = impatient(Net::Veth);
+fn client_with_a_deleted_namespace_is_counted_until_the_server_times_out() {
+    let mut rig = rig_with_short_timeouts(Net::Veth);
     let key = rig.limiter.key(SCOPE);
     let conns = open_some(&rig, &key);
     rig.lab.client().ip("link set c0 down");
@@ -95,8 +95,8 @@ fn a_client_whose_namespace_is_deleted_is_counted_until_the_server_gives_it_up()
 }
 
 #[test]
-fn a_server_that_is_killed_without_a_word_to_anybody_leaves_nothing_in_the_counts() {
-    let mut rig = impatient(Net::Veth);
+fn silently_killed_server_leaves_no_counts() {
+    let mut rig = rig_with_short_timeouts(Net::Veth);
     // The programs that lose packets are attached first, and the limiter's programs are attached
     // after them. Packets from the server are therefore lost before the limiter sees them.
     rig.limiter.terminate();
@@ -105,7 +105,7 @@ fn a_server_that_is_killed_without_a_word_to_anybody_leaves_nothing_in_the_count
     rig.limiter.run(&[]);
     let key = rig.limiter.key(SCOPE);
     let conns = open_some(&rig, &key);
-    disorder.set(Rule::NONE, Rule::eats(FIN | RST));
+    disorder.set(Rule::NONE, Rule::dropping(FIN | RST));
     rig.nginx.kill();
     eventually("its last packets are lost", || {
         disorder.to_client().lost >= 4
@@ -137,19 +137,19 @@ fn a_reset_from_either_side_ends_the_counts() {
         for _ in 0..10 {
             let mut conn = rig.lab.connect(8080);
             conn.send(&request("/", &key));
-            assert!(conn.fate().is_err(), "{net:?}");
+            assert!(conn.rest().is_err(), "{net:?}");
         }
         assert_counts_are_zero(&rig.limiter);
     }
 }
 
 #[test]
-fn a_client_whose_reset_is_lost_is_counted_until_the_server_gives_it_up() {
+fn client_whose_reset_is_lost_is_counted_until_the_server_times_out() {
     for net in [Net::Veth, Net::Loopback] {
-        let rig = impatient(net);
+        let rig = rig_with_short_timeouts(net);
         let key = rig.limiter.key(SCOPE);
         let mut disorder = Disorder::at_client(&rig.lab, GUARDED);
-        disorder.set(Rule::eats(RST), Rule::NONE);
+        disorder.set(Rule::dropping(RST), Rule::NONE);
         for conn in open_some(&rig, &key) {
             conn.reset();
         }
@@ -163,9 +163,9 @@ fn a_client_whose_reset_is_lost_is_counted_until_the_server_gives_it_up() {
 }
 
 #[test]
-fn what_ended_while_the_daemon_was_dead_is_not_counted_by_the_next_one() {
+fn connections_that_end_without_a_daemon_are_not_counted_by_the_next_one() {
     for net in [Net::Veth, Net::Loopback] {
-        let mut rig = impatient(net);
+        let mut rig = rig_with_short_timeouts(net);
         let key = rig.limiter.key(SCOPE);
         let mut disorder = Disorder::at_client(&rig.lab, GUARDED);
         let conns = open_some(&rig, &key);
@@ -187,7 +187,7 @@ fn what_ended_while_the_daemon_was_dead_is_not_counted_by_the_next_one() {
             })
             .collect();
         eventually("the server has them", || rig.nginx.gate().arrived() >= 4);
-        disorder.set(Rule::eats(RST), Rule::NONE);
+        disorder.set(Rule::dropping(RST), Rule::NONE);
         for conn in more {
             conn.reset();
         }
@@ -213,9 +213,13 @@ impl Drop for SetOnDrop<'_> {
 /// Runs clients of all kinds while `happens` changes the daemon or the interfaces. Asserts
 /// afterwards that all counts are correct.
 #[track_caller]
-fn go_on_while(net: Net, rule: Rule, happens: impl FnOnce(&mut Limiter, &Lab, &dyn Fn())) {
+fn assert_clients_succeed_while(
+    net: Net,
+    rule: Rule,
+    happens: impl FnOnce(&mut Limiter, &Lab, &dyn Fn()),
+) {
     let lab = Lab::new(net);
-    lab.expect_a_bad_way();
+    lab.tune_for_packet_loss();
     let mut rig = Rig::with(lab, mixture::NGINX, mixture::tiers);
     rig.nginx.gate().open();
     let keys = Keys::make(&rig.limiter);
@@ -253,8 +257,8 @@ fn times(short: usize) -> usize {
 }
 
 #[test]
-fn an_interface_that_goes_down_and_up_again_costs_nobody_an_answer() {
-    go_on_while(Net::Veth, Rule::NONE, |_, lab, progress| {
+fn interface_that_goes_down_and_up_loses_no_response() {
+    assert_clients_succeed_while(Net::Veth, Rule::NONE, |_, lab, progress| {
         for _ in 0..times(3) {
             lab.server().ip("link set s0 down");
             // No event shows that clients are waiting for the interface. The test therefore pauses,
@@ -267,9 +271,9 @@ fn an_interface_that_goes_down_and_up_again_costs_nobody_an_answer() {
 }
 
 #[test]
-fn on_a_bad_way_a_daemon_that_is_killed_and_started_again_costs_nobody_an_answer() {
+fn daemon_restarts_on_a_bad_path_lose_no_response() {
     for net in [Net::Veth, Net::Loopback] {
-        go_on_while(net, BAD, |limiter, _, progress| {
+        assert_clients_succeed_while(net, BAD, |limiter, _, progress| {
             for _ in 0..times(3) {
                 limiter.kill();
                 progress();
@@ -281,8 +285,8 @@ fn on_a_bad_way_a_daemon_that_is_killed_and_started_again_costs_nobody_an_answer
 }
 
 #[test]
-fn on_a_bad_way_a_configuration_that_is_read_again_costs_nobody_an_answer() {
-    go_on_while(Net::Veth, BAD, |limiter, _, progress| {
+fn reloads_on_a_bad_path_lose_no_response() {
+    assert_clients_succeed_while(Net::Veth, BAD, |limiter, _, progress| {
         for _ in 0..times(5) {
             limiter.done(&["reload"]);
             progress();

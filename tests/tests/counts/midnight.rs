@@ -168,17 +168,17 @@ fn over_midnight(meanwhile: impl FnOnce(&mut Limiter), after: impl FnOnce(&mut L
 }
 
 #[test]
-fn at_midnight_a_new_day_begins_to_the_request() {
+fn midnight_with_a_running_daemon() {
     over_midnight(|_| {}, |_| {});
 }
 
 #[test]
-fn while_the_daemon_is_dead_too_and_the_next_one_closes_the_books() {
+fn midnight_without_a_daemon() {
     over_midnight(Limiter::kill, |limiter| limiter.run(&[]));
 }
 
 #[test]
-fn and_while_it_is_started_again_and_again() {
+fn midnight_during_repeated_restarts() {
     over_midnight(
         |limiter| {
             for round in 0..8 {
@@ -195,7 +195,7 @@ fn and_while_it_is_started_again_and_again() {
 }
 
 #[test]
-fn a_clock_that_goes_back_opens_no_day_again() {
+fn clock_set_back_reopens_no_day() {
     let mut night = night("daily_quota = 5");
     let first = night.time.date(0);
     let day = |night: &Night| night.limiter.json(&["usage", "acme/web"])["day"].clone();
@@ -228,7 +228,7 @@ fn a_clock_that_goes_back_opens_no_day_again() {
 }
 
 #[test]
-fn a_leap_second_that_is_stepped_opens_no_day_again_and_grants_none_twice() {
+fn stepped_leap_second_reopens_no_day_and_grants_none_twice() {
     // A real leap second sets the clock back by one second. A step of three seconds is large enough
     // for the kernel programs to see the old day again.
     for step in [1, 3] {
@@ -260,7 +260,7 @@ fn a_leap_second_that_is_stepped_opens_no_day_again_and_grants_none_twice() {
 }
 
 #[test]
-fn limits_of_ones_own_end_at_their_time_without_a_daemon() {
+fn override_expires_without_a_daemon() {
     let mut night = night("daily_quota = 2");
     let until = chrono::DateTime::from_timestamp(night.time.now() + 15, 0).expect("a time");
     let until = until.to_rfc3339();

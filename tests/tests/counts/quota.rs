@@ -12,7 +12,7 @@ use limiter_tests::{
 
 /// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
 /// requests are counted on one day.
-const TEST: Duration = Duration::from_secs(60);
+const TIME_BEFORE_MIDNIGHT: Duration = Duration::from_secs(60);
 
 /// Asserts that `response` has the properties of every 429, whichever limit caused it. `policy` is
 /// the name of that limit in the response.
@@ -37,7 +37,7 @@ fn assert_is_refusal(response: &Response, policy: &str) {
 
 #[test]
 fn exactly_the_quota_is_admitted_then_429_until_midnight() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     for net in Net::ALL {
         let rig = Rig::on(net, |config| config.tier("profile", "daily_quota = 5"));
         let key = rig.limiter.key("acme/web");
@@ -78,8 +78,8 @@ fn exactly_the_quota_is_admitted_then_429_until_midnight() {
 }
 
 #[test]
-fn the_policies_are_told_with_their_quotas_and_windows() {
-    avoid_midnight(TEST);
+fn refusal_lists_the_policies_with_quotas_and_windows() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| {
         config.tier(
             "profile",
@@ -106,7 +106,7 @@ fn the_policies_are_told_with_their_quotas_and_windows() {
 
 #[test]
 fn a_refused_head_gets_the_same_headers_and_no_body() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 1"));
     let key = rig.limiter.key("acme/web");
     rig.get(&key);
@@ -134,7 +134,7 @@ fn many_connections_at_once_get_exactly_the_quota() {
     const QUOTA: u64 = 400;
     const CLIENTS: usize = 8;
     const REQUESTS: usize = 100;
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| {
         config.tier(
             "profile",
@@ -168,8 +168,8 @@ fn many_connections_at_once_get_exactly_the_quota() {
 }
 
 #[test]
-fn one_scope_over_its_quota_is_no_others_concern() {
-    avoid_midnight(TEST);
+fn exhausted_scope_does_not_affect_other_scopes() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 1"));
     let [web, app] = ["acme/web", "acme/app"].map(|scope| rig.limiter.key(scope));
     let master = rig.limiter.key("acme");
@@ -179,8 +179,8 @@ fn one_scope_over_its_quota_is_no_others_concern() {
 }
 
 #[test]
-fn an_override_and_its_end_work_at_once_also_on_open_connections() {
-    avoid_midnight(TEST);
+fn override_and_its_end_apply_immediately_to_open_connections() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 2"));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.statuses(&key, 3), [200, 200, 429]);
@@ -225,8 +225,8 @@ fn an_override_and_its_end_work_at_once_also_on_open_connections() {
 }
 
 #[test]
-fn a_reset_gives_the_day_back() {
-    avoid_midnight(TEST);
+fn usage_reset_restores_the_quota() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 2"));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.statuses(&key, 3), [200, 200, 429]);
@@ -237,7 +237,7 @@ fn a_reset_gives_the_day_back() {
 }
 
 #[test]
-fn past_the_rate_it_is_429_and_neither_quota_nor_slot_is_charged() {
+fn request_over_the_rate_gets_429_and_charges_nothing() {
     let rig = Rig::veth(|config| config.tier("profile", "rate = \"1/min\"\nburst = 1"));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.get(&key).status, 200);
@@ -258,7 +258,7 @@ fn past_the_rate_it_is_429_and_neither_quota_nor_slot_is_charged() {
 }
 
 #[test]
-fn a_rate_that_is_lifted_or_raised_no_longer_holds_anything_up() {
+fn lifted_or_raised_rate_applies_immediately() {
     let rig = Rig::veth(|config| config.tier("profile", "rate = \"1/min\"\nburst = 1"));
     let set = |scope: &str, rate: &str| {
         rig.limiter
@@ -283,14 +283,14 @@ fn a_rate_that_is_lifted_or_raised_no_longer_holds_anything_up() {
 }
 
 #[test]
-fn a_burst_is_admitted_and_not_one_more() {
+fn exactly_the_burst_is_admitted() {
     let rig = Rig::veth(|config| config.tier("profile", "rate = \"1/min\"\nburst = 4"));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.statuses(&key, 6), [200, 200, 200, 200, 429, 429]);
 }
 
 #[test]
-fn a_refused_request_does_not_put_the_next_one_off() {
+fn refused_request_does_not_delay_the_next_one() {
     let rig = Rig::veth(|config| config.tier("profile", "rate = \"2/s\"\nburst = 1"));
     let key = rig.limiter.key("acme/web");
     // This client sends without a pause. If refused requests counted towards the rate, all further
@@ -317,7 +317,7 @@ fn the_rate_holds_over_all_connections_and_keys_of_a_scope() {
 }
 
 #[test]
-fn at_full_speed_admitted_requests_keep_their_distance() {
+fn admitted_requests_keep_the_interval_at_full_speed() {
     use limiter_tests::capture::{Capture, exchanges};
 
     const APART: u64 = 2_000_000;

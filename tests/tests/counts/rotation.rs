@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 /// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
 /// requests are counted on one day.
-const TEST: Duration = Duration::from_secs(60);
+const TIME_BEFORE_MIDNIGHT: Duration = Duration::from_secs(60);
 
 /// Returns the ids of the keys of `scope`, starting with the oldest key.
 fn ids(rig: &Rig, scope: &str) -> Vec<String> {
@@ -31,8 +31,8 @@ fn set(rig: &Rig, arguments: &[&str]) {
 }
 
 #[test]
-fn keys_are_rotated_on_one_open_connection_and_the_count_goes_on() {
-    avoid_midnight(TEST);
+fn keys_rotate_on_an_open_connection_and_share_the_count() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 100"));
     let first = rig.limiter.key("acme/web");
     let used = || rig.limiter.usage("acme/web").used;
@@ -79,7 +79,7 @@ fn keys_are_rotated_on_one_open_connection_and_the_count_goes_on() {
 }
 
 #[test]
-fn a_scope_with_active_keys_is_removed_only_when_that_is_said() {
+fn removing_a_scope_with_active_keys_requires_with_keys() {
     let rig = Rig::veth(|config| config.policy("unknown_key = \"reject\""));
     let key = rig.limiter.key("acme/web");
     let other = rig.limiter.another_key("acme/web");
@@ -114,7 +114,7 @@ fn a_scope_with_active_keys_is_removed_only_when_that_is_said() {
 /// By default, a request with a key that is not registered passes without limits. A revoked key
 /// must never be treated like such a key.
 #[test]
-fn a_key_that_was_revoked_never_works_again_whatever_becomes_of_its_scope() {
+fn revoked_key_never_works_again() {
     let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 100"));
     let revoked = rig.limiter.key("acme/web");
     let [disabled, active] = [(); 2].map(|()| rig.limiter.another_key("acme/web"));
@@ -155,19 +155,19 @@ fn a_key_that_was_revoked_never_works_again_whatever_becomes_of_its_scope() {
         }
         for key in [&revoked, &disabled, &active] {
             assert_eq!(rig.get(key).status, 401, "{step}");
-            let said = [
+            let words = [
                 "was revoked at 20",
                 "of acme/web, a scope that has been removed",
             ];
             let alone = rig.limiter.cli_with_input(&["key", "import", "other"], key);
-            alone.assert_fails(exit::FAILED, &said);
+            alone.assert_fails(exit::FAILED, &words);
             let file = rig.lab.file("keys.csv");
             std::fs::write(&file, format!("scope,key\nnew,a-new-key\nacme/web,{key}\n"))
                 .expect("the list");
             let listed = rig
                 .limiter
                 .cli(&["key", "import", "--csv", &file.display().to_string()]);
-            listed.assert_fails(exit::FAILED, &[&["line 3"][..], &said].concat());
+            listed.assert_fails(exit::FAILED, &[&["line 3"][..], &words].concat());
             assert!(!format!("{alone:?} {listed:?}").contains(key), "{listed:?}");
         }
         for id in [&first, &second, &third] {
@@ -213,8 +213,8 @@ fn a_key_that_was_revoked_never_works_again_whatever_becomes_of_its_scope() {
 }
 
 #[test]
-fn a_changed_quota_keeps_the_days_count() {
-    avoid_midnight(TEST);
+fn changed_quota_keeps_the_count_of_the_day() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 5"));
     let key = rig.limiter.key("acme/web");
     let mut conn = rig.lab.connect(GUARDED);
@@ -236,8 +236,8 @@ fn a_changed_quota_keeps_the_days_count() {
 }
 
 #[test]
-fn an_override_ends_at_its_time_on_open_connections_too() {
-    avoid_midnight(TEST);
+fn override_expires_on_open_connections_too() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 2"));
     let key = rig.limiter.key("acme/web");
     let mut open = rig.lab.connect(GUARDED);
@@ -254,8 +254,8 @@ fn an_override_ends_at_its_time_on_open_connections_too() {
 }
 
 #[test]
-fn an_override_that_ended_without_a_daemon_is_over_when_one_starts() {
-    avoid_midnight(TEST);
+fn override_that_expired_without_a_daemon_stays_expired() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 2"));
     let key = rig.limiter.key("acme/web");
     set(&rig, &["--daily-quota", "1000", "--until", &in_seconds(10)]);
@@ -280,7 +280,7 @@ fn an_override_that_ended_without_a_daemon_is_over_when_one_starts() {
 
 #[test]
 fn a_scope_can_be_observed_alone_and_enforced_again() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 2"));
     let (key, other) = (rig.limiter.key("acme/web"), rig.limiter.key("acme/app"));
     assert_eq!(

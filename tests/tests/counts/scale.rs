@@ -21,7 +21,7 @@ use limiter_tests::{
 };
 use serde_json::json;
 
-const TEST: Duration = Duration::from_secs(240);
+const TIME_BEFORE_MIDNIGHT: Duration = Duration::from_secs(240);
 
 /// The maximum kernel memory per key in bytes. It includes the memory of the scopes, divided by the
 /// number of keys.
@@ -145,8 +145,8 @@ fn length(page: &Page) -> usize {
 }
 
 #[test]
-fn many_keys_are_imported_cost_little_and_hold_through_a_restart() {
-    avoid_midnight(TEST);
+fn many_keys_are_imported_cheaply_and_survive_a_restart() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let size = Size::of_this_run();
     let mut rig = Rig::veth(|config| {
         on_page(size.tables(config), "")
@@ -266,7 +266,7 @@ fn many_keys_are_imported_cost_little_and_hold_through_a_restart() {
 }
 
 #[test]
-fn a_file_with_mistakes_changes_nothing_and_all_of_them_are_told() {
+fn import_with_mistakes_changes_nothing_and_reports_all_of_them() {
     let size = Size::of_this_run();
     let lab = Lab::loopback();
     let limiter = Limiter::start(&lab, &size.tables(Config::new(&lab)));
@@ -285,12 +285,16 @@ fn a_file_with_mistakes_changes_nothing_and_all_of_them_are_told() {
         writeln!(text, "fine,fine-{number}").expect("a string");
     }
     let output = import(&limiter, &lab, &text, &[]);
-    let told: Vec<&str> = output.stderr.lines().collect();
-    assert_eq!((output.code, told.len()), (exit::FAILED, 4), "{output:?}");
-    for (told, offset) in told.iter().zip([1, 3, 5, 7]) {
+    let messages: Vec<&str> = output.stderr.lines().collect();
+    assert_eq!(
+        (output.code, messages.len()),
+        (exit::FAILED, 4),
+        "{output:?}"
+    );
+    for (message, offset) in messages.iter().zip([1, 3, 5, 7]) {
         assert!(
-            told.contains(&format!("line {}:", lines + offset)),
-            "{told}"
+            message.contains(&format!("line {}:", lines + offset)),
+            "{message}"
         );
     }
     assert!(!output.stderr.contains("customer-"), "{output:?}");
@@ -322,7 +326,7 @@ fn a_file_with_mistakes_changes_nothing_and_all_of_them_are_told() {
 }
 
 #[test]
-fn people_see_how_far_an_import_is_and_programs_do_not() {
+fn import_shows_progress_only_on_a_terminal() {
     let size = Size::of_this_run();
     let lab = Lab::loopback();
     let limiter = Limiter::start(&lab, &size.tables(Config::new(&lab)));

@@ -14,7 +14,7 @@ use std::{
 
 use limiter_tests::{
     Conn, GUARDED, Limiter, Net, Rig, avoid_midnight,
-    clock::PATIENCE,
+    clock::TIMEOUT,
     eventually,
     limiter::exit,
     long, nginx,
@@ -28,13 +28,13 @@ use proptest::{
 
 /// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
 /// requests are counted on one day.
-const TEST: Duration = Duration::from_secs(120);
+const TIME_BEFORE_MIDNIGHT: Duration = Duration::from_secs(120);
 
 const NAMES: [&str; 4] = ["flows", "scopes", "keys", "unknown_keys"];
 
 /// The interval at which the state of a starting daemon is polled, because no event reports changes
 /// of this state.
-const LOOK: Duration = Duration::from_micros(200);
+const POLL_INTERVAL: Duration = Duration::from_micros(200);
 
 /// The number of requests that the pipelining client sends at once.
 const PIPELINED: usize = 5;
@@ -151,7 +151,7 @@ fn under_load(rig: &mut Rig, key: &str, during: impl FnOnce(&mut Limiter, &dyn F
 
 /// Asserts that the new maps continue all counts of the previous maps: `asked` requests in total,
 /// and two requests in flight on the connections in `held`.
-fn assert_went_on(rig: &mut Rig, key: &str, asked: u64, held: Vec<Conn>, since: &str) {
+fn assert_counts_continued(rig: &mut Rig, key: &str, asked: u64, held: Vec<Conn>, since: &str) {
     rig.assert_charged_as_served("acme/web", key, asked);
     let usage = rig.limiter.usage("acme/web");
     assert_eq!((usage.refused.total(), usage.lost), (0, 0), "{usage:?}");
@@ -181,7 +181,7 @@ fn assert_went_on(rig: &mut Rig, key: &str, asked: u64, held: Vec<Conn>, since: 
 }
 
 fn grows_under_load(net: Net, hook: &str) {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::on(net, |config| {
         let interface = if net == Net::Loopback { "lo" } else { "s0" };
         config.attach_lines(&format!(
@@ -208,22 +208,22 @@ fn grows_under_load(net: Net, hook: &str) {
         }
     });
     let since = since.as_str().expect("a time");
-    assert_went_on(&mut rig, &key, asked, held, since);
+    assert_counts_continued(&mut rig, &key, asked, held, since);
 }
 
 #[test]
-fn all_tables_are_made_larger_under_load_and_nothing_is_lost() {
+fn tables_grow_under_load_on_veth_with_tcx() {
     grows_under_load(Net::Veth, "tcx");
 }
 
 #[test]
-fn on_loopback_and_with_clsact_too() {
+fn tables_grow_under_load_on_loopback_with_clsact() {
     grows_under_load(Net::Loopback, "clsact");
 }
 
 #[test]
-fn a_daemon_that_dies_while_it_makes_tables_larger_leaves_one_set_in_force_and_whole() {
-    avoid_midnight(TEST);
+fn crash_while_tables_grow_leaves_one_complete_set_in_force() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rounds = if long() { 200 } else { 15 };
     let mut rig = Rig::veth(|config| config);
     let key = rig.limiter.key("acme/web");
@@ -252,8 +252,8 @@ fn a_daemon_that_dies_while_it_makes_tables_larger_leaves_one_set_in_force_and_w
             while switch_phase(limiter.pin_dir()).is_none_or(|switched| switched < moment)
                 && larger(limiter) == before
             {
-                assert!(start.elapsed() < PATIENCE, "{}", limiter.log());
-                thread::sleep(LOOK);
+                assert!(start.elapsed() < TIMEOUT, "{}", limiter.log());
+                thread::sleep(POLL_INTERVAL);
             }
             let delay = delays.new_tree(&mut runner).expect("a delay").current();
             thread::sleep(Duration::from_micros(delay));
@@ -268,11 +268,11 @@ fn a_daemon_that_dies_while_it_makes_tables_larger_leaves_one_set_in_force_and_w
     // larger.
     assert!(died.keys().any(Option::is_some), "{died:?}");
     let since = since.as_str().expect("a time");
-    assert_went_on(&mut rig, &key, asked, held, since);
+    assert_counts_continued(&mut rig, &key, asked, held, since);
 }
 
 #[test]
-fn a_table_that_was_full_has_room_after_a_restart() {
+fn full_table_has_room_after_a_restart() {
     let mut rig = Rig::veth(|config| {
         config.section(
             "tables",
@@ -316,8 +316,8 @@ fn a_table_that_was_full_has_room_after_a_restart() {
 }
 
 #[test]
-fn a_table_stays_as_large_as_it_is_and_that_is_told() {
-    avoid_midnight(TEST);
+fn tables_shrink_only_after_detach_and_that_is_reported() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| config.tier("profile", "rate = \"1/min\"\nburst = 1"));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.get(&key).status, 200);
@@ -364,7 +364,7 @@ fn a_table_stays_as_large_as_it_is_and_that_is_told() {
 }
 
 #[test]
-fn an_older_layout_is_carried_over_and_made_larger_at_once() {
+fn older_layout_is_carried_over_and_enlarged_together() {
     // While the new programs start, the previous programs still take slots. Two recounts release
     // these slots, so the interval between recounts is short.
     let mut rig = Rig::veth(|config| config.section("healing", "recount_interval = \"1s\"\n"));

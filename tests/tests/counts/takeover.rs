@@ -24,10 +24,10 @@ const APART_MS: f64 = 20.0;
 
 /// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
 /// requests are counted on one day.
-const TEST: std::time::Duration = std::time::Duration::from_secs(120);
+const TIME_BEFORE_MIDNIGHT: std::time::Duration = std::time::Duration::from_secs(120);
 
 fn takeovers(hook: &str, headers: &[&str]) {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let lab = Lab::veth();
     let nginx = Nginx::start(&lab, &[GUARDED]);
     let free = "rate = \"1000000/ms\"\nconcurrency = \"unlimited\"";
@@ -72,7 +72,7 @@ fn takeovers(hook: &str, headers: &[&str]) {
     let before = refused();
     eventually("the quota stays used up", || refused() > before);
     for load in &loads {
-        load.tell();
+        load.stop_sending();
     }
     for scope in ["acme/web", "acme/quota", "acme/rate"] {
         eventually("all is answered", || limiter.usage(scope).in_flight == 0);
@@ -112,17 +112,17 @@ fn takeovers(hook: &str, headers: &[&str]) {
 }
 
 #[test]
-fn in_place_while_connections_stay() {
+fn takeover_of_tcx_links_with_persistent_connections() {
     takeovers("tcx", &[]);
 }
 
 #[test]
-fn in_place_while_each_request_opens_a_connection() {
+fn takeover_of_tcx_links_with_one_connection_per_request() {
     takeovers("tcx", &["Connection: close"]);
 }
 
 #[test]
-fn in_place_of_filters_too() {
+fn takeover_of_clsact_filters() {
     takeovers("clsact", &[]);
     takeovers("clsact", &["Connection: close"]);
 }

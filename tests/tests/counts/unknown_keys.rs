@@ -12,7 +12,7 @@ use serde_json::Value;
 
 /// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
 /// requests are counted on one day.
-const TEST: Duration = Duration::from_secs(60);
+const TIME_BEFORE_MIDNIGHT: Duration = Duration::from_secs(60);
 
 /// The maximum number of unknown keys that have scopes.
 const ROOM: usize = 64;
@@ -22,8 +22,8 @@ const QUOTA: u64 = 100;
 fn adopting(config: Config) -> Config {
     let tier = format!("daily_quota = {QUOTA}\nrate = \"unlimited\"\n");
     config
-        .section("policy", "unknown_key = \"tier:stranger\"")
-        .section("tiers.stranger", &tier)
+        .section("policy", "unknown_key = \"tier:guest\"")
+        .section("tiers.guest", &tier)
         .section("tables", &format!("unknown_keys = {ROOM}"))
 }
 
@@ -43,13 +43,13 @@ fn scope_of(limiter: &Limiter, key: &str) -> String {
 }
 
 #[test]
-fn a_flood_of_random_keys_takes_nothing_from_those_that_are_known() {
-    avoid_midnight(TEST);
+fn flood_of_random_keys_does_not_affect_known_keys() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(adopting);
     let registered = rig.limiter.key("acme");
     assert_eq!(rig.statuses(&registered, 5), [200; 5]);
-    assert_eq!(rig.statuses("a-stranger", 70), [200; 70]);
-    let scope = scope_of(&rig.limiter, "a-stranger");
+    assert_eq!(rig.statuses("unknown-key", 70), [200; 70]);
+    let scope = scope_of(&rig.limiter, "unknown-key");
     let flood = |from: usize, statuses: &mut Vec<u16>| {
         let mut conn = rig.lab.connect(GUARDED);
         for number in from..from + 200 {
@@ -75,7 +75,7 @@ fn a_flood_of_random_keys_takes_nothing_from_those_that_are_known() {
     // unknown key. This also holds while no daemon is running.
     rig.limiter.kill();
     assert_eq!(rig.get(&registered).status, 200);
-    assert_eq!(rig.statuses("a-stranger", 10), [200; 10]);
+    assert_eq!(rig.statuses("unknown-key", 10), [200; 10]);
     let mut more = Vec::new();
     flood(0, &mut more);
     assert_eq!(
@@ -86,17 +86,17 @@ fn a_flood_of_random_keys_takes_nothing_from_those_that_are_known() {
     rig.limiter.run(&[]);
     assert_eq!(rig.limiter.usage("acme").used, 6);
     assert_eq!(rig.limiter.usage(&scope).used, 80);
-    let statuses = rig.statuses("a-stranger", 30);
+    let statuses = rig.statuses("unknown-key", 30);
     assert_eq!(passed(&statuses), 20);
     assert_eq!(rig.limiter.usage(&scope).used, QUOTA);
 }
 
 #[test]
-fn an_unknown_key_does_not_start_afresh_after_a_reboot() {
-    avoid_midnight(TEST);
+fn unknown_key_keeps_its_count_after_a_reboot() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(adopting);
-    assert_eq!(rig.statuses("a-stranger", 95), [200; 95]);
-    let scope = scope_of(&rig.limiter, "a-stranger");
+    assert_eq!(rig.statuses("unknown-key", 95), [200; 95]);
+    let scope = scope_of(&rig.limiter, "unknown-key");
     rig.limiter.terminate();
     for layout in fs::read_dir(rig.limiter.pin_dir()).expect("the pin directory") {
         let layout = layout.expect("an entry").path();
@@ -106,25 +106,25 @@ fn an_unknown_key_does_not_start_afresh_after_a_reboot() {
     }
     rig.limiter.run(&[]);
     assert_eq!(rig.limiter.usage(&scope).used, 95);
-    let statuses = rig.statuses("a-stranger", 10);
+    let statuses = rig.statuses("unknown-key", 10);
     assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 5);
     assert_eq!(rig.limiter.usage(&scope).used, QUOTA);
     // Once registered, the key belongs to another scope. The usage of its former scope remains on
     // record.
     rig.limiter.scope("acme");
     let import = ["key", "import", "acme"];
-    let imported = rig.limiter.cli_with_input(&import, "a-stranger");
+    let imported = rig.limiter.cli_with_input(&import, "unknown-key");
     assert_eq!(imported.code, exit::DONE, "{imported:?}");
-    assert_eq!(rig.get("a-stranger").status, 200);
+    assert_eq!(rig.get("unknown-key").status, 200);
     assert_eq!(rig.limiter.usage("acme").used, 1);
     assert_eq!(
-        check(&rig.limiter, "a-stranger")["unknown_scope"],
+        check(&rig.limiter, "unknown-key")["unknown_scope"],
         Value::Null
     );
 }
 
 #[test]
-fn they_are_forgotten_after_their_day_and_make_room() {
+fn unknown_keys_are_forgotten_after_their_day_and_make_room() {
     let lab = Lab::veth();
     let _nginx = Nginx::start(&lab, &[GUARDED]);
     let mut limiter = Limiter::prepare(&lab, "limiter", &adopting(Config::new(&lab)));

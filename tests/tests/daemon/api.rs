@@ -37,10 +37,10 @@ fn forward(lab: &Lab, limiter: &Limiter) -> Process {
 }
 
 #[test]
-fn the_control_interface_is_as_its_document_says() {
+fn control_interface_matches_its_openapi_document() {
     let Some(schemathesis) = env::var_os("LIMITER_SCHEMATHESIS") else {
         return skip(
-            "the_control_interface_is_as_its_document_says",
+            "control_interface_matches_its_openapi_document",
             "LIMITER_SCHEMATHESIS names no schemathesis, `cargo xtask test` sets it",
         );
     };
@@ -67,10 +67,10 @@ fn the_control_interface_is_as_its_document_says() {
         command.args(["--seed", "1", "--max-examples", "30"]);
     }
     let run = output(&mut command);
-    let told = String::from_utf8_lossy(&run.stdout);
+    let output = String::from_utf8_lossy(&run.stdout);
     assert!(
         run.status.success(),
-        "{told}{}",
+        "{output}{}",
         String::from_utf8_lossy(&run.stderr)
     );
     // None of the requests has caused a panic or another problem in the daemon.

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 /// A u32 filter that matches every packet and ends the chain (`TC_ACT_OK`). The limiter's own
 /// filters are BPF filters.
-const LETS_ALL_BY: &str = "protocol all u32 match u32 0 0 classid 1:1";
+const PASS_ALL_FILTER: &str = "protocol all u32 match u32 0 0 classid 1:1";
 
 /// A host with the scope `acme/probe`, which has a quota of zero. The responses to requests of this
 /// scope show whether the limits are in force.
@@ -74,12 +74,12 @@ impl Host {
     }
 
     /// Waits until the daemon reports a problem with `part`, and returns the message of the report.
-    fn waits_for(&self, part: &str) -> String {
+    fn wait_for_problem(&self, part: &str) -> String {
         limiter_tests::eventually_some(&format!("{part} is not well"), || {
             let status = self.limiter.status();
             let health = status["health"].as_array().expect("a list");
-            let told = health.iter().find(|told| told["part"] == part)?;
-            Some(told["message"].as_str().expect("a text").to_owned())
+            let problem = health.iter().find(|problem| problem["part"] == part)?;
+            Some(problem["message"].as_str().expect("a text").to_owned())
         })
     }
 
@@ -113,9 +113,9 @@ fn tc(lab: &Lab, words: &str) -> String {
 }
 
 #[test]
-fn programs_that_end_the_chain_are_behind_ours_whenever_they_came() {
+fn limiter_runs_before_tcx_programs_that_end_the_chain() {
     if !kernel::has_tcx() {
-        let name = "programs_that_end_the_chain_are_behind_ours_whenever_they_came";
+        let name = "limiter_runs_before_tcx_programs_that_end_the_chain";
         return skip(name, "the kernel has no TCX");
     }
     let earlier = |lab: &Lab| Stopper::at(lab, "s0", Place::First);
@@ -166,7 +166,7 @@ fn programs_that_end_the_chain_are_behind_ours_whenever_they_came() {
 }
 
 #[test]
-fn one_that_is_to_be_last_stays_behind_others_and_says_which() {
+fn order_last_stays_behind_other_programs_and_reports_them() {
     let (hook, place) = match kernel::has_tcx() {
         true => ("tcx", Place::First),
         false => ("clsact", Place::Filter(1)),
@@ -188,12 +188,12 @@ fn one_that_is_to_be_last_stays_behind_others_and_says_which() {
 }
 
 #[test]
-fn filters_that_end_the_chain_are_behind_ours_or_told() {
+fn filters_that_end_the_chain_run_after_the_limiter_or_are_reported() {
     let earlier = |lab: &Lab| {
         let stopper = Stopper::at(lab, "s0", Place::Filter(1));
         tc(
             lab,
-            &format!("filter add dev s0 ingress prio 7 {LETS_ALL_BY}"),
+            &format!("filter add dev s0 ingress prio 7 {PASS_ALL_FILTER}"),
         );
         stopper
     };
@@ -218,14 +218,14 @@ fn filters_that_end_the_chain_are_behind_ours_or_told() {
     host.replace_clsact();
     let mut both = host.lab.server().command("sh");
     let lines = format!(
-        "until tc filter add dev s0 ingress prio 1 {LETS_ALL_BY} 2>/dev/null; do \
+        "until tc filter add dev s0 ingress prio 1 {PASS_ALL_FILTER} 2>/dev/null; do \
          tc filter del dev s0 ingress; done"
     );
     process::succeed(both.args(["-c", &lines]));
-    let told = host.waits_for("chain");
+    let message = host.wait_for_problem("chain");
     assert!(
-        told.contains("s0 (ingress)") && told.contains("u32"),
-        "{told}"
+        message.contains("s0 (ingress)") && message.contains("u32"),
+        "{message}"
     );
     let before = host.before("ingress");
     assert_eq!(
@@ -237,8 +237,11 @@ fn filters_that_end_the_chain_are_behind_ours_or_told() {
     host.wait_for_limits("it has gone");
     if kernel::has_tcx() {
         let stopper = Stopper::at(&host.lab, "s0", Place::First);
-        let told = host.waits_for("chain");
-        assert!(told.contains("TCX") && told.contains("stopper"), "{told}");
+        let message = host.wait_for_problem("chain");
+        assert!(
+            message.contains("TCX") && message.contains("stopper"),
+            "{message}"
+        );
         assert_eq!(host.before("egress")[0]["program_id"], stopper.id());
         drop(stopper);
         host.wait_for_limits("the TCX program has gone");
@@ -246,7 +249,7 @@ fn filters_that_end_the_chain_are_behind_ours_or_told() {
 }
 
 #[test]
-fn ours_come_back_however_they_were_taken_off() {
+fn removed_clsact_filters_are_attached_again() {
     let (host, ()) = Host::new("hook = \"clsact\"", |_| ());
     for words in [
         "filter del dev s0 ingress",
@@ -278,14 +281,14 @@ fn ours_come_back_however_they_were_taken_off() {
     let map = host.limiter.pin_dir().join(format!("v{ABI_VERSION}/STATE"));
     let aside = host.limiter.pin_dir().join("aside");
     fs::rename(&map, &aside).expect("take a pin away");
-    assert!(host.waits_for("maps").contains("STATE"));
+    assert!(host.wait_for_problem("maps").contains("STATE"));
     fs::rename(&aside, &map).expect("put it back");
     host.wait_for_limits("a map's pin");
     // The interface is moved to another namespace and then back.
     let away = host.lab.client().name();
     host.lab.server().ip(&format!("link set s0 netns {away}"));
-    let told = host.waits_for("interfaces");
-    assert!(told.contains("waiting for s0"), "{told}");
+    let message = host.wait_for_problem("interfaces");
+    assert!(message.contains("waiting for s0"), "{message}");
     let server = host.lab.server().name();
     host.lab.client().ip(&format!("link set s0 netns {server}"));
     host.lab.address_ends_again();
@@ -293,7 +296,7 @@ fn ours_come_back_however_they_were_taken_off() {
 }
 
 #[test]
-fn where_an_ingress_qdisc_stands_it_is_told_and_nothing_is_said_to_be_limited() {
+fn ingress_qdisc_is_reported_and_its_interface_is_not_called_limited() {
     let lab = Lab::veth();
     tc(&lab, "qdisc add dev s0 ingress");
     let mut refused = Limiter::prepare(&lab, "refused", &config(&lab, "hook = \"clsact\""));
@@ -312,8 +315,8 @@ fn where_an_ingress_qdisc_stands_it_is_told_and_nothing_is_said_to_be_limited() 
     let lines =
         "until tc qdisc add dev s0 ingress 2>/dev/null; do tc qdisc del dev s0 clsact; done";
     process::succeed(both.args(["-c", lines]));
-    let told = host.waits_for("attach");
-    assert!(told.contains("qdisc `ingress`"), "{told}");
+    let message = host.wait_for_problem("attach");
+    assert!(message.contains("qdisc `ingress`"), "{message}");
     let status = host.limiter.status();
     assert_eq!(status["attached"], Value::Array(Vec::new()));
     let missing = status["missing"].as_array().expect("a list");
@@ -331,7 +334,7 @@ fn where_an_ingress_qdisc_stands_it_is_told_and_nothing_is_said_to_be_limited() 
             tc(lab, "qdisc add dev s0 ingress");
             tc(
                 lab,
-                &format!("filter add dev s0 ingress prio 1 {LETS_ALL_BY}"),
+                &format!("filter add dev s0 ingress prio 1 {PASS_ALL_FILTER}"),
             );
         });
         assert_eq!(host.status(), 429);
@@ -358,7 +361,7 @@ fn in_private_mounts(limiter: &Limiter, lab: &Lab, mounts: &str, more: &str) -> 
 }
 
 #[test]
-fn pins_that_would_go_with_the_daemon_are_refused_unless_that_is_wanted() {
+fn pins_in_private_mounts_require_the_private_mounts_option() {
     let lab = Lab::veth();
     let limiter = Limiter::prepare(&lab, "limiter", &config(&lab, ""));
     // In the second case, the BPF file system is hidden, as it is under `ip netns exec`, and the
@@ -410,7 +413,7 @@ fn pins_that_would_go_with_the_daemon_are_refused_unless_that_is_wanted() {
 }
 
 #[test]
-fn a_copy_of_the_hosts_mounts_is_as_good_as_those() {
+fn pins_in_a_copy_of_the_host_mounts_are_accepted() {
     let lab = Lab::veth();
     let limiter = Limiter::prepare(&lab, "limiter", &config(&lab, ""));
     let log = lab.file("copy.log");
@@ -434,7 +437,7 @@ fn a_copy_of_the_hosts_mounts_is_as_good_as_those() {
 }
 
 #[test]
-fn capabilities_that_are_missing_are_named() {
+fn missing_capabilities_are_named() {
     let lab = Lab::veth();
     let limiter = Limiter::prepare(&lab, "limiter", &config(&lab, ""));
     for (kept, missing, there) in [

@@ -14,7 +14,7 @@ use limiter_tests::{
 
 /// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
 /// requests are counted on one day.
-const TEST: Duration = Duration::from_secs(60);
+const TIME_BEFORE_MIDNIGHT: Duration = Duration::from_secs(60);
 
 const ONE_A_DAY: &str = "daily_quota = 1";
 
@@ -37,8 +37,8 @@ fn names(programs: &[Vec<neighbour::AttachedProgram>; 2]) -> [Vec<&str>; 2] {
 }
 
 #[test]
-fn of_two_daemons_with_one_directory_in_common_the_second_gives_way_and_names_it() {
-    avoid_midnight(TEST);
+fn second_daemon_with_a_shared_directory_exits_and_names_it() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| config.tier("profile", ONE_A_DAY));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.statuses(&key, 2), [200, 429]);
@@ -83,7 +83,7 @@ fn of_two_daemons_with_one_directory_in_common_the_second_gives_way_and_names_it
 /// Runs three daemons. The first and the second daemon guard different ports on one interface. The
 /// third daemon guards the same port as the first, on another interface.
 fn three_daemons(hook: &str) {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let lab = Lab::veth();
     let nginx = Nginx::start(&lab, &[GUARDED, UNGUARDED]);
     let start = |name: &str, interface: &str, port: u16| {
@@ -151,12 +151,12 @@ fn three_daemons(hook: &str) {
 }
 
 #[test]
-fn daemons_side_by_side_have_counts_links_and_pins_of_their_own() {
+fn tcx_daemons_have_separate_counts_links_and_pins() {
     three_daemons("tcx");
 }
 
 #[test]
-fn and_filters_of_their_own() {
+fn clsact_daemons_have_separate_filters() {
     three_daemons("clsact");
 }
 
@@ -174,7 +174,7 @@ impl Neighbours {
     /// is true, and served otherwise. Also asserts that all neighbours before the limiter's
     /// programs see the same packets, and that all neighbours after these programs see the same
     /// packets except those that the limiter dropped.
-    fn assert_each_sees_what_comes_to_it(&self, limited: bool) {
+    fn assert_each_sees_its_packets(&self, limited: bool) {
         let seen = |neighbours: &[Neighbour]| -> Vec<[u64; 2]> {
             neighbours.iter().map(Neighbour::seen).collect()
         };
@@ -214,8 +214,8 @@ impl Neighbours {
 /// Attaches neighbours at the places in `before`, which come before the limiter's programs, and at
 /// those in `after`. Asserts which packets they see, and that their order stays the same over
 /// restarts of the daemon and over `detach`.
-fn street(hook: &str, before: &[Place], after: &[Place]) {
-    avoid_midnight(TEST);
+fn assert_neighbours_see_packets(hook: &str, before: &[Place], after: &[Place]) {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let lab = Lab::veth();
     let interface = lab.interface();
     let neighbour = |lab: &Lab, place| Neighbour::at(lab.server(), interface, GUARDED, place);
@@ -235,15 +235,15 @@ fn street(hook: &str, before: &[Place], after: &[Place]) {
         .collect();
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.get(&key).status, 200);
-    let mut street = Neighbours {
+    let mut neighbours = Neighbours {
         rig,
         key,
         before: there,
         after,
     };
-    street.assert_each_sees_what_comes_to_it(true);
-    let order = |street: &Neighbours| {
-        let links = neighbour::links(street.rig.lab.server(), interface);
+    neighbours.assert_each_sees_its_packets(true);
+    let order = |neighbours: &Neighbours| {
+        let links = neighbour::links(neighbours.rig.lab.server(), interface);
         links.map(|hook| {
             let programs = hook.into_iter();
             let id =
@@ -256,23 +256,23 @@ fn street(hook: &str, before: &[Place], after: &[Place]) {
             programs.map(id).collect::<Vec<_>>()
         })
     };
-    let first = (order(&street), tc_order(&street.rig.lab));
+    let first = (order(&neighbours), tc_order(&neighbours.rig.lab));
     for killed in [true, false] {
         if killed {
-            street.rig.limiter.kill();
+            neighbours.rig.limiter.kill();
         } else {
-            street.rig.limiter.terminate();
+            neighbours.rig.limiter.terminate();
         }
-        street.rig.limiter.run(&[]);
+        neighbours.rig.limiter.run(&[]);
         assert_eq!(
-            (order(&street), tc_order(&street.rig.lab)),
+            (order(&neighbours), tc_order(&neighbours.rig.lab)),
             first,
             "{killed}"
         );
-        street.assert_each_sees_what_comes_to_it(true);
+        neighbours.assert_each_sees_its_packets(true);
     }
-    assert_eq!(street.rig.limiter.detach().code, exit::DONE);
-    let (links, filters) = (order(&street), tc_order(&street.rig.lab));
+    assert_eq!(neighbours.rig.limiter.detach().code, exit::DONE);
+    let (links, filters) = (order(&neighbours), tc_order(&neighbours.rig.lab));
     let without_ours = first
         .0
         .map(|hook| hook.into_iter().filter(|id| *id != 0).collect::<Vec<_>>());
@@ -280,7 +280,7 @@ fn street(hook: &str, before: &[Place], after: &[Place]) {
     let ours = |line: &&String| line.starts_with("pref 100 ");
     let without_ours: Vec<_> = first.1.iter().filter(|line| !ours(line)).cloned().collect();
     assert_eq!(filters, without_ours);
-    street.assert_each_sees_what_comes_to_it(false);
+    neighbours.assert_each_sees_its_packets(false);
 }
 
 /// Returns the priorities and handles of the filters, in the order in which packets reach them.
@@ -297,20 +297,20 @@ fn tc_order(lab: &Lab) -> Vec<String> {
 }
 
 #[test]
-fn links_of_others_see_packets_before_and_after_ours_in_their_order() {
+fn foreign_tcx_links_before_and_after_the_limiter_see_packets() {
     let before = [Place::Last, Place::First, Place::Before("limiter_")];
-    street("tcx", &before, &[Place::Last, Place::After("limiter_")]);
+    assert_neighbours_see_packets("tcx", &before, &[Place::Last, Place::After("limiter_")]);
 }
 
 #[test]
-fn filters_of_others_do_so_too() {
-    street("clsact", &[Place::Filter(50)], &[Place::Filter(200)]);
+fn foreign_filters_before_and_after_the_limiter_see_packets() {
+    assert_neighbours_see_packets("clsact", &[Place::Filter(50)], &[Place::Filter(200)]);
 }
 
 #[test]
-fn filters_and_links_may_be_mixed() {
-    street("tcx", &[Place::First], &[Place::Filter(50), Place::Last]);
-    street(
+fn foreign_filters_and_links_can_be_mixed() {
+    assert_neighbours_see_packets("tcx", &[Place::First], &[Place::Filter(50), Place::Last]);
+    assert_neighbours_see_packets(
         "clsact",
         &[Place::Last, Place::Filter(50)],
         &[Place::Filter(200)],

@@ -175,7 +175,7 @@ const BAD: &[Mistake] = &[
 ];
 
 #[test]
-fn every_mistake_is_told_with_its_file_its_line_and_what_would_be_right() {
+fn every_mistake_is_reported_with_file_line_and_correction() {
     let lab = Lab::loopback();
     let path = lab.file("checked.toml").display().to_string();
     for Mistake(what, line, text, words) in BAD {
@@ -198,7 +198,7 @@ fn every_mistake_is_told_with_its_file_its_line_and_what_would_be_right() {
 }
 
 #[test]
-fn mistakes_about_where_to_attach_are_told() {
+fn invalid_attach_settings_are_reported() {
     let lab = Lab::loopback();
     let path = lab.file("checked.toml").display().to_string();
     let bad: [(&str, usize, &str); 8] = [
@@ -218,7 +218,7 @@ fn mistakes_about_where_to_attach_are_told() {
 }
 
 #[test]
-fn all_mistakes_of_a_file_are_told_at_once() {
+fn all_mistakes_of_a_file_are_reported_together() {
     let lab = Lab::loopback();
     let text =
         format!("{ATTACH}[policy]\nmode = \"lenient\"\n[tiers.gold]\nrate = \"fast\"\nburst = 0\n");
@@ -230,7 +230,7 @@ fn all_mistakes_of_a_file_are_told_at_once() {
 }
 
 #[test]
-fn a_good_file_is_said_to_be_good_and_what_it_comes_to() {
+fn check_accepts_a_valid_file_and_prints_its_settings() {
     let lab = Lab::loopback();
     let text = format!("{ATTACH}[tiers.gold]\ndaily_quota = 50000\nrate = \"5/s\"\n");
     let output = check(&lab, &text);
@@ -243,7 +243,7 @@ fn a_good_file_is_said_to_be_good_and_what_it_comes_to() {
 }
 
 #[test]
-fn the_example_of_the_contract_is_good() {
+fn documented_example_is_valid() {
     let text = r#"
 [attach]
 interfaces = ["lo"]
@@ -282,7 +282,7 @@ concurrency = 20
 }
 
 #[test]
-fn a_file_that_is_not_there_is_named() {
+fn missing_file_is_named() {
     let lab = Lab::loopback();
     let path = lab.file("absent.toml").display().to_string();
     for command in ["check", "run"] {
@@ -292,7 +292,7 @@ fn a_file_that_is_not_there_is_named() {
 }
 
 #[test]
-fn run_with_a_bad_file_ends_before_it_touches_anything() {
+fn run_with_an_invalid_file_changes_nothing() {
     let lab = Lab::veth();
     let config = Config::new(&lab).policy("mode = \"lenient\"");
     let mut limiter = Limiter::prepare(&lab, "limiter", &config);
@@ -319,7 +319,7 @@ fn interfaces_and_ports_can_be_given_on_the_command_line() {
 }
 
 #[test]
-fn check_needs_no_daemon_and_changes_none() {
+fn check_needs_no_daemon_and_changes_nothing() {
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 5"));
     rig.limiter.key("acme/web");
     let text = Config::new(&rig.lab)

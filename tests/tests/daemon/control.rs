@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 const READERS: &str = "games";
 const ADMINS: &str = "daemon";
 /// An id that belongs to no named user and no named group.
-const STRANGER: u32 = 64_999;
+const UNNAMED_ID: u32 = 64_999;
 
 fn gid(name: &str) -> u32 {
     let groups = fs::read_to_string("/etc/group").expect("the groups");
@@ -76,18 +76,18 @@ impl Host {
         command
     }
 
-    /// Calls an operation as the user [`STRANGER`] in the groups `groups`, and returns the status
+    /// Calls an operation as the user [`UNNAMED_ID`] in the groups `groups`, and returns the status
     /// of the response.
     fn status_as(&self, groups: &[u32], method: &str, path: &str) -> u16 {
-        let mut command = as_user(STRANGER, groups, Path::new("curl"));
+        let mut command = as_user(UNNAMED_ID, groups, Path::new("curl"));
         command
             .args(["-q", "-sS", "-o", "/dev/null", "-w", "%{http_code}"])
             .args(["-X", method, "--unix-socket"])
             .arg(self.limiter.socket())
             .arg(format!("http://limiter{path}"));
         let output: Output = command.output().expect("run setpriv").into();
-        let told = output.stdout.parse();
-        told.unwrap_or_else(|error| panic!("{error}: {output:?}"))
+        let status = output.stdout.parse();
+        status.unwrap_or_else(|error| panic!("{error}: {output:?}"))
     }
 
     fn run_as(&self, uid: u32, groups: &[u32], arguments: &[&str]) -> Output {
@@ -146,15 +146,15 @@ const CHANGES: [&[&str]; 13] = [
 ];
 
 #[test]
-fn members_of_the_one_group_read_and_of_the_other_make_changes() {
+fn read_group_may_read_and_admin_group_may_change() {
     let host = Host::with_groups();
     let (readers, admins) = (gid(READERS), gid(ADMINS));
     host.limiter.key("acme");
     let before = host.limiter.json(&["audit"]);
     let id = before[1]["object"].as_str().expect("the key's id");
-    for groups in [&[STRANGER, 7, readers][..], &[readers]] {
+    for groups in [&[UNNAMED_ID, 7, readers][..], &[readers]] {
         for arguments in READS {
-            let output = host.run_as(STRANGER, groups, arguments);
+            let output = host.run_as(UNNAMED_ID, groups, arguments);
             assert_eq!(output.code, exit::DONE, "{arguments:?}: {output:?}");
         }
         for arguments in CHANGES {
@@ -162,18 +162,22 @@ fn members_of_the_one_group_read_and_of_the_other_make_changes() {
                 .iter()
                 .map(|word| if *word == "ID" { id } else { word })
                 .collect();
-            let output = host.run_as(STRANGER, groups, &arguments);
+            let output = host.run_as(UNNAMED_ID, groups, &arguments);
             output.assert_fails(exit::FAILED, &["uid 64999", ADMINS, "not make changes"]);
         }
     }
     assert_eq!(host.limiter.json(&["audit"]), before, "nothing was changed");
 
     // With `many`, the user is in more groups than fit into the daemon's first buffer for groups.
-    let many: Vec<u32> = [STRANGER, admins, readers]
+    let many: Vec<u32> = [UNNAMED_ID, admins, readers]
         .into_iter()
         .chain(100_000..100_060)
         .collect();
-    for groups in [&[STRANGER, readers, admins][..], &[admins, readers], &many] {
+    for groups in [
+        &[UNNAMED_ID, readers, admins][..],
+        &[admins, readers],
+        &many,
+    ] {
         let set = [
             "limits",
             "set",
@@ -183,7 +187,7 @@ fn members_of_the_one_group_read_and_of_the_other_make_changes() {
             "--note",
             "by an admin",
         ];
-        let output = host.run_as(STRANGER, groups, &set);
+        let output = host.run_as(UNNAMED_ID, groups, &set);
         assert_eq!(output.code, exit::DONE, "{groups:?}: {output:?}");
     }
     let entries = host.limiter.json(&["audit", "acme"]);
@@ -193,8 +197,8 @@ fn members_of_the_one_group_read_and_of_the_other_make_changes() {
         (&last["who"], &last["note"]),
         (&json!("uid 64999"), &json!("by an admin"))
     );
-    let told = host.limiter.log();
-    assert!(told.contains("uid 64999 may not make changes"), "{told}");
+    let log = host.limiter.log();
+    assert!(log.contains("uid 64999 may not make changes"), "{log}");
 }
 
 /// Returns the operations in `docs/openapi.json`. Each has its method, its path, and a bool that is
@@ -219,14 +223,14 @@ fn operations() -> Vec<(String, String, bool)> {
 }
 
 #[test]
-fn each_operation_of_the_document_takes_the_group_that_it_says() {
+fn each_documented_operation_requires_its_documented_group() {
     let host = Host::with_groups();
     host.limiter.scope("acme");
     let (readers, admins) = (gid(READERS), gid(ADMINS));
     // The operation that ends the daemon comes last.
     let mut operations = operations();
     operations.sort_by_key(|(_, path, _)| path == "/v1/detach");
-    let [reader, admin] = [[STRANGER, readers], [STRANGER, admins]];
+    let [reader, admin] = [[UNNAMED_ID, readers], [UNNAMED_ID, admins]];
     let socket = host.limiter.socket();
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).expect("open the socket");
     for (method, path, changes) in &operations {
@@ -234,7 +238,7 @@ fn each_operation_of_the_document_takes_the_group_that_it_says() {
         assert_eq!(*changes, !is_safe, "{method} {path}");
         let refused = |groups| host.status_as(groups, method, path) == 403;
         assert!(
-            refused(&[STRANGER]),
+            refused(&[UNNAMED_ID]),
             "{method} {path} for a user without a group"
         );
         assert_eq!(refused(&reader), *changes, "{method} {path} for a reader");
@@ -246,30 +250,30 @@ fn each_operation_of_the_document_takes_the_group_that_it_says() {
 }
 
 #[test]
-fn a_large_list_of_keys_is_refused_with_the_same_words() {
+fn unauthorized_import_of_a_large_list_gets_the_same_message() {
     let host = Host::with_groups();
     let list = host.limiter.socket().with_file_name("keys.csv");
     let lines: String = (0..200_000).map(|n| format!("acme,key-{n}\n")).collect();
     fs::write(&list, format!("scope,key\n{lines}")).expect("the list");
     let import = ["key", "import", "--csv", &list.display().to_string()];
-    let output = host.run_as(STRANGER, &[gid(READERS)], &import);
+    let output = host.run_as(UNNAMED_ID, &[gid(READERS)], &import);
     output.assert_fails(exit::FAILED, &["not make changes", ADMINS]);
     assert_eq!(host.limiter.json(&["key", "list"]), json!([]));
 }
 
 #[test]
-fn others_do_not_get_to_the_socket() {
+fn users_outside_the_groups_cannot_open_the_socket() {
     let host = Host::with_groups();
     for arguments in [&["status"][..], &["scope", "add", "acme"]] {
-        let output = host.run_as(STRANGER, &[STRANGER, 7], arguments);
+        let output = host.run_as(UNNAMED_ID, &[UNNAMED_ID, 7], arguments);
         output.assert_fails(exit::FAILED, &["permission", "root", READERS]);
     }
     // Users in neither group are refused even if the mode of the socket lets them connect.
     let socket = host.limiter.socket();
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).expect("open the socket");
-    let output = host.run_as(STRANGER, &[STRANGER, 7], &["status"]);
+    let output = host.run_as(UNNAMED_ID, &[UNNAMED_ID, 7], &["status"]);
     output.assert_fails(exit::FAILED, &["uid 64999", READERS, ADMINS]);
-    let output = host.run_as(STRANGER, &[STRANGER, 7], &["scope", "add", "acme"]);
+    let output = host.run_as(UNNAMED_ID, &[UNNAMED_ID, 7], &["scope", "add", "acme"]);
     output.assert_fails(exit::FAILED, &["uid 64999", ADMINS]);
     assert_eq!(host.limiter.json(&["scope", "list"]), json!([]));
 }
@@ -281,7 +285,7 @@ fn rights(path: &Path) -> (u32, u32, u32) {
 }
 
 #[test]
-fn the_socket_is_of_the_group_and_the_directory_lets_it_through() {
+fn socket_and_directory_have_the_group_and_modes() {
     let host = Host::with_groups();
     assert_eq!(rights(&host.limiter.socket()), (0, gid(READERS), 0o660));
     assert_eq!(rights(&host.limiter.runtime_dir()), (0, 0, 0o755));
@@ -290,13 +294,13 @@ fn the_socket_is_of_the_group_and_the_directory_lets_it_through() {
     // If the groups in the configuration do not exist, only root has access.
     let host = Host::new("group = \"no-such-group\"\nadmin_group = \"nor-this\"\n");
     assert_eq!(rights(&host.limiter.socket()), (0, 0, 0o660));
-    let output = host.run_as(STRANGER, &[STRANGER, gid(READERS)], &["status"]);
+    let output = host.run_as(UNNAMED_ID, &[UNNAMED_ID, gid(READERS)], &["status"]);
     output.assert_fails(exit::FAILED, &["permission", "root"]);
     host.limiter.done(&["scope", "add", "acme"]);
 }
 
 #[test]
-fn another_group_takes_a_restart() {
+fn changed_group_requires_a_restart() {
     let mut host = Host::with_groups();
     let config = fs::read_to_string(host.limiter.config_path()).expect("the configuration");
     host.limiter.write_config(&config.replace(READERS, "users"));
@@ -307,15 +311,15 @@ fn another_group_takes_a_restart() {
     );
     let status = ["status"];
     assert_eq!(
-        host.run_as(STRANGER, &[gid(READERS)], &status).code,
+        host.run_as(UNNAMED_ID, &[gid(READERS)], &status).code,
         exit::DONE
     );
     host.limiter.terminate();
     host.limiter.run(&[]);
-    let output = host.run_as(STRANGER, &[gid(READERS)], &status);
+    let output = host.run_as(UNNAMED_ID, &[gid(READERS)], &status);
     output.assert_fails(exit::FAILED, &["permission", "users"]);
     assert_eq!(
-        host.run_as(STRANGER, &[gid("users")], &status).code,
+        host.run_as(UNNAMED_ID, &[gid("users")], &status).code,
         exit::DONE
     );
 }

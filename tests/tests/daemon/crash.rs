@@ -27,7 +27,7 @@ use proptest::{
 
 /// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
 /// requests are counted on one day.
-const TEST: Duration = Duration::from_secs(60);
+const TIME_BEFORE_MIDNIGHT: Duration = Duration::from_secs(60);
 
 /// The daily quota of the scopes in these tests.
 const QUOTA: u64 = 200;
@@ -52,6 +52,9 @@ fn forget_kernel(limiter: &Limiter) {
         }
     }
 }
+
+/// The value of `Retry-After` while no daemon extends the allowance of a scope.
+const UNATTENDED_WAIT: &str = "5";
 
 /// Runs clients that use up the quota of `scope`, kills the daemon after `dies_at` responses, and
 /// starts the next daemon. If `reboots` is true, removes the pinned maps and links before the next
@@ -78,13 +81,16 @@ fn crash(rig: &mut Rig, scope: &str, dies_at: u64, reboots: bool) -> u64 {
                         up.wait();
                         conn = lab.connect(GUARDED);
                     }
-                    let status = conn.get("/", &key).status;
-                    if status == 200 {
+                    let response = conn.get("/", &key);
+                    if response.status == 200 {
                         served.fetch_add(1, SeqCst);
                         continue;
                     }
-                    assert_eq!(status, 429);
-                    if paused {
+                    assert_eq!(response.status, 429);
+                    // On a busy machine, the new daemon may be late too, and the rest of the quota
+                    // is refused until it extends the allowance.
+                    let is_late = response.required("retry-after").trim() == UNATTENDED_WAIT;
+                    if paused && !is_late {
                         return;
                     }
                     conn = lab.connect(GUARDED);
@@ -107,8 +113,8 @@ fn crash(rig: &mut Rig, scope: &str, dies_at: u64, reboots: bool) -> u64 {
 }
 
 #[test]
-fn a_daemon_that_dies_at_any_moment_grants_no_day_twice() {
-    avoid_midnight(TEST);
+fn crash_at_any_moment_grants_no_quota_twice() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| {
         let tier = format!("daily_quota = {QUOTA}\nrate = \"unlimited\"\nconcurrency = 100\n");
         // After the daemon is killed, the clients still receive their last responses before the
@@ -159,8 +165,8 @@ fn a_daemon_that_dies_at_any_moment_grants_no_day_twice() {
 }
 
 #[test]
-fn while_no_daemon_comes_the_day_is_used_up_to_its_last_request() {
-    avoid_midnight(TEST);
+fn without_a_daemon_the_whole_quota_can_be_used() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 30"));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.get(&key).status, 200);
@@ -176,8 +182,8 @@ fn while_no_daemon_comes_the_day_is_used_up_to_its_last_request() {
 }
 
 #[test]
-fn or_not_beyond_what_the_store_allows_if_that_is_wanted() {
-    avoid_midnight(TEST);
+fn unattended_reject_stops_at_the_allowance() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| {
         let config = config.tier("profile", "daily_quota = 30");
         config.section("accounting", "ahead = 5\nunattended = \"reject\"")
@@ -207,8 +213,8 @@ fn or_not_beyond_what_the_store_allows_if_that_is_wanted() {
 }
 
 #[test]
-fn a_daemon_that_stops_as_it_should_loses_nothing() {
-    avoid_midnight(TEST);
+fn terminated_daemon_loses_no_counts() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 9"));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.statuses(&key, 4), [200; 4]);
@@ -256,8 +262,8 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_full_disk_is_told_and_stops_no_request_and_no_limit() {
-    avoid_midnight(TEST);
+fn full_disk_is_reported_and_requests_and_limits_continue() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let lab = Lab::veth();
     let config = Config::new(&lab)
         .tier("profile", "daily_quota = 40")
@@ -335,8 +341,8 @@ fn files(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 #[test]
-fn a_disk_that_becomes_read_only_is_told_and_caught_up_with_when_it_can_be_written_again() {
-    avoid_midnight(TEST);
+fn read_only_disk_is_reported_and_counts_are_written_later() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let lab = Lab::veth();
     let config = Config::new(&lab)
         .tier("profile", "daily_quota = 40")
@@ -425,8 +431,8 @@ impl Drop for ReadOnly<'_> {
 }
 
 #[test]
-fn on_a_read_only_disk_no_daemon_starts_and_limits_stay_in_force() {
-    avoid_midnight(TEST);
+fn daemon_does_not_start_on_a_read_only_disk_and_limits_stay_in_force() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     for killed in [true, false] {
         let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 4"));
         let key = rig.limiter.key("acme/web");
@@ -458,7 +464,7 @@ fn on_a_read_only_disk_no_daemon_starts_and_limits_stay_in_force() {
 
 #[test]
 fn a_slow_disk_holds_requests_and_refuses_none() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let lab = Lab::veth();
     let config = Config::new(&lab)
         .tier("profile", "daily_quota = 60")
@@ -487,8 +493,8 @@ fn a_slow_disk_holds_requests_and_refuses_none() {
 }
 
 #[test]
-fn a_store_that_is_not_one_is_left_alone_and_limits_stay_in_force() {
-    avoid_midnight(TEST);
+fn invalid_store_is_left_alone_and_limits_stay_in_force() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 3"));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.get(&key).status, 200);

@@ -22,7 +22,7 @@ use nix::{
 
 /// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
 /// requests are counted on one day.
-const TEST: Duration = Duration::from_secs(60);
+const TIME_BEFORE_MIDNIGHT: Duration = Duration::from_secs(60);
 
 /// A daily quota that permits many requests of a scope between two writes to the store.
 const QUOTA: u64 = 100_000;
@@ -60,7 +60,7 @@ fn under_load(rig: &mut Rig, key: &str, end: impl FnOnce(&mut Limiter)) -> u64 {
 
 /// Asserts that no pins are left. Then starts a daemon, and asserts that this daemon reports at
 /// least `least` used requests and no lost requests, and that it continues to count from there.
-fn assert_goes_on(rig: &mut Rig, key: &str, least: u64) {
+fn assert_count_continues(rig: &mut Rig, key: &str, least: u64) {
     assert!(!rig.limiter.pin_dir().exists(), "pins are left");
     rig.limiter.run(&[]);
     let found = rig.limiter.usage("acme/web");
@@ -74,8 +74,8 @@ fn assert_goes_on(rig: &mut Rig, key: &str, least: u64) {
 }
 
 #[test]
-fn of_a_daemon_that_was_killed_under_load_every_count_is_written() {
-    avoid_midnight(TEST);
+fn detach_writes_every_count_of_a_daemon_killed_under_load() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = rig();
     let key = rig.limiter.key("acme/web");
     let mut conn = rig.lab.connect(GUARDED);
@@ -87,7 +87,7 @@ fn of_a_daemon_that_was_killed_under_load_every_count_is_written() {
     let output = rig.limiter.detach();
     assert_eq!((output.code, output.stderr.as_str()), (exit::DONE, ""));
     assert_eq!(rig.nginx.served(&key), asked + 20);
-    assert_goes_on(&mut rig, &key, asked + 20);
+    assert_count_continues(&mut rig, &key, asked + 20);
     // The entry in the audit log states who ran the command.
     let audit = rig.limiter.json(&["audit"]);
     let entries = audit.as_array().expect("a list");
@@ -107,7 +107,7 @@ fn detach_beside(other: &Limiter, limiter: &Limiter) -> Output {
 }
 
 #[test]
-fn directories_say_whose_programs_are_meant() {
+fn detach_removes_only_the_programs_of_its_directories() {
     let lab = Lab::loopback();
     let config = Config::published(&lab).small_tables();
     let other = Limiter::start_named(&lab, "other", &config);
@@ -132,7 +132,7 @@ fn directories_say_whose_programs_are_meant() {
 }
 
 #[test]
-fn the_default_runtime_directory_of_another_daemon_stands_in_nobodys_way() {
+fn detach_ignores_the_default_runtime_directory_of_another_daemon() {
     let (mut limiter, _lab) = Limiter::idle();
     limiter.kill();
     // flock holds the lock on the default runtime directory, as another daemon would, while it runs
@@ -154,8 +154,8 @@ fn the_default_runtime_directory_of_another_daemon_stands_in_nobodys_way() {
 }
 
 #[test]
-fn while_requests_come_the_last_one_that_is_admitted_is_counted() {
-    avoid_midnight(TEST);
+fn detach_under_load_counts_the_last_admitted_request() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     for running in [true, false] {
         let mut rig = rig();
         let key = rig.limiter.key("acme/web");
@@ -173,13 +173,13 @@ fn while_requests_come_the_last_one_that_is_admitted_is_counted() {
                 assert_eq!(limiter.wait_for_end(), Some(exit::DONE));
             }
         });
-        assert_goes_on(&mut rig, &key, 500);
+        assert_count_continues(&mut rig, &key, 500);
     }
 }
 
 #[test]
-fn a_host_that_goes_down_after_it_loses_nothing() {
-    avoid_midnight(TEST);
+fn counts_survive_a_host_crash_after_detach() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     for arguments in [&[][..], &["--detach-on-exit"]] {
         let mut rig = rig();
         rig.limiter.terminate();
@@ -199,8 +199,8 @@ fn a_host_that_goes_down_after_it_loses_nothing() {
 }
 
 #[test]
-fn without_a_store_that_can_be_read_everything_goes_all_the_same_with_a_warning() {
-    avoid_midnight(TEST);
+fn detach_without_a_readable_store_removes_everything_with_a_warning() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let spoil = |rig: &Rig| {
         let file = rig.limiter.state_dir().join("limiter.db");
         // The last writes of a killed daemon are in the write-ahead log, a separate file. It is
@@ -244,7 +244,7 @@ fn without_a_store_that_can_be_read_everything_goes_all_the_same_with_a_warning(
 }
 
 #[test]
-fn a_daemon_that_is_not_asked_keeps_its_maps() {
+fn detach_without_the_socket_leaves_the_maps_of_a_running_daemon() {
     let rig = Rig::veth(|config| config.tier("profile", "rate = \"1/min\"\nburst = 1"));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.get(&key).status, 200);
@@ -287,7 +287,7 @@ fn a_daemon_that_is_not_asked_keeps_its_maps() {
 }
 
 #[test]
-fn what_an_interrupted_start_left_goes_too() {
+fn detach_removes_the_remains_of_an_interrupted_start() {
     let mut rig = rig();
     rig.limiter.terminate();
     let (pins, left) = (
@@ -306,8 +306,8 @@ fn what_an_interrupted_start_left_goes_too() {
 }
 
 #[test]
-fn a_daemon_that_dies_when_it_is_asked_is_done_without() {
-    avoid_midnight(TEST);
+fn detach_completes_if_the_daemon_dies_when_asked() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = rig();
     let key = rig.limiter.key("acme/web");
     for _ in 0..10 {
@@ -324,7 +324,7 @@ fn a_daemon_that_dies_when_it_is_asked_is_done_without() {
     rig.limiter.kill();
     let output: Output = asking.wait_with_output().expect("its end").into();
     assert_eq!(output.code, exit::DONE, "{output:?}");
-    assert_goes_on(&mut rig, &key, 10);
+    assert_count_continues(&mut rig, &key, 10);
 }
 
 /// Returns the number of sockets that are bound to the path of the control socket

@@ -15,7 +15,7 @@ use limiter_tests::{
 };
 use nix::sys::signal::Signal;
 
-const TEST: Duration = Duration::from_secs(60);
+const TIME_BEFORE_MIDNIGHT: Duration = Duration::from_secs(60);
 
 /// Returns all filters of the server's interface, as `tc` lists them.
 fn filters(lab: &Lab) -> String {
@@ -42,8 +42,8 @@ impl Drop for SetOnDrop<'_> {
 }
 
 #[test]
-fn limits_hold_while_the_daemon_is_dead_and_a_new_one_counts_on() {
-    avoid_midnight(TEST);
+fn limits_hold_without_a_daemon_and_the_next_one_continues_the_counts() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     for net in [Net::Veth, Net::Loopback] {
         let mut rig = Rig::on(net, |config| config.tier("profile", "daily_quota = 6"));
         let key = rig.limiter.key("acme/web");
@@ -75,7 +75,7 @@ fn limits_hold_while_the_daemon_is_dead_and_a_new_one_counts_on() {
 }
 
 #[test]
-fn requests_in_flight_are_counted_on_over_a_restart() {
+fn requests_in_flight_stay_counted_across_a_restart() {
     let mut rig = Rig::veth(|config| config.tier("profile", "concurrency = 3"));
     let key = rig.limiter.key("acme/web");
     let mut held = nginx::hold(&rig.lab, &rig.nginx, &key, 2);
@@ -94,7 +94,7 @@ fn requests_in_flight_are_counted_on_over_a_restart() {
 }
 
 #[test]
-fn under_load_a_daemon_is_replaced_without_a_request_lost_or_uncounted() {
+fn daemon_is_replaced_under_load_without_losing_requests_or_counts() {
     let mut rig = Rig::veth(|config| config);
     let key = rig.limiter.key("acme/web");
     let (stop, asked) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -139,7 +139,7 @@ fn under_load_a_daemon_is_replaced_without_a_request_lost_or_uncounted() {
 
 #[test]
 fn sigterm_leaves_the_limits_in_force() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 1"));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.statuses(&key, 2), [200, 429]);
@@ -152,8 +152,8 @@ fn sigterm_leaves_the_limits_in_force() {
 }
 
 #[test]
-fn detach_on_exit_takes_everything_away_at_sigterm() {
-    avoid_midnight(TEST);
+fn detach_on_exit_removes_everything_at_sigterm() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let lab = Lab::veth();
     let _nginx = Nginx::start(&lab, &[GUARDED]);
     let config = Config::new(&lab).tier("profile", "daily_quota = 1");
@@ -172,7 +172,7 @@ fn detach_on_exit_takes_everything_away_at_sigterm() {
 
 #[test]
 fn the_day_s_count_outlives_detach_and_start() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 3"));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.statuses(&key, 2), [200, 200]);
@@ -210,7 +210,7 @@ fn detach_removes_everything_with_a_daemon_and_without_one() {
 }
 
 #[test]
-fn the_clsact_way_of_attaching_limits_and_detaches_as_well() {
+fn clsact_hook_limits_and_detaches() {
     let mut rig = Rig::veth(|config| {
         let interfaces = "interfaces = [\"s0\"]\nports = [80]\nhook = \"clsact\"\n";
         config
@@ -232,7 +232,7 @@ fn the_clsact_way_of_attaching_limits_and_detaches_as_well() {
 }
 
 #[test]
-fn a_second_daemon_on_the_same_directories_gives_way_and_says_why() {
+fn second_daemon_on_the_same_directories_exits_with_a_reason() {
     let rig = Rig::veth(|config| config);
     let key = rig.limiter.key("acme/web");
     let run = [
@@ -255,7 +255,7 @@ fn a_second_daemon_on_the_same_directories_gives_way_and_says_why() {
 }
 
 #[test]
-fn daemons_with_directories_of_their_own_run_side_by_side() {
+fn daemons_with_separate_directories_run_side_by_side() {
     let lab = Lab::veth();
     let nginx = Nginx::start(&lab, &[GUARDED, 8080]);
     let tier = "rate = \"1/min\"\nburst = 1";
@@ -276,8 +276,8 @@ fn daemons_with_directories_of_their_own_run_side_by_side() {
 }
 
 #[test]
-fn reload_and_sighup_take_over_a_new_configuration_without_touching_counts() {
-    avoid_midnight(TEST);
+fn reload_and_sighup_apply_a_configuration_and_keep_counts() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 2"));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.statuses(&key, 3), [200, 200, 429]);
@@ -302,8 +302,8 @@ fn reload_and_sighup_take_over_a_new_configuration_without_touching_counts() {
 }
 
 #[test]
-fn a_bad_file_changes_nothing_and_says_why() {
-    avoid_midnight(TEST);
+fn reload_of_an_invalid_file_changes_nothing_and_gives_the_reason() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 1"));
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.statuses(&key, 2), [200, 429]);
@@ -330,7 +330,7 @@ fn a_bad_file_changes_nothing_and_says_why() {
 }
 
 #[test]
-fn scopes_keys_overrides_and_refusals_are_there_again_after_a_restart() {
+fn scopes_keys_overrides_and_refusals_survive_a_restart() {
     let mut rig = Rig::veth(|config| config.tier("profile", "rate = \"1/min\"\nburst = 1"));
     let key = rig.limiter.key("acme/web");
     rig.limiter.key("acme");
@@ -369,7 +369,7 @@ fn scopes_keys_overrides_and_refusals_are_there_again_after_a_restart() {
 }
 
 #[test]
-fn flows_that_have_ended_leave_the_table() {
+fn ended_flows_are_removed_from_the_table() {
     let rig = Rig::veth(|config| config);
     let key = rig.limiter.key("acme/web");
     for _ in 0..20 {

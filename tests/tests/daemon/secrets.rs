@@ -325,7 +325,7 @@ fn raw_keys_are_not_in_the_daemons_memory() {
 }
 
 #[test]
-fn a_daemon_that_crashes_leaves_no_core() {
+fn crashed_daemon_leaves_no_core_dump() {
     let (mut limiter, _lab) = Limiter::idle();
     limiter.key("acme/web");
     let pid = limiter.pid().to_string();
@@ -337,32 +337,32 @@ fn a_daemon_that_crashes_leaves_no_core() {
 }
 
 #[test]
-fn commands_log_no_key_whatever_they_log() {
+fn commands_log_no_key_at_any_log_level() {
     let (limiter, _lab) = Limiter::idle();
     limiter.scope("acme/web");
     for arguments in [
         &["key", "create", "acme/web"][..],
         &["key", "create", "acme/web", "--json"],
     ] {
-        let told = limiter
+        let output = limiter
             .command(arguments)
             .env("RUST_LOG", "trace")
             .output()
             .expect("run limiter");
-        let shown = String::from_utf8_lossy(&told.stdout);
+        let shown = String::from_utf8_lossy(&output.stdout);
         let at = shown.find("lmt_").expect("the key");
-        assert!(!contains(&told.stderr, &shown[at..at + 53]));
+        assert!(!contains(&output.stderr, &shown[at..at + 53]));
     }
     let list = limiter.socket().with_file_name("keys.csv");
     let secret = "listed-key-9719d911017c592b";
     fs::write(&list, format!("scope,key\nacme/csv,{secret}\n")).expect("the list");
-    let told = limiter
+    let output = limiter
         .command(&["key", "import", "--csv", &list.display().to_string()])
         .env("RUST_LOG", "trace")
         .output()
         .expect("run limiter");
-    assert!(told.status.success(), "{told:?}");
-    assert!(!contains(&told.stderr, secret) && !contains(&told.stdout, secret));
+    assert!(output.status.success(), "{output:?}");
+    assert!(!contains(&output.stderr, secret) && !contains(&output.stdout, secret));
 }
 
 #[test]
@@ -391,9 +391,9 @@ fn the_hash_secret_is_made_once_and_its_loss_is_explained() {
     fs::rename(&file, &kept).expect("lose the secret");
     limiter.launch(&[]);
     assert_eq!(limiter.wait_for_end(), Some(exit::FAILED));
-    let told = limiter.log();
+    let log = limiter.log();
     for word in ["hash.key", "missing", "1 key ", "restore", "backup"] {
-        assert!(told.contains(word), "no {word} in {told}");
+        assert!(log.contains(word), "no {word} in {log}");
     }
     assert!(!file.exists(), "none is made in its place");
 
@@ -424,7 +424,7 @@ fn modes(state: &Path) -> Vec<(String, u32)> {
 }
 
 #[test]
-fn the_files_are_nobody_elses_whatever_the_umask() {
+fn files_are_private_with_every_umask() {
     for umask in ["000", "022", "077", "027"] {
         let lab = Lab::loopback();
         let config = Config::published(&lab).small_tables();

@@ -145,13 +145,13 @@ impl DeadDaemon {
 
     /// Creates at `path` a symbolic link to `target`, and makes the unprivileged user the owner of
     /// the link. A file that is already at `path` is removed first.
-    fn lay(&self, path: &Path, target: &Path) {
+    fn plant_link(&self, path: &Path, target: &Path) {
         let _ = fs::remove_file(path);
         symlink(target, path).expect("a link");
         lchown(path, Some(NOBODY), Some(NOBODY)).expect("its owner");
     }
 
-    fn assert_victim_is_as_it_was(&self, what: &str) {
+    fn assert_victim_is_unchanged(&self, what: &str) {
         let metadata = fs::symlink_metadata(&self.victim).expect("the victim");
         assert_eq!(
             (metadata.len(), metadata.mode() & 0o7777, metadata.uid()),
@@ -169,7 +169,7 @@ impl DeadDaemon {
 }
 
 #[test]
-fn root_detaches_it_with_its_counts_and_leaves_it_its_files() {
+fn root_detach_of_an_unprivileged_daemon_keeps_counts_and_file_owners() {
     avoid_midnight(Duration::from_secs(60));
     let mut dead = DeadDaemon::new();
     dead.limiter.kill();
@@ -208,7 +208,7 @@ fn root_detaches_it_with_its_counts_and_leaves_it_its_files() {
 }
 
 #[test]
-fn root_follows_none_of_its_links() {
+fn root_follows_no_links_of_an_unprivileged_daemon() {
     avoid_midnight(Duration::from_secs(120));
     let mut dead = DeadDaemon::new();
     let state = dead.limiter.state_dir();
@@ -222,7 +222,7 @@ fn root_follows_none_of_its_links() {
     let service = UnixListener::bind(&other).expect("another service");
     service.set_nonblocking(true).expect("a look at it");
     fs::rename(&socket, socket.with_extension("was")).expect("the socket's place");
-    dead.lay(&socket, &other);
+    dead.plant_link(&socket, &other);
     let asked = dead.limiter.cli(&["status"]);
     asked.assert_fails(
         exit::FAILED,
@@ -246,14 +246,14 @@ fn root_follows_none_of_its_links() {
         if name == "pins" {
             // The first link has the name of a directory that `detach` would remove with its
             // contents. The second link has the name of a pin that `detach` would open and detach.
-            dead.lay(&pins.join("v1"), &kept);
-            dead.lay(&pins.join("links/eth9-ingress"), &dead.victim);
+            dead.plant_link(&pins.join("v1"), &kept);
+            dead.plant_link(&pins.join("links/eth9-ingress"), &dead.victim);
         } else {
-            dead.lay(&path, &dead.victim);
+            dead.plant_link(&path, &dead.victim);
         }
         let detached = dead.limiter.detach();
         assert_eq!(detached.code, exit::DONE, "{name}: {detached:?}");
-        dead.assert_victim_is_as_it_was(name);
+        dead.assert_victim_is_unchanged(name);
         assert!(kept.join("file").exists(), "{name}");
         assert_eq!(dead.ask(), 200, "{name}: nothing is in force");
         if name.starts_with("limiter.db") {
@@ -279,7 +279,7 @@ fn root_follows_none_of_its_links() {
 }
 
 #[test]
-fn root_does_not_run_where_somebody_else_could_lead_it_elsewhere() {
+fn root_refuses_directories_that_others_can_replace() {
     let mut dead = DeadDaemon::new();
     dead.limiter.kill();
     assert_eq!(dead.limiter.detach().code, exit::DONE);
@@ -298,7 +298,7 @@ fn root_does_not_run_where_somebody_else_could_lead_it_elsewhere() {
         for word in words {
             assert!(log.contains(word), "no {word} in {log}");
         }
-        dead.assert_victim_is_as_it_was(words[0]);
+        dead.assert_victim_is_unchanged(words[0]);
     };
     let [state_name, run_name] = [&state, &run].map(|path| path.display().to_string());
     refused(&mut dead, &[&state_name, "belongs to the user nobody"]);

@@ -41,7 +41,7 @@ fn pretend(limiter: &Limiter, version: impl FnOnce(u32) -> u32) -> PathBuf {
 }
 
 #[test]
-fn under_load_the_counts_of_an_older_layout_are_carried_over() {
+fn counts_of_an_older_layout_are_carried_over_under_load() {
     // While the newer programs start, the older programs still change the counts. Two recounts
     // correct the difference, so the interval between recounts is short.
     let mut rig = Rig::veth(|config| config.section("healing", "recount_interval = \"1s\"\n"));
@@ -77,7 +77,7 @@ fn under_load_the_counts_of_an_older_layout_are_carried_over() {
         }
         admitted
     });
-    assert!(log_says(&rig.limiter, "carried over to layout"));
+    assert!(log_contains(&rig.limiter, "carried over to layout"));
     let asked = asked.into_inner();
     // The count includes requests from before the takeover.
     assert!(before > 100, "{before}");
@@ -102,7 +102,7 @@ fn under_load_the_counts_of_an_older_layout_are_carried_over() {
     rig.assert_nothing_left("acme/web");
 }
 
-fn log_says(limiter: &Limiter, text: &str) -> bool {
+fn log_contains(limiter: &Limiter, text: &str) -> bool {
     limiter.log().contains(text)
 }
 

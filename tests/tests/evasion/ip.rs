@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use limiter_tests::{
     Rig,
-    clock::PATIENCE,
+    clock::TIMEOUT,
     frames,
     packet::{Extension, Fragment, Segment, Shape},
     raw::{Frame, Opening, RawConn, RawHost},
@@ -44,7 +44,7 @@ const AT_ONCE: Duration = Duration::from_millis(500);
 /// Returns the time at which the test stops waiting for a response. If `is_sure`, the response must
 /// arrive, and the test waits much longer than for a response that may not arrive.
 fn deadline(is_sure: bool) -> Instant {
-    Instant::now() + if is_sure { PATIENCE } else { AT_ONCE }
+    Instant::now() + if is_sure { TIMEOUT } else { AT_ONCE }
 }
 
 /// For each case, sends a request in the frames that the case makes of it, once in one segment and
@@ -67,22 +67,22 @@ fn assert_fates(v6: bool, cases: &[Case]) {
             let before = counts();
             let mut conn = host.open(&opening);
             for part in odd.chunks(odd.len().div_ceil(parts)) {
-                let segment = conn.segment(conn.said, part);
-                conn.said += u32::try_from(part.len()).expect("a short request");
+                let segment = conn.segment(conn.sent, part);
+                conn.sent += u32::try_from(part.len()).expect("a short request");
                 for frame in wrap(&conn, &segment) {
                     conn.link.send(&frame);
                 }
             }
             let is_sure = matches!(fate, Served);
-            if conn.look_for(deadline(is_sure), RawConn::has_heard) {
+            if conn.wait_until(deadline(is_sure), RawConn::has_unread) {
                 assert_eq!(conn.response().status, 200, "{name}");
             }
-            conn.said = conn.acked;
-            conn.say(&request("/usual", &usual));
+            conn.sent = conn.acked;
+            conn.send_next(&request("/usual", &usual));
             // If the first segment was charged and then lost, the normal request, which has
             // different content, must not pass in its place.
             let is_sure = !matches!(fate, Lost) || counts().1 == before.1;
-            let goes_on = conn.look_for(deadline(is_sure), RawConn::has_heard);
+            let goes_on = conn.wait_until(deadline(is_sure), RawConn::has_unread);
             let after = counts();
             let (served, charged) = (after.0 - before.0, after.1 - before.1);
             let right = match fate {

@@ -120,7 +120,7 @@ fn base64(lab: &Lab, text: &str) -> String {
 }
 
 #[test]
-fn what_stands_before_a_spent_key_hides_it_from_no_application() {
+fn fields_before_an_exhausted_key_do_not_hide_it() {
     let long = "j".repeat(6000);
     for policy in ["reject", "pass", "tier:profile"] {
         let lab = Lab::veth();
@@ -159,7 +159,7 @@ fn what_stands_before_a_spent_key_hides_it_from_no_application() {
 }
 
 #[test]
-fn a_name_that_a_server_folds_hides_no_key() {
+fn field_name_that_a_server_folds_hides_no_key() {
     let lab = Lab::veth();
     let _lighttpd = lighttpd(&lab);
     let Customers {

@@ -76,7 +76,7 @@ fn the_same_addresses_and_ports_on_two_links_are_two_connections() {
 }
 
 #[test]
-fn a_connection_that_comes_by_one_link_and_leaves_by_another_is_followed() {
+fn connection_with_asymmetric_links_is_tracked() {
     const OWN: &str = "198.51.100.1";
     let lab = Lab::veth();
     join(&lab, lab.client());

@@ -62,7 +62,7 @@ fn opening(v6: bool) -> Opening {
 }
 
 #[test]
-fn the_same_content_passes_again_and_is_charged_once() {
+fn lost_request_passes_again_and_is_charged_once() {
     let rig = Rig::veth(|config| config);
     let host = RawHost::new(&rig.lab);
     let key = rig.limiter.key("acme/web");
@@ -74,17 +74,17 @@ fn the_same_content_passes_again_and_is_charged_once() {
         // and then two requests in one segment.
         lose(&mut conn, 0, &request);
         assert_eq!(rig.limiter.usage("acme/web").used, expected + 1, "{name}");
-        conn.say(&request);
+        conn.send_next(&request);
         assert_eq!(conn.response().status, 200, "{name}");
-        let from = conn.said;
+        let from = conn.sent;
         lose(&mut conn, from, &request[..40]);
-        conn.say(&request[..40]);
+        conn.send_next(&request[..40]);
         lose(&mut conn, from + 40, &request[40..]);
-        conn.say(&request[40..]);
+        conn.send_next(&request[40..]);
         assert_eq!(conn.response().status, 200, "{name}");
-        let from = conn.said;
+        let from = conn.sent;
         lose(&mut conn, from, &request.repeat(2));
-        conn.say(&request.repeat(2));
+        conn.send_next(&request.repeat(2));
         assert_eq!(conn.statuses(2), [200, 200], "{name}");
         expected += 4;
         rig.assert_charged_as_served("acme/web", &key, expected);
@@ -92,7 +92,7 @@ fn the_same_content_passes_again_and_is_charged_once() {
 }
 
 #[test]
-fn other_content_is_dropped_and_the_connection_reset_in_the_end() {
+fn other_content_is_dropped_and_finally_resets_the_connection() {
     let rig = Rig::veth(|config| config);
     let host = RawHost::new(&rig.lab);
     let [lost, other] = ["acme/lost", "acme/other"].map(|scope| rig.limiter.key(scope));
@@ -101,14 +101,14 @@ fn other_content_is_dropped_and_the_connection_reset_in_the_end() {
         lose(&mut conn, 0, &request("/", &lost));
         assert_eq!(rig.limiter.usage("acme/lost").used, number, "{name}");
         for _ in 1..CONFLICTS {
-            conn.say_at(0, &request("/", &other));
+            conn.send_at(0, &request("/", &other));
             conn.drain();
             assert_eq!((conn.acked, conn.end()), (0, None), "{name}");
         }
-        conn.say_at(0, &request("/", &other));
+        conn.send_at(0, &request("/", &other));
         assert_eq!(conn.wait_for_end(), End::Reset, "{name}");
         // After the reset, even the content that was admitted before the reset is not served.
-        conn.say_at(0, &request("/", &lost));
+        conn.send_at(0, &request("/", &lost));
         conn.drain();
         eventually("nothing is in flight", || {
             rig.limiter.usage("acme/lost").in_flight == 0
@@ -134,7 +134,7 @@ fn long_head(key: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_long_head_that_was_lost_whole_is_served_in_parts_and_charged_once() {
+fn lost_long_head_is_served_in_parts_and_charged_once() {
     let rig = Rig::veth(|config| config);
     widen(&rig.lab);
     let host = RawHost::new(&rig.lab);
@@ -150,19 +150,19 @@ fn a_long_head_that_was_lost_whole_is_served_in_parts_and_charged_once() {
             ..Opening::default()
         });
         lose(&mut conn, 0, &head);
-        conn.insist(end, |conn| {
-            conn.say_at(0, &head[..CUT]);
-            conn.say_at(at_byte(CUT), &head[CUT..]);
+        conn.retry_until_acked(end, |conn| {
+            conn.send_at(0, &head[..CUT]);
+            conn.send_at(at_byte(CUT), &head[CUT..]);
         });
         assert_eq!(conn.response().status, 200);
         lose(&mut conn, end, &head);
-        conn.insist(2 * end, |conn| {
+        conn.retry_until_acked(2 * end, |conn| {
             let from = conn.acked.max(end);
             let done = usize::try_from(from - end).expect("a short way");
             let to = if done < 1000 { CUT } else { head.len() };
-            conn.say_at(from, &head[done..to]);
+            conn.send_at(from, &head[done..to]);
             if done > 0 {
-                conn.say_at(from + at_byte(to - done), &head[to..]);
+                conn.send_at(from + at_byte(to - done), &head[to..]);
             }
         });
         assert_eq!(conn.response().status, 200);
@@ -171,7 +171,7 @@ fn a_long_head_that_was_lost_whole_is_served_in_parts_and_charged_once() {
 }
 
 #[test]
-fn another_long_head_in_parts_is_not_served_for_one_that_was_lost() {
+fn other_long_head_in_parts_is_not_served_for_a_lost_one() {
     let rig = Rig::veth(|config| config);
     widen(&rig.lab);
     let host = RawHost::new(&rig.lab);
@@ -187,10 +187,10 @@ fn another_long_head_in_parts_is_not_served_for_one_that_was_lost() {
             });
             lose(&mut conn, 0, &mine);
             for _ in 0..CONFLICTS {
-                conn.say_at(0, &others[..cut]);
-                conn.say_at(at_byte(cut), &others[cut..]);
-                conn.say_at(at_byte(cut), &mine[cut..]);
-                conn.say_at(0, &others);
+                conn.send_at(0, &others[..cut]);
+                conn.send_at(at_byte(cut), &others[cut..]);
+                conn.send_at(at_byte(cut), &mine[cut..]);
+                conn.send_at(0, &others);
             }
             conn.drain();
         }
@@ -208,7 +208,7 @@ fn at_byte(index: usize) -> u32 {
 struct LazyServer {
     limiter: Limiter,
     read: mpsc::Sender<()>,
-    heard: mpsc::Receiver<String>,
+    lines: mpsc::Receiver<String>,
     _server: Server,
     lab: Lab,
 }
@@ -218,11 +218,11 @@ impl LazyServer {
         let lab = Lab::veth();
         // This receive buffer makes the server's window as small as possible.
         lab.server().set("net/ipv4/tcp_rmem", "4096 4096 4096");
-        let (read, told) = mpsc::channel();
-        let (tell, heard) = mpsc::channel();
-        let told = Mutex::new(told);
+        let (read, permission) = mpsc::channel();
+        let (line_sender, lines) = mpsc::channel();
+        let permission = Mutex::new(permission);
         let server = Server::start(lab.server(), GUARDED, move |mut conn| {
-            if told.lock().expect("the signal").recv().is_err() {
+            if permission.lock().expect("the signal").recv().is_err() {
                 return;
             }
             while let Ok(head) = conn.head() {
@@ -230,7 +230,7 @@ impl LazyServer {
                     return;
                 }
                 // This fails if the test has ended, and then nobody needs the line.
-                let _ = tell.send(head.line);
+                let _ = line_sender.send(head.line);
                 if conn.try_answer().is_err() {
                     return;
                 }
@@ -240,7 +240,7 @@ impl LazyServer {
         Self {
             limiter,
             read,
-            heard,
+            lines,
             _server: server,
             lab,
         }
@@ -248,7 +248,7 @@ impl LazyServer {
 }
 
 #[test]
-fn what_finds_no_room_is_charged_once_when_there_is_some() {
+fn requests_without_room_at_the_server_are_charged_once() {
     let rig = LazyServer::start();
     let host = RawHost::new(&rig.lab);
     let key = rig.limiter.key("acme/web");
@@ -258,10 +258,10 @@ fn what_finds_no_room_is_charged_once_when_there_is_some() {
     // is full.
     let mut sent = 0;
     let from = loop {
-        let from = conn.said;
-        conn.say(&request);
+        let from = conn.sent;
+        conn.send_next(&request);
         sent += 1;
-        if !conn.look_for(Instant::now() + NO_ROOM, |conn| conn.acked == conn.said) {
+        if !conn.wait_until(Instant::now() + NO_ROOM, |conn| conn.acked == conn.sent) {
             break from;
         }
         assert!(sent < 1000, "there is always room");
@@ -269,15 +269,15 @@ fn what_finds_no_room_is_charged_once_when_there_is_some() {
     // The client sends a probe of one byte, as a TCP sender does when the window is closed, and
     // then the whole request.
     for _ in 0..2 {
-        conn.say_at(from, &request[..1]);
-        conn.say_at(from, &request);
+        conn.send_at(from, &request[..1]);
+        conn.send_at(from, &request);
         conn.drain();
     }
     assert_eq!(conn.acked, from, "the server had room");
     rig.read.send(()).expect("the server waits");
-    conn.insist(conn.said, |conn| conn.say_at(from, &request));
+    conn.retry_until_acked(conn.sent, |conn| conn.send_at(from, &request));
     assert_eq!(conn.statuses(sent), vec![200; sent]);
-    assert_eq!(rig.heard.try_iter().count(), sent);
+    assert_eq!(rig.lines.try_iter().count(), sent);
     assert_eq!(rig.limiter.usage("acme/web").used, sent as u64);
 }
 
@@ -293,7 +293,7 @@ fn of_length(key: &str, length: usize) -> Vec<u8> {
 /// Linux accepts bytes beyond the window if it has no other unread data (`tcp_sequence`). The test
 /// therefore permits both results: the request is accepted and charged, or neither.
 #[test]
-fn what_does_not_fit_the_window_is_not_believed_if_the_receiver_drops_it() {
+fn request_beyond_the_window_is_charged_only_if_accepted() {
     let rig = LazyServer::start();
     widen(&rig.lab);
     let host = RawHost::new(&rig.lab);
@@ -306,11 +306,11 @@ fn what_does_not_fit_the_window_is_not_believed_if_the_receiver_drops_it() {
                 ..Opening::default()
             });
             for _ in 0..before {
-                conn.bring(&request("/", &good));
+                conn.deliver(&request("/", &good));
             }
-            let (from, window) = (conn.said, usize::from(conn.server_window()));
+            let (from, window) = (conn.sent, usize::from(conn.server_window()));
             let used = rig.limiter.usage("acme/bad").used;
-            conn.say(&of_length(&bad, window + more));
+            conn.send_next(&of_length(&bad, window + more));
             conn.drain();
             let charged = rig.limiter.usage("acme/bad").used - used;
             let taken = conn.acked > from;
@@ -321,15 +321,15 @@ fn what_does_not_fit_the_window_is_not_believed_if_the_receiver_drops_it() {
             } else {
                 assert_eq!(charged, 0, "{more} bytes beyond a window of {window}");
                 let good = request("/", &good);
-                conn.said = from;
-                conn.bring(&good);
+                conn.sent = from;
+                conn.deliver(&good);
                 assert_eq!(conn.statuses(before + 1), vec![200; before + 1]);
             }
         }
     }
-    let heard: Vec<String> = rig.heard.try_iter().collect();
+    let received: Vec<String> = rig.lines.try_iter().collect();
     let used = ["acme/bad", "acme/good"].map(|scope| rig.limiter.usage(scope).used);
-    assert_eq!(heard.len() as u64, used[0] + used[1], "{heard:?}");
+    assert_eq!(received.len() as u64, used[0] + used[1], "{received:?}");
 }
 
 /// The receiver of a body longer than 2^32 bytes drops bytes that are far ahead, and sequence
@@ -337,16 +337,16 @@ fn what_does_not_fit_the_window_is_not_believed_if_the_receiver_drops_it() {
 /// bytes too many and find the end of the body too early. It would then mistake parts of the body
 /// for requests, and requests for parts of the body.
 #[test]
-fn a_body_that_jumps_beyond_the_window_has_not_been_sent() {
+fn body_bytes_beyond_the_window_are_not_counted_as_sent() {
     const ROUND: u64 = 1 << 32;
     const MORE: u64 = 100;
     let lab = Lab::veth();
-    let (tell, heard) = mpsc::channel();
+    let (line_sender, lines) = mpsc::channel();
     let _server = Server::start(lab.server(), GUARDED, move |mut conn| {
         while let Ok(head) = conn.head() {
             let length = head.content_length().ok().flatten().unwrap_or(0);
             // This fails if the test has ended, and then nobody needs the line.
-            let _ = tell.send(head.line);
+            let _ = line_sender.send(head.line);
             let mut left = length;
             while left > 0 {
                 match conn.take(left.min(1)) {
@@ -367,8 +367,8 @@ fn a_body_that_jumps_beyond_the_window_has_not_been_sent() {
     let head = format!(
         "POST / HTTP/1.1\r\nHost: x\r\nX-Api-Key: {key}\r\nContent-Length: {length}\r\n\r\n"
     );
-    conn.bring(head.as_bytes());
-    let begin = conn.said;
+    conn.deliver(head.as_bytes());
+    let begin = conn.sent;
     // In four steps of 2^30, these positions go through all sequence numbers once.
     for quarter in 1..=4 {
         let at = begin
@@ -378,20 +378,20 @@ fn a_body_that_jumps_beyond_the_window_has_not_been_sent() {
         conn.send(&far);
     }
     conn.drain();
-    conn.said = begin;
-    conn.bring(&[b'x'; MORE as usize]);
+    conn.sent = begin;
+    conn.deliver(&[b'x'; MORE as usize]);
     // For the server, this request is a part of the body, whose end is far away.
-    conn.bring(&request("/hidden", &key));
+    conn.deliver(&request("/hidden", &key));
     let used = limiter.usage("acme/web").used;
     assert_eq!(
-        (heard.try_iter().count(), used),
+        (lines.try_iter().count(), used),
         (1, 1),
-        "heard and charged"
+        "received and charged"
     );
 }
 
 #[test]
-fn what_is_cut_off_may_come_again_in_other_pieces() {
+fn cut_bytes_may_be_retransmitted_in_other_pieces() {
     // The refused request is the last one of the packet. The programs have to cut the packet before
     // it, but can keep only the first 12 KiB or so of a packet that they cut. The cut is therefore
     // in the middle of the body.
@@ -429,18 +429,18 @@ fn what_is_cut_off_may_come_again_in_other_pieces() {
             let upload = [head.into_bytes(), parts.concat()].concat();
             let all = [request("/", &key), upload, request("/", &over)].concat();
             let mut conn = host.connect();
-            conn.say(&all);
+            conn.send_next(&all);
             // The server acknowledges only the part before the cut.
             conn.wait("a part is acknowledged", |conn| conn.acked > 0);
             let from = usize::try_from(conn.acked).expect("a short way");
             assert!(from < all.len(), "{framing}: it was not cut");
-            conn.said = conn.acked;
+            conn.sent = conn.acked;
             for piece in all[from..].chunks(piece) {
-                let end = conn.said + u32::try_from(piece.len()).expect("a piece");
+                let end = conn.sent + u32::try_from(piece.len()).expect("a piece");
                 if usize::try_from(end).expect("a short way") < all.len() - 60 {
-                    conn.bring(piece);
+                    conn.deliver(piece);
                 } else {
-                    conn.say(piece);
+                    conn.send_next(piece);
                 }
             }
             assert_eq!(conn.statuses(2), [200, 200], "{framing} in {piece}");

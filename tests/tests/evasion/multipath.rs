@@ -61,17 +61,17 @@ fn open(conn: &mut RawConn) -> Option<u64> {
 }
 
 #[test]
-fn bytes_are_served_in_the_order_in_which_they_were_inspected() {
+fn bytes_are_served_in_the_order_of_inspection() {
     if !Path::new("/proc/sys/net/mptcp/enabled").exists() {
-        let name = "bytes_are_served_in_the_order_in_which_they_were_inspected";
+        let name = "bytes_are_served_in_the_order_of_inspection";
         return skip(name, "this kernel has no Multipath TCP");
     }
     let lab = Lab::veth();
-    let (tell, heard) = mpsc::channel();
+    let (line_sender, lines) = mpsc::channel();
     let _server = Server::start_multipath(lab.server(), GUARDED, move |mut conn| {
         while let Ok(head) = conn.head() {
             // This fails if the test has ended, and then nobody needs the line.
-            let _ = tell.send(head.line.clone());
+            let _ = line_sender.send(head.line.clone());
             if conn.body(&head).is_err() || conn.try_answer().is_err() {
                 return;
             }
@@ -97,7 +97,7 @@ fn bytes_are_served_in_the_order_in_which_they_were_inspected() {
         let behind = client_first.wrapping_add(hidden.len() as u64);
         for (number, bytes) in [(behind, head.as_bytes()), (client_first, &hidden)] {
             let length = u16::try_from(bytes.len()).expect("a short message");
-            let offset = conn.said + 1;
+            let offset = conn.sent + 1;
             #[expect(clippy::cast_possible_truncation, reason = "its lower half is meant")]
             let seen = server_first as u32;
             let option = [
@@ -110,26 +110,26 @@ fn bytes_are_served_in_the_order_in_which_they_were_inspected() {
                 &[1, 1],
             ]
             .concat();
-            let segment = conn.segment(conn.said, bytes).with_options(option);
+            let segment = conn.segment(conn.sent, bytes).with_options(option);
             conn.send(&segment);
-            conn.said += u32::from(length);
+            conn.sent += u32::from(length);
         }
     } else {
         // The server does not support Multipath TCP, so it reads the bytes in the order of the
         // connection.
         conn.acknowledge();
-        conn.bring(head.as_bytes());
-        conn.bring(&hidden);
+        conn.deliver(head.as_bytes());
+        conn.deliver(&hidden);
     }
     // The server has sent more than this number of bytes if it has served all requests.
     let answers = "HTTP/1.1 200 OK".len() * 5;
-    conn.look_for(Instant::now() + 20 * clock::RETRY, |conn| {
-        usize::try_from(conn.heard).expect("few") > answers
+    conn.wait_until(Instant::now() + 20 * clock::RETRY, |conn| {
+        usize::try_from(conn.received).expect("few") > answers
     });
     // The server may not have received a request yet that has already been charged.
     let mut served: Vec<String> = Vec::new();
     eventually("as many are served as are charged", || {
-        served.extend(heard.try_iter());
+        served.extend(lines.try_iter());
         let used = limiter.usage("acme/web").used;
         assert!(
             served.len() as u64 <= used,

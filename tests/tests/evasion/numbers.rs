@@ -30,14 +30,14 @@ fn spent() -> (Rig, String) {
 
 /// Sends a request on a connection on which it must not reach the server.
 #[track_caller]
-fn unheard(conn: &mut RawConn, key: &str) {
-    conn.say(&request("/", key));
+fn assert_unanswered(conn: &mut RawConn, key: &str) {
+    conn.send_next(&request("/", key));
     conn.drain();
-    assert!(!conn.has_heard(), "an answer");
+    assert!(!conn.has_unread(), "an answer");
 }
 
 #[test]
-fn a_spent_key_is_not_served_on_the_other_of_two_syn_cookies() {
+fn exhausted_key_is_not_served_on_the_first_of_two_syn_cookies() {
     let (rig, key) = spent();
     let host = RawHost::new(&rig.lab);
     for (number, distance) in (0..).zip([1 << 30, 1 << 20, 3 << 30]) {
@@ -56,24 +56,24 @@ fn a_spent_key_is_not_served_on_the_other_of_two_syn_cookies() {
             second.await_syn_ack();
             first.acknowledge();
             assert_eq!(first.wait_for_end(), End::Reset);
-            unheard(&mut first, &key);
+            assert_unanswered(&mut first, &key);
             // The first connection stays closed even after the client has used the second cookie.
             second.acknowledge();
-            second.say(b"GET / HTTP/1.1\r\n");
-            unheard(&mut first, &key);
+            second.send_next(b"GET / HTTP/1.1\r\n");
+            assert_unanswered(&mut first, &key);
         }
     }
     rig.assert_charged_as_served("acme/web", &key, 1);
 }
 
 #[test]
-fn a_cookie_is_good_for_one_connection() {
+fn syn_cookie_is_valid_for_one_connection() {
     let (rig, key) = spent();
     let host = RawHost::new(&rig.lab);
     let other = rig.limiter.key("acme/other");
     let mut conn = host.connect();
-    let (said, heard) = (conn.said, conn.heard);
-    conn.say(&request("/", &other));
+    let (sent, received) = (conn.sent, conn.received);
+    conn.send_next(&request("/", &other));
     assert_eq!(conn.response().status, 200);
     conn.finish();
     conn.wait_for_end();
@@ -81,9 +81,9 @@ fn a_cookie_is_good_for_one_connection() {
     rig.assert_nothing_left("acme/other");
     // If the limiter let this acknowledgement pass, the server would open the connection a second
     // time, because the cookie is still valid.
-    (conn.said, conn.heard) = (said, heard);
+    (conn.sent, conn.received) = (sent, received);
     conn.acknowledge();
-    conn.say(&request("/", &key));
+    conn.send_next(&request("/", &key));
     assert_eq!(
         conn.wait_for_end(),
         End::Fin,
@@ -94,7 +94,7 @@ fn a_cookie_is_good_for_one_connection() {
 }
 
 #[test]
-fn a_connection_that_a_firewall_has_reset_does_not_go_on() {
+fn connection_reset_by_a_firewall_does_not_continue() {
     let rig = Rig::veth(|config| config);
     let key = rig.limiter.key("acme/web");
     for address in rig.lab.addresses() {
@@ -102,22 +102,22 @@ fn a_connection_that_a_firewall_has_reset_does_not_go_on() {
         assert_eq!(conn.get("/", &key).status, 200);
         let firewall = Rules::reset(rig.lab.server(), GUARDED);
         conn.send(&request("/", &key));
-        conn.fate().ok();
+        conn.rest().ok();
         drop(firewall);
     }
     // The server does not know about the reset, and here the client ignores it.
     let host = RawHost::new(&rig.lab);
     for opening in [Opening::default(), Opening::v6()] {
         let mut conn = host.open(&opening);
-        conn.say(&request("/", &key));
+        conn.send_next(&request("/", &key));
         assert_eq!(conn.response().status, 200);
         let firewall = Rules::reset(rig.lab.server(), GUARDED);
-        conn.say(&request("/", &key));
+        conn.send_next(&request("/", &key));
         assert_eq!(conn.wait_for_end(), End::Reset);
         drop(firewall);
-        let at = conn.said;
-        conn.say_at(at, &request("/", &key));
-        conn.say_at(
+        let at = conn.sent;
+        conn.send_at(at, &request("/", &key));
+        conn.send_at(
             at - u32::try_from(request("/", &key).len()).expect("a length"),
             &request("/", &key),
         );
@@ -130,7 +130,7 @@ fn a_connection_that_a_firewall_has_reset_does_not_go_on() {
 }
 
 #[test]
-fn a_guarded_port_may_be_a_clients_own() {
+fn guarded_port_may_be_the_source_port_of_a_client() {
     const OWN: u16 = 8081;
     let lab = Lab::veth();
     let _nginx = Nginx::start(&lab, &[GUARDED]);
@@ -146,12 +146,15 @@ fn a_guarded_port_may_be_a_clients_own() {
         let (mut far, _) = listener.accept().expect("a connection");
         // The bytes that arrive are not a request, so they are charged to no scope.
         far.write_all(b"SSH-2.0-anything at all\r\n\r\n")
-            .expect("say something");
-        let mut heard = [0; 27];
-        outbound.read_exact(&mut heard[..25]).expect("hear it");
-        assert_eq!(&heard[..25], &b"SSH-2.0-anything at all\r\n\r\n"[..25]);
+            .expect("send something");
+        let mut received = [0; 27];
+        outbound
+            .read_exact(&mut received[..25])
+            .expect("receive it");
+        assert_eq!(&received[..25], &b"SSH-2.0-anything at all\r\n\r\n"[..25]);
         outbound.write_all(b"an answer").expect("answer");
-        far.read_exact(&mut heard[..9]).expect("hear the answer");
+        far.read_exact(&mut received[..9])
+            .expect("receive the answer");
     }
     assert_eq!(limiter.count("/coverage/outbound_connections"), 2);
     assert_eq!(limiter.count("/coverage/outbound_bytes"), 54);
@@ -169,7 +172,7 @@ fn outbound(from: SocketAddr, to: SocketAddr) -> TcpStream {
 }
 
 #[test]
-fn fast_open_costs_nobody_a_second_connection_attempt() {
+fn fast_open_causes_no_second_connection_attempt() {
     let lab = Lab::veth();
     for namespace in [lab.client(), lab.server()] {
         namespace.set("net/ipv4/tcp_fastopen", "3");

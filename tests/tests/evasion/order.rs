@@ -40,11 +40,11 @@ fn assert_served(cases: &[Case]) {
     let rig = Rig::veth(|config| config);
     let host = RawHost::new(&rig.lab);
     let [key, other_key] = ["acme/ours", "acme/other"].map(|scope| rig.limiter.key(scope));
-    let said = RequestPair {
+    let pair = RequestPair {
         ours: request("/ours", &key),
         other: request("/evil", &other_key),
     };
-    assert_eq!(said.ours.len(), said.other.len());
+    assert_eq!(pair.ours.len(), pair.other.len());
     let mut failed = Vec::new();
     let mut before = 0;
     for opening in [
@@ -54,7 +54,7 @@ fn assert_served(cases: &[Case]) {
     ] {
         for (name, expected, drive) in cases {
             let mut conn = host.open(&opening);
-            drive(&mut conn, &said);
+            drive(&mut conn, &pair);
             let count = rig.charged_as_served("acme/ours", &key);
             if count - before != *expected {
                 failed.push(format!("{name}: {} and not {expected}", count - before));
@@ -68,25 +68,25 @@ fn assert_served(cases: &[Case]) {
 }
 
 #[test]
-fn disorder_is_put_in_order() {
+fn reordered_segments_are_served_once() {
     let cases: [Case; 7] = [
-        ("the second half before the first", 1, |conn, said| {
-            let (first, second) = said.ours.split_at(30);
-            conn.say_at(30, second);
-            conn.say_at(0, first);
-            conn.say_at(30, second);
+        ("the second half before the first", 1, |conn, pair| {
+            let (first, second) = pair.ours.split_at(30);
+            conn.send_at(30, second);
+            conn.send_at(0, first);
+            conn.send_at(30, second);
             assert_eq!(conn.response().status, 200);
         }),
         (
             "of three parts the last, the middle one, the first",
             1,
-            |conn, said| {
-                let end = at(said.ours.len());
-                conn.insist(end, |conn| {
+            |conn, pair| {
+                let end = at(pair.ours.len());
+                conn.retry_until_acked(end, |conn| {
                     for from in [50, 20, 0] {
                         let to = [50, 20, 0].into_iter().rfind(|&next| next > from);
-                        let part = &said.ours[from..to.unwrap_or(said.ours.len())];
-                        conn.say_at(at(from), part);
+                        let part = &pair.ours[from..to.unwrap_or(pair.ours.len())];
+                        conn.send_at(at(from), part);
                     }
                 });
                 assert_eq!(conn.response().status, 200);
@@ -95,57 +95,57 @@ fn disorder_is_put_in_order() {
         (
             "every byte by itself, the last one first",
             1,
-            |conn, said| {
+            |conn, pair| {
                 // In each iteration of the outer loop, the bytes are sent from the last one back to
                 // the one that the server expects next.
-                for next in 0..said.ours.len() {
-                    for index in (next..said.ours.len()).rev() {
-                        conn.say_at(at(index), &said.ours[index..=index]);
+                for next in 0..pair.ours.len() {
+                    for index in (next..pair.ours.len()).rev() {
+                        conn.send_at(at(index), &pair.ours[index..=index]);
                     }
                 }
                 assert_eq!(conn.response().status, 200);
             },
         ),
-        ("the next request before this one", 2, |conn, said| {
-            let length = at(said.ours.len());
-            conn.say_at(length, &said.ours);
-            conn.say_at(0, &said.ours);
-            conn.insist(2 * length, |conn| conn.say_at(length, &said.ours));
+        ("the next request before this one", 2, |conn, pair| {
+            let length = at(pair.ours.len());
+            conn.send_at(length, &pair.ours);
+            conn.send_at(0, &pair.ours);
+            conn.retry_until_acked(2 * length, |conn| conn.send_at(length, &pair.ours));
             assert_eq!(conn.statuses(2), [200, 200]);
         }),
-        ("another request ahead of this one", 2, |conn, said| {
-            let length = at(said.ours.len());
-            conn.say_at(length, &said.other);
-            conn.say_at(0, &said.ours);
+        ("another request ahead of this one", 2, |conn, pair| {
+            let length = at(pair.ours.len());
+            conn.send_at(length, &pair.other);
+            conn.send_at(0, &pair.ours);
             assert_eq!(conn.response().status, 200);
-            conn.insist(2 * length, |conn| conn.say_at(length, &said.ours));
+            conn.retry_until_acked(2 * length, |conn| conn.send_at(length, &pair.ours));
             assert_eq!(conn.response().status, 200);
         }),
         (
             "the end of a body before its beginning, and what follows",
             2,
-            |conn, said| {
-                let head = String::from_utf8_lossy(&said.ours);
+            |conn, pair| {
+                let head = String::from_utf8_lossy(&pair.ours);
                 let head = head.replace("\r\n\r\n", "\r\nContent-Length: 300\r\n\r\n");
                 let post = head.replacen("GET", "POST", 1).into_bytes();
                 let body = [b'x'; 300];
-                conn.bring(&post);
-                let from = conn.said;
-                conn.say_at(from + 200, &[&body[200..], &said.ours[..]].concat());
-                conn.say_at(from + 100, &body[100..200]);
-                conn.say_at(from, &body[..100]);
-                conn.insist(from + 300 + at(said.ours.len()), |conn| {
-                    conn.say_at(from, &body);
-                    conn.say_at(from + 300, &said.ours);
+                conn.deliver(&post);
+                let from = conn.sent;
+                conn.send_at(from + 200, &[&body[200..], &pair.ours[..]].concat());
+                conn.send_at(from + 100, &body[100..200]);
+                conn.send_at(from, &body[..100]);
+                conn.retry_until_acked(from + 300 + at(pair.ours.len()), |conn| {
+                    conn.send_at(from, &body);
+                    conn.send_at(from + 300, &pair.ours);
                 });
                 assert_eq!(conn.statuses(2), [200, 200]);
             },
         ),
-        ("the end ahead of the request", 1, |conn, said| {
-            let length = at(said.ours.len());
+        ("the end ahead of the request", 1, |conn, pair| {
+            let length = at(pair.ours.len());
             let fin = conn.segment(length, b"").with_flags(ACK | FIN);
             conn.send(&fin);
-            conn.say_at(0, &said.ours);
+            conn.send_at(0, &pair.ours);
             assert_eq!(conn.response().status, 200);
             assert_eq!(conn.end(), None);
             conn.finish();
@@ -156,83 +156,83 @@ fn disorder_is_put_in_order() {
 }
 
 #[test]
-fn what_is_said_twice_is_served_once() {
+fn repeated_bytes_are_served_once() {
     let cases: [Case; 8] = [
-        ("the same five times before its answer", 1, |conn, said| {
-            let segment = conn.segment(0, &said.ours);
+        ("the same five times before its answer", 1, |conn, pair| {
+            let segment = conn.segment(0, &pair.ours);
             for _ in 0..5 {
                 conn.send(&segment);
             }
-            conn.said = at(said.ours.len());
+            conn.sent = at(pair.ours.len());
             assert_eq!(conn.response().status, 200);
         }),
         (
             "the same after its answer, and the next one",
             2,
-            |conn, said| {
-                conn.say(&said.ours);
+            |conn, pair| {
+                conn.send_next(&pair.ours);
                 assert_eq!(conn.response().status, 200);
                 for _ in 0..3 {
-                    conn.say_at(0, &said.ours);
+                    conn.send_at(0, &pair.ours);
                 }
-                conn.say(&said.ours);
+                conn.send_next(&pair.ours);
                 assert_eq!(conn.response().status, 200);
             },
         ),
-        ("again with the next one behind it", 2, |conn, said| {
-            conn.say(&said.ours);
-            conn.say_at(0, &said.ours.repeat(2));
+        ("again with the next one behind it", 2, |conn, pair| {
+            conn.send_next(&pair.ours);
+            conn.send_at(0, &pair.ours.repeat(2));
             assert_eq!(conn.statuses(2), [200, 200]);
         }),
-        ("a part, then all of it", 1, |conn, said| {
-            conn.say(&said.ours[..40]);
-            conn.insist(at(said.ours.len()), |conn| conn.say_at(0, &said.ours));
+        ("a part, then all of it", 1, |conn, pair| {
+            conn.send_next(&pair.ours[..40]);
+            conn.retry_until_acked(at(pair.ours.len()), |conn| conn.send_at(0, &pair.ours));
             assert_eq!(conn.response().status, 200);
         }),
         (
             "a part, then all that follows and some of the part",
             1,
-            |conn, said| {
-                conn.say(&said.ours[..40]);
-                conn.insist(at(said.ours.len()), |conn| {
-                    conn.say_at(20, &said.ours[20..]);
+            |conn, pair| {
+                conn.send_next(&pair.ours[..40]);
+                conn.retry_until_acked(at(pair.ours.len()), |conn| {
+                    conn.send_at(20, &pair.ours[20..]);
                 });
                 assert_eq!(conn.response().status, 200);
             },
         ),
-        ("parts that overlap, behind an answer", 2, |conn, said| {
+        ("parts that overlap, behind an answer", 2, |conn, pair| {
             // After a response, the server delays its acknowledgements, so the parts may overlap
             // bytes that it has not acknowledged yet.
-            conn.say(&said.ours);
+            conn.send_next(&pair.ours);
             assert_eq!(conn.response().status, 200);
-            let from = conn.said;
-            conn.say_at(from, &said.ours[..40]);
-            conn.insist(from + at(said.ours.len()), |conn| {
-                conn.say_at(from + 20, &said.ours[20..]);
-                conn.say_at(from + 10, &said.ours[10..70]);
+            let from = conn.sent;
+            conn.send_at(from, &pair.ours[..40]);
+            conn.retry_until_acked(from + at(pair.ours.len()), |conn| {
+                conn.send_at(from + 20, &pair.ours[20..]);
+                conn.send_at(from + 10, &pair.ours[10..70]);
             });
             assert_eq!(conn.response().status, 200);
         }),
-        ("probes with a byte of what was said", 2, |conn, said| {
-            conn.say_at(u32::MAX, b"?");
-            conn.bring(&said.ours[..40]);
-            conn.say_at(39, b"?");
-            conn.say_at(39, &said.ours[39..40]);
-            conn.bring(&said.ours[40..]);
+        ("probes with a byte of what was sent", 2, |conn, pair| {
+            conn.send_at(u32::MAX, b"?");
+            conn.deliver(&pair.ours[..40]);
+            conn.send_at(39, b"?");
+            conn.send_at(39, &pair.ours[39..40]);
+            conn.deliver(&pair.ours[40..]);
             assert_eq!(conn.response().status, 200);
-            conn.say_at(conn.said - 1, b"?");
-            conn.say_at(conn.said - 1, b"\n");
-            conn.say(&said.ours);
+            conn.send_at(conn.sent - 1, b"?");
+            conn.send_at(conn.sent - 1, b"\n");
+            conn.send_next(&pair.ours);
             assert_eq!(conn.response().status, 200);
         }),
         (
             "one byte, then more from the beginning each time",
             1,
-            |conn, said| {
-                for end in (1..=said.ours.len()).step_by(if long() { 1 } else { 13 }) {
-                    conn.insist(at(end), |conn| conn.say_at(0, &said.ours[..end]));
+            |conn, pair| {
+                for end in (1..=pair.ours.len()).step_by(if long() { 1 } else { 13 }) {
+                    conn.retry_until_acked(at(end), |conn| conn.send_at(0, &pair.ours[..end]));
                 }
-                conn.say_at(0, &said.ours);
+                conn.send_at(0, &pair.ours);
                 assert_eq!(conn.response().status, 200);
             },
         ),
@@ -241,82 +241,82 @@ fn what_is_said_twice_is_served_once() {
 }
 
 #[test]
-fn other_content_for_what_was_said_is_not_served() {
+fn other_content_for_sent_bytes_is_not_served() {
     let cases: [Case; 8] = [
         (
             "another request in place of one that was served",
             1,
-            |conn, said| {
-                conn.say(&said.ours);
+            |conn, pair| {
+                conn.send_next(&pair.ours);
                 assert_eq!(conn.response().status, 200);
-                conn.say_at(0, &said.other);
+                conn.send_at(0, &pair.other);
                 conn.drain();
             },
         ),
-        ("the same at once", 1, |conn, said| {
-            conn.say(&said.ours);
-            conn.say_at(0, &said.other);
+        ("the same at once", 1, |conn, pair| {
+            conn.send_next(&pair.ours);
+            conn.send_at(0, &pair.other);
             assert_eq!(conn.response().status, 200);
         }),
-        ("another, and one of ours behind it", 2, |conn, said| {
-            conn.say(&said.ours);
-            let both = [&said.other[..], &said.ours].concat();
-            conn.insist(at(both.len()), |conn| conn.say_at(0, &both));
+        ("another, and one of ours behind it", 2, |conn, pair| {
+            conn.send_next(&pair.ours);
+            let both = [&pair.other[..], &pair.ours].concat();
+            conn.retry_until_acked(at(both.len()), |conn| conn.send_at(0, &both));
             assert_eq!(conn.statuses(2), [200, 200]);
         }),
-        ("another key for a head that goes on", 1, |conn, said| {
-            let end = said.key_end();
-            conn.say(&said.ours[..end]);
-            conn.insist(at(said.ours.len()), |conn| conn.say_at(0, &said.other));
+        ("another key for a head that goes on", 1, |conn, pair| {
+            let end = pair.key_end();
+            conn.send_next(&pair.ours[..end]);
+            conn.retry_until_acked(at(pair.ours.len()), |conn| conn.send_at(0, &pair.other));
             assert_eq!(conn.response().status, 200);
         }),
-        ("the same behind an answer", 2, |conn, said| {
-            conn.say(&said.ours);
+        ("the same behind an answer", 2, |conn, pair| {
+            conn.send_next(&pair.ours);
             assert_eq!(conn.response().status, 200);
-            let (from, end) = (conn.said, said.key_end());
-            conn.say(&said.ours[..end]);
-            conn.insist(from + at(said.ours.len()), |conn| {
-                conn.say_at(from, &said.other);
+            let (from, end) = (conn.sent, pair.key_end());
+            conn.send_next(&pair.ours[..end]);
+            conn.retry_until_acked(from + at(pair.ours.len()), |conn| {
+                conn.send_at(from, &pair.other);
             });
             assert_eq!(conn.response().status, 200);
         }),
         (
             "the end of a head ahead with another key, then ours",
             1,
-            |conn, said| {
-                conn.say_at(20, &said.other[20..]);
-                conn.say_at(0, &said.ours[..40]);
-                conn.insist(at(said.ours.len()), |conn| {
-                    conn.say_at(0, &said.ours[..40]);
-                    conn.say_at(40, &said.ours[40..]);
+            |conn, pair| {
+                conn.send_at(20, &pair.other[20..]);
+                conn.send_at(0, &pair.ours[..40]);
+                conn.retry_until_acked(at(pair.ours.len()), |conn| {
+                    conn.send_at(0, &pair.ours[..40]);
+                    conn.send_at(40, &pair.ours[40..]);
                 });
                 assert_eq!(conn.response().status, 200);
             },
         ),
-        ("a gap filled with another's bytes", 1, |conn, said| {
-            conn.say_at(0, &said.ours[..20]);
-            conn.say_at(70, &said.other[70..]);
-            conn.insist(70, |conn| conn.say_at(20, &said.ours[20..70]));
-            conn.insist(at(said.ours.len()), |conn| {
-                conn.say_at(70, &said.ours[70..]);
+        ("a gap filled with another's bytes", 1, |conn, pair| {
+            conn.send_at(0, &pair.ours[..20]);
+            conn.send_at(70, &pair.other[70..]);
+            conn.retry_until_acked(70, |conn| conn.send_at(20, &pair.ours[20..70]));
+            conn.retry_until_acked(at(pair.ours.len()), |conn| {
+                conn.send_at(70, &pair.ours[70..]);
             });
             assert_eq!(conn.response().status, 200);
         }),
-        ("another request for a body", 2, |conn, said| {
-            let head = String::from_utf8_lossy(&said.ours).into_owned();
-            let length = said.ours.len();
+        ("another request for a body", 2, |conn, pair| {
+            let head = String::from_utf8_lossy(&pair.ours).into_owned();
+            let length = pair.ours.len();
             let head = head.replace("\r\n\r\n", &format!("\r\nContent-Length: {length}\r\n\r\n"));
             // Only the first `GET` is replaced, because the random key may also contain these
             // letters.
-            conn.bring(head.replacen("GET", "POST", 1).as_bytes());
-            let from = conn.said;
-            conn.say_at(from + 10, &said.other[10..]);
-            conn.say_at(from, &said.other);
-            conn.insist(from + at(length), |conn| {
-                conn.say_at(from, &said.other);
+            conn.deliver(head.replacen("GET", "POST", 1).as_bytes());
+            let from = conn.sent;
+            conn.send_at(from + 10, &pair.other[10..]);
+            conn.send_at(from, &pair.other);
+            conn.retry_until_acked(from + at(length), |conn| {
+                conn.send_at(from, &pair.other);
             });
-            conn.say_at(from, &said.ours);
-            conn.bring(&said.ours);
+            conn.send_at(from, &pair.ours);
+            conn.deliver(&pair.ours);
             assert_eq!(conn.statuses(2), [200, 200]);
         }),
     ];
@@ -324,33 +324,33 @@ fn other_content_for_what_was_said_is_not_served() {
 }
 
 #[test]
-fn odd_flags_open_no_way() {
+fn unusual_flags_bypass_nothing() {
     let cases: [Case; 7] = [
-        ("a request with the end of the stream", 1, |conn, said| {
-            let last = conn.segment(0, &said.ours).with_flags(ACK | PSH | FIN);
-            conn.said = at(said.ours.len()) + 1;
+        ("a request with the end of the stream", 1, |conn, pair| {
+            let last = conn.segment(0, &pair.ours).with_flags(ACK | PSH | FIN);
+            conn.sent = at(pair.ours.len()) + 1;
             conn.send(&last);
             assert_eq!(conn.response().status, 200);
             assert_eq!(conn.wait_for_end(), End::Fin);
         }),
-        ("a request behind the end of the stream", 1, |conn, said| {
-            let last = conn.segment(0, &said.ours).with_flags(ACK | PSH | FIN);
-            conn.said = at(said.ours.len()) + 1;
+        ("a request behind the end of the stream", 1, |conn, pair| {
+            let last = conn.segment(0, &pair.ours).with_flags(ACK | PSH | FIN);
+            conn.sent = at(pair.ours.len()) + 1;
             conn.send(&last);
-            conn.say_at(at(said.ours.len()), &said.other);
-            conn.say_at(at(said.ours.len()) + 1, &said.other);
+            conn.send_at(at(pair.ours.len()), &pair.other);
+            conn.send_at(at(pair.ours.len()) + 1, &pair.other);
             assert_eq!(conn.response().status, 200);
             assert_eq!(conn.wait_for_end(), End::Fin);
-            conn.say_at(at(said.ours.len()) + 1, &said.other);
+            conn.send_at(at(pair.ours.len()) + 1, &pair.other);
             conn.drain();
         }),
         (
             "the end again without the request, and with another",
             1,
-            |conn, said| {
-                let last = conn.segment(0, &said.ours).with_flags(ACK | PSH | FIN);
-                let other = conn.segment(0, &said.other).with_flags(ACK | PSH | FIN);
-                conn.said = at(said.ours.len()) + 1;
+            |conn, pair| {
+                let last = conn.segment(0, &pair.ours).with_flags(ACK | PSH | FIN);
+                let other = conn.segment(0, &pair.other).with_flags(ACK | PSH | FIN);
+                conn.sent = at(pair.ours.len()) + 1;
                 conn.send(&last);
                 conn.send(&other);
                 conn.send(&last);
@@ -360,10 +360,10 @@ fn odd_flags_open_no_way() {
         (
             "a byte that is urgent, and would be taken out",
             1,
-            |conn, said| {
+            |conn, pair| {
                 // A receiver that takes the urgent first byte out of the stream would find our
                 // request in the remaining bytes.
-                let with = [b"P", &said.ours[..]].concat();
+                let with = [b"P", &pair.ours[..]].concat();
                 let urgent = Segment {
                     urgent: 1,
                     ..conn.segment(0, &with).with_flags(ACK | PSH | URG)
@@ -371,46 +371,46 @@ fn odd_flags_open_no_way() {
                 conn.send(&urgent);
                 conn.drain();
                 assert_eq!(conn.acked, 0);
-                conn.bring(&said.ours);
+                conn.deliver(&pair.ours);
                 assert_eq!(conn.response().status, 200);
             },
         ),
         (
             "SYN in the middle, with data and without",
             2,
-            |conn, said| {
-                conn.say(&said.ours);
+            |conn, pair| {
+                conn.send_next(&pair.ours);
                 assert_eq!(conn.response().status, 200);
-                for payload in [&said.other[..], b""] {
+                for payload in [&pair.other[..], b""] {
                     for flags in [SYN, SYN | ACK] {
-                        let syn = conn.segment(conn.said, payload).with_flags(flags);
+                        let syn = conn.segment(conn.sent, payload).with_flags(flags);
                         conn.send(&syn);
                     }
                 }
-                conn.say(&said.ours);
+                conn.send_next(&pair.ours);
                 assert_eq!(conn.response().status, 200);
             },
         ),
-        ("a reset of another place", 2, |conn, said| {
-            conn.say(&said.ours);
+        ("a reset of another place", 2, |conn, pair| {
+            conn.send_next(&pair.ours);
             assert_eq!(conn.response().status, 200);
             for place in [1, 100, 1 << 20, u32::MAX] {
                 let reset = conn
-                    .segment(conn.said.wrapping_add(place), b"")
+                    .segment(conn.sent.wrapping_add(place), b"")
                     .with_flags(4 | ACK);
                 conn.send(&reset);
             }
-            conn.say(&said.ours);
+            conn.send_next(&pair.ours);
             assert_eq!(conn.response().status, 200);
         }),
         (
             "no PSH, and reserved bits, and congestion bits",
             3,
-            |conn, said| {
+            |conn, pair| {
                 for flags in [ACK, ACK | 0x40, ACK | PSH | 0x80] {
-                    let segment = conn.segment(conn.said, &said.ours).with_flags(flags);
+                    let segment = conn.segment(conn.sent, &pair.ours).with_flags(flags);
                     conn.send(&segment);
-                    conn.said += at(said.ours.len());
+                    conn.sent += at(pair.ours.len());
                     assert_eq!(conn.response().status, 200);
                 }
             },
@@ -434,9 +434,9 @@ fn sequence_numbers_may_wrap_anywhere_in_a_request() {
                 v6,
                 ..Opening::default()
             });
-            conn.say(&request[..20]);
-            conn.insist(at(request.len()), |conn| conn.say_at(0, &request));
-            conn.say(&request.repeat(2));
+            conn.send_next(&request[..20]);
+            conn.retry_until_acked(at(request.len()), |conn| conn.send_at(0, &request));
+            conn.send_next(&request.repeat(2));
             assert_eq!(conn.statuses(3), [200; 3], "wraps after {before}");
             expected += 3;
         }
@@ -461,14 +461,14 @@ fn data_with_the_handshake_waits_for_its_end() {
         conn.send(&syn);
         conn.shake_hands();
         assert_eq!(conn.acked, 0, "the data in the SYN was taken");
-        conn.say(&request("/", &key));
+        conn.send_next(&request("/", &key));
         assert_eq!(conn.response().status, 200);
         // In the second case, the last segment of the handshake contains data, and the client then
         // retransmits the segment.
         let mut conn = host.begin(&opening);
         conn.await_syn_ack();
-        conn.say(&request("/", &key));
-        conn.say_at(0, &request("/", &key));
+        conn.send_next(&request("/", &key));
+        conn.send_at(0, &request("/", &key));
         assert_eq!(conn.response().status, 200);
     }
     rig.assert_charged_as_served("acme/other", &other, 0);

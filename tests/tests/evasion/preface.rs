@@ -51,7 +51,7 @@ fn server(lab: &Lab, name: &str, command: &mut Command) -> Process {
 }
 
 #[test]
-fn behind_the_preface_of_http_2_nothing_is_served() {
+fn nothing_is_served_behind_an_http2_preface() {
     for (name, program, flag, script) in [
         ("python", "python3", "-c", PYTHON),
         ("node", "node", "-e", NODE),
@@ -70,7 +70,7 @@ fn behind_the_preface_of_http_2_nothing_is_served() {
             conn.send(&bytes);
             conn.finish();
             // The server may end the connection with a FIN or with a reset.
-            let _ = conn.fate();
+            let _ = conn.rest();
             // Only the complete preface counts as HTTP/2. All other beginnings are malformed.
             assert_eq!(limiter.count("/coverage/http2"), 1, "{name}: {beginning:?}");
         }

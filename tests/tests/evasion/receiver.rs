@@ -9,7 +9,7 @@ use std::{net::IpAddr, time::Instant};
 
 use limiter_tests::{
     Nginx, Rig,
-    clock::{PATIENCE, RETRY},
+    clock::{RETRY, TIMEOUT},
     packet::{ACK, FIN, PSH, RST, SYN, Segment, Shape, URG, timestamp},
     raw::{Frame, Opening, RawConn, RawHost},
     request,
@@ -122,7 +122,7 @@ fn packets() -> Vec<InvalidSegment> {
 fn segments() -> Vec<InvalidSegment> {
     vec![
         InvalidSegment::new("an acknowledgement of too much", |conn, segment| {
-            let ack = conn.server_sequence(conn.heard + 1);
+            let ack = conn.server_sequence(conn.received + 1);
             conn.frame(&segment.with_ack(ack))
         }),
         InvalidSegment::new(
@@ -190,7 +190,7 @@ fn segments() -> Vec<InvalidSegment> {
 /// Runs every case twice: on a new connection immediately after the handshake, and after a request
 /// has been served on the connection.
 #[track_caller]
-fn assert_not_believed(cases: impl Iterator<Item = InvalidSegment>) {
+fn assert_dropped(cases: impl Iterator<Item = InvalidSegment>) {
     let rig = Rig::veth(|config| config);
     let host = RawHost::new(&rig.lab);
     let [bad, good] = ["acme/bad", "acme/good"].map(|scope| rig.limiter.key(scope));
@@ -203,15 +203,15 @@ fn assert_not_believed(cases: impl Iterator<Item = InvalidSegment>) {
             );
             let mut conn = host.open(&case.opening);
             for _ in 0..before {
-                conn.say(&request("/before", &good));
+                conn.send_next(&request("/before", &good));
                 assert_eq!(conn.response().status, 200);
             }
-            let segment = conn.segment(conn.said, &request("/bad", &bad));
+            let segment = conn.segment(conn.sent, &request("/bad", &bad));
             let frame = (case.spoil)(&mut conn, segment);
             conn.link.send(&frame);
             let charged = rig.limiter.usage("acme/bad").used - charged;
-            conn.say(&request("/good", &good));
-            let answered = conn.look_for(Instant::now() + PATIENCE, RawConn::has_heard);
+            conn.send_next(&request("/good", &good));
+            let answered = conn.wait_until(Instant::now() + TIMEOUT, RawConn::has_unread);
             let used = rig.limiter.usage("acme/good").used - used;
             if charged != 0 || !answered || used != before + 1 {
                 failed.push(format!(
@@ -228,13 +228,13 @@ fn assert_not_believed(cases: impl Iterator<Item = InvalidSegment>) {
 }
 
 #[test]
-fn a_request_that_the_receiver_drops_is_not_believed() {
+fn ipv4_request_that_the_receiver_drops_is_not_charged() {
     let cases = packets().into_iter().chain(segments());
-    assert_not_believed(cases.filter(|case| !case.opening.v6));
+    assert_dropped(cases.filter(|case| !case.opening.v6));
 }
 
 #[test]
-fn a_reset_and_an_end_that_the_receiver_drops_are_not_believed() {
+fn reset_and_fin_that_the_receiver_drops_change_nothing() {
     let rig = Rig::veth(|config| config);
     let host = RawHost::new(&rig.lab);
     let key = rig.limiter.key("acme/web");
@@ -242,19 +242,19 @@ fn a_reset_and_an_end_that_the_receiver_drops_are_not_believed() {
     for case in packets() {
         for flags in [RST, RST | ACK, FIN | ACK] {
             let mut conn = host.open(&case.opening);
-            conn.say(&request(Nginx::SLOW, &key));
+            conn.send_next(&request(Nginx::SLOW, &key));
             rig.nginx.gate().wait_for(1);
             conn.drain();
-            let segment = conn.segment(conn.said, b"").with_flags(flags);
+            let segment = conn.segment(conn.sent, b"").with_flags(flags);
             let frame = (case.spoil)(&mut conn, segment);
             conn.link.send(&frame);
             let in_flight = rig.limiter.usage("acme/web").in_flight;
             rig.nginx.gate().release(1);
-            let answered = conn.look_for(Instant::now() + PATIENCE, RawConn::has_heard);
+            let answered = conn.wait_until(Instant::now() + TIMEOUT, RawConn::has_unread);
             let goes_on = answered && {
                 assert_eq!(conn.response().status, 200);
-                conn.say(&request("/", &key));
-                conn.look_for(Instant::now() + PATIENCE, RawConn::has_heard)
+                conn.send_next(&request("/", &key));
+                conn.wait_until(Instant::now() + TIMEOUT, RawConn::has_unread)
             };
             if (in_flight, answered, goes_on) != (1, true, true) {
                 failed.push(format!(
@@ -270,7 +270,7 @@ fn a_reset_and_an_end_that_the_receiver_drops_are_not_believed() {
 /// PAWS compares the timestamp of a segment with the timestamp of the last segment that arrived in
 /// order. Linux accepts a timestamp that is older by one tick (`TCP_PAWS_WINDOW`).
 #[test]
-fn timestamps_are_old_as_they_are_to_the_receiver() {
+fn timestamps_are_judged_old_as_by_the_receiver() {
     let rig = Rig::veth(|config| config);
     let host = RawHost::new(&rig.lab);
     let [bad, good] = ["acme/bad", "acme/good"].map(|scope| rig.limiter.key(scope));
@@ -291,7 +291,7 @@ fn timestamps_are_old_as_they_are_to_the_receiver() {
                 .segment(0, &request("/bad", &bad))
                 .with_options(options);
             conn.send(&segment);
-            conn.say(&request("/good", &good));
+            conn.send_next(&request("/good", &good));
             assert_eq!(conn.response().status, 200, "{old} ticks old");
             expected += 1;
         }
@@ -302,14 +302,14 @@ fn timestamps_are_old_as_they_are_to_the_receiver() {
             let (last, echo) = conn.timestamps();
             let options = change.map(|change| timestamp(last.wrapping_add(change), echo));
             let segment = conn
-                .segment(conn.said, &request("/good", &good))
+                .segment(conn.sent, &request("/good", &good))
                 .with_options(options.unwrap_or_default());
             conn.send(&segment);
-            if !conn.look_for(Instant::now() + 4 * RETRY, RawConn::has_heard) {
-                let right = conn.segment(conn.said, &request("/good", &good));
+            if !conn.wait_until(Instant::now() + 4 * RETRY, RawConn::has_unread) {
+                let right = conn.segment(conn.sent, &request("/good", &good));
                 conn.send(&right);
             }
-            conn.said += u32::try_from(segment.payload.len()).expect("a short request");
+            conn.sent += u32::try_from(segment.payload.len()).expect("a short request");
             assert_eq!(conn.response().status, 200, "{change:?} ticks on");
             expected += 1;
         }
@@ -318,13 +318,13 @@ fn timestamps_are_old_as_they_are_to_the_receiver() {
         let (last, echo) = conn.timestamps();
         let options = timestamp(last.wrapping_add(middle - 1), echo);
         let segment = conn
-            .segment(conn.said, &request("/good", &good))
+            .segment(conn.sent, &request("/good", &good))
             .with_options(options);
         conn.send(&segment);
-        conn.said += u32::try_from(segment.payload.len()).expect("a short request");
+        conn.sent += u32::try_from(segment.payload.len()).expect("a short request");
         assert_eq!(conn.response().status, 200, "from far ahead");
         expected += 1;
-        conn.say(&request("/bad", &bad));
+        conn.send_next(&request("/bad", &bad));
         conn.drain();
     }
     rig.assert_charged_as_served("acme/bad", &bad, 0);
@@ -334,7 +334,7 @@ fn timestamps_are_old_as_they_are_to_the_receiver() {
 /// RFC 5961, section 5.2: an acknowledgement number may be older than the last one, but by at most
 /// the largest window that the client has announced.
 #[test]
-fn acknowledgements_are_old_as_they_are_to_the_receiver() {
+fn acknowledgements_are_judged_old_as_by_the_receiver() {
     let rig = Rig::veth(|config| config);
     let host = RawHost::new(&rig.lab);
     let [bad, good] = ["acme/bad", "acme/good"].map(|scope| rig.limiter.key(scope));
@@ -346,19 +346,19 @@ fn acknowledgements_are_old_as_they_are_to_the_receiver() {
     let window = u32::from(opening.window);
     for (old, taken) in [(window, true), (window + 1, false), (100_000, false)] {
         let mut conn = host.open(&opening);
-        conn.say(&request(Nginx::FILE, &good));
+        conn.send_next(&request(Nginx::FILE, &good));
         assert!(conn.response().body == Nginx::file_content());
         conn.drain();
-        let ack = conn.server_sequence(conn.heard).wrapping_sub(old);
+        let ack = conn.server_sequence(conn.received).wrapping_sub(old);
         let key = if taken { &good } else { &bad };
         let segment = conn
-            .segment(conn.said, &request("/late", key))
+            .segment(conn.sent, &request("/late", key))
             .with_ack(ack);
         conn.send(&segment);
         if taken {
-            conn.said += u32::try_from(segment.payload.len()).expect("a short request");
+            conn.sent += u32::try_from(segment.payload.len()).expect("a short request");
         } else {
-            conn.say(&request("/good", &good));
+            conn.send_next(&request("/good", &good));
         }
         assert_eq!(conn.response().status, 200, "{old} bytes late");
     }
@@ -367,7 +367,7 @@ fn acknowledgements_are_old_as_they_are_to_the_receiver() {
 }
 
 #[test]
-fn the_window_of_a_segment_that_the_receiver_drops_is_not_believed() {
+fn window_of_a_dropped_segment_is_ignored() {
     let rig = Rig::veth(|config| config);
     let host = RawHost::new(&rig.lab);
     let [bad, good] = ["acme/bad", "acme/good"].map(|scope| rig.limiter.key(scope));
@@ -376,16 +376,16 @@ fn the_window_of_a_segment_that_the_receiver_drops_is_not_believed() {
         scale: None,
         ..Opening::default()
     });
-    conn.say(&request(Nginx::FILE, &good));
+    conn.send_next(&request(Nginx::FILE, &good));
     assert!(conn.response().body == Nginx::file_content());
     conn.drain();
-    let wide = conn.segment(conn.said, b"").with_window(u16::MAX);
+    let wide = conn.segment(conn.sent, b"").with_window(u16::MAX);
     let frame = conn.frame(&wide).bad_tcp_checksum();
     conn.link.send(&frame);
-    let ack = conn.server_sequence(conn.heard - 3000);
-    let late = conn.segment(conn.said, &request("/", &bad)).with_ack(ack);
+    let ack = conn.server_sequence(conn.received - 3000);
+    let late = conn.segment(conn.sent, &request("/", &bad)).with_ack(ack);
     conn.send(&late);
-    conn.say(&request("/", &good));
+    conn.send_next(&request("/", &good));
     assert_eq!(conn.response().status, 200);
     rig.assert_charged_as_served("acme/bad", &bad, 0);
     rig.assert_charged_as_served("acme/good", &good, 2);
@@ -394,7 +394,7 @@ fn the_window_of_a_segment_that_the_receiver_drops_is_not_believed() {
 /// No kernel accepts IPv4-mapped addresses in the header of an IPv6 packet, but a client can send
 /// such a packet. The programs must not take it for a packet of the IPv4 connection.
 #[test]
-fn addresses_of_ipv4_in_ipv6_are_another_connection() {
+fn ipv4_mapped_addresses_in_ipv6_are_another_connection() {
     let rig = Rig::veth(|config| config);
     let host = RawHost::new(&rig.lab);
     let [bad, good] = ["acme/bad", "acme/good"].map(|scope| rig.limiter.key(scope));
@@ -409,14 +409,14 @@ fn addresses_of_ipv4_in_ipv6_are_another_connection() {
     let segment = conn.segment(0, &request("/", &bad));
     conn.link.send(&conn.frame_in(&Shape::v6(), &segment));
     conn.ends = ends;
-    conn.say_at(0, &request("/", &good));
+    conn.send_at(0, &request("/", &good));
     assert_eq!(conn.response().status, 200);
     rig.assert_charged_as_served("acme/bad", &bad, 0);
     rig.assert_charged_as_served("acme/good", &good, 1);
 }
 
 #[test]
-fn a_request_that_the_receiver_drops_is_not_believed_over_ipv6() {
+fn ipv6_request_that_the_receiver_drops_is_not_charged() {
     let cases = packets().into_iter().chain(segments());
-    assert_not_believed(cases.filter(|case| case.opening.v6));
+    assert_dropped(cases.filter(|case| case.opening.v6));
 }

@@ -56,7 +56,7 @@ fn a_server_that_closes_at_once_leaves_nothing_behind() {
                 };
                 let _ = conn.try_send(&request("/", &rig.key));
                 let _ = conn.try_send(&request("/", &rig.key));
-                let _ = conn.fate();
+                let _ = conn.rest();
             }
         }
         let used = rig.limiter.usage("acme/web").used - before;
@@ -71,7 +71,7 @@ fn a_server_that_closes_at_once_leaves_nothing_behind() {
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n";
 
 #[test]
-fn nothing_in_an_answer_makes_a_tunnel_but_its_status() {
+fn only_the_status_of_a_response_makes_a_tunnel() {
     const REQUESTS: u64 = 6;
     let answers = [
         ("in a body", format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{SWITCH}", SWITCH.len())),
@@ -120,7 +120,7 @@ fn nothing_in_an_answer_makes_a_tunnel_but_its_status() {
 }
 
 #[test]
-fn an_answer_that_nobody_asked_for_changes_nothing() {
+fn unsolicited_response_changes_nothing() {
     let rig = Scripted::serving(
         |config| config,
         |mut conn| {
@@ -144,7 +144,7 @@ fn an_answer_that_nobody_asked_for_changes_nothing() {
 }
 
 #[test]
-fn an_early_answer_does_not_end_the_request_s_body() {
+fn early_response_does_not_end_the_request_body() {
     let rig = Scripted::serving(
         |config| config,
         |mut conn| {
@@ -190,7 +190,7 @@ fn an_early_answer_does_not_end_the_request_s_body() {
 }
 
 #[test]
-fn answers_that_are_none_hold_their_slots_to_the_end_and_requests_are_counted() {
+fn invalid_responses_hold_their_slots_and_requests_are_counted() {
     let answers: [&[u8]; 5] = [
         b"ICY 200 OK\r\n\r\n",
         b"HTTP/1.1 2x0 OK\r\nContent-Length: 0\r\n\r\n",

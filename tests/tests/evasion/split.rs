@@ -46,7 +46,7 @@ fn a_request_cut_at_every_byte_is_counted_once_on_a_connection_that_goes_on() {
                     let (first, rest) = bytes.split_at(cut);
                     for part in [first, &rest[..middle], &rest[middle..]] {
                         if !part.is_empty() {
-                            conn.say(part);
+                            conn.send_next(part);
                         }
                     }
                     expected += requests;
@@ -70,7 +70,7 @@ fn a_request_of_one_byte_a_segment_is_counted_once_whatever_is_in_it() {
         let mut conn = host.open(&opening);
         for (name, requests, bytes) in forms(&key) {
             for byte in bytes.chunks(1) {
-                conn.say(byte);
+                conn.send_next(byte);
             }
             expected += requests;
             for _ in 0..requests {
@@ -82,7 +82,7 @@ fn a_request_of_one_byte_a_segment_is_counted_once_whatever_is_in_it() {
 }
 
 #[test]
-fn parts_of_a_request_may_be_long_apart() {
+fn parts_of_a_request_may_arrive_late() {
     let rig = Rig::veth(|config| config);
     let key = rig.limiter.key("acme/web");
     let bytes = request("/", &key);
@@ -116,7 +116,7 @@ fn parts_of_a_request_may_be_long_apart() {
 }
 
 #[test]
-fn fifty_requests_at_once_are_fifty_wherever_the_segments_end() {
+fn fifty_pipelined_requests_are_counted_with_any_segment_boundaries() {
     const REQUESTS: usize = 50;
     let rig = Rig::veth(|config| config);
     let host = RawHost::new(&rig.lab);
@@ -129,10 +129,10 @@ fn fifty_requests_at_once_are_fifty_wherever_the_segments_end() {
             // The programs drop requests for which the connection has no free slot, and the client
             // retransmits them.
             let mut sent = 0;
-            conn.insist(at(bytes.len()), |conn| {
+            conn.retry_until_acked(at(bytes.len()), |conn| {
                 let from = usize::try_from(conn.acked).expect("few");
                 for part in bytes[from..].chunks(size) {
-                    conn.say_at(at(from + sent), part);
+                    conn.send_at(at(from + sent), part);
                     sent += part.len();
                 }
                 sent = 0;
@@ -149,7 +149,7 @@ fn fifty_requests_at_once_are_fifty_wherever_the_segments_end() {
 }
 
 #[test]
-fn a_refusal_anywhere_in_a_pipeline_lets_by_what_is_before_it_and_nothing_behind() {
+fn refusal_in_a_pipeline_passes_only_the_requests_before_it() {
     const REQUESTS: usize = 50;
     for net in Net::ALL {
         let rig = Rig::on(net, |config| config.tier("spent", "daily_quota = 1"));

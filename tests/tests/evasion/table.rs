@@ -11,7 +11,7 @@ use limiter_tests::{
 };
 
 #[test]
-fn what_connections_older_than_the_program_say_passes_by_default_and_is_counted() {
+fn older_connections_pass_by_default_and_are_counted() {
     let lab = Lab::veth();
     let nginx = Nginx::start(&lab, &[GUARDED]);
     let mut old: Vec<Conn> = lab
@@ -41,7 +41,7 @@ fn what_connections_older_than_the_program_say_passes_by_default_and_is_counted(
 }
 
 #[test]
-fn what_belongs_to_no_connection_reaches_no_server() {
+fn segments_without_a_connection_reach_no_server() {
     for policy in ["pass", "reject"] {
         let rig = Rig::veth(|config| config.policy(&format!("untracked = {policy:?}")));
         let host = RawHost::new(&rig.lab);
@@ -64,14 +64,14 @@ fn what_belongs_to_no_connection_reaches_no_server() {
         }
         rig.assert_charged_as_served("acme/web", &key, 0);
         let mut conn = host.connect();
-        conn.say(&request("/", &key));
+        conn.send_next(&request("/", &key));
         assert_eq!(conn.response().status, 200, "{policy}");
         rig.assert_charged_as_served("acme/web", &key, 1);
     }
 }
 
 #[test]
-fn what_finds_no_room_is_refused_or_passes_and_is_counted() {
+fn connections_without_room_are_refused_or_pass_and_are_counted() {
     const FLOWS: usize = 64;
     for (policy, passes) in [("reject", false), ("pass", true)] {
         let rig = Rig::veth(|config| {
@@ -105,7 +105,7 @@ fn what_finds_no_room_is_refused_or_passes_and_is_counted() {
 }
 
 #[test]
-fn connections_that_only_the_limiter_knows_keep_nobody_out_for_long() {
+fn connections_unknown_to_the_server_do_not_block_others_for_long() {
     let lab = Lab::veth();
     // With SYN cookies, the server keeps no state for a SYN that it has answered. The
     // acknowledgements that would complete the handshakes are lost after the programs have seen
@@ -154,7 +154,7 @@ fn tables(flows: usize) -> String {
 }
 
 #[test]
-fn thousands_of_half_open_connections_keep_nobody_out_for_long() {
+fn half_open_connections_do_not_block_others_for_long() {
     let (flows, half_open) = if long() { (8192, 30_000) } else { (512, 3000) };
     let rig = Rig::veth(|config| config.section("tables", &tables(flows)));
     let host = RawHost::new(&rig.lab);

@@ -10,21 +10,21 @@ use crate::customer::write_files;
 const PAGE: &str = "CONFIGURATION.md";
 
 #[test]
-fn the_whole_file_says_the_defaults() {
+fn documented_file_has_the_default_values() {
     let lab = Lab::loopback();
     let host = Host::new(&lab, lab.server(), "host");
     let example = Example::of(PAGE, "configuration");
     write_files(&host, &example, None);
-    let said = host.sh("limiter check --json").json();
+    let checked = host.sh("limiter check --json").json();
     let text = example.files(None)[0].1;
     let attach: String = text.lines().take(3).flat_map(|line| [line, "\n"]).collect();
     host.write("/etc/limiter/limiter.toml", &attach);
-    assert_eq!(said, host.sh("limiter check --json").json());
-    assert_eq!(said["warnings"], serde_json::json!([]));
+    assert_eq!(checked, host.sh("limiter check --json").json());
+    assert_eq!(checked["warnings"], serde_json::json!([]));
 }
 
 #[test]
-fn the_commands_about_keys_and_records_work() {
+fn documented_key_and_record_commands_work() {
     let lab = Lab::loopback();
     let mut host = Host::new(&lab, lab.server(), "host");
     let example = Example::of(PAGE, "configuration");

@@ -90,7 +90,7 @@ pub fn customer(
     let mut host = Host::new(lab, namespace, "customer");
     host.write("/etc/ssl/customer.pem", &certificate.certificate);
     host.set_env("CURL_CA_BUNDLE", "/etc/ssl/customer.pem");
-    host.knows(NAME, address);
+    host.add_hosts_entry(NAME, address);
     host
 }
 

@@ -5,7 +5,7 @@
 use limiter_tests::{Host, Lab, Namespace, Net, Nginx, avoid_midnight, pages::Example};
 
 use crate::{
-    TEST,
+    TIME_BEFORE_MIDNIGHT,
     customer::{Certificate, NAME, Trial, customer, write_files},
 };
 
@@ -14,7 +14,7 @@ const PAGE: &str = "NETWORKS.md";
 /// Creates a lab in which the customer's namespace and the API's namespace are not connected. Each
 /// test connects them through further namespaces.
 fn apart() -> Lab {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     Lab::new(Net::Apart)
 }
 
@@ -67,7 +67,7 @@ backend api
 }
 
 #[test]
-fn behind_a_load_balancer() {
+fn limiter_works_behind_a_load_balancer() {
     let lab = apart();
     let cloud = between(&lab, "b");
     join(
@@ -151,7 +151,7 @@ impl Gateway {
 }
 
 #[test]
-fn on_a_gateway() {
+fn limiter_works_on_a_gateway() {
     let mut setting = Gateway::new("eth0");
     let trial = Trial {
         limiter: &setting.host,
@@ -235,7 +235,7 @@ impl Containers {
     }
 
     #[track_caller]
-    fn keeps_the_promise(&mut self, example: &str, options: &str) {
+    fn assert_example_works(&mut self, example: &str, options: &str) {
         let trial = Trial {
             limiter: &self.host,
             options,
@@ -249,14 +249,14 @@ impl Containers {
 }
 
 #[test]
-fn at_the_hosts_end_of_the_terminators_veth() {
+fn limiter_works_at_the_host_end_of_a_container_veth() {
     let mut setting = Containers::new();
     setting.host.start_limiter();
-    setting.keeps_the_promise("containers", "");
+    setting.assert_example_works("containers", "");
 }
 
 #[test]
-fn in_the_api_containers_namespace() {
+fn limiter_works_in_the_namespace_of_a_container() {
     let mut setting = Containers::new();
     let pid = setting.host.start_container(setting.lab.server());
     let options = "--runtime-dir /run/limiter-api";
@@ -265,5 +265,5 @@ fn in_the_api_containers_namespace() {
     setting
         .host
         .start(&typed, &format!("limiter {options} status"));
-    setting.keeps_the_promise("inside", options);
+    setting.assert_example_works("inside", options);
 }

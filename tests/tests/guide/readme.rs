@@ -4,11 +4,11 @@
 
 use limiter_tests::{Host, Lab, avoid_midnight, pages::Example};
 
-use crate::{TEST, customer::write_files};
+use crate::{TIME_BEFORE_MIDNIGHT, customer::write_files};
 
 #[test]
 fn the_first_limited_request_is_limited() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let lab = Lab::loopback();
     let mut host = Host::new(&lab, lab.server(), "host");
     let example = Example::of("README.md", "readme");
@@ -19,10 +19,10 @@ fn the_first_limited_request_is_limited() {
     assert!(printed.contains("\n200\n200\n429\n"), "{printed}");
     let usage = host.usage("acme/web");
     assert_eq!((usage.used, usage.refused.daily_quota), (2, 1));
-    let told = host.sh(example.run("why")).stdout;
+    let output = host.sh(example.run("why")).stdout;
     assert!(
-        told.contains("daily quota") && told.contains("\"scope\": \"acme/web\""),
-        "{told}"
+        output.contains("daily quota") && output.contains("\"scope\": \"acme/web\""),
+        "{output}"
     );
     host.sh(example.run("out"));
     let open = "curl -sS -o /dev/null -w '%{http_code}' -H 'X-Api-Key: x' http://127.0.0.1:8080/";

@@ -9,14 +9,14 @@ use limiter_tests::{
 };
 
 use crate::{
-    TEST,
+    TIME_BEFORE_MIDNIGHT,
     customer::{NAME, Setting},
 };
 
 impl Setting {
     #[track_caller]
     fn with_policy(policy: &str) -> Self {
-        avoid_midnight(TEST);
+        avoid_midnight(TIME_BEFORE_MIDNIGHT);
         let lab = Lab::veth();
         let api = Nginx::start(&lab, &[GUARDED]);
         let mut host = Host::new(&lab, lab.server(), "host");
@@ -27,7 +27,7 @@ impl Setting {
         host.write("/etc/limiter/limiter.toml", &configuration);
         host.start_limiter();
         let customer = Host::new(&lab, lab.client(), "customer");
-        customer.knows(NAME, &lab.v4().to_string());
+        customer.add_hosts_entry(NAME, &lab.v4().to_string());
         Self {
             customer,
             host,
@@ -68,7 +68,7 @@ impl Setting {
 }
 
 #[test]
-fn the_transcripts_are_what_curl_prints() {
+fn transcripts_match_the_output_of_curl() {
     let mut setting = Setting::with_policy("missing_key = \"reject\"\nunknown_key = \"reject\"\n");
     let host = &setting.host;
     host.sh("limiter scope add acme/web");
@@ -119,7 +119,7 @@ fn without_times(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_block_of_the_runbook_does_what_it_says() {
+fn every_block_of_the_runbook_works() {
     let mut setting = Setting::with_policy("unknown_key = \"reject\"\n");
     let book = Example::of("RUNBOOK.md", "runbook");
     let mut todo = book.runs();
@@ -136,10 +136,10 @@ fn every_block_of_the_runbook_does_what_it_says() {
     setting.host.set_env("KEY", &key);
     assert_eq!([setting.asks(&key), setting.asks(&key)], [200, 429]);
 
-    let told = run(&setting, "complains");
+    let output = run(&setting, "complains");
     assert!(
-        told.contains("would be refused with 429: daily quota"),
-        "{told}"
+        output.contains("would be refused with 429: daily quota"),
+        "{output}"
     );
     assert!(run(&setting, "whose").contains("acme/web"));
     run(&setting, "more");
@@ -197,9 +197,9 @@ fn every_block_of_the_runbook_does_what_it_says() {
     assert!(run(&setting, "passes").contains("inspected_bytes"));
     assert!(run(&setting, "chain").contains("BEHIND"));
     assert!(run(&setting, "alert").contains("\"health\": []"));
-    let told = run(&setting, "leaves");
+    let output = run(&setting, "leaves");
     for word in ["revoked permanently", "acme/web (removed)"] {
-        assert!(told.contains(word), "no {word} in {told}");
+        assert!(output.contains(word), "no {word} in {output}");
     }
     assert_eq!(setting.asks(&key), 401);
     run(&setting, "out");

@@ -17,7 +17,7 @@ const SLACK: u64 = 10;
 
 /// Returns the number of bytes that `page` states in the table row whose first cell is `start`.
 #[track_caller]
-fn said(page: &str, start: &str) -> u64 {
+fn size_on_page(page: &str, start: &str) -> u64 {
     let mut rows = page
         .lines()
         .filter_map(|line| line.strip_prefix(&format!("| {start} |")));
@@ -33,13 +33,13 @@ fn said(page: &str, start: &str) -> u64 {
 /// Asserts for each row in `measured` that the size on the page is at least the measured size, and
 /// exceeds the measured size by at most [`SLACK`] percent.
 #[track_caller]
-fn assert_said(page: &str, measured: &[(String, u64)]) {
+fn assert_sizes_on_page(page: &str, measured: &[(String, u64)]) {
     let wrong: Vec<String> = measured
         .iter()
-        .map(|(row, bytes)| (row, *bytes, said(page, row)))
-        .inspect(|(row, bytes, said)| println!("{row}: {bytes} bytes, and {PAGE} says {said}"))
-        .filter(|(_, bytes, said)| !(*bytes..=bytes + bytes * SLACK / 100).contains(said))
-        .map(|(row, bytes, said)| format!("{row}: {bytes} bytes, not {said}"))
+        .map(|(row, bytes)| (row, *bytes, size_on_page(page, row)))
+        .inspect(|(row, bytes, stated)| println!("{row}: {bytes} bytes, and {PAGE} says {stated}"))
+        .filter(|(_, bytes, stated)| !(*bytes..=bytes + bytes * SLACK / 100).contains(stated))
+        .map(|(row, bytes, stated)| format!("{row}: {bytes} bytes, not {stated}"))
         .collect();
     assert_eq!(wrong, [""; 0]);
 }
@@ -68,7 +68,7 @@ fn memory(host: &Host) -> u64 {
 }
 
 #[test]
-fn memory_is_what_the_page_says() {
+fn memory_matches_the_page() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/SIZING.md");
     let page = std::fs::read_to_string(path).expect("the page");
     let lab = Lab::veth();
@@ -118,5 +118,5 @@ fn memory_is_what_the_page_says() {
         let place = (memory(&larger) - empty) / default;
         measured.push((format!("a place in `{table}`"), place));
     }
-    assert_said(&page, &measured);
+    assert_sizes_on_page(&page, &measured);
 }

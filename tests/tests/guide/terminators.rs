@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use limiter_tests::{Host, Lab, Nginx, avoid_midnight, pages::Example, skip};
 
 use crate::{
-    TEST,
+    TIME_BEFORE_MIDNIGHT,
     customer::{Certificate, Setting, Trial, customer, write_files},
 };
 
@@ -18,7 +18,7 @@ const PORT: u16 = 8080;
 impl Setting {
     #[track_caller]
     fn behind(terminator: &str) -> Self {
-        avoid_midnight(TEST);
+        avoid_midnight(TIME_BEFORE_MIDNIGHT);
         let lab = Lab::veth();
         let api = Nginx::start(&lab, &[PORT]);
         let certificate = Certificate::new(&lab);
@@ -44,7 +44,7 @@ impl Setting {
     /// Asserts the result that the page promises, for a customer that uses the HTTP version
     /// `version`.
     #[track_caller]
-    fn keeps_the_promise(&mut self, version: &str) {
+    fn assert_example_works(&mut self, version: &str) {
         let trial = Trial {
             limiter: &self.host,
             options: "",
@@ -57,44 +57,44 @@ impl Setting {
 }
 
 #[test]
-fn behind_nginx() {
+fn limiter_works_behind_nginx() {
     let mut setting = Setting::behind("nginx");
     setting.start("nginx -g 'daemon off;'");
-    setting.keeps_the_promise("2");
+    setting.assert_example_works("2");
 }
 
 #[test]
-fn behind_haproxy() {
+fn limiter_works_behind_haproxy() {
     let mut setting = Setting::behind("haproxy");
     setting.start("haproxy -db -f /etc/haproxy/haproxy.cfg");
-    setting.keeps_the_promise("2");
+    setting.assert_example_works("2");
 }
 
 #[test]
-fn behind_envoy() {
+fn limiter_works_behind_envoy() {
     // Debian has no Envoy package, so `cargo xtask test` provides the program.
     let Some(envoy) = std::env::var_os("LIMITER_ENVOY") else {
         return skip(
-            "behind_envoy",
+            "limiter_works_behind_envoy",
             "LIMITER_ENVOY names no Envoy, `cargo xtask test` sets it",
         );
     };
     let mut setting = Setting::behind("envoy");
     setting.host.provide("envoy", &PathBuf::from(envoy));
     setting.start("envoy -c /etc/envoy/envoy.yaml");
-    setting.keeps_the_promise("2");
+    setting.assert_example_works("2");
 }
 
 #[test]
-fn behind_stunnel() {
+fn limiter_works_behind_stunnel() {
     let mut setting = Setting::behind("stunnel");
     // stunnel moves to the background by default, so this command returns.
     setting.host.sh("stunnel /etc/stunnel/api.conf");
-    setting.keeps_the_promise("1.1");
+    setting.assert_example_works("1.1");
 }
 
 #[test]
-fn a_terminator_that_speaks_the_proxy_protocol_is_answered_with_400() {
+fn proxy_protocol_is_answered_with_400() {
     let setting = Setting::behind("stunnel");
     let proxied = "sed -i 's/^connect.*/&\\nprotocol = proxy/' /etc/stunnel/api.conf; \
                    stunnel /etc/stunnel/api.conf";

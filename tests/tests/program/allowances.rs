@@ -9,7 +9,7 @@ use limiter_common::{
 };
 use limiter_tests::program::{Programs, Shape, Talk, Verdict, no_limits};
 
-use crate::support::{SCOPE, boot_ns, counted, get, limited};
+use crate::support::{SCOPE, assert_counters, boot_ns, get, limited};
 
 /// The day on which the tests take place.
 const TODAY: Day = Day(20_000);
@@ -53,31 +53,31 @@ fn ask(programs: &mut Programs) -> &'static str {
     }
 }
 
-fn told(programs: &mut Programs) -> usize {
-    let told = programs.object_mut().maps.told();
+fn take_reports(programs: &mut Programs) -> usize {
+    let events = programs.object_mut().maps.take_events();
     let wanted = Event {
         kind: event::ALLOWANCE,
         scope: SCOPE,
         key: [0; 2],
     };
-    assert!(told.iter().all(|event| *event == wanted), "{told:?}");
-    told.len()
+    assert!(events.iter().all(|event| *event == wanted), "{events:?}");
+    events.len()
 }
 
 #[test]
-fn beyond_what_is_allowed_a_request_is_held_until_more_is() {
+fn request_beyond_the_allowance_is_held_until_it_grows() {
     let mut programs = attended(allowing(DayCount::new(TODAY, 2), 10));
     assert_eq!([ask(&mut programs), ask(&mut programs)], ["passed"; 2]);
-    told(&mut programs);
+    take_reports(&mut programs);
     assert_eq!(ask(&mut programs), "held");
-    assert_eq!(told(&mut programs), 1);
+    assert_eq!(take_reports(&mut programs), 1);
     let state = programs.state(SCOPE);
     // No request is in flight, because each connection has replaced the one before it, which had
     // the same ports.
     assert_eq!((state.admitted, state.in_flight), (2, 0));
     assert_eq!(DayCount(state.day_count), DayCount::new(TODAY, 2));
     assert_eq!(state.refused, [0; 4]);
-    counted(
+    assert_counters(
         &programs,
         &[
             (counter::ADMITTED, 2),
@@ -90,7 +90,7 @@ fn beyond_what_is_allowed_a_request_is_held_until_more_is() {
 }
 
 #[test]
-fn a_request_that_was_held_is_charged_once_when_it_comes_again() {
+fn held_request_is_charged_once_when_retransmitted() {
     let mut programs = attended(allowing(DayCount::new(TODAY, 1), 10));
     let mut talk = Talk::open(&mut programs, Shape::v4());
     talk.asks(&mut programs, get("/"));
@@ -105,7 +105,7 @@ fn a_request_that_was_held_is_charged_once_when_it_comes_again() {
     let ran = talk.run(&mut programs, true, &segment);
     assert_eq!(ran.decoded().payload, get("/2").as_bytes());
     assert_eq!(programs.state(SCOPE).admitted, 2);
-    counted(
+    assert_counters(
         &programs,
         &[
             (counter::ADMITTED, 2),
@@ -116,17 +116,17 @@ fn a_request_that_was_held_is_charged_once_when_it_comes_again() {
 }
 
 #[test]
-fn a_day_that_nothing_is_known_of_begins_with_what_may_run_ahead() {
+fn new_day_begins_with_the_amount_that_may_run_ahead() {
     let yesterday = DayCount::new(Day(TODAY.0 - 1), 90);
     let mut programs = attended(allowing(yesterday, 1));
     assert_eq!(ask(&mut programs), "passed");
     // The programs report the first request of a day immediately.
-    assert_eq!(told(&mut programs), 1);
+    assert_eq!(take_reports(&mut programs), 1);
     assert_eq!(ask(&mut programs), "held");
 }
 
 #[test]
-fn the_quota_ends_what_is_allowed() {
+fn quota_bounds_the_allowance() {
     let mut programs = attended(Limits {
         daily_quota: 1,
         ..allowing(DayCount::new(TODAY, 50), 10)
@@ -139,12 +139,12 @@ fn the_quota_ends_what_is_allowed() {
 }
 
 #[test]
-fn the_daemon_is_told_in_time() {
+fn allowance_reports_reach_the_daemon_in_time() {
     let mut programs = attended(allowing(DayCount::new(TODAY, 20), 20));
     let mut when = Vec::new();
     for number in 1..=20 {
         assert_eq!(ask(&mut programs), "passed");
-        if told(&mut programs) > 0 {
+        if take_reports(&mut programs) > 0 {
             when.push(number);
         }
     }
@@ -154,7 +154,7 @@ fn the_daemon_is_told_in_time() {
 }
 
 #[test]
-fn when_nobody_writes_requests_pass_up_to_the_quota_or_not_at_all() {
+fn unattended_requests_pass_up_to_the_quota_or_not_at_all() {
     let limits = Limits {
         daily_quota: 3,
         ..allowing(DayCount::new(TODAY, 1), 1)
@@ -163,7 +163,7 @@ fn when_nobody_writes_requests_pass_up_to_the_quota_or_not_at_all() {
     programs.attend_until(1);
     let asked: Vec<_> = (0..4).map(|_| ask(&mut programs)).collect();
     assert_eq!(asked, ["passed", "passed", "passed", "refused"]);
-    counted(
+    assert_counters(
         &programs,
         &[
             (counter::ADMITTED, 3),
@@ -184,7 +184,7 @@ fn when_nobody_writes_requests_pass_up_to_the_quota_or_not_at_all() {
 }
 
 #[test]
-fn what_is_observed_is_never_held() {
+fn observed_requests_are_never_held() {
     let mut programs = attended(Limits {
         flags: no_limits().flags | limiter_common::abi::LIMITS_OBSERVE,
         ..allowing(DayCount::new(TODAY, 1), 1)
@@ -194,7 +194,7 @@ fn what_is_observed_is_never_held() {
 }
 
 #[test]
-fn limits_end_by_themselves() {
+fn limits_expire_by_themselves() {
     let until_s = u32::try_from(NOON_NS / 1_000_000_000).expect("seconds");
     let own = Limits {
         until_s,
@@ -208,7 +208,7 @@ fn limits_end_by_themselves() {
     set_utc(&mut programs, NOON_NS - 60 * 1_000_000_000);
     // These limits end only at `until_s`, and only if the limits that follow them are known.
     assert_eq!([ask(&mut programs), ask(&mut programs)], ["passed"; 2]);
-    programs.end(SCOPE, then);
+    programs.set_later_limits(SCOPE, then);
     assert_eq!(ask(&mut programs), "passed");
     set_utc(&mut programs, NOON_NS);
     assert_eq!(ask(&mut programs), "refused");

@@ -5,7 +5,7 @@
 use limiter_common::abi::counter;
 use limiter_tests::program::Verdict;
 
-use crate::support::{KEY, SCOPE, counted, get, ok, opened};
+use crate::support::{KEY, SCOPE, assert_counters, get, ok, opened};
 
 /// Returns a request with an additional field line.
 fn post(field: &str) -> String {
@@ -21,7 +21,7 @@ fn chunked() -> String {
 }
 
 #[test]
-fn a_request_in_a_body_is_body() {
+fn request_inside_a_body_is_not_charged() {
     for (what, head, body) in [
         ("of known length", with_length(get("/").len()), get("/")),
         (
@@ -45,13 +45,13 @@ fn a_request_in_a_body_is_body() {
                 2,
                 "{what}, the next request"
             );
-            counted(&programs, &[(counter::ADMITTED, 2)]);
+            assert_counters(&programs, &[(counter::ADMITTED, 2)]);
         }
     }
 }
 
 #[test]
-fn a_request_behind_a_body_is_charged() {
+fn request_behind_a_body_is_charged() {
     let (mut programs, mut talk) = opened();
     let body = "b".repeat(100);
     let chunks = "5\r\nhello\r\n6;name=value\r\n world\r\n0\r\nTrailer: x\r\n\r\n";
@@ -59,7 +59,7 @@ fn a_request_behind_a_body_is_charged() {
         &mut programs,
         with_length(100) + &body + &chunked() + chunks + &get("/"),
     );
-    counted(&programs, &[(counter::ADMITTED, 3)]);
+    assert_counters(&programs, &[(counter::ADMITTED, 3)]);
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn a_long_body_passes_in_many_segments() {
         talk.acknowledged(&mut programs);
     }
     talk.asks(&mut programs, get("/"));
-    counted(&programs, &[(counter::ADMITTED, 2)]);
+    assert_counters(&programs, &[(counter::ADMITTED, 2)]);
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_gap_in_a_body_may_be_filled_later() {
     assert_eq!(talk.run(&mut programs, true, &late).verdict, Verdict::Pass);
     talk.asked += 300;
     talk.asks(&mut programs, get("/"));
-    counted(
+    assert_counters(
         &programs,
         &[(counter::ADMITTED, 2), (counter::RETRANSMITTED, 1)],
     );
@@ -102,7 +102,7 @@ fn a_gap_that_reaches_beyond_a_body_is_dropped() {
         talk.run(&mut programs, true, &beyond).verdict,
         Verdict::Drop
     );
-    counted(
+    assert_counters(
         &programs,
         &[(counter::ADMITTED, 1), (counter::OUT_OF_ORDER_DROPPED, 1)],
     );
@@ -119,7 +119,7 @@ fn a_gap_that_reaches_beyond_a_body_is_dropped() {
 }
 
 #[test]
-fn a_gap_in_a_chunk_may_be_skipped_and_one_in_its_framing_not() {
+fn gap_may_skip_chunk_data_but_not_framing() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, chunked() + "64\r\n");
     let at = talk.asked;
@@ -132,7 +132,7 @@ fn a_gap_in_a_chunk_may_be_skipped_and_one_in_its_framing_not() {
     assert_eq!(talk.run(&mut programs, true, &data).verdict, Verdict::Pass);
     talk.asked += 100;
     talk.asks(&mut programs, "\r\n0\r\n\r\n".to_owned() + &get("/"));
-    counted(
+    assert_counters(
         &programs,
         &[(counter::ADMITTED, 2), (counter::OUT_OF_ORDER_DROPPED, 1)],
     );
@@ -145,12 +145,12 @@ fn chunks_may_be_split_anywhere() {
         let (mut programs, mut talk) = opened();
         talk.asks(&mut programs, chunked() + &body[..split]);
         talk.asks(&mut programs, body[split..].to_owned() + &get("/"));
-        counted(&programs, &[(counter::ADMITTED, 2)]);
+        assert_counters(&programs, &[(counter::ADMITTED, 2)]);
     }
 }
 
 #[test]
-fn a_body_that_is_not_framed_resets_both_sides() {
+fn invalid_chunk_framing_resets_both_sides() {
     for (what, body) in [
         ("no digit", "x\r\n"),
         ("no line end behind the data", "1\r\nabc\r\n"),

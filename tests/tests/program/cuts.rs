@@ -10,7 +10,7 @@ use limiter_tests::program::{
 
 use crate::{
     shapes::shapes,
-    support::{KEY, SCOPE, counted, get, get_as, limited, ok},
+    support::{KEY, SCOPE, assert_counters, get, get_as, limited, ok},
 };
 
 /// Returns limits that consist only of a daily quota.
@@ -24,7 +24,7 @@ fn quota(daily_quota: u64) -> Limits {
 /// Sends a segment with more requests than the limit allows, and returns the part that passed.
 /// [`DecodedSegment::of`] checks the lengths and checksums of this part.
 #[track_caller]
-fn cut(programs: &mut Programs, talk: &mut Talk, payload: &str) -> DecodedSegment {
+fn send_cut(programs: &mut Programs, talk: &mut Talk, payload: &str) -> DecodedSegment {
     let ran = talk.ask(programs, payload);
     assert_eq!(ran.verdict, Verdict::Pass);
     assert_eq!(ran.sent, [] as [Vec<u8>; 0]);
@@ -65,14 +65,14 @@ fn the_second_of_two_requests_is_cut_in_every_shape() {
                     (talk.ends.client, talk.ends.server),
                     "{what}"
                 );
-                counted(&programs, &[(counter::ADMITTED, 1), (counter::TRIMMED, 1)]);
+                assert_counters(&programs, &[(counter::ADMITTED, 1), (counter::TRIMMED, 1)]);
             }
         }
     }
 }
 
 #[test]
-fn a_fin_behind_what_is_cut_goes_with_it() {
+fn fin_behind_the_cut_is_removed_too() {
     let mut programs = limited(quota(1));
     let mut talk = Talk::open(&mut programs, Shape::v4());
     let both = talk
@@ -86,10 +86,10 @@ fn a_fin_behind_what_is_cut_goes_with_it() {
 }
 
 #[test]
-fn what_was_cut_is_judged_when_it_comes_again() {
+fn cut_request_is_decided_when_retransmitted() {
     let mut programs = limited(quota(1));
     let mut talk = Talk::open(&mut programs, Shape::v4());
-    let passed = cut(&mut programs, &mut talk, &(get("/a") + &get("/b")));
+    let passed = send_cut(&mut programs, &mut talk, &(get("/a") + &get("/b")));
     assert_eq!(passed.payload, get("/a").as_bytes());
     // The programs decide about the second request only after the server has answered the first one
     // and the client has received that response.
@@ -97,7 +97,7 @@ fn what_was_cut_is_judged_when_it_comes_again() {
         assert_eq!(talk.ask(&mut programs, get("/b")).verdict, Verdict::Drop);
     }
     talk.answers(&mut programs, ok("a"));
-    counted(
+    assert_counters(
         &programs,
         &[
             (counter::ADMITTED, 1),
@@ -116,21 +116,21 @@ fn what_was_cut_is_judged_when_it_comes_again() {
 }
 
 #[test]
-fn a_request_with_a_body_stays_whole_before_what_is_cut() {
+fn request_with_a_body_before_the_cut_stays_complete() {
     let mut programs = limited(quota(1));
     let mut talk = Talk::open(&mut programs, Shape::v4());
     let post = format!("POST / HTTP/1.1\r\nX-Api-Key: {KEY}\r\nContent-Length: 5\r\n\r\nhello");
-    let passed = cut(&mut programs, &mut talk, &(post.clone() + &get("/b")));
+    let passed = send_cut(&mut programs, &mut talk, &(post.clone() + &get("/b")));
     assert_eq!(passed.text(), post);
 }
 
 #[test]
-fn requests_of_other_scopes_behind_what_is_cut_are_not_charged() {
+fn requests_of_other_scopes_behind_the_cut_are_not_charged() {
     let mut programs = limited(quota(1));
     programs.scope(2, "key-two", no_limits());
     let mut talk = Talk::open(&mut programs, Shape::v4());
     let all = get("/a") + &get("/b") + &get_as("key-two", "/c");
-    let passed = cut(&mut programs, &mut talk, &all);
+    let passed = send_cut(&mut programs, &mut talk, &all);
     assert_eq!(passed.text(), get("/a"));
     assert_eq!(programs.state(2), ScopeState::default());
 }
@@ -139,23 +139,23 @@ fn requests_of_other_scopes_behind_what_is_cut_are_not_charged() {
 fn a_malformed_request_behind_others_is_cut() {
     let mut programs = limited(no_limits());
     let mut talk = Talk::open(&mut programs, Shape::v4());
-    let passed = cut(&mut programs, &mut talk, &(get("/a") + "nonsense\r\n\r\n"));
+    let passed = send_cut(&mut programs, &mut talk, &(get("/a") + "nonsense\r\n\r\n"));
     assert_eq!(passed.text(), get("/a"));
-    counted(&programs, &[(counter::ADMITTED, 1), (counter::TRIMMED, 1)]);
+    assert_counters(&programs, &[(counter::ADMITTED, 1), (counter::TRIMMED, 1)]);
     talk.answers(&mut programs, ok("a"));
     let ran = talk.ask(&mut programs, "nonsense\r\n\r\n");
     assert!(ran.answer().text().starts_with("HTTP/1.1 400 "));
 }
 
 #[test]
-fn a_refused_beginning_of_the_next_request_is_not_lost() {
+fn refused_request_split_over_two_segments_is_answered() {
     // The head of the second request is split into two segments.
     let mut programs = limited(quota(1));
     let mut talk = Talk::open(&mut programs, Shape::v4());
     let second = get("/b");
     let (begin, end) = second.split_at(20);
     talk.asks(&mut programs, get("/a") + begin);
-    counted(&programs, &[(counter::ADMITTED, 1)]);
+    assert_counters(&programs, &[(counter::ADMITTED, 1)]);
     assert_eq!(talk.ask(&mut programs, end).verdict, Verdict::Drop);
     talk.answers(&mut programs, ok("a"));
     let ran = talk.ask(&mut programs, end);
@@ -166,7 +166,7 @@ fn a_refused_beginning_of_the_next_request_is_not_lost() {
 }
 
 #[test]
-fn seen_bytes_before_a_refused_request_pass_once_more() {
+fn retransmitted_bytes_before_a_refused_request_pass() {
     let mut programs = limited(quota(1));
     let mut talk = Talk::open(&mut programs, Shape::v4());
     talk.asks(&mut programs, get("/a"));
@@ -179,11 +179,11 @@ fn seen_bytes_before_a_refused_request_pass_once_more() {
 }
 
 #[test]
-fn what_waits_under_drop_is_cut_too() {
+fn request_held_by_drop_is_cut_too() {
     let mut programs = limited(quota(1));
     programs.configure(|config| config.on_limit = policy::ON_LIMIT_DROP);
     let mut talk = Talk::open(&mut programs, Shape::v4());
-    let passed = cut(&mut programs, &mut talk, &(get("/a") + &get("/b")));
+    let passed = send_cut(&mut programs, &mut talk, &(get("/a") + &get("/b")));
     assert_eq!(passed.text(), get("/a"));
     for _ in 0..3 {
         assert_eq!(talk.ask(&mut programs, get("/b")).verdict, Verdict::Drop);

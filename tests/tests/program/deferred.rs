@@ -7,7 +7,7 @@ use limiter_tests::program::{ACK, FIN, Programs, RST, Segment, Shape, Talk, Verd
 
 use crate::{
     shapes::shapes,
-    support::{SCOPE, counted, fin, get, limited, nothing_is_held, ok},
+    support::{SCOPE, assert_counters, assert_nothing_held, fin, get, limited, ok},
 };
 
 /// Returns the programs with deferred handshakes, and a connection that only its client considers
@@ -53,7 +53,7 @@ fn an_admitted_request_completes_the_handshake() {
 }
 
 #[test]
-fn of_a_refused_one_the_server_hears_nothing_but_a_reset() {
+fn server_gets_only_a_reset_for_a_refused_request() {
     for (what, shape) in shapes().into_iter().filter(|(_, shape)| shape.is_usual()) {
         let (mut programs, mut talk) = half_open(shape, refusing());
         let request = talk.client(get("/").as_bytes());
@@ -62,14 +62,14 @@ fn of_a_refused_one_the_server_hears_nothing_but_a_reset() {
         let answer = ran.answer();
         assert!(answer.text().starts_with("HTTP/1.1 429 "), "{what}");
         assert_eq!(answer.flags & (FIN | RST), FIN, "{what}");
-        let told = ran.decoded();
+        let reset = ran.decoded();
         assert_eq!(
-            (told.flags, told.text()),
+            (reset.flags, reset.text()),
             (RST | ACK, String::new()),
             "{what}"
         );
         assert_eq!(
-            (told.seq, told.ack),
+            (reset.seq, reset.ack),
             (talk.client_start, talk.server_start),
             "{what}"
         );
@@ -80,22 +80,25 @@ fn of_a_refused_one_the_server_hears_nothing_but_a_reset() {
         done = done.with_ack(talk.server_start + answer.payload.len() as u32 + 1);
         let ran = talk.run(&mut programs, true, &done);
         assert_eq!((ran.verdict, ran.sent.len()), (Verdict::Drop, 0), "{what}");
-        nothing_is_held(&programs);
+        assert_nothing_held(&programs);
     }
 }
 
 #[test]
-fn a_server_that_did_not_hear_the_reset_asks_and_is_told_again() {
+fn retransmitted_syn_ack_gets_the_reset_again() {
     let (mut programs, mut talk) = half_open(Shape::v4(), refusing());
     let request = talk.client(get("/").as_bytes());
     talk.run(&mut programs, true, &request).answer();
     let again = talk.syn_ack();
     let ran = talk.run(&mut programs, false, &again);
     assert_eq!(ran.verdict, Verdict::Redirect, "the client gets no packet");
-    let told = ran.decoded();
-    assert_eq!(told.to, talk.ends.server);
-    assert_eq!(told.flags, RST | ACK);
-    assert_eq!((told.seq, told.ack), (talk.client_start, talk.server_start));
+    let reset = ran.decoded();
+    assert_eq!(reset.to, talk.ends.server);
+    assert_eq!(reset.flags, RST | ACK);
+    assert_eq!(
+        (reset.seq, reset.ack),
+        (talk.client_start, talk.server_start)
+    );
     drop(programs);
     // Without deferred handshakes, the server gets a FIN instead of a reset. A retransmission of
     // its SYN-ACK is dropped and not answered.
@@ -109,7 +112,7 @@ fn a_server_that_did_not_hear_the_reset_asks_and_is_told_again() {
 }
 
 #[test]
-fn when_the_server_asks_again_the_handshake_is_completed_without_a_request() {
+fn retransmitted_syn_ack_completes_the_handshake_without_a_request() {
     let (mut programs, mut talk) = half_open(Shape::v4(), refusing());
     let again = talk.syn_ack();
     assert_eq!(
@@ -122,13 +125,13 @@ fn when_the_server_asks_again_the_handshake_is_completed_without_a_request() {
     assert_eq!(flow.phase, phase::HTTP);
     // The server has accepted the connection, so it gets a FIN as usual.
     let request = talk.client(get("/").as_bytes());
-    let told = talk.run(&mut programs, true, &request).decoded();
-    assert_eq!(told.flags, FIN | ACK);
+    let end = talk.run(&mut programs, true, &request).decoded();
+    assert_eq!(end.flags, FIN | ACK);
     assert_eq!(programs.counter(counter::HANDSHAKES_DEFERRED), 1);
 }
 
 #[test]
-fn a_server_that_has_answered_is_told_of_the_end_as_ever() {
+fn later_refusal_ends_the_server_side_with_a_fin() {
     let (mut programs, mut talk) = half_open(Shape::v4(), no_limits());
     talk.asks(&mut programs, get("/"));
     talk.answers(&mut programs, ok("x"));
@@ -140,7 +143,7 @@ fn a_server_that_has_answered_is_told_of_the_end_as_ever() {
 }
 
 #[test]
-fn a_client_that_ends_without_a_request_is_heard() {
+fn fin_and_reset_without_a_request_pass() {
     let (mut programs, mut talk) = half_open(Shape::v4(), no_limits());
     assert_eq!(fin(&mut programs, &mut talk, true), Verdict::Pass);
     drop(programs);
@@ -154,7 +157,7 @@ fn a_client_that_ends_without_a_request_is_heard() {
 }
 
 #[test]
-fn what_does_not_complete_a_handshake_is_not_taken_for_its_end() {
+fn wrong_acknowledgement_does_not_end_a_deferred_handshake() {
     let (mut programs, mut talk) = half_open(Shape::v4(), no_limits());
     let mut wrong = end_of_handshake(&mut talk);
     wrong.ack = talk.server_start.wrapping_add(7);
@@ -165,7 +168,7 @@ fn what_does_not_complete_a_handshake_is_not_taken_for_its_end() {
     let flow = programs.flow(&talk.key()).expect("a flow");
     assert_eq!(flow.phase, phase::HANDSHAKE);
     talk.asks(&mut programs, get("/"));
-    counted(
+    assert_counters(
         &programs,
         &[
             (counter::ADMITTED, 1),
@@ -177,7 +180,7 @@ fn what_does_not_complete_a_handshake_is_not_taken_for_its_end() {
 }
 
 #[test]
-fn where_all_is_only_observed_nothing_is_deferred() {
+fn observe_mode_defers_no_handshake() {
     let mut programs = limited(no_limits());
     programs.configure(|config| {
         config.handshake = policy::DEFER;

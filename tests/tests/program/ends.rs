@@ -6,7 +6,7 @@ use limiter_common::abi::{FLOW_CLIENT_FIN, FLOW_SERVER_FIN, counter};
 use limiter_tests::program::{ACK, FIN, Hook, PSH, RST, Talk, Verdict, no_limits};
 
 use crate::support::{
-    SCOPE, another, counted, fin, get, get_as, limited, nothing_is_held, ok, opened,
+    SCOPE, another, assert_counters, assert_nothing_held, fin, get, get_as, limited, ok, opened,
 };
 
 #[test]
@@ -42,27 +42,27 @@ fn fins_of_both_sides_end_the_flow_when_they_are_acknowledged() {
             "client first: {client_first}"
         );
         assert_eq!(programs.counter(counter::FLOWS_CLOSED), 1);
-        nothing_is_held(&programs);
+        assert_nothing_held(&programs);
     }
 }
 
 #[test]
-fn a_fin_sent_again_ends_nothing_twice() {
+fn retransmitted_fin_ends_nothing_twice() {
     let (mut programs, mut talk) = opened();
     for _ in 0..3 {
         assert_eq!(fin(&mut programs, &mut talk, true), Verdict::Pass);
     }
     let flow = programs.flow(&talk.key()).expect("a flow");
     assert_eq!(flow.client_fin.0, talk.client_start + 1);
-    counted(&programs, &[]);
+    assert_counters(&programs, &[]);
 }
 
 #[test]
-fn a_fin_ahead_is_dropped() {
+fn out_of_order_fin_is_dropped() {
     let (mut programs, mut talk) = opened();
     let ahead = talk.client_at(5, b"").with_flags(FIN | ACK);
     assert_eq!(talk.run(&mut programs, true, &ahead).verdict, Verdict::Drop);
-    counted(&programs, &[(counter::OUT_OF_ORDER_DROPPED, 1)]);
+    assert_counters(&programs, &[(counter::OUT_OF_ORDER_DROPPED, 1)]);
 }
 
 #[test]
@@ -77,14 +77,14 @@ fn a_request_with_a_fin_is_admitted_and_answered() {
     // If the client retransmits the segment, the segment passes and is not charged again.
     let again = last.clone();
     assert_eq!(talk.run(&mut programs, true, &again).verdict, Verdict::Pass);
-    counted(
+    assert_counters(
         &programs,
         &[(counter::ADMITTED, 1), (counter::RETRANSMITTED, 1)],
     );
 }
 
 #[test]
-fn what_comes_behind_a_fin_is_dropped() {
+fn data_behind_a_fin_is_dropped() {
     let (mut programs, mut talk) = opened();
     fin(&mut programs, &mut talk, true);
     for at in [0, 1] {
@@ -99,7 +99,7 @@ fn what_comes_behind_a_fin_is_dropped() {
 }
 
 #[test]
-fn a_fin_in_the_middle_of_a_head_is_refused_as_malformed() {
+fn fin_in_a_head_is_refused_as_malformed() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, &get("/")[..20]);
     let end = talk.client(b"").with_flags(FIN | ACK);
@@ -113,7 +113,7 @@ fn a_fin_in_the_middle_of_a_head_is_refused_as_malformed() {
 }
 
 #[test]
-fn a_fin_in_the_middle_of_a_head_passes_where_what_is_malformed_does() {
+fn fin_in_a_head_passes_where_malformed_requests_pass() {
     let relaxations: [fn(&mut limiter_common::abi::Config); 2] = [
         |config| config.malformed = limiter_common::abi::policy::PASS,
         |config| config.observe = 1,
@@ -130,7 +130,7 @@ fn a_fin_in_the_middle_of_a_head_passes_where_what_is_malformed_does() {
             assert_eq!(ran.decoded().flags, FIN | ACK);
             assert_eq!(ran.sent, [] as [Vec<u8>; 0]);
         }
-        counted(
+        assert_counters(
             &programs,
             &[(counter::MALFORMED, 1), (counter::MALFORMED_CONNECTIONS, 1)],
         );
@@ -138,7 +138,7 @@ fn a_fin_in_the_middle_of_a_head_passes_where_what_is_malformed_does() {
 }
 
 #[test]
-fn what_comes_before_a_fin_in_a_head_passes_without_it() {
+fn data_before_a_fin_in_a_head_passes_without_the_fin() {
     let (mut programs, mut talk) = opened();
     let both = get("/a") + &get("/b")[..20];
     let segment = talk.client(both.as_bytes()).with_flags(PSH | FIN | ACK);
@@ -152,11 +152,11 @@ fn what_comes_before_a_fin_in_a_head_passes_without_it() {
     let end = talk.client(b"").with_flags(FIN | ACK);
     let ran = talk.run(&mut programs, true, &end);
     assert!(ran.answer().text().starts_with("HTTP/1.1 400 "));
-    nothing_is_held(&programs);
+    assert_nothing_held(&programs);
 }
 
 #[test]
-fn a_clients_reset_that_its_server_drops_frees_nothing() {
+fn client_reset_that_the_server_drops_frees_nothing() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/"));
     let reset = talk.client(b"").with_flags(RST);
@@ -174,22 +174,22 @@ fn a_clients_reset_that_its_server_drops_frees_nothing() {
         assert_eq!(programs.state(SCOPE).in_flight, 1);
     }
     assert_eq!(programs.run(Hook::Ingress, &good).verdict, Verdict::Pass);
-    nothing_is_held(&programs);
+    assert_nothing_held(&programs);
 }
 
 #[test]
-fn a_clients_reset_frees_all() {
+fn client_reset_frees_all_slots() {
     for flags in [RST, RST | ACK] {
         let (mut programs, mut talk) = opened();
         talk.asks(&mut programs, get("/") + &get("/"));
         let reset = talk.client(b"").with_flags(flags);
         assert_eq!(talk.run(&mut programs, true, &reset).verdict, Verdict::Pass);
-        nothing_is_held(&programs);
+        assert_nothing_held(&programs);
     }
 }
 
 #[test]
-fn a_clients_reset_out_of_place_frees_nothing() {
+fn client_reset_with_a_wrong_number_frees_nothing() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/"));
     talk.acknowledged(&mut programs);
@@ -204,7 +204,7 @@ fn a_clients_reset_out_of_place_frees_nothing() {
 }
 
 #[test]
-fn a_servers_reset_frees_all() {
+fn server_reset_frees_all_slots() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/") + &get("/"));
     let reset = talk.server(b"").with_flags(RST | ACK);
@@ -212,13 +212,13 @@ fn a_servers_reset_frees_all() {
         talk.run(&mut programs, false, &reset).verdict,
         Verdict::Pass
     );
-    nothing_is_held(&programs);
+    assert_nothing_held(&programs);
     assert!(programs.flow(&talk.key()).is_none());
     assert_eq!(programs.counter(counter::FLOWS_CLOSED), 1);
 }
 
 #[test]
-fn a_servers_reset_in_a_handshake_lets_no_request_by_that_is_not_followed() {
+fn server_reset_in_a_handshake_lets_no_request_pass_untracked() {
     // The reset may not have ended the handshake at the server, and then the handshake continues.
     let mut programs = limited(no_limits());
     let mut talk = Talk::new(limiter_tests::program::Shape::v4());
@@ -234,7 +234,7 @@ fn a_servers_reset_in_a_handshake_lets_no_request_by_that_is_not_followed() {
 }
 
 #[test]
-fn the_servers_fin_frees_the_slots_of_what_it_will_not_answer() {
+fn server_fin_frees_the_slots_of_unanswered_requests() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/") + &get("/"));
     talk.answers(&mut programs, ok("one"));

@@ -7,7 +7,7 @@ use limiter_tests::program::{ACK, RST, SYN, Shape, Talk, Verdict};
 
 use crate::{
     shapes::shapes,
-    support::{SCOPE, another, counted, get, limited, ok, opened},
+    support::{SCOPE, another, assert_counters, get, limited, ok, opened},
 };
 
 #[test]
@@ -60,7 +60,7 @@ fn a_request_may_complete_the_handshake() {
         talk.run(&mut programs, to_server, &segment);
     }
     talk.asks(&mut programs, get("/"));
-    counted(&programs, &[(counter::ADMITTED, 1)]);
+    assert_counters(&programs, &[(counter::ADMITTED, 1)]);
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn a_wrong_acknowledgement_does_not_complete_the_handshake() {
             Verdict::Drop
         );
     }
-    counted(&programs, &[(counter::INVALID_DROPPED, 2)]);
+    assert_counters(&programs, &[(counter::INVALID_DROPPED, 2)]);
     // The acknowledgement could belong to an older connection, so the programs send the client a
     // reset, as the server would. They send nothing to the server.
     let old = talk.client(b"").with_flags(ACK).with_ack(4711);
@@ -91,7 +91,7 @@ fn a_wrong_acknowledgement_does_not_complete_the_handshake() {
 }
 
 #[test]
-fn multipath_tcp_is_taken_out_of_a_syn() {
+fn multipath_tcp_option_is_removed_from_a_syn() {
     // MP_CAPABLE (RFC 8684, section 3.1) comes after other options, at even and odd offsets. In the
     // last case, another option of Multipath TCP precedes it.
     let capable = [30, 4, 1, 1];
@@ -143,11 +143,11 @@ fn the_data_of_a_syn_is_cut_off() {
     let passed = ran.decoded();
     assert_eq!((passed.flags, passed.seq), (SYN, syn.seq));
     assert_eq!(passed.payload, b"");
-    counted(&programs, &[(counter::SYN_DATA_DROPPED, 1)]);
+    assert_counters(&programs, &[(counter::SYN_DATA_DROPPED, 1)]);
 }
 
 #[test]
-fn a_syn_ack_sent_again_changes_nothing() {
+fn retransmitted_syn_ack_changes_nothing() {
     let mut programs = limited(limiter_tests::program::no_limits());
     let mut talk = Talk::new(Shape::v4());
     for (to_server, segment) in [
@@ -165,7 +165,7 @@ fn a_syn_ack_sent_again_changes_nothing() {
 }
 
 #[test]
-fn a_new_connection_of_the_same_ports_takes_the_place_of_the_old() {
+fn new_connection_on_the_same_ports_replaces_the_old_one() {
     let (mut programs, mut old) = opened();
     old.asks(&mut programs, get("/"));
     old.answers(&mut programs, ok("hello"));
@@ -192,7 +192,7 @@ fn a_new_connection_of_the_same_ports_takes_the_place_of_the_old() {
 }
 
 #[test]
-fn a_connection_that_finds_no_room_is_reset() {
+fn connection_without_room_is_reset() {
     let mut programs = limited(limiter_tests::program::no_limits());
     let mut port = 41_000;
     while programs.flows().len() < 8 {
@@ -233,7 +233,7 @@ fn a_connection_that_finds_no_room_is_reset() {
 }
 
 #[test]
-fn timestamps_are_found_wherever_they_stand() {
+fn timestamps_are_found_at_every_position() {
     let value = 0x0102_0304_u32.to_be_bytes();
     let echo = [0, 0, 0, 9];
     let option = [&[8, 10][..], &value, &echo].concat();

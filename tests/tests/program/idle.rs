@@ -14,7 +14,7 @@ const DAY_NS: u64 = 86_400_000_000_000;
 
 /// Makes a flow appear to have been idle since this machine booted, which is the longest possible
 /// idle time.
-fn silent_since_ever(programs: &mut Programs, talk: &Talk) {
+fn make_idle(programs: &mut Programs, talk: &Talk) {
     let flow = programs.flow(&talk.key()).expect("a flow");
     programs.set_flow(Flow {
         last_seen_ns: 0,
@@ -23,7 +23,7 @@ fn silent_since_ever(programs: &mut Programs, talk: &Talk) {
 }
 
 #[test]
-fn a_request_may_take_days_and_so_may_the_time_between_two() {
+fn flow_survives_days_within_and_between_requests() {
     assert!(Idle::DEFAULT_NS[Idle::Open as usize] > 4 * DAY_NS);
     let (mut programs, mut talk) = opened();
     for in_flight in [1, 0] {
@@ -33,7 +33,7 @@ fn a_request_may_take_days_and_so_may_the_time_between_two() {
         } else {
             talk.answers(&mut programs, ok(""));
         }
-        silent_since_ever(&mut programs, &talk);
+        make_idle(&mut programs, &talk);
         // All timeouts but that of open connections are zero, so the sweep would remove a flow in
         // any other phase.
         let mut idle_ns = [0; Idle::COUNT];
@@ -47,7 +47,7 @@ fn a_request_may_take_days_and_so_may_the_time_between_two() {
 }
 
 #[test]
-fn after_half_an_hour_of_silence_a_timestamp_is_neither_older_nor_newer() {
+fn timestamps_are_not_compared_after_half_an_hour_of_silence() {
     // After a long idle time, a clock whose ticks are microseconds may have wrapped, so a timestamp
     // may have any value.
     for (silent_ns, verdict) in [
@@ -83,7 +83,7 @@ fn after_half_an_hour_of_silence_a_timestamp_is_neither_older_nor_newer() {
 
 /// Asserts that a sweep removes an idle flow once the longest timeout has passed.
 fn idle_flow_is_swept_in_the_end(mut programs: Programs, talk: &Talk) {
-    silent_since_ever(&mut programs, talk);
+    make_idle(&mut programs, talk);
     let mut idle_ns = [u64::MAX; Idle::COUNT];
     idle_ns[Idle::Open as usize] = 1_000_000;
     assert_eq!(programs.sweep(idle_ns).removed, 1);

@@ -18,7 +18,7 @@ const RECORD: &str = "instructions.txt";
 const VERIFIED: &str = "verified.txt";
 
 #[test]
-fn the_verifier_follows_as_many_instructions_as_are_on_record() {
+fn verified_instructions_match_the_record() {
     let object = Object::load(Tables {
         scopes: 16,
         keys: 16,
@@ -36,7 +36,7 @@ fn the_verifier_follows_as_many_instructions_as_are_on_record() {
 }
 
 #[test]
-fn pure_parts_take_as_many_instructions_as_are_on_record() {
+fn executed_instructions_match_the_record() {
     let program = cargo_builds("limiter-counted", "limiter-counted", "counted");
     let names = process::succeed(&mut Command::new(&program));
     let counts: Vec<(String, u64)> = names
@@ -64,11 +64,16 @@ fn count(program: &str, case: &str) -> u64 {
             ])
             .args([program, case]),
     );
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    let collected = said.lines().find_map(|line| line.split_once("Collected :"));
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{printed}");
+    let collected = printed
+        .lines()
+        .find_map(|line| line.split_once("Collected :"));
     let count = collected.and_then(|(_, count)| count.trim().parse().ok());
-    let count = count.unwrap_or_else(|| panic!("callgrind collected nothing: {said}"));
-    assert!(count > 0, "nothing was counted of {case}: {said}");
+    let count = count.unwrap_or_else(|| panic!("callgrind collected nothing: {printed}"));
+    assert!(
+        count > 0,
+        "nothing was assert_counters of {case}: {printed}"
+    );
     count
 }

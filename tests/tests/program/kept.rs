@@ -11,7 +11,7 @@ use limiter_tests::program::{
 
 use crate::{
     shapes::shapes,
-    support::{SCOPE, counted, get, get_as, limited, ok},
+    support::{SCOPE, assert_counters, get, get_as, limited, ok},
 };
 
 /// The key of a scope that may send nothing.
@@ -215,10 +215,17 @@ fn a_refused_request_is_answered_and_the_connection_goes_on_in_every_shape() {
             let (next, before) = (kept.next(), kept.talk.answered);
             let answer = kept.refused(spent());
             assert_eq!(kept.server_position(answer.seq), before, "{what}");
-            assert_eq!(kept.client_position(answer.ack), next + len(spent()), "{what}");
+            assert_eq!(
+                kept.client_position(answer.ack),
+                next + len(spent()),
+                "{what}"
+            );
             assert_eq!(answer.flags, ACK | PSH, "{what}");
             assert!(answer.text().starts_with("HTTP/1.1 429 "), "{what}");
-            assert!(answer.text().contains("\r\nConnection: keep-alive\r\n"), "{what}");
+            assert!(
+                answer.text().contains("\r\nConnection: keep-alive\r\n"),
+                "{what}"
+            );
             let options = if timestamps { 12 } else { 0 };
             assert_eq!(answer.options.len(), options, "{what}");
             kept.admitted(get("/2"));
@@ -229,8 +236,12 @@ fn a_refused_request_is_answered_and_the_connection_goes_on_in_every_shape() {
             kept.answers(ok("three"));
             let state = kept.programs.state(SCOPE);
             assert_eq!((state.admitted, state.in_flight), (3, 0), "{what}");
-            assert_eq!(kept.programs.state(SPENT_SCOPE).refused, [0, 0, 0, 3], "{what}");
-            counted(
+            assert_eq!(
+                kept.programs.state(SPENT_SCOPE).refused,
+                [0, 0, 0, 3],
+                "{what}"
+            );
+            assert_counters(
                 &kept.programs,
                 &[
                     (counter::ADMITTED, 3),
@@ -326,7 +337,9 @@ fn nothing_acknowledges_a_refused_request_before_its_response_has_arrived() {
     let seen = kept.to_client(&probe);
     assert_eq!(kept.client_position(seen.ack), request_at);
     assert_eq!(seen.seq, answer.seq.wrapping_add(len(&answer.payload)));
-    let fin = kept.server_at(kept.talk.answered, b"").with_flags(ACK | FIN);
+    let fin = kept
+        .server_at(kept.talk.answered, b"")
+        .with_flags(ACK | FIN);
     let seen = kept.to_client(&fin);
     assert_eq!(kept.client_position(seen.ack), request_at);
     // The response arrives.
@@ -368,7 +381,12 @@ fn bytes_from_before_a_refusal_are_translated_as_they_were() {
 
 /// Returns a SACK option with these blocks, after two NOPs.
 fn sack(blocks: &[(u32, u32)]) -> Vec<u8> {
-    let mut option = vec![1, 1, 5, u8::try_from(2 + 8 * blocks.len()).expect("a length")];
+    let mut option = vec![
+        1,
+        1,
+        5,
+        u8::try_from(2 + 8 * blocks.len()).expect("a length"),
+    ];
     for (left, right) in blocks {
         option.extend(left.to_be_bytes());
         option.extend(right.to_be_bytes());
@@ -392,7 +410,10 @@ fn blocks_of_selective_acknowledgements_are_translated() {
     ] {
         let at = |base: u32| -> Vec<(u32, u32)> {
             let edge = |edge: u32| base.wrapping_add(edge);
-            blocks.iter().map(|(left, right)| (edge(*left), edge(*right))).collect()
+            blocks
+                .iter()
+                .map(|(left, right)| (edge(*left), edge(*right)))
+                .collect()
         };
         let segment = kept.client_at(kept.next(), b"").with_flags(ACK);
         let segment = segment.with_options(sack(&at(next)));
@@ -410,7 +431,10 @@ fn blocks_of_selective_acknowledgements_are_translated() {
     let segment = kept.client_at(kept.next(), b"").with_flags(ACK);
     let seen = kept.passes(&segment.with_options(option));
     let at = next.wrapping_sub(injected);
-    assert_eq!(seen.options, [stamp, sack(&[(at, at.wrapping_add(9))])].concat());
+    assert_eq!(
+        seen.options,
+        [stamp, sack(&[(at, at.wrapping_add(9))])].concat()
+    );
 }
 
 #[test]
@@ -439,7 +463,7 @@ fn bodies_are_withheld_up_to_a_bound() {
         }
         kept.admitted(get("/2"));
         kept.answers(ok("two"));
-        counted(
+        assert_counters(
             &kept.programs,
             &[
                 (counter::ADMITTED, 2),
@@ -474,7 +498,11 @@ fn chunks_are_withheld_wherever_they_are_cut() {
             let answer = kept.answered(&segment);
             assert_eq!(answer.payload, b"", "cut at {cut}");
             kept.withheld += len(rest);
-            assert_eq!(kept.client_position(answer.ack), kept.next(), "cut at {cut}");
+            assert_eq!(
+                kept.client_position(answer.ack),
+                kept.next(),
+                "cut at {cut}"
+            );
         }
         kept.admitted(get("/2"));
         kept.answers(ok("two"));
@@ -542,7 +570,10 @@ fn a_request_that_ends_the_connection_is_answered_and_closed() {
     let old = "GET / HTTP/1.0\r\nX-Api-Key: key-spent\r\n";
     for (request, keeps) in [
         (format!("{head}Connection: close\r\n\r\n"), false),
-        (format!("{head}Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"), false),
+        (
+            format!("{head}Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"),
+            false,
+        ),
         (format!("{old}\r\n"), false),
         (format!("{old}Connection: keep-alive\r\n\r\n"), true),
         (format!("{head}Connection: keep-alive\r\n\r\n"), true),
@@ -564,7 +595,7 @@ fn a_request_that_ends_the_connection_is_answered_and_closed() {
     kept.talk.server_acked = kept.talk.asked;
     let segment = kept.client_at(kept.next(), two);
     assert_eq!(kept.run(&segment).answer().flags, ACK | PSH | FIN);
-    counted(
+    assert_counters(
         &kept.programs,
         &[
             (counter::REFUSED_DAILY_QUOTA, 1),
@@ -619,7 +650,9 @@ fn both_sides_may_close_a_connection_that_went_on() {
         kept.answers(ok("one"));
         kept.refused(spent());
         let from_client = kept.client_at(kept.next(), b"").with_flags(FIN | ACK);
-        let from_server = kept.server_at(kept.talk.answered, b"").with_flags(FIN | ACK);
+        let from_server = kept
+            .server_at(kept.talk.answered, b"")
+            .with_flags(FIN | ACK);
         if client_first {
             kept.passes(&from_client);
             let acked = from_server.with_ack(kept.talk.client_start + kept.talk.asked + 1);
@@ -648,7 +681,9 @@ fn resets_are_translated() {
     kept.admitted(get("/1"));
     kept.answers(ok("one"));
     kept.refused(spent());
-    let reset = kept.server_at(kept.talk.answered, b"").with_flags(RST | ACK);
+    let reset = kept
+        .server_at(kept.talk.answered, b"")
+        .with_flags(RST | ACK);
     let ran = kept.talk.run(&mut kept.programs, false, &reset);
     assert_eq!(ran.verdict, Verdict::Pass);
     let seen = ran.decoded();

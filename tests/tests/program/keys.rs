@@ -10,7 +10,7 @@ use limiter_tests::program::{Programs, Shape, Talk, Verdict, digest, no_limits};
 
 use crate::{
     replays::sends,
-    support::{KEY, SCOPE, another, counted, get, limited, ok},
+    support::{KEY, SCOPE, another, assert_counters, get, limited, ok},
 };
 
 /// Returns a request with these fields.
@@ -46,11 +46,11 @@ fn spent() -> Programs {
 const BEHIND_JUNK: &str = "X-Api-Key: junk\r\nAuthorization: Bearer key-one";
 
 #[test]
-fn an_unknown_key_hides_no_registered_one() {
+fn unknown_key_does_not_hide_a_registered_key() {
     let policies = [policy::PASS, policy::REJECT, policy::ADOPT];
     for unknown_key in policies {
         let mut programs = spent();
-        programs.offer(&[8, 9]);
+        programs.add_unused_ids(&[8, 9]);
         programs.configure(|config| config.unknown_key = unknown_key);
         for fields in [
             BEHIND_JUNK.to_owned(),
@@ -71,7 +71,7 @@ fn an_unknown_key_hides_no_registered_one() {
                 "{unknown_key}: {fields}"
             );
         }
-        counted(
+        assert_counters(
             &programs,
             &[
                 (counter::REFUSED_DAILY_QUOTA, 4),
@@ -88,9 +88,9 @@ fn an_unknown_key_hides_no_registered_one() {
 }
 
 #[test]
-fn an_unknown_key_that_has_a_scope_hides_no_registered_one() {
+fn unknown_key_with_a_scope_does_not_hide_a_registered_key() {
     let mut programs = spent();
-    programs.offer(&[9]);
+    programs.add_unused_ids(&[9]);
     programs.configure(|config| {
         config.unknown_key = policy::ADOPT;
         config.adopt_limits = no_limits();
@@ -107,7 +107,7 @@ fn an_unknown_key_that_has_a_scope_hides_no_registered_one() {
 }
 
 #[test]
-fn a_disabled_key_is_a_registered_one() {
+fn disabled_key_counts_as_registered() {
     for unknown_key in [policy::PASS, policy::REJECT, policy::ADOPT] {
         let mut programs = limited(no_limits());
         programs.configure(|config| config.unknown_key = unknown_key);
@@ -125,7 +125,7 @@ fn a_disabled_key_is_a_registered_one() {
         ] {
             assert_eq!(status(&mut programs, &with(fields)), 401, "{fields}");
         }
-        counted(
+        assert_counters(
             &programs,
             &[
                 (counter::DISABLED_KEY_REFUSED, 2),
@@ -136,7 +136,7 @@ fn a_disabled_key_is_a_registered_one() {
 }
 
 #[test]
-fn a_refusal_names_the_key_that_counted() {
+fn refusal_names_the_decisive_key() {
     let mut programs = spent();
     programs.configure(|config| config.unknown_key = policy::REJECT);
     for (fields, why, key) in [
@@ -147,17 +147,17 @@ fn a_refusal_names_the_key_that_counted() {
             "junk",
         ),
     ] {
-        let told = limiter_tests::clock::eventually_some("a refusal is reported", || {
+        let record = limiter_tests::clock::eventually_some("a refusal is reported", || {
             programs.object_mut().maps.refusal_records();
             status(&mut programs, &with(fields));
             programs.object_mut().maps.refusal_records().pop()
         });
-        assert_eq!((told.reason, told.key), (why, digest(key)), "{fields}");
+        assert_eq!((record.reason, record.key), (why, digest(key)), "{fields}");
     }
 }
 
 #[test]
-fn a_retransmission_is_the_same_only_with_all_its_keys() {
+fn retransmission_must_have_the_same_keys() {
     let fields = |header: &str, token: &str| {
         with(&format!(
             "X-Api-Key: {header}\r\nAuthorization: Bearer {token}"
@@ -236,7 +236,7 @@ fn a_value_too_long_to_be_a_key_is_an_unknown_key() {
         // Each long value gets a scope of its own. The scope of a value is always the same, no
         // matter how the value is split into segments.
         let mut programs = limited(no_limits());
-        programs.offer(&[8, 9]);
+        programs.add_unused_ids(&[8, 9]);
         programs.configure(|config| {
             config.unknown_key = policy::ADOPT;
             config.adopt_limits = Limits {
@@ -291,7 +291,7 @@ fn a_connection_with_a_long_value_stays_inspected() {
 }
 
 #[test]
-fn no_part_of_a_long_value_lies_in_the_map_of_flows() {
+fn flows_hold_no_part_of_a_long_value() {
     let mut programs = limited(no_limits());
     let sources = [
         Source::Header("x-api-key"),

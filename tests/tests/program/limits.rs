@@ -58,7 +58,7 @@ fn used(programs: &Programs) -> (u32, u64) {
 }
 
 #[test]
-fn exactly_the_quota_is_admitted_and_the_next_day_as_much() {
+fn exactly_the_quota_is_admitted_each_day() {
     let mut programs = limited(Limits {
         daily_quota: 3,
         ..no_limits()
@@ -104,7 +104,7 @@ fn retry_after_is_the_time_to_midnight_to_the_second() {
 }
 
 #[test]
-fn a_clock_set_back_opens_no_day_twice() {
+fn clock_set_back_reopens_no_day() {
     let mut programs = limited(Limits {
         daily_quota: 2,
         ..no_limits()
@@ -132,7 +132,7 @@ fn a_clock_set_back_opens_no_day_twice() {
 }
 
 #[test]
-fn the_rate_keeps_requests_apart_and_says_how_long() {
+fn rate_refusal_states_the_time_to_wait() {
     let mut programs = limited(Limits {
         interval_ns: LONG,
         tolerance_ns: 0,
@@ -146,7 +146,7 @@ fn the_rate_keeps_requests_apart_and_says_how_long() {
 }
 
 #[test]
-fn a_burst_is_admitted_at_once_and_no_more() {
+fn exactly_the_burst_is_admitted() {
     for burst in [1, 2, 5] {
         let tolerance_ns = (burst - 1) * LONG;
         let mut programs = limited(Limits {
@@ -162,7 +162,7 @@ fn a_burst_is_admitted_at_once_and_no_more() {
 }
 
 #[test]
-fn the_rate_lets_the_next_request_by_when_it_is_due() {
+fn next_request_passes_when_the_interval_is_over() {
     let interval_ns = 50_000_000;
     let mut programs = limited(Limits {
         interval_ns,
@@ -200,7 +200,7 @@ fn requests_in_flight_are_limited_and_slots_come_back() {
 }
 
 #[test]
-fn connections_are_limited_and_those_that_count_go_on() {
+fn connections_over_the_limit_are_refused_and_counted_ones_continue() {
     let mut programs = limited(Limits {
         connections: 1,
         ..no_limits()

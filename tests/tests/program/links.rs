@@ -82,7 +82,7 @@ fn the_same_addresses_on_two_links_are_two_connections() {
 }
 
 #[test]
-fn vlans_of_one_interface_are_links_of_their_own() {
+fn vlans_of_one_interface_are_separate_links() {
     let mut programs = limited(no_limits());
     let (mut one, mut other) = (Talk::new(Shape::v4().tagged(1)), Talk::new(Shape::v4()));
     other.server_start = one.server_start.wrapping_add(77);
@@ -137,7 +137,7 @@ fn a_connection_may_use_two_links() {
 }
 
 #[test]
-fn a_refusal_is_read_and_sent_again_on_whichever_link_the_client_uses() {
+fn refusal_is_delivered_on_whichever_link_the_client_uses() {
     let mut programs = limited(Limits {
         daily_quota: 0,
         ..no_limits()
@@ -153,7 +153,7 @@ fn a_refusal_is_read_and_sent_again_on_whichever_link_the_client_uses() {
 }
 
 #[test]
-fn an_untracked_connection_on_another_link_is_not_of_the_connection() {
+fn segment_on_another_link_with_other_numbers_is_untracked() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/"));
     let stray = talk
@@ -167,7 +167,7 @@ fn an_untracked_connection_on_another_link_is_not_of_the_connection() {
 }
 
 #[test]
-fn what_comes_round_on_one_link_is_no_word_of_the_servers() {
+fn client_segment_looped_back_is_not_a_server_segment() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/"));
     let ifindex = programs.ifindex();
@@ -204,7 +204,7 @@ fn what_comes_round_on_one_link_is_no_word_of_the_servers() {
 }
 
 #[test]
-fn a_port_from_which_this_side_opens_a_connection_serves_no_requests_on_it() {
+fn responses_to_an_outgoing_connection_are_not_requests() {
     let mut programs = limited(no_limits());
     // On this connection, the remote host is the server. Its responses must not be taken for
     // requests.
@@ -248,7 +248,7 @@ fn a_port_from_which_this_side_opens_a_connection_serves_no_requests_on_it() {
 }
 
 #[test]
-fn a_flow_says_which_link_it_is_of() {
+fn flow_records_its_link() {
     let (programs, talk) = opened();
     let flow = programs.flow(&talk.key()).expect("a flow");
     let link = Link {

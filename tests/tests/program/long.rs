@@ -38,14 +38,14 @@ fn wide(programs: &mut Programs) -> Talk {
 
 /// Runs a segment in which the server acknowledges all bytes before position `at` in the client's
 /// bytes.
-fn acknowledges(programs: &mut Programs, talk: &mut Talk, at: u32) {
+fn send_server_ack(programs: &mut Programs, talk: &mut Talk, at: u32) {
     talk.asked = at;
     talk.acknowledged(programs);
 }
 
 /// Runs a segment from the client. The segment must pass.
 #[track_caller]
-fn passes(programs: &mut Programs, talk: &mut Talk, at: u32, payload: &str) {
+fn assert_passes(programs: &mut Programs, talk: &mut Talk, at: u32, payload: &str) {
     let segment = talk.client_at(at, payload.as_bytes());
     let verdict = talk.run(programs, true, &segment).verdict;
     assert_eq!(verdict, Verdict::Pass, "at {at}: {:?}", programs.counters());
@@ -65,39 +65,39 @@ fn uploading() -> (Programs, Talk) {
 }
 
 #[test]
-fn what_is_lost_of_an_upload_of_many_gigabytes_passes_again() {
+fn lost_bytes_of_a_large_upload_pass_again() {
     let (mut programs, mut talk) = uploading();
     let body = "b".repeat(1000);
     let mut at = talk.asked;
     for _ in 0..20 {
         at = at.wrapping_add(JUMP);
-        passes(&mut programs, &mut talk, at, &body);
-        passes(&mut programs, &mut talk, at, &body);
-        acknowledges(&mut programs, &mut talk, at.wrapping_add(1000));
+        assert_passes(&mut programs, &mut talk, at, &body);
+        assert_passes(&mut programs, &mut talk, at, &body);
+        send_server_ack(&mut programs, &mut talk, at.wrapping_add(1000));
     }
     assert_eq!(programs.counter(counter::CONFLICT_DROPPED), 0);
     assert_eq!(programs.counter(counter::RETRANSMITTED), 20);
 }
 
 #[test]
-fn a_body_at_the_numbers_of_its_head_is_a_body() {
+fn body_with_the_sequence_numbers_of_its_head_passes() {
     // After 4 GiB, the sequence numbers of the head repeat.
     let (mut programs, mut talk) = uploading();
     for at in [900_000_000, 1_800_000_000, 2_700_000_000, 3_600_000_000] {
-        passes(&mut programs, &mut talk, at, "b");
-        acknowledges(&mut programs, &mut talk, at + 1);
+        assert_passes(&mut programs, &mut talk, at, "b");
+        send_server_ack(&mut programs, &mut talk, at + 1);
     }
     let body = "b".repeat(1000);
     for _ in 0..2 {
         // The segment begins one byte before the repeated sequence numbers of the head, and covers
         // all of them.
-        passes(&mut programs, &mut talk, 0_u32.wrapping_sub(1), &body);
+        assert_passes(&mut programs, &mut talk, 0_u32.wrapping_sub(1), &body);
     }
     assert_eq!(programs.counter(counter::CONFLICT_DROPPED), 0);
 }
 
 #[test]
-fn chunks_far_from_one_another_are_compared_rightly() {
+fn distant_chunks_are_compared_correctly() {
     let mut programs = limited(no_limits());
     let mut talk = wide(&mut programs);
     let size = JUMP - 12;
@@ -109,15 +109,15 @@ fn chunks_far_from_one_another_are_compared_rightly() {
     for _ in 0..12 {
         // Each chunk is acknowledged only when the next chunk begins.
         at = at.wrapping_add(size);
-        passes(&mut programs, &mut talk, at.wrapping_sub(1), "c");
-        passes(&mut programs, &mut talk, at, &line);
+        assert_passes(&mut programs, &mut talk, at.wrapping_sub(1), "c");
+        assert_passes(&mut programs, &mut talk, at, &line);
         let conflicts = programs.counter(counter::CONFLICT_DROPPED);
-        passes(&mut programs, &mut talk, at, &line);
+        assert_passes(&mut programs, &mut talk, at, &line);
         let segment = talk.client_at(at, other.as_bytes());
         let verdict = talk.run(&mut programs, true, &segment).verdict;
         assert_eq!(verdict, Verdict::Drop);
         assert_eq!(programs.counter(counter::CONFLICT_DROPPED), conflicts + 1);
-        acknowledges(&mut programs, &mut talk, at);
+        send_server_ack(&mut programs, &mut talk, at);
         at = at.wrapping_add(12);
     }
     assert_eq!(programs.state(SCOPE).admitted, 1);
@@ -130,7 +130,7 @@ fn chunked(size: usize) -> (String, String) {
 }
 
 #[test]
-fn more_chunks_under_way_than_can_be_kept_wait_for_an_acknowledgement() {
+fn chunks_beyond_the_bound_wait_for_an_acknowledgement() {
     let (mut programs, mut talk) = opened();
     let (head, chunk) = chunked(400);
     talk.asks(&mut programs, &head);
@@ -155,7 +155,7 @@ fn more_chunks_under_way_than_can_be_kept_wait_for_an_acknowledgement() {
     assert_eq!(talk.ask(&mut programs, &chunk).verdict, Verdict::Drop);
     // The server acknowledges the head and two chunks. Three more chunks can then pass.
     let last = talk.asked;
-    acknowledges(
+    send_server_ack(
         &mut programs,
         &mut talk,
         u32::try_from(ends[3]).expect("a length"),
@@ -174,7 +174,7 @@ fn more_chunks_under_way_than_can_be_kept_wait_for_an_acknowledgement() {
 }
 
 #[test]
-fn a_client_that_writes_byte_by_byte_need_not_wait() {
+fn single_byte_segments_need_not_wait() {
     let (mut programs, mut talk) = opened();
     let request = get(&format!("/{}", "a".repeat(400)));
     for byte in request.as_bytes() {
@@ -194,7 +194,7 @@ fn a_client_that_writes_byte_by_byte_need_not_wait() {
 }
 
 #[test]
-fn a_merged_segment_passes_as_far_as_it_can_be_kept() {
+fn merged_segment_passes_up_to_the_bound() {
     const SIZE: usize = 1000;
     let (mut programs, mut talk) = opened();
     let (head, chunk) = chunked(90);

@@ -11,10 +11,10 @@ use limiter_tests::program::{
     ACK, FIN, PSH, Programs, RST, SYN, Segment, Shape, Talk, Verdict, no_limits,
 };
 
-use crate::support::{SCOPE, get, limited, nothing_is_held, ok, opened};
+use crate::support::{SCOPE, assert_nothing_held, get, limited, ok, opened};
 
 /// Runs the client's SYN and the server's SYN-ACK, but not the last segment of the handshake.
-fn answered(programs: &mut Programs, talk: &mut Talk) {
+fn run_syn_and_syn_ack(programs: &mut Programs, talk: &mut Talk) {
     for (to_server, segment) in [(true, talk.syn()), (false, talk.syn_ack())] {
         assert_eq!(
             talk.run(programs, to_server, &segment).verdict,
@@ -25,26 +25,26 @@ fn answered(programs: &mut Programs, talk: &mut Talk) {
 
 /// Runs a segment, which must not reach the server unchanged.
 #[track_caller]
-fn stopped(programs: &mut Programs, talk: &Talk, segment: &Segment, what: &str) {
+fn assert_stopped(programs: &mut Programs, talk: &Talk, segment: &Segment, what: &str) {
     let verdict = talk.run(programs, true, segment).verdict;
     assert_ne!(verdict, Verdict::Pass, "{what}");
 }
 
 #[test]
-fn of_two_syn_cookies_only_the_last_one_can_be_used() {
+fn only_the_last_of_two_syn_cookies_is_usable() {
     for distance in [1 << 30, 1, 1 << 20, 1 << 31, 3 << 30, u32::MAX] {
         let mut programs = limited(Limits {
             daily_quota: 1,
             ..no_limits()
         });
         let mut first = Talk::new(Shape::v4());
-        answered(&mut programs, &mut first);
+        run_syn_and_syn_ack(&mut programs, &mut first);
         // The server keeps no state for the first SYN, so it answers the second SYN with another
         // cookie.
         let mut second = first.clone();
         second.client_start = first.client_start.wrapping_add(distance);
         second.server_start = first.server_start.wrapping_add(0x0123_4567);
-        answered(&mut programs, &mut second);
+        run_syn_and_syn_ack(&mut programs, &mut second);
         // The server would still open the first connection if it received an acknowledgement of the
         // first cookie.
         let end = first.client(b"").with_flags(ACK);
@@ -56,7 +56,7 @@ fn of_two_syn_cookies_only_the_last_one_can_be_used() {
         );
         for flags in [ACK | PSH, ACK | FIN] {
             let request = first.client(get("/").as_bytes()).with_flags(flags);
-            stopped(&mut programs, &first, &request, "a request of the first");
+            assert_stopped(&mut programs, &first, &request, "a request of the first");
         }
         // This segment has a sequence number of the first connection and acknowledges the SYN-ACK
         // of the second. In the second connection, the sequence number is before the first byte, if
@@ -65,26 +65,26 @@ fn of_two_syn_cookies_only_the_last_one_can_be_used() {
             .client(get("/").as_bytes())
             .with_ack(second.server_start);
         if distance < 1 << 31 {
-            stopped(&mut programs, &first, &mixed, "before the first byte");
+            assert_stopped(&mut programs, &first, &mixed, "before the first byte");
         }
         // The second connection continues, even though the last segment of the first handshake is
         // retransmitted.
         second.asks(&mut programs, get("/"));
-        stopped(
+        assert_stopped(
             &mut programs,
             &first,
             &end,
             "the end of the first handshake, retransmitted",
         );
         let request = first.client(get("/").as_bytes());
-        stopped(&mut programs, &first, &request, "the first again");
+        assert_stopped(&mut programs, &first, &request, "the first again");
         second.answers(&mut programs, ok(""));
         assert_eq!(programs.state(SCOPE).admitted, 1, "{distance}");
     }
 }
 
 #[test]
-fn bytes_before_the_first_one_are_probes_or_nothing() {
+fn bytes_before_the_stream_pass_only_as_probes() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/"));
     talk.answers(&mut programs, ok(""));
@@ -104,7 +104,7 @@ fn bytes_before_the_first_one_are_probes_or_nothing() {
 }
 
 #[test]
-fn an_acknowledgement_lies_between_the_servers_first_byte_and_its_next() {
+fn acknowledgement_outside_the_bytes_of_the_server_is_dropped() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/"));
     talk.answers(&mut programs, ok("hello"));
@@ -126,7 +126,7 @@ fn an_acknowledgement_lies_between_the_servers_first_byte_and_its_next() {
 }
 
 #[test]
-fn numbers_are_held_to_their_connection_however_far_it_has_come() {
+fn sequence_numbers_are_checked_beyond_four_gigabytes() {
     let (mut programs, mut talk) = opened();
     let length = 5_u64 << 30;
     let head = format!("\r\nContent-Length: {length}\r\n\r\n");
@@ -189,7 +189,7 @@ fn after_a_servers_reset_both_sides_stay_reset() {
         talk.run(&mut programs, false, &reset).verdict,
         Verdict::Pass
     );
-    nothing_is_held(&programs);
+    assert_nothing_held(&programs);
     let more = talk.client(get("/more").as_bytes());
     let ran = talk.run(&mut programs, true, &more);
     assert_eq!(ran.verdict, Verdict::Redirect);
@@ -205,7 +205,7 @@ fn after_a_servers_reset_both_sides_stay_reset() {
 }
 
 #[test]
-fn what_the_server_cannot_have_said_is_not_believed() {
+fn forged_server_segments_change_nothing() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/"));
     let asked = talk.client_start.wrapping_add(talk.asked);
@@ -252,7 +252,7 @@ fn what_the_server_cannot_have_said_is_not_believed() {
 }
 
 #[test]
-fn a_reset_that_only_the_server_believes_does_not_hold_its_slot_for_days() {
+fn reset_that_only_the_server_accepts_does_not_hold_a_slot_for_days() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/"));
     talk.acknowledged(&mut programs);
@@ -279,7 +279,7 @@ fn a_reset_that_only_the_server_believes_does_not_hold_its_slot_for_days() {
 }
 
 #[test]
-fn a_connection_is_confirmed_by_what_the_server_says_after_the_handshake() {
+fn server_segment_after_the_handshake_confirms_the_connection() {
     let (mut programs, mut talk) = opened();
     let flags = |programs: &Programs, talk: &Talk| {
         programs.flow(&talk.key()).expect("a flow").flags & FLOW_CONFIRMED
@@ -304,7 +304,7 @@ const FAST_OPEN: [&[u8]; 4] = [
 ];
 
 #[test]
-fn fast_open_is_taken_out_of_a_syn_and_its_data_cut_off() {
+fn fast_open_option_and_data_are_removed_from_a_syn() {
     for options in FAST_OPEN {
         for data in [&b""[..], get("/").as_bytes()] {
             let mut programs = limited(no_limits());

@@ -9,7 +9,7 @@ use limiter_tests::program::{
 };
 
 use crate::{
-    support::{SCOPE, counted, get, limited, nothing_is_held, ok, opened},
+    support::{SCOPE, assert_counters, assert_nothing_held, get, limited, ok, opened},
     upgrades::{H2C, assert_reset, in_phase, switch, with},
 };
 
@@ -27,7 +27,7 @@ fn assert_declined(ran: &RunResult, sent: &str, offers: &[&str]) {
 }
 
 #[test]
-fn an_offer_of_http_is_taken_out_on_every_way() {
+fn http_upgrade_offer_is_removed_in_every_shape() {
     let shapes = [
         Shape::v4(),
         Shape::v6(),
@@ -58,7 +58,7 @@ fn an_offer_of_http_is_taken_out_on_every_way() {
             let ran = programs.run_with(hook, &frame, extras);
             assert_declined(&ran, &request, &["h2c"]);
             talk.asked += u32::try_from(request.len()).expect("short");
-            counted(
+            assert_counters(
                 &programs,
                 &[(counter::ADMITTED, 1), (counter::OFFERS_DECLINED, 1)],
             );
@@ -70,19 +70,19 @@ fn an_offer_of_http_is_taken_out_on_every_way() {
             talk.answers(&mut programs, switch("h2c"));
             assert_eq!(in_phase(&programs, &talk), phase::HTTP);
             talk.answers(&mut programs, ok("hello"));
-            nothing_is_in_flight(&programs);
+            assert_nothing_in_flight(&programs);
             talk.asks(&mut programs, get("/"));
         }
     }
 }
 
 #[track_caller]
-fn nothing_is_in_flight(programs: &Programs) {
+fn assert_nothing_in_flight(programs: &Programs) {
     assert_eq!(programs.state(SCOPE).in_flight, 0);
 }
 
 #[test]
-fn offers_are_taken_out_of_each_request_and_others_stay() {
+fn only_http_and_tls_offers_are_removed_from_each_request() {
     let (mut programs, mut talk) = opened();
     let two = with("Upgrade: HTTP/2.0") + &with("upgrade:TLS/1.0");
     assert_declined(
@@ -101,7 +101,7 @@ fn offers_are_taken_out_of_each_request_and_others_stay() {
 }
 
 #[test]
-fn what_the_server_may_not_have_is_taken_out_again_in_whatever_pieces_it_comes() {
+fn offer_is_removed_again_from_every_retransmission() {
     let request = with(H2C);
     let at = request.find("h2c").expect("the offer");
     // The request is sent in one segment, in two and in three.
@@ -147,7 +147,7 @@ fn what_the_server_may_not_have_is_taken_out_again_in_whatever_pieces_it_comes()
 }
 
 #[test]
-fn an_offer_of_a_request_that_was_refused_is_forgotten() {
+fn offer_of_a_refused_request_is_forgotten() {
     let mut limits = no_limits();
     limits.concurrency = 1;
     let (mut programs, mut talk) = opened();
@@ -171,7 +171,7 @@ fn an_offer_of_a_request_that_was_refused_is_forgotten() {
 }
 
 #[test]
-fn an_offer_that_cannot_be_taken_out_ends_the_connection_when_it_is_taken_up() {
+fn unremovable_offer_ends_the_connection_when_accepted() {
     let request = with(H2C);
     let at = request.find("h2c").expect("the offer");
     let twice = with("Upgrade: h2c, TLS/1.0");
@@ -202,7 +202,7 @@ fn an_offer_that_cannot_be_taken_out_ends_the_connection_when_it_is_taken_up() {
             // Both resets have exactly the sequence numbers that their receivers expect.
             assert_eq!(ran.decoded().seq, segment.seq);
             assert_eq!(ran.answer().seq, segment.ack);
-            counted(
+            assert_counters(
                 &programs,
                 &[
                     (counter::ADMITTED, 1),
@@ -210,7 +210,7 @@ fn an_offer_that_cannot_be_taken_out_ends_the_connection_when_it_is_taken_up() {
                     (counter::RESETS_SENT, 2),
                 ],
             );
-            nothing_is_held(&programs);
+            assert_nothing_held(&programs);
             assert!(programs.flow(&talk.key()).is_none());
             // A side that has missed its reset gets another one.
             let ran = talk.ask(&mut programs, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
@@ -238,7 +238,7 @@ fn an_offer_that_cannot_be_taken_out_ends_the_connection_when_it_is_taken_up() {
 }
 
 #[test]
-fn more_offers_under_way_than_can_be_remembered_go_on_as_they_are() {
+fn offers_beyond_the_bound_pass_unchanged() {
     let (mut programs, mut talk) = opened();
     let request = with(H2C);
     for _ in 0..4 {
@@ -257,13 +257,13 @@ fn more_offers_under_way_than_can_be_remembered_go_on_as_they_are() {
 }
 
 #[test]
-fn where_http_2_passes_an_offer_is_left_alone_and_the_tunnel_is_counted() {
+fn http2_pass_policy_keeps_offers_and_counts_the_tunnel() {
     let (mut programs, mut talk) = opened();
     programs.configure(|config| config.http2 = policy::PASS);
     talk.asks(&mut programs, with(H2C));
     talk.answers(&mut programs, switch("h2c"));
     talk.asks(&mut programs, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-    counted(
+    assert_counters(
         &programs,
         &[
             (counter::ADMITTED, 1),

@@ -9,7 +9,7 @@ use limiter_tests::program::{
 };
 
 use crate::{
-    support::{counted, opened},
+    support::{assert_counters, opened},
     table::{DESTINATION, Row, check, request, request_of},
 };
 
@@ -41,7 +41,7 @@ fn elsewhere(shape: &Shape) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_not_tcp_of_a_guarded_port_is_left_alone() {
+fn other_packets_than_tcp_of_a_guarded_port_pass_unchanged() {
     let to_80 = [&[0x9c, 0x40, 0, 80, 0, 20, 0, 0][..], &[7; 12]].concat();
     // In this packet, port 80 is the client's port.
     let from_80 = Ends {
@@ -110,7 +110,7 @@ fn every_guarded_port_is_guarded_and_no_other() {
 }
 
 #[test]
-fn a_segment_whose_headers_are_not_whole_does_not_pass_as_one() {
+fn segment_with_truncated_headers_never_passes_as_valid() {
     let packet = request(&Shape::v4());
     let cut = |len: usize| packet[..len].to_vec();
     let changed = |at: usize, byte: u8| {
@@ -150,7 +150,7 @@ fn bytes_behind_the_ip_packet_are_no_payload() {
     assert_eq!((ran.verdict, &ran.packet), (Verdict::Pass, &packet));
     let flow = programs.flow(&talk.key()).expect("a flow");
     assert_eq!(flow.next.0, talk.client_start);
-    counted(&programs, &[]);
+    assert_counters(&programs, &[]);
 }
 
 fn marked(mark: u32) -> Extras {
@@ -161,7 +161,7 @@ fn marked(mark: u32) -> Extras {
 }
 
 #[test]
-fn packets_of_our_own_pass_by_their_mark() {
+fn own_packets_pass_by_their_mark() {
     for (hook, mark) in [(Hook::Ingress, 0), (Hook::Egress, OWN_MARK)] {
         let mut programs = Programs::fresh();
         let mut packet = request(&Shape::v4());
@@ -173,12 +173,12 @@ fn packets_of_our_own_pass_by_their_mark() {
         let ran = programs.run_with(hook, &packet, marked(OWN_MARK));
         assert_eq!((ran.verdict, ran.mark), (Verdict::Pass, mark), "{hook:?}");
         assert_eq!(ran.packet, packet);
-        counted(&programs, &[]);
+        assert_counters(&programs, &[]);
     }
 }
 
 #[test]
-fn a_request_with_the_mark_is_nobodys_own() {
+fn request_with_the_mark_is_not_treated_as_own_packet() {
     // The mark is of no use to an attacker who knows it. The programs never send a payload to a
     // server, so they do not treat a request with the mark as their own.
     let mut programs = Programs::fresh();
@@ -189,7 +189,7 @@ fn a_request_with_the_mark_is_nobodys_own() {
 }
 
 #[test]
-fn marks_of_others_stay() {
+fn foreign_marks_are_kept() {
     let mut programs = Programs::fresh();
     let packet = request(&Shape::v4());
     programs.older_until(u64::MAX);
@@ -204,7 +204,7 @@ fn marks_of_others_stay() {
 }
 
 #[test]
-fn a_syn_opens_nothing_by_itself() {
+fn syn_alone_creates_no_flow() {
     let syn = Segment {
         seq: 7,
         flags: SYN,
@@ -215,5 +215,5 @@ fn a_syn_opens_nothing_by_itself() {
     let mut programs = Programs::fresh();
     assert_eq!(programs.run(Hook::Ingress, &packet).verdict, Verdict::Pass);
     assert_eq!(programs.flows(), []);
-    counted(&programs, &[]);
+    assert_counters(&programs, &[]);
 }

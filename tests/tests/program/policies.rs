@@ -9,7 +9,7 @@ use limiter_common::abi::{
 use limiter_common::day::{DAY_NS, Day, DayCount};
 use limiter_tests::program::{ACK, Programs, RST, Shape, Talk, Verdict, digest, no_limits};
 
-use crate::support::{KEY, SCOPE, boot_ns, counted, get, get_as, limited, ok};
+use crate::support::{KEY, SCOPE, assert_counters, boot_ns, get, get_as, limited, ok};
 
 const ANONYMOUS: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -39,10 +39,10 @@ fn status(programs: &mut Programs, request: &str) -> Option<String> {
 fn a_request_without_a_key_passes_or_is_refused() {
     let mut programs = limited(no_limits());
     assert_eq!(status(&mut programs, ANONYMOUS), None);
-    counted(&programs, &[(counter::MISSING_KEY, 1)]);
+    assert_counters(&programs, &[(counter::MISSING_KEY, 1)]);
     programs.configure(|config| config.missing_key = policy::REJECT);
     assert_eq!(status(&mut programs, ANONYMOUS).as_deref(), Some("401"));
-    counted(
+    assert_counters(
         &programs,
         &[
             (counter::MISSING_KEY, 2),
@@ -59,10 +59,10 @@ fn a_request_with_an_unknown_key_passes_or_is_refused() {
     let mut programs = limited(no_limits());
     let request = get_as("nobody's", "/");
     assert_eq!(status(&mut programs, &request), None);
-    counted(&programs, &[(counter::UNKNOWN_KEY, 1)]);
+    assert_counters(&programs, &[(counter::UNKNOWN_KEY, 1)]);
     programs.configure(|config| config.unknown_key = policy::REJECT);
     assert_eq!(status(&mut programs, &request).as_deref(), Some("401"));
-    counted(
+    assert_counters(
         &programs,
         &[
             (counter::UNKNOWN_KEY, 2),
@@ -73,7 +73,7 @@ fn a_request_with_an_unknown_key_passes_or_is_refused() {
 }
 
 #[test]
-fn a_disabled_key_is_refused_whatever_unknown_keys_are() {
+fn disabled_key_is_refused_under_every_unknown_key_policy() {
     for unknown_key in [policy::PASS, policy::REJECT, policy::ADOPT] {
         let mut programs = limited(no_limits());
         programs.configure(|config| config.unknown_key = unknown_key);
@@ -86,7 +86,7 @@ fn a_disabled_key_is_refused_whatever_unknown_keys_are() {
             },
         );
         assert_eq!(status(&mut programs, &get("/")).as_deref(), Some("401"));
-        counted(
+        assert_counters(
             &programs,
             &[
                 (counter::DISABLED_KEY_REFUSED, 1),
@@ -98,7 +98,7 @@ fn a_disabled_key_is_refused_whatever_unknown_keys_are() {
 }
 
 #[test]
-fn refusals_of_keys_are_responses_whatever_is_done_on_limits() {
+fn key_refusals_are_responses_under_every_on_limit_policy() {
     for on_limit in [policy::ON_LIMIT_RESET, policy::ON_LIMIT_DROP] {
         let mut programs = limited(no_limits());
         programs.configure(|config| {
@@ -110,13 +110,13 @@ fn refusals_of_keys_are_responses_whatever_is_done_on_limits() {
 }
 
 #[test]
-fn unknown_keys_become_scopes_of_their_own_as_long_as_there_is_room() {
+fn unknown_keys_get_scopes_while_there_is_room() {
     let mut programs = limited(no_limits());
     let limits = Limits {
         daily_quota: 2,
         ..no_limits()
     };
-    programs.offer(&[9, 8]);
+    programs.add_unused_ids(&[9, 8]);
     programs.configure(|config| {
         config.unknown_key = policy::ADOPT;
         config.adopt_limits = limits;
@@ -141,7 +141,7 @@ fn unknown_keys_become_scopes_of_their_own_as_long_as_there_is_room() {
         key: digest(key),
     };
     assert_eq!(
-        programs.object_mut().maps.told(),
+        programs.object_mut().maps.take_events(),
         [adopted("new-a", 8), adopted("new-b", 9)]
     );
     // All scope ids for unknown keys have been used, so the policy `table_full` applies.
@@ -159,19 +159,19 @@ fn unknown_keys_become_scopes_of_their_own_as_long_as_there_is_room() {
     assert_eq!(status(&mut programs, &get_as("new-c", "/")), None);
     assert_eq!(programs.entry("new-c"), None);
     // This scope id is assigned to the next unknown key.
-    programs.offer(&[3]);
+    programs.add_unused_ids(&[3]);
     assert_eq!(status(&mut programs, &get_as("new-c", "/")), None);
     assert_eq!(programs.entry("new-c").expect("new-c").scope, 3);
     assert_eq!(programs.unused(), 0);
 }
 
 #[test]
-fn a_scope_of_an_unknown_key_begins_with_what_it_may_have_used() {
+fn scope_of_an_unknown_key_begins_with_its_possible_use() {
     let today = Day(20_000);
     for (day, left) in [(today, 1), (Day(19_999), 3)] {
         let mut programs = limited(no_limits());
         programs.set_clock((20_000 * DAY_NS).wrapping_sub(boot_ns()));
-        programs.offer(&[8]);
+        programs.add_unused_ids(&[8]);
         programs.configure(|config| {
             config.unknown_key = policy::ADOPT;
             config.adopt_count = DayCount::new(day, 2).0;
@@ -192,13 +192,13 @@ fn a_key_of_a_scope_that_was_removed_is_unknown() {
         ..no_limits()
     });
     assert_eq!(status(&mut programs, &get("/")), None);
-    counted(&programs, &[(counter::UNKNOWN_KEY, 1)]);
+    assert_counters(&programs, &[(counter::UNKNOWN_KEY, 1)]);
     programs.configure(|config| config.unknown_key = policy::REJECT);
     assert_eq!(status(&mut programs, &get("/")).as_deref(), Some("401"));
 }
 
 #[test]
-fn what_is_not_http_is_refused() {
+fn malformed_requests_are_refused() {
     let with = |field: &str| get("/").replace("\r\n\r\n", &format!("\r\n{field}\r\n\r\n"));
     for (what, request) in [
         ("nonsense", "nonsense\r\n\r\n".to_owned()),
@@ -230,7 +230,7 @@ fn what_is_not_http_is_refused() {
             Some("400"),
             "{what}"
         );
-        counted(
+        assert_counters(
             &programs,
             &[
                 (counter::MALFORMED, 1),
@@ -242,7 +242,7 @@ fn what_is_not_http_is_refused() {
 }
 
 #[test]
-fn what_is_not_http_may_pass_and_is_counted() {
+fn malformed_requests_can_pass_and_are_counted() {
     let mut programs = limited(no_limits());
     programs.configure(|config| config.malformed = policy::PASS);
     let mut talk = Talk::open(&mut programs, Shape::v4());
@@ -254,7 +254,7 @@ fn what_is_not_http_may_pass_and_is_counted() {
     // From this point on, the programs do not look for requests on the connection.
     talk.asks(&mut programs, get("/"));
     let bytes = u64::try_from(12 + get("/").len()).expect("a length");
-    counted(
+    assert_counters(
         &programs,
         &[
             (counter::MALFORMED, 1),
@@ -274,7 +274,7 @@ fn http2_is_reset_or_becomes_a_tunnel() {
         (ran.decoded().flags & RST, ran.answer().flags & RST),
         (RST, RST)
     );
-    counted(&programs, &[(counter::HTTP2, 1), (counter::RESETS_SENT, 2)]);
+    assert_counters(&programs, &[(counter::HTTP2, 1), (counter::RESETS_SENT, 2)]);
     drop(programs);
 
     let mut programs = limited(no_limits());
@@ -285,14 +285,14 @@ fn http2_is_reset_or_becomes_a_tunnel() {
         programs.flow(&talk.key()).expect("a flow").phase,
         phase::TUNNEL
     );
-    counted(
+    assert_counters(
         &programs,
         &[(counter::HTTP2, 1), (counter::TUNNEL_BYTES, 24)],
     );
 }
 
 #[test]
-fn connections_that_are_not_followed_pass_or_are_reset() {
+fn untracked_connections_pass_or_are_reset() {
     let mut programs = limited(no_limits());
     programs.older_until(u64::MAX);
     let mut talk = Talk::new(Shape::v4());
@@ -304,7 +304,7 @@ fn connections_that_are_not_followed_pass_or_are_reset() {
         (counter::UNTRACKED_CONNECTIONS, 1),
         (counter::UNTRACKED_BYTES, bytes),
     ];
-    counted(&programs, &passed);
+    assert_counters(&programs, &passed);
     assert_eq!(programs.flows(), []);
 
     programs.configure(|config| config.untracked = policy::REJECT);
@@ -331,7 +331,7 @@ fn connections_that_are_not_followed_pass_or_are_reset() {
 }
 
 #[test]
-fn an_observed_scope_is_refused_nothing_and_says_what_it_would_be() {
+fn observed_scope_counts_refusals_without_refusing() {
     let over = Limits {
         daily_quota: 0,
         flags: LIMITS_IN_USE | LIMITS_OBSERVE,
@@ -347,12 +347,12 @@ fn an_observed_scope_is_refused_nothing_and_says_what_it_would_be() {
             (1, 1, 1)
         );
         assert_eq!((state.refused, state.would_refuse), ([0; 4], [0, 0, 0, 1]));
-        counted(&programs, &[(counter::ADMITTED, 1)]);
+        assert_counters(&programs, &[(counter::ADMITTED, 1)]);
     }
 }
 
 #[test]
-fn a_scope_that_is_not_observed_is_limited_while_the_rest_is_observed() {
+fn enforced_scope_is_limited_while_the_rest_is_observed() {
     let mut programs = limited(Limits {
         daily_quota: 0,
         ..no_limits()
@@ -363,7 +363,7 @@ fn a_scope_that_is_not_observed_is_limited_while_the_rest_is_observed() {
 }
 
 #[test]
-fn observing_lets_by_what_policies_would_refuse() {
+fn observe_mode_passes_requests_that_policies_would_refuse() {
     for (what, request) in [
         ("no key", ANONYMOUS.to_owned()),
         ("an unknown key", get_as("nobody's", "/")),
@@ -389,7 +389,7 @@ fn observing_lets_by_what_policies_would_refuse() {
 }
 
 #[test]
-fn keys_are_found_where_the_configuration_says() {
+fn keys_are_read_from_the_configured_sources() {
     let request = |field: &str| format!("GET / HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n");
     for (field, admitted) in [
         ("X-Api-Key: key-one", 1),

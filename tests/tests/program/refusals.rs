@@ -10,7 +10,7 @@ use limiter_tests::program::{ACK, FIN, PSH, RST, RunResult, Shape, Talk, Verdict
 
 use crate::{
     shapes::shapes,
-    support::{SCOPE, counted, get, limited},
+    support::{SCOPE, assert_counters, get, limited},
 };
 
 /// Returns limits with which every request is refused.
@@ -42,7 +42,7 @@ fn refused(programs: &mut limiter_tests::program::Programs, talk: &mut Talk) -> 
 }
 
 #[test]
-fn the_client_gets_a_response_and_the_server_an_end_in_every_shape() {
+fn client_gets_a_response_and_server_gets_a_fin_in_every_shape() {
     for (what, shape) in shapes().into_iter().filter(|(_, shape)| shape.is_usual()) {
         for timestamps in [false, true] {
             let mut programs = limited(nothing());
@@ -125,7 +125,7 @@ fn the_client_gets_a_response_and_the_server_an_end_in_every_shape() {
                 (0, [0, 0, 0, 1]),
                 "{what}"
             );
-            counted(
+            assert_counters(
                 &programs,
                 &[
                     (counter::REFUSED_DAILY_QUOTA, 1),
@@ -137,7 +137,7 @@ fn the_client_gets_a_response_and_the_server_an_end_in_every_shape() {
 }
 
 #[test]
-fn timestamps_of_what_is_sent_are_ones_that_their_receiver_takes() {
+fn sent_timestamps_are_acceptable_to_the_receiver() {
     let mut programs = limited(nothing());
     let mut talk = Talk::new(Shape::v4());
     talk.timestamps = true;
@@ -205,7 +205,7 @@ fn every_limit_has_its_own_response() {
             "{}",
             ran.answer().text()
         );
-        counted(&programs, &[(total, 1), (counter::RESPONSES_SENT, 1)]);
+        assert_counters(&programs, &[(total, 1), (counter::RESPONSES_SENT, 1)]);
         let index = usize::try_from(why).expect("an index");
         assert_eq!(programs.state(SCOPE).refused[index], 1);
     }
@@ -266,7 +266,7 @@ fn reset_resets_both_sides() {
     );
     let flags = programs.tomb(&talk.key()).expect("a tomb").flags & 0xff;
     assert_eq!(flags, TOMB_RESET_SERVER | TOMB_RESET_CLIENT);
-    counted(
+    assert_counters(
         &programs,
         &[(counter::REFUSED_DAILY_QUOTA, 1), (counter::RESETS_SENT, 2)],
     );
@@ -280,7 +280,7 @@ fn drop_drops_and_counts_the_request_once() {
     for _ in 0..3 {
         assert_eq!(talk.ask(&mut programs, get("/")).verdict, Verdict::Drop);
     }
-    counted(
+    assert_counters(
         &programs,
         &[
             (counter::REFUSED_DAILY_QUOTA, 1),
@@ -306,7 +306,7 @@ fn a_refusal_waits_until_the_server_is_quiet() {
     let mut talk = Talk::open(&mut programs, Shape::v4());
     talk.asks(&mut programs, get("/"));
     assert_eq!(talk.ask(&mut programs, get("/2")).verdict, Verdict::Drop);
-    counted(
+    assert_counters(
         &programs,
         &[(counter::ADMITTED, 1), (counter::NOT_QUIET_DROPPED, 1)],
     );
@@ -321,7 +321,7 @@ fn a_refusal_waits_until_the_server_is_quiet() {
 }
 
 #[test]
-fn a_refusal_waits_until_the_client_has_all_that_the_server_sent() {
+fn refusal_waits_until_the_client_has_acknowledged_the_server() {
     let mut programs = limited(Limits {
         daily_quota: 1,
         ..no_limits()
@@ -337,7 +337,7 @@ fn a_refusal_waits_until_the_client_has_all_that_the_server_sent() {
         .client(get("/2").as_bytes())
         .with_ack(talk.server_start + before);
     assert_eq!(talk.run(&mut programs, true, &early).verdict, Verdict::Drop);
-    counted(
+    assert_counters(
         &programs,
         &[(counter::ADMITTED, 1), (counter::NOT_QUIET_DROPPED, 1)],
     );
@@ -347,7 +347,7 @@ fn a_refusal_waits_until_the_client_has_all_that_the_server_sent() {
 }
 
 #[test]
-fn without_a_text_both_sides_are_reset() {
+fn refusal_without_a_text_resets_both_sides() {
     let mut programs = limited(nothing());
     programs.forget_text(reason::DAILY_QUOTA);
     let mut talk = Talk::open(&mut programs, Shape::v4());

@@ -6,7 +6,7 @@
 use limiter_common::abi::counter;
 use limiter_tests::program::{Programs, RST, Talk, Verdict};
 
-use crate::support::{KEY, SCOPE, counted, get, get_as, ok, opened};
+use crate::support::{KEY, SCOPE, assert_counters, get, get_as, ok, opened};
 
 /// Sends bytes from the client that begin at position `at` in the client's bytes.
 #[track_caller]
@@ -28,7 +28,7 @@ fn a_retransmission_passes_and_is_not_charged() {
     for _ in 0..3 {
         assert_eq!(sends(&mut programs, &mut talk, 0, &request), Verdict::Pass);
     }
-    counted(
+    assert_counters(
         &programs,
         &[(counter::ADMITTED, 1), (counter::RETRANSMITTED, 3)],
     );
@@ -42,7 +42,7 @@ fn a_retransmission_after_the_response_passes_and_is_not_charged() {
     talk.asks(&mut programs, &request);
     talk.answers(&mut programs, ok("hello"));
     assert_eq!(sends(&mut programs, &mut talk, 0, &request), Verdict::Pass);
-    counted(
+    assert_counters(
         &programs,
         &[(counter::ADMITTED, 1), (counter::RETRANSMITTED, 1)],
     );
@@ -56,7 +56,7 @@ pub fn post(key: &str, len: usize) -> String {
 }
 
 #[test]
-fn another_request_in_the_place_of_what_may_be_missing_is_dropped() {
+fn other_request_in_place_of_an_unacknowledged_one_is_dropped() {
     let chunks = "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
     let two = 2 * get("/").len() - get("").len();
     for (what, first, other) in [
@@ -91,7 +91,7 @@ fn another_request_in_the_place_of_what_may_be_missing_is_dropped() {
             Verdict::Drop,
             "{what}"
         );
-        counted(
+        assert_counters(
             &programs,
             &[(counter::ADMITTED, 1), (counter::CONFLICT_DROPPED, 1)],
         );
@@ -105,7 +105,7 @@ fn another_request_in_the_place_of_what_may_be_missing_is_dropped() {
 }
 
 #[test]
-fn a_request_that_comes_to_the_same_passes_in_the_place_of_another() {
+fn equivalent_request_passes_in_place_of_another() {
     // To the programs, both requests are the same: the key, the framing and the length are equal.
     // It does not matter which of the two the server receives, so the second one may pass in place
     // of the first.
@@ -115,14 +115,14 @@ fn a_request_that_comes_to_the_same_passes_in_the_place_of_another() {
         sends(&mut programs, &mut talk, 0, &get("/bbbb")),
         Verdict::Pass
     );
-    counted(
+    assert_counters(
         &programs,
         &[(counter::ADMITTED, 1), (counter::RETRANSMITTED, 1)],
     );
 }
 
 #[test]
-fn a_part_of_a_head_is_held_to_the_byte() {
+fn retransmitted_part_of_a_head_must_match_to_the_byte() {
     let request = get("/aaaa");
     for (what, other) in [
         ("another path", request.replace("aaaa", "aaab")),
@@ -149,21 +149,21 @@ fn a_part_of_a_head_is_held_to_the_byte() {
 }
 
 #[test]
-fn what_the_server_has_acknowledged_passes_whatever_it_is() {
+fn acknowledged_bytes_pass_with_any_content() {
     let (mut programs, mut talk) = opened();
     let request = get("/aaaa");
     talk.asks(&mut programs, &request);
     talk.acknowledged(&mut programs);
     let other = request.replace("aaaa", "bbbb");
     assert_eq!(sends(&mut programs, &mut talk, 0, &other), Verdict::Pass);
-    counted(
+    assert_counters(
         &programs,
         &[(counter::ADMITTED, 1), (counter::RETRANSMITTED, 1)],
     );
 }
 
 #[test]
-fn a_retransmission_with_more_behind_it_is_charged_for_what_is_new() {
+fn retransmission_with_a_new_request_is_charged_for_the_new_one() {
     for acknowledged in [false, true] {
         let (mut programs, mut talk) = opened();
         talk.asks(&mut programs, get("/a"));
@@ -172,17 +172,17 @@ fn a_retransmission_with_more_behind_it_is_charged_for_what_is_new() {
         }
         let both = get("/a") + &get("/b");
         assert_eq!(sends(&mut programs, &mut talk, 0, &both), Verdict::Pass);
-        counted(&programs, &[(counter::ADMITTED, 2)]);
+        assert_counters(&programs, &[(counter::ADMITTED, 2)]);
     }
 }
 
 #[test]
-fn other_content_with_more_behind_it_is_dropped_and_not_charged() {
+fn other_content_with_a_new_request_is_dropped_and_not_charged() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/a"));
     let both = get_as("key-two", "/a") + &get("/b");
     assert_eq!(sends(&mut programs, &mut talk, 0, &both), Verdict::Drop);
-    counted(
+    assert_counters(
         &programs,
         &[(counter::ADMITTED, 1), (counter::CONFLICT_DROPPED, 1)],
     );
@@ -194,19 +194,19 @@ fn other_content_with_more_behind_it_is_dropped_and_not_charged() {
 }
 
 #[test]
-fn the_beginning_of_a_request_is_held_to_what_it_was() {
+fn retransmitted_beginning_of_a_request_must_match() {
     let request = get("/aaaa");
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, &request[..12]);
     let other = request.replace("aaaa", "aaab");
     assert_eq!(sends(&mut programs, &mut talk, 0, &other), Verdict::Drop);
-    counted(&programs, &[(counter::CONFLICT_DROPPED, 1)]);
+    assert_counters(&programs, &[(counter::CONFLICT_DROPPED, 1)]);
     assert_eq!(sends(&mut programs, &mut talk, 0, &request), Verdict::Pass);
     assert_eq!(programs.state(SCOPE).admitted, 1);
 }
 
 #[test]
-fn segments_sent_again_as_one_pass() {
+fn segments_retransmitted_as_one_pass() {
     let request = get("/");
     for split in [1, 7, request.len() - 1] {
         let (mut programs, mut talk) = opened();
@@ -217,7 +217,7 @@ fn segments_sent_again_as_one_pass() {
             Verdict::Pass,
             "{split}"
         );
-        counted(
+        assert_counters(
             &programs,
             &[(counter::ADMITTED, 1), (counter::RETRANSMITTED, 1)],
         );
@@ -231,7 +231,7 @@ fn segments_sent_again_as_one_pass() {
 }
 
 #[test]
-fn conflicts_between_which_an_upload_goes_on_do_not_end_it() {
+fn conflicts_do_not_end_an_upload_that_makes_progress() {
     let (mut programs, mut talk) = opened();
     // Only the head is sent here. The body follows in pieces.
     let whole = post(KEY, 400);
@@ -247,7 +247,7 @@ fn conflicts_between_which_an_upload_goes_on_do_not_end_it() {
 }
 
 #[test]
-fn what_cannot_be_compared_ends_the_connection_after_some_tries() {
+fn incomparable_retransmissions_reset_the_connection_after_some_attempts() {
     // The head is so short that it fits in one packet on every network path, so no client has a
     // reason to retransmit only a part of it. After several attempts, the connection is reset.
     let request = get("/");
@@ -272,7 +272,7 @@ fn what_cannot_be_compared_ends_the_connection_after_some_tries() {
 }
 
 #[test]
-fn some_requests_under_way_pass_again() {
+fn unacknowledged_requests_pass_again() {
     let (mut programs, mut talk) = opened();
     let requests: Vec<String> = (1..=8).map(|number| get(&format!("/{number}"))).collect();
     for request in &requests {
@@ -287,14 +287,14 @@ fn some_requests_under_way_pass_again() {
         );
         at += request.len();
     }
-    counted(
+    assert_counters(
         &programs,
         &[(counter::ADMITTED, 8), (counter::RETRANSMITTED, 8)],
     );
 }
 
 #[test]
-fn a_retransmitted_body_passes_whatever_it_is() {
+fn retransmitted_body_passes_with_any_content() {
     let (mut programs, mut talk) = opened();
     let head = get("/").replace("\r\n\r\n", "\r\nContent-Length: 400\r\n\r\n");
     talk.asks(&mut programs, &head);
@@ -304,7 +304,7 @@ fn a_retransmitted_body_passes_whatever_it_is() {
         sends(&mut programs, &mut talk, head.len(), &body),
         Verdict::Pass
     );
-    counted(
+    assert_counters(
         &programs,
         &[(counter::ADMITTED, 1), (counter::RETRANSMITTED, 1)],
     );

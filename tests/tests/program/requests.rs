@@ -5,13 +5,13 @@
 use limiter_common::abi::{KeyEntry, Limits, MAX_OUTSTANDING, counter};
 use limiter_tests::program::{Shape, Talk, Verdict, no_limits};
 
-use crate::support::{KEY, SCOPE, counted, get, get_as, limited, ok, opened};
+use crate::support::{KEY, SCOPE, assert_counters, get, get_as, limited, ok, opened};
 
 #[test]
 fn a_request_is_admitted_and_charged_once() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/"));
-    counted(&programs, &[(counter::ADMITTED, 1)]);
+    assert_counters(&programs, &[(counter::ADMITTED, 1)]);
     let bytes = u64::try_from(get("/").len()).expect("a length");
     assert_eq!(programs.counter(counter::INSPECTED_BYTES), bytes);
     let state = programs.state(SCOPE);
@@ -35,7 +35,7 @@ fn requests_of_a_connection_are_charged_one_by_one() {
         talk.answers(&mut programs, ok("hello"));
         assert_eq!(programs.state(SCOPE).in_flight, 0);
     }
-    counted(&programs, &[(counter::ADMITTED, 40)]);
+    assert_counters(&programs, &[(counter::ADMITTED, 40)]);
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn a_request_in_two_segments_is_charged_when_it_is_whole() {
             (1, 1),
             "split at {split}"
         );
-        counted(&programs, &[(counter::ADMITTED, 1)]);
+        assert_counters(&programs, &[(counter::ADMITTED, 1)]);
     }
 }
 
@@ -69,14 +69,14 @@ fn a_request_in_segments_of_one_byte_is_charged_once() {
         assert_eq!(programs.state(SCOPE).admitted, 0);
         talk.asks(&mut programs, [*byte]);
     }
-    counted(&programs, &[(counter::ADMITTED, 1)]);
+    assert_counters(&programs, &[(counter::ADMITTED, 1)]);
 }
 
 #[test]
 fn two_requests_in_one_segment_are_charged_twice() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/a") + &get("/b"));
-    counted(&programs, &[(counter::ADMITTED, 2)]);
+    assert_counters(&programs, &[(counter::ADMITTED, 2)]);
     assert_eq!(programs.state(SCOPE).in_flight, 2);
     talk.answers(&mut programs, ok("one"));
     assert_eq!(programs.state(SCOPE).in_flight, 1);
@@ -186,21 +186,21 @@ fn sequence_numbers_wrap_between_the_halves_of_a_request() {
         let (first, second) = request.split_at(split);
         talk.asks(&mut programs, first);
         talk.asks(&mut programs, second);
-        counted(&programs, &[(counter::ADMITTED, 1)]);
+        assert_counters(&programs, &[(counter::ADMITTED, 1)]);
     }
 }
 
 #[test]
-fn a_segment_ahead_is_dropped_and_passes_when_it_is_due() {
+fn out_of_order_segment_is_dropped_and_passes_in_order() {
     let (mut programs, mut talk) = opened();
     let request = get("/");
     let (first, second) = request.split_at(10);
     let ahead = talk.client_at(10, second.as_bytes());
     assert_eq!(talk.run(&mut programs, true, &ahead).verdict, Verdict::Drop);
-    counted(&programs, &[(counter::OUT_OF_ORDER_DROPPED, 1)]);
+    assert_counters(&programs, &[(counter::OUT_OF_ORDER_DROPPED, 1)]);
     talk.asks(&mut programs, first);
     talk.asks(&mut programs, second);
-    counted(
+    assert_counters(
         &programs,
         &[(counter::OUT_OF_ORDER_DROPPED, 1), (counter::ADMITTED, 1)],
     );
@@ -223,21 +223,21 @@ fn acknowledgements_keepalives_and_probes_pass() {
             Verdict::Pass
         );
     }
-    counted(
+    assert_counters(
         &programs,
         &[(counter::ADMITTED, 1), (counter::RETRANSMITTED, 1)],
     );
 }
 
 #[test]
-fn no_more_requests_than_can_be_remembered_wait_at_once() {
+fn outstanding_requests_are_bounded() {
     let (mut programs, mut talk) = opened();
     let small = "GET / HTTP/1.1\r\nX-Api-Key: key-one\r\n\r\n";
     let ran = talk.ask(&mut programs, small.repeat(40));
     assert_eq!(ran.verdict, Verdict::Pass);
     let most = u64::from(MAX_OUTSTANDING);
     assert_eq!(ran.decoded().payload, small.repeat(32).as_bytes());
-    counted(
+    assert_counters(
         &programs,
         &[(counter::ADMITTED, most), (counter::TRIMMED, 1)],
     );
@@ -251,7 +251,7 @@ fn no_more_requests_than_can_be_remembered_wait_at_once() {
 }
 
 #[test]
-fn a_segment_without_acknowledgement_or_of_what_was_never_sent_is_dropped() {
+fn segment_without_ack_or_with_an_ack_of_unsent_bytes_is_dropped() {
     let (mut programs, mut talk) = opened();
     let request = get("/");
     let without = talk.client(request.as_bytes()).with_flags(0);
@@ -265,12 +265,12 @@ fn a_segment_without_acknowledgement_or_of_what_was_never_sent_is_dropped() {
         talk.run(&mut programs, true, &future).verdict,
         Verdict::Drop
     );
-    counted(&programs, &[(counter::INVALID_DROPPED, 2)]);
+    assert_counters(&programs, &[(counter::INVALID_DROPPED, 2)]);
     talk.asks(&mut programs, request);
 }
 
 #[test]
-fn a_head_as_large_as_may_be_passes_over_several_segments() {
+fn largest_head_passes_in_several_segments() {
     let (mut programs, mut talk) = opened();
     let mut head = get("/").replace("\r\n\r\n", "\r\n");
     for line in 0..120 {
@@ -281,16 +281,16 @@ fn a_head_as_large_as_may_be_passes_over_several_segments() {
         assert_eq!(programs.state(SCOPE).admitted, 0);
         talk.asks(&mut programs, piece);
     }
-    counted(&programs, &[(counter::ADMITTED, 1)]);
+    assert_counters(&programs, &[(counter::ADMITTED, 1)]);
 }
 
 #[test]
-fn an_unfinished_line_with_a_key_stands_in_no_map() {
+fn no_map_holds_an_unfinished_line_with_a_key() {
     let (mut programs, mut talk) = opened();
     let request = get("/");
     let (begin, end) = request.split_at(request.find(KEY).expect("the key") + KEY.len() - 1);
     talk.asks(&mut programs, begin);
     assert!(!programs.flows_hold(b"key-on"), "a part of the key");
     talk.asks(&mut programs, end);
-    counted(&programs, &[(counter::ADMITTED, 1)]);
+    assert_counters(&programs, &[(counter::ADMITTED, 1)]);
 }

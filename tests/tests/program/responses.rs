@@ -5,7 +5,7 @@
 use limiter_common::abi::{FLOW_RESPONSE_LOST, counter, phase, policy};
 use limiter_tests::program::{ACK, FIN, Verdict};
 
-use crate::support::{KEY, SCOPE, counted, get, ok, opened};
+use crate::support::{KEY, SCOPE, assert_counters, get, ok, opened};
 
 fn head(path: &str) -> String {
     get(path).replace("GET", "HEAD")
@@ -82,7 +82,7 @@ fn a_slot_is_freed_by_the_last_byte_of_its_response() {
                 0,
                 "{what}, split at {split}"
             );
-            counted(&programs, &[(counter::ADMITTED, 1)]);
+            assert_counters(&programs, &[(counter::ADMITTED, 1)]);
         }
     }
 }
@@ -103,7 +103,7 @@ fn responses_in_one_segment_free_their_slots_one_by_one() {
 }
 
 #[test]
-fn a_response_sent_again_frees_nothing_twice() {
+fn retransmitted_response_frees_nothing_twice() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/") + &get("/"));
     let response = ok("hello");
@@ -121,7 +121,7 @@ fn a_response_sent_again_frees_nothing_twice() {
 }
 
 #[test]
-fn a_response_until_the_end_of_the_connection_frees_its_slot_there() {
+fn response_delimited_by_close_frees_its_slot_at_the_end() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/"));
     talk.answers(&mut programs, "HTTP/1.1 200 OK\r\n\r\nuntil");
@@ -152,7 +152,7 @@ fn a_gap_in_a_response_is_skipped_in_its_body_only() {
         talk.run(&mut programs, false, &first).verdict,
         Verdict::Pass
     );
-    counted(&programs, &[(counter::ADMITTED, 1)]);
+    assert_counters(&programs, &[(counter::ADMITTED, 1)]);
 
     talk.answered = at + 100;
     talk.asks(&mut programs, get("/"));
@@ -161,7 +161,7 @@ fn a_gap_in_a_response_is_skipped_in_its_body_only() {
         talk.run(&mut programs, false, &ahead).verdict,
         Verdict::Drop
     );
-    counted(
+    assert_counters(
         &programs,
         &[(counter::ADMITTED, 2), (counter::OUT_OF_ORDER_DROPPED, 1)],
     );
@@ -182,7 +182,7 @@ fn a_response_before_the_end_of_its_request_frees_the_slot() {
 }
 
 #[test]
-fn what_is_nobodys_response_frees_nothing() {
+fn response_without_a_request_frees_nothing() {
     let (mut programs, mut talk) = opened();
     talk.answers(
         &mut programs,
@@ -195,7 +195,7 @@ fn what_is_nobodys_response_frees_nothing() {
 }
 
 #[test]
-fn an_upgraded_connection_is_a_tunnel_and_holds_its_slot() {
+fn upgraded_connection_is_a_tunnel_and_holds_its_slot() {
     let (mut programs, mut talk) = opened();
     let upgrade = "\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
     talk.asks(&mut programs, get("/").replace("\r\n\r\n", upgrade));
@@ -209,7 +209,7 @@ fn an_upgraded_connection_is_a_tunnel_and_holds_its_slot() {
     );
     talk.asks(&mut programs, "\u{1}\u{2}\u{3}");
     talk.answers(&mut programs, "\u{1}");
-    counted(
+    assert_counters(
         &programs,
         &[
             (counter::ADMITTED, 1),
@@ -230,7 +230,7 @@ fn a_refused_upgrade_is_an_ordinary_response() {
     talk.answers(&mut programs, ok("no"));
     assert_eq!(programs.state(SCOPE).in_flight, 0);
     talk.asks(&mut programs, get("/"));
-    counted(&programs, &[(counter::ADMITTED, 2)]);
+    assert_counters(&programs, &[(counter::ADMITTED, 2)]);
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn connect_is_a_tunnel_when_it_succeeds() {
     );
     assert_eq!(programs.state(SCOPE).in_flight, 0);
     talk.asks(&mut programs, get("/"));
-    counted(&programs, &[(counter::ADMITTED, 2)]);
+    assert_counters(&programs, &[(counter::ADMITTED, 2)]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use limiter_common::abi::counter;
 use limiter_tests::program::{Ends, Extension, Fragment, Hook, Shape, Talk, no_limits};
 
 use crate::{
-    support::{SCOPE, counted, get, limited},
+    support::{SCOPE, assert_counters, get, limited},
     table::{DESTINATION, HOP_BY_HOP, Row, check, request, request_of},
 };
 
@@ -72,12 +72,12 @@ fn a_request_is_found_in_every_shape() {
             programs.flow(&talk.key()).is_some(),
             "{what}: the flow's key"
         );
-        counted(&programs, &[(counter::ADMITTED, 1)]);
+        assert_counters(&programs, &[(counter::ADMITTED, 1)]);
     }
 }
 
 #[test]
-fn extensions_that_lead_too_far_are_not_followed() {
+fn too_many_or_too_long_extension_headers_are_dropped() {
     let options = |kind, units| Extension::options(kind, units);
     let shape = |extensions| request(&Shape::v6_with(extensions));
     let far = shape(vec![options(HOP_BY_HOP, 200), options(DESTINATION, 100)]);
@@ -132,7 +132,7 @@ fn first_fragments_are_dropped_and_others_pass() {
 }
 
 #[test]
-fn a_fragment_that_is_whole_is_no_fragment() {
+fn atomic_fragment_is_treated_as_a_whole_packet() {
     let bytes = u64::try_from(get("/").len()).expect("a length");
     let whole = Extension::fragment(Fragment {
         offset: 0,

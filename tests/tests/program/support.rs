@@ -63,7 +63,7 @@ const QUIET: [u32; 6] = [
 /// Asserts that the counters in `expected` have these values and that all other counters are zero.
 /// The counters in `QUIET` are not checked.
 #[track_caller]
-pub fn counted(programs: &Programs, expected: &[(u32, u64)]) {
+pub fn assert_counters(programs: &Programs, expected: &[(u32, u64)]) {
     let name = |index: u32| counter::NAMES[usize::try_from(index).expect("an index")];
     let expected: BTreeMap<&str, u64> = expected
         .iter()
@@ -101,7 +101,7 @@ pub fn fin(programs: &mut Programs, talk: &mut Talk, client: bool) -> Verdict {
 
 /// Asserts that `SCOPE` has no request in flight and no open connection.
 #[track_caller]
-pub fn nothing_is_held(programs: &Programs) {
+pub fn assert_nothing_held(programs: &Programs) {
     let ScopeState {
         in_flight,
         connections,

@@ -24,7 +24,7 @@ fn urgent_data_does_not_pass() {
 }
 
 #[test]
-fn a_syn_ack_sent_again_after_a_request_does_not_charge_it_twice() {
+fn syn_ack_retransmitted_after_a_request_does_not_charge_it_twice() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/"));
     // The server retransmits its SYN-ACK because its listener had no room for the connection, and
@@ -49,7 +49,7 @@ fn a_syn_ack_sent_again_after_a_request_does_not_charge_it_twice() {
 }
 
 #[test]
-fn a_reset_that_is_believed_is_one_that_the_server_believes() {
+fn reset_takes_effect_only_if_the_server_will_accept_it() {
     // The server may not process these resets: one has a wrong checksum, and the time to live of
     // the other may expire before the server.
     for (what, at, bit) in [("the checksum", 50, 1), ("the time to live", 22, 0x41)] {
@@ -75,7 +75,7 @@ fn a_reset_that_is_believed_is_one_that_the_server_believes() {
 }
 
 #[test]
-fn a_reset_before_what_the_server_may_have_is_not_believed() {
+fn reset_with_an_old_number_changes_nothing() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/"));
     // The server has received the request but has not acknowledged it yet. To the server, the
@@ -88,7 +88,7 @@ fn a_reset_before_what_the_server_may_have_is_not_believed() {
 }
 
 #[test]
-fn a_server_that_speaks_after_the_clients_reset_is_reset_again() {
+fn server_that_sends_after_a_client_reset_is_reset_again() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/"));
     let reset = talk.client(b"").with_flags(RST | ACK);
@@ -103,7 +103,7 @@ fn a_server_that_speaks_after_the_clients_reset_is_reset_again() {
 }
 
 #[test]
-fn nothing_passes_a_reset_connection() {
+fn reset_connection_passes_nothing() {
     let (mut programs, mut talk) = opened();
     let reset = talk.client(b"").with_flags(RST | ACK);
     talk.run(&mut programs, true, &reset);
@@ -116,7 +116,7 @@ fn nothing_passes_a_reset_connection() {
 }
 
 #[test]
-fn a_server_that_took_a_part_of_a_segment_gets_no_other_rest_of_it() {
+fn partly_acknowledged_segment_cannot_be_completed_with_other_bytes() {
     // Some receivers accept only the part of a segment that fits in their window. Such a receiver
     // could combine the first bytes of one request with the last bytes of the other.
     let (mut programs, mut talk) = opened();
@@ -130,7 +130,7 @@ fn a_server_that_took_a_part_of_a_segment_gets_no_other_rest_of_it() {
 }
 
 #[test]
-fn a_reset_of_the_server_in_a_handshake_does_not_let_the_connection_by_later() {
+fn server_reset_in_a_handshake_keeps_the_connection_tracked() {
     // The server answers a SYN-ACK with a wrong acknowledgement number with a reset, but still
     // waits for the last segment of the handshake. If a sweep removed the flow in the meantime, the
     // connection would become untracked.
@@ -162,7 +162,7 @@ fn a_reset_of_the_server_in_a_handshake_does_not_let_the_connection_by_later() {
 }
 
 #[test]
-fn a_fin_that_the_server_has_not_acknowledged_does_not_end_the_patience() {
+fn unacknowledged_fin_does_not_shorten_the_idle_timeout() {
     // The checksum of the FIN may have been wrong. In that case, the connection is still open.
     let (mut programs, mut talk) = opened();
     let fin = talk.client(b"").with_flags(FIN | ACK);

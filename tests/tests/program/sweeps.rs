@@ -9,7 +9,8 @@ use limiter_common::{
 use limiter_tests::program::{ACK, Programs, Shape, Talk, Verdict, no_limits};
 
 use crate::support::{
-    SCOPE, another, boot_ns, counted, fin, get, get_as, limited, nothing_is_held, ok, opened,
+    SCOPE, another, assert_counters, assert_nothing_held, boot_ns, fin, get, get_as, limited, ok,
+    opened,
 };
 
 /// Returns a connection whose client has not answered the server's SYN-ACK.
@@ -24,7 +25,7 @@ fn half_open(programs: &mut Programs, port: u16) -> Talk {
 
 /// Marks the flow as a connection of a socket on this host. (The programs cannot see this in a test
 /// run, in which packets belong to no socket.)
-fn of_this_host(programs: &mut Programs, talk: &Talk) {
+fn set_local(programs: &mut Programs, talk: &Talk) {
     let flow = programs.flow(&talk.key()).expect("a flow");
     assert_eq!(flow.flags & FLOW_LOCAL, 0, "of no socket");
     programs.set_flow(Flow {
@@ -34,12 +35,12 @@ fn of_this_host(programs: &mut Programs, talk: &Talk) {
 }
 
 /// Waits until the coarse clock, by which idle times are measured, has advanced.
-fn a_moment() {
+fn sleep_briefly() {
     std::thread::sleep(std::time::Duration::from_millis(20));
 }
 
 #[test]
-fn a_sweep_removes_what_is_silent_and_gives_back_what_it_held() {
+fn sweep_removes_idle_flows_and_returns_their_counts() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/") + &get("/"));
     programs.key(
@@ -53,9 +54,9 @@ fn a_sweep_removes_what_is_silent_and_gives_back_what_it_held() {
     programs.limit(2, no_limits());
     talk.asks(&mut programs, get_as("other", "/"));
     talk.acknowledged(&mut programs);
-    let patient = programs.sweep([u64::MAX; Idle::COUNT]);
-    assert_eq!((patient.flows, patient.removed, patient.slots), (1, 0, 0));
-    a_moment();
+    let swept = programs.sweep([u64::MAX; Idle::COUNT]);
+    assert_eq!((swept.flows, swept.removed, swept.slots), (1, 0, 0));
+    sleep_briefly();
     let swept = programs.sweep([u64::MAX, 1_000_000, u64::MAX, u64::MAX, u64::MAX]);
     let idle_ns = swept.idle_ns;
     assert_eq!(
@@ -69,13 +70,13 @@ fn a_sweep_removes_what_is_silent_and_gives_back_what_it_held() {
             ..Sweep::default()
         }
     );
-    nothing_is_held(&programs);
+    assert_nothing_held(&programs);
     assert_eq!(
         (programs.state(2).in_flight, programs.state(2).connections),
         (0, 0)
     );
     assert_eq!(programs.flows(), []);
-    counted(
+    assert_counters(
         &programs,
         &[
             (counter::ADMITTED, 3),
@@ -86,7 +87,7 @@ fn a_sweep_removes_what_is_silent_and_gives_back_what_it_held() {
 }
 
 #[test]
-fn a_sweep_looks_at_each_kind_of_connection_by_its_own_patience() {
+fn sweep_uses_the_idle_timeout_of_each_kind_of_connection() {
     let mut programs = limited(no_limits());
     let handshake = half_open(&mut programs, 41_000);
     let mut open = another(&mut programs, 41_001);
@@ -102,7 +103,7 @@ fn a_sweep_looks_at_each_kind_of_connection_by_its_own_patience() {
     fin(&mut programs, &mut closed, true);
     closed.server_acked = 1;
     fin(&mut programs, &mut closed, false);
-    a_moment();
+    sleep_briefly();
     for (class, talk) in [&handshake, &open, &closing, &closed, &unconfirmed]
         .into_iter()
         .enumerate()
@@ -118,7 +119,7 @@ fn a_sweep_looks_at_each_kind_of_connection_by_its_own_patience() {
 }
 
 #[test]
-fn a_sweep_takes_nothing_from_counts_that_are_zero_already() {
+fn sweep_does_not_decrease_counts_below_zero() {
     let mut programs = limited(Limits {
         concurrency: 5,
         ..no_limits()
@@ -127,13 +128,13 @@ fn a_sweep_takes_nothing_from_counts_that_are_zero_already() {
     talk.asks(&mut programs, get("/"));
     // The counts are zero, as if a recount had already corrected them.
     programs.set_state(SCOPE, ScopeState::default());
-    a_moment();
+    sleep_briefly();
     programs.sweep([1_000_000; Idle::COUNT]);
-    nothing_is_held(&programs);
+    assert_nothing_held(&programs);
 }
 
 #[test]
-fn packets_keep_a_connection_from_the_sweep() {
+fn packets_reset_the_idle_time_of_a_flow() {
     let (mut programs, mut talk) = opened();
     // Without the packet in the middle, the flow would be idle for longer than the sweep allows.
     // Even on a busy machine, less than half a second passes between this packet and the sweep.
@@ -147,7 +148,7 @@ fn packets_keep_a_connection_from_the_sweep() {
 }
 
 /// Returns the parameters of a sweep that removes no flow.
-fn patient() -> Sweep {
+fn sweep_without_timeouts() -> Sweep {
     Sweep {
         idle_ns: [u64::MAX; Idle::COUNT],
         ..Sweep::default()
@@ -173,7 +174,7 @@ fn recounted(programs: &Programs) -> (u64, u64) {
 }
 
 #[test]
-fn a_recount_comes_to_what_the_flows_hold_and_goes_along_with_them() {
+fn recount_matches_the_flows_and_follows_their_changes() {
     let (mut programs, mut first) = opened();
     first.asks(&mut programs, get("/") + &get("/"));
     let mut second = another(&mut programs, 41_000);
@@ -188,7 +189,7 @@ fn a_recount_comes_to_what_the_flows_hold_and_goes_along_with_them() {
     begin_recount(&mut programs, 7);
     let ask = Sweep {
         recount: 7,
-        ..patient()
+        ..sweep_without_timeouts()
     };
     assert_eq!(programs.sweep_with(ask).recounted, 2);
     assert_eq!(recounted(&programs), (3, 2));
@@ -215,7 +216,7 @@ fn a_recount_comes_to_what_the_flows_hold_and_goes_along_with_them() {
 }
 
 #[test]
-fn a_flow_that_a_recount_has_not_been_at_is_not_in_it() {
+fn unvisited_flow_is_not_in_the_recount() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/"));
     begin_recount(&mut programs, 1);
@@ -224,7 +225,7 @@ fn a_flow_that_a_recount_has_not_been_at_is_not_in_it() {
     assert_eq!(recounted(&programs), (0, 0));
     programs.sweep_with(Sweep {
         recount: 1,
-        ..patient()
+        ..sweep_without_timeouts()
     });
     assert_eq!(recounted(&programs), (1, 1));
 }
@@ -236,13 +237,13 @@ fn silent_flows_of_this_host_are_named_once_in_a_check() {
     let half = half_open(&mut programs, 41_001);
     another(&mut programs, 41_002);
     for local in [&talk, &other, &half] {
-        of_this_host(&mut programs, local);
+        set_local(&mut programs, local);
     }
-    a_moment();
+    sleep_briefly();
     let ask = Sweep {
         check: 3,
         suspect_ns: 1_000_000,
-        ..patient()
+        ..sweep_without_timeouts()
     };
     let swept = programs.sweep_with(ask);
     let mut named: Vec<u16> = programs
@@ -261,38 +262,38 @@ fn silent_flows_of_this_host_are_named_once_in_a_check() {
     assert_eq!(programs.sweep_with(next).suspects, 2);
     let none = Sweep { check: 0, ..ask };
     assert_eq!(programs.sweep_with(none).suspects, 0);
-    let patience = Sweep {
+    let long_timeout = Sweep {
         check: 5,
         suspect_ns: 3_600_000_000_000,
         ..ask
     };
-    assert_eq!(programs.sweep_with(patience).suspects, 0);
+    assert_eq!(programs.sweep_with(long_timeout).suspects, 0);
     assert!(programs.flow(&other.key()).is_some());
 }
 
 #[test]
-fn a_flow_is_forgotten_unless_its_server_spoke_meanwhile() {
+fn flow_is_forgotten_unless_its_server_sent_a_packet() {
     let (mut programs, mut talk) = opened();
     talk.asks(&mut programs, get("/"));
-    of_this_host(&mut programs, &talk);
-    a_moment();
+    set_local(&mut programs, &talk);
+    sleep_briefly();
     let ask = Sweep {
         check: 1,
-        ..patient()
+        ..sweep_without_timeouts()
     };
     let swept = programs.sweep_with(ask);
     let suspect = programs.suspects(&swept)[0];
-    a_moment();
+    sleep_briefly();
     talk.acknowledged(&mut programs);
     assert_eq!(programs.forget(suspect).removed, 0);
     assert_eq!(programs.state(SCOPE).in_flight, 1);
 
-    of_this_host(&mut programs, &talk);
+    set_local(&mut programs, &talk);
     let swept = programs.sweep_with(Sweep { check: 2, ..ask });
     let suspect = programs.suspects(&swept)[0];
     let done = programs.forget(suspect);
     assert_eq!((done.removed, done.slots, done.connections), (1, 1, 1));
-    nothing_is_held(&programs);
+    assert_nothing_held(&programs);
     assert_eq!(programs.flows(), []);
     assert_eq!(programs.counter(counter::ORPHANED_FLOWS), 1);
     assert_eq!(programs.counter(counter::ORPHANED_SLOTS), 1);
@@ -306,24 +307,24 @@ fn a_flow_is_forgotten_unless_its_server_spoke_meanwhile() {
 }
 
 #[test]
-fn a_half_open_flow_given_up_early_is_counted() {
+fn early_removal_of_a_half_open_flow_is_counted() {
     let mut programs = limited(no_limits());
     half_open(&mut programs, 41_000);
-    a_moment();
+    sleep_briefly();
     assert_eq!(
         programs
             .sweep([1_000_000, u64::MAX, u64::MAX, u64::MAX, u64::MAX])
             .handshakes,
         1
     );
-    counted(
+    assert_counters(
         &programs,
         &[(counter::SWEPT_FLOWS, 1), (counter::HURRIED_HANDSHAKES, 1)],
     );
 }
 
 #[test]
-fn a_connection_that_was_given_up_early_does_not_pass_for_an_old_one() {
+fn early_removed_connection_is_not_treated_as_older() {
     let mut programs = limited(no_limits());
     // The programs treat this connection as older than themselves, and record it as untracked.
     programs.older_until(u64::MAX);
@@ -331,7 +332,7 @@ fn a_connection_that_was_given_up_early_does_not_pass_for_an_old_one() {
     old.ends.client_port = 41_001;
     old.asks(&mut programs, get("/"));
     let mut slow = half_open(&mut programs, 41_000);
-    a_moment();
+    sleep_briefly();
     programs.refuse_untracked_until(boot_ns() + 60_000_000_000);
     programs.sweep([1_000_000, u64::MAX, u64::MAX, u64::MAX, u64::MAX]);
     let ack = slow.client(b"").with_flags(ACK);
@@ -354,7 +355,7 @@ fn a_connection_that_was_given_up_early_does_not_pass_for_an_old_one() {
 }
 
 #[test]
-fn a_port_used_again_does_not_make_a_connection_untracked() {
+fn reused_port_does_not_make_a_connection_untracked() {
     let mut programs = limited(no_limits());
     programs.older_until(u64::MAX);
     let mut talk = Talk::new(Shape::v4());
@@ -364,7 +365,7 @@ fn a_port_used_again_does_not_make_a_connection_untracked() {
     // port. Otherwise, after an early removal of the flow, its request would pass as one on a
     // connection that is older than the programs.
     let mut talk = half_open(&mut programs, talk.ends.client_port);
-    a_moment();
+    sleep_briefly();
     programs.refuse_untracked_until(boot_ns() + 60_000_000_000);
     programs.sweep([1_000_000, u64::MAX, u64::MAX, u64::MAX, u64::MAX]);
     talk.ask(&mut programs, get("/"));

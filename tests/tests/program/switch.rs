@@ -20,19 +20,19 @@ const HOOKS: [(bool, bool, u32); 4] = [
 ];
 
 /// Installs the programs of the old set. The new set stays empty.
-fn old_only(programs: &mut Programs) {
+fn install_old_set(programs: &mut Programs) {
     for (to_server, ethernet, number) in HOOKS {
         let program = Hook::of(to_server, ethernet).program();
-        programs.object_mut().lead_to(number, program);
+        programs.object_mut().set_tail_call(number, program);
     }
 }
 
-fn say(programs: &mut Programs, word: u64) {
+fn set_switch(programs: &mut Programs, word: u64) {
     let set = programs.object_mut().maps.switch.set(0, word, 0);
     set.expect("the switch");
 }
 
-fn said(programs: &Programs) -> u64 {
+fn switch_word(programs: &Programs) -> u64 {
     let word = programs.object().maps.switch.get(&0, 0);
     word.expect("the switch")
 }
@@ -57,34 +57,34 @@ fn verdicts(programs: &mut Programs, to_server: bool) -> [Verdict; 2] {
 }
 
 #[test]
-fn packets_go_the_way_of_the_set_that_is_in_force() {
+fn packets_run_the_program_set_in_force() {
     for to_server in [true, false] {
         let mut programs = limited(no_limits());
-        old_only(&mut programs);
+        install_old_set(&mut programs);
         let in_flight = |programs: &Programs| programs.state(crate::support::SCOPE).in_flight;
         assert_eq!(verdicts(&mut programs, to_server), [Verdict::Pass; 2]);
         // The number of requests in flight shows that the programs of the old set ran.
         assert_eq!(in_flight(&programs), if to_server { 2 } else { 0 });
         // The new set is in force, but has no programs, so no packet of a guarded port passes.
-        say(&mut programs, switch::NEW);
+        set_switch(&mut programs, switch::NEW);
         assert_eq!(verdicts(&mut programs, to_server), [Verdict::Drop; 2]);
-        assert_eq!(said(&programs), switch::NEW);
+        assert_eq!(switch_word(&programs), switch::NEW);
         for (to_server, ethernet, number) in HOOKS {
             let program = Hook::of(to_server, ethernet).program();
             let number = switch::PROGRAMS + number;
-            programs.object_mut().lead_to(number, program);
+            programs.object_mut().set_tail_call(number, program);
         }
         assert_eq!(verdicts(&mut programs, to_server), [Verdict::Pass; 2]);
     }
 }
 
 #[test]
-fn held_packets_change_nothing_and_are_counted_and_others_pass() {
+fn held_packets_are_counted_and_other_packets_pass() {
     for to_server in [true, false] {
         let mut programs = limited(no_limits());
-        old_only(&mut programs);
+        install_old_set(&mut programs);
         let until = boot_ns() + 60_000_000_000;
-        say(&mut programs, until);
+        set_switch(&mut programs, until);
         let before = programs.counter(counter::INSPECTED_BYTES);
         assert_eq!(verdicts(&mut programs, to_server), [Verdict::Drop; 2]);
         assert_eq!(programs.counter(counter::CONTENDED_DROPPED), 2);
@@ -97,7 +97,7 @@ fn held_packets_change_nothing_and_are_counted_and_others_pass() {
         // and had been inspected.
         let wanted = if to_server { (bytes, 0) } else { (0, bytes) };
         assert_eq!((dropped, inspected), wanted);
-        assert_eq!(said(&programs), until);
+        assert_eq!(switch_word(&programs), until);
         // The packets that the programs themselves send are not held, and neither are packets of
         // ports that are not guarded.
         let hook = Hook::of(to_server, true).holding();
@@ -115,13 +115,13 @@ fn held_packets_change_nothing_and_are_counted_and_others_pass() {
 }
 
 #[test]
-fn when_nobody_puts_the_moment_off_the_old_maps_are_in_force_again_and_that_is_said() {
+fn expired_hold_returns_to_the_old_set() {
     for to_server in [true, false] {
         let mut programs = limited(no_limits());
-        old_only(&mut programs);
-        say(&mut programs, boot_ns());
+        install_old_set(&mut programs);
+        set_switch(&mut programs, boot_ns());
         assert_eq!(verdicts(&mut programs, to_server), [Verdict::Pass; 2]);
-        assert_eq!(said(&programs), switch::OLD);
+        assert_eq!(switch_word(&programs), switch::OLD);
         assert_eq!(programs.counter(counter::CONTENDED_DROPPED), 0);
     }
 }

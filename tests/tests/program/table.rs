@@ -4,7 +4,7 @@
 
 use limiter_tests::program::{Ends, Hook, Programs, Shape, Talk, Verdict, no_limits};
 
-use crate::support::{KEY, SCOPE, counted, get};
+use crate::support::{KEY, SCOPE, assert_counters, get};
 
 /// The types of IPv6 extension headers.
 pub const HOP_BY_HOP: u8 = 0;
@@ -64,7 +64,7 @@ pub fn check(rows: Vec<Row>) {
             assert_eq!(ran.packet, row.packet, "{what}: changed");
         }
         assert_eq!(ran.sent, [] as [Vec<u8>; 0], "{what}: additional packets");
-        counted(&programs, &row.counters);
+        assert_counters(&programs, &row.counters);
     }
 }
 

@@ -8,7 +8,7 @@ use limiter_tests::program::{
     ACK, FIN, PSH, Programs, RST, RunResult, Shape, Talk, Verdict, no_limits,
 };
 
-use crate::support::{SCOPE, boot_ns, counted, get, limited, ok};
+use crate::support::{SCOPE, assert_counters, boot_ns, get, limited, ok};
 
 /// A connection whose first request was refused.
 struct RefusedConnection {
@@ -21,14 +21,14 @@ struct RefusedConnection {
 
 /// Returns a connection whose request was refused with a response, and whose server has
 /// acknowledged the FIN that the programs sent to it.
-fn buried() -> RefusedConnection {
-    let mut buried = buried_by(policy::ON_LIMIT_CLOSE);
-    let ran = buried.server(0, 1, ACK, "");
+fn refused_connection() -> RefusedConnection {
+    let mut conn = refused_connection_by(policy::ON_LIMIT_CLOSE);
+    let ran = conn.server(0, 1, ACK, "");
     assert_eq!(ran.verdict, Verdict::Drop, "the client gets no packet");
-    buried
+    conn
 }
 
-fn buried_by(on_limit: u32) -> RefusedConnection {
+fn refused_connection_by(on_limit: u32) -> RefusedConnection {
     let mut programs = limited(Limits {
         daily_quota: 0,
         ..no_limits()
@@ -94,37 +94,37 @@ impl RefusedConnection {
 }
 
 #[test]
-fn the_syn_that_comes_again_is_dropped_and_another_one_passes() {
-    let mut buried = buried();
-    let syn = buried.talk.syn();
-    let ran = buried.talk.run(&mut buried.programs, true, &syn);
+fn retransmitted_syn_is_dropped_and_a_new_one_passes() {
+    let mut conn = refused_connection();
+    let syn = conn.talk.syn();
+    let ran = conn.talk.run(&mut conn.programs, true, &syn);
     assert_eq!((ran.verdict, ran.sent.len()), (Verdict::Drop, 0));
-    let count = buried.programs.counter(counter::AFTER_END_DROPPED);
+    let count = conn.programs.counter(counter::AFTER_END_DROPPED);
     assert_eq!(count, 1);
-    let mut another = Talk::open(&mut buried.programs, Shape::v4());
+    let mut another = Talk::open(&mut conn.programs, Shape::v4());
     let segment = another.client(get("/").as_bytes());
-    let ran = another.run(&mut buried.programs, true, &segment);
+    let ran = another.run(&mut conn.programs, true, &segment);
     // The new connection is followed, and its request is refused like the first one.
     ran.answer();
 }
 
 #[test]
-fn a_port_that_is_used_again_connects_whatever_its_number() {
+fn reused_port_connects_with_any_new_sequence_number() {
     // A SYN opens a new connection if its sequence number differs from that of the old SYN, even if
     // the number is just before it.
     for back in [1, 2, 1 << 10, 1 << 19, (1 << 20) - 1, 1 << 20, 1 << 31] {
-        let mut buried = buried();
-        let mut talk = buried.talk.clone();
+        let mut conn = refused_connection();
+        let mut talk = conn.talk.clone();
         talk.client_start = talk.client_start.wrapping_sub(back);
         talk.server_start = talk.server_start.wrapping_add(4711);
-        let mut talk = talk.opened(&mut buried.programs);
+        let mut talk = talk.opened(&mut conn.programs);
         let segment = talk.client(get("/").as_bytes());
-        talk.run(&mut buried.programs, true, &segment).answer();
+        talk.run(&mut conn.programs, true, &segment).answer();
     }
 }
 
 #[test]
-fn the_same_number_is_another_connections_when_time_has_gone_by() {
+fn same_sequence_number_is_a_new_connection_after_some_time() {
     // A new connection may begin with the same sequence number if enough time has passed since the
     // old one. The programs measure this time by the client's timestamps or by the host's clock.
     for by_clients in [true, false] {
@@ -161,17 +161,14 @@ fn the_same_number_is_another_connections_when_time_has_gone_by() {
 }
 
 #[test]
-fn the_clients_acknowledgement_of_the_response_goes_nowhere() {
-    let mut buried = buried();
-    let (request, response) = (buried.request, buried.response);
+fn client_acknowledgement_of_the_response_is_dropped() {
+    let mut conn = refused_connection();
+    let (request, response) = (conn.request, conn.response);
     for acked in [response, response + 1] {
-        assert_eq!(
-            buried.client(request, acked, ACK, "").verdict,
-            Verdict::Drop
-        );
+        assert_eq!(conn.client(request, acked, ACK, "").verdict, Verdict::Drop);
     }
-    counted(
-        &buried.programs,
+    assert_counters(
+        &conn.programs,
         &[
             (counter::REFUSED_DAILY_QUOTA, 1),
             (counter::RESPONSES_SENT, 1),
@@ -181,32 +178,32 @@ fn the_clients_acknowledgement_of_the_response_goes_nowhere() {
 }
 
 #[test]
-fn the_clients_fin_and_data_are_acknowledged() {
-    let mut buried = buried();
-    let (request, all) = (buried.request, buried.response + 1);
-    let ran = buried.client(request, all, ACK | PSH, "more");
-    buried.acknowledges_client(&ran, request + 4);
-    let ran = buried.client(request + 4, all, ACK | FIN, "");
-    buried.acknowledges_client(&ran, request + 5);
+fn client_fin_and_data_are_acknowledged() {
+    let mut conn = refused_connection();
+    let (request, all) = (conn.request, conn.response + 1);
+    let ran = conn.client(request, all, ACK | PSH, "more");
+    conn.acknowledges_client(&ran, request + 4);
+    let ran = conn.client(request + 4, all, ACK | FIN, "");
+    conn.acknowledges_client(&ran, request + 5);
     // The acknowledgement was lost, so the client retransmits the FIN.
-    let ran = buried.client(request + 4, all, ACK | FIN, "");
-    buried.acknowledges_client(&ran, request + 5);
+    let ran = conn.client(request + 4, all, ACK | FIN, "");
+    conn.acknowledges_client(&ran, request + 5);
     // This is the last acknowledgement of the connection.
     assert_eq!(
-        buried.client(request + 5, all, ACK, "").verdict,
+        conn.client(request + 5, all, ACK, "").verdict,
         Verdict::Drop
     );
 }
 
 #[test]
-fn the_response_is_sent_again_until_the_client_has_it() {
-    let mut buried = buried();
+fn response_is_retransmitted_until_acknowledged() {
+    let mut conn = refused_connection();
     for _ in 0..2 {
-        let ran = buried.client(0, 0, ACK | PSH, &get("/"));
+        let ran = conn.client(0, 0, ACK | PSH, &get("/"));
         assert_eq!(ran.verdict, Verdict::Redirect);
         let again = ran.decoded();
-        assert_eq!(again.seq, buried.talk.server_start);
-        assert_eq!(again.ack, buried.talk.client_start + buried.request);
+        assert_eq!(again.seq, conn.talk.server_start);
+        assert_eq!(again.ack, conn.talk.client_start + conn.request);
         assert_eq!(again.flags, ACK | PSH | FIN);
         assert!(
             again.text().starts_with("HTTP/1.1 429 "),
@@ -220,16 +217,16 @@ fn the_response_is_sent_again_until_the_client_has_it() {
         (counter::RESPONSES_RESENT, 2),
         (counter::TOMB_PACKETS, 3),
     ];
-    counted(&buried.programs, &refused);
+    assert_counters(&conn.programs, &refused);
     assert_eq!(
-        buried.programs.state(SCOPE).refused,
+        conn.programs.state(SCOPE).refused,
         [0, 0, 0, 1],
         "one refusal"
     );
 }
 
 #[test]
-fn a_client_without_room_gets_the_response_when_it_has_some() {
+fn client_with_a_closed_window_gets_the_response_when_it_opens() {
     let mut programs = limited(Limits {
         daily_quota: 0,
         ..no_limits()
@@ -249,184 +246,183 @@ fn a_client_without_room_gets_the_response_when_it_has_some() {
 }
 
 #[test]
-fn the_clients_reset_goes_nowhere() {
-    let mut buried = buried();
-    let request = buried.request;
-    assert_eq!(buried.client(request, 0, RST, "").verdict, Verdict::Drop);
+fn client_reset_is_dropped() {
+    let mut conn = refused_connection();
+    let request = conn.request;
+    assert_eq!(conn.client(request, 0, RST, "").verdict, Verdict::Drop);
     assert_eq!(
-        buried.client(request, 0, RST | ACK, "").verdict,
+        conn.client(request, 0, RST | ACK, "").verdict,
         Verdict::Drop
     );
 }
 
 #[test]
-fn a_server_is_told_of_its_end_until_it_says_that_it_knows() {
+fn server_gets_fins_until_it_acknowledges_one() {
     // The programs turn each further segment from the client into another FIN for the server. They
     // do not wait for a segment from the server, because the server may never send one.
-    let mut buried = buried_by(policy::ON_LIMIT_CLOSE);
-    let (request, all) = (buried.request, buried.response + 1);
+    let mut conn = refused_connection_by(policy::ON_LIMIT_CLOSE);
+    let (request, all) = (conn.request, conn.response + 1);
     for _ in 0..2 {
-        let ran = buried.client(request, all, ACK, "");
+        let ran = conn.client(request, all, ACK, "");
         assert_eq!(ran.verdict, Verdict::Pass);
         let again = ran.decoded();
         assert_eq!(
             (again.flags, again.seq),
-            (FIN | ACK, buried.talk.client_start)
+            (FIN | ACK, conn.talk.client_start)
         );
         assert_eq!(ran.sent, [] as [Vec<u8>; 0]);
     }
-    buried.server(0, 1, ACK, "");
-    assert_eq!(buried.client(request, all, ACK, "").verdict, Verdict::Drop);
+    conn.server(0, 1, ACK, "");
+    assert_eq!(conn.client(request, all, ACK, "").verdict, Verdict::Drop);
 }
 
 #[test]
-fn the_clients_data_tells_the_server_again_and_is_acknowledged() {
-    let mut buried = buried_by(policy::ON_LIMIT_CLOSE);
-    let (request, all) = (buried.request, buried.response + 1);
-    let ran = buried.client(request, all, ACK | PSH, "more");
+fn client_data_is_acknowledged_and_repeats_the_server_fin() {
+    let mut conn = refused_connection_by(policy::ON_LIMIT_CLOSE);
+    let (request, all) = (conn.request, conn.response + 1);
+    let ran = conn.client(request, all, ACK | PSH, "more");
     assert_eq!(
         (ran.verdict, ran.decoded().flags),
         (Verdict::Pass, FIN | ACK)
     );
     let to_client = ran.answer();
     assert_eq!((to_client.flags, to_client.text()), (ACK, String::new()));
-    assert_eq!(to_client.ack, buried.talk.client_start + request + 4);
+    assert_eq!(to_client.ack, conn.talk.client_start + request + 4);
 }
 
 #[test]
-fn the_servers_acknowledgement_goes_nowhere() {
-    let mut buried = buried();
+fn server_acknowledgement_is_dropped() {
+    let mut conn = refused_connection();
     // The server acknowledges the FIN.
-    assert_eq!(buried.server(0, 1, ACK, "").verdict, Verdict::Drop);
+    assert_eq!(conn.server(0, 1, ACK, "").verdict, Verdict::Drop);
 }
 
 #[test]
-fn the_servers_fin_is_acknowledged_in_the_clients_name() {
-    let mut buried = buried();
+fn server_fin_is_acknowledged_for_the_client() {
+    let mut conn = refused_connection();
     for _ in 0..2 {
-        let ran = buried.server(0, 1, ACK | FIN, "");
+        let ran = conn.server(0, 1, ACK | FIN, "");
         assert_eq!(ran.verdict, Verdict::Redirect);
         let answer = ran.decoded();
         assert_eq!(
             (answer.from, answer.to),
-            (buried.talk.ends.client, buried.talk.ends.server)
+            (conn.talk.ends.client, conn.talk.ends.server)
         );
         assert_eq!((answer.flags, answer.text()), (ACK, String::new()));
         assert_eq!(
             answer.seq,
-            buried.talk.client_start + 1,
+            conn.talk.client_start + 1,
             "after the FIN that it received"
         );
-        assert_eq!(answer.ack, buried.talk.server_start + 1);
+        assert_eq!(answer.ack, conn.talk.server_start + 1);
     }
 }
 
 #[test]
-fn a_server_that_missed_its_fin_gets_it_again() {
-    let mut buried = buried();
-    let ran = buried.server(0, 0, ACK | PSH, "HTTP/1.1 408 Request Timeout\r\n\r\n");
+fn server_that_missed_the_fin_gets_it_again() {
+    let mut conn = refused_connection();
+    let ran = conn.server(0, 0, ACK | PSH, "HTTP/1.1 408 Request Timeout\r\n\r\n");
     assert_eq!(ran.verdict, Verdict::Redirect);
     let answer = ran.decoded();
     assert_eq!(
         (answer.flags, answer.seq),
-        (FIN | ACK, buried.talk.client_start)
+        (FIN | ACK, conn.talk.client_start)
     );
     assert_eq!(
         answer.ack,
-        buried.talk.server_start + 32,
+        conn.talk.server_start + 32,
         "the bytes of the server are acknowledged"
     );
 }
 
 #[test]
-fn what_the_server_says_never_reaches_the_client() {
-    let mut buried = buried();
+fn server_segments_never_reach_the_client() {
+    let mut conn = refused_connection();
     for (flags, payload) in [(ACK | PSH, "junk"), (RST, ""), (RST | ACK, "")] {
-        let ran = buried.server(0, 1, flags, payload);
+        let ran = conn.server(0, 1, flags, payload);
         assert_ne!(ran.verdict, Verdict::Pass, "flags {flags:#x}");
         if ran.verdict == Verdict::Redirect {
-            assert_eq!(ran.decoded().to, buried.talk.ends.server);
+            assert_eq!(ran.decoded().to, conn.talk.ends.server);
         }
     }
 }
 
 #[test]
 fn resets_are_answered_with_resets() {
-    let mut buried = buried_by(policy::ON_LIMIT_RESET);
-    let ran = buried.client(0, 0, ACK | PSH, &get("/"));
+    let mut conn = refused_connection_by(policy::ON_LIMIT_RESET);
+    let ran = conn.client(0, 0, ACK | PSH, &get("/"));
     assert_eq!(
         (ran.verdict, ran.decoded().flags & RST),
         (Verdict::Redirect, RST)
     );
     assert_eq!(
         ran.decoded().seq,
-        buried.talk.server_start,
+        conn.talk.server_start,
         "exactly what it expects"
     );
-    let ran = buried.server(0, 0, ACK | PSH, "HTTP/1.1 408 Request Timeout\r\n\r\n");
+    let ran = conn.server(0, 0, ACK | PSH, "HTTP/1.1 408 Request Timeout\r\n\r\n");
     assert_eq!(
         (ran.verdict, ran.decoded().flags & RST),
         (Verdict::Redirect, RST)
     );
     assert_eq!(
         ran.decoded().seq,
-        buried.talk.client_start,
+        conn.talk.client_start,
         "exactly what it expects"
     );
     assert_eq!(
-        buried.client(buried.request, 0, RST | ACK, "").verdict,
+        conn.client(conn.request, 0, RST | ACK, "").verdict,
         Verdict::Drop
     );
 }
 
 #[test]
 fn a_new_connection_of_the_same_ports_is_not_the_refused_one() {
-    let mut buried = buried();
-    buried.programs.limit(SCOPE, no_limits());
+    let mut conn = refused_connection();
+    conn.programs.limit(SCOPE, no_limits());
     let mut new = Talk::new(Shape::v4());
     (new.client_start, new.server_start) = (0x7000_0000, 0x3000_0000);
-    let mut new = new.opened(&mut buried.programs);
-    assert_eq!(buried.programs.tomb(&new.key()), None);
-    new.asks(&mut buried.programs, get("/"));
-    new.answers(&mut buried.programs, ok("hello"));
-    assert_eq!(buried.programs.state(SCOPE).admitted, 1);
+    let mut new = new.opened(&mut conn.programs);
+    assert_eq!(conn.programs.tomb(&new.key()), None);
+    new.asks(&mut conn.programs, get("/"));
+    new.answers(&mut conn.programs, ok("hello"));
+    assert_eq!(conn.programs.state(SCOPE).admitted, 1);
 }
 
 #[test]
-fn a_syn_passes_a_tomb() {
-    let mut buried = buried();
+fn new_syn_passes_a_tomb() {
+    let mut conn = refused_connection();
     let mut new = Talk::new(Shape::v4());
     new.client_start = 0x7000_0000;
     let syn = new.syn();
     assert_eq!(
-        new.run(&mut buried.programs, true, &syn).verdict,
+        new.run(&mut conn.programs, true, &syn).verdict,
         Verdict::Pass
     );
 }
 
 #[test]
-fn a_body_that_the_client_still_sends_is_acknowledged_and_dropped() {
-    let mut buried = buried();
-    let all = buried.response + 1;
-    let mut at = buried.request;
+fn rest_of_a_refused_body_is_acknowledged_and_dropped() {
+    let mut conn = refused_connection();
+    let all = conn.response + 1;
+    let mut at = conn.request;
     for _ in 0..5 {
-        let ran = buried.client(at, all, ACK | PSH, &"b".repeat(1000));
+        let ran = conn.client(at, all, ACK | PSH, &"b".repeat(1000));
         at += 1000;
-        buried.acknowledges_client(&ran, at);
+        conn.acknowledges_client(&ran, at);
     }
 }
 
 #[test]
-fn what_the_client_cannot_have_sent_is_not_acknowledged() {
-    let mut buried = buried();
-    let (request, all) = (buried.request, buried.response + 1);
+fn implausible_client_segments_are_not_acknowledged() {
+    let mut conn = refused_connection();
+    let (request, all) = (conn.request, conn.response + 1);
     let far = request + (2 << 20);
-    let ran = buried.client(far, all, ACK | PSH, "far ahead");
-    buried.acknowledges_client(&ran, request);
+    let ran = conn.client(far, all, ACK | PSH, "far ahead");
+    conn.acknowledges_client(&ran, request);
     assert_eq!(
-        buried
-            .programs
-            .tomb(&buried.talk.key())
+        conn.programs
+            .tomb(&conn.talk.key())
             .expect("a tomb")
             .text
             .reason,

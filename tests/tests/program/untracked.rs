@@ -26,7 +26,7 @@ fn passes(programs: &mut Programs, talk: &mut Talk) -> bool {
 }
 
 #[test]
-fn only_what_can_be_older_than_the_programs_passes() {
+fn only_connections_that_may_be_older_than_the_programs_pass() {
     let later = boot_ns() + 600_000_000_000;
     for (untracked, known, older_until, wanted) in [
         (policy::PASS, false, 0, false),
@@ -58,7 +58,7 @@ fn only_what_can_be_older_than_the_programs_passes() {
 }
 
 #[test]
-fn mere_acknowledgements_make_a_connection_known_while_it_may_be_older() {
+fn acknowledgements_alone_make_an_older_connection_known() {
     // This connection has only been used for a download since the programs were loaded, so the
     // client has sent nothing but acknowledgements.
     let mut programs = limited(no_limits());
@@ -71,7 +71,7 @@ fn mere_acknowledgements_make_a_connection_known_while_it_may_be_older() {
 }
 
 #[test]
-fn a_connection_that_has_ended_does_not_pass_for_an_older_one() {
+fn ended_connection_is_not_treated_as_older() {
     for by_reset in [false, true] {
         let (mut programs, mut talk) = opened();
         programs.older_until(u64::MAX);
@@ -99,7 +99,7 @@ fn a_connection_that_has_ended_does_not_pass_for_an_older_one() {
 }
 
 #[test]
-fn either_sides_reset_ends_what_is_known_of_a_connection() {
+fn reset_from_either_side_forgets_an_untracked_connection() {
     for to_server in [true, false] {
         let mut programs = limited(no_limits());
         let mut talk = Talk::new(Shape::v4());
@@ -120,7 +120,7 @@ fn either_sides_reset_ends_what_is_known_of_a_connection() {
 }
 
 #[test]
-fn a_sweep_forgets_what_is_not_followed_and_silent() {
+fn sweep_forgets_idle_untracked_connections() {
     let mut programs = limited(no_limits());
     let mut talks: Vec<Talk> = (0..2)
         .map(|number| {
@@ -141,7 +141,7 @@ fn a_sweep_forgets_what_is_not_followed_and_silent() {
 }
 
 #[test]
-fn an_address_with_its_share_of_a_full_table_opens_no_more() {
+fn client_with_its_share_of_a_full_table_opens_no_more_flows() {
     let mut programs = limited(no_limits());
     let mut talks: Vec<Talk> = (0..3)
         .map(|number| another(&mut programs, 41_000 + number))
@@ -154,7 +154,7 @@ fn an_address_with_its_share_of_a_full_table_opens_no_more() {
     programs.sweep_with(census);
     let address = talks[0].key().client;
     assert_eq!(programs.client_flows(&address), Some(3));
-    programs.share(3);
+    programs.set_client_share(3);
     let mut more = Talk::new(Shape::v4());
     more.ends.client_port = 41_003;
     let (syn, syn_ack) = (more.syn(), more.syn_ack());
@@ -171,7 +171,7 @@ fn an_address_with_its_share_of_a_full_table_opens_no_more() {
     talks[0].asks(&mut programs, get("/"));
     // The client now has more flows than its share, so a sweep removes one that has nothing in
     // flight.
-    programs.share(2);
+    programs.set_client_share(2);
     std::thread::sleep(std::time::Duration::from_millis(1100));
     let swept = programs.sweep([u64::MAX; Idle::COUNT]);
     assert_eq!((swept.over_share, swept.removed), (1, 1));

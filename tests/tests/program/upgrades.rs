@@ -6,7 +6,7 @@
 use limiter_common::abi::{counter, phase, policy};
 use limiter_tests::program::{Programs, RST, RunResult, Talk, Verdict};
 
-use crate::support::{KEY, SCOPE, counted, get, nothing_is_held, ok, opened};
+use crate::support::{KEY, SCOPE, assert_counters, assert_nothing_held, get, ok, opened};
 
 /// Returns a request with `KEY` and the additional field lines `fields`.
 pub fn with(fields: &str) -> String {
@@ -49,7 +49,7 @@ pub fn assert_reset(ran: &RunResult) {
 }
 
 #[test]
-fn connect_is_refused_whoever_asks_and_however_it_is_written() {
+fn connect_is_refused_in_every_form() {
     let key = format!("X-Api-Key: {KEY}\r\n\r\n");
     for request in [
         format!("CONNECT a:443 HTTP/1.1\r\n{key}"),
@@ -67,7 +67,7 @@ fn connect_is_refused_whoever_asks_and_however_it_is_written() {
             config.unknown_key = policy::REJECT;
         });
         assert_refused(&talk.ask(&mut programs, &request), "405");
-        counted(
+        assert_counters(
             &programs,
             &[(counter::CONNECT_REFUSED, 1), (counter::RESPONSES_SENT, 1)],
         );
@@ -94,7 +94,7 @@ fn connect_is_refused_whoever_asks_and_however_it_is_written() {
         talk.answers(&mut programs, ok("hello"));
         assert_refused(&talk.ask(&mut programs, &request), "405");
         assert_eq!(programs.state(SCOPE).admitted, 1, "{request:?}");
-        nothing_is_held(&programs);
+        assert_nothing_held(&programs);
     }
     let (mut programs, mut talk) = opened();
     let body = format!("connect a:443 HTTP/1.1\r\nContent-Length: 3\r\n{key}abc");
@@ -102,7 +102,7 @@ fn connect_is_refused_whoever_asks_and_however_it_is_written() {
 }
 
 #[test]
-fn in_observe_mode_connect_passes_and_nothing_is_changed() {
+fn observe_mode_passes_connect_and_changes_nothing() {
     let (mut programs, mut talk) = opened();
     programs.configure(|config| config.observe = 1);
     talk.asks(&mut programs, with(H2C));
@@ -115,7 +115,7 @@ fn in_observe_mode_connect_passes_and_nothing_is_changed() {
     talk.asks(&mut programs, connect);
     talk.answers(&mut programs, "HTTP/1.1 200 OK\r\n\r\n");
     assert_eq!(in_phase(&programs, &talk), phase::TUNNEL);
-    counted(&programs, &[(counter::ADMITTED, 4), (counter::TUNNELS, 1)]);
+    assert_counters(&programs, &[(counter::ADMITTED, 4), (counter::TUNNELS, 1)]);
     drop(programs);
 
     let (mut programs, mut talk) = opened();
@@ -123,7 +123,7 @@ fn in_observe_mode_connect_passes_and_nothing_is_changed() {
     talk.asks(&mut programs, with(H2C));
     talk.answers(&mut programs, switch("h2c"));
     assert_eq!(in_phase(&programs, &talk), phase::TUNNEL);
-    counted(
+    assert_counters(
         &programs,
         &[
             (counter::ADMITTED, 1),
@@ -134,7 +134,7 @@ fn in_observe_mode_connect_passes_and_nothing_is_changed() {
 }
 
 #[test]
-fn a_lower_case_connect_is_no_tunnel_even_where_connect_is() {
+fn lower_case_connect_is_never_a_tunnel() {
     let (mut programs, mut talk) = opened();
     programs.configure(|config| config.connect = policy::PASS);
     talk.asks(
@@ -144,11 +144,11 @@ fn a_lower_case_connect_is_no_tunnel_even_where_connect_is() {
     talk.answers(&mut programs, ok(""));
     assert_eq!(in_phase(&programs, &talk), phase::HTTP);
     talk.asks(&mut programs, get("/"));
-    counted(&programs, &[(counter::ADMITTED, 2)]);
+    assert_counters(&programs, &[(counter::ADMITTED, 2)]);
 }
 
 #[test]
-fn a_101_begins_no_tunnel_unless_one_was_asked_for() {
+fn status_101_begins_no_tunnel_without_an_upgrade_request() {
     let head = |fields: &str| with(fields).replace("GET", "HEAD");
     for (request, answer) in [
         (get("/"), switch("websocket")),
@@ -192,7 +192,7 @@ fn a_101_begins_no_tunnel_unless_one_was_asked_for() {
 }
 
 #[test]
-fn a_101_in_the_body_of_an_answer_that_has_none_begins_no_tunnel() {
+fn status_101_in_the_body_of_a_bodiless_response_begins_no_tunnel() {
     let head = get("/").replace("GET", "HEAD");
     let long = switch("websocket");
     let declared = format!("Content-Length: {}\r\n\r\n", long.len());
@@ -232,7 +232,7 @@ fn a_101_in_the_body_of_an_answer_that_has_none_begins_no_tunnel() {
             assert_eq!(programs.state(SCOPE).admitted, admitted, "{answer:?}");
             assert_eq!(programs.counter(counter::UPGRADES_RESET), 1);
             assert_eq!(programs.counter(counter::TUNNELS), 0);
-            nothing_is_held(&programs);
+            assert_nothing_held(&programs);
         }
     }
     // Nor do the programs allow an upgrade after a response that arrives before any request, or
@@ -257,7 +257,7 @@ fn a_101_in_the_body_of_an_answer_that_has_none_begins_no_tunnel() {
 }
 
 #[test]
-fn a_request_that_asks_for_a_tunnel_is_alone_until_it_is_answered() {
+fn upgrade_request_passes_only_without_other_outstanding_requests() {
     // In the first case, the request for a tunnel follows another request.
     let (mut programs, mut talk) = opened();
     let ran = talk.ask(&mut programs, get("/") + &with(WEBSOCKET));
@@ -290,11 +290,11 @@ fn a_request_that_asks_for_a_tunnel_is_alone_until_it_is_answered() {
     talk.asks(&mut programs, get("/") + &get("/"));
     talk.answers(&mut programs, ok("a") + &ok("b"));
     assert_refused(&talk.ask(&mut programs, "\u{1}\u{2}\r\n\r\n"), "400");
-    nothing_is_held(&programs);
+    assert_nothing_held(&programs);
 }
 
 #[test]
-fn preflights_need_no_key_and_are_charged_to_nobody() {
+fn preflights_need_no_key_and_are_not_charged() {
     let preflight = "OPTIONS /a HTTP/1.1\r\nHost: a\r\nOrigin: https://b\r\n\
                      Access-Control-Request-Method: PUT\r\n\
                      Access-Control-Request-Headers: x-api-key\r\n\r\n";
@@ -308,7 +308,7 @@ fn preflights_need_no_key_and_are_charged_to_nobody() {
     look(&mut programs);
     talk.asks(&mut programs, preflight);
     talk.answers(&mut programs, "HTTP/1.1 204 No Content\r\n\r\n");
-    counted(&programs, &[(counter::PREFLIGHTS, 1)]);
+    assert_counters(&programs, &[(counter::PREFLIGHTS, 1)]);
     // A preflight with a key is a normal request. A request that only resembles a preflight is
     // treated as a request without a key.
     let keyed = preflight.replace("\r\n\r\n", &format!("\r\nX-Api-Key: {KEY}\r\n\r\n"));
@@ -339,7 +339,7 @@ fn preflights_need_no_key_and_are_charged_to_nobody() {
         talk.run(&mut programs, true, &segment).verdict,
         Verdict::Drop
     );
-    counted(
+    assert_counters(
         &programs,
         &[(counter::PREFLIGHTS, 1), (counter::CONFLICT_DROPPED, 1)],
     );

@@ -10,7 +10,7 @@ use limiter_tests::program::{Object, Tables};
 const MOST: u32 = 200_000;
 
 #[test]
-fn every_program_is_taken_at_a_bounded_cost() {
+fn verifier_accepts_every_program_at_bounded_cost() {
     let tables = Tables {
         scopes: 16,
         keys: 16,

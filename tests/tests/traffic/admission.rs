@@ -53,7 +53,7 @@ fn curl_reuses_its_connection_and_is_counted() {
 }
 
 #[test]
-fn what_python_sends_is_counted() {
+fn python_requests_are_counted() {
     let script = r#"
 import http.client, json, sys
 host, key = sys.argv[1], sys.argv[2]
@@ -76,7 +76,7 @@ print(json.dumps(statuses))
 }
 
 #[test]
-fn what_wrk_sends_at_full_speed_is_counted_to_the_request() {
+fn wrk_requests_at_full_speed_are_counted_exactly() {
     const CONNECTIONS: u32 = 16;
     let rig = Rig::veth(|config| {
         config.tier(
@@ -218,7 +218,7 @@ fn requests_arrive_as_they_were_sent() {
 }
 
 #[test]
-fn a_connection_older_than_the_attach_passes_and_is_counted_as_such() {
+fn connection_older_than_the_attach_passes_and_is_counted_as_older() {
     let lab = Lab::veth();
     let nginx = Nginx::start(&lab, &[GUARDED]);
     let mut old = lab.connect(GUARDED);

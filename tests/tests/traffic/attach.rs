@@ -49,25 +49,25 @@ fn assert_limits(rig: &Rig) {
 }
 
 #[test]
-fn a_device_with_ethernet_headers_and_complete_checksums() {
+fn tap_device_with_complete_checksums_is_limited() {
     let (rig, _wire) = over(DeviceKind::Tap, wire::untouched());
     assert_limits(&rig);
 }
 
 #[test]
-fn a_device_without_ethernet_headers() {
+fn tun_device_without_ethernet_headers_is_limited() {
     let (rig, _wire) = over(DeviceKind::Tun, wire::untouched());
     assert_limits(&rig);
 }
 
 #[test]
-fn frames_with_a_priority_tag() {
+fn frames_with_a_priority_tag_are_limited() {
     let (rig, _wire) = over(DeviceKind::Tap, Box::new(frames::priority_tagged));
     assert_limits(&rig);
 }
 
 #[test]
-fn packets_with_ip_options_and_extension_headers() {
+fn packets_with_ip_options_and_extension_headers_are_limited() {
     for kind in [DeviceKind::Tap, DeviceKind::Tun] {
         let link = kind.link_header();
         let (rig, _wire) = over(
@@ -113,8 +113,8 @@ fn fragments_for_a_guarded_port_are_dropped_and_others_are_not() {
 }
 
 #[test]
-fn vlan_devices_and_the_trunk_below_them() {
-    const NAME: &str = "vlan_devices_and_the_trunk_below_them";
+fn vlan_devices_and_their_trunk_are_limited() {
+    const NAME: &str = "vlan_devices_and_their_trunk_are_limited";
     // The programs are attached first to the device that removes the VLAN tag, and then, in a new
     // lab, to the device below it, where the packets still have their tags.
     for interface in ["s0.5", "s0"] {

@@ -9,7 +9,7 @@ use limiter_tests::{
     GUARDED, Net, Nginx, Rig,
     clock::Span,
     eventually_some, long,
-    peers::{self, Job, JobResult, Peer},
+    peers::{Job, JobResult, Peer},
     process::{self, Process},
     tools,
 };
@@ -202,7 +202,7 @@ session.get(sys.argv[1], headers={"X-Api-Key": sys.argv[2]})
 "#;
 
 #[test]
-fn a_client_that_retries_would_wait_for_midnight_unless_it_is_told_its_limit() {
+fn retrying_client_waits_for_midnight_unless_its_wait_is_limited() {
     let rig = limited(Net::Veth, "close");
     let key = rig.limiter.key("acme/web");
     let url = rig.lab.url(GUARDED, "/");
@@ -226,17 +226,17 @@ fn a_client_that_retries_would_wait_for_midnight_unless_it_is_told_its_limit() {
     });
     assert!(span.leads_to_midnight(wait), "{wait}");
 
-    let mut told = process::output(&mut curl(&["-i", "--retry-max-time", "60"]));
-    assert!(told.status.success());
-    let response = tools::take_response(&mut told.stdout);
+    let mut output = process::output(&mut curl(&["-i", "--retry-max-time", "60"]));
+    assert!(output.status.success());
+    let response = tools::take_response(&mut output.stdout);
     assert_eq!(response.expect("the refusal").status, 429);
 
-    let (said, span) = Span::around(|| {
-        let mut command = rig.lab.client().command(peers::SYSTEM_PYTHON);
+    let (printed, span) = Span::around(|| {
+        let mut command = rig.lab.client().command(tools::PYTHON);
         process::output(command.args(["-c", SLEEPER, &url, &key])).stderr
     });
-    let said = String::from_utf8_lossy(&said);
-    let wait = said.trim().parse().expect("seconds");
+    let printed = String::from_utf8_lossy(&printed);
+    let wait = printed.trim().parse().expect("seconds");
     assert!(span.leads_to_midnight(wait), "{wait}");
     assert_eq!(rig.limiter.usage("acme/web").refused.daily_quota, 3);
 }
@@ -346,8 +346,8 @@ fn a_reset_is_an_error_to_every_client_and_some_try_again() {
             assert_eq!(errors.len(), RESET, "{scope}: {errors:?}");
             // The error for an upload depends on whether the client's read or its write fails
             // first. The text of this error is therefore not checked.
-            let told = |error: &&str| upload || error.contains(client.reset);
-            assert!(errors.iter().all(told), "{scope}: {errors:?}");
+            let is_reset = |error: &&str| upload || error.contains(client.reset);
+            assert!(errors.iter().all(is_reset), "{scope}: {errors:?}");
             let asked = rig.limiter.usage(&scope).refused.daily_quota;
             assert_eq!(asked, client.asks[usize::from(upload)], "{scope}");
             rig.assert_charged_as_served(&scope, &key, SERVED as u64);
@@ -356,7 +356,7 @@ fn a_reset_is_an_error_to_every_client_and_some_try_again() {
 }
 
 #[test]
-fn silence_holds_every_client_until_it_gives_up_by_itself() {
+fn dropped_requests_hold_every_client_until_its_own_timeout() {
     let rig = limited(Net::Veth, "drop");
     let url = rig.lab.url(GUARDED, Nginx::READ);
     let wait = |client: &UnansweredClient| {
@@ -383,7 +383,7 @@ fn silence_holds_every_client_until_it_gives_up_by_itself() {
 }
 
 #[test]
-fn no_value_begins_with_white_space_and_numbers_may_end_with_it() {
+fn refusal_fields_have_no_unexpected_white_space() {
     let rig = limited(Net::Veth, "close");
     let (url, key) = (rig.lab.url(GUARDED, "/"), rig.limiter.key("acme/web"));
     // The test uses http.client because it keeps the trailing spaces of a field value, which other

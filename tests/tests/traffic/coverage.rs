@@ -56,10 +56,10 @@ fn assert_all_counted(limiter: &Limiter, capture: Capture) -> Value {
 
 /// Asserts that the text output of `limiter status` contains all of `words`.
 #[track_caller]
-fn assert_told(limiter: &Limiter, words: &[&str]) {
-    let told = limiter.done(&["status"]);
+fn assert_status_has(limiter: &Limiter, words: &[&str]) {
+    let status = limiter.done(&["status"]);
     for word in words {
-        assert!(told.contains(word), "no {word:?} in\n{told}");
+        assert!(status.contains(word), "no {word:?} in\n{status}");
     }
 }
 
@@ -124,8 +124,8 @@ fn odd_segments(lab: &Lab, key: &str) {
         let (first, second) = bytes.split_at(30);
         // The second part of the request is sent before the first part. The first part is then sent
         // in segments with one error each, and finally in a correct segment.
-        conn.say_at(30, second);
-        conn.said = 0;
+        conn.send_at(30, second);
+        conn.sent = 0;
         let segment = conn.segment(0, first);
         conn.link.send(&conn.frame(&segment).bad_tcp_checksum());
         conn.send(&segment.clone().with_flags(ACK | PSH | URG));
@@ -135,25 +135,25 @@ fn odd_segments(lab: &Lab, key: &str) {
             .send(&conn.frame(&segment).to_mac([2, 0, 0, 0, 9, 9]));
         let beyond = conn.server_sequence(0).wrapping_add(1 << 20);
         conn.send(&segment.clone().with_ack(beyond));
-        conn.bring(first);
-        conn.say_at(0, first);
-        conn.say_at(0, &bytes);
-        conn.insist(u32::try_from(bytes.len()).expect("a length"), |conn| {
-            conn.say_at(30, second);
+        conn.deliver(first);
+        conn.send_at(0, first);
+        conn.send_at(0, &bytes);
+        conn.retry_until_acked(u32::try_from(bytes.len()).expect("a length"), |conn| {
+            conn.send_at(30, second);
         });
         assert_eq!(conn.response().status, 200);
         // The server already has the bytes of this request. The client sends other bytes with the
         // same sequence numbers, and then a keep-alive probe.
-        conn.say_at(0, &vec![b'x'; bytes.len()]);
-        conn.say_at(conn.said - 1, b"x");
-        let fin = conn.segment(conn.said, b"").with_flags(ACK | FIN);
+        conn.send_at(0, &vec![b'x'; bytes.len()]);
+        conn.send_at(conn.sent - 1, b"x");
+        let fin = conn.segment(conn.sent, b"").with_flags(ACK | FIN);
         conn.send(&fin);
         conn.wait_for_end();
     }
 }
 
 #[test]
-fn the_sum_of_what_is_told_is_all_the_traffic() {
+fn coverage_counters_sum_up_to_all_traffic() {
     for net in [Net::Veth, Net::VethNoOffload] {
         let lab = Lab::new(net);
         let nginx = Nginx::start(&lab, &[GUARDED]);
@@ -197,12 +197,12 @@ fn the_sum_of_what_is_told_is_all_the_traffic() {
         // started, and this request was not charged.
         let usage = limiter.usage("acme/web");
         assert_eq!(usage.used + 1, nginx.served(&key));
-        assert_told(&limiter, &["untracked", "http2", "malformed"]);
+        assert_status_has(&limiter, &["untracked", "http2", "malformed"]);
     }
 }
 
 #[test]
-fn connections_without_room_in_the_table_are_told_apart() {
+fn connections_without_room_in_the_table_are_counted_separately() {
     const FLOWS: usize = 64;
     let rig = Rig::veth(|config| {
         config.policy("table_full = \"pass\"").section(

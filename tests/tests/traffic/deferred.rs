@@ -46,7 +46,7 @@ impl AcceptCounter {
 }
 
 #[test]
-fn refused_requests_reach_no_application_and_leave_no_socket() {
+fn deferred_refusals_reach_no_application_and_leave_no_socket() {
     let accepted = AcceptCounter::default();
     let scripted = Scripted::serving(
         |config| deferring(config.tier("profile", "daily_quota = 2")),
@@ -75,7 +75,7 @@ fn refused_requests_reach_no_application_and_leave_no_socket() {
 }
 
 #[test]
-fn a_connection_that_brings_nothing_is_accepted_when_the_server_asks_again() {
+fn silent_connection_is_accepted_after_a_retransmitted_syn_ack() {
     let accepted = AcceptCounter::default();
     let scripted = Scripted::serving(deferring, accepted.serve(b""));
     let mut conn = scripted.lab.connect(GUARDED);
@@ -86,7 +86,7 @@ fn a_connection_that_brings_nothing_is_accepted_when_the_server_asks_again() {
 }
 
 #[test]
-fn a_server_that_speaks_first_does() {
+fn server_that_sends_first_works_with_deferred_handshakes() {
     let accepted = AcceptCounter::default();
     let scripted = Scripted::serving(deferring, accepted.serve(b"hello"));
     let mut conn = scripted.lab.connect(GUARDED);
@@ -94,7 +94,7 @@ fn a_server_that_speaks_first_does() {
 }
 
 #[test]
-fn refused_connections_take_no_room_in_the_queue_of_those_to_accept() {
+fn refused_connections_take_no_room_in_the_accept_queue() {
     let lab = Lab::veth();
     // The server does not accept any connection yet, and its accept queue has room for two.
     let listener = lab.server().enter(|| {

@@ -61,20 +61,20 @@ impl Family {
 
 fn lab(net: Net) -> Lab {
     let lab = Lab::new(net);
-    lab.expect_a_bad_way();
+    lab.tune_for_packet_loss();
     lab
 }
 
 /// Runs [`CLIENTS`] clients for `rounds` rounds each on a path to which `rule` applies, and returns
 /// the results and the number of packets.
 #[track_caller]
-fn survive(net: Net, family: Family, rule: Rule, rounds: usize) -> (Tally, u64) {
-    survive_with(net, family, rule, rounds, mixture::tiers)
+fn run_mixture(net: Net, family: Family, rule: Rule, rounds: usize) -> (Tally, u64) {
+    run_mixture_with(net, family, rule, rounds, mixture::tiers)
 }
 
-/// Does the same as [`survive`] with a configuration that `configure` changes.
+/// Does the same as [`run_mixture`] with a configuration that `configure` changes.
 #[track_caller]
-fn survive_with(
+fn run_mixture_with(
     net: Net,
     family: Family,
     rule: Rule,
@@ -109,7 +109,7 @@ fn survive_with(
     (tally, disorder.packets())
 }
 
-/// Runs the same clients as [`survive`] but without a limiter, and returns the results and the
+/// Runs the same clients as [`run_mixture`] but without a limiter, and returns the results and the
 /// number of packets.
 fn without_limiter(net: Net, family: Family, rule: Rule, rounds: usize) -> (Tally, u64) {
     let lab = lab(net);
@@ -132,14 +132,14 @@ fn rounds(short: usize) -> usize {
 }
 
 #[test]
-fn on_a_good_way_the_clients_see_the_same() {
-    survive(Net::Veth, Family::Both, Rule::NONE, rounds(20));
+fn responses_are_right_on_a_good_path() {
+    run_mixture(Net::Veth, Family::Both, Rule::NONE, rounds(20));
 }
 
 #[test]
-fn on_a_bad_way_every_answer_is_right_and_charged_once_and_no_storm_comes_of_it() {
+fn bad_path_keeps_responses_right_without_a_packet_storm() {
     let rounds = rounds(60);
-    let (tally, packets) = survive(Net::Veth, Family::Both, ALL, rounds);
+    let (tally, packets) = run_mixture(Net::Veth, Family::Both, ALL, rounds);
     assert!(tally.requests() > 1000, "{tally:?}");
     let (_, without) = without_limiter(Net::Veth, Family::Both, ALL, rounds);
     assert!(
@@ -149,26 +149,26 @@ fn on_a_bad_way_every_answer_is_right_and_charged_once_and_no_storm_comes_of_it(
 }
 
 #[test]
-fn on_every_bad_way_every_answer_is_right_and_charged_once() {
+fn every_bad_path_keeps_responses_right_and_charged_once() {
     if long() {
         for net in Net::ALL {
             for family in [Family::V4, Family::V6] {
                 for rule in [LOSS, LOSS_AND_DOUBLES, LOSS_AND_DISORDER, ALL] {
-                    survive(net, family, rule, 60);
+                    run_mixture(net, family, rule, 60);
                 }
             }
         }
     } else {
-        survive(Net::VethNoOffload, Family::V6, LOSS_AND_DISORDER, 10);
-        survive(Net::Veth, Family::V4, LOSS, 10);
-        survive(Net::Loopback, Family::Both, LOSS_AND_DOUBLES, 10);
+        run_mixture(Net::VethNoOffload, Family::V6, LOSS_AND_DISORDER, 10);
+        run_mixture(Net::Veth, Family::V4, LOSS, 10);
+        run_mixture(Net::Loopback, Family::Both, LOSS_AND_DOUBLES, 10);
     }
 }
 
 #[test]
-fn nor_does_it_matter_that_servers_hear_of_connections_later() {
+fn deferred_handshakes_survive_a_bad_path() {
     let deferring = |config| mixture::tiers(config).policy("handshake = \"defer\"");
-    survive_with(Net::Veth, Family::Both, ALL, rounds(10), deferring);
+    run_mixture_with(Net::Veth, Family::Both, ALL, rounds(10), deferring);
 }
 
 /// The configuration in which connections go on after refusals.
@@ -183,17 +183,23 @@ fn connections_go_on_after_refusals() {
         (Net::VethNoOffload, Family::V6),
         (Net::Loopback, Family::V4),
     ] {
-        let (tally, _) = survive_with(net, family, Rule::NONE, rounds(10), keeping);
+        let (tally, _) = run_mixture_with(net, family, Rule::NONE, rounds(10), keeping);
         assert!(tally.kept > 0, "{tally:?}");
     }
 }
 
 #[test]
 fn connections_that_go_on_after_refusals_survive_a_bad_path() {
-    let (tally, _) = survive_with(Net::Veth, Family::Both, ALL, rounds(60), keeping);
+    let (tally, _) = run_mixture_with(Net::Veth, Family::Both, ALL, rounds(60), keeping);
     assert!(tally.kept > 100, "{tally:?}");
-    survive_with(Net::VethNoOffload, Family::V6, LOSS, rounds(10), keeping);
-    survive_with(Net::Loopback, Family::Both, LOSS_AND_DOUBLES, rounds(10), keeping);
+    run_mixture_with(Net::VethNoOffload, Family::V6, LOSS, rounds(10), keeping);
+    run_mixture_with(
+        Net::Loopback,
+        Family::Both,
+        LOSS_AND_DOUBLES,
+        rounds(10),
+        keeping,
+    );
 }
 
 /// A Python script that sends a SYN from the port of a connection that has ended.
@@ -213,7 +219,7 @@ print("true")
 "#;
 
 #[test]
-fn an_old_syn_that_comes_again_leaves_no_half_open_connection() {
+fn duplicate_old_syn_leaves_no_half_open_connection() {
     let rig = Rig::veth(|config| config);
     let key = rig.limiter.key("acme/web");
     let (client, server) = (rig.lab.client_v4().to_string(), rig.lab.v4().to_string());

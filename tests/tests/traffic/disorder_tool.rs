@@ -13,7 +13,7 @@ use limiter_tests::{
 
 /// In these tests nginx discards request bodies. With these directives, nginx waits long enough for
 /// a body that arrives slowly.
-const PATIENT: &str = "lingering_time 600s; lingering_timeout 600s;";
+const LONG_TIMEOUTS: &str = "lingering_time 600s; lingering_timeout 600s;";
 
 const CLIENTS: usize = 4;
 
@@ -97,7 +97,7 @@ struct RuleEffects {
 impl RuleEffects {
     /// Asserts that the TCP counter `sign` has increased at both ends.
     #[track_caller]
-    fn assert_both_met(&self, sign: &str) {
+    fn assert_both_directions_affected(&self, sign: &str) {
         let (client, server) = (self.client[sign], self.server[sign]);
         assert!(
             client > 0 && server > 0,
@@ -110,10 +110,10 @@ impl RuleEffects {
 /// Transfers data under `rule` until the TCP counter `sign` has increased at both ends, or once if
 /// `sign` is `None`. One transfer may not be enough, because the rule chooses packets at random and
 /// TCP notices only a few of these packets.
-fn under(net: Net, v6: bool, rule: Rule, sign: Option<&str>) -> RuleEffects {
+fn transfer_under(net: Net, v6: bool, rule: Rule, sign: Option<&str>) -> RuleEffects {
     let lab = Lab::new(net);
-    lab.expect_a_bad_way();
-    let _nginx = Nginx::start_with(&lab, &[UNGUARDED], PATIENT);
+    lab.tune_for_packet_loss();
+    let _nginx = Nginx::start_with(&lab, &[UNGUARDED], LONG_TIMEOUTS);
     let address = if v6 { lab.v6() } else { lab.v4() };
     let mut disorder = Disorder::at_client(&lab, UNGUARDED);
     let capture = Capture::start(&lab, "arrived", UNGUARDED);
@@ -163,8 +163,8 @@ fn ways() -> &'static [(Net, bool)] {
 }
 
 #[test]
-fn without_a_rule_nothing_happens() {
-    let seen = under(Net::Veth, false, Rule::NONE, None);
+fn no_packet_is_disturbed_without_a_rule() {
+    let seen = transfer_under(Net::Veth, false, Rule::NONE, None);
     for counts in [seen.disorder.to_server(), seen.disorder.to_client()] {
         assert!(counts.seen > 0, "{:?}", seen.disorder);
         let disturbed = counts.lost + counts.doubled + counts.echoed + counts.held;
@@ -180,12 +180,12 @@ fn lost_packets_do_not_arrive_and_are_sent_again() {
         ..Rule::NONE
     };
     for &(net, v6) in ways() {
-        let seen = under(net, v6, rule, Some("RetransSegs"));
+        let seen = transfer_under(net, v6, rule, Some("RetransSegs"));
         for counts in [seen.disorder.to_server(), seen.disorder.to_client()] {
             let share = counts.lost * 100 / counts.seen;
             assert!((3..=20).contains(&share), "{net:?} {:?}", seen.disorder);
         }
-        seen.assert_both_met("RetransSegs");
+        seen.assert_both_directions_affected("RetransSegs");
         if net != Net::Loopback {
             let counts = seen.disorder.to_server();
             assert_eq!(seen.arrived.len() as u64, counts.seen - counts.lost);
@@ -200,10 +200,10 @@ fn doubled_packets_arrive_twice() {
         ..Rule::NONE
     };
     for &(net, v6) in ways() {
-        let seen = under(net, v6, rule, Some("TCPDSACKOldSent"));
+        let seen = transfer_under(net, v6, rule, Some("TCPDSACKOldSent"));
         let counts = seen.disorder.to_server();
         assert!(counts.doubled > 0 && seen.disorder.to_client().doubled > 0);
-        seen.assert_both_met("TCPDSACKOldSent");
+        seen.assert_both_directions_affected("TCPDSACKOldSent");
         if net != Net::Loopback {
             assert_eq!(seen.arrived.len() as u64, counts.seen + counts.doubled);
         }
@@ -217,10 +217,10 @@ fn held_packets_arrive_after_their_successors() {
         ..Rule::NONE
     };
     for &(net, v6) in ways() {
-        let seen = under(net, v6, rule, Some("TCPOFOQueue"));
+        let seen = transfer_under(net, v6, rule, Some("TCPOFOQueue"));
         let counts = seen.disorder.to_server();
         assert!(counts.held > 0 && seen.disorder.to_client().held > 0);
-        seen.assert_both_met("TCPOFOQueue");
+        seen.assert_both_directions_affected("TCPOFOQueue");
         if net != Net::Loopback {
             assert_eq!(seen.arrived.len() as u64, counts.seen);
             let late = out_of_order(&seen.arrived);
@@ -236,10 +236,10 @@ fn echoes_arrive_late() {
         ..Rule::NONE
     };
     for &(net, v6) in ways() {
-        let seen = under(net, v6, rule, Some("TCPDSACKOldSent"));
+        let seen = transfer_under(net, v6, rule, Some("TCPDSACKOldSent"));
         let counts = seen.disorder.to_server();
         assert!(counts.echoed > 0 && seen.disorder.to_client().echoed > 0);
-        seen.assert_both_met("TCPDSACKOldSent");
+        seen.assert_both_directions_affected("TCPDSACKOldSent");
         if net != Net::Loopback {
             assert_eq!(seen.arrived.len() as u64, counts.seen + counts.echoed);
             let late = out_of_order(&seen.arrived);
@@ -249,11 +249,11 @@ fn echoes_arrive_late() {
 }
 
 #[test]
-fn a_rule_for_resets_takes_resets_alone() {
+fn rule_for_resets_drops_only_resets() {
     let lab = Lab::veth();
     let _nginx = Nginx::start(&lab, &[UNGUARDED]);
     let mut disorder = Disorder::at_client(&lab, UNGUARDED);
-    disorder.set(Rule::eats(RST), Rule::NONE);
+    disorder.set(Rule::dropping(RST), Rule::NONE);
     let mut conn = lab.connect(UNGUARDED);
     assert_eq!(conn.get("/", "none").status, 200);
     conn.reset();

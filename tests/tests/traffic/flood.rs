@@ -12,7 +12,7 @@ const TABLES: &str = "flows = 64\nscopes = 64\nkeys = 64\nunknown_keys = 64\n";
 const HALF_OPEN: usize = 62;
 
 #[test]
-fn half_open_connections_make_room_early_and_none_of_them_gets_by_unread() {
+fn half_open_connections_make_room_early_and_stay_inspected() {
     let rig = Rig::on(Net::Veth, |config| {
         config
             .section("tables", TABLES)
@@ -32,12 +32,12 @@ fn half_open_connections_make_room_early_and_none_of_them_gets_by_unread() {
     eventually("half-open connections are given up early", || {
         rig.limiter.count("/coverage/hurried_handshakes") > 0
     });
-    let told = |part: &str| {
+    let problem = |part: &str| {
         let status = rig.limiter.status();
         let health = status["health"].as_array().expect("a list").clone();
         health.into_iter().find(|health| health["part"] == part)
     };
-    let flows = told("flows").expect("the full table is reported");
+    let flows = problem("flows").expect("the full table is reported");
     assert!(
         flows["message"]
             .as_str()
@@ -70,7 +70,7 @@ fn half_open_connections_make_room_early_and_none_of_them_gets_by_unread() {
     // run waits for the end of the report.
     if long() {
         eventually("the table is reported as fine again", || {
-            told("flows").is_none()
+            problem("flows").is_none()
         });
     }
     eventually("there is room for others", || {

@@ -152,7 +152,7 @@ const REQUESTS: [(usize, usize); 7] = [
 ];
 
 #[test]
-fn requests_that_are_too_long_for_the_way_behind_are_served_and_charged_once() {
+fn requests_longer_than_the_path_mtu_are_served_and_charged_once() {
     for (mtu, timestamps) in [
         (1420, "1"),
         (1420, "0"),
@@ -190,7 +190,7 @@ fn requests_that_are_too_long_for_the_way_behind_are_served_and_charged_once() {
 }
 
 #[test]
-fn curl_is_served_over_a_way_that_takes_shorter_packets() {
+fn curl_is_served_over_a_path_with_a_smaller_mtu() {
     let gateway = Gateway::new(1420);
     let filler = format!("X-Filler: {}", "f".repeat(1270));
     let key = format!("X-Api-Key: {}", gateway.key);
@@ -254,7 +254,7 @@ fn uploads_in_small_chunks_survive_loss_behind_the_gateway() {
 }
 
 #[test]
-fn a_client_of_a_gateway_speaks_for_no_server() {
+fn client_of_a_gateway_cannot_send_as_the_server() {
     let gateway = Gateway::new(1500);
     let server = gateway.lab.server();
     for interface in ["all", SERVER_INTERFACE] {

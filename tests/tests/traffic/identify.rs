@@ -58,7 +58,7 @@ fn header_names_are_matched_in_any_case_and_values_without_their_white_space() {
 }
 
 #[test]
-fn what_only_looks_like_the_header_is_not_it() {
+fn similar_header_names_are_not_sources() {
     let rig = Rig::veth(|config| config);
     let key = rig.limiter.key("acme/web");
     let lines = [
@@ -123,7 +123,7 @@ fn bearer_and_basic_keys_are_read_from_authorization() {
 }
 
 #[test]
-fn the_order_of_the_sources_decides_and_not_the_order_in_the_request() {
+fn source_order_decides_not_field_order() {
     for (sources, expected) in [
         (
             r#"["header:x-api-key", "bearer"]"#,
@@ -145,7 +145,7 @@ fn the_order_of_the_sources_decides_and_not_the_order_in_the_request() {
 }
 
 #[test]
-fn a_source_that_is_not_configured_is_none() {
+fn unconfigured_sources_are_ignored() {
     let rig = Rig::veth(|config| config.sources(r#"["header:x-customer", "header:x-key"]"#));
     let key = rig.limiter.key("acme/web");
     for line in [
@@ -205,7 +205,7 @@ fn two_different_keys_of_one_source_are_refused() {
 }
 
 #[test]
-fn a_key_of_128_bytes_is_one_and_a_longer_one_is_an_unknown_key() {
+fn longest_key_has_128_bytes_and_a_longer_value_is_unknown() {
     let rig = Rig::veth(|config| config);
     rig.limiter.scope("acme/web");
     let longest = "k".repeat(128);
@@ -265,7 +265,7 @@ fn requests_that_servers_disagree_on_are_refused() {
 }
 
 #[test]
-fn what_is_no_http_is_refused() {
+fn other_protocols_are_refused() {
     let rig = Rig::veth(|config| config);
     for bytes in [
         &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a TLS hello is not for this port \r\n\r\n"

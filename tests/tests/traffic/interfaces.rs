@@ -17,7 +17,7 @@ use limiter_tests::{
 
 /// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
 /// requests are counted on one day.
-const TEST: Duration = Duration::from_secs(60);
+const TIME_BEFORE_MIDNIGHT: Duration = Duration::from_secs(60);
 
 /// The index with which the server's interface is created each time.
 const INDEX: u32 = 4711;
@@ -88,8 +88,8 @@ impl Host {
 }
 
 #[test]
-fn another_one_with_the_name_and_the_index_of_one_that_has_gone_is_attached_to() {
-    avoid_midnight(TEST);
+fn new_interface_with_the_same_name_and_index_is_attached() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     for hook in kernel::hooks() {
         let host = Host::new(hook);
         let mut open = host.lab.connect(GUARDED);
@@ -109,8 +109,8 @@ fn another_one_with_the_name_and_the_index_of_one_that_has_gone_is_attached_to()
 }
 
 #[test]
-fn one_that_comes_back_while_no_daemon_runs_is_attached_to_by_the_next_one() {
-    avoid_midnight(TEST);
+fn interface_recreated_without_a_daemon_is_attached_by_the_next_one() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     for hook in kernel::hooks() {
         let mut host = Host::new(hook);
         assert_eq!([host.status(&host.key), host.status(&host.key)], [200; 2]);
@@ -124,8 +124,8 @@ fn one_that_comes_back_while_no_daemon_runs_is_attached_to_by_the_next_one() {
 }
 
 #[test]
-fn what_others_take_off_is_put_on_again() {
-    avoid_midnight(TEST);
+fn removed_clsact_qdisc_is_attached_again() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let host = Host::new("clsact");
     assert_eq!(host.status(&host.key), 200);
     let mut tc = host.lab.server().command("tc");
@@ -137,9 +137,9 @@ fn what_others_take_off_is_put_on_again() {
 }
 
 #[test]
-fn under_another_name_it_is_the_same_one_and_no_request_is_missed() {
+fn renamed_interface_stays_attached_and_misses_no_request() {
     if !kernel::has_tcx() {
-        let name = "under_another_name_it_is_the_same_one_and_no_request_is_missed";
+        let name = "renamed_interface_stays_attached_and_misses_no_request";
         return skip(name, "the kernel has no TCX, whose programs are looked at");
     }
     let mut rig = Rig::veth(|config| config.interfaces(&["s*", "other*"]));
@@ -204,8 +204,8 @@ fn under_another_name_it_is_the_same_one_and_no_request_is_missed() {
 }
 
 #[test]
-fn filters_that_an_earlier_daemon_left_where_they_are_not_meant_any_more_go() {
-    avoid_midnight(TEST);
+fn leftover_filters_on_unconfigured_interfaces_are_removed() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut host = Host::new("clsact");
     assert_eq!(host.status(&host.probe), 429);
     host.limiter.kill();
@@ -219,7 +219,7 @@ fn filters_that_an_earlier_daemon_left_where_they_are_not_meant_any_more_go() {
 }
 
 #[test]
-fn alternative_names_are_names() {
+fn interfaces_are_found_by_alternative_names() {
     let rig = Rig::veth(|config| config.interfaces(&["s0"]));
     rig.lab
         .server()
@@ -261,9 +261,9 @@ fn alternative_names_are_names() {
 }
 
 #[test]
-fn three_hundred_interfaces_are_attached_to_much_faster_than_one_by_one() {
+fn many_interfaces_are_attached_faster_than_one_by_one() {
     if !kernel::has_tcx() {
-        let name = "three_hundred_interfaces_are_attached_to_much_faster_than_one_by_one";
+        let name = "many_interfaces_are_attached_faster_than_one_by_one";
         return skip(name, "the kernel has no TCX, whose links take long");
     }
     const MANY: u32 = 300;
@@ -307,8 +307,8 @@ fn three_hundred_interfaces_are_attached_to_much_faster_than_one_by_one() {
 /// When a host starts, its interfaces appear in any order, and therefore an interface that the
 /// configuration names may still be missing when the daemon starts.
 #[test]
-fn one_that_is_named_and_missing_is_waited_for() {
-    avoid_midnight(TEST);
+fn missing_named_interface_is_waited_for() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let lab = Lab::new(Net::Apart);
     lab.server().ip("link add here0 type bridge");
     let config = Config::new(&lab)

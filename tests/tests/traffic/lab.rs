@@ -65,7 +65,7 @@ fn slow_requests_wait_at_the_gate() {
 }
 
 #[test]
-fn pieces_travel_in_segments_of_their_own() {
+fn pieces_are_sent_in_separate_segments() {
     let lab = Lab::veth();
     let _nginx = Nginx::start(&lab, &[GUARDED]);
     let capture = Capture::start(&lab, "pieces", GUARDED);
@@ -103,7 +103,7 @@ fn a_capture_pairs_requests_with_answers() {
 }
 
 #[test]
-fn a_scripted_server_answers_what_it_is_told() {
+fn scripted_server_sends_the_given_responses() {
     let lab = Lab::veth();
     let _server = Server::answering(lab.server(), GUARDED, |number, line| {
         let body = format!("{number} {line}");
@@ -133,7 +133,7 @@ fn a_killed_nginx_leaves_nothing_and_starts_again() {
 }
 
 #[test]
-fn a_wire_carries_packets_however_they_are_changed() {
+fn wire_carries_changed_packets() {
     type Change = fn(Vec<u8>) -> Vec<Vec<u8>>;
     let ways: [(DeviceKind, Change); 6] = [
         (DeviceKind::Tap, |packet| vec![packet]),
@@ -165,7 +165,7 @@ fn a_wire_carries_packets_however_they_are_changed() {
 
 #[test]
 fn a_test_that_fails_leaves_nothing_behind() {
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     let failing = std::thread::spawn(move || {
         let lab = Lab::veth();
         let nginx = Nginx::start(&lab, &[GUARDED]);
@@ -174,10 +174,10 @@ fn a_test_that_fails_leaves_nothing_behind() {
             lab.directory().to_owned(),
             nginx.pid(),
         );
-        tell.send(made).expect("the test waits");
+        sender.send(made).expect("the test waits");
         panic!("on purpose");
     });
-    let (namespace, directory, pid) = told.recv().expect("what it made");
+    let (namespace, directory, pid) = receiver.recv().expect("what it made");
     assert!(failing.join().is_err());
     for path in [
         std::path::Path::new("/run/netns").join(namespace),

@@ -29,7 +29,7 @@ fn key_id(rig: &Rig, scope: &str) -> String {
 }
 
 #[test]
-fn requests_without_a_key_and_with_an_unknown_one_pass_by_default_and_are_counted() {
+fn missing_and_unknown_keys_pass_by_default_and_are_counted() {
     for net in [Net::Veth, Net::Loopback] {
         let rig = Rig::on(net, |config| config);
         let mut conn = rig.lab.connect(GUARDED);
@@ -145,7 +145,7 @@ fn a_disabled_key_is_refused_on_open_connections_too_and_enabled_again_it_works(
 }
 
 #[test]
-fn a_revoked_key_is_refused_and_its_scope_s_other_keys_are_not() {
+fn revoked_key_is_refused_and_other_keys_of_its_scope_are_not() {
     for unknown in ["pass", "tier:profile"] {
         let rig = Rig::veth(|config| config.policy(&format!("unknown_key = {unknown:?}")));
         let key = rig.limiter.key("acme/web");
@@ -162,7 +162,7 @@ fn a_revoked_key_is_refused_and_its_scope_s_other_keys_are_not() {
 }
 
 #[test]
-fn observing_counts_what_would_be_refused_and_refuses_nothing() {
+fn observe_mode_counts_refusals_and_refuses_nothing() {
     avoid_midnight(std::time::Duration::from_secs(60));
     let rig = Rig::veth(|config| {
         config
@@ -199,7 +199,7 @@ fn observing_counts_what_would_be_refused_and_refuses_nothing() {
 }
 
 #[test]
-fn a_tier_can_observe_while_others_are_enforced_and_the_other_way_round() {
+fn tier_mode_overrides_the_policy_mode_both_ways() {
     for (mode, tier_mode, expected) in [
         ("enforce", "observe", [429, 200]),
         ("observe", "enforce", [200, 429]),
@@ -234,7 +234,7 @@ fn connections_older_than_the_attach_can_be_refused() {
     let limiter = Limiter::start(&lab, &config);
     old.send(&request("/", "any"));
     assert!(
-        old.fate().map_or(true, |rest| rest.is_empty()),
+        old.rest().map_or(true, |rest| rest.is_empty()),
         "no response on an old connection"
     );
     assert_eq!(lab.connect(GUARDED).get("/", "any").status, 200);
@@ -291,11 +291,11 @@ fn http_2_is_reset_by_default_and_passes_where_the_policy_says_so() {
         ("http2 = \"pass\"", true),
     ] {
         let lab = Lab::veth();
-        let (told, heard) = std::sync::mpsc::channel();
+        let (sender, received) = std::sync::mpsc::channel();
         let _server = limiter_tests::Server::start(lab.server(), GUARDED, move |mut conn| {
             if let Ok(bytes) = conn.take(preface.len()) {
                 // The test may have ended by now, so an error is ignored.
-                let _ = told.send(bytes);
+                let _ = sender.send(bytes);
                 let _ = conn.try_send(b"settings");
                 let _ = conn.rest();
             }
@@ -306,11 +306,11 @@ fn http_2_is_reset_by_default_and_passes_where_the_policy_says_so() {
         conn.send(preface);
         if passes {
             assert_eq!(conn.take(8).expect("an answer"), b"settings");
-            assert_eq!(heard.recv().expect("the server received it"), preface);
+            assert_eq!(received.recv().expect("the server received it"), preface);
         } else {
-            let error = conn.fate().expect_err("a reset");
+            let error = conn.rest().expect_err("a reset");
             assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-            assert!(heard.try_recv().is_err());
+            assert!(received.try_recv().is_err());
         }
         assert_eq!(limiter.count("/coverage/http2"), 1);
     }

@@ -160,7 +160,7 @@ fn use_up(rig: &Rig) {
 }
 
 #[test]
-fn a_refusal_without_an_answer_takes_the_server_down_for_everyone() {
+fn unanswered_refusals_make_a_proxy_mark_the_server_down() {
     for on_limit in ["reset", "drop"] {
         let policy = format!("on_limit = {on_limit:?}");
 

@@ -37,7 +37,7 @@ fn post_head(key: &str, framing: &str) -> String {
 }
 
 #[test]
-fn the_client_reads_the_whole_answer_then_the_end_and_no_socket_is_left() {
+fn client_reads_the_whole_refusal_and_no_socket_remains() {
     for net in Net::ALL {
         let (rig, key) = exhausted(net, "close");
         for address in rig.lab.addresses() {
@@ -58,7 +58,7 @@ fn the_client_reads_the_whole_answer_then_the_end_and_no_socket_is_left() {
 }
 
 #[test]
-fn a_connection_that_was_served_before_is_refused_as_well() {
+fn connection_served_before_is_refused_too() {
     for net in Net::ALL {
         let (rig, key) = exhausted(net, "close");
         let other = other(&rig);
@@ -90,7 +90,7 @@ fn earlier_answers_come_before_a_refusal_in_the_same_segment() {
 }
 
 #[test]
-fn a_refused_upload_is_answered_though_the_client_sends_all_of_it() {
+fn refused_upload_is_answered_while_the_client_sends_all_of_it() {
     let body = Nginx::file_content().repeat(11);
     for net in Net::ALL {
         let (rig, key) = exhausted(net, "close");
@@ -188,7 +188,7 @@ fn a_client_that_goes_on_sending_after_its_refusal_is_not_reset_and_not_served()
 }
 
 #[test]
-fn a_client_that_says_its_end_with_the_request_reads_the_refusal() {
+fn client_that_sends_its_fin_with_the_request_reads_the_refusal() {
     let (rig, key) = exhausted(Net::Veth, "close");
     for address in rig.lab.addresses() {
         let mut conn = rig.lab.connect_to(address, GUARDED);
@@ -229,7 +229,7 @@ fn reset_resets_both_sides_without_an_answer() {
         for address in rig.lab.addresses() {
             let mut conn = rig.lab.connect_to(address, GUARDED);
             conn.send(&request("/", &key));
-            let error = conn.fate().expect_err("a reset");
+            let error = conn.rest().expect_err("a reset");
             assert_eq!(
                 error.kind(),
                 std::io::ErrorKind::ConnectionReset,
@@ -243,7 +243,7 @@ fn reset_resets_both_sides_without_an_answer() {
 }
 
 #[test]
-fn drop_lets_the_request_wait_and_serves_it_when_there_is_room() {
+fn drop_delays_the_request_until_there_is_room() {
     let (rig, key) = exhausted(Net::Veth, "drop");
     let mut conn = rig.lab.connect(GUARDED);
     conn.send(&request("/", &key));
@@ -277,7 +277,7 @@ fn a_refused_connection_does_not_hold_up_others() {
 }
 
 #[test]
-fn under_loss_both_ways_every_answer_and_every_refusal_arrives_whole() {
+fn responses_and_refusals_arrive_complete_under_loss() {
     const CLIENTS: usize = 6;
     const ROUNDS: usize = 8;
     const PERCENT: u64 = 5;

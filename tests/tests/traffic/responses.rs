@@ -127,7 +127,7 @@ fn nginx_s_own_204_304_and_head_give_their_slots_back() {
 }
 
 #[test]
-fn an_upload_that_waits_to_be_asked_for_is_one_request() {
+fn upload_with_expect_100_continue_is_one_request() {
     let rig = Rig::veth(|config| config.tier("profile", ONE_AT_A_TIME));
     let key = rig.limiter.key("acme/web");
     rig.nginx.gate().open();
@@ -185,7 +185,7 @@ fn a_response_in_pieces_holds_its_slot_to_the_last_byte() {
 }
 
 #[test]
-fn a_response_without_length_ends_with_its_connection() {
+fn response_without_length_ends_with_its_connection() {
     let rig = serving(|mut conn| {
         if conn.head().is_ok() {
             conn.send(b"HTTP/1.1 200 OK\r\n\r\nall there is");
@@ -201,7 +201,7 @@ fn a_response_without_length_ends_with_its_connection() {
 }
 
 #[test]
-fn after_an_upgrade_everything_passes_and_the_end_frees_what_was_held() {
+fn upgraded_connection_passes_everything_and_its_end_frees_the_slot() {
     let rig = serving(|mut conn| {
         if conn.head().is_err() {
             return;
@@ -229,7 +229,7 @@ fn after_an_upgrade_everything_passes_and_the_end_frees_what_was_held() {
 }
 
 #[test]
-fn a_client_that_has_said_all_still_gets_its_answer() {
+fn half_closed_client_still_gets_its_response() {
     let (proceed, wait) = mpsc::channel::<()>();
     let wait = Mutex::new(wait);
     let rig = serving(move |mut conn| {
@@ -273,7 +273,7 @@ fn an_answer_that_comes_before_the_body_has_ended_gives_its_slot_back() {
 }
 
 #[test]
-fn pipelined_answers_are_told_apart() {
+fn pipelined_responses_are_distinguished() {
     let rig = on(Net::Veth, |lab| {
         // The server waits for three requests, and then sends all three responses in one segment.
         Server::start(lab.server(), GUARDED, |mut conn| {

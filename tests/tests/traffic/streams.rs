@@ -207,7 +207,7 @@ fn big_bodies_are_skipped_and_what_follows_them_is_counted() {
 }
 
 #[test]
-fn what_is_refused_behind_bodies_in_one_large_segment_strands_nobody() {
+fn refusal_behind_bodies_in_one_large_segment_stalls_no_client() {
     // The client writes all bytes of a case at once. The longer cases have more bytes than the
     // programs can keep of a segment that they cut (12 KiB or so).
     let nets: &[Net] = if long() { &Net::ALL } else { &[Net::Veth] };
@@ -290,7 +290,7 @@ fn header_blocks_beyond_the_bound_are_refused_as_malformed() {
 }
 
 #[test]
-fn http_1_0_and_odd_but_right_forms_are_counted() {
+fn http_1_0_and_unusual_valid_forms_are_counted() {
     let rig = Rig::veth(|config| config);
     let key = rig.limiter.key("acme/web");
     let forms = [
@@ -336,12 +336,12 @@ fn survives(to_server: PacketHandler) {
 }
 
 #[test]
-fn what_arrives_twice_is_charged_once() {
+fn duplicated_packets_are_charged_once() {
     survives(Box::new(|packet| vec![packet.clone(), packet]));
 }
 
 #[test]
-fn what_is_lost_and_sent_again_is_charged_once() {
+fn lost_packets_are_charged_once() {
     let mut number = 0;
     survives(Box::new(move |packet| {
         number += 1;
@@ -354,7 +354,7 @@ fn what_is_lost_and_sent_again_is_charged_once() {
 }
 
 #[test]
-fn what_overtakes_is_put_in_order() {
+fn reordered_packets_are_charged_once() {
     /// A packet of more than this number of bytes carries a full segment of a long body. The cable
     /// delays some of these packets until the next packet has passed.
     const FULL: usize = 1400;

@@ -70,7 +70,7 @@ fn java(lab: &Lab) -> Command {
 }
 
 #[test]
-fn connect_before_a_server_that_goes_on_with_http_is_refused() {
+fn connect_to_a_server_that_continues_with_http_is_refused() {
     let rig = GuardedServer::by(Net::Veth, "connect = \"reject\"", java);
     let connect = |method: &str| {
         format!(
@@ -141,7 +141,7 @@ fn lighttpd(lab: &Lab) -> Command {
 }
 
 #[test]
-fn http_2_offered_to_a_server_that_takes_it_up_stays_limited() {
+fn http2_offer_to_a_server_that_supports_it_stays_limited() {
     for net in [Net::Veth, Net::VethNoOffload, Net::Loopback] {
         let rig = GuardedServer::by(net, "on_limit = \"close\"", lighttpd);
         let url = rig.lab.url(GUARDED, "/");
@@ -172,7 +172,7 @@ fn http_2_offered_to_a_server_that_takes_it_up_stays_limited() {
 }
 
 #[test]
-fn an_offer_that_passes_in_two_parts_ends_the_connection_where_it_is_taken_up() {
+fn split_http2_offer_ends_the_connection_when_accepted() {
     let rig = GuardedServer::by(Net::Veth, "on_limit = \"close\"", lighttpd);
     let request = format!(
         "GET / HTTP/1.1\r\nHost: x\r\nX-Api-Key: {}\r\nConnection: Upgrade, HTTP2-Settings\r\n\
@@ -182,7 +182,7 @@ fn an_offer_that_passes_in_two_parts_ends_the_connection_where_it_is_taken_up() 
     let at = request.find("h2c").expect("the offer");
     let mut conn = rig.lab.connect(GUARDED);
     conn.send_pieces([&request.as_bytes()[..at + 2], &request.as_bytes()[at + 2..]]);
-    let error = conn.fate().expect_err("a reset");
+    let error = conn.rest().expect_err("a reset");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     assert_eq!((rig.used(), rig.coverage("http2")), (1, 1));
     clock::eventually("the slot is free", || {
@@ -203,7 +203,7 @@ fn an_offer_that_passes_in_two_parts_ends_the_connection_where_it_is_taken_up() 
 }
 
 #[test]
-fn a_websocket_is_a_tunnel_on_a_connection_that_was_used_before() {
+fn websocket_is_a_tunnel_on_a_used_connection() {
     let rig = GuardedServer::by(Net::Veth, "on_limit = \"close\"", |lab| {
         let mut command = lab.server().command(tools::PYTHON);
         command
@@ -213,12 +213,12 @@ fn a_websocket_is_a_tunnel_on_a_connection_that_was_used_before() {
     });
     let url = rig.lab.url(GUARDED, "/");
     let mut talk = rig.lab.client().command(tools::PYTHON);
-    let said = succeed(
+    let printed = succeed(
         talk.arg(peer("websocket.py"))
             .args(["talk", &url, &rig.key]),
     );
     let each = "200 hello\n'one'\n'GET / HTTP/1.1\\r\\n\\r\\n'\n";
-    assert_eq!(said, each.repeat(2));
+    assert_eq!(printed, each.repeat(2));
     assert_eq!((rig.used(), rig.coverage("tunnels")), (4, 2));
     assert_eq!(rig.coverage("upgrades_reset"), 0);
 }
@@ -229,7 +229,7 @@ const SWITCH: &str =
     "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 
 #[test]
-fn an_answer_to_head_with_a_body_lets_nobody_into_a_tunnel() {
+fn body_of_a_response_to_head_opens_no_tunnel() {
     let rig = Scripted::serving(
         |config| config.tier("profile", &format!("daily_quota = {QUOTA}")),
         |mut conn| {
@@ -268,7 +268,7 @@ fn an_answer_to_head_with_a_body_lets_nobody_into_a_tunnel() {
             conn.take(SWITCH.len()).expect("the body");
             conn.send(upgrade.as_bytes());
         }
-        let error = conn.fate().expect_err("a reset");
+        let error = conn.rest().expect_err("a reset");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
         assert_eq!(rig.limiter.count("/coverage/tunnels"), 0);
     }

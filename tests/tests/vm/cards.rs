@@ -15,7 +15,7 @@ use super::{probe, status};
 
 /// The test starts at least this long before midnight UTC. It takes much less time, so all of its
 /// requests are counted on one day.
-const TEST: Duration = Duration::from_secs(120);
+const TIME_BEFORE_MIDNIGHT: Duration = Duration::from_secs(120);
 
 /// Moves a card to a namespace, and gives it the name that labs use.
 fn give(card: Card, namespace: &limiter_tests::Namespace, name: &str) {
@@ -41,9 +41,9 @@ fn hooks(limiter: &Limiter) -> usize {
 }
 
 #[test]
-fn one_that_is_pulled_out_and_put_in_again_is_limited_again_and_nothing_is_granted_twice() {
-    vm::require();
-    avoid_midnight(TEST);
+fn replugged_card_is_limited_again_without_granting_twice() {
+    vm::require_vm();
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let [at_server, at_client] = CARDS;
     let lab = Lab::new(Net::Apart);
     give(at_server, lab.server(), SERVER_INTERFACE);

@@ -26,7 +26,7 @@ struct Host {
 impl Host {
     /// Makes a host and sets the clock to `now`, which must be noon of a day.
     fn at(now: u64) -> Self {
-        vm::require();
+        vm::require_vm();
         vm::set_clock(now);
         let lab = Lab::veth();
         let nginx = Nginx::start(&lab, &[GUARDED]);
@@ -84,7 +84,7 @@ fn a_day() -> Vec<u16> {
 }
 
 #[test]
-fn at_midnight_a_new_day_begins_whether_a_daemon_runs_or_not() {
+fn new_day_begins_at_midnight_with_and_without_a_daemon() {
     for (day, daemon) in [(0, true), (10, false)] {
         let mut host = Host::at(noon(day));
         vm::set_clock(noon(day) + HALF_A_DAY - BEFORE);
@@ -111,7 +111,7 @@ fn at_midnight_a_new_day_begins_whether_a_daemon_runs_or_not() {
 }
 
 #[test]
-fn a_clock_that_is_set_forward_opens_the_later_day_and_back_opens_none_again() {
+fn clock_set_forward_opens_the_later_day_and_back_reopens_none() {
     let now = noon(20);
     let host = Host::at(now);
     assert_eq!([host.status(), host.status()], [200; 2]);
@@ -135,7 +135,7 @@ fn a_clock_that_is_set_forward_opens_the_later_day_and_back_opens_none_again() {
 }
 
 #[test]
-fn steps_within_a_day_change_no_count_and_no_rate() {
+fn clock_steps_within_a_day_change_no_count_and_no_rate() {
     let now = noon(30);
     let host = Host::at(now);
     host.limiter.done(&[

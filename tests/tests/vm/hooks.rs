@@ -51,20 +51,20 @@ fn filters(rig: &Rig) -> usize {
 }
 
 #[test]
-fn the_newest_that_the_kernel_has_is_taken() {
-    vm::require();
+fn auto_uses_the_newest_hook_of_the_kernel() {
+    vm::require_vm();
     limits_at("auto", if kernel::has_tcx() { "tcx" } else { "clsact" });
 }
 
 #[test]
-fn clsact_does_on_every_kernel() {
-    vm::require();
+fn clsact_works_on_every_kernel() {
+    vm::require_vm();
     limits_at("clsact", "clsact");
 }
 
 #[test]
-fn tcx_is_taken_when_it_is_asked_for_or_it_is_told_that_there_is_none() {
-    vm::require();
+fn tcx_is_used_if_configured_or_reported_as_missing() {
+    vm::require_vm();
     if kernel::has_tcx() {
         return limits_at("tcx", "tcx");
     }

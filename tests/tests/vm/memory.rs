@@ -13,7 +13,7 @@ use super::{probe, status};
 
 /// The test starts at least this long before midnight UTC. It takes much less time, so all of its
 /// requests are counted on one day.
-const TEST: std::time::Duration = std::time::Duration::from_secs(120);
+const TIME_BEFORE_MIDNIGHT: std::time::Duration = std::time::Duration::from_secs(120);
 
 /// The memory in bytes that is left for all other processes.
 const LEFT: u64 = 48 << 20;
@@ -32,9 +32,9 @@ fn take_memory() -> Vec<Vec<u8>> {
 
 /// A cgroup whose members create the tables. The memory of the tables is therefore charged to this
 /// cgroup as long as the tables exist.
-struct Purse(std::path::PathBuf);
+struct MemoryCgroup(std::path::PathBuf);
 
-impl Purse {
+impl MemoryCgroup {
     fn new(lab: &Lab) -> Self {
         let root = cleanup::cgroup("cgroup.subtree_control");
         fs::write(root, "+memory").expect("account for memory");
@@ -52,7 +52,7 @@ impl Purse {
     }
 
     /// Runs `work` while this process, and the processes that it starts, are in the cgroup.
-    fn pay<T>(&self, work: impl FnOnce() -> T) -> T {
+    fn run_inside<T>(&self, work: impl FnOnce() -> T) -> T {
         let procs = "cgroup.procs";
         fs::write(self.0.join(procs), "0").expect("go in");
         let done = work();
@@ -66,15 +66,15 @@ impl Purse {
     }
 }
 
-impl Drop for Purse {
+impl Drop for MemoryCgroup {
     fn drop(&mut self) {
         cleanup::remove_cgroup(&self.0);
     }
 }
 
 #[test]
-fn tables_that_there_is_no_memory_for_are_told_and_nothing_is_left() {
-    vm::require();
+fn tables_without_memory_are_reported_and_leave_nothing_behind() {
+    vm::require_vm();
     let lab = Lab::veth();
     // The tables of flows and keys have their maximum sizes. Even when they are empty, such tables
     // need most of the machine's memory.
@@ -94,9 +94,9 @@ fn tables_that_there_is_no_memory_for_are_told_and_nothing_is_left() {
 }
 
 #[test]
-fn while_there_is_next_to_none_limits_hold_and_the_daemon_answers() {
-    vm::require();
-    avoid_midnight(TEST);
+fn limits_hold_and_the_daemon_answers_with_little_memory() {
+    vm::require_vm();
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let lab = Lab::veth();
     let nginx = Nginx::start(&lab, &[GUARDED]);
     let config = Config::new(&lab)
@@ -123,20 +123,20 @@ fn while_there_is_next_to_none_limits_hold_and_the_daemon_answers() {
 }
 
 #[test]
-fn connections_that_there_is_no_memory_to_follow_are_treated_as_those_of_a_full_table() {
+fn connections_without_memory_are_treated_as_with_a_full_table() {
     /// The maximum number of connections that the test opens. The flows of this number of
     /// connections need more memory than the kernel keeps in reserve for each CPU.
     const CONNECTIONS: usize = 3000;
-    vm::require();
-    avoid_midnight(TEST);
+    vm::require_vm();
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let lab = Lab::veth();
     let nginx = Nginx::start(&lab, &[GUARDED]);
-    let purse = Purse::new(&lab);
-    let limiter = purse.pay(|| {
+    let cgroup = MemoryCgroup::new(&lab);
+    let limiter = cgroup.run_inside(|| {
         let config = Config::new(&lab).policy("table_full = \"reject\"");
         Limiter::start(&lab, &config)
     });
-    purse.release(limiter.pid());
+    cgroup.release(limiter.pid());
     let rig = Rig {
         limiter,
         nginx,
@@ -144,7 +144,7 @@ fn connections_that_there_is_no_memory_to_follow_are_treated_as_those_of_a_full_
     };
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.get(&key).status, 200);
-    purse.limit(&purse.used());
+    cgroup.limit(&cgroup.used());
     let server = (rig.lab.v4(), GUARDED).into();
     let mut conns = Vec::new();
     while conns.len() < CONNECTIONS {
@@ -162,7 +162,7 @@ fn connections_that_there_is_no_memory_to_follow_are_treated_as_those_of_a_full_
     assert_eq!(last.ask(asked).status, 200);
     rig.assert_charged_as_served("acme/web", &key, 2);
     drop(conns);
-    purse.limit("max");
+    cgroup.limit("max");
     eventually("there is room again", || {
         Conn::try_open(rig.lab.client(), server)
             .is_ok_and(|mut conn| conn.try_get("/", &key).is_ok_and(|it| it.status == 200))

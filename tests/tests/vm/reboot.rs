@@ -25,15 +25,15 @@ const FIRST: u64 = 7;
 const SECOND: u64 = 13;
 
 /// A file in which the test itself records the customer's key and the number of served requests.
-struct Memory(PathBuf);
+struct Progress(PathBuf);
 
-impl Memory {
+impl Progress {
     fn new() -> Self {
-        Self(Path::new(vm::DISK).join("memory"))
+        Self(Path::new(vm::DISK).join("progress"))
     }
 
     fn write(&self, key: &str, served: u64) {
-        vm::write_for_good(&self.0, &format!("{key} {served}"));
+        vm::write_durably(&self.0, &format!("{key} {served}"));
     }
 
     fn read(&self) -> (String, u64) {
@@ -53,7 +53,7 @@ impl Host {
     /// Makes a host and sets its clock to `minutes` minutes after a noon. All three boots are on
     /// the same day.
     fn boot(minutes: u64) -> Self {
-        vm::require();
+        vm::require_vm();
         vm::set_clock(noon(40) + minutes * 60);
         let state = Path::new(vm::DISK).join("state");
         fs::create_dir_all(&state).expect("the state directory");
@@ -81,13 +81,13 @@ fn first_life() {
         assert_eq!(status(&host.lab, &key), 200);
     }
     host.limiter.terminate();
-    Memory::new().write(&key, FIRST);
+    Progress::new().write(&key, FIRST);
 }
 
 #[test]
 fn second_life() {
     let host = Host::boot(10);
-    let (key, before) = Memory::new().read();
+    let (key, before) = Progress::new().read();
     // After the daemon has ended and before the host shuts down, the kernel may admit as many
     // requests as the store allows. All of these therefore count as used after the next boot
     // (docs/SURVIVAL.md).
@@ -111,7 +111,7 @@ fn second_life() {
         loop {
             assert_eq!(status(&host.lab, &key), 200);
             served += 1;
-            Memory::new().write(&key, served);
+            Progress::new().write(&key, served);
             noted.store(served, SeqCst);
             if served + AHEAD == QUOTA {
                 // Enough requests have been sent. The other thread will cut the power.
@@ -124,7 +124,7 @@ fn second_life() {
 #[test]
 fn third_life() {
     let host = Host::boot(20);
-    let (key, before) = Memory::new().read();
+    let (key, before) = Progress::new().read();
     assert!(before >= FIRST + SECOND, "{before}");
     let usage = host.limiter.usage("acme/web");
     // Each of the two times that the daemon ended, at most `AHEAD` requests may have been lost.

@@ -18,7 +18,7 @@ const PROFILE_QUOTA: u64 = 1_000;
 const MASTER_QUOTA: u64 = 10_000;
 const CONCURRENCY: u64 = 20;
 /// The interval of the published rate in nanoseconds. The rate is one request per millisecond.
-const APART_NS: u64 = 1_000_000;
+const INTERVAL_NS: u64 = 1_000_000;
 
 /// The minimum rate, in requests per second, that the demo accepts as "about 1,000 a second". wrk
 /// shares the cores with the rest of the host, and sends fewer requests when the cores are busy.
@@ -142,7 +142,7 @@ fn rate(stage: &Stage, table: &mut Table) {
     // arrival of the first request.
     let too_close = admitted
         .windows(2)
-        .filter(|pair| pair[1].answered < pair[0].asked + APART_NS)
+        .filter(|pair| pair[1].answered < pair[0].asked + INTERVAL_NS)
         .count();
     let mut gaps: Vec<u64> = admitted
         .windows(2)
@@ -168,7 +168,7 @@ fn rate(stage: &Stage, table: &mut Table) {
             "{a_second} of {} asked",
             wrk.requests / u64::from(FAST_SECONDS)
         ),
-        a_second >= ABOUT_THOUSAND && admitted.len() as u64 <= span / APART_NS + 1,
+        a_second >= ABOUT_THOUSAND && admitted.len() as u64 <= span / INTERVAL_NS + 1,
     );
     table.same("  socket errors that wrk saw", 0, wrk.socket_errors);
 }

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_replaces_its_parts() {
+    fn a_whole_program_replaces_its_modules() {
         for order in [[0, 1], [1, 0]] {
             let of_program = [part("counts", "quota"), part("counts", "")];
             let selection = selected(&order.map(|at| of_program[at].clone()));

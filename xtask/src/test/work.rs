@@ -74,7 +74,7 @@ impl Work<'_> {
         // minutes.
         let more = self.options.long || built.integration.is_empty();
         let on_machines = || match (&machines, &self.selection.machines) {
-            (Some(vm), Some(plans)) => vm.rest(&supplies.binary, more, plans),
+            (Some(vm), Some(plans)) => vm.run_remaining(&supplies.binary, more, plans),
             _ => Ok(Summary::default()),
         };
         // The unit tests run while the machines keep the processors busy, because most of them do

@@ -46,9 +46,9 @@ impl Job {
         }
         let names: BTreeSet<&str> = plans.iter().flat_map(Plan::names).collect();
         for (name, executable) in executables(context, &names)? {
-            lean(&executable, &programs.join(name))?;
+            copy_stripped(&executable, &programs.join(name))?;
         }
-        lean(binary, &tree.join("limiter"))?;
+        copy_stripped(binary, &tree.join("limiter"))?;
         for plan in plans {
             let mut lines = String::new();
             for program in &plan.programs {
@@ -93,7 +93,7 @@ fn executables(
 }
 
 /// Copies a program without its debug information, which is larger than the rest of the program.
-fn lean(from: &Path, to: &Path) -> anyhow::Result<()> {
+fn copy_stripped(from: &Path, to: &Path) -> anyhow::Result<()> {
     process::output(
         Command::new("strip")
             .args(["--strip-debug", "-o"])

@@ -27,7 +27,7 @@ const RELEASE: &str = "release";
 
 /// The modules that are needed to mount the root disk. Some kernels have some of these modules
 /// built in.
-const TO_THE_DISK: [&str; 3] = ["virtio_pci", "virtio_blk", "ext4"];
+const DISK_MODULES: [&str; 3] = ["virtio_pci", "virtio_blk", "ext4"];
 
 /// A kernel that has been unpacked from its package.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl Kernel {
                     .with_context(|| format!("make {}", directory.display()))?;
                 apt.download(std::slice::from_ref(&newest), directory)?;
                 let deb = the_one(directory, "")?;
-                take_apart(&deb, directory)?;
+                extract_package(&deb, directory)?;
                 fs::remove_file(&deb).with_context(|| format!("remove {}", deb.display()))
             })?;
             Ok(Self {
@@ -85,7 +85,7 @@ impl Kernel {
                 .with_context(|| format!("remove {}", directory.display()))?;
         }
         fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
-        take_apart(deb, directory)?;
+        extract_package(deb, directory)?;
         let name = deb.file_name().unwrap_or_default();
         Ok(Self {
             name: name.to_string_lossy().into_owned(),
@@ -118,7 +118,7 @@ fn is_kernel(package: &str, series: &str) -> bool {
         .is_some_and(|rest| rest.starts_with('.') && rest.ends_with("-cloud-amd64"))
 }
 
-fn take_apart(deb: &Path, directory: &Path) -> anyhow::Result<()> {
+fn extract_package(deb: &Path, directory: &Path) -> anyhow::Result<()> {
     let tree = directory.join("tree");
     process::output(Command::new("dpkg").arg("--extract").arg(deb).arg(&tree))?;
     let image = the_one(&tree.join("boot"), "vmlinuz-")?;
@@ -143,7 +143,7 @@ fn take_apart(deb: &Path, directory: &Path) -> anyhow::Result<()> {
     let listing = modules.join("modules.dep");
     let listing =
         fs::read_to_string(&listing).with_context(|| format!("read {}", listing.display()))?;
-    for (number, path) in in_order(&listing, &TO_THE_DISK).into_iter().enumerate() {
+    for (number, path) in in_order(&listing, &DISK_MODULES).into_iter().enumerate() {
         unpack(&modules.join(path), &first.join(format!("{number:02}.ko")))?;
     }
     image::ext4(

@@ -9,18 +9,18 @@ use super::qemu::End;
 
 /// The test program that runs on each kernel for every change. It tests the kernel programs one
 /// packet at a time.
-const ALWAYS: &str = "program";
+const PROGRAM: &str = "program";
 
-/// The modules of [`ALWAYS`] that are skipped when it runs for every change. One of them loads the
+/// The modules of [`PROGRAM`] that are skipped when it runs for every change. One of them loads the
 /// programs, and has its own plan (see [`LOAD`]). The other module counts instructions with tools
 /// that the machines do not have.
-const NOT_ALWAYS: [&str; 2] = ["verifier", "instructions"];
+const SKIPPED_MODULES: [&str; 2] = ["verifier", "instructions"];
 
 /// The modules of [`TRAFFIC`] that also run in machines. They take ten times as long as on the
 /// host, and therefore run only if there is time. The other modules run only on the host, because
 /// they test only the daemon, or because they need programs that the machine's Debian does not
 /// have: compilers, other proxies, and clients in other languages.
-const AT_LEISURE: [&str; 4] = ["attach", "interfaces", "admission", "deferred"];
+const TRAFFIC_MODULES: [&str; 4] = ["attach", "interfaces", "admission", "deferred"];
 
 /// The test program that sends real traffic.
 const TRAFFIC: &str = "traffic";
@@ -28,7 +28,7 @@ const TRAFFIC: &str = "traffic";
 /// The test program that runs only in machines.
 const MACHINE: &str = "vm";
 
-/// The module of [`ALWAYS`] that loads each program and reads the verifier's log.
+/// The module of [`PROGRAM`] that loads each program and reads the verifier's log.
 const LOAD: &str = "verifier";
 
 /// The memory of a machine in MiB, for all plans that do not test the use of memory.
@@ -99,16 +99,16 @@ pub fn load() -> Plan {
         limit: Duration::from_secs(180),
         ..Plan::new(
             "load",
-            vec![program(ALWAYS, &format!("--nocapture {LOAD}::"))],
+            vec![program(PROGRAM, &format!("--nocapture {LOAD}::"))],
         )
     }
 }
 
 /// Returns all plans except [`load`]. Those that take minutes are included only with `more`.
-pub fn rest(more: bool) -> Vec<Plan> {
-    let skips = NOT_ALWAYS.map(|module| format!("--skip {module}::"));
+pub fn remaining(more: bool) -> Vec<Plan> {
+    let skips = SKIPPED_MODULES.map(|module| format!("--skip {module}::"));
     let always = format!("--test-threads=2 {}", skips.join(" "));
-    let mut tests = vec![program(ALWAYS, &always)];
+    let mut tests = vec![program(PROGRAM, &always)];
     tests.push(machine("hooks"));
     tests.push(machine("cards"));
     // This module runs last, because its tests change the time.
@@ -137,7 +137,7 @@ pub fn rest(more: bool) -> Vec<Plan> {
         life("third-life", Disk::Kept, End::Off),
     ];
     if more {
-        let modules = AT_LEISURE.map(|module| format!("{module}::"));
+        let modules = TRAFFIC_MODULES.map(|module| format!("{module}::"));
         let at_leisure = format!("--test-threads=2 {}", modules.join(" "));
         plans.push(Plan {
             limit: Duration::from_secs(1200),
@@ -154,17 +154,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_modules_of_plans_are_there() {
+    fn the_modules_of_plans_exist() {
         // Each module in a plan must exist. If there is no module with the given name, the harness
         // runs no test and reports success.
         let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/tests");
-        let modules = [(ALWAYS, &NOT_ALWAYS[..]), (TRAFFIC, &AT_LEISURE)];
+        let modules = [(PROGRAM, &SKIPPED_MODULES[..]), (TRAFFIC, &TRAFFIC_MODULES)];
         for (program, modules) in modules {
             for module in modules {
                 let file = programs.join(program).join(module).with_extension("rs");
                 assert!(file.exists(), "{}", file.display());
             }
         }
-        assert!(NOT_ALWAYS.contains(&LOAD));
+        assert!(SKIPPED_MODULES.contains(&LOAD));
     }
 }

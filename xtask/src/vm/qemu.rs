@@ -21,7 +21,7 @@ use anyhow::{Context as _, bail};
 use super::{
     kernel::Kernel,
     qmp::{self, Qmp},
-    transcript::{Transcript, Wish},
+    transcript::{HostRequest, Transcript},
 };
 use crate::summary::Summary;
 
@@ -72,7 +72,7 @@ pub struct Outcome {
     pub summary: Summary,
     pub skipped: Vec<String>,
     /// The fault of the run, if there is one. Failed tests are not included.
-    pub complaint: Option<String>,
+    pub fault: Option<String>,
 }
 
 impl Boot<'_> {
@@ -105,14 +105,14 @@ impl Boot<'_> {
             child,
             socket,
         };
-        let (transcript, is_cut) = machine.attend(self.tag, self.limit)?;
+        let (transcript, is_cut) = machine.follow(self.tag, self.limit)?;
         machine.end()?;
         let mut outcome = Outcome {
-            complaint: transcript.complaint(programs, self.end, is_cut),
+            fault: transcript.fault(programs, self.end, is_cut),
             summary: transcript.summary,
             skipped: transcript.skipped,
         };
-        if outcome.complaint.is_some() {
+        if outcome.fault.is_some() {
             let text = fs::read(&console).unwrap_or_default();
             let text = String::from_utf8_lossy(&text);
             let lines: Vec<&str> = text.lines().collect();
@@ -201,7 +201,7 @@ struct Machine {
 impl Machine {
     /// Reads the output until the machine ends, asks for its power to be cut, or exceeds its time
     /// limit. Returns the output, and whether the machine has asked for its power to be cut.
-    fn attend(&mut self, tag: &str, limit: Duration) -> anyhow::Result<(Transcript, bool)> {
+    fn follow(&mut self, tag: &str, limit: Duration) -> anyhow::Result<(Transcript, bool)> {
         let start = Instant::now();
         let mut transcript = Transcript::new(tag);
         loop {
@@ -210,27 +210,27 @@ impl Machine {
                 Ok(line) => line,
                 Err(RecvTimeoutError::Disconnected) => return Ok((transcript, false)),
                 Err(RecvTimeoutError::Timeout) => {
-                    transcript.late(limit);
+                    transcript.note_timeout(limit);
                     return Ok((transcript, false));
                 }
             };
             match transcript.read(&line) {
                 None => {}
-                Some(Wish::CutPower) => return Ok((transcript, true)),
-                Some(wish) => {
-                    self.fulfil(&wish)?;
+                Some(HostRequest::CutPower) => return Ok((transcript, true)),
+                Some(request) => {
+                    self.fulfil(&request)?;
                     writeln!(self.answers, "done").context("answer the machine")?;
                 }
             }
         }
     }
 
-    fn fulfil(&self, wish: &Wish) -> anyhow::Result<()> {
+    fn fulfil(&self, request: &HostRequest) -> anyhow::Result<()> {
         let mut qmp = Qmp::connect(&self.socket)?;
-        match wish {
-            Wish::Unplug(card) => qmp.unplug(card),
-            Wish::Plug(card) => qmp.plug(card),
-            Wish::CutPower => bail!("the caller cuts the power"),
+        match request {
+            HostRequest::Unplug(card) => qmp.unplug(card),
+            HostRequest::Plug(card) => qmp.plug(card),
+            HostRequest::CutPower => bail!("the caller cuts the power"),
         }
     }
 

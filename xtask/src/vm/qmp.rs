@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
 /// The time limit for a response.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A network card that can be unplugged and plugged in again while the machine runs.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Qmp {
         let stream = UnixStream::connect(socket)
             .with_context(|| format!("connect to {}", socket.display()))?;
         stream
-            .set_read_timeout(Some(PATIENCE))
+            .set_read_timeout(Some(TIMEOUT))
             .context("set a time limit")?;
         let mut qmp = Self {
             reader: BufReader::new(stream),

@@ -15,7 +15,7 @@ const PREFIX: &str = "vm: ";
 
 /// A request from a test in the machine to the host (`tests/src/vm.rs`).
 #[derive(Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum HostRequest {
     Unplug(String),
     Plug(String),
     CutPower,
@@ -49,7 +49,7 @@ impl Transcript {
 
     /// Adds a line. Output of the test programs is shown. If the line is a request to the host,
     /// returns that request.
-    pub fn read(&mut self, line: &str) -> Option<Wish> {
+    pub fn read(&mut self, line: &str) -> Option<HostRequest> {
         let line = line.trim_end_matches('\r');
         let Some(report) = line.strip_prefix(PREFIX) else {
             if let Some(result) = summary::result_line(line) {
@@ -73,16 +73,16 @@ impl Transcript {
                 self.skipped.push(test.to_owned());
             }
             ("over", None) => self.is_over = true,
-            ("unplug", Some(card)) => return Some(Wish::Unplug(card.to_owned())),
-            ("plug", Some(card)) => return Some(Wish::Plug(card.to_owned())),
-            ("cut", None) => return Some(Wish::CutPower),
+            ("unplug", Some(card)) => return Some(HostRequest::Unplug(card.to_owned())),
+            ("plug", Some(card)) => return Some(HostRequest::Plug(card.to_owned())),
+            ("cut", None) => return Some(HostRequest::CutPower),
             _ => self.unknown = Some(line.to_owned()),
         }
         None
     }
 
     /// Records that the machine has exceeded its time limit.
-    pub fn late(&mut self, limit: Duration) {
+    pub fn note_timeout(&mut self, limit: Duration) {
         self.exceeded = Some(limit);
     }
 
@@ -91,7 +91,7 @@ impl Transcript {
     /// failed. If the plan ends with a power cut, the machine must have asked for the cut.
     /// Otherwise, all programs must have ended in the given order, and the machine must have
     /// printed that the plan is over.
-    pub fn complaint(&self, programs: &[&str], end: End, is_cut: bool) -> Option<String> {
+    pub fn fault(&self, programs: &[&str], end: End, is_cut: bool) -> Option<String> {
         if let Some(limit) = self.exceeded {
             return Some(format!("it was not over after {} s", limit.as_secs()));
         }
@@ -131,7 +131,7 @@ mod tests {
                           0 filtered out; finished in 0.00s";
 
     #[test]
-    fn a_plan_has_passed_when_all_programs_have_and_the_machine_says_so() {
+    fn a_plan_passes_if_all_programs_pass_and_the_machine_reports_its_end() {
         let transcript = read(&[
             "vm: Linux 6.1",
             RESULT,
@@ -139,13 +139,13 @@ mod tests {
             "vm: end b 0",
             "vm: over\r",
         ]);
-        assert_eq!(transcript.complaint(&["a", "b"], End::Off, false), None);
+        assert_eq!(transcript.fault(&["a", "b"], End::Off, false), None);
         assert_eq!(transcript.summary.passed, 2);
-        assert!(transcript.complaint(&["a", "b"], End::Cut, false).is_some());
+        assert!(transcript.fault(&["a", "b"], End::Cut, false).is_some());
     }
 
     #[test]
-    fn silence_is_a_failure() {
+    fn a_transcript_that_stops_early_is_a_failure() {
         // The output may stop at any point, for example after a kernel panic.
         for lines in [
             &[][..],
@@ -159,36 +159,36 @@ mod tests {
         ] {
             let transcript = read(lines);
             assert!(
-                transcript.complaint(&["a"], End::Off, false).is_some(),
+                transcript.fault(&["a"], End::Off, false).is_some(),
                 "{lines:?}"
             );
         }
         let mut late = read(&["vm: end a 0", "vm: over"]);
-        late.late(Duration::from_secs(1));
-        assert!(late.complaint(&["a"], End::Off, false).is_some());
+        late.note_timeout(Duration::from_secs(1));
+        assert!(late.fault(&["a"], End::Off, false).is_some());
     }
 
     #[test]
-    fn a_power_cut_is_right_only_if_it_is_the_plan() {
+    fn a_power_cut_passes_only_if_it_is_planned() {
         let transcript = Transcript::default();
-        assert_eq!(transcript.complaint(&["a"], End::Cut, true), None);
-        assert!(transcript.complaint(&["a"], End::Off, true).is_some());
+        assert_eq!(transcript.fault(&["a"], End::Cut, true), None);
+        assert!(transcript.fault(&["a"], End::Off, true).is_some());
         let failed = read(&["vm: end a 101"]);
-        assert!(failed.complaint(&["a", "b"], End::Cut, true).is_some());
+        assert!(failed.fault(&["a", "b"], End::Cut, true).is_some());
     }
 
     #[test]
-    fn wishes_are_recognized() {
+    fn requests_to_the_host_are_recognized() {
         let mut transcript = Transcript::default();
         assert_eq!(
             transcript.read("vm: unplug card0"),
-            Some(Wish::Unplug("card0".to_owned()))
+            Some(HostRequest::Unplug("card0".to_owned()))
         );
         assert_eq!(
             transcript.read("vm: plug card0\r"),
-            Some(Wish::Plug("card0".to_owned()))
+            Some(HostRequest::Plug("card0".to_owned()))
         );
-        assert_eq!(transcript.read("vm: cut"), Some(Wish::CutPower));
+        assert_eq!(transcript.read("vm: cut"), Some(HostRequest::CutPower));
     }
 
     #[test]

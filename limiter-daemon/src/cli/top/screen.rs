@@ -24,9 +24,9 @@ const HEAD: u16 = 4;
 /// The number of lines below the scopes.
 const FOOT: u16 = 2;
 /// The minimum width of the column of names.
-const LEAST_NAME: usize = 8;
+const MIN_NAME_WIDTH: usize = 8;
 /// A quota is marked as nearly used up if at least this share of it is used.
-const NEARLY: f64 = 0.8;
+const NEARLY_USED_UP: f64 = 0.8;
 
 /// A column of numbers.
 struct Column {
@@ -114,7 +114,7 @@ pub(super) struct Screen {
     typing: bool,
     paused: bool,
     /// The reason why the figures are out of date, if they are.
-    trouble: Option<String>,
+    failure: Option<String>,
     colours: bool,
 }
 
@@ -126,7 +126,7 @@ impl Screen {
             filter,
             typing: false,
             paused: false,
-            trouble: None,
+            failure: None,
             colours,
         }
     }
@@ -145,13 +145,13 @@ impl Screen {
 
     /// Stores the figures of a response.
     pub(super) fn take(&mut self, view: TopView) {
-        self.trouble = None;
+        self.failure = None;
         self.view = Some(view);
     }
 
     /// Stores the reason why there was no response.
-    pub(super) fn trouble(&mut self, failure: &Failure) {
-        self.trouble = Some(match failure {
+    pub(super) fn note_failure(&mut self, failure: &Failure) {
+        self.failure = Some(match failure {
             Failure::Unreachable(_) => "no daemon responds: trying again".to_owned(),
             Failure::Usage(message) => message.clone(),
             Failure::Failed(error) => format!("{error:#}: trying again"),
@@ -227,9 +227,9 @@ impl Screen {
     pub(super) fn draw(&self, frame: &mut Frame<'_>) {
         let area = frame.area();
         let width = usize::from(area.width);
-        let room = area.height.saturating_sub(HEAD + FOOT);
+        let height = area.height.saturating_sub(HEAD + FOOT);
         let numbers: usize = COLUMNS.iter().map(|column| column.width).sum();
-        let name = width.saturating_sub(numbers).max(LEAST_NAME);
+        let name = width.saturating_sub(numbers).max(MIN_NAME_WIDTH);
         let mut lines = vec![self.sums(), self.state()];
         lines.extend(self.head(name));
         let shown = self.view.iter().flat_map(|view| &view.top);
@@ -237,14 +237,14 @@ impl Screen {
         // the screen already has.
         let shown = shown.filter(|row| row.scope.as_str().contains(&self.filter));
         let rows: Vec<Line<'_>> = shown
-            .take(room.into())
+            .take(height.into())
             .map(|row| self.row(row, name))
             .collect();
         if rows.is_empty() {
-            lines.push(Line::raw(self.nothing()));
+            lines.push(Line::raw(self.empty_note()));
         }
         lines.extend(rows);
-        lines.resize(usize::from(HEAD + room), Line::default());
+        lines.resize(usize::from(HEAD + height), Line::default());
         let dim = Style::new().add_modifier(Modifier::DIM);
         lines.extend(HELP.map(|help| Line::styled(help, dim)));
         frame.render_widget(Paragraph::new(lines), area);
@@ -282,9 +282,9 @@ impl Screen {
 
     /// Returns the line that shows the filter, or the reason why the figures are out of date.
     fn state(&self) -> Line<'_> {
-        if let Some(trouble) = &self.trouble {
+        if let Some(failure) = &self.failure {
             let style = self.colour(Color::Red).add_modifier(Modifier::BOLD);
-            return Line::styled(trouble.as_str(), style);
+            return Line::styled(failure.as_str(), style);
         }
         if self.typing {
             return Line::raw(format!("filter: {}_", self.filter));
@@ -338,7 +338,7 @@ impl Screen {
             let style = match column.by {
                 TopColumn::Quota => match row.quota_share() {
                     Some(share) if share >= 1.0 => self.colour(Color::Red),
-                    Some(share) if share >= NEARLY => self.colour(Color::Yellow),
+                    Some(share) if share >= NEARLY_USED_UP => self.colour(Color::Yellow),
                     _ => Style::new(),
                 },
                 TopColumn::RefusedRate if row.refused_rate > 0.0 => self.colour(Color::Yellow),
@@ -349,7 +349,7 @@ impl Screen {
         Line::from(spans)
     }
 
-    fn nothing(&self) -> &'static str {
+    fn empty_note(&self) -> &'static str {
         match &self.view {
             None => "",
             Some(view) if view.scopes == 0 => {
@@ -363,10 +363,10 @@ impl Screen {
 /// Returns a name padded to `width` columns, with at least one space at the end. A name that is too
 /// long is truncated, and ends with a mark.
 fn fit(name: &str, width: usize) -> String {
-    let room = width.saturating_sub(1);
+    let available = width.saturating_sub(1);
     // Names are ASCII, so each byte is one column wide.
-    match name.get(..room.saturating_sub(1)) {
-        Some(begin) if name.len() > room => format!("{begin}~ "),
+    match name.get(..available.saturating_sub(1)) {
+        Some(begin) if name.len() > available => format!("{begin}~ "),
         _ => format!("{name:<width$}"),
     }
 }

@@ -67,10 +67,10 @@ fn mistakes_in_attach_are_reported() {
             "`ports` is given twice: keep one of them",
         ),
     ] {
-        let told = problems(text);
+        let messages = problems(text);
         assert!(
-            told.iter().any(|line| line.contains(wanted)),
-            "{text}\nwanted {wanted}\ntold {told:#?}"
+            messages.iter().any(|line| line.contains(wanted)),
+            "{text}\nwanted {wanted}\nmessages {messages:#?}"
         );
     }
 }
@@ -134,9 +134,13 @@ fn names_must_exist_and_globs_may_match_nothing() {
         let found = interfaces::resolve(&parse(&text).unwrap().attach, &present);
         // A second name of the same interface must not add another entry.
         assert_eq!(found.interfaces, present[..1], "{written}");
-        let told = found.problems.first().map(ToString::to_string);
-        assert_eq!(told.is_some(), wanted.is_some(), "{written}: {told:?}");
-        let told = told.unwrap_or_default();
-        assert!(told.contains(wanted.unwrap_or_default()), "{told}");
+        let message = found.problems.first().map(ToString::to_string);
+        assert_eq!(
+            message.is_some(),
+            wanted.is_some(),
+            "{written}: {message:?}"
+        );
+        let message = message.unwrap_or_default();
+        assert!(message.contains(wanted.unwrap_or_default()), "{message}");
     }
 }

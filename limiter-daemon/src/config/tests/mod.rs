@@ -35,12 +35,12 @@ fn problems(text: &str) -> Vec<String> {
 #[track_caller]
 fn assert_each_is_the_only_problem(mistakes: &[(&str, &str)]) {
     for (text, wanted) in mistakes {
-        let told = problems(&format!("{ATTACH}{text}"));
+        let messages = problems(&format!("{ATTACH}{text}"));
         assert!(
-            told.iter().any(|line| line.contains(wanted)),
-            "{text}\nwanted {wanted}\ntold {told:#?}"
+            messages.iter().any(|line| line.contains(wanted)),
+            "{text}\nwanted {wanted}\nmessages {messages:#?}"
         );
-        assert_eq!(told.len(), 1, "{text}\n{told:#?}");
+        assert_eq!(messages.len(), 1, "{text}\n{messages:#?}");
     }
 }
 
@@ -79,11 +79,11 @@ concurrency = 20
 
 #[test]
 fn all_mistakes_are_reported_at_once_in_the_order_of_the_file() {
-    let told = problems(
+    let messages = problems(
         "[attach]\ninterfaces = [\"lo\"]\nports = [0]\n[policy]\nmode = \"x\"\n[tabels]\n",
     );
-    assert_eq!(told.len(), 3, "{told:#?}");
-    assert!(told[0].starts_with("f.toml:3:") && told[1].starts_with("f.toml:5:"));
+    assert_eq!(messages.len(), 3, "{messages:#?}");
+    assert!(messages[0].starts_with("f.toml:3:") && messages[1].starts_with("f.toml:5:"));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use super::*;
 
 #[test]
-fn policies_have_their_words_and_http2_an_earlier_one() {
+fn policies_are_read_and_http2_accepts_its_earlier_word() {
     let policy =
         |line: &str| with_attach(&format!("[policy]\n{line}\n")).map(|config| config.policy);
     let default = policy("").unwrap();

@@ -141,26 +141,26 @@ pub struct TopScope {
 
 /// The scopes with the highest values, found without sorting all scopes.
 struct Ranking {
-    room: usize,
+    capacity: usize,
     /// The value, name and tier of each scope, with the lowest value at the top of the heap. Scopes
     /// with equal values are ordered by name, so that the result is always the same.
     best: BinaryHeap<Reverse<(u64, Reverse<String>, String)>>,
 }
 
 impl Ranking {
-    fn new(room: usize) -> Self {
+    fn new(capacity: usize) -> Self {
         Self {
-            room,
-            best: BinaryHeap::with_capacity(room),
+            capacity,
+            best: BinaryHeap::with_capacity(capacity),
         }
     }
 
     fn offer(&mut self, value: u64, scope: &Scope) {
-        if value == 0 || self.room == 0 {
+        if value == 0 || self.capacity == 0 {
             return;
         }
         let name = scope.record.name.as_str();
-        if self.best.len() == self.room {
+        if self.best.len() == self.capacity {
             // This check has to be cheap, because it rejects most scopes.
             let worse = self.best.peek().is_some_and(|Reverse((least, last, _))| {
                 (value, Reverse(name)) < (*least, Reverse(last.0.as_str()))
@@ -230,7 +230,7 @@ pub(crate) struct ScopeFigures {
 
 impl Survey {
     pub(crate) fn begin(setup: &Setup, departed: &Departed, now: DateTime<Utc>) -> Self {
-        let room = setup.config().metrics.top_scopes;
+        let capacity = setup.config().metrics.top_scopes;
         let mut sums: BTreeMap<String, Sum> = BTreeMap::new();
         for name in setup.config().tiers.names() {
             sums.entry(name.as_str().to_owned()).or_default();
@@ -243,9 +243,9 @@ impl Survey {
             now,
             departed: departed.clone(),
             sums,
-            nearest_quota: Ranking::new(room),
-            most_used: Ranking::new(room),
-            most_refused: Ranking::new(room),
+            nearest_quota: Ranking::new(capacity),
+            most_used: Ranking::new(capacity),
+            most_refused: Ranking::new(capacity),
             last: None,
         }
     }
@@ -367,7 +367,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quota_of_nothing_is_used_up() {
+    fn a_quota_of_zero_is_used_up() {
         assert_eq!(millionths(0, 0), 1_000_000);
         assert_eq!(millionths(0, 10), 0);
         assert_eq!(millionths(7, 10), 700_000);

@@ -80,8 +80,8 @@ fn read(
         return None;
     }
     let DayCounts { seen, day, usage } = scope.counts;
-    let closed_nothing = reading.closed.is_none_or(|(_, usage)| usage.is_nothing());
-    if !scope.unsaved && seen == before.seen && usage.is_nothing() && closed_nothing {
+    let closed_nothing = reading.closed.is_none_or(|(_, usage)| usage.is_empty());
+    if !scope.unsaved && seen == before.seen && usage.is_empty() && closed_nothing {
         // The only change is that a new day has begun, so there is nothing to write.
         return None;
     }
@@ -90,7 +90,7 @@ fn read(
     let ahead = u64::from(accounting.ahead_of(quota));
     // No allowance is published on a day that has just begun, because the programs admit `ahead`
     // requests on such a day without asking for one.
-    let begins = reading.closed.is_some() && usage.is_nothing();
+    let begins = reading.closed.is_some() && usage.is_empty();
     let allowed = quota.filter(|_| !begins).map(|quota| {
         let allowed = usage.used.saturating_add(ahead).min(quota);
         let known = plane.allowed(scope.record.id);
@@ -133,7 +133,7 @@ pub(crate) fn write(
             if let Some((day, usage)) = &scope.closed {
                 store.set_usage(name, *day, usage)?;
             }
-            if !scope.usage.is_nothing() || scope.closed.is_none() {
+            if !scope.usage.is_empty() || scope.closed.is_none() {
                 store.set_usage(name, scope.day, &scope.usage)?;
             }
             store.set_seen(scope.id, &map, &scope.seen)?;

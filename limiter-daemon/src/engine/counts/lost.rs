@@ -38,8 +38,8 @@ pub(crate) fn charge_lost(
             continue;
         };
         let ahead = u64::from(setup.config().accounting.ahead_of(Some(quota)));
-        let unasked = if lost.were_open { ahead } else { 0 };
-        let more = charge_allowance(scope, unasked, quota, today);
+        let free_requests = if lost.were_open { ahead } else { 0 };
+        let more = charge_allowance(scope, free_requests, quota, today);
         if more > 0 {
             plane.raise_day_count(scope.record.id, today, scope.counts.usage.used);
             charged += 1;
@@ -57,11 +57,11 @@ pub(crate) fn charge_lost(
 }
 
 /// Counts the allowance of `scope` for `today` as used, and returns the number of requests that
-/// this adds to the count. The kernel may admit `unasked` requests of a scope on a day before it
-/// asks for an allowance.
-fn charge_allowance(scope: &mut Scope, unasked: u64, quota: u64, today: Day) -> u64 {
+/// this adds to the count. The kernel may admit `free_requests` requests of a scope on a day before
+/// it asks for an allowance.
+fn charge_allowance(scope: &mut Scope, free_requests: u64, quota: u64, today: Day) -> u64 {
     let usage = &mut scope.counts.usage;
-    let allowed = usage.allowed.max(unasked).min(quota);
+    let allowed = usage.allowed.max(free_requests).min(quota);
     if scope.counts.day != today || allowed <= usage.used {
         return 0;
     }

@@ -30,7 +30,7 @@ const OPEN: &str = "open";
 const WATCHED: &str = "watched";
 
 /// The time before midnight at which the next day is recorded under [`OPEN`].
-const EARLY: Duration = Duration::from_secs(60);
+const OPENED_EARLY_BY: Duration = Duration::from_secs(60);
 
 /// The store's record of the maps in force.
 pub(crate) struct MapsRecord {
@@ -187,7 +187,8 @@ impl MapsRecord {
         if self.pruned == Some((today, keep)) {
             return Ok(());
         }
-        let removed = store.lightly(|store| store.remove_usage_beyond(today, keep.0))?;
+        let removed =
+            store.change_without_sync(|store| store.remove_usage_beyond(today, keep.0))?;
         self.pruned = Some((today, keep));
         if removed > 0 {
             log::info!(
@@ -199,7 +200,7 @@ impl MapsRecord {
 }
 
 fn open_day(now: DateTime<Utc>) -> Day {
-    day_of(now + EARLY)
+    day_of(now + OPENED_EARLY_BY)
 }
 
 /// Returns the boot to which the maps with the identity `identity` belong.

@@ -19,16 +19,16 @@ use crate::{
 };
 
 /// The number of events that the log keeps.
-const KEPT: usize = 1000;
+const MAX_EVENTS: usize = 1000;
 /// The maximum number of events by which a follower can lag behind without missing any.
-const BEHIND: usize = 1024;
+const MAX_LAG: usize = 1024;
 /// The maximum number of followers at the same time.
-const FOLLOWERS: usize = 64;
+const MAX_FOLLOWERS: usize = 64;
 
 /// The log of events.
 pub struct EventLog {
     inner: Mutex<Inner>,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 struct Inner {
@@ -44,9 +44,9 @@ pub struct Following {
     pub recent: Vec<Arc<EventView>>,
     /// The receiver of the events after those in `recent`.
     pub live: broadcast::Receiver<Arc<EventView>>,
-    /// The permit of the follower. There are [`FOLLOWERS`] permits, and dropping this one makes
+    /// The permit of the follower. There are [`MAX_FOLLOWERS`] permits, and dropping this one makes
     /// room for another follower.
-    pub place: OwnedSemaphorePermit,
+    pub permit: OwnedSemaphorePermit,
 }
 
 /// An event to be added to the log.
@@ -89,9 +89,9 @@ impl Default for EventLog {
             inner: Mutex::new(Inner {
                 next: first,
                 kept: VecDeque::new(),
-                live: Some(broadcast::channel(BEHIND).0),
+                live: Some(broadcast::channel(MAX_LAG).0),
             }),
-            places: Arc::new(Semaphore::new(FOLLOWERS)),
+            permits: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
         }
     }
 }
@@ -118,7 +118,7 @@ impl EventLog {
             message: event.message,
         });
         inner.next += 1;
-        if inner.kept.len() >= KEPT {
+        if inner.kept.len() >= MAX_EVENTS {
             inner.kept.pop_front();
         }
         inner.kept.push_back(Arc::clone(&view));
@@ -167,12 +167,12 @@ impl EventLog {
     /// Returns the same events as [`Self::recent`], and a receiver of all later events. Returns
     /// `None` if the daemon is about to end or there are too many followers.
     pub fn follow(&self, limit: usize, after: u64) -> Option<Following> {
-        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
         let inner = self.lock();
         Some(Following {
             recent: inner.recent(limit, after),
             live: inner.live.as_ref()?.subscribe(),
-            place,
+            permit,
         })
     }
 
@@ -207,17 +207,17 @@ mod tests {
     #[test]
     fn the_latest_events_are_kept_and_no_more() {
         let log = EventLog::default();
-        add_messages(&log, KEPT + 5);
+        add_messages(&log, MAX_EVENTS + 5);
         let kept = log.recent(usize::MAX, 0);
-        assert_eq!(kept.len(), KEPT);
+        assert_eq!(kept.len(), MAX_EVENTS);
         assert_eq!(kept[0].message.as_deref(), Some("5"));
         assert_eq!(messages(&log.recent(2, 0)), ["1003", "1004"]);
-        let after = log.recent(usize::MAX, kept[KEPT - 2].id);
+        let after = log.recent(usize::MAX, kept[MAX_EVENTS - 2].id);
         assert_eq!(messages(&after), ["1004"]);
     }
 
     #[test]
-    fn numbers_go_on_over_daemons() {
+    fn event_numbers_increase_across_daemons() {
         let (first, second) = (EventLog::default(), EventLog::default());
         add_messages(&first, 1);
         let now = Utc::now().timestamp_micros();
@@ -237,10 +237,10 @@ mod tests {
         add_messages(&log, 3);
         let mut following = log.follow(2, 0).unwrap();
         assert_eq!(messages(&following.recent), ["1", "2"]);
-        add_messages(&log, BEHIND + 7);
+        add_messages(&log, MAX_LAG + 7);
         let lagged = following.live.recv().await;
         assert!(matches!(lagged, Err(RecvError::Lagged(7))), "{lagged:?}");
-        for number in 7..BEHIND + 7 {
+        for number in 7..MAX_LAG + 7 {
             let event = following.live.recv().await.unwrap();
             assert_eq!(event.message, Some(number.to_string()));
         }
@@ -251,11 +251,13 @@ mod tests {
     }
 
     #[test]
-    fn places_are_bounded_and_come_back() {
+    fn the_number_of_followers_is_limited_until_one_leaves() {
         let log = EventLog::default();
-        let mut places: Vec<_> = (0..FOLLOWERS).map(|_| log.follow(0, 0).unwrap()).collect();
+        let mut permits: Vec<_> = (0..MAX_FOLLOWERS)
+            .map(|_| log.follow(0, 0).unwrap())
+            .collect();
         assert!(log.follow(0, 0).is_none());
-        places.pop();
+        permits.pop();
         assert!(log.follow(0, 0).is_some());
     }
 }

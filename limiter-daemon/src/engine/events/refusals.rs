@@ -189,11 +189,11 @@ impl Tally {
 
     /// Returns the refusals in `counts` that were not reported and are not in any event yet, by
     /// scope and reason.
-    fn rest(&mut self, counts: &RefusalCounts) -> Vec<Unreported> {
-        let mut rest = Vec::new();
+    fn take_unreported(&mut self, counts: &RefusalCounts) -> Vec<Unreported> {
+        let mut unreported = Vec::new();
         for (reason, account) in (0..).zip(&mut self.common).skip(LIMITS) {
             let now = counts.all.get(reason as usize).copied().unwrap_or(0);
-            rest.push(Unreported {
+            unreported.push(Unreported {
                 scope: NO_SCOPE,
                 reason,
                 count: account.unreported(now),
@@ -205,15 +205,15 @@ impl Tally {
             }
             let accounts = self.scopes.entry(*scope).or_default();
             for ((reason, account), now) in (0..).zip(accounts).zip(now) {
-                rest.push(Unreported {
+                unreported.push(Unreported {
                     scope: *scope,
                     reason,
                     count: account.unreported(*now),
                 });
             }
         }
-        rest.retain(|rest| rest.count > 0);
-        rest
+        unreported.retain(|refusals| refusals.count > 0);
+        unreported
     }
 }
 
@@ -340,7 +340,7 @@ async fn follow(shared: Arc<Shared>, mut ring: Watch<RefusalRecord>) -> anyhow::
     };
     let mut counts = count(&shared, unknown).await?;
     // Refusals that were counted before this daemon started do not become events.
-    let _before = tally.rest(&counts);
+    let _before = tally.take_unreported(&counts);
     drop(ring.pending());
     let mut window = Window::default();
     let mut ticks = interval(WINDOW);
@@ -360,7 +360,7 @@ async fn follow(shared: Arc<Shared>, mut ring: Watch<RefusalRecord>) -> anyhow::
                 let reported = std::mem::take(&mut window);
                 tally.add_reported(&reported);
                 let sums = WindowSums {
-                    unreported: tally.rest(&counts),
+                    unreported: tally.take_unreported(&counts),
                     reported,
                 };
                 if !sums.is_empty() {
@@ -454,24 +454,27 @@ mod tests {
             scopes: vec![(7, [rate, 0, 0, 0]), (8, [0; LIMITS])],
         };
         // These refusals were counted before the daemon started.
-        tally.rest(&counts(100, 4));
+        tally.take_unreported(&counts(100, 4));
         let mut window = Window::default();
         for port in 0..3 {
             window.add(&report(7, reason::RATE, port));
         }
         tally.add_reported(&window);
         // One of the three reported refusals was counted only after the counters were read.
-        assert_eq!(tally.rest(&counts(102, 4)), []);
-        assert_eq!(tally.rest(&counts(103, 4)), []);
+        assert_eq!(tally.take_unreported(&counts(102, 4)), []);
+        assert_eq!(tally.take_unreported(&counts(103, 4)), []);
         assert_eq!(
-            tally.rest(&counts(110, 6)),
+            tally.take_unreported(&counts(110, 6)),
             [
                 unreported(NO_SCOPE, reason::MALFORMED, 2),
                 unreported(7, reason::RATE, 7)
             ]
         );
         // The id now belongs to another scope.
-        assert_eq!(tally.rest(&counts(2, 6)), [unreported(7, reason::RATE, 2)]);
+        assert_eq!(
+            tally.take_unreported(&counts(2, 6)),
+            [unreported(7, reason::RATE, 2)]
+        );
         assert!(!tally.scopes.contains_key(&8));
     }
 

@@ -27,7 +27,7 @@ use crate::{
 /// (`keepalive_timeout` of nginx is 75 s for clients and 60 s for upstreams).
 pub(crate) const GRACE: Duration = Duration::from_secs(60);
 /// The maximum number of attempts to get a complete dump of the sockets.
-const MOST_DUMPS: u32 = 6;
+const MAX_DUMPS: u32 = 6;
 /// The name of this part in the daemon's health.
 pub(crate) const PART: &str = "older_connections";
 
@@ -156,7 +156,7 @@ impl Arrival {
 
     fn connections(&self, sockets: &mut dyn SocketTable) -> io::Result<Vec<FlowKey>> {
         let mut keys = Vec::new();
-        for _ in 0..MOST_DUMPS {
+        for _ in 0..MAX_DUMPS {
             let dump = sockets.dump(&mut |ends| {
                 // The client's port is 0 for a listening socket, which has no client.
                 if ends.client.port() != 0 && self.ports.contains(&ends.server.port()) {

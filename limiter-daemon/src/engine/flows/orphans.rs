@@ -23,11 +23,11 @@ use thiserror::Error;
 const MISSING: u32 = 2;
 /// The maximum number of dumps in a check. Interrupted dumps are included, although they cannot
 /// show that a socket is missing.
-const MOST_DUMPS: u32 = 6;
+const MAX_DUMPS: u32 = 6;
 /// The maximum number of sweeps with which one check collects suspects. Together, these sweeps
 /// report up to 65,536 suspects, which take 5 MiB of the daemon's memory. Any further suspects are
 /// left to the next check.
-const MOST_BATCHES: u32 = 16;
+const MAX_BATCHES: u32 = 16;
 /// The number of flows that are removed each time the engine is locked.
 const FORGET_AT_ONCE: usize = 256;
 /// The pause between two dumps.
@@ -50,7 +50,7 @@ pub(crate) fn check<'a>(
     shared: &Shared,
     sockets: impl FnOnce() -> io::Result<&'a mut dyn SocketTable>,
 ) -> Result<(), CheckError> {
-    let mut suspects = name_suspects(shared)?;
+    let mut suspects = find_suspects(shared)?;
     if !suspects.is_empty() {
         keep_missing(sockets()?, &mut suspects)?;
         let mut forgotten = Forgotten::default();
@@ -73,10 +73,10 @@ type Suspects = HashMap<SocketAddr, Vec<Suspect>>;
 
 /// Returns the connections to servers on this host that have been silent for at least
 /// `healing.suspect_after`.
-fn name_suspects(shared: &Shared) -> Result<Suspects, KernelError> {
+fn find_suspects(shared: &Shared) -> Result<Suspects, KernelError> {
     let mut suspects = Suspects::new();
-    for batch in 0..MOST_BATCHES {
-        let named = shared.engine().name_suspects(batch == 0)?;
+    for batch in 0..MAX_BATCHES {
+        let named = shared.engine().find_suspects(batch == 0)?;
         let last = named.len() < MAX_SUSPECTS as usize;
         for named in named {
             let client = Ends::from(&named.key).client;
@@ -93,7 +93,7 @@ fn name_suspects(shared: &Shared) -> Result<Suspects, KernelError> {
 /// completely, removes all connections.
 fn keep_missing(sockets: &mut dyn SocketTable, suspects: &mut Suspects) -> io::Result<()> {
     let mut complete = 0;
-    for _ in 0..MOST_DUMPS {
+    for _ in 0..MAX_DUMPS {
         let dump = sockets.dump(&mut |ends| {
             suspects.remove(&ends.client);
         })?;

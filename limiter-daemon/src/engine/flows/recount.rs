@@ -27,7 +27,7 @@ const GRACE: Duration = Duration::from_millis(5);
 /// The maximum number of passes over the table of flows in a recount. A pass skips a flow that
 /// another CPU has locked, and the next pass adds it. All flows have been added once two
 /// consecutive passes have neither added nor skipped a flow.
-const MOST_PASSES: u32 = 20;
+const MAX_PASSES: u32 = 20;
 /// The number of times that a difference is read. A packet may have changed the count but not yet
 /// the sum when both are read. It is unlikely that this happens at every read, and even less likely
 /// that it happens in two recounts.
@@ -60,7 +60,7 @@ pub(crate) struct Recount {
 /// Makes the kernel add up all flows, and returns whether all of them have been added.
 fn add_all(shared: &Shared) -> Result<bool, KernelError> {
     let mut nothing_left = 0;
-    for _ in 0..MOST_PASSES {
+    for _ in 0..MAX_PASSES {
         let mut engine = shared.engine();
         if engine.is_detached() {
             return Ok(false);

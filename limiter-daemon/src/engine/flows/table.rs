@@ -22,7 +22,7 @@ const HANDSHAKE: usize = Idle::Handshake as usize;
 /// The time within which a half-open connection can still become established after its flow was
 /// removed early. This is the time for which a server keeps such a connection after the last
 /// packet, plus 5 s for the client's packet to arrive.
-const UNTRACKED_NS: u64 = Idle::DEFAULT_NS[HANDSHAKE] + 5 * NS_PER_SECOND;
+const REFUSE_UNTRACKED_NS: u64 = Idle::DEFAULT_NS[HANDSHAKE] + 5 * NS_PER_SECOND;
 /// The number of consecutive sweeps that must find the table less full before half-open connections
 /// get more time again. Sweeps come every second while the table is crowded. Without this delay,
 /// the time would keep changing during a flood.
@@ -73,7 +73,7 @@ pub(crate) struct FlowTable {
     /// The sequence number of the last check for suspects.
     check: u32,
     /// Whether that check still has to search a part of the table.
-    more_to_name: bool,
+    more_suspects: bool,
     /// The sequence number of the last census, which counts the flows of each client address.
     census: u64,
     /// The published maximum number of flows for each client address, or 0 if there is no maximum.
@@ -121,7 +121,7 @@ impl Occupancy {
 
     /// Returns the time, in ns, that the next sweep gives to connections that are half open or
     /// unconfirmed, or `None` if they get the usual time.
-    fn hurry(&self, capacity: u64) -> Option<u64> {
+    fn shortened_ns(&self, capacity: u64) -> Option<u64> {
         let dispensable = self.half_open + self.unconfirmed;
         let many = dispensable * 100 >= capacity * HALF_OPEN_PERCENT;
         let crowding = self.crowding().filter(|_| many)?;
@@ -177,13 +177,13 @@ impl FlowTable {
         capacity: u64,
     ) -> SweepReport {
         let mut idle_ns = Idle::DEFAULT_NS;
-        if let Some(hurry) = self.occupancy.hurry(capacity) {
+        if let Some(shortened_ns) = self.occupancy.shortened_ns(capacity) {
             // A connection that is given up early must not count as older than the limiter when one
             // of its packets arrives later. If this cannot be prevented, all connections get the
             // usual time, and the health of the clock reports the reason.
-            if clock.refuse_untracked_for(UNTRACKED_NS).is_ok() {
-                idle_ns[HANDSHAKE] = hurry;
-                idle_ns[Idle::Unconfirmed as usize] = hurry;
+            if clock.refuse_untracked_for(REFUSE_UNTRACKED_NS).is_ok() {
+                idle_ns[HANDSHAKE] = shortened_ns;
+                idle_ns[Idle::Unconfirmed as usize] = shortened_ns;
             }
         }
         let shared_out = self.share_out(plane, clock, capacity);
@@ -272,13 +272,13 @@ impl FlowTable {
 
     /// Returns a batch of flows that have been silent for at least `silence`. Begins a new check if
     /// `first` is set and the previous check has searched the whole table.
-    pub(crate) fn name_suspects(
+    pub(crate) fn find_suspects(
         &mut self,
         plane: &mut dyn Plane,
         silence: Duration,
         first: bool,
     ) -> Result<Vec<Suspect>, KernelError> {
-        if first && !self.more_to_name {
+        if first && !self.more_suspects {
             self.check = self.check.wrapping_add(1).max(1);
         }
         let swept = self.run(
@@ -290,7 +290,7 @@ impl FlowTable {
                 ..Sweep::default()
             },
         )?;
-        self.more_to_name = swept.suspects >= u64::from(MAX_SUSPECTS);
+        self.more_suspects = swept.suspects >= u64::from(MAX_SUSPECTS);
         plane.suspects(swept.suspects)
     }
 }
@@ -300,16 +300,16 @@ impl FlowTable {
 const FAIR_PERCENT: u64 = 90;
 
 /// Returns the max-min fair share of the flows: the largest limit per client under which the flows
-/// of all clients fit into `room`. Only the clients with the most flows are above this limit.
+/// of all clients fit into `capacity`. Only the clients with the most flows are above this limit.
 /// `clients` contains the present number of flows of each client. Returns 0, which means no limit,
 /// if there is only one client.
-fn fair_share(clients: &mut [u64], room: u64) -> u64 {
+fn fair_share(clients: &mut [u64], capacity: u64) -> u64 {
     clients.sort_unstable();
     let [_, .., largest] = clients else {
         return 0;
     };
     let largest = *largest;
-    let (mut left, mut others) = (room, clients.len() as u64);
+    let (mut left, mut others) = (capacity, clients.len() as u64);
     for &mut flows in clients {
         let each = left / others;
         if flows > each {
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_clients_give_way_to_the_others() {
+    fn the_fair_share_limits_only_the_largest_clients() {
         for (clients, wanted) in [
             (&[][..], 0),
             // There is no other client with which the table could be shared.
@@ -365,11 +365,11 @@ mod tests {
     }
 
     fn hurry_s(table: &Occupancy) -> Option<u64> {
-        table.hurry(CAPACITY).map(|ns| ns / NS_PER_SECOND)
+        table.shortened_ns(CAPACITY).map(|ns| ns / NS_PER_SECOND)
     }
 
     #[test]
-    fn the_fuller_the_table_the_less_time_half_open_connections_get() {
+    fn half_open_connections_get_less_time_in_a_fuller_table() {
         for (flows, handshakes, wanted) in [
             (0, 0, None),
             (500, 500, None),
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn hurry_ends_only_when_it_has_been_calm_for_a_while() {
+    fn half_open_connections_get_more_time_only_after_a_calm_period() {
         let mut table = Occupancy::default();
         table.note(&swept(950, 900), CAPACITY);
         for _ in 1..CALM_SWEEPS {

@@ -28,7 +28,7 @@ impl<'a> Rows<'a> {
     /// Returns an error that describes the problem of the header line or of the whole file, and
     /// gives the number of the line.
     pub(crate) fn open(text: &'a [u8]) -> Result<Self, String> {
-        let (text, first) = unwrap(text)?;
+        let (text, first) = strip_preamble(text)?;
         let mut rows = Self {
             text,
             reader: csv::ReaderBuilder::new()
@@ -129,7 +129,7 @@ pub(crate) fn separator(cell: &str) -> Option<&'static str> {
 /// The positions of the columns in a row.
 #[derive(Default)]
 struct Columns {
-    place: [Option<usize>; COLUMNS.len()],
+    positions: [Option<usize>; COLUMNS.len()],
     /// The number of columns up to the last column with a name.
     all: usize,
     /// The minimum number of columns in a row.
@@ -157,7 +157,7 @@ impl Columns {
                     .to_owned(),
             );
         }
-        let mut place = [None; COLUMNS.len()];
+        let mut positions = [None; COLUMNS.len()];
         for (index, name) in names
             .iter()
             .enumerate()
@@ -170,20 +170,20 @@ impl Columns {
                     Shown(&headers[index])
                 ));
             };
-            if place[known].replace(index).is_some() {
+            if positions[known].replace(index).is_some() {
                 return Err(format!("`{name}` is there twice"));
             }
         }
         let mut needed = 0;
-        for (column, place) in COLUMNS.iter().zip(place).take(NEEDED) {
-            let Some(index) = place else {
+        for (column, position) in COLUMNS.iter().zip(positions).take(NEEDED) {
+            let Some(index) = position else {
                 return Err(format!("`{column}` is missing"));
             };
             needed = needed.max(index + 1);
         }
-        let last = place.iter().flatten().max();
+        let last = positions.iter().flatten().max();
         Ok(Self {
-            place,
+            positions,
             all: last.map_or(0, |last| last + 1),
             needed,
         })
@@ -207,15 +207,16 @@ impl Columns {
                 all: self.all,
             });
         }
-        let is_named = |index: &usize| self.place.contains(&Some(*index));
+        let is_named = |index: &usize| self.positions.contains(&Some(*index));
         // Since a row may end before the last column, only the cells that the row has are checked.
         let unnamed = (0..=last).find(|index| !is_named(index) && !row[*index].is_empty());
         if let Some(index) = unnamed {
             return Err(RowError::Unnamed(index + 1));
         }
-        let cell = |place: Option<usize>| place.and_then(|index| row.get(index));
+        let cell = |position: Option<usize>| position.and_then(|index| row.get(index));
         Ok(Some(
-            self.place.map(|place| cell(place).unwrap_or_default()),
+            self.positions
+                .map(|position| cell(position).unwrap_or_default()),
         ))
     }
 }
@@ -227,7 +228,7 @@ const BYTE_ORDER_MARKS_16: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
 
 /// Returns the CSV part of a file, and the number of its first line. Spreadsheets may put a byte
 /// order mark or a line that names the separator before this part.
-fn unwrap(text: &[u8]) -> Result<(&[u8], u64), String> {
+fn strip_preamble(text: &[u8]) -> Result<(&[u8], u64), String> {
     let is_utf16 = BYTE_ORDER_MARKS_16
         .iter()
         .any(|mark| text.starts_with(mark))

@@ -31,9 +31,9 @@ use crate::{
 
 /// The right to run an import, which only one import has at a time. Dropping it lets another import
 /// run.
-pub(crate) struct Turn<'a>(&'a Shared);
+pub(crate) struct ImportPermit<'a>(&'a Shared);
 
-impl<'a> Turn<'a> {
+impl<'a> ImportPermit<'a> {
     pub(crate) fn take(shared: &'a Shared) -> Result<Self, ApiError> {
         let mut import = shared.lock_import();
         if import.is_some() {
@@ -46,7 +46,7 @@ impl<'a> Turn<'a> {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for ImportPermit<'_> {
     fn drop(&mut self) {
         *self.0.lock_import() = None;
     }
@@ -60,7 +60,7 @@ impl Shared {
     /// Returns an error if lines of the file are wrong, another import is running, or a table is
     /// full.
     pub fn import_csv(&self, text: &[u8], caller: &Caller) -> Result<Imported, ApiError> {
-        let turn = Turn::take(self)?;
+        let turn = ImportPermit::take(self)?;
         let progress = |phase, done, total| {
             *turn.0.lock_import() = Some(ImportView { phase, done, total });
             self.pulse.step();
@@ -110,7 +110,7 @@ impl Engine {
         let plane = self.plane.as_mut();
         let imported = self
             .store
-            .change_much(|store| import.write(store, plane, size, caller, progress));
+            .change_in_bulk(|store| import.write(store, plane, size, caller, progress));
         match imported {
             // All keys of the file were already registered.
             Ok(imported) if imported.keys == 0 => Ok(imported),
@@ -285,7 +285,7 @@ fn store_keys(
         } else {
             store.key_by_digest(new.digest)?
         };
-        match known.map(|known| stays(&known, new)) {
+        match known.map(|known| check_same_scope(&known, new)) {
             None => {}
             Some(Ok(())) => {
                 already_there.insert(new.digest);
@@ -300,7 +300,7 @@ fn store_keys(
 
 /// Checks that `known`, a key that is already registered, is not revoked and belongs to the scope
 /// of `new`.
-fn stays(known: &KeyRecord, new: &NewKey) -> Result<(), ApiError> {
+fn check_same_scope(known: &KeyRecord, new: &NewKey) -> Result<(), ApiError> {
     if known.scope_id != Some(new.scope_id) || known.state == KeyState::Revoked {
         return Err(known.clone().refusal().into());
     }

@@ -26,7 +26,7 @@ use crate::{
 
 /// The maximum number of keys among which a similar id is searched for. The limit exists because
 /// other commands have to wait during the search.
-const MOST_COMPARED: u64 = 10_000;
+const MAX_COMPARED: u64 = 10_000;
 
 impl Engine {
     /// Creates a key, and returns its text, which cannot be retrieved again later.
@@ -154,7 +154,7 @@ impl Engine {
                 "`{id}` is a scope, not a key's id: `limiter key list {id}` shows the ids of its keys"
             )));
         }
-        let keys = if self.store.key_count()? <= MOST_COMPARED {
+        let keys = if self.store.key_count()? <= MAX_COMPARED {
             self.store.keys(KeyFilter::All)?
         } else {
             Vec::new()
@@ -257,7 +257,7 @@ impl Engine {
                 Some((digest, self.clock.words().utc(entry.last_used_ns)?))
             })
             .collect();
-        self.store.lightly(|store| {
+        self.store.change_without_sync(|store| {
             used.iter()
                 .try_for_each(|(digest, at)| store.set_last_used(*digest, *at))
         })?;

@@ -35,13 +35,16 @@ impl Engine {
         let record = self.scopes.find(name)?.record.clone();
         let in_force = self.setup.effective(&record)?;
         let mut own = self.kernel_limits(&in_force)?;
-        let until = record.own.as_ref().and_then(|own| own.until);
+        let until = record
+            .limits_override
+            .as_ref()
+            .and_then(|limits_override| limits_override.until);
         // An end that the kernel cannot represent is so far in the future that it is not published.
         let after = match until.map(|until| u32::try_from(until.timestamp())) {
             Some(Ok(until_s)) => {
                 own.until_s = until_s;
                 let without = ScopeRecord {
-                    own: None,
+                    limits_override: None,
                     ..record.clone()
                 };
                 let in_force = self.setup.effective(&without)?;

@@ -71,7 +71,7 @@ impl Engine {
         let overridden = self
             .scopes
             .iter()
-            .filter(|scope| scope.record.own.is_some());
+            .filter(|scope| scope.record.limits_override.is_some());
         let mut effective = overridden.map(|scope| self.setup.effective(&scope.record));
         if let Some(error) = effective.find_map(Result::err) {
             drop(effective);

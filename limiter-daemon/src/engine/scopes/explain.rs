@@ -51,7 +51,7 @@ struct ScopeWords {
 }
 
 /// The state of one limit.
-struct Standing {
+struct LimitState {
     why: u32,
     used: Option<u64>,
     reached: bool,
@@ -139,7 +139,7 @@ impl Explainer<'_> {
                 };
                 let since = self.last(&id, |entry| entry.action == action)?;
                 view.since = since.map(|entry| entry.at);
-                self.refuse_anonymous(&mut view, reason::DISABLED_KEY);
+                self.refuse_key(&mut view, reason::DISABLED_KEY);
                 view.notes.push(match state {
                     KeyState::Revoked => "the key was revoked, which cannot be undone".to_owned(),
                     KeyState::Disabled | KeyState::Active => {
@@ -154,8 +154,8 @@ impl Explainer<'_> {
 
     /// Explains requests with a key that was revoked when its scope was removed.
     fn explain_removed_key(&self, key: KeyRecord) -> Result<ExplainView, ApiError> {
-        let mut view = self.nothing();
-        self.refuse_anonymous(&mut view, reason::DISABLED_KEY);
+        let mut view = self.passing_view();
+        self.refuse_key(&mut view, reason::DISABLED_KEY);
         view.since = key.revoked_at;
         view.scope = Some(key.scope.clone());
         view.notes.push(format!(
@@ -174,9 +174,13 @@ impl Explainer<'_> {
         } else {
             scope.limits
         };
-        let own = scope.record.own.as_ref().filter(|_| !words.ended);
-        let standings = self.standings(scope, &words, &limits);
-        let first = standings.iter().find(|standing| standing.reached);
+        let limits_override = scope
+            .record
+            .limits_override
+            .as_ref()
+            .filter(|_| !words.ended);
+        let limit_states = self.limit_states(scope, &words, &limits);
+        let first = limit_states.iter().find(|limit| limit.reached);
         let observe = words.limits.flags & LIMITS_OBSERVE != 0;
         let mut view = ExplainView {
             scope: Some(scope.record.name.clone()),
@@ -202,15 +206,21 @@ impl Explainer<'_> {
                 .to_owned(),
             ),
             mode_from: Some(self.mode_from(scope)?.to_owned()),
-            own: own.map(OverrideView::from),
-            limits: standings
+            limits_override: limits_override.map(OverrideView::from),
+            limits: limit_states
                 .iter()
-                .map(|standing| view_limit(standing, &limits, own.map(|own| &own.changes)))
+                .map(|state| {
+                    view_limit(
+                        state,
+                        &limits,
+                        limits_override.map(|limits_override| &limits_override.changes),
+                    )
+                })
                 .collect(),
-            ..self.nothing()
+            ..self.passing_view()
         };
         if first.is_none() {
-            self.hold(&mut view, &words);
+            self.apply_allowance(&mut view, &words);
         }
         if words.limits.flags & LIMITS_IN_USE == 0 {
             self.explain_unknown(&mut view);
@@ -233,14 +243,14 @@ impl Explainer<'_> {
         object: &str,
         removed: &AuditRecord,
     ) -> Result<ExplainView, ApiError> {
-        let mut view = self.nothing();
+        let mut view = self.passing_view();
         let name: Option<ScopeName> = object.parse().ok();
         let revoked = self.store.keys(KeyFilter::Removed(name.as_ref()))?.len();
         let keys = if revoked == 0 {
             self.explain_unknown(&mut view);
             "its keys are unknown keys now".to_owned()
         } else {
-            self.refuse_anonymous(&mut view, reason::DISABLED_KEY);
+            self.refuse_key(&mut view, reason::DISABLED_KEY);
             match revoked {
                 1 => "its key is revoked permanently".to_owned(),
                 _ => format!("its {revoked} keys are revoked permanently"),
@@ -257,7 +267,7 @@ impl Explainer<'_> {
     /// Explains requests with a key that an earlier version of the limiter removed together with
     /// its scope. That version did not keep such keys.
     fn explain_forgotten_key(&self, object: &str) -> ExplainView {
-        let mut view = self.nothing();
+        let mut view = self.passing_view();
         self.explain_unknown(&mut view);
         view.notes
             .push(format!("the key {object} was removed with its scope"));
@@ -265,7 +275,7 @@ impl Explainer<'_> {
     }
 
     /// Returns a view in which every request passes.
-    fn nothing(&self) -> ExplainView {
+    fn passing_view(&self) -> ExplainView {
         ExplainView {
             scope: None,
             key: None,
@@ -278,7 +288,7 @@ impl Explainer<'_> {
             tier: None,
             mode: None,
             mode_from: None,
-            own: None,
+            limits_override: None,
             limits: Vec::new(),
             notes: Vec::new(),
         }
@@ -288,7 +298,7 @@ impl Explainer<'_> {
     fn explain_unknown(&self, view: &mut ExplainView) {
         (view.since, view.until) = (None, None);
         match &self.setup.config().policy.unknown_key {
-            UnknownKey::Reject => self.refuse_anonymous(view, reason::UNKNOWN_KEY),
+            UnknownKey::Reject => self.refuse_key(view, reason::UNKNOWN_KEY),
             UnknownKey::Pass => {
                 (view.verdict, view.reason, view.status) = (Verdict::Passes, None, None);
                 view.notes
@@ -304,7 +314,7 @@ impl Explainer<'_> {
     }
 
     /// Explains requests that are refused because of their key, for the reason `why`.
-    fn refuse_anonymous(&self, view: &mut ExplainView, why: u32) {
+    fn refuse_key(&self, view: &mut ExplainView, why: u32) {
         view.until = None;
         view.reason = reason::NAMES.get(why as usize).copied().map(str::to_owned);
         if self.setup.config().policy.mode == Mode::Observe {
@@ -356,7 +366,7 @@ impl Explainer<'_> {
     }
 
     /// Returns the states of all limits in the order in which the programs check them.
-    fn standings(&self, scope: &Scope, words: &ScopeWords, limits: &Limits) -> [Standing; 4] {
+    fn limit_states(&self, scope: &Scope, words: &ScopeWords, limits: &Limits) -> [LimitState; 4] {
         let ScopeWords {
             limits: kernel,
             state,
@@ -383,28 +393,28 @@ impl Explainer<'_> {
         let concurrency = state.in_flight >= kernel.concurrency;
         let when = |reached: bool, at: Option<DateTime<Utc>>| at.filter(|_| reached);
         [
-            Standing {
+            LimitState {
                 why: reason::DAILY_QUOTA,
                 used: Some(count.count()),
                 reached: quota,
                 since: when(quota, pace.daily_quota.since(now)),
                 until: when(quota, Some(self.quota_until(scope, words, limits))),
             },
-            Standing {
+            LimitState {
                 why: reason::CONNECTIONS,
                 used: Some(state.connections),
                 reached: connections,
                 since: when(connections, pace.connections.since(now)),
                 until: None,
             },
-            Standing {
+            LimitState {
                 why: reason::CONCURRENCY,
                 used: Some(state.in_flight),
                 reached: concurrency,
                 since: when(concurrency, pace.concurrency.since(now)),
                 until: None,
             },
-            Standing {
+            LimitState {
                 why: reason::RATE,
                 used: None,
                 reached: wait_ns > 0,
@@ -422,7 +432,11 @@ impl Explainer<'_> {
     /// used up.
     fn quota_until(&self, scope: &Scope, words: &ScopeWords, limits: &Limits) -> DateTime<Utc> {
         let midnight = end_of(words.count.day());
-        let own = scope.record.own.as_ref().filter(|_| !words.ended);
+        let limits_override = scope
+            .record
+            .limits_override
+            .as_ref()
+            .filter(|_| !words.ended);
         let tier = self
             .setup
             .tier(&scope.record.tier)
@@ -434,7 +448,7 @@ impl Explainer<'_> {
                     .daily_quota
                     .is_none_or(|quota| words.count.count() < quota)
         });
-        match own.and_then(|own| own.until) {
+        match limits_override.and_then(|limits_override| limits_override.until) {
             Some(until) if more => until.min(midnight),
             _ => midnight,
         }
@@ -442,7 +456,7 @@ impl Explainer<'_> {
 
     /// Changes the verdict for a request that is within all limits, if the request has to wait for
     /// the store or is refused because the store cannot be written.
-    fn hold(&self, view: &mut ExplainView, words: &ScopeWords) {
+    fn apply_allowance(&self, view: &mut ExplainView, words: &ScopeWords) {
         let limits = &words.limits;
         if limits.ahead == 0 || limits.daily_quota == UNLIMITED {
             return;
@@ -476,37 +490,37 @@ impl Explainer<'_> {
     }
 }
 
-fn view_limit(standing: &Standing, limits: &Limits, own: Option<&Changes>) -> LimitView {
-    let is_own = |of: fn(&Changes) -> bool| own.is_some_and(of);
-    let (value, own): (Value, bool) = match standing.why {
+fn view_limit(state: &LimitState, limits: &Limits, changes: Option<&Changes>) -> LimitView {
+    let is_overridden = |of: fn(&Changes) -> bool| changes.is_some_and(of);
+    let (value, overridden): (Value, bool) = match state.why {
         reason::DAILY_QUOTA => (
             limits.daily_quota.into(),
-            is_own(|own| own.daily_quota.is_some()),
+            is_overridden(|changes| changes.daily_quota.is_some()),
         ),
         reason::CONNECTIONS => (
             limits.connections.into(),
-            is_own(|own| own.connections.is_some()),
+            is_overridden(|changes| changes.connections.is_some()),
         ),
         reason::CONCURRENCY => (
             limits.concurrency.into(),
-            is_own(|own| own.concurrency.is_some()),
+            is_overridden(|changes| changes.concurrency.is_some()),
         ),
         _ => (
             limits.rate.map(|rate| rate.to_string()).into(),
-            is_own(|own| own.rate.is_some() || own.burst.is_some()),
+            is_overridden(|changes| changes.rate.is_some() || changes.burst.is_some()),
         ),
     };
     LimitView {
         limit: reason::NAMES
-            .get(standing.why as usize)
+            .get(state.why as usize)
             .copied()
             .unwrap_or_default()
             .to_owned(),
         value,
-        from: if own { "override" } else { "tier" }.to_owned(),
-        used: standing.used,
-        reached: standing.reached,
-        since: standing.since,
-        until: standing.until,
+        from: if overridden { "override" } else { "tier" }.to_owned(),
+        used: state.used,
+        reached: state.reached,
+        since: state.since,
+        until: state.until,
     }
 }

@@ -43,24 +43,24 @@ impl Engine {
         let scope = self.scopes.find(name)?;
         // An error in the limits of the request is reported before other errors.
         request.limits.apply(scope.limits)?;
-        let before = scope.record.own.clone();
-        let (own, warnings) = over(before.as_ref(), request, (name, caller.now))?;
+        let before = scope.record.limits_override.clone();
+        let (limits_override, warnings) = over(before.as_ref(), request, (name, caller.now))?;
         let record = ScopeRecord {
-            own: Some(own.clone()),
+            limits_override: Some(limits_override.clone()),
             ..scope.record.clone()
         };
         self.setup.effective(&record)?;
-        let detail = describe(&own);
+        let detail = describe(&limits_override);
         self.store.change(|store| {
-            store.set_override(record.id, &own, caller.now)?;
+            store.set_override(record.id, &limits_override, caller.now)?;
             let entry = caller.entry("limits set", name.as_str(), &detail);
             store.audit(&AuditEntry {
-                note: Some(&own.note),
+                note: Some(&limits_override.note),
                 ..entry
             })
         })?;
         if let Some(scope) = self.scopes.get_mut(name) {
-            scope.record.own = Some(own);
+            scope.record.limits_override = Some(limits_override);
         }
         self.publish_scope(name)?;
         self.drop_unused_texts()?;
@@ -84,7 +84,7 @@ impl Engine {
         caller: &Caller,
     ) -> Result<ChangedScope, ApiError> {
         check_note(note)?;
-        let before = self.scopes.find(name)?.record.own.clone();
+        let before = self.scopes.find(name)?.record.limits_override.clone();
         self.end_override(name, note, caller)?;
         self.publish_scope(name)?;
         self.drop_unused_texts()?;
@@ -99,7 +99,7 @@ impl Engine {
         before: Option<&Override>,
     ) -> Result<ChangedScope, ApiError> {
         let scope = self.scopes.find(name)?;
-        let changed = replaced(before, scope.record.own.as_ref(), &scope.limits);
+        let changed = replaced(before, scope.record.limits_override.as_ref(), &scope.limits);
         Ok(ChangedScope {
             changed,
             ..view_scope(scope).into()
@@ -115,12 +115,12 @@ impl Engine {
         caller: &Caller,
     ) -> Result<(), ApiError> {
         let record = &self.scopes.find(name)?.record;
-        let Some(own) = &record.own else {
+        let Some(limits_override) = &record.limits_override else {
             return Err(ApiError::conflict(format!(
                 "the scope {name} has no limits of its own"
             )));
         };
-        let (id, detail) = (record.id, format!("was {}", describe(own)));
+        let (id, detail) = (record.id, format!("was {}", describe(limits_override)));
         self.store.change(|store| {
             store.clear_override(id)?;
             let entry = caller.entry("limits clear", name.as_str(), &detail);
@@ -130,7 +130,7 @@ impl Engine {
             })
         })?;
         if let Some(scope) = self.scopes.get_mut(name) {
-            scope.record.own = None;
+            scope.record.limits_override = None;
         }
         let message = format!("limits of {name} cleared, {detail}: {note}");
         self.events
@@ -160,7 +160,11 @@ impl Engine {
             .scopes
             .iter()
             .filter(|scope| {
-                let until = scope.record.own.as_ref().and_then(|own| own.until);
+                let until = scope
+                    .record
+                    .limits_override
+                    .as_ref()
+                    .and_then(|limits_override| limits_override.until);
                 until.is_some_and(|until| until <= now)
             })
             .map(|scope| scope.record.name.clone())
@@ -190,11 +194,14 @@ impl Engine {
         check_note(&request.note)?;
         self.check_registered(name)?;
         let record = &self.scopes.find(name)?.record;
-        let (id, own) = (record.id, request.mode.own());
+        let (id, own_mode) = (record.id, request.mode.own());
         let was = record.mode.map_or("tier", |mode| mode.as_str());
-        let detail = format!("{}, was {was}", own.map_or("tier", |mode| mode.as_str()));
+        let detail = format!(
+            "{}, was {was}",
+            own_mode.map_or("tier", |mode| mode.as_str())
+        );
         self.store.change(|store| {
-            store.set_mode(id, own)?;
+            store.set_mode(id, own_mode)?;
             let entry = caller.entry("scope mode", name.as_str(), &detail);
             store.audit(&AuditEntry {
                 note: Some(&request.note),
@@ -202,7 +209,7 @@ impl Engine {
             })
         })?;
         if let Some(scope) = self.scopes.get_mut(name) {
-            scope.record.mode = own;
+            scope.record.mode = own_mode;
         }
         self.publish_scope(name)?;
         let message = format!("mode of {name} is {detail}");
@@ -212,9 +219,9 @@ impl Engine {
     }
 }
 
-fn describe(own: &Override) -> String {
-    let mut parts = described(&own.changes);
-    if let Some(until) = &own.until {
+fn describe(limits_override: &Override) -> String {
+    let mut parts = described(&limits_override.changes);
+    if let Some(until) = &limits_override.until {
         parts.push(format!("until {}", rfc3339(until)));
     }
     parts.join(", ")

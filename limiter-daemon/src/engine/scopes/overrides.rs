@@ -49,12 +49,12 @@ pub(crate) fn over(
     }
     let Some(before) = before else {
         let until = until.and_then(End::at);
-        let own = Override {
+        let limits_override = Override {
             changes,
             until,
             note,
         };
-        return Ok((own, Vec::new()));
+        return Ok((limits_override, Vec::new()));
     };
     let mut warnings = Vec::new();
     let until = match until {
@@ -79,12 +79,12 @@ pub(crate) fn over(
             before.until
         }
     };
-    let own = Override {
+    let limits_override = Override {
         changes: changes.over(&before.changes),
         until,
         note,
     };
-    Ok((own, warnings))
+    Ok((limits_override, warnings))
 }
 
 /// Returns an end rounded down to the precision of the store, which is milliseconds.
@@ -152,17 +152,17 @@ pub(crate) fn replaced(
     let Some(before) = before else {
         return Vec::new();
     };
-    let named = after.map(|own| OverrideView::limits_of(&own.changes));
+    let named = after.map(|limits_override| OverrideView::limits_of(&limits_override.changes));
     let in_force = serde_json::to_value(limits).unwrap_or_default();
     let limits = OverrideView::limits_of(&before.changes);
     let limits = limits.into_iter().map(|(name, from)| {
-        let own = named.as_ref().and_then(|named| named.get(&name));
-        let to = own.or_else(|| in_force.get(&name));
+        let new = named.as_ref().and_then(|named| named.get(&name));
+        let to = new.or_else(|| in_force.get(&name));
         let to = to.cloned().unwrap_or_default();
         (name, from, to)
     });
-    let end = |own: &Override| Value::from(own.until.as_ref().map(rfc3339));
-    let note = |own: &Override| Value::from(own.note.clone());
+    let end = |limits_override: &Override| Value::from(limits_override.until.as_ref().map(rfc3339));
+    let note = |limits_override: &Override| Value::from(limits_override.note.clone());
     let rest = [
         ("until", end(before), after.map(end)),
         ("note", note(before), after.map(note)),
@@ -235,9 +235,9 @@ mod tests {
             let error = with("").unwrap_err();
             assert!(error.message.contains("--for-all"), "{error}");
             assert!(error.message.contains(until), "{error}");
-            let (own, _) = with(r#","for_all":true"#).unwrap();
-            assert_eq!(own.until, (until != "never").then(|| at(until)));
-            assert_eq!(own.changes.daily_quota, Some(Bound::At(5000)));
+            let (limits_override, _) = with(r#","for_all":true"#).unwrap();
+            assert_eq!(limits_override.until, (until != "never").then(|| at(until)));
+            assert_eq!(limits_override.changes.daily_quota, Some(Bound::At(5000)));
         }
         // No confirmation is needed if the end of the other limits stays the same.
         for (before, json) in [
@@ -251,14 +251,19 @@ mod tests {
                 format!(r#"{{"limits":{{"burst":2}},"until":"{WEEK}","note":"x"}}"#),
             ),
         ] {
-            let (own, warnings) = set(before, &json).unwrap();
-            assert_eq!((own.until, warnings.len()), (before.until, 0), "{json}");
+            let (limits_override, warnings) = set(before, &json).unwrap();
+            assert_eq!(
+                (limits_override.until, warnings.len()),
+                (before.until, 0),
+                "{json}"
+            );
         }
         let named = r#"{"limits":{"daily_quota":7,"burst":2},"until":"never","note":"x"}"#;
         assert_eq!(set(&week, named).unwrap().0.until, None);
         // An override that is set again keeps its end, and a warning reports this.
-        let (own, warnings) = set(&week, r#"{"limits":{"daily_quota":7},"note":"x"}"#).unwrap();
-        assert_eq!(own.until, week.until);
+        let (limits_override, warnings) =
+            set(&week, r#"{"limits":{"daily_quota":7},"note":"x"}"#).unwrap();
+        assert_eq!(limits_override.until, week.until);
         assert!(warnings[0].contains(WEEK), "{warnings:?}");
         assert!(set(&ever, r#"{"limits":{"burst":2},"for_all":true,"note":"x"}"#).is_err());
     }

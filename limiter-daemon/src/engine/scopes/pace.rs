@@ -9,7 +9,7 @@ use crate::{domain::limits::Limits, engine::time::day_of};
 
 /// The minimum time between two readings from which a pace is derived. The counters are read every
 /// second, and sometimes more often.
-const LEAST: TimeDelta = TimeDelta::milliseconds(900);
+const MIN_INTERVAL: TimeDelta = TimeDelta::milliseconds(900);
 
 /// The time since which a limit has been used up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -90,7 +90,7 @@ impl Pace {
             return;
         };
         let passed = now - last.at;
-        if passed < LEAST && passed >= TimeDelta::zero() {
+        if passed < MIN_INTERVAL && passed >= TimeDelta::zero() {
             return;
         }
         self.last = Some(sample);

@@ -14,7 +14,7 @@ use crate::{
 /// The default number of scopes in a view.
 const LIMIT: usize = 50;
 /// The maximum number of scopes in a view.
-const MOST: usize = 1000;
+const MAX_SCOPES: usize = 1000;
 
 /// Returns the first scopes in the order that `query` specifies.
 ///
@@ -27,7 +27,10 @@ pub(crate) fn top(
     query: &TopQuery,
     now: DateTime<Utc>,
 ) -> TopView {
-    let limit = query.limit.map_or(LIMIT, |limit| limit as usize).min(MOST);
+    let limit = query
+        .limit
+        .map_or(LIMIT, |limit| limit as usize)
+        .min(MAX_SCOPES);
     let (mut matching, mut rate, mut refused_rate, mut in_flight) = (0, 0.0, 0.0, 0);
     let mut rows = Vec::with_capacity(2 * limit);
     let order = |one: &TopRow<_>, other: &TopRow<_>| query.by.rank(one, other);

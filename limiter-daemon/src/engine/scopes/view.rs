@@ -10,7 +10,11 @@ pub(crate) fn view_scope(scope: &Scope) -> ScopeView {
         scope: scope.record.name.clone(),
         tier: scope.record.tier.clone(),
         limits: scope.limits,
-        own: scope.record.own.as_ref().map(OverrideView::from),
+        limits_override: scope
+            .record
+            .limits_override
+            .as_ref()
+            .map(OverrideView::from),
         mode: scope.mode.as_str().to_owned(),
         own_mode: scope.record.mode.map(|mode| mode.as_str().to_owned()),
         unknown_key: scope.record.unknown.is_some(),

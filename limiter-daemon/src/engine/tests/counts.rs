@@ -23,7 +23,7 @@ use crate::{
 const DAY: Duration = Duration::days(1);
 
 #[test]
-fn counts_go_on_when_the_maps_survive_and_come_back_when_they_do_not() {
+fn counts_continue_in_surviving_maps_and_are_restored_into_new_ones() {
     let mut host = Host::new("");
     let id = host.add("acme");
     host.plane.admit(id, TODAY, 7);
@@ -51,7 +51,7 @@ fn counts_go_on_when_the_maps_survive_and_come_back_when_they_do_not() {
 }
 
 #[test]
-fn a_day_whose_first_requests_no_daemon_saw_is_in_the_books() {
+fn a_day_that_began_without_a_daemon_is_recorded() {
     // The store has requests of the day before yesterday in one case, and no requests at all in the
     // other.
     for before in [3, 0] {
@@ -178,7 +178,7 @@ fn a_detach_while_the_store_cannot_be_written_is_reported_and_counts_as_lost() {
 }
 
 #[test]
-fn an_engine_that_only_reads_knows_its_maps_and_leaves_others() {
+fn a_reading_engine_accepts_only_the_maps_of_its_store() {
     let mut host = Host::new("");
     let id = host.add("acme");
     host.plane.admit(id, TODAY, 7);
@@ -230,7 +230,7 @@ fn an_allowance_is_never_more_than_the_quota_and_follows_it() {
 }
 
 #[test]
-fn midnight_closes_the_books_of_the_day() {
+fn midnight_closes_the_count_of_the_day() {
     let mut host = Host::new("");
     let id = host.add("acme");
     host.plane.admit(id, TODAY, 7);
@@ -266,7 +266,7 @@ fn midnight_closes_the_books_of_the_day() {
 }
 
 #[test]
-fn a_reset_stays_reset_over_a_new_start() {
+fn a_reset_survives_a_restart() {
     let mut host = Host::new("");
     let id = host.add("acme");
     host.plane.admit(id, TODAY, 7);
@@ -285,7 +285,7 @@ fn a_reset_stays_reset_over_a_new_start() {
 }
 
 #[test]
-fn a_scope_that_is_removed_and_made_again_does_not_get_its_day_twice() {
+fn a_scope_that_is_removed_and_recreated_keeps_its_usage_of_the_day() {
     let mut host = Host::new("");
     let id = host.add("acme");
     host.plane.admit(id, TODAY, 7);
@@ -365,9 +365,9 @@ fn only_writes_keep_the_store_attended() {
 fn when_the_store_works_again_requests_admitted_meanwhile_are_written() {
     /// A clock map in which each publication of the clock makes the kernel admit three requests
     /// first.
-    struct Late(MemoryPlane, u32, Clock);
+    struct AdmittingClock(MemoryPlane, u32, Clock);
 
-    impl PublishClock for Late {
+    impl PublishClock for AdmittingClock {
         fn published(&self) -> Result<Clock, KernelError> {
             Ok(self.2)
         }
@@ -381,7 +381,7 @@ fn when_the_store_works_again_requests_admitted_meanwhile_are_written() {
 
     let mut host = Host::new("");
     let id = host.add("acme");
-    let late = Late(host.plane.clone(), id, Clock::default());
+    let late = AdmittingClock(host.plane.clone(), id, Clock::default());
     let engine = host.engine();
     let words = engine.clock.words().clone();
     let clock = ClockPublisher::new(Box::new(late), words);
@@ -397,7 +397,7 @@ fn when_the_store_works_again_requests_admitted_meanwhile_are_written() {
 }
 
 #[test]
-fn a_scope_whose_removal_fails_is_as_it_was() {
+fn a_scope_whose_removal_fails_is_unchanged() {
     let mut host = Host::new("");
     let id = host.add("acme");
     let before = host.plane.tables().limits[&id];

@@ -134,9 +134,9 @@ fn overrides_take_effect_and_end_by_themselves() {
         .engine()
         .set_limits(&name("acme/web"), request, &caller(noon()))
         .unwrap();
-    let own = serde_json::to_value(view.scope.own.unwrap()).unwrap();
+    let limits_override = serde_json::to_value(view.scope.limits_override.unwrap()).unwrap();
     assert_eq!(
-        own,
+        limits_override,
         serde_json::json!({"daily_quota": 5000, "rate": null, "until": "2026-11-24T13:00:00Z", "note": "why"})
     );
     let limits = |host: &Host| host.plane.tables().limits[&id];
@@ -185,7 +185,11 @@ fn bad_overrides_change_nothing() {
             .unwrap_err();
         assert_eq!(error.kind, Kind::Invalid, "{}", error.message);
         assert_eq!(
-            host.engine().show_scope(&name("acme")).unwrap().scope.own,
+            host.engine()
+                .show_scope(&name("acme"))
+                .unwrap()
+                .scope
+                .limits_override,
             None
         );
     }

@@ -123,7 +123,7 @@ fn an_override_ends_before_the_daemon_notices() {
     let mut host = host("");
     let id = host.add("acme");
     let until = noon() + TimeDelta::hours(1);
-    let own = SetLimits {
+    let limits_override = SetLimits {
         limits: Changes {
             daily_quota: Some(Bound::At(5)),
             ..Changes::default()
@@ -133,7 +133,7 @@ fn an_override_ends_before_the_daemon_notices() {
         note: "a trial".to_owned(),
     };
     host.engine()
-        .set_limits(&name("acme"), own, &caller(noon()))
+        .set_limits(&name("acme"), limits_override, &caller(noon()))
         .unwrap();
     host.plane.admit(id, TODAY, 5);
     let view = explain(&mut host);
@@ -148,7 +148,10 @@ fn an_override_ends_before_the_daemon_notices() {
         .allowed
         .insert(id, DayCount::new(TODAY, 50));
     let view = explain(&mut host);
-    assert_eq!((view.verdict, view.own), (Verdict::Passes, None));
+    assert_eq!(
+        (view.verdict, view.limits_override),
+        (Verdict::Passes, None)
+    );
     assert_eq!(
         (view.limits[0].value.as_u64(), view.limits[0].from.as_str()),
         (Some(10_000), "tier")

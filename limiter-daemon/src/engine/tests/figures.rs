@@ -60,7 +60,7 @@ fn names(top: &[crate::engine::counts::figures::TopScope]) -> Vec<(&str, f64)> {
 }
 
 #[test]
-fn the_sums_of_a_tier_go_on_without_scopes_that_were_removed() {
+fn removed_scopes_stay_in_the_sums_of_their_tier() {
     let mut host = Host::new("");
     let (web, app) = (host.add("acme/web"), host.add("acme/app"));
     let acme = host.add("acme");
@@ -95,7 +95,7 @@ fn the_sums_of_a_tier_go_on_without_scopes_that_were_removed() {
 }
 
 #[test]
-fn a_scope_that_is_removed_while_others_are_looked_at_counts_once() {
+fn a_scope_that_is_removed_during_a_survey_counts_once() {
     for looked_at in 0..=3 {
         for removed in ["acme/a", "acme/b", "acme/c"] {
             let mut host = Host::new("");
@@ -116,7 +116,7 @@ fn a_scope_that_is_removed_while_others_are_looked_at_counts_once() {
 }
 
 #[test]
-fn a_removal_that_failed_takes_nothing_along() {
+fn a_failed_removal_leaves_the_sums_unchanged() {
     let mut host = Host::new("");
     let web = host.add("acme/web");
     count(&host, web, 10, 3, 1);
@@ -133,7 +133,7 @@ fn a_removal_that_failed_takes_nothing_along() {
 }
 
 #[test]
-fn tiers_are_there_before_their_first_scope() {
+fn tiers_have_figures_before_their_first_scope() {
     let mut host = Host::new("[tiers.gold]\ndaily_quota = 5\n");
     let tiers = figures(&mut host).tiers;
     assert_eq!(
@@ -144,7 +144,7 @@ fn tiers_are_there_before_their_first_scope() {
 }
 
 #[test]
-fn as_many_scopes_are_named_as_the_configuration_says() {
+fn the_configuration_limits_how_many_scopes_are_named() {
     let mut host = Host::new("[metrics]\ntop_scopes = 2\n[tiers.master]\ndaily_quota = 10\n");
     for (scope, admitted, refused) in [
         ("acme", 9, 1),
@@ -171,7 +171,7 @@ fn as_many_scopes_are_named_as_the_configuration_says() {
 }
 
 #[test]
-fn a_part_is_well_until_it_is_not() {
+fn a_part_is_healthy_until_it_fails() {
     let mut host = Host::new("");
     let well = |host: &mut Host| {
         let parts = figures(host).parts;

@@ -120,7 +120,7 @@ fn a_silent_connection_without_a_socket_is_forgotten() {
 }
 
 #[test]
-fn a_connection_that_any_look_finds_or_that_is_not_silent_stays() {
+fn a_connection_that_any_dump_finds_or_that_is_not_silent_stays() {
     let seen = || (vec![1], Ok(Dump::Complete));
     let missing = || (vec![], Ok(Dump::Complete));
     let cut = || (vec![], Ok(Dump::Interrupted));
@@ -152,7 +152,7 @@ fn a_connection_that_any_look_finds_or_that_is_not_silent_stays() {
 }
 
 #[test]
-fn dumps_that_fail_or_never_come_to_an_end_forget_nothing() {
+fn incomplete_dumps_forget_no_connection() {
     let healed = Healed::new("");
     healed.silent(1, 2);
     let cut = || (vec![], Ok(Dump::Interrupted));
@@ -173,9 +173,9 @@ fn dumps_that_fail_or_never_come_to_an_end_forget_nothing() {
 }
 
 #[test]
-fn a_packet_of_the_server_after_it_was_named_saves_a_connection() {
-    struct Sends<'a>(&'a Healed);
-    impl SocketTable for Sends<'_> {
+fn a_suspect_that_sends_a_packet_is_not_forgotten() {
+    struct SendingPeer<'a>(&'a Healed);
+    impl SocketTable for SendingPeer<'_> {
         fn dump(&mut self, _: &mut dyn FnMut(Ends)) -> io::Result<Dump> {
             self.0.tables(|tables| tables.flows[0].last_seen_ns += 1);
             Ok(Dump::Complete)
@@ -186,13 +186,13 @@ fn a_packet_of_the_server_after_it_was_named_saves_a_connection() {
     }
     let healed = Healed::new("");
     healed.silent(1, 2);
-    let mut sockets = Sends(&healed);
+    let mut sockets = SendingPeer(&healed);
     orphans::check(&healed.shared, || Ok(&mut sockets)).unwrap();
     assert_eq!(healed.in_flight(), 2);
 }
 
 #[test]
-fn more_suspects_than_a_sweep_can_name_are_all_looked_at() {
+fn more_suspects_than_one_sweep_can_report_are_all_checked() {
     let healed = Healed::new("");
     for client in 0..2 * MAX_SUSPECTS as u16 + 5 {
         healed.silent(client, 1);
@@ -202,7 +202,7 @@ fn more_suspects_than_a_sweep_can_name_are_all_looked_at() {
 }
 
 #[test]
-fn a_check_that_was_not_through_the_table_is_gone_on_with() {
+fn an_unfinished_check_of_the_table_is_continued() {
     let healed = Healed::new("");
     let more_than_a_check = 17 * MAX_SUSPECTS;
     for flow in 0..more_than_a_check {
@@ -227,7 +227,7 @@ fn a_check_that_was_not_through_the_table_is_gone_on_with() {
 }
 
 #[test]
-fn a_new_daemon_goes_on_with_the_numbers_of_the_old_one() {
+fn a_new_daemon_continues_the_numbers_of_the_old_one() {
     let mut host = Host::new("");
     {
         let mut tables = host.plane.tables();
@@ -275,7 +275,7 @@ fn counts_that_are_off_in_two_recounts_are_corrected() {
 }
 
 #[test]
-fn counts_that_are_too_low_are_corrected_too() {
+fn counts_that_are_too_low_are_corrected() {
     let healed = Healed::new("");
     let id = healed.id;
     healed.tables(|tables| {

@@ -121,10 +121,10 @@ impl Host {
 
     /// Imports a file of keys at noon.
     pub(crate) fn import(&mut self, text: &str) -> Result<Imported, ApiError> {
-        let tell = |_, _, _| ();
+        let progress = |_, _, _| ();
         let engine = self.engine();
-        let file = csv_import::read(text.as_bytes(), *engine.secret(), &tell)?;
-        engine.import(file, &caller(noon()), &tell)
+        let file = csv_import::read(text.as_bytes(), *engine.secret(), &progress)?;
+        engine.import(file, &caller(noon()), &progress)
     }
 
     pub(crate) fn used(&mut self, scope: &str, now: DateTime<Utc>) -> u64 {

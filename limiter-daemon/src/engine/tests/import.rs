@@ -15,7 +15,7 @@ use super::{
 use crate::{
     domain::key_state::KeyState,
     engine::{
-        keys::{csv_import, import::Turn},
+        keys::{csv_import, import::ImportPermit},
         shared::Shared,
     },
     kernel::Plane as _,
@@ -83,7 +83,7 @@ fn problems_of_all_lines_are_reported_and_nothing_is_imported() {
 }
 
 #[test]
-fn keys_of_other_scopes_are_reported_in_short() {
+fn only_some_keys_of_other_scopes_are_listed() {
     let mut host = Host::new("");
     host.import(&file(200)).unwrap();
     let error = host.import(&file(200).replace("a/", "b/")).unwrap_err();
@@ -155,7 +155,7 @@ fn scopes_that_differ_only_in_letter_case_are_reported() {
 }
 
 #[test]
-fn keys_that_the_kernel_does_not_take_are_not_in_the_store_either() {
+fn keys_that_the_kernel_rejects_are_not_stored() {
     let mut host = Host::new("[policy]\nunknown_key = \"tier:profile\"\n");
     host.import("scope,key\na/0,first\n").unwrap();
     let (known, adopted) = (
@@ -167,13 +167,13 @@ fn keys_that_the_kernel_does_not_take_are_not_in_the_store_either() {
         },
     );
     host.plane.tables().keys.insert(known, adopted);
-    host.plane.tables().key_room = Some(50);
+    host.plane.tables().key_capacity = Some(50);
     let error = host.import(&file(100)).unwrap_err();
     assert!(error.message.contains("table of keys is full"), "{error}");
     assert_eq!(host.plane.tables().keys.get(&known), Some(&adopted));
     host.plane.tables().keys.remove(&known);
     assert_holds(&mut host, 1, 1);
-    host.plane.tables().key_room = None;
+    host.plane.tables().key_capacity = None;
     host.import(&file(100)).unwrap();
     assert_holds(&mut host, 101, 10);
 }
@@ -223,7 +223,7 @@ fn scopes_of_a_file_get_all_free_ids_there_are() {
 }
 
 #[test]
-fn a_scope_made_again_by_a_file_goes_on_where_it_was() {
+fn a_scope_that_an_import_recreates_keeps_its_usage() {
     let mut host = Host::new("");
     let id = host.add("a/0");
     host.plane.admit(id, TODAY, 9);
@@ -262,7 +262,7 @@ fn a_start_writes_only_the_keys_that_differ() {
 }
 
 #[test]
-fn the_store_learns_when_keys_were_last_used_and_does_not_forget_it() {
+fn the_store_keeps_when_keys_were_last_used() {
     let mut host = Host::new("");
     host.import(&file(2)).unwrap();
     let used = digest(&mut host, "key-1");
@@ -286,13 +286,13 @@ fn the_store_learns_when_keys_were_last_used_and_does_not_forget_it() {
 }
 
 #[test]
-fn one_file_is_imported_at_a_time_and_says_how_far_it_is() {
+fn one_file_is_imported_at_a_time_and_its_progress_is_reported() {
     let directory = tempfile::tempdir().unwrap();
     let shared = Shared::new(testing::engine(directory.path()));
     assert_eq!(shared.import_view(), None);
     let steps = std::cell::RefCell::new(Vec::new());
     let secret = shared.engine().secret();
-    let tell = |phase, done, total| {
+    let progress = |phase, done, total| {
         let mut steps = steps.borrow_mut();
         if steps.last().is_none_or(|(last, _, _)| *last != phase) {
             steps.push((phase, done, total));
@@ -302,7 +302,7 @@ fn one_file_is_imported_at_a_time_and_says_how_far_it_is() {
     let key_file = csv_import::read(text.as_bytes(), *secret, &|_, _, _| ()).unwrap();
     shared
         .engine()
-        .import(key_file, &caller(noon()), &tell)
+        .import(key_file, &caller(noon()), &progress)
         .unwrap();
     assert_eq!(
         steps.into_inner(),
@@ -312,7 +312,7 @@ fn one_file_is_imported_at_a_time_and_says_how_far_it_is() {
             (ImportPhase::Committing, 0, 0)
         ]
     );
-    let turn = Turn::take(&shared).unwrap();
+    let turn = ImportPermit::take(&shared).unwrap();
     assert_eq!(shared.import_view(), Some(ImportView::default()));
     let error = shared
         .import_csv(text.as_bytes(), &caller(noon()))

@@ -18,7 +18,7 @@ use crate::{
 };
 
 #[test]
-fn an_unknown_key_id_is_answered_with_the_nearest_one_or_as_the_scope_that_it_is() {
+fn an_unknown_key_id_is_answered_with_the_nearest_id_or_recognized_as_a_scope() {
     let mut host = Host::new("");
     host.add("acme/web");
     let request = CreateKey {
@@ -213,7 +213,7 @@ fn an_empty_label_is_no_label_and_a_long_one_is_refused() {
 }
 
 /// Imports one key, and returns its id.
-fn bring(host: &mut Host, scope: &str, key: &str) -> Result<String, ApiError> {
+fn import(host: &mut Host, scope: &str, key: &str) -> Result<String, ApiError> {
     let request = ImportKey {
         scope: name(scope),
         label: None,
@@ -228,9 +228,9 @@ fn a_key_that_was_revoked_with_its_scope_is_refused_permanently() {
     let mut host = Host::new("");
     host.add("acme/web");
     host.add("beta");
-    let revoked = bring(&mut host, "acme/web", "revoked-key").unwrap();
-    let disabled = bring(&mut host, "acme/web", "disabled-key").unwrap();
-    bring(&mut host, "acme/web", "active-key").unwrap();
+    let revoked = import(&mut host, "acme/web", "revoked-key").unwrap();
+    let disabled = import(&mut host, "acme/web", "disabled-key").unwrap();
+    import(&mut host, "acme/web", "active-key").unwrap();
     let set =
         |host: &mut Host, id: &str, state| host.engine().set_key_state(id, state, &caller(noon()));
     set(&mut host, &revoked, KeyState::Revoked).unwrap();
@@ -256,7 +256,7 @@ fn a_key_that_was_revoked_with_its_scope_is_refused_permanently() {
         assert_eq!(entries, [gone; 3], "{again} {maps}");
         for key in ["revoked-key", "disabled-key", "active-key"] {
             for scope in ["acme/web", "beta"] {
-                let alone = bring(&mut host, scope, key).unwrap_err();
+                let alone = import(&mut host, scope, key).unwrap_err();
                 let listed = host
                     .import(&format!("scope,key\nnew,n\n{scope},{key}\n"))
                     .unwrap_err();
@@ -305,7 +305,7 @@ fn a_key_that_was_revoked_with_its_scope_is_refused_permanently() {
 fn a_scope_that_the_store_does_not_remove_keeps_its_keys() {
     let mut host = Host::new("");
     host.add("acme");
-    bring(&mut host, "acme", "a-key").unwrap();
+    import(&mut host, "acme", "a-key").unwrap();
     let before = host.plane.tables().keys.clone();
     host.engine().store.refuse_changes();
     host.engine()
@@ -322,10 +322,10 @@ fn a_scope_that_the_store_does_not_remove_keeps_its_keys() {
 }
 
 #[test]
-fn the_table_of_keys_counts_revoked_ones_and_says_so() {
+fn the_error_of_a_full_key_table_names_its_revoked_keys() {
     let mut host = Host::new("[tables]\nkeys = 64\n");
     host.add("acme");
-    bring(&mut host, "acme", "first-key").unwrap();
+    import(&mut host, "acme", "first-key").unwrap();
     host.engine()
         .remove_scope(&name("acme"), true, &caller(noon()))
         .unwrap();
@@ -334,7 +334,7 @@ fn the_table_of_keys_counts_revoked_ones_and_says_so() {
     });
     let too_many = host.import(&format!("{more}beta,one-more\n")).unwrap_err();
     host.import(&more).unwrap();
-    let one_more = bring(&mut host, "beta", "one-more").unwrap_err();
+    let one_more = import(&mut host, "beta", "one-more").unwrap_err();
     for error in [too_many, one_more] {
         for word in [
             "tables.keys",

@@ -25,7 +25,7 @@ fn set(host: &mut Host, scope: &str, mode: ScopeMode) -> String {
 }
 
 #[test]
-fn a_scopes_own_mode_goes_before_its_tiers_and_stays_over_a_new_start() {
+fn the_mode_of_a_scope_overrides_its_tiers_and_survives_a_restart() {
     let mut host = Host::new("[policy]\nmode = \"observe\"\n[tiers.profile]\nmode = \"enforce\"\n");
     let (acme, web) = (host.add("acme"), host.add("acme/web"));
     let observes =
@@ -101,5 +101,5 @@ fn an_override_that_ended_while_no_daemon_ran_does_not_come_back() {
             .all(|(scope, limits)| *scope != id || limits.tolerance_ns == 0)
     );
     let shown = host.engine().show_scope(&name("acme")).unwrap().scope;
-    assert_eq!((shown.own, shown.limits.burst), (None, 1));
+    assert_eq!((shown.limits_override, shown.limits.burst), (None, 1));
 }

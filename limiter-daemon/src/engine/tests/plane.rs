@@ -35,7 +35,7 @@ pub(crate) struct Tables {
     pub(crate) state: BTreeMap<u32, abi::ScopeState>,
     pub(crate) keys: HashMap<Digest, KeyEntry>,
     /// The maximum number of keys, if the table of keys is limited.
-    pub(crate) key_room: Option<usize>,
+    pub(crate) key_capacity: Option<usize>,
     /// The number of keys that were entered or replaced in bulk.
     pub(crate) key_writes: usize,
     pub(crate) texts: HashMap<(u32, u32), String>,
@@ -50,7 +50,7 @@ pub(crate) struct Tables {
     /// The number of flows that each sweep misses.
     pub(crate) missed: u64,
     /// The connections that were entered as older than the limiter.
-    pub(crate) elders: Vec<abi::FlowKey>,
+    pub(crate) older: Vec<abi::FlowKey>,
     /// The number of flows of each client address.
     pub(crate) clients: Vec<u64>,
     /// The number of times that all keys were read.
@@ -85,7 +85,8 @@ impl Tables {
     }
 
     fn no_room_for_keys(&self) -> bool {
-        self.key_room.is_some_and(|room| self.keys.len() >= room)
+        self.key_capacity
+            .is_some_and(|room| self.keys.len() >= room)
     }
 }
 
@@ -292,7 +293,7 @@ impl Plane for MemoryPlane {
 
     fn add_older(&mut self, keys: &[abi::FlowKey]) -> Result<u64, KernelError> {
         let mut tables = self.tables();
-        tables.elders.extend_from_slice(keys);
+        tables.older.extend_from_slice(keys);
         Ok(keys.len() as u64)
     }
 

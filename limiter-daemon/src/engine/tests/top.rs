@@ -9,7 +9,7 @@ use super::host::{Host, TODAY, noon};
 use crate::protocol::insight::{TopColumn, TopQuery};
 
 #[test]
-fn the_first_by_each_column_come_first_and_no_more_than_asked_for() {
+fn rows_are_sorted_by_any_column_and_limited() {
     let mut host = Host::new("[tiers.profile]\ndaily_quota = 100000\n");
     let ids: Vec<u32> = (0..40)
         .map(|number| host.add(&format!("a/{number:02}")))

@@ -30,7 +30,7 @@ fn morning() -> chrono::DateTime<chrono::Utc> {
 
 /// Makes the kernel create a scope for the unknown key `key` and admit `requests` requests with
 /// this key on `day`. Returns the id of the scope.
-fn meet(host: &Host, key: Digest, day: Day, requests: u64) -> u32 {
+fn create_unknown_scope(host: &Host, key: Digest, day: Day, requests: u64) -> u32 {
     let id = {
         let mut tables = host.plane.tables();
         let id = tables.unused.pop().unwrap();
@@ -51,9 +51,9 @@ fn meet(host: &Host, key: Digest, day: Day, requests: u64) -> u32 {
     id
 }
 
-/// Does the same as [`meet`], and then reports the scope to the daemon.
+/// Does the same as [`create_unknown_scope`], and then reports the scope to the daemon.
 fn adopt(host: &mut Host, key: Digest, requests: u64) -> u32 {
-    let id = meet(host, key, TODAY, requests);
+    let id = create_unknown_scope(host, key, TODAY, requests);
     host.engine().note_adopted(&[(key, id)], noon()).unwrap();
     id
 }
@@ -73,7 +73,7 @@ fn entry(host: &Host) -> Option<u32> {
 }
 
 #[test]
-fn they_are_scopes_as_others_are() {
+fn unknown_keys_get_scopes_like_registered_ones() {
     let mut host = Host::new(CONFIG);
     assert_eq!(unused(&host), 64);
     let id = adopt(&mut host, KEY, 3);
@@ -97,12 +97,12 @@ fn they_are_scopes_as_others_are() {
 }
 
 #[test]
-fn their_counts_survive_the_daemon_and_the_host() {
+fn counts_of_unknown_keys_survive_the_daemon_and_the_host() {
     let mut host = Host::new(CONFIG);
     let id = adopt(&mut host, KEY, 3);
     // While no daemon runs, more requests come, and the kernel creates a scope for another key.
     host.plane.admit(id, TODAY, 4);
-    meet(&host, [0xef, 2], TODAY, 2);
+    create_unknown_scope(&host, [0xef, 2], TODAY, 2);
     host.start(noon()).unwrap();
     assert_eq!(usage(&mut host, SCOPE).used, 7);
     assert_eq!(usage(&mut host, "unknown/00000000000000ef").used, 2);
@@ -139,12 +139,12 @@ fn after_a_crash_new_unknown_keys_begin_with_the_requests_that_may_have_been_use
     // On the next day, the count of a new scope begins at zero.
     host.stop(noon());
     host.start(morning()).unwrap();
-    let id = meet(&host, [6, 6], TOMORROW, 1);
+    let id = create_unknown_scope(&host, [6, 6], TOMORROW, 1);
     assert_eq!(DayCount(host.plane.state(id).day_count).count(), 1);
 }
 
 #[test]
-fn they_are_forgotten_after_their_day_when_nothing_holds_them() {
+fn an_idle_unknown_key_is_forgotten_after_its_day() {
     let mut host = Host::new(CONFIG);
     let idle = adopt(&mut host, KEY, 3);
     let busy: Vec<u32> = (1..=4).map(|n| adopt(&mut host, [n, n], 1)).collect();
@@ -177,7 +177,7 @@ fn they_are_forgotten_after_their_day_when_nothing_holds_them() {
 }
 
 #[test]
-fn one_that_comes_back_while_it_is_forgotten_loses_no_count() {
+fn an_unknown_key_that_returns_while_it_is_forgotten_keeps_its_count() {
     let mut host = Host::new(CONFIG);
     let old = adopt(&mut host, KEY, 3);
     host.engine().tick(noon());
@@ -187,7 +187,7 @@ fn one_that_comes_back_while_it_is_forgotten_loses_no_count() {
     // the packet's request afterwards. The next packet makes the kernel adopt the key again, with a
     // new id.
     host.plane.admit(old, TOMORROW, 1);
-    let new = meet(&host, KEY, TOMORROW, 4);
+    let new = create_unknown_scope(&host, KEY, TOMORROW, 4);
     host.engine().tick(morning());
     host.engine()
         .note_adopted(&[(KEY, new)], morning())
@@ -210,13 +210,13 @@ fn one_that_comes_back_while_it_is_forgotten_loses_no_count() {
 }
 
 #[test]
-fn one_that_comes_back_while_no_daemon_runs_loses_no_count_either() {
+fn an_unknown_key_that_returns_without_a_daemon_keeps_its_count() {
     let mut host = Host::new(CONFIG);
     let old = adopt(&mut host, KEY, 3);
     host.engine().tick(noon());
     host.engine().tick(morning());
     host.plane.admit(old, TOMORROW, 1);
-    let new = meet(&host, KEY, TOMORROW, 4);
+    let new = create_unknown_scope(&host, KEY, TOMORROW, 4);
     host.start(morning()).unwrap();
     assert_eq!(entry(&host), Some(new));
     assert_eq!(host.used(SCOPE, morning()), 5);
@@ -225,9 +225,9 @@ fn one_that_comes_back_while_no_daemon_runs_loses_no_count_either() {
 }
 
 #[test]
-fn scopes_that_were_not_reported_are_found() {
+fn unreported_scopes_of_unknown_keys_are_found() {
     let mut host = Host::new(CONFIG);
-    meet(&host, KEY, TODAY, 3);
+    create_unknown_scope(&host, KEY, TODAY, 3);
     // Two packets with a new key arrived at once and took two ids. `lost` is the id that the scope
     // did not get.
     let lost = host.plane.tables().unused.pop().unwrap();
@@ -243,7 +243,7 @@ fn scopes_that_were_not_reported_are_found() {
 }
 
 #[test]
-fn registering_the_key_makes_it_another_scopes() {
+fn a_registered_key_leaves_its_unknown_scope() {
     let mut host = Host::new(CONFIG);
     host.add("acme");
     let request = ImportKey {
@@ -270,7 +270,7 @@ fn registering_the_key_makes_it_another_scopes() {
 }
 
 #[test]
-fn they_are_no_operators_to_change() {
+fn operators_cannot_change_scopes_of_unknown_keys() {
     let mut host = Host::new(CONFIG);
     adopt(&mut host, KEY, 1);
     let engine = host.engine();
@@ -304,7 +304,7 @@ fn they_are_no_operators_to_change() {
 }
 
 #[test]
-fn a_policy_that_makes_no_scopes_any_more_forgets_them_and_not_their_day() {
+fn a_policy_without_scopes_for_unknown_keys_forgets_them_but_not_their_usage() {
     let mut host = Host::new(CONFIG);
     adopt(&mut host, KEY, 3);
     host.configure("[tables]\nunknown_keys = 64\n");
@@ -326,7 +326,7 @@ fn a_policy_that_makes_no_scopes_any_more_forgets_them_and_not_their_day() {
 }
 
 #[test]
-fn ids_that_this_store_has_given_to_scopes_are_not_for_unknown_keys() {
+fn ids_of_stored_scopes_are_not_offered_to_unknown_keys() {
     let mut host = Host::new(CONFIG);
     let id = host.add("acme");
     host.plane.add_unused(&[id]);
@@ -341,9 +341,9 @@ fn ids_that_this_store_has_given_to_scopes_are_not_for_unknown_keys() {
 }
 
 #[test]
-fn scopes_that_were_not_reported_before_a_detach_are_on_record() {
+fn unreported_scopes_of_unknown_keys_are_stored_at_a_detach() {
     let mut host = Host::new(CONFIG);
-    meet(&host, KEY, TODAY, 3);
+    create_unknown_scope(&host, KEY, TODAY, 3);
     host.engine().detach(&caller(noon())).unwrap();
     host.plane = MemoryPlane::new("boot:two");
     host.start(noon()).unwrap();
@@ -353,9 +353,9 @@ fn scopes_that_were_not_reported_before_a_detach_are_on_record() {
 }
 
 #[test]
-fn scopes_that_cannot_be_stored_are_stored_later() {
+fn scopes_of_unknown_keys_that_cannot_be_stored_are_stored_later() {
     let mut host = Host::new(CONFIG);
-    let id = meet(&host, KEY, TODAY, 3);
+    let id = create_unknown_scope(&host, KEY, TODAY, 3);
     host.plane.tables().key_scans = 0;
     let file = host.directory.path().join("limiter.db");
     let other = rusqlite::Connection::open(file).unwrap();
@@ -376,7 +376,7 @@ fn scopes_that_cannot_be_stored_are_stored_later() {
 }
 
 #[test]
-fn they_are_in_the_sums_of_their_tier_and_never_named() {
+fn unknown_keys_count_for_their_tier_and_are_never_named() {
     let mut host = Host::new(&format!("{CONFIG}[tiers.guest]\n[tiers.other]\n"));
     let admitted = |host: &mut Host, tier: &str| figures(host).tiers[tier].admitted;
     adopt(&mut host, KEY, 3);
@@ -406,7 +406,7 @@ fn they_are_in_the_sums_of_their_tier_and_never_named() {
     assert_eq!(admitted(&mut host, "other"), 0);
     // The kernel adopts one of the keys again with another id. Both scopes are then forgotten,
     // because unknown keys no longer get scopes.
-    let new = meet(&host, KEY, TODAY, 2);
+    let new = create_unknown_scope(&host, KEY, TODAY, 2);
     host.engine().note_adopted(&[(KEY, new)], noon()).unwrap();
     assert_eq!(admitted(&mut host, "other"), 2);
     host.configure("[policy]\nunknown_key = \"pass\"\n[tiers.guest]\n[tiers.other]\n");

@@ -60,7 +60,7 @@ impl Switch {
 
     /// Stops holding packets, and puts the old maps into force. Has no effect if the new maps are
     /// already in force.
-    pub(super) fn let_go(&self) {
+    pub(super) fn release(&self) {
         if let Ok(word) = self.word() {
             let old = |word| (word != switch::NEW).then_some(switch::OLD);
             // An error means that the new maps are already in force.

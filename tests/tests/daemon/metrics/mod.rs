@@ -17,7 +17,7 @@ use limiter_tests::{
 
 /// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
 /// requests are counted on one day.
-const TEST: Duration = Duration::from_secs(120);
+const TIME_BEFORE_MIDNIGHT: Duration = Duration::from_secs(120);
 
 const DISABLED: &str = "disabled-key-0cc175b9c0f1b6a8";
 
@@ -125,8 +125,8 @@ fn usages(limiter: &Limiter) -> Vec<Usage> {
 }
 
 #[test]
-fn numbers_are_those_of_the_server_and_of_usage() {
-    avoid_midnight(TEST);
+fn metrics_agree_with_the_server_and_with_usage() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(every_reason);
     let scopes = Scopes::make(&rig.limiter);
     scopes.ask_too_much(&rig);
@@ -185,8 +185,8 @@ fn numbers_are_those_of_the_server_and_of_usage() {
 }
 
 #[test]
-fn what_is_now_is_shown_as_it_is_now() {
-    avoid_midnight(TEST);
+fn gauges_show_the_present_state() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| {
         on_page(config, "top_scopes = 3").tier("profile", "daily_quota = 10\nconcurrency = 5")
     });
@@ -262,8 +262,8 @@ fn is_of_the_daemon(sample: &str) -> bool {
 }
 
 #[test]
-fn counters_never_go_back_but_with_the_maps() {
-    avoid_midnight(TEST);
+fn counters_decrease_only_if_the_maps_are_removed() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| {
         every_reason(config).section("policy", "unknown_key = \"tier:by_daily_quota\"\n")
     });
@@ -271,7 +271,7 @@ fn counters_never_go_back_but_with_the_maps() {
     let other = rig.limiter.key_of_tier("acme/app", "by_rate");
     rig.statuses(&key, 3);
     rig.statuses(&other, 2);
-    rig.statuses("a-stranger", 5);
+    rig.statuses("unknown-key", 5);
     let first = Page::read(&rig.lab);
     assert_eq!(first.requests("by_rate", "refused", "rate"), 3);
     assert_eq!(first.requests("by_rate", "admitted", ""), 2);
@@ -303,7 +303,7 @@ fn counters_never_go_back_but_with_the_maps() {
     rig.limiter.scope("acme/new");
     let imported = rig
         .limiter
-        .cli_with_input(&["key", "import", "acme/new"], "a-stranger");
+        .cli_with_input(&["key", "import", "acme/new"], "unknown-key");
     assert_eq!(imported.code, exit::DONE, "{imported:?}");
     let fifth = Page::read(&rig.lab);
     fifth.assert_after(&fourth, |_| false);

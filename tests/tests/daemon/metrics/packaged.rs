@@ -17,7 +17,7 @@ use limiter_tests::{
 };
 use serde_json::Value;
 
-use super::{Scopes, TEST, ask_without_scope, every_reason};
+use super::{Scopes, TIME_BEFORE_MIDNIGHT, ask_without_scope, every_reason};
 
 /// Returns a metrics page with a sample of every metric, and the rig that serves it.
 fn full() -> (Rig, Page) {
@@ -34,14 +34,14 @@ fn full() -> (Rig, Page) {
 }
 
 #[test]
-fn promtool_finds_nothing_to_complain_about() {
+fn promtool_accepts_the_metrics_page() {
     let (_rig, page) = full();
-    let (content, said) = promtool(&["check", "metrics"], &page.text);
-    assert!(content && said.is_empty(), "{said}");
+    let (content, printed) = promtool(&["check", "metrics"], &page.text);
+    assert!(content && printed.is_empty(), "{printed}");
     // promtool reports a mistake in this page, which shows that it would also have reported a
     // mistake in the first page.
-    let (content, said) = promtool(&["check", "metrics"], "limiter_x_total 1\n");
-    assert!(!content && said.contains("no help text"), "{said}");
+    let (content, printed) = promtool(&["check", "metrics"], "limiter_x_total 1\n");
+    assert!(!content && printed.contains("no help text"), "{printed}");
 }
 
 /// Returns the rows of the table `| name | type | labels | meaning |` in `docs/METRICS.md`.
@@ -67,7 +67,7 @@ fn documented() -> BTreeMap<String, (About, BTreeSet<String>)> {
 }
 
 #[test]
-fn every_metric_is_documented_as_it_is() {
+fn every_metric_matches_its_documentation() {
     let (_rig, page) = full();
     let mut labels: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for sample in page.samples.keys() {
@@ -93,13 +93,13 @@ fn every_metric_is_documented_as_it_is() {
 }
 
 #[test]
-fn the_alerts_do_what_they_say() {
+fn alert_rules_pass_their_promtool_tests() {
     let rules = packaged("prometheus/limiter.rules.yml");
     let tests = packaged("prometheus/limiter.rules.test.yml");
-    let (content, said) = promtool(&["check", "rules", &rules.display().to_string()], "");
-    assert!(content, "{said}");
-    let (content, said) = promtool(&["test", "rules", &tests.display().to_string()], "");
-    assert!(content, "{said}");
+    let (content, printed) = promtool(&["check", "rules", &rules.display().to_string()], "");
+    assert!(content, "{printed}");
+    let (content, printed) = promtool(&["test", "rules", &tests.display().to_string()], "");
+    assert!(content, "{printed}");
     // For each alert, the rule tests must contain a case in which it fires.
     let rules = fs::read_to_string(rules).expect("the rules");
     let tests = fs::read_to_string(tests).expect("their tests");
@@ -146,7 +146,7 @@ fn queries(dashboard: &Value) -> Vec<(String, String)> {
 }
 
 #[test]
-fn rules_and_dashboard_name_metrics_that_there_are() {
+fn rules_and_dashboard_name_existing_metrics() {
     for file in [
         "prometheus/limiter.rules.yml",
         "prometheus/limiter.rules.test.yml",
@@ -165,7 +165,7 @@ fn dashboard() -> Value {
 }
 
 #[test]
-fn panels_of_the_dashboard_are_whole_and_do_not_overlap() {
+fn dashboard_panels_are_complete_and_do_not_overlap() {
     let dashboard = dashboard();
     assert_eq!(dashboard["uid"], "limiter");
     assert!(
@@ -204,10 +204,10 @@ fn panels_of_the_dashboard_are_whole_and_do_not_overlap() {
 }
 
 #[test]
-fn grafana_knows_all_that_the_dashboard_has() {
+fn grafana_knows_every_field_of_the_dashboard() {
     let Some(python) = env::var_os("LIMITER_GRAFANA") else {
         return skip(
-            "grafana_knows_all_that_the_dashboard_has",
+            "grafana_knows_every_field_of_the_dashboard",
             "LIMITER_GRAFANA names no Python with Grafana's types, `cargo xtask test` sets it",
         );
     };
@@ -219,7 +219,7 @@ fn grafana_knows_all_that_the_dashboard_has() {
 
 #[test]
 fn a_real_prometheus_has_data_for_every_query_of_the_dashboard() {
-    avoid_midnight(TEST);
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let rig = Rig::veth(every_reason);
     let prometheus = Prometheus::start(&rig.lab);
     let scopes = Scopes::make(&rig.limiter);

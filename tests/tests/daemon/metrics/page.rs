@@ -14,7 +14,7 @@ use limiter_tests::{
 };
 
 #[test]
-fn it_is_off_until_it_is_asked_for_and_opened_to_others_only_explicitly() {
+fn metrics_page_is_off_by_default_and_public_only_if_allowed() {
     let (mut limiter, lab) = Limiter::idle();
     assert!(!lab.listens(PORT), "off by default");
     let config = |lines: &str| {
@@ -26,12 +26,13 @@ fn it_is_off_until_it_is_asked_for_and_opened_to_others_only_explicitly() {
     // A new address takes effect only at a restart, and the output of `reload` states this.
     let listen = format!("listen = \"127.0.0.1:{PORT}\"\n");
     limiter.write_config(&config(&listen));
-    let told = limiter.cli(&["reload"]);
-    assert_eq!(told.code, exit::DONE, "{told:?}");
+    let output = limiter.cli(&["reload"]);
+    assert_eq!(output.code, exit::DONE, "{output:?}");
     assert!(
-        told.stderr
+        output
+            .stderr
             .contains("[metrics] has changed: that takes a restart"),
-        "{told:?}"
+        "{output:?}"
     );
     assert!(!lab.listens(PORT));
     limiter.terminate();
@@ -85,7 +86,7 @@ fn it_is_off_until_it_is_asked_for_and_opened_to_others_only_explicitly() {
 }
 
 #[test]
-fn it_can_be_had_as_openmetrics_and_from_many_who_hang_on() {
+fn metrics_page_supports_openmetrics_and_many_idle_readers() {
     let rig = Rig::veth(|config| on_page(config, ""));
     let response = ask(
         &rig.lab,
@@ -131,7 +132,7 @@ fn it_can_be_had_as_openmetrics_and_from_many_who_hang_on() {
 }
 
 #[test]
-fn however_many_scopes_there_are_few_are_named_and_of_unknown_keys_none() {
+fn only_the_top_scopes_are_named_and_no_unknown_keys() {
     let lines = "top_scopes = 4";
     let rig = Rig::veth(|config| {
         on_page(config, lines)
@@ -147,7 +148,7 @@ fn however_many_scopes_there_are_few_are_named_and_of_unknown_keys_none() {
         assert_eq!(rig.get(key).status, 200);
     }
     for number in 0..6 {
-        assert_eq!(rig.statuses(&format!("stranger-{number}"), 5), [200; 5]);
+        assert_eq!(rig.statuses(&format!("unknown-{number}"), 5), [200; 5]);
     }
     eventually("the scopes of the unknown keys are known", || {
         rig.limiter.count("/unknown_scopes") == 6
@@ -170,7 +171,7 @@ fn however_many_scopes_there_are_few_are_named_and_of_unknown_keys_none() {
 }
 
 #[test]
-fn the_time_of_programs_is_measured_only_when_asked_for() {
+fn program_run_time_is_measured_only_if_configured() {
     let mut rig = Rig::veth(|config| on_page(config, ""));
     let key = rig.limiter.key("acme/web");
     rig.get(&key);
@@ -199,7 +200,7 @@ fn the_time_of_programs_is_measured_only_when_asked_for() {
 }
 
 #[test]
-fn a_store_that_cannot_be_written_is_on_the_page() {
+fn unwritable_store_is_shown_on_the_page() {
     let lab = Lab::veth();
     let _nginx = Nginx::start(&lab, &[GUARDED, UNGUARDED]);
     let config = on_page(Config::new(&lab), "").tier("profile", "daily_quota = 1000");

@@ -13,7 +13,7 @@ use limiter_tests::{
 use super::{UNIT, boot, install, package};
 
 #[test]
-fn what_comes_with_the_binary_is_of_use() {
+fn packaged_files_are_valid() {
     let lab = Lab::veth();
     let machine = boot(&lab);
     install(&machine, &package());
@@ -91,13 +91,13 @@ fn what_comes_with_the_binary_is_of_use() {
 
 #[test]
 fn lintian_finds_no_error() {
-    let said = process::output(
+    let output = process::output(
         Command::new("lintian")
             .args(["--fail-on", "error", "--allow-root"])
             .arg(package()),
     );
-    let said = Output::from(said);
-    assert_eq!(said.code, 0, "{said:?}");
+    let output = Output::from(output);
+    assert_eq!(output.code, 0, "{output:?}");
 }
 
 /// Without the package, operators install the binary as the build leaves it, so the build has to

@@ -17,7 +17,7 @@ use limiter_tests::{Config, GUARDED, Lab, Machine, process};
 
 /// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
 /// requests are counted on one day.
-const TEST: Duration = Duration::from_secs(90);
+const TIME_BEFORE_MIDNIGHT: Duration = Duration::from_secs(90);
 const UNIT: &str = "limiter.service";
 const CONFIGURATION: &str = "/etc/limiter/limiter.toml";
 

@@ -19,13 +19,13 @@ use limiter_tests::{
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::{
-    CONFIGURATION, TEST, UNIT, boot, configuration, install, key, next_version, package, status,
-    write_configuration,
+    CONFIGURATION, TIME_BEFORE_MIDNIGHT, UNIT, boot, configuration, install, key, next_version,
+    package, status, write_configuration,
 };
 
 #[test]
-fn a_package_limits_from_its_start_over_an_upgrade_to_its_removal() {
-    avoid_midnight(TEST);
+fn package_limits_from_installation_through_upgrade_to_removal() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let lab = Lab::veth();
     let nginx = Nginx::start(&lab, &[GUARDED]);
     let machine = boot(&lab);
@@ -149,8 +149,8 @@ fn a_package_limits_from_its_start_over_an_upgrade_to_its_removal() {
 }
 
 #[test]
-fn a_newcomer_has_a_request_refused_and_sees_why() {
-    avoid_midnight(TEST);
+fn first_steps_of_the_package_end_in_an_explained_refusal() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let lab = Lab::veth();
     let nginx = Nginx::start(&lab, &[GUARDED]);
     let machine = boot(&lab);
@@ -173,8 +173,8 @@ fn a_newcomer_has_a_request_refused_and_sees_why() {
     });
     write_configuration(&machine, &text);
     let checked = machine.done(&["limiter", "check"]);
-    for told in [lab.interface(), "profile", "1000", "/metrics"] {
-        assert!(checked.contains(told), "no {told} in {checked}");
+    for words in [lab.interface(), "profile", "1000", "/metrics"] {
+        assert!(checked.contains(words), "no {words} in {checked}");
     }
     machine.done(&["systemctl", "enable", "--now", UNIT]);
 
@@ -194,8 +194,8 @@ fn a_newcomer_has_a_request_refused_and_sees_why() {
     let usage = machine.done(&["limiter", "usage"]);
     assert!(usage.contains("acme/web"), "{usage}");
     let explained = machine.done(&["limiter", "explain", "acme/web"]);
-    for told in ["would be refused with 429: daily quota", note[1]] {
-        assert!(explained.contains(told), "no {told} in {explained}");
+    for words in ["would be refused with 429: daily quota", note[1]] {
+        assert!(explained.contains(words), "no {words} in {explained}");
     }
     eventually("the refusal is reported", || {
         let events = machine.done(&["limiter", "events"]);
@@ -269,8 +269,8 @@ fn the_unit_waits_for_an_interface_and_not_for_a_valid_configuration() {
     );
     lab.server().ip("link add later0 type bridge");
     eventually("limits are in force on it", || {
-        let told = machine.done(&["limiter", "--json", "status"]);
-        told.contains("later0") && !told.contains("waiting for")
+        let status = machine.done(&["limiter", "--json", "status"]);
+        status.contains("later0") && !status.contains("waiting for")
     });
     assert_eq!(machine.property(UNIT, "NRestarts"), "0");
 
@@ -330,7 +330,7 @@ fn while_asking(lab: &Lab, key: &str, work: impl FnOnce()) -> Vec<u16> {
 /// While the store is locked, the engine waits for the lock and does not notify the watchdog of
 /// systemd. Therefore systemd restarts the daemon.
 #[test]
-fn a_daemon_whose_rounds_hang_is_started_anew() {
+fn watchdog_restarts_a_hanging_daemon() {
     let lab = Lab::veth();
     let _nginx = Nginx::start(&lab, &[GUARDED]);
     let machine = boot(&lab);

@@ -213,12 +213,12 @@ impl Rig {
             from = from.max(to);
         }
         conn.finish();
-        assert_over(&conn.fate(), bytes);
+        assert_ended(&conn.rest(), bytes);
     }
 }
 
 /// Asserts that the connection on which `bytes` were sent has ended, with a FIN or with a reset.
-fn assert_over(fate: &io::Result<Vec<u8>>, bytes: &[u8]) {
+fn assert_ended(fate: &io::Result<Vec<u8>>, bytes: &[u8]) {
     let waits = matches!(fate, Err(error) if error.kind() == ErrorKind::WouldBlock);
     assert!(
         !waits,
@@ -228,7 +228,7 @@ fn assert_over(fate: &io::Result<Vec<u8>>, bytes: &[u8]) {
 }
 
 /// Sends random streams to a server, and asserts that all served requests were charged.
-fn throw(server: impl Fn(&Lab) -> Server) {
+fn assert_random_streams_charged(server: impl Fn(&Lab) -> Server) {
     let mut runner = wild::runner(CASES);
     let strategy = (wild::stream(), vec(any::<Index>(), 0..5), any::<bool>());
     let cases = runner.config().cases;
@@ -254,20 +254,22 @@ fn throw(server: impl Fn(&Lab) -> Server) {
 }
 
 #[test]
-fn what_nginx_serves_was_charged() {
-    let patience = "client_header_timeout 3s; client_body_timeout 3s;";
-    throw(|lab| Server::Nginx(Nginx::start_with(lab, &[GUARDED], patience)));
+fn requests_that_nginx_serves_are_charged() {
+    let timeouts = "client_header_timeout 3s; client_body_timeout 3s;";
+    assert_random_streams_charged(|lab| {
+        Server::Nginx(Nginx::start_with(lab, &[GUARDED], timeouts))
+    });
 }
 
 #[test]
-fn what_node_serves_was_charged() {
+fn requests_that_node_serves_are_charged() {
     let text = include_str!("../../../peers/node_server.js");
-    throw(|lab| Server::script(lab, "node", "-e", text));
+    assert_random_streams_charged(|lab| Server::script(lab, "node", "-e", text));
 }
 
 #[test]
-fn what_python_serves_was_charged() {
-    throw(python);
+fn requests_that_python_serves_are_charged() {
+    assert_random_streams_charged(python);
 }
 
 /// Streams that end within a head. Python treats the end of the connection as the end of the head.
@@ -293,13 +295,13 @@ fn a_request_whose_head_is_cut_off_is_not_served() {
 }
 
 #[test]
-fn a_head_that_is_cut_off_in_its_own_segment_strands_nobody() {
+fn head_cut_off_in_its_own_segment_stalls_no_connection() {
     let rig = Rig::start(python);
     for stream in CUT_OFF {
         let bytes = stream.as_bytes();
         let mut conn = rig.lab.connect(GUARDED);
         conn.send_with_end(bytes);
-        assert_over(&conn.fate(), bytes);
+        assert_ended(&conn.rest(), bytes);
         rig.check_charged(bytes, &[]);
     }
 }

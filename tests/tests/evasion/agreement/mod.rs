@@ -30,7 +30,7 @@ const CASES: u32 = 800;
 const BATCH: usize = 8;
 
 #[test]
-fn what_python_and_node_serve_was_seen_with_its_key() {
+fn requests_that_python_and_node_serve_are_seen_with_their_keys() {
     let peers = RefCell::new([Peer::python(), Peer::node()]);
     // The number of compared requests for each parser. The numbers show that every parser was used.
     let agreed = RefCell::new(BTreeMap::new());

@@ -66,7 +66,7 @@ fn press(screen: &mut Screen, keys: &str) -> Next {
 }
 
 #[test]
-fn it_fits_eighty_by_twenty_four() {
+fn the_screen_fits_eighty_by_twenty_four() {
     let long = "a-customer-with-a-very-long-name/and-a-profile";
     let mut rows = vec![row("acme/web", 123.4, 1000), row(long, 3.25, 999)];
     rows.extend((0..50).map(|number| row(&format!("n{number}"), 0.0, 0)));
@@ -98,7 +98,7 @@ fn any_size_of_the_terminal_can_be_drawn() {
 }
 
 #[test]
-fn keys_sort_at_once_and_ask() {
+fn a_sort_key_sorts_at_once_and_requests_the_rows() {
     let mut screen = screen(vec![row("a", 9.0, 1), row("b", 1.0, 5)]);
     assert_eq!(press(&mut screen, "u"), Next::Ask);
     assert_eq!(screen.by(), TopColumn::Used);
@@ -143,7 +143,7 @@ fn a_paused_screen_requests_nothing_and_is_marked() {
 #[test]
 fn a_daemon_that_does_not_respond_is_reported_until_it_does() {
     let mut screen = screen(vec![row("a", 9.0, 1)]);
-    screen.trouble(&Failure::Unreachable("x".to_owned()));
+    screen.note_failure(&Failure::Unreachable("x".to_owned()));
     let lines = drawn(&screen, 80, 24);
     assert_eq!(lines[1], "no daemon responds: trying again");
     assert!(lines[4].starts_with("a "));
@@ -169,7 +169,7 @@ fn numbers_are_short() {
 #[test]
 fn without_colours_no_cell_has_one() {
     let mut screen = screen(vec![row("a", 9.0, 1000)]);
-    screen.trouble(&Failure::Unreachable(String::new()));
+    screen.note_failure(&Failure::Unreachable(String::new()));
     let colours = |screen: &Screen| {
         let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
         terminal.draw(|frame| screen.draw(frame)).unwrap();

@@ -34,7 +34,7 @@ impl Engine {
     ///
     /// # Errors
     /// Returns an error if the store or the kernel reports one.
-    pub(crate) fn tend_unknown(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
+    pub(crate) fn maintain_unknown(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
         self.unknown.find_unreported(self.plane.as_ref())?;
         self.record_adopted(now)?;
         self.forget_idle(now)?;
@@ -56,10 +56,10 @@ impl Engine {
     ///
     /// # Errors
     /// Returns an error if the store or the kernel reports one.
-    pub(crate) fn record_unheard(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
+    pub(crate) fn record_unreported(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
         let today = day_of(now);
         let plane = self.plane.as_ref();
-        let unheard: Vec<(ScopeName, u64)> = keys::adopted(plane)?
+        let unreported: Vec<(ScopeName, u64)> = keys::adopted(plane)?
             .into_iter()
             .filter(|(_, entry)| !self.scopes.has_id(entry.scope))
             .filter_map(|(key, entry)| {
@@ -69,7 +69,7 @@ impl Engine {
             })
             .collect();
         self.store.change(|store| {
-            for (name, used) in &unheard {
+            for (name, used) in &unreported {
                 let mut usage = store.usage_of(name.as_str(), today)?.unwrap_or_default();
                 usage.used = usage.used.saturating_add(*used);
                 usage.allowed = usage.used;
@@ -115,7 +115,7 @@ impl Engine {
 
     /// Raises the count with which scopes of unknown keys begin today. This is necessary after maps
     /// were lost, because the lost maps may have had scopes that the store does not know.
-    pub(crate) fn begin_unknown_later(&mut self, today: Day) -> Result<(), ApiError> {
+    pub(crate) fn raise_unknown_begin(&mut self, today: Day) -> Result<(), ApiError> {
         let Some(tier) = self.setup.unknown_tier() else {
             return Ok(());
         };
@@ -194,7 +194,7 @@ impl Engine {
         }
         let ids = named.iter().map(|(_, id, _)| *id).collect();
         for (key, id, name) in named {
-            self.take_up(key, id, name, &tier, now)?;
+            self.add_to_memory(key, id, name, &tier, now)?;
         }
         self.flush_some(&ids, now)
     }
@@ -222,7 +222,7 @@ impl Engine {
 
     /// Adds the scope of an unknown key to memory after it has been added to the store and the
     /// kernel.
-    fn take_up(
+    fn add_to_memory(
         &mut self,
         key: Digest,
         id: u32,
@@ -262,16 +262,16 @@ impl Engine {
 
     /// Forgets idle scopes, and removes from the kernel the keys of scopes that have become idle.
     fn forget_idle(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
-        let left = self
+        let idle = self
             .unknown
-            .left(self.plane.as_mut(), &self.scopes, day_of(now))?;
-        if let Err(error) = self.forget_unknown(&left) {
+            .still_idle(self.plane.as_mut(), &self.scopes, day_of(now))?;
+        if let Err(error) = self.forget_unknown(&idle) {
             self.unknown
-                .keep_leaving(left.into_iter().map(|(key, _)| key));
+                .keep_leaving(idle.into_iter().map(|(key, _)| key));
             return Err(error);
         }
-        if !left.is_empty() {
-            log::info!("forgot {} unknown keys of earlier days", left.len());
+        if !idle.is_empty() {
+            log::info!("forgot {} unknown keys of earlier days", idle.len());
         }
         self.unknown
             .search_idle(self.plane.as_mut(), &self.scopes, now)?;

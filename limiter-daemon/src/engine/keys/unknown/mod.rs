@@ -263,13 +263,13 @@ impl Unknown {
     /// Returns the keys that were removed in the last search and are still not in the kernel, with
     /// the ids of their scopes. A key whose scope has been used since then is entered into the
     /// kernel again, and is not returned.
-    fn left(
+    fn still_idle(
         &mut self,
         plane: &mut dyn Plane,
         scopes: &Scopes,
         today: Day,
     ) -> Result<Vec<(Digest, u32)>, KernelError> {
-        let mut left = Vec::new();
+        let mut idle = Vec::new();
         for key in std::mem::take(&mut self.leaving) {
             if plane.key(&key)?.is_some() {
                 // The kernel has adopted the key again. When the adoption is recorded, the counts
@@ -277,11 +277,11 @@ impl Unknown {
                 continue;
             }
             match self.idle_id(&key, plane, scopes, today) {
-                Some(id) => left.push((key, id)),
-                None => self.enter_again(&key, plane, scopes)?,
+                Some(id) => idle.push((key, id)),
+                None => self.restore_key(&key, plane, scopes)?,
             }
         }
-        Ok(left)
+        Ok(idle)
     }
 
     /// Keeps the keys for the next round, because their scopes could not be forgotten.
@@ -331,7 +331,7 @@ impl Unknown {
         (idle && closed).then_some(scope.record.id)
     }
 
-    fn enter_again(
+    fn restore_key(
         &self,
         key: &Digest,
         plane: &mut dyn Plane,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Checks the imports between the folders of a crate. Each folder is called a room, and the rooms
-//! of a crate are assigned to floors. A room may import only from rooms on lower floors.
+//! Checks the imports between the top-level modules of a crate. The modules are assigned to layers,
+//! and a module may import only from modules in lower layers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,19 +9,19 @@ use anyhow::ensure;
 
 use crate::rust_source;
 
-/// A crate whose folders are assigned to floors.
-struct House {
+/// A crate whose top-level modules are assigned to layers.
+struct LayeredCrate {
     /// The `src` folder of the crate.
     source: &'static str,
-    /// The rooms on each floor, from the top floor to the bottom. A room is a folder or a file in
-    /// `source`. Rooms on the same floor may not import from each other.
-    floors: &'static [&'static [&'static str]],
+    /// The modules in each layer, from the top layer to the bottom. A module is a folder or a file
+    /// in `source`. Modules in the same layer may not import from each other.
+    layers: &'static [&'static [&'static str]],
 }
 
-const HOUSES: [House; 2] = [
-    House {
+const CRATES: [LayeredCrate; 2] = [
+    LayeredCrate {
         source: "limiter-daemon/src",
-        floors: &[
+        layers: &[
             &["main", "fuzzing"],
             &["cli"],
             &["run"],
@@ -36,9 +36,9 @@ const HOUSES: [House; 2] = [
             &["files", "suggest", "wipe"],
         ],
     },
-    House {
+    LayeredCrate {
         source: "limiter-ebpf/src",
-        floors: &[
+        layers: &[
             &["main"],
             &["jobs"],
             &["ingress", "egress"],
@@ -53,64 +53,64 @@ const HOUSES: [House; 2] = [
     },
 ];
 
-/// Checks that all imports lead to lower floors. The key of a source is its path relative to the
+/// Checks that all imports lead to lower layers. The key of a source is its path relative to the
 /// root of the repository.
 ///
 /// # Errors
-/// Returns an error that lists all imports that do not lead to a lower floor, and all files that
-/// belong to no room.
+/// Returns an error that lists all imports that do not lead to a lower layer, and all files that
+/// belong to no module.
 pub fn check(sources: &BTreeMap<String, String>) -> anyhow::Result<()> {
     let mut faults = Vec::new();
-    for house in &HOUSES {
+    for krate in &CRATES {
         let mut is_empty = true;
         for (name, text) in sources {
-            let Some(inside) = house.inside(name) else {
+            let Some(inside) = krate.inside(name) else {
                 continue;
             };
             is_empty = false;
             if !is_test(inside) {
-                let found = house.faults(room_of(inside), text);
+                let found = krate.faults(module_of(inside), text);
                 faults.extend(found.iter().map(|fault| format!("{name}: {fault}")));
             }
         }
-        ensure!(!is_empty, "{} has no sources", house.source);
+        ensure!(!is_empty, "{} has no sources", krate.source);
     }
     ensure!(
         faults.is_empty(),
-        "imports go down, from a room to those below it (HOUSES in xtask/src/rooms.rs):\n{}",
+        "imports go down, from a module to those in lower layers (CRATES in xtask/src/layers.rs):\n{}",
         faults.join("\n")
     );
     Ok(())
 }
 
-impl House {
+impl LayeredCrate {
     /// Returns the path of a Rust file relative to `source`, or `None` for any other file.
     fn inside<'a>(&self, name: &'a str) -> Option<&'a str> {
         let inside = name.strip_prefix(self.source)?.strip_prefix('/')?;
         inside.ends_with(".rs").then_some(inside)
     }
 
-    fn floor(&self, room: &str) -> Option<usize> {
-        self.floors.iter().position(|floor| floor.contains(&room))
+    fn layer(&self, module: &str) -> Option<usize> {
+        self.layers.iter().position(|layer| layer.contains(&module))
     }
 
-    /// Returns the faults of a file in `room`: the imports that do not lead to a lower floor.
-    fn faults(&self, room: &str, text: &str) -> Vec<String> {
+    /// Returns the faults of a file in `module`: the imports that do not lead to a lower layer.
+    fn faults(&self, module: &str, text: &str) -> Vec<String> {
         // The root of a crate only declares its modules, so its imports are not checked.
-        if room == "lib" {
+        if module == "lib" {
             return Vec::new();
         }
-        let Some(own) = self.floor(room) else {
-            return vec![format!("`{room}` is not a room of {}", self.source)];
+        let Some(own) = self.layer(module) else {
+            return vec![format!("`{module}` is not a module of {}", self.source)];
         };
         let mut faults = Vec::new();
         for other in imported(without_tests(text)) {
-            match self.floor(&other) {
-                Some(floor) if floor > own || other == room => {}
+            match self.layer(&other) {
+                Some(layer) if layer > own || other == module => {}
                 Some(_) => faults.push(format!(
-                    "`{room}` imports from `{other}`, which is not below it"
+                    "`{module}` imports from `{other}`, which is not in a lower layer"
                 )),
-                // The name is an item of the crate's root, not a room.
+                // The name is an item of the crate's root, not a module.
                 None => {}
             }
         }
@@ -126,8 +126,8 @@ fn is_test(inside: &str) -> bool {
         .any(|part| ["tests", "tests.rs", "openapi", "openapi.rs"].contains(&part))
 }
 
-/// Returns the room of a file, given by its path relative to `src`.
-fn room_of(inside: &str) -> &str {
+/// Returns the module of a file, given by its path relative to `src`.
+fn module_of(inside: &str) -> &str {
     let first = inside.split('/').next().unwrap_or(inside);
     first.strip_suffix(".rs").unwrap_or(first)
 }
@@ -193,25 +193,28 @@ mod tests {
 
     #[test]
     fn imports_that_go_up_or_aside_are_found() {
-        let house = &HOUSES[0];
+        let krate = &CRATES[0];
         let text = "use crate::{\n    domain::{key, scope},\n    engine::Engine,\n    api,\n};\n\
             // crate::cli is only named here\nfn f() { crate::run::run(); }\n\
             #[cfg(test)]\nmod tests {\n    use crate::cli;\n}\n";
-        let faults = house.faults("api", text);
-        assert_eq!(faults, ["`api` imports from `run`, which is not below it"]);
-        let faults = house.faults("store", "use crate::kernel::Kernel;");
-        assert_eq!(faults.len(), 1, "{faults:?}");
-        assert_eq!(house.faults("attic", "").len(), 1);
+        let faults = krate.faults("api", text);
         assert_eq!(
-            house.faults("run", "use crate::{api, metrics, engine};"),
+            faults,
+            ["`api` imports from `run`, which is not in a lower layer"]
+        );
+        let faults = krate.faults("store", "use crate::kernel::Kernel;");
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert_eq!(krate.faults("attic", "").len(), 1);
+        assert_eq!(
+            krate.faults("run", "use crate::{api, metrics, engine};"),
             [""; 0]
         );
     }
 
     #[test]
-    fn a_file_is_in_the_room_that_its_path_begins_with() {
-        assert_eq!(room_of("engine/keys/import.rs"), "engine");
-        assert_eq!(room_of("http.rs"), "http");
+    fn a_file_is_in_the_module_that_its_path_begins_with() {
+        assert_eq!(module_of("engine/keys/import.rs"), "engine");
+        assert_eq!(module_of("http.rs"), "http");
     }
 
     #[test]

@@ -23,7 +23,7 @@ const RECORD: u64 = 64;
 /// The size of the ring buffer in these tests, in bytes.
 const RING: u64 = 4096;
 
-fn shut() -> Programs {
+fn limited_to_no_requests() -> Programs {
     limited(Limits {
         daily_quota: 0,
         ..no_limits()
@@ -39,13 +39,13 @@ fn ask(programs: &mut Programs, shape: &Shape, request: &str) -> Talk {
 
 /// Sends requests until the programs report a refusal. It may take several requests, because a CPU
 /// that has reported many refusals reports none for a short time.
-fn told(programs: &mut Programs, shape: &Shape, request: &str) -> (RefusalRecord, Talk) {
+fn refusal_report(programs: &mut Programs, shape: &Shape, request: &str) -> (RefusalRecord, Talk) {
     eventually_some("a refusal is reported", || {
         programs.object_mut().maps.refusal_records();
         let talk = ask(programs, shape, request);
-        let told = programs.object_mut().maps.refusal_records();
-        assert!(told.len() <= 1, "{told:?}");
-        told.first().map(|told| (*told, talk.clone()))
+        let reports = programs.object_mut().maps.refusal_records();
+        assert!(reports.len() <= 1, "{reports:?}");
+        reports.first().map(|report| (*report, talk.clone()))
     })
 }
 
@@ -60,8 +60,8 @@ fn words(address: IpAddr) -> [u32; 4] {
 }
 
 #[test]
-fn a_refusal_tells_whose_it_is_and_why() {
-    let mut programs = shut();
+fn refusal_record_names_scope_key_client_and_reason() {
+    let mut programs = limited_to_no_requests();
     programs.configure(|config| {
         config.missing_key = policy::REJECT;
         config.unknown_key = policy::REJECT;
@@ -104,7 +104,7 @@ fn a_refusal_tells_whose_it_is_and_why() {
             ),
         ] {
             let before = boot_ns();
-            let (refused, talk) = told(&mut programs, &shape, &request);
+            let (refused, talk) = refusal_report(&mut programs, &shape, &request);
             assert_eq!(
                 (refused.scope, refused.reason, refused.key),
                 (scope, why, key),
@@ -118,7 +118,7 @@ fn a_refusal_tells_whose_it_is_and_why() {
 }
 
 #[test]
-fn what_is_admitted_or_only_observed_is_not_told() {
+fn admitted_and_observed_requests_are_not_reported() {
     let mut programs = limited(Limits {
         daily_quota: 1,
         flags: no_limits().flags | limiter_common::abi::LIMITS_OBSERVE,
@@ -131,14 +131,14 @@ fn what_is_admitted_or_only_observed_is_not_told() {
 }
 
 #[test]
-fn a_flood_is_counted_whole_and_told_in_part() {
+fn flood_is_counted_completely_and_reported_in_part() {
     const FLOOD: u64 = 3000;
-    let mut programs = shut();
+    let mut programs = limited_to_no_requests();
     let start = Instant::now();
-    let mut told = 0;
+    let mut reported = 0;
     for _ in 0..FLOOD {
         ask(&mut programs, &Shape::v4(), &get("/"));
-        told += programs.object_mut().maps.refusal_records().len() as u64;
+        reported += programs.object_mut().maps.refusal_records().len() as u64;
     }
     let interval = u128::from(REFUSAL_RECORD_RATE.interval_ns);
     let since = u64::try_from(start.elapsed().as_nanos() / interval).expect("a short time");
@@ -146,20 +146,23 @@ fn a_flood_is_counted_whole_and_told_in_part() {
     // Ten more are allowed, because the programs use a coarse clock, which can be one tick late.
     let bound = (at_once + since + 10) * nr_cpus().expect("the number of CPUs") as u64;
     assert!(
-        (1..=bound).contains(&told),
-        "{told} were reported, at most {bound} expected"
+        (1..=bound).contains(&reported),
+        "{reported} were reported, at most {bound} expected"
     );
     // On a very slow machine, the requests may arrive too slowly for a flood, and then all refusals
     // may be reported.
-    assert!(told < FLOOD || bound >= FLOOD, "all {told} were reported");
+    assert!(
+        reported < FLOOD || bound >= FLOOD,
+        "all {reported} were reported"
+    );
     assert_eq!(programs.state(SCOPE).refused, [0, 0, 0, FLOOD]);
     assert_eq!(programs.counter(counter::REFUSED_DAILY_QUOTA), FLOOD);
     assert_eq!(programs.counter(counter::EVENTS_LOST), 0);
 }
 
 #[test]
-fn what_finds_no_room_is_counted_as_lost_and_leaves_the_other_events_alone() {
-    let mut programs = shut();
+fn reports_without_room_are_counted_as_lost_and_affect_no_other_events() {
+    let mut programs = limited_to_no_requests();
     let room = RING / RECORD;
     eventually_some("the ring is full", || {
         ask(&mut programs, &Shape::v4(), &get("/"));
@@ -180,10 +183,16 @@ fn what_finds_no_room_is_counted_as_lost_and_leaves_the_other_events_alone() {
         },
     );
     ask(&mut programs, &Shape::v4(), &get("/"));
-    assert_eq!(programs.object_mut().maps.told().len(), 1);
-    let told = programs.object_mut().maps.refusal_records().len() as u64;
+    assert_eq!(programs.object_mut().maps.take_events().len(), 1);
+    let reported = programs.object_mut().maps.refusal_records().len() as u64;
     // The last bytes of the ring buffer always stay free.
-    assert!((room - 1..=room).contains(&told), "{told} of {room}");
+    assert!(
+        (room - 1..=room).contains(&reported),
+        "{reported} of {room}"
+    );
     let refused = programs.state(SCOPE).refused[3];
-    assert!(told + lost <= refused, "{told} and {lost} of {refused}");
+    assert!(
+        reported + lost <= refused,
+        "{reported} and {lost} of {refused}"
+    );
 }

@@ -8,7 +8,7 @@ use limiter_tests::program::{
     ACK, Extras, Hook, Programs, Shape, Talk, Verdict, mend_ip_checksum, no_limits, timestamp,
 };
 
-use crate::support::{KEY, SCOPE, counted, get, get_as, limited};
+use crate::support::{KEY, SCOPE, assert_counters, get, get_as, limited};
 
 /// A function that makes a valid frame invalid for every receiver.
 type Spoil = fn(&mut Vec<u8>);
@@ -31,7 +31,7 @@ fn open(shape: &Shape) -> (Programs, Talk) {
 /// effect. A valid request that follows it passes and is handled as usual, whether it has the same
 /// content as the invalid frame or another key.
 #[track_caller]
-fn not_believed(what: &str, shape: &Shape, counter: u32, spoil: Spoil) {
+fn assert_dropped(what: &str, shape: &Shape, counter: u32, spoil: Spoil) {
     for real in [get("/a"), get_as("unknown", "/a")] {
         let (mut programs, mut talk) = open(shape);
         let good = talk.client(get("/a").as_bytes());
@@ -39,43 +39,43 @@ fn not_believed(what: &str, shape: &Shape, counter: u32, spoil: Spoil) {
         spoil(&mut frame);
         let ran = programs.run(Hook::Ingress, &frame);
         assert_eq!(ran.verdict, Verdict::Drop, "{what}");
-        counted(&programs, &[(counter, 1)]);
+        assert_counters(&programs, &[(counter, 1)]);
         talk.asks(&mut programs, &real);
         let (charged, with) = if real.contains(KEY) {
             (1, (counter::ADMITTED, 1))
         } else {
             (0, (counter::UNKNOWN_KEY, 1))
         };
-        counted(&programs, &[(counter, 1), with]);
+        assert_counters(&programs, &[(counter, 1), with]);
         assert_eq!(programs.state(SCOPE).admitted, charged, "{what}");
     }
 }
 
 #[test]
-fn a_wrong_checksum_is_not_believed() {
+fn wrong_checksum_is_dropped() {
     let flip = |frame: &mut Vec<u8>| *frame.last_mut().expect("a byte") ^= 1;
     let counter = counter::BAD_CHECKSUM_DROPPED;
     for shape in [Shape::v4(), Shape::v6(), Shape::v4().tagged(1)] {
-        not_believed("a byte of the payload", &shape, counter, flip);
+        assert_dropped("a byte of the payload", &shape, counter, flip);
     }
-    not_believed("of TCP over IPv4", &Shape::v4(), counter, |frame| {
+    assert_dropped("of TCP over IPv4", &Shape::v4(), counter, |frame| {
         frame[TCP_OVER_V4 + 16] ^= 1;
     });
-    not_believed("of TCP over IPv6", &Shape::v6(), counter, |frame| {
+    assert_dropped("of TCP over IPv6", &Shape::v6(), counter, |frame| {
         frame[TCP_OVER_V6 + 17] ^= 1;
     });
-    not_believed("of IPv4", &Shape::v4(), counter, |frame| {
+    assert_dropped("of IPv4", &Shape::v4(), counter, |frame| {
         frame[IP + 10] ^= 1;
     });
     let options = Shape::v4_with(vec![1, 1, 1, 0]);
-    not_believed("of IPv4, with options", &options, counter, |frame| {
+    assert_dropped("of IPv4, with options", &options, counter, |frame| {
         frame[IP + 20] ^= 1;
     });
 }
 
 #[test]
-fn the_sum_of_the_pseudo_header_alone_is_a_wrong_checksum_where_no_device_fills_it_in() {
-    not_believed("", &Shape::v4(), counter::BAD_CHECKSUM_DROPPED, |frame| {
+fn partial_checksum_without_offload_is_dropped() {
+    assert_dropped("", &Shape::v4(), counter::BAD_CHECKSUM_DROPPED, |frame| {
         let len = u32::try_from(frame.len() - TCP_OVER_V4).expect("a length");
         let ends = frame[IP + 12..IP + 20]
             .chunks(2)
@@ -88,7 +88,7 @@ fn the_sum_of_the_pseudo_header_alone_is_a_wrong_checksum_where_no_device_fills_
 }
 
 #[test]
-fn a_sum_that_the_device_took_is_looked_at() {
+fn checksum_complete_of_the_device_is_verified() {
     let complete = Extras {
         checksum_complete: true,
         ..Extras::default()
@@ -107,7 +107,7 @@ fn a_sum_that_the_device_took_is_looked_at() {
         *bad.last_mut().expect("a byte") ^= 1;
         let ran = programs.run_with(Hook::Ingress, &bad, complete);
         assert_eq!(ran.verdict, Verdict::Drop, "{shape:?}");
-        counted(&programs, &[(counter::BAD_CHECKSUM_DROPPED, 1)]);
+        assert_counters(&programs, &[(counter::BAD_CHECKSUM_DROPPED, 1)]);
         let ran = programs.run_with(Hook::Ingress, &frame, complete);
         assert_eq!(ran.verdict, Verdict::Pass, "{shape:?}");
         assert_eq!(programs.state(SCOPE).admitted, 1, "{shape:?}");
@@ -115,13 +115,13 @@ fn a_sum_that_the_device_took_is_looked_at() {
 }
 
 #[test]
-fn what_is_not_the_headers_version_or_has_lived_long_enough_passes_for_nothing() {
+fn wrong_ip_version_or_expired_ttl_is_dropped() {
     let invalid = counter::INVALID_DROPPED;
-    not_believed("TTL 0", &Shape::v4(), invalid, |frame| {
+    assert_dropped("TTL 0", &Shape::v4(), invalid, |frame| {
         frame[IP + 8] = 0;
         mend_ip_checksum(frame);
     });
-    not_believed("hop limit 0", &Shape::v6(), invalid, |frame| {
+    assert_dropped("hop limit 0", &Shape::v6(), invalid, |frame| {
         frame[IP + 7] = 0;
     });
     // A packet with the wrong IP version passes unchanged, because every receiver checks the
@@ -135,24 +135,24 @@ fn what_is_not_the_headers_version_or_has_lived_long_enough_passes_for_nothing()
             mend_ip_checksum(&mut frame);
         }
         assert_eq!(programs.run(Hook::Ingress, &frame).verdict, Verdict::Pass);
-        counted(&programs, &[]);
+        assert_counters(&programs, &[]);
         talk.asks(&mut programs, get("/a"));
         assert_eq!(programs.state(SCOPE).admitted, 1);
     }
 }
 
 #[test]
-fn another_station_is_not_the_server() {
+fn frame_to_another_mac_address_is_dropped() {
     // In a test run, as for a real device, the kernel compares the destination link address with
     // the address of the device.
-    not_believed("", &Shape::v4(), counter::INVALID_DROPPED, |frame| {
+    assert_dropped("", &Shape::v4(), counter::INVALID_DROPPED, |frame| {
         frame[..6].copy_from_slice(&[0xff; 6]);
     });
 }
 
-/// Does the same as [`not_believed`] for a segment whose TCP header `reword` has changed.
+/// Does the same as [`assert_dropped`] for a segment whose TCP header `reword` has changed.
 #[track_caller]
-fn not_believed_of(
+fn assert_changed_segment_dropped(
     what: &str,
     counter: u32,
     reword: fn(&Talk, limiter_tests::program::Segment) -> limiter_tests::program::Segment,
@@ -162,23 +162,23 @@ fn not_believed_of(
     let segment = reword(&talk, segment);
     let ran = talk.run(&mut programs, true, &segment);
     assert_eq!(ran.verdict, Verdict::Drop, "{what}");
-    counted(&programs, &[(counter, 1)]);
+    assert_counters(&programs, &[(counter, 1)]);
     talk.asks(&mut programs, get_as("unknown", "/a"));
-    counted(&programs, &[(counter, 1), (counter::UNKNOWN_KEY, 1)]);
+    assert_counters(&programs, &[(counter, 1), (counter::UNKNOWN_KEY, 1)]);
 }
 
 #[test]
-fn an_older_timestamp_is_not_believed() {
-    not_believed_of("older", counter::STALE_DROPPED, |_, segment| {
+fn older_or_missing_timestamp_is_dropped() {
+    assert_changed_segment_dropped("older", counter::STALE_DROPPED, |_, segment| {
         segment.with_options(timestamp(1, 0))
     });
-    not_believed_of("none", counter::INVALID_DROPPED, |_, segment| {
+    assert_changed_segment_dropped("none", counter::INVALID_DROPPED, |_, segment| {
         segment.with_options(Vec::new())
     });
 }
 
 #[test]
-fn a_timestamp_of_an_acknowledgement_counts_too() {
+fn timestamp_of_an_acknowledgement_advances_the_latest_one() {
     let (mut programs, mut talk) = open(&Shape::v4());
     let ahead = talk
         .client(b"")
@@ -190,11 +190,11 @@ fn a_timestamp_of_an_acknowledgement_counts_too() {
         talk.run(&mut programs, true, &request).verdict,
         Verdict::Drop
     );
-    counted(&programs, &[(counter::STALE_DROPPED, 1)]);
+    assert_counters(&programs, &[(counter::STALE_DROPPED, 1)]);
 }
 
 #[test]
-fn a_broken_timestamp_does_not_strand_a_connection() {
+fn timestamp_of_an_invalid_segment_is_ignored() {
     let (mut programs, mut talk) = open(&Shape::v4());
     let ahead = talk
         .client(b"")
@@ -203,13 +203,13 @@ fn a_broken_timestamp_does_not_strand_a_connection() {
     let mut frame = talk.shape.wrap(&talk.ends, true, &ahead);
     *frame.last_mut().expect("a byte") ^= 1;
     assert_eq!(programs.run(Hook::Ingress, &frame).verdict, Verdict::Drop);
-    counted(&programs, &[(counter::BAD_CHECKSUM_DROPPED, 1)]);
+    assert_counters(&programs, &[(counter::BAD_CHECKSUM_DROPPED, 1)]);
     talk.asks(&mut programs, get("/a"));
     assert_eq!(programs.state(SCOPE).admitted, 1);
 }
 
 #[test]
-fn timestamps_wrap() {
+fn timestamp_comparison_wraps_around() {
     let mut programs = limited(no_limits());
     let mut talk = Talk::new(Shape::v4());
     talk.timestamps = true;
@@ -223,16 +223,16 @@ fn timestamps_wrap() {
 }
 
 #[test]
-fn a_signature_that_was_not_agreed_on_is_not_believed() {
+fn unnegotiated_tcp_signature_is_dropped() {
     // The option of RFC 2385 has kind 19 and 18 bytes.
-    not_believed_of("MD5", counter::INVALID_DROPPED, |_, segment| {
+    assert_changed_segment_dropped("MD5", counter::INVALID_DROPPED, |_, segment| {
         let mut options = segment.options.clone();
         options.extend([1, 1, 19, 18]);
         options.extend([7; 16]);
         segment.with_options(options)
     });
     // The option of RFC 5925 has kind 29.
-    not_believed_of("AO", counter::INVALID_DROPPED, |_, segment| {
+    assert_changed_segment_dropped("AO", counter::INVALID_DROPPED, |_, segment| {
         let mut options = segment.options.clone();
         options.extend([29, 16]);
         options.extend([7; 14]);
@@ -241,7 +241,7 @@ fn a_signature_that_was_not_agreed_on_is_not_believed() {
 }
 
 #[test]
-fn what_goes_beyond_the_window_is_not_believed() {
+fn data_beyond_the_window_is_dropped() {
     let (mut programs, mut talk) = open(&Shape::v4());
     let small = talk.server(b"").with_window(10);
     talk.run(&mut programs, false, &small);
@@ -285,7 +285,7 @@ fn what_goes_beyond_the_window_is_not_believed() {
 }
 
 #[test]
-fn windows_are_scaled_as_the_server_said() {
+fn windows_use_the_scale_of_the_server() {
     for (options, len, verdict) in [
         (vec![2, 4, 5, 180, 3, 3, 2, 0], 200, Verdict::Pass),
         (vec![2, 4, 5, 180, 3, 3, 1, 0], 200, Verdict::Drop),
@@ -309,7 +309,7 @@ fn windows_are_scaled_as_the_server_said() {
 }
 
 #[test]
-fn an_acknowledgement_of_long_ago_is_not_believed() {
+fn very_old_acknowledgement_is_dropped() {
     let (mut programs, mut talk) = open(&Shape::v4());
     talk.client_window = 100;
     talk.asks(&mut programs, get("/"));
@@ -336,7 +336,7 @@ fn an_acknowledgement_of_long_ago_is_not_believed() {
 }
 
 #[test]
-fn a_fin_that_nobody_takes_ends_nothing() {
+fn invalid_fin_ends_nothing() {
     let (mut programs, mut talk) = open(&Shape::v4());
     let fin = talk
         .client(b"")
@@ -349,7 +349,7 @@ fn a_fin_that_nobody_takes_ends_nothing() {
 }
 
 #[test]
-fn a_handshake_is_completed_by_what_the_server_takes_only() {
+fn invalid_segment_does_not_complete_a_handshake() {
     let mut programs = limited(no_limits());
     let mut talk = Talk::new(Shape::v4());
     let (syn, syn_ack) = (talk.syn(), talk.syn_ack());
@@ -364,7 +364,7 @@ fn a_handshake_is_completed_by_what_the_server_takes_only() {
 }
 
 #[test]
-fn a_body_that_jumps_beyond_the_window_has_not_been_sent() {
+fn body_bytes_beyond_the_window_are_not_counted_as_sent() {
     let (mut programs, mut talk) = open(&Shape::v4());
     let head = get("/a").replace("\r\n\r\n", "\r\nContent-Length: 4294967396\r\n\r\n");
     talk.asks(&mut programs, &head);
@@ -389,7 +389,7 @@ fn a_body_that_jumps_beyond_the_window_has_not_been_sent() {
 }
 
 #[test]
-fn an_acknowledgement_of_what_was_before_all_is_not_believed() {
+fn acknowledgement_before_the_first_byte_is_dropped() {
     let (mut programs, mut talk) = open(&Shape::v4());
     let before = talk.server_start.wrapping_sub(1);
     let request = talk.client(get("/a").as_bytes()).with_ack(before);
@@ -397,31 +397,31 @@ fn an_acknowledgement_of_what_was_before_all_is_not_believed() {
         talk.run(&mut programs, true, &request).verdict,
         Verdict::Drop
     );
-    counted(&programs, &[(counter::INVALID_DROPPED, 1)]);
+    assert_counters(&programs, &[(counter::INVALID_DROPPED, 1)]);
     talk.asks(&mut programs, get("/a"));
 }
 
 #[test]
-fn a_length_of_none_is_not_that_of_the_frame() {
+fn zero_ip_length_is_not_replaced_by_the_frame_length() {
     let unreadable = counter::UNREADABLE_DROPPED;
-    not_believed("IPv4", &Shape::v4(), unreadable, |frame| {
+    assert_dropped("IPv4", &Shape::v4(), unreadable, |frame| {
         frame[IP + 2..IP + 4].fill(0);
         mend_ip_checksum(frame);
     });
-    not_believed("IPv6", &Shape::v6(), unreadable, |frame| {
+    assert_dropped("IPv6", &Shape::v6(), unreadable, |frame| {
         frame[IP + 4..IP + 6].fill(0);
     });
 }
 
 #[test]
-fn addresses_of_ipv4_do_not_stand_in_ipv6() {
-    not_believed("", &Shape::v6(), counter::UNREADABLE_DROPPED, |frame| {
+fn ipv4_mapped_addresses_in_ipv6_are_dropped() {
+    assert_dropped("", &Shape::v6(), counter::UNREADABLE_DROPPED, |frame| {
         frame[IP + 8..IP + 20].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]);
     });
 }
 
 #[test]
-fn more_tags_than_anybody_sends_hide_no_request() {
+fn many_vlan_tags_hide_no_request() {
     for tags in [3, 4, 5, 20, 300] {
         for shape in [Shape::v4(), Shape::v6()] {
             let (mut programs, mut talk) = open(&shape);
@@ -429,7 +429,7 @@ fn more_tags_than_anybody_sends_hide_no_request() {
             let frame = shape.clone().tagged(tags).wrap(&talk.ends, true, &request);
             let ran = programs.run(Hook::Ingress, &frame);
             assert_eq!(ran.verdict, Verdict::Drop, "{tags} tags");
-            counted(&programs, &[(counter::UNREADABLE_DROPPED, 1)]);
+            assert_counters(&programs, &[(counter::UNREADABLE_DROPPED, 1)]);
             // A packet with the same number of tags passes if it is not for a guarded port.
             let mut ends = talk.ends;
             ends.server_port = 8080;

@@ -43,7 +43,7 @@ fn parts<'a>(request: &'a str, cuts: &[usize]) -> Vec<(usize, &'a str)> {
 /// Sends a part, and returns whether all of it passed. If not, the part must have been dropped, or
 /// only its first bytes must have passed.
 #[track_caller]
-fn passes(programs: &mut Programs, talk: &mut Talk, (at, part): (usize, &str)) -> bool {
+fn send_passes(programs: &mut Programs, talk: &mut Talk, (at, part): (usize, &str)) -> bool {
     let at = u32::try_from(at).expect("a short way");
     let segment = talk.client_at(at, part.as_bytes());
     let ran = talk.run(programs, true, &segment);
@@ -62,7 +62,7 @@ fn rounds(programs: &mut Programs, talk: &mut Talk, parts: &[(usize, &str)]) -> 
     for round in 1..10 {
         let mut passed = 0;
         for part in parts {
-            passed += usize::from(passes(programs, talk, *part));
+            passed += usize::from(send_passes(programs, talk, *part));
         }
         if passed == parts.len() {
             return round;
@@ -72,7 +72,7 @@ fn rounds(programs: &mut Programs, talk: &mut Talk, parts: &[(usize, &str)]) -> 
 }
 
 #[test]
-fn the_same_bytes_in_smaller_packets_pass_and_are_charged_once() {
+fn retransmission_in_smaller_packets_passes_and_is_charged_once() {
     let request = long_head(KEY, LONG);
     for shape in [Shape::v4(), Shape::v6()] {
         // The request is split at many offsets, and its parts are sent in either order.
@@ -102,7 +102,7 @@ fn the_same_bytes_in_smaller_packets_pass_and_are_charged_once() {
 }
 
 #[test]
-fn a_beginning_passes_as_far_as_nearly_every_link_carries_it() {
+fn first_part_passes_up_to_the_size_that_most_links_carry() {
     // The client sends one segment at a time. Each time, at least a part of the segment must pass.
     let request = long_head(KEY, LONG);
     for (shape, timestamps) in [
@@ -132,7 +132,7 @@ fn a_beginning_passes_as_far_as_nearly_every_link_carries_it() {
 }
 
 #[test]
-fn another_request_in_place_of_a_beginning_never_passes() {
+fn other_request_in_place_of_a_first_part_never_passes() {
     // The server may not have received the first request, and the timestamps of the second one are
     // newer. The programs keep only a hash of all bytes of a short request. Of a long request, they
     // keep fingerprints of its parts too.
@@ -159,7 +159,7 @@ fn another_request_in_place_of_a_beginning_never_passes() {
 }
 
 #[test]
-fn other_bytes_in_smaller_packets_never_make_another_request() {
+fn other_bytes_in_smaller_packets_never_form_another_request() {
     let request = long_head(KEY, LONG);
     // Both requests are split at the same offset, within the key. The first part of one and the
     // second part of the other would form a valid request.
@@ -188,7 +188,7 @@ fn other_bytes_in_smaller_packets_never_make_another_request() {
 }
 
 #[test]
-fn a_head_with_a_body_behind_it_in_smaller_packets_passes() {
+fn head_and_body_in_smaller_packets_pass() {
     for timestamps in [false, true] {
         let head = long_head(KEY, 1300).replace("GET /", "PUT /").replacen(
             "X-Filler: fffffffff",
@@ -223,7 +223,7 @@ fn sends_merged(programs: &mut Programs, talk: &mut Talk, payload: &str, size: u
 }
 
 #[test]
-fn several_packets_may_come_again_as_more_or_fewer() {
+fn packets_may_be_retransmitted_as_more_or_fewer_packets() {
     let request = long_head(KEY, 2 * LONG + 100);
     let other = request.replacen("ff", "fg", 1);
     for timestamps in [false, true] {

@@ -8,11 +8,11 @@ use limiter_tests::program::{Extras, Hook, Programs, Talk, Verdict};
 
 use crate::{
     replays::{post, sends},
-    support::{KEY, SCOPE, counted, get, opened},
+    support::{KEY, SCOPE, assert_counters, get, opened},
 };
 
 #[test]
-fn a_chunks_size_is_held_to_what_it_was() {
+fn retransmitted_chunk_with_another_size_is_dropped() {
     let (mut programs, mut talk) = opened();
     let head = get("/").replace("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n");
     talk.asks(&mut programs, &head);
@@ -27,7 +27,7 @@ fn a_chunks_size_is_held_to_what_it_was() {
         sends(&mut programs, &mut talk, head.len(), chunk),
         Verdict::Pass
     );
-    counted(
+    assert_counters(
         &programs,
         &[
             (counter::ADMITTED, 1),
@@ -60,7 +60,7 @@ fn sends_merged(programs: &mut Programs, talk: &mut Talk, payload: &str) {
 }
 
 #[test]
-fn a_piece_of_a_merged_segment_that_holds_only_body_passes_again() {
+fn body_packet_of_a_merged_segment_passes_again() {
     // A gateway has merged several packets, and on the path after the gateway, one of them is lost.
     // The client does not know of the merging, and retransmits only the lost packet.
     let (mut programs, mut talk) = opened();
@@ -75,7 +75,7 @@ fn a_piece_of_a_merged_segment_that_holds_only_body_passes_again() {
 }
 
 #[test]
-fn the_first_piece_of_a_merged_segment_passes_again() {
+fn first_packet_of_a_merged_segment_passes_again() {
     let (mut programs, mut talk) = opened();
     let request = post(KEY, 3000);
     sends_merged(&mut programs, &mut talk, &request);
@@ -87,7 +87,7 @@ fn the_first_piece_of_a_merged_segment_passes_again() {
 }
 
 #[test]
-fn a_merged_request_is_held_to_the_byte() {
+fn retransmitted_merged_request_must_match_to_the_byte() {
     // The server may have received only the first packet of the merged request. It could combine
     // that packet with the second packet of a different request, so the different request must not
     // pass.
@@ -111,7 +111,7 @@ fn chunked(size: usize, chunks: usize) -> (String, Vec<String>) {
 }
 
 #[test]
-fn all_of_an_upload_in_chunks_may_be_lost_behind_the_program() {
+fn whole_chunked_upload_passes_again_after_loss() {
     let (mut programs, mut talk) = opened();
     let (head, chunks) = chunked(900, RECORDS * 3 / 4);
     talk.asks(&mut programs, &head);
