@@ -108,7 +108,7 @@ impl Engine {
             engine.count_as_lost(day_of(now), now)?;
         }
         engine.drop_registered(now)?;
-        TextSets::publish_common(engine.plane.as_mut())?;
+        engine.publish_common_texts()?;
         engine.publish_limits()?;
         let adopted = engine.publish_keys()?;
         engine.publish_config()?;

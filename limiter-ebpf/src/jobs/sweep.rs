@@ -22,6 +22,7 @@ use crate::{
         visit::{self, Visitor},
     },
     open::syn_ack::client_key,
+    refuse::tomb::mark_untranslated,
 };
 
 /// A sweep, which visits every connection once.
@@ -140,6 +141,7 @@ impl Sweeper {
         } else if early {
             maps::count(counter::HURRIED_HANDSHAKES);
         }
+        mark_untranslated(key, &flow);
         let release = slots::end(&mut flow);
         if flow.remove(key) {
             self.sweep.removed += 1;
@@ -249,6 +251,7 @@ fn remove_suspect(suspect: &mut Suspect) {
     if flow.last_seen_ns != suspect.last_seen_ns {
         return;
     }
+    mark_untranslated(&suspect.key, &flow);
     let release = slots::end(&mut flow);
     if flow.remove(&suspect.key) {
         suspect.removed = 1;

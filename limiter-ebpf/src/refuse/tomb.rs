@@ -16,7 +16,9 @@
 //! client that retransmits its FIN because the last acknowledgement was lost gets an answer.
 
 use limiter_common::{
-    abi::{FLOW_SPLICED, Flow, TOMB_HEAD, TOMB_RESET_CLIENT, TOMB_RESET_SERVER, TextKey, Tomb},
+    abi::{
+        FLOW_SPLICED, Flow, FlowKey, TOMB_HEAD, TOMB_RESET_CLIENT, TOMB_RESET_SERVER, TextKey, Tomb,
+    },
     seq::Seq,
 };
 
@@ -90,7 +92,7 @@ pub fn fill(work: &mut Work, flow: &Flow, server: u32, head: bool, reset: bool) 
         Some(len) if !reset => response_end = server_next.plus(len + 1),
         _ => flags |= TOMB_RESET_CLIENT | TOMB_RESET_SERVER,
     }
-    fill_without_response(work, flow, flags);
+    work.tomb = without_response(flow, flags);
     let Work {
         tomb,
         packet,
@@ -108,19 +110,37 @@ pub fn fill(work: &mut Work, flow: &Flow, server: u32, head: bool, reset: bool) 
     tomb.reset_after = refusal.reset_after;
 }
 
-/// Fills `Work::tomb` for a connection that has ended, but was not refused. Each side that
-/// continues to send is reset.
+/// Fills `Work::tomb` for a connection that has ended, but was not refused.
 #[inline(always)]
 fn fill_reset(work: &mut Work, flow: &Flow) {
-    fill_without_response(work, flow, TOMB_RESET_CLIENT | TOMB_RESET_SERVER);
-    work.tomb.server_expects = to_server(flow, flow.server_ack);
+    work.tomb = resetting(flow);
 }
 
-/// Fills `Work::tomb` for a connection that ends without a response.
+/// Returns the tombstone of a connection that has ended, but was not refused. Each side that
+/// continues to send is reset.
 #[inline(always)]
-fn fill_without_response(work: &mut Work, flow: &Flow, flags: u32) {
+fn resetting(flow: &Flow) -> Tomb {
+    Tomb {
+        server_expects: to_server(flow, flow.server_ack),
+        ..without_response(flow, TOMB_RESET_CLIENT | TOMB_RESET_SERVER)
+    }
+}
+
+/// Inserts a tombstone for a flow that is removed although its connection may still exist, if the
+/// packets of the connection were translated. Later packets cannot be translated any more, so each
+/// side that continues to send is reset.
+#[inline(always)]
+pub fn mark_untranslated(key: &FlowKey, flow: &Flow) {
+    if flow.flags & FLOW_SPLICED != 0 {
+        maps::insert_tomb(key, &resetting(flow));
+    }
+}
+
+/// Returns the tombstone of a connection that ends without a response.
+#[inline(always)]
+fn without_response(flow: &Flow, flags: u32) -> Tomb {
     let window = flow.server_window;
-    work.tomb = Tomb {
+    Tomb {
         response_start: flow.server_next,
         response_end: flow.server_next,
         client_next: flow.next,
@@ -140,5 +160,5 @@ fn fill_without_response(work: &mut Work, flow: &Flow, flags: u32) {
         client_start: flow.client_start,
         client_tsval: flow.client_tsval,
         ended_ns: coarse_ns(),
-    };
+    }
 }

@@ -8,6 +8,7 @@ use limiter_common::{abi, day::DayCount};
 
 use super::{keys, plane, text_sets::TextSets};
 use crate::{
+    config::OnLimit,
     domain::{limits::Limits, mode::Mode, scope::ScopeName},
     engine::{setup::Setup, state::Engine},
     kernel::{KernelError, Plane},
@@ -76,6 +77,12 @@ impl Engine {
         in_force: &(Limits, Mode),
     ) -> Result<abi::Limits, KernelError> {
         kernel_limits(&mut self.texts, self.plane.as_mut(), &self.setup, in_force)
+    }
+
+    /// Writes the responses that concern no scope to the kernel.
+    pub(crate) fn publish_common_texts(&mut self) -> Result<(), KernelError> {
+        let keeps = self.setup.config().policy.on_limit == OnLimit::Keepalive;
+        self.texts.publish_common(self.plane.as_mut(), keeps)
     }
 
     /// Puts all scopes' limits into force.

@@ -89,6 +89,7 @@ impl Engine {
             self.publish_config()?;
             self.drop_all_unknown(caller.now)?;
         }
+        self.publish_common_texts()?;
         self.publish_limits()?;
         self.publish_config()?;
         self.fill_unused()?;

@@ -22,19 +22,33 @@ pub(crate) const COMMON: u32 = 0;
 /// The text sets in use.
 #[derive(Debug, Default)]
 pub(crate) struct TextSets {
+    /// Whether connections can go on after a refusal.
+    keeps: bool,
     numbers: HashMap<Limits, u32>,
     taken: HashSet<u32>,
 }
 
 impl TextSets {
-    /// Writes the responses that concern no scope to the kernel.
-    pub(crate) fn publish_common(plane: &mut dyn Plane) -> Result<(), KernelError> {
+    /// Writes the responses that concern no scope to the kernel. `keeps` states whether connections
+    /// can go on after a refusal. If that has changed, the other responses are written again as they
+    /// are used.
+    pub(crate) fn publish_common(
+        &mut self,
+        plane: &mut dyn Plane,
+        keeps: bool,
+    ) -> Result<(), KernelError> {
+        if self.keeps != keeps {
+            *self = Self {
+                keeps,
+                ..Self::default()
+            };
+        }
         for refusal in Refusal::COMMON {
             let key = TextKey {
                 set: COMMON,
                 reason: refusal.reason(),
             };
-            plane.set_text(key, &texts::common(refusal))?;
+            plane.set_text(key, &texts::common(refusal, self.keeps))?;
         }
         Ok(())
     }
@@ -58,7 +72,7 @@ impl TextSets {
                 set: number,
                 reason: refusal.reason(),
             };
-            plane.set_text(key, &texts::over_limit(refusal, limits))?;
+            plane.set_text(key, &texts::over_limit(refusal, limits, self.keeps))?;
         }
         self.numbers.insert(*limits, number);
         self.taken.insert(number);

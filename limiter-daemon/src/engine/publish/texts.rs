@@ -5,9 +5,9 @@
 //! Their fields follow draft-ietf-httpapi-ratelimit-headers-10 and RFC 9457. A number that is known
 //! only when a request is refused has a slot of eight bytes, which is filled with digits followed
 //! by spaces. White space at the end of a field line is not part of its value (RFC 9110, section
-//! 5.5), and a structured field may end in spaces (RFC 9651, section 4.2). The value of `Connection`
-//! is `keep-alive`, which is as long as `close` and five spaces. The kernel programs write the latter
-//! if they close the connection.
+//! 5.5), and a structured field may end in spaces (RFC 9651, section 4.2). If connections can go on
+//! after a refusal, the value of `Connection` is `keep-alive`, which is as long as five spaces and
+//! `close`. The kernel programs write the latter if they close the connection nevertheless.
 
 use limiter_common::abi::{MAX_TEXT, Text, reason};
 
@@ -72,8 +72,9 @@ const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#qu
 const QUOTA_EXCEEDED_TITLE: &str =
     "Request cannot be satisfied as assigned quota has been exceeded";
 
-/// Returns the response to a request that exceeds one of a scope's limits.
-pub fn over_limit(refusal: Refusal, limits: &Limits) -> Text {
+/// Returns the response to a request that exceeds one of a scope's limits. `keeps` states whether the
+/// connection can go on after it.
+pub fn over_limit(refusal: Refusal, limits: &Limits, keeps: bool) -> Text {
     let policies = policies(limits);
     // For the rate and the quota, the kernel programs know the time at which requests pass again,
     // and fill in the time. For requests in flight and connections, this time is unknown, and one
@@ -101,11 +102,12 @@ pub fn over_limit(refusal: Refusal, limits: &Limits) -> Text {
     let body = format!(
         "{{\"type\":\"{QUOTA_EXCEEDED}\",\"title\":\"{QUOTA_EXCEEDED_TITLE}\",\"status\":429,\"violated-policies\":[\"{policy}\"]}}"
     );
-    head.finish(&body, true)
+    head.finish(&body, keeps)
 }
 
-/// Returns the response to a request that is refused for a reason that concerns no scope.
-pub fn common(refusal: Refusal) -> Text {
+/// Returns the response to a request that is refused for a reason that concerns no scope. `keeps`
+/// states whether the connection can go on after it, if the reason allows that.
+pub fn common(refusal: Refusal, keeps: bool) -> Text {
     let (status, code, title, field) = match refusal {
         Refusal::MissingKey => (
             "401 Unauthorized",
@@ -148,7 +150,7 @@ pub fn common(refusal: Refusal) -> Text {
     // section 4.2.1).
     let body = format!("{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{code}}}");
     // The end of a malformed request is not known, and servers differ in what follows CONNECT.
-    let keeps = !matches!(refusal, Refusal::Malformed | Refusal::Connect);
+    let keeps = keeps && !matches!(refusal, Refusal::Malformed | Refusal::Connect);
     head.finish(&body, keeps)
 }
 
@@ -304,7 +306,7 @@ mod tests {
             rate: "1/ms".parse().ok(),
             ..LIMITS
         };
-        let text = over_limit(Refusal::DailyQuota, &limits);
+        let text = over_limit(Refusal::DailyQuota, &limits, true);
         let (status, fields, body) = parsed(&filled(text, b"86399   ", b"86399   "));
         assert_eq!(status, 429);
         assert_eq!(value(&fields, "retry-after"), Some("86399"));
@@ -341,7 +343,7 @@ mod tests {
             ..LIMITS
         };
         for refusal in Refusal::LIMITS {
-            let text = over_limit(refusal, &limits);
+            let text = over_limit(refusal, &limits, true);
             let (status, fields, body) = parsed(&filled(text, b"2       ", b"99999999"));
             assert_eq!(status, 429, "{refusal:?}");
             for name in ["ratelimit", "ratelimit-policy"] {
@@ -377,7 +379,7 @@ mod tests {
             (Refusal::Malformed, 400),
             (Refusal::Connect, 405),
         ] {
-            let (code, fields, body) = parsed(&bytes(&common(refusal)));
+            let (code, fields, body) = parsed(&bytes(&common(refusal, true)));
             assert_eq!(code, status, "{refusal:?}");
             assert_eq!(value(&fields, "www-authenticate").is_some(), status == 401);
             assert_eq!(value(&fields, "allow").is_some(), status == 405);
@@ -394,9 +396,11 @@ mod tests {
             concurrency: None,
             ..LIMITS
         };
-        let text = over_limit(Refusal::Rate, &limits);
+        let text = over_limit(Refusal::Rate, &limits, false);
         let (_, fields, _) = parsed(&bytes(&text));
         assert_eq!(value(&fields, "ratelimit-policy"), None);
+        assert_eq!(value(&fields, "connection"), Some("close"));
+        assert_eq!(text.connection_at, 0);
     }
 
     #[test]
@@ -409,9 +413,9 @@ mod tests {
             connections: Some(crate::domain::bound::MAX_CONCURRENT),
         };
         for text in Refusal::LIMITS
-            .map(|refusal| over_limit(refusal, &limits))
+            .map(|refusal| over_limit(refusal, &limits, true))
             .iter()
-            .chain(&Refusal::COMMON.map(common))
+            .chain(&Refusal::COMMON.map(|refusal| common(refusal, true)))
         {
             assert!(text.head_len as usize <= MAX_HEAD);
             assert!(text.len as usize <= MAX_TEXT);
@@ -425,7 +429,7 @@ mod tests {
 
     #[test]
     fn slots_are_eight_bytes_before_the_line_ends() {
-        let text = over_limit(Refusal::Rate, &LIMITS);
+        let text = over_limit(Refusal::Rate, &LIMITS, false);
         for at in [text.retry_after_at as usize, text.reset_after_at as usize] {
             assert_eq!(&text.bytes[at..at + 10], b"1       \r\n");
         }
