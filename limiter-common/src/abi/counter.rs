@@ -204,8 +204,8 @@ counters! {
     UPGRADES_RESET = "upgrades_reset",
     /// Refused requests after which the connection went on (`on_limit = "keepalive"`).
     KEPT = "kept",
-    /// Connections closed by a refusal under `on_limit = "keepalive"` because the server already had
-    /// a part of the request's head.
+    /// Connections closed by a refusal under `on_limit = "keepalive"` because the server already
+    /// had a part of the request's head.
     SPLIT_CLOSED = "split_closed",
     /// Connections reset because the server sent bytes that were no response to a request, after
     /// requests had been withheld from it.

@@ -234,9 +234,10 @@ fn respelled(scan: &mut Scan, rules: &Rules, kind: u32) -> u32 {
 /// has occurred.
 ///
 /// In a response, the line is skipped, and so is `Connection` in a request. A request is malformed
-/// if another field that cannot hold a key is so long. Otherwise the value of the field is trimmed as if the value ended after the first [`CARRY`]
-/// bytes of the line, because these bytes are available regardless of how the line is split into
-/// segments. After that, the value is read word by word.
+/// if another field that cannot hold a key is so long. Otherwise the value of the field is trimmed
+/// as if the value ended after the first [`CARRY`] bytes of the line, because these bytes are
+/// available regardless of how the line is split into segments. After that, the value is read word
+/// by word.
 #[inline(always)]
 pub(super) fn too_long(scan: &mut Scan, rules: &Rules, begin: u32) -> bool {
     scan.pos = scan.value;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Tests whether a connection can go on after a refused request, which depends on the version and on
-//! the fields `Connection` and `Expect`.
+//! Tests whether a connection can go on after a refused request, which depends on the version and
+//! on the fields `Connection` and `Expect`.
 
 use crate::drive::{Direction, rules};
 

@@ -52,8 +52,8 @@ pub fn fill(to: &mut [u64; WORDS], at: u32, number: u32, len: u32) {
     };
 }
 
-/// Replaces the value `keep-alive` at byte `at` of the text in `to` by `close`. Does nothing if `at`
-/// is 0, which means that the text does not contain this value.
+/// Replaces the value `keep-alive` at byte `at` of the text in `to` by `close`. Does nothing if
+/// `at` is 0, which means that the text does not contain this value.
 #[inline(always)]
 pub fn close(to: &mut [u64; WORDS], at: u32) {
     const CLOSE: [u8; 10] = *b"     close";

@@ -157,8 +157,8 @@ pub struct Reply {
     pub text: [u64; WORDS],
 }
 
-/// The translation of a packet's header to the sequence numbers of the side to which the packet goes
-/// (`abi::Splice`).
+/// The translation of a packet's header to the sequence numbers of the side to which the packet
+/// goes (`abi::Splice`).
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct Translation {

@@ -193,8 +193,8 @@ pub fn translate_blocks(skb: Skb, packet: &Packet, translation: &Translation) ->
         )
 }
 
-/// The state of the loop over the options of a packet with SACK blocks. As with [`Padding`], no turn
-/// depends on a constant that an earlier turn has changed.
+/// The state of the loop over the options of a packet with SACK blocks. As with [`Padding`], no
+/// turn depends on a constant that an earlier turn has changed.
 struct Blocks {
     skb: Skb,
     at: u32,

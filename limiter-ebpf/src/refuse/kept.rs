@@ -70,8 +70,8 @@ pub fn goes_on(work: &Work, flow: &Flow, config: &Config, from: u32) -> bool {
         && text::len(&work.refusal.text, state.method == http::METHOD_HEAD).is_some()
 }
 
-/// Counts the refusal in `Work::refusal`, after which the connection goes on, and begins to withhold
-/// the request from the server. The state of the scan is still that of the request's head.
+/// Counts the refusal in `Work::refusal`, after which the connection goes on, and begins to
+/// withhold the request from the server. The state of the scan is still that of the request's head.
 #[inline(always)]
 pub fn begin(work: &mut Work) {
     limiter_count_refusal(work);
@@ -80,8 +80,8 @@ pub fn begin(work: &mut Work) {
     work.kept.head = u32::from(work.scan.state.method == http::METHOD_HEAD);
 }
 
-/// Withholds the bytes of a refused request from the server. The bytes end before byte `done` of the
-/// segment, and those before `from` were seen earlier. Returns the action for the segment.
+/// Withholds the bytes of a refused request from the server. The bytes end before byte `done` of
+/// the segment, and those before `from` were seen earlier. Returns the action for the segment.
 #[inline(always)]
 pub fn withhold(work: &mut Work, flow: &mut Flow, done: u32, from: u32) -> Action {
     let is_new = flow.flags & FLOW_WITHHOLDING == 0;

@@ -160,7 +160,7 @@ impl Kept {
 
     /// Runs a segment of the server, and asserts that the client gets it at the client's position.
     #[track_caller]
-    fn to_client(&mut self, segment: &Segment) -> DecodedSegment {
+    fn reaches_client(&mut self, segment: &Segment) -> DecodedSegment {
         let ran = self.talk.run(&mut self.programs, false, segment);
         assert_eq!(ran.verdict, Verdict::Pass, "{:?}", self.programs.counters());
         assert_eq!(ran.sent, [] as [Vec<u8>; 0]);
@@ -173,7 +173,7 @@ impl Kept {
     #[track_caller]
     fn answers(&mut self, response: impl AsRef<[u8]>) {
         let segment = self.server_at(self.talk.answered, &response);
-        let seen = self.to_client(&segment);
+        let seen = self.reaches_client(&segment);
         assert_eq!(seen.seq, segment.seq.wrapping_add(self.injected));
         assert_eq!(seen.ack, segment.ack.wrapping_add(self.withheld));
         self.talk.answered += len(response);
@@ -334,18 +334,18 @@ fn nothing_acknowledges_a_refused_request_before_its_response_has_arrived() {
     let answer = kept.refused(spent());
     // The response is lost. The server probes, or announces a window.
     let probe = kept.server_at(kept.talk.answered, b"").with_flags(ACK);
-    let seen = kept.to_client(&probe);
+    let seen = kept.reaches_client(&probe);
     assert_eq!(kept.client_position(seen.ack), request_at);
     assert_eq!(seen.seq, answer.seq.wrapping_add(len(&answer.payload)));
     let fin = kept
         .server_at(kept.talk.answered, b"")
         .with_flags(ACK | FIN);
-    let seen = kept.to_client(&fin);
+    let seen = kept.reaches_client(&fin);
     assert_eq!(kept.client_position(seen.ack), request_at);
     // The response arrives.
     let acknowledged = kept.client_at(kept.next(), b"").with_flags(ACK);
     kept.passes(&acknowledged);
-    let seen = kept.to_client(&probe);
+    let seen = kept.reaches_client(&probe);
     assert_eq!(kept.client_position(seen.ack), kept.next());
 }
 
@@ -361,7 +361,7 @@ fn bytes_from_before_a_refusal_are_translated_as_they_were() {
     kept.refused(spent());
     // The server sends its second response again, because the acknowledgement was lost.
     let again = kept.server_at(kept.talk.answered - len(ok("two")), ok("two"));
-    let seen = kept.to_client(&again);
+    let seen = kept.reaches_client(&again);
     assert_eq!(seen.seq, again.seq.wrapping_add(before));
     // It also adds new bytes, which have another place.
     let at = kept.talk.answered - 3;
@@ -422,7 +422,7 @@ fn blocks_of_selective_acknowledgements_are_translated() {
         let base = kept.talk.client_start.wrapping_add(kept.talk.asked);
         let segment = kept.server_at(kept.talk.answered, b"").with_flags(ACK);
         let segment = segment.with_options(sack(&at(base)));
-        let seen = kept.to_client(&segment);
+        let seen = kept.reaches_client(&segment);
         assert_eq!(seen.options, sack(&at(base.wrapping_add(withheld))));
     }
     // The blocks follow other options.
@@ -454,11 +454,11 @@ fn bodies_are_withheld_up_to_a_bound() {
         kept.withheld += len(&first.payload);
         kept.injected += len(&answer.payload);
         assert_eq!(kept.client_position(answer.ack), kept.next());
-        for byte in body[cut..].as_bytes().chunks(100) {
-            let segment = kept.client_at(kept.next(), byte);
+        for part in body.as_bytes()[cut..].chunks(100) {
+            let segment = kept.client_at(kept.next(), part);
             let answer = kept.answered(&segment);
             assert_eq!(answer.payload, b"", "the client has the response");
-            kept.withheld += len(byte);
+            kept.withheld += len(part);
             assert_eq!(kept.client_position(answer.ack), kept.next());
         }
         kept.admitted(get("/2"));
@@ -656,18 +656,18 @@ fn both_sides_may_close_a_connection_that_went_on() {
         if client_first {
             kept.passes(&from_client);
             let acked = from_server.with_ack(kept.talk.client_start + kept.talk.asked + 1);
-            let seen = kept.to_client(&acked);
+            let seen = kept.reaches_client(&acked);
             assert_eq!(seen.ack, from_client.seq.wrapping_add(1));
             let seq = kept.client_at(kept.next() + 1, b"");
             let last = seq.clone().with_ack(seq.ack + 1).with_flags(ACK);
             kept.passes(&last);
         } else {
-            kept.to_client(&from_server);
+            kept.reaches_client(&from_server);
             let both = from_client.clone().with_ack(from_client.ack + 1);
             kept.passes(&both);
             let last = kept.server_at(kept.talk.answered + 1, b"").with_flags(ACK);
             let last = last.with_ack(kept.talk.client_start + kept.talk.asked + 1);
-            kept.to_client(&last);
+            kept.reaches_client(&last);
         }
         // Later packets cannot be translated, and neither side gets any.
         assert!(kept.programs.flow(&kept.talk.key()).is_none());

@@ -30,8 +30,8 @@ pub(crate) struct TextSets {
 
 impl TextSets {
     /// Writes the responses that concern no scope to the kernel. `keeps` states whether connections
-    /// can go on after a refusal. If that has changed, the other responses are written again as they
-    /// are used.
+    /// can go on after a refusal. If that has changed, the other responses are written again as
+    /// they are used.
     pub(crate) fn publish_common(
         &mut self,
         plane: &mut dyn Plane,

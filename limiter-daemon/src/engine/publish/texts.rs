@@ -72,8 +72,8 @@ const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#qu
 const QUOTA_EXCEEDED_TITLE: &str =
     "Request cannot be satisfied as assigned quota has been exceeded";
 
-/// Returns the response to a request that exceeds one of a scope's limits. `keeps` states whether the
-/// connection can go on after it.
+/// Returns the response to a request that exceeds one of a scope's limits. `keeps` states whether
+/// the connection can go on after it.
 pub fn over_limit(refusal: Refusal, limits: &Limits, keeps: bool) -> Text {
     let policies = policies(limits);
     // For the rate and the quota, the kernel programs know the time at which requests pass again,

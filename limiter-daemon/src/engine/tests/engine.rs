@@ -50,6 +50,32 @@ fn a_scope_gets_its_tiers_limits_and_texts() {
 }
 
 #[test]
+fn a_reload_changes_the_texts_with_the_way_of_refusing() {
+    let mut host = Host::new("");
+    let id = host.add("acme/web");
+    let connections = |host: &Host| {
+        let tables = host.plane.tables();
+        let (scope, common) = (
+            tables.limits[&id].text_set,
+            tables.config.unwrap().common_texts,
+        );
+        [
+            (scope, reason::RATE),
+            (common, reason::MISSING_KEY),
+            (common, reason::MALFORMED),
+        ]
+        .map(|key| tables.texts[&key].contains("\r\nConnection: keep-alive\r\n"))
+    };
+    assert_eq!(connections(&host), [false; 3]);
+    for (on_limit, keeps) in [("keepalive", true), ("reset", false)] {
+        host.configure(&format!("[policy]\non_limit = \"{on_limit}\"\n"));
+        host.engine().reload(&caller(noon())).unwrap();
+        // The end of a malformed request is unknown, so its connection never goes on.
+        assert_eq!(connections(&host), [keeps, keeps, false], "{on_limit}");
+    }
+}
+
+#[test]
 fn scopes_of_one_tier_share_a_text_set_and_unused_sets_go() {
     let mut host = Host::new("");
     let (one, other) = (host.add("a/x"), host.add("a/y"));
