@@ -69,7 +69,7 @@ pub fn run<const L2: bool>(skb: Skb) -> i32 {
     let Some(mut flow) = found.lock_for_packet(&work.packet.key) else {
         return DROP;
     };
-    match splice::to_client(work, &flow) {
+    match splice::to_client(work, &mut flow) {
         Place::Current => {}
         Place::Old => {
             drop(flow);

@@ -5,7 +5,7 @@
 
 use limiter_common::abi::{
     Config, FLOOR, FLOW_CLIENT_FIN, FLOW_DEFERRED, FLOW_RESET_PASSED, FLOW_SERVER_FIN,
-    FLOW_SPLICED, FLOW_WITHHOLDING, Flow, counter, phase, policy,
+    FLOW_WITHHOLDING, Flow, counter, phase, policy,
 };
 
 use crate::{
@@ -163,9 +163,7 @@ fn segment(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) 
     if !work.packet.has(ACK) || work.packet.has(URG) {
         return Action::Drop(counter::INVALID_DROPPED);
     }
-    if flow.flags & FLOW_SPLICED != 0
-        && let Some(action) = kept::before_end(work, flow)
-    {
+    if let Some(action) = kept::early(work, flow) {
         return action;
     }
     if !fits(&work.packet, flow) {
@@ -182,11 +180,6 @@ fn segment(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) 
         if action != Action::Pass {
             return action;
         }
-    }
-    if flow.flags & FLOW_SPLICED != 0
-        && let Some(action) = kept::partly_received(work, flow)
-    {
-        return action;
     }
     if work.packet.len > 0 {
         let action = payload(skb, work, flow, config);
@@ -366,8 +359,8 @@ fn payload(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) 
     if beyond > 0 && (beyond > 1 || len > 1) {
         return Action::Drop(counter::OUT_OF_WINDOW_DROPPED);
     }
-    if flow.flags & FLOW_WITHHOLDING != 0 {
-        return body_of_refused(skb, work, flow, config);
+    if flow.flags & FLOW_WITHHOLDING != 0 && seq != flow.next {
+        return kept::repeat(work, flow);
     }
     records::forget_all_acknowledged(flow);
     let ahead = seq.since(flow.next);
@@ -392,32 +385,6 @@ fn payload(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) 
         }
     }
     new_payload(skb, work, flow, config, from)
-}
-
-/// Handles the payload of a segment that continues the body of a refused request.
-#[inline(always)]
-fn body_of_refused(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) -> Action {
-    if work.packet.seq != flow.next {
-        return kept::repeat(work, flow);
-    }
-    let fault = validate(skb, work, flow);
-    if fault != VALID {
-        return Action::Drop(fault);
-    }
-    let request = &mut flow.request.state;
-    let left = request.skippable();
-    let len = work.packet.len;
-    if left < u64::from(len) && !request.is_length_body() {
-        return requests(skb, work, flow, config, 0);
-    }
-    // Anything after the body belongs to another request, and the client retransmits it.
-    let done = if left < u64::from(len) {
-        left as u32
-    } else {
-        len
-    };
-    request.skip(done);
-    kept::withhold(work, flow, done, 0)
 }
 
 /// Lets through payload that is no longer parsed.
@@ -477,8 +444,9 @@ fn new_payload(
 ) -> Action {
     let len = work.packet.len;
     let new = len - from;
+    let withholds = flow.flags & FLOW_WITHHOLDING != 0;
     let request = &mut flow.request.state;
-    if request.skippable() >= u64::from(new) {
+    if request.skippable() >= u64::from(new) && !withholds {
         request.skip(new);
         flow.next = work.packet.seq.plus(len);
         flow.conflicts = 0;
@@ -495,6 +463,18 @@ fn new_payload(
     let fault = validate(skb, work, flow);
     if fault != VALID {
         return Action::Drop(fault);
+    }
+    let request = &mut flow.request.state;
+    let left = request.skippable();
+    if withholds && (left >= u64::from(new) || request.is_length_body()) {
+        // Anything after the body belongs to another request, and the client retransmits it.
+        let done = if left < u64::from(new) {
+            left as u32
+        } else {
+            new
+        };
+        request.skip(done);
+        return kept::withhold(work, flow, done, 0);
     }
     requests(skb, work, flow, config, from)
 }

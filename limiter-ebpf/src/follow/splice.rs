@@ -6,9 +6,21 @@
 use limiter_common::abi::{FLOW_SPLICED, Flow};
 
 use crate::{
-    kernel::work::{Translation, Work},
+    kernel::{
+        global::global,
+        work::{Translation, Work},
+    },
     packet::header::{ACK, RST},
 };
+
+global! {
+    /// Computes the translation of the client's packet on a connection that has one.
+    fn limiter_translation_to_server(work, flow;) -> () = translate_to_server, or ();
+
+    /// Converts `Work::packet` and computes its translation, as [`to_client`] does on a connection
+    /// that has one. Returns a number of [`Place`].
+    fn limiter_translation_to_client(work, flow;) -> u32 = translate_to_client, or 2;
+}
 
 /// Records that the client's packet passes, and computes its translation.
 #[inline(always)]
@@ -20,13 +32,13 @@ pub fn to_server(work: &mut Work, flow: &mut Flow) {
     let is_needed = flow.flags & FLOW_SPLICED;
     work.translation.is_needed = is_needed;
     if is_needed != 0 {
-        translate_to_server(work, flow);
+        limiter_translation_to_server(work, flow);
     }
 }
 
-/// Computes the translation of the client's packet.
-#[inline(never)]
-fn translate_to_server(work: &mut Work, flow: &Flow) {
+/// The body of [`limiter_translation_to_server`].
+#[inline(always)]
+fn translate_to_server(work: &mut Work, flow: &mut Flow) {
     let Work {
         packet,
         translation,
@@ -51,30 +63,35 @@ fn translate_to_server(work: &mut Work, flow: &Flow) {
 
 /// The place of a server's packet on a translated connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Place {
     /// The packet has nothing from before the last response.
-    Current,
+    Current = 0,
     /// The packet has only bytes that the client acknowledged before the last request was refused.
-    Old,
+    Old = 1,
     /// The packet has bytes of both kinds, which cannot be translated together.
-    Both,
+    Both = 2,
 }
 
 /// Converts `Work::packet`, a packet of the server, to the client's numbers, and computes its
 /// translation.
 #[inline(always)]
-pub fn to_client(work: &mut Work, flow: &Flow) -> Place {
+pub fn to_client(work: &mut Work, flow: &mut Flow) -> Place {
     let is_needed = flow.flags & FLOW_SPLICED;
     work.translation.is_needed = is_needed;
     if is_needed == 0 {
         return Place::Current;
     }
-    translate_to_client(work, flow)
+    match limiter_translation_to_client(work, flow) {
+        0 => Place::Current,
+        1 => Place::Old,
+        _ => Place::Both,
+    }
 }
 
-/// The body of [`to_client`] for a translated connection.
-#[inline(never)]
-fn translate_to_client(work: &mut Work, flow: &Flow) -> Place {
+/// The body of [`limiter_translation_to_client`].
+#[inline(always)]
+fn translate_to_client(work: &mut Work, flow: &mut Flow) -> u32 {
     let Work {
         packet,
         translation,
@@ -112,5 +129,5 @@ fn translate_to_client(work: &mut Work, flow: &Flow) -> Place {
         lowest_edge: old_ack,
         edge_shift: splice.withheld,
     };
-    place
+    place as u32
 }

@@ -182,6 +182,8 @@ pub struct Translation {
 pub struct Kept {
     /// 1 if the refused request is withheld from the server, whose body is being scanned.
     pub withholds: u32,
+    /// The result of `limiter_answer_early`.
+    pub early: u32,
     /// 1 if the method of that request is HEAD.
     pub head: u32,
     /// 1 if the segment to the client contains the response in `Work::tomb`.

@@ -19,6 +19,7 @@ use crate::{
         global::global,
         maps,
         skb::{DROP, NEXT, Skb, redirect},
+        verifier::{reread, write_through},
         work::{Kept, Work},
     },
     packet::header::{ACK, Direction, FIN, PSH, RST},
@@ -36,7 +37,27 @@ use crate::{
 /// part of it. A client that never makes room would otherwise be answered forever.
 const MAX_REPEATS: u32 = 8;
 
+/// The result of [`limiter_answer_early`] for a packet that is handled like any other.
+const CONTINUES: u32 = 0;
+/// The result if the packet is answered as `Work::kept` states.
+const ANSWERED: u32 = 1;
+/// The result if the connection ends, and `Work::tomb` is its tombstone.
+const ENDED: u32 = 2;
+/// The result if the packet is dropped.
+const DROPPED: u32 = 3;
+
 global! {
+    /// Handles a client's packet that begins before the end of the last refused request, or that
+    /// shows that the client had room for only a part of the last response.
+    fn limiter_answer_early(work, flow;) -> u32 = answer_early, or DROPPED;
+
+    /// Withholds the bytes of a refused request from the server. The bytes end before byte `done` of
+    /// the segment, and those before `from` were seen earlier.
+    fn limiter_withhold(work, flow; done: u32, from: u32) -> u32 = withhold_bytes, or DROPPED;
+
+    /// Acknowledges the client's bytes so far, in answer to a packet that is ahead of them.
+    fn limiter_repeat(work, flow;) -> u32 = repeat_answer, or DROPPED;
+
     /// Sends the segment in `Work::kept` to the client, and passes the client's acknowledgement on
     /// to the server if `Kept::informs` is set.
     pub fn limiter_answer_kept(skb, work;) -> i32 = send, or DROP;
@@ -80,10 +101,53 @@ pub fn begin(work: &mut Work) {
     work.kept.head = u32::from(work.scan.state.method == http::METHOD_HEAD);
 }
 
-/// Withholds the bytes of a refused request from the server. The bytes end before byte `done` of
-/// the segment, and those before `from` were seen earlier. Returns the action for the segment.
+/// Returns the action for a result of the global functions above, or `None` for [`CONTINUES`].
+#[inline(always)]
+fn action_of(result: u32) -> Option<Action> {
+    match result {
+        CONTINUES => None,
+        ANSWERED => Some(Action::Answer),
+        ENDED => Some(Action::Bury),
+        _ => Some(Action::Drop(counter::INVALID_DROPPED)),
+    }
+}
+
+/// Returns the action for a client's packet that is answered without being followed any further, or
+/// `None` for any other packet.
+#[inline(always)]
+pub fn early(work: &mut Work, flow: &mut Flow) -> Option<Action> {
+    let result = if flow.flags & FLOW_SPLICED != 0 {
+        limiter_answer_early(work, flow)
+    } else {
+        CONTINUES
+    };
+    // The result is passed through memory, where the verifier loses track of it. Otherwise the
+    // verifier would check everything that follows once for each kind of flow.
+    write_through(&mut work.kept.early, result);
+    action_of(reread(&work.kept.early))
+}
+
+/// Withholds the bytes of a refused request as [`limiter_withhold`] does, and returns the action.
 #[inline(always)]
 pub fn withhold(work: &mut Work, flow: &mut Flow, done: u32, from: u32) -> Action {
+    match limiter_withhold(work, flow, done, from) {
+        ENDED => Action::Bury,
+        _ => Action::Answer,
+    }
+}
+
+/// Answers a packet that is ahead of the client's next byte, and returns the action.
+#[inline(always)]
+pub fn repeat(work: &mut Work, flow: &mut Flow) -> Action {
+    match limiter_repeat(work, flow) {
+        ENDED => Action::Bury,
+        _ => Action::Answer,
+    }
+}
+
+/// The body of [`limiter_withhold`].
+#[inline(always)]
+fn withhold_bytes(work: &mut Work, flow: &mut Flow, done: u32, from: u32) -> u32 {
     let is_new = flow.flags & FLOW_WITHHOLDING == 0;
     let informs = flow.splice.heard.before(work.packet.ack);
     if is_new {
@@ -113,9 +177,9 @@ pub fn withhold(work: &mut Work, flow: &mut Flow, done: u32, from: u32) -> Actio
     answer(work, flow, informs)
 }
 
-/// Acknowledges the client's bytes so far, in answer to a packet that is ahead of them.
+/// The body of [`limiter_repeat`].
 #[inline(always)]
-pub fn repeat(work: &mut Work, flow: &mut Flow) -> Action {
+fn repeat_answer(work: &mut Work, flow: &mut Flow) -> u32 {
     maps::count_by(counter::DROPPED_BYTES, u64::from(work.packet.len));
     answer(work, flow, false)
 }
@@ -149,31 +213,30 @@ fn insert_response(work: &Work, flow: &mut Flow) {
     flow.flags = flow.flags & !FLOW_DROP_COUNTED | FLOW_SPLICED;
 }
 
-/// Returns the action for a client's packet that begins before the end of the last refused request,
-/// or `None` if the packet begins later, or is a keep-alive probe.
+/// The body of [`limiter_answer_early`].
 #[inline(always)]
-pub fn before_end(work: &mut Work, flow: &mut Flow) -> Option<Action> {
+fn answer_early(work: &mut Work, flow: &mut Flow) -> u32 {
     let packet = &work.packet;
     let splice = &flow.splice;
     if !packet.seq.before(splice.request_end) {
-        return None;
+        return partly_received(work, flow);
     }
     let end = packet_end(packet);
     if end == packet.seq {
         // A probe begins one byte before the client's next byte (RFC 9293, section 3.8.4).
         if packet.seq.plus(1) == splice.request_end {
-            return None;
+            return CONTINUES;
         }
-        return Some(Action::Drop(counter::INVALID_DROPPED));
+        return DROPPED;
     }
     maps::count_by(counter::REFUSED_BYTES, u64::from(packet.len));
-    Some(answer(work, flow, false))
+    answer(work, flow, false)
 }
 
-/// Returns the action for a client's packet without payload that acknowledges only a part of the
-/// last response, or `None` if the packet does not. The client had no room for the rest.
+/// Handles a client's packet without payload. If it acknowledges only a part of the last response,
+/// the client had no room for the rest, and is sent the response again.
 #[inline(always)]
-pub fn partly_received(work: &mut Work, flow: &mut Flow) -> Option<Action> {
+fn partly_received(work: &mut Work, flow: &mut Flow) -> u32 {
     let (packet, splice) = (&work.packet, &mut flow.splice);
     let ack = packet.ack;
     if packet.len > 0
@@ -183,23 +246,24 @@ pub fn partly_received(work: &mut Work, flow: &mut Flow) -> Option<Action> {
         || !splice.response_start.before(ack)
         || splice.repeats >= MAX_REPEATS
     {
-        return None;
+        return CONTINUES;
     }
     splice.repeats += 1;
-    Some(answer(work, flow, false))
+    answer(work, flow, false)
 }
 
-/// Fills `Work::kept` with the answer to the client's packet, and returns the action. `informs`
-/// states whether the client's acknowledgement is passed on to the server.
+/// Fills `Work::kept` with the answer to the client's packet, and returns [`ANSWERED`] or [`ENDED`].
+/// `informs` states whether the client's acknowledgement is passed on to the server.
 #[inline(always)]
-fn answer(work: &mut Work, flow: &mut Flow, informs: bool) -> Action {
+fn answer(work: &mut Work, flow: &mut Flow, informs: bool) -> u32 {
     let splice = &flow.splice;
     let has_response = !work.packet.ack.before(splice.response_end)
         || !flow.client_ack.before(splice.response_end);
     let length = splice.response_end.since(splice.response_start) as u32;
     if !has_response && text::len(&splice.text, splice.head != 0) != Some(length) {
         // The daemon has replaced the text, and the client may already have a part of the old one.
-        return bury(work, flow, true, true);
+        bury(work, flow, true, true);
+        return ENDED;
     }
     let window = flow.server_window;
     let window = if window < MIN_WINDOW {
@@ -209,6 +273,7 @@ fn answer(work: &mut Work, flow: &mut Flow, informs: bool) -> Action {
     };
     work.kept = Kept {
         withholds: 0,
+        early: 0,
         head: 0,
         has_text: u32::from(!has_response),
         seq: if has_response {
@@ -227,7 +292,7 @@ fn answer(work: &mut Work, flow: &mut Flow, informs: bool) -> Action {
     fill_text(&mut work.tomb, splice);
     let window_end = flow.server_ack.plus(window << (flow.window_shift & 15));
     flow.window_end = flow.window_end.latest(window_end);
-    Action::Answer
+    ANSWERED
 }
 
 /// Sets the fields of a tombstone that describe the last response.
@@ -248,7 +313,7 @@ fn fill_text(tomb: &mut Tomb, splice: &Splice) {
 /// Closes a connection because the body of the refused request is too long. The response has been
 /// sent already.
 #[inline(always)]
-fn close(work: &mut Work, flow: &mut Flow) -> Action {
+fn close(work: &mut Work, flow: &mut Flow) -> u32 {
     let splice = &flow.splice;
     work.refuse(
         splice.text,
@@ -256,9 +321,9 @@ fn close(work: &mut Work, flow: &mut Flow) -> Action {
         splice.retry_after,
         splice.reset_after,
     );
-    let action = bury(work, flow, false, false);
+    bury(work, flow, false, false);
     fill_text(&mut work.tomb, &flow.splice);
-    action
+    ENDED
 }
 
 /// The body of [`limiter_answer_kept`].
