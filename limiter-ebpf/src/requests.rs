@@ -164,7 +164,7 @@ fn unit(requests: &mut Requests<'_>, _: u32) -> bool {
             if decision == decide::ADMITS && !go_on(skb, work, flow, config) {
                 return false;
             }
-            if decision == decide::REFUSES && kept::goes_on(work, flow, config, from) {
+            if decision == decide::REFUSES && kept::goes_on(skb, work, flow, config, from) {
                 kept::begin(work);
                 let body = http::request_body(&work.scan.state);
                 scanner::go_on(&mut work.scan, body);

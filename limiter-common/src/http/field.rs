@@ -4,8 +4,9 @@
 //! matters.
 
 use super::{
-    CARRY, MAX_NAME, MAX_NAMES, MODE_NAME, MODE_SKIP, MODE_TRIM, MODE_VALUE, Rules, SEEN_CLOSE,
-    SEEN_ORIGIN, SEEN_RESPELLED, SEEN_TRAILERS, SEEN_UNCLEAR, Scan,
+    CARRY, MAX_NAME, MAX_NAMES, MODE_NAME, MODE_SKIP, MODE_TRIM, MODE_VALUE, Rules,
+    SEEN_CONNECTION, SEEN_CONNECTIONS, SEEN_ORIGIN, SEEN_RESPELLED, SEEN_TRAILERS, SEEN_UNCLEAR,
+    Scan,
     line::{CRLF, Outcome, blank},
     rules::{
         INDEX, KIND_CONNECTION, KIND_ENCODING, KIND_EXPECT, KIND_NONE, KIND_ORIGIN, KIND_UPGRADE,
@@ -59,14 +60,14 @@ pub(super) fn name(scan: &mut Scan, rules: &Rules, begin: u32) -> Outcome {
     let trailer = scan.state.seen & SEEN_TRAILERS != 0;
     // A trailer that can hold a key is malformed, because some servers merge trailers with the
     // fields of the head, where an application could find the key.
-    if kind > KIND_EXPECT || (trailer && kind < KIND_NONE) {
+    if kind > KIND_CONNECTION || (trailer && kind < KIND_NONE) {
         return Outcome::Stop(malformed(scan));
     }
     if kind == KIND_NONE || trailer {
         return Outcome::Mode(MODE_SKIP, from);
     }
     if kind >= KIND_ORIGIN {
-        scan.state.seen |= SEEN_ORIGIN << (kind - KIND_ORIGIN);
+        note_presence(scan, kind, stop + 1);
         return Outcome::Mode(MODE_SKIP, from);
     }
     scan.kind = kind;
@@ -74,10 +75,25 @@ pub(super) fn name(scan: &mut Scan, rules: &Rules, begin: u32) -> Outcome {
     Outcome::Mode(MODE_VALUE, from)
 }
 
-/// Returns the position from which to look for the end of the line at `begin`, if this line is a
-/// field that does not matter and the window contains its name and colon. Otherwise returns `None`.
+/// Notes that a field was seen for which only that matters. Its value begins at the position
+/// `value`.
 #[inline(always)]
-pub(super) fn irrelevant(scan: &Scan, rules: &Rules, begin: u32) -> Option<u32> {
+fn note_presence(scan: &mut Scan, kind: u32, value: u32) {
+    if kind == KIND_CONNECTION {
+        // A line that does not end in its window is read again with the next one.
+        let at = scan.offset(value);
+        if scan.state.seen & SEEN_CONNECTION != 0 && scan.connection != at {
+            scan.state.seen |= SEEN_CONNECTIONS;
+        }
+        scan.connection = at;
+    }
+    scan.state.seen |= SEEN_ORIGIN << (kind - KIND_ORIGIN);
+}
+
+/// Returns the position from which to look for the end of the line at `begin`, if the value of this
+/// line does not matter and the window contains its name and colon. Otherwise returns `None`.
+#[inline(always)]
+pub(super) fn irrelevant(scan: &mut Scan, rules: &Rules, begin: u32) -> Option<u32> {
     let (words, bits) = end_of_name(scan.cursor(begin));
     let length = words * 8 + first(bits);
     let stop = begin.wrapping_add(length as u32);
@@ -86,11 +102,34 @@ pub(super) fn irrelevant(scan: &Scan, rules: &Rules, begin: u32) -> Option<u32> 
         || scan.byte(stop) != b':'
         || length == 0
         || length > MAX_NAME as u64
-        || number(scan, rules, begin, length) != 0
     {
         return None;
     }
+    let name = number(scan, rules, begin, length);
+    if name != 0 && !is_noted(scan, rules, begin, name, stop + 1) {
+        return None;
+    }
     Some(begin.wrapping_add((words * 8) as u32))
+}
+
+/// Notes the presence of the field whose name begins at `begin`, if it is `Connection` or `Expect`,
+/// which many requests have. Returns whether it is. `number` is the number of the first configured
+/// name in the entry of the index, and only this name is compared. The value of the field begins at
+/// the position `value`.
+#[inline(always)]
+fn is_noted(scan: &mut Scan, rules: &Rules, begin: u32, number: u8, value: u32) -> bool {
+    let cursor = scan.cursor(begin);
+    let words = [cursor.word::<0>(), cursor.word::<8>()];
+    let slot = masked::<{ MAX_NAMES as i32 - 1 }>(u64::from(number - 1)) as usize;
+    // SAFETY: the mask keeps the index in the array.
+    let name = unsafe { rules.names.get_unchecked(slot) };
+    // Both names have letters only, and at most 16 bytes.
+    let differ = |i: usize| ((words[i] | name.fold[i]) ^ name.value[i]) & name.letters[i];
+    if name.kind < KIND_EXPECT || differ(0) | differ(1) != 0 {
+        return false;
+    }
+    note_presence(scan, name.kind, value);
+    true
 }
 
 /// Looks up the index entry for the name of `length` bytes at `begin`. Returns the number (counted
@@ -233,11 +272,10 @@ fn respelled(scan: &mut Scan, rules: &Rules, kind: u32) -> u32 {
 /// Handles a field that matters and whose line is longer than the carry. Returns true if an event
 /// has occurred.
 ///
-/// In a response, the line is skipped, and so is `Connection` in a request. A request is malformed
-/// if another field that cannot hold a key is so long. Otherwise the value of the field is trimmed
-/// as if the value ended after the first [`CARRY`] bytes of the line, because these bytes are
-/// available regardless of how the line is split into segments. After that, the value is read word
-/// by word.
+/// In a response, the line is skipped. A request is malformed if the field cannot hold a key.
+/// Otherwise the value of the field is trimmed as if the value ended after the first [`CARRY`]
+/// bytes of the line, because these bytes are available regardless of how the line is split into
+/// segments. After that, the value is read word by word.
 #[inline(always)]
 pub(super) fn too_long(scan: &mut Scan, rules: &Rules, begin: u32) -> bool {
     scan.pos = scan.value;
@@ -245,12 +283,6 @@ pub(super) fn too_long(scan: &mut Scan, rules: &Rules, begin: u32) -> bool {
         if scan.kind != KIND_UPGRADE {
             scan.state.seen |= SEEN_UNCLEAR;
         }
-        scan.state.mode = MODE_SKIP;
-        return false;
-    }
-    if scan.kind == KIND_CONNECTION {
-        // Any of the options that are not read may be `close`.
-        scan.state.seen |= SEEN_CLOSE;
         scan.state.mode = MODE_SKIP;
         return false;
     }

@@ -5,8 +5,10 @@
 use super::{
     ASKS_HTTP, ASKS_TUNNEL, BODY_CHUNKED, BODY_EMPTY, BODY_INTERIM, BODY_LENGTH, BODY_OTHER_HTTP,
     BODY_TUNNEL, BODY_UNTIL_CLOSE, KEY_SLOTS, METHOD, METHOD_CONNECT, METHOD_HEAD, METHOD_OPTIONS,
-    PREFLIGHT, SEEN_CHUNKED, SEEN_ENCODING, SEEN_KEYS, SEEN_LENGTH, SEEN_ORIGIN,
-    SEEN_REQUEST_METHOD, SEEN_UNCLEAR, SEEN_UPGRADE, SEEN_UPGRADE_HTTP, State, word::masked,
+    PREFLIGHT, SEEN_CHUNKED, SEEN_CONNECTION, SEEN_CONNECTIONS, SEEN_ENCODING, SEEN_EXPECT,
+    SEEN_KEYS, SEEN_LENGTH, SEEN_ORIGIN, SEEN_REQUEST_METHOD, SEEN_UNCLEAR, SEEN_UPGRADE,
+    SEEN_UPGRADE_HTTP, State,
+    word::{each, low_bytes, masked, text},
 };
 
 /// Returns the kind of a request's body (RFC 9112, section 6.3): `BODY_EMPTY`, `BODY_LENGTH` or
@@ -49,6 +51,56 @@ pub const fn demands(state: &State) -> u32 {
         demands |= PREFLIGHT;
     }
     demands
+}
+
+/// The client's intention for the connection after the response to a request (RFC 9112, section
+/// 9.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    /// The client closes the connection, or may close it, or waits for a 100 response before it
+    /// sends the body (RFC 9110, section 10.1.1).
+    Unknown,
+    /// The client keeps the connection open.
+    Keeps,
+    /// The client keeps the connection open if [`is_keep_alive`] holds for the value of
+    /// `Connection` at `Scan::connection`.
+    Asks,
+}
+
+/// Returns the client's intention for the connection after the response to a request.
+#[inline(always)]
+#[must_use]
+pub const fn persistence(state: &State) -> Persistence {
+    let seen = state.seen & (SEEN_EXPECT | SEEN_CONNECTION | SEEN_CONNECTIONS);
+    if seen == SEEN_CONNECTION {
+        Persistence::Asks
+    } else if seen == 0 && state.minor != 0 {
+        Persistence::Keeps
+    } else {
+        Persistence::Unknown
+    }
+}
+
+/// The number of bytes of a value that [`is_keep_alive`] looks at.
+pub const KEEP_ALIVE_LEN: usize = 12;
+
+/// Returns whether the value of the field `Connection` is `keep-alive`, after one space or none.
+/// `value` contains the first bytes after the colon, as words in little-endian order.
+#[inline(always)]
+#[must_use]
+pub const fn is_keep_alive(value: [u32; KEEP_ALIVE_LEN / 4]) -> bool {
+    const SPACE: u32 = b' ' as u32;
+    let first = value[0] as u64 | (value[1] as u64) << 32;
+    let last = value[2] as u64;
+    let (first, last) = if value[0] & 0xff == SPACE {
+        (first >> 8 | last << 56, last >> 8)
+    } else {
+        (first, last)
+    };
+    let fold = each(0x20);
+    first | fold == text(b"keep-ali")
+        && (last | fold) & low_bytes(2) == text(b"ve")
+        && last >> 16 & 0xff == b'\r' as u64
 }
 
 /// Returns whether a request is a CORS preflight (Fetch Standard, "CORS-preflight request"), which

@@ -29,7 +29,6 @@
 //! to line), then `start`, `field`, `value`, `stream` and `chunk` (the contents of lines).
 
 mod chunk;
-mod connection;
 mod field;
 mod line;
 mod message;
@@ -44,8 +43,8 @@ mod word;
 
 pub use line::line;
 pub use message::{
-    choose_key, demands, has_several_keys, is_bodiless, is_preflight, key, key_at, keys,
-    request_body, response_body,
+    KEEP_ALIVE_LEN, Persistence, choose_key, demands, has_several_keys, is_bodiless, is_keep_alive,
+    is_preflight, key, key_at, keys, persistence, request_body, response_body,
 };
 pub use rules::{Name, Rules, RulesError, Source, is_basic, is_key};
 use stream::Stream;
@@ -185,8 +184,6 @@ const MODE_END: u32 = 12;
 const MODE_HEX: u32 = 13;
 /// The mode in the protocols of `Upgrade`. This mode does not last beyond the end of the window.
 const MODE_UPGRADE: u32 = 14;
-/// The mode in the options of `Connection`. This mode does not last beyond the end of the window.
-const MODE_CONNECTION: u32 = 22;
 /// The mode after the data of a chunk.
 const MODE_CHUNK_END: u32 = 15;
 /// The mode in the data of a chunk.
@@ -230,15 +227,15 @@ const SEEN_UPGRADE: u32 = 1 << 24;
 const SEEN_UPGRADE_HTTP: u32 = 1 << 25;
 /// `Origin` was seen.
 const SEEN_ORIGIN: u32 = 1 << 26;
-/// `Access-Control-Request-Method` was seen. This bit and the next one must be above `SEEN_ORIGIN`,
-/// because the kinds of the three fields are consecutive.
+/// `Access-Control-Request-Method` was seen. This bit and the next two must be above `SEEN_ORIGIN`,
+/// because the kinds of the four fields are consecutive.
 const SEEN_REQUEST_METHOD: u32 = 1 << 27;
 /// `Expect` was seen.
 const SEEN_EXPECT: u32 = 1 << 28;
-/// `Connection` may contain the option `close`.
-const SEEN_CLOSE: u32 = 1 << 29;
-/// The value of a field `Connection` is `keep-alive`.
-const SEEN_KEEP_ALIVE: u32 = 1 << 30;
+/// `Connection` was seen.
+const SEEN_CONNECTION: u32 = 1 << 29;
+/// `Connection` was seen more than once.
+const SEEN_CONNECTIONS: u32 = 1 << 30;
 
 /// The state of the scanner for one direction of a connection: the position within a message, and
 /// the properties of the message that have been read. A state of zeros is the state before the
@@ -318,6 +315,9 @@ pub struct Scan {
     /// end of the payload unless the message has exactly one such offer and the offer is in this
     /// segment.
     pub offer: u32,
+    /// The payload offset after the colon of the last field `Connection`. The offset has no meaning
+    /// if the message does not begin in this segment.
+    pub connection: u32,
     /// The [`demands`] of the head. The kernel programs store them here and read them back from
     /// memory, because the verifier then forgets the path on which they were computed.
     pub demands: u32,

@@ -18,16 +18,16 @@ pub(super) const KIND_NONE: u32 = 10;
 pub(super) const KIND_LENGTH: u32 = 11;
 /// The field is `Transfer-Encoding`.
 pub(super) const KIND_ENCODING: u32 = 12;
-/// The field is `Connection`.
-pub(super) const KIND_CONNECTION: u32 = 13;
-/// The field is `Upgrade`. For the kinds above this one, only the presence of the field matters.
-pub(super) const KIND_UPGRADE: u32 = 14;
+/// The field is `Upgrade`. For the kinds above this one, only the presence of the field is noted.
+pub(super) const KIND_UPGRADE: u32 = 13;
 /// The field is `Origin`.
-pub(super) const KIND_ORIGIN: u32 = 15;
+pub(super) const KIND_ORIGIN: u32 = 14;
 /// The field is `Access-Control-Request-Method`.
-pub(super) const KIND_REQUEST_METHOD: u32 = 16;
-/// The field is `Expect`. This is the last of the kinds.
-pub(super) const KIND_EXPECT: u32 = 17;
+pub(super) const KIND_REQUEST_METHOD: u32 = 15;
+/// The field is `Expect`.
+pub(super) const KIND_EXPECT: u32 = 16;
+/// The field is `Connection`. This is the last of the kinds.
+pub(super) const KIND_CONNECTION: u32 = 17;
 
 /// The number of entries in the index of names. There is one entry for each combination of a length
 /// (1 to 32) and a value of the lowest five bits of the first byte. These bits are the same in the

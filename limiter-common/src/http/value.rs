@@ -5,13 +5,10 @@
 //! no loops for the verifier to check.
 
 use super::{
-    MODE_AFTER, MODE_CHUNK_DATA, MODE_CHUNK_END, MODE_CONNECTION, MODE_DIGITS, MODE_END,
-    MODE_FIELD, MODE_HEX, MODE_SKIP, MODE_STREAM, MODE_TRIM, MODE_UPGRADE, Rules,
-    SEEN_AUTHORIZATION, SEEN_CHUNKED, SEEN_ENCODING, SEEN_KEYS, SEEN_LENGTH, SEEN_UNCLEAR, Scan,
-    chunk, connection,
-    rules::{
-        KIND_AUTHORIZATION, KIND_BASIC, KIND_CONNECTION, KIND_ENCODING, KIND_LENGTH, KIND_UPGRADE,
-    },
+    MODE_AFTER, MODE_CHUNK_DATA, MODE_CHUNK_END, MODE_DIGITS, MODE_END, MODE_FIELD, MODE_HEX,
+    MODE_SKIP, MODE_STREAM, MODE_TRIM, MODE_UPGRADE, Rules, SEEN_AUTHORIZATION, SEEN_CHUNKED,
+    SEEN_ENCODING, SEEN_KEYS, SEEN_LENGTH, SEEN_UNCLEAR, Scan, chunk,
+    rules::{KIND_AUTHORIZATION, KIND_BASIC, KIND_ENCODING, KIND_LENGTH, KIND_UPGRADE},
     segment::malformed,
     stream, upgrade,
     word::{self, each, has_not_visible, hide, low_bytes, masked, text},
@@ -41,8 +38,6 @@ pub(super) fn step(scan: &mut Scan, rules: &Rules) -> bool {
         chunk::digit(scan, rules)
     } else if mode == MODE_UPGRADE {
         upgrade::byte(scan)
-    } else if mode == MODE_CONNECTION {
-        connection::byte(scan)
     } else if mode == MODE_CHUNK_DATA {
         chunk::data(scan, rules)
     } else if mode == MODE_CHUNK_END {
@@ -92,8 +87,6 @@ fn trim(scan: &mut Scan, rules: &Rules) -> bool {
     } else if kind == KIND_UPGRADE {
         scan.state.mode = MODE_UPGRADE;
         false
-    } else if kind == KIND_CONNECTION {
-        connection::begin(scan)
     } else if begin >= end {
         // The value is empty, or the line is long and its first `CARRY` bytes contain no part of
         // the value. Such a long line is malformed, because later bytes are not always available,

@@ -3,24 +3,47 @@
 //! Tests whether a connection can go on after a refused request, which depends on the version and
 //! on the fields `Connection` and `Expect`.
 
+use limiter_common::http::{KEEP_ALIVE_LEN, Persistence, is_keep_alive};
+
 use crate::drive::{Direction, rules};
 
-/// Returns whether each request in `input` keeps its connection, and asserts that the results are
-/// the same in one segment, in segments of one byte, and in two segments that are cut at any place.
+/// Returns whether each request in `input` keeps its connection. Asserts that the client's
+/// intention is the same, or unknown, if the input comes in segments of one byte, or in two
+/// segments that are cut at any place. (The kernel programs close the connection after such a
+/// request anyway.)
 #[track_caller]
 fn kept(input: &str) -> Vec<bool> {
-    let all = |cuts: &[usize]| -> Vec<bool> {
+    let all = |cuts: &[usize]| -> Vec<(Persistence, u64)> {
         let mut direction = Direction::requests(rules());
         direction.cut(input.as_bytes(), cuts);
-        direction.kept
+        direction.persistence
     };
-    let whole = all(&[]);
-    for cut in 1..input.len() {
-        assert_eq!(all(&[cut]), whole, "{input:?} cut at {cut}");
-    }
+    let intentions = |cuts: &[usize]| -> Vec<Persistence> {
+        let seen = all(cuts).into_iter();
+        seen.map(|(persistence, _)| persistence).collect()
+    };
+    let whole = intentions(&[]);
     let each: Vec<usize> = (0..input.len()).collect();
-    assert_eq!(all(&each), whole, "{input:?} by byte");
-    whole
+    for cuts in (1..input.len()).map(|cut| vec![cut]).chain([each]) {
+        for (split, whole) in intentions(&cuts).into_iter().zip(&whole) {
+            assert!(
+                split == *whole || split == Persistence::Unknown,
+                "{input:?} cut at {cuts:?}"
+            );
+        }
+    }
+    let seen = all(&[]).into_iter();
+    seen.map(|(persistence, at)| match persistence {
+        Persistence::Keeps => true,
+        Persistence::Unknown => false,
+        Persistence::Asks => {
+            let value = &input.as_bytes()[usize::try_from(at).expect("an offset")..];
+            let value: &[u8; KEEP_ALIVE_LEN] = value.first_chunk().expect("a field");
+            let (words, _) = value.as_chunks::<4>();
+            is_keep_alive([0, 1, 2].map(|word| u32::from_le_bytes(words[word])))
+        }
+    })
+    .collect()
 }
 
 #[test]
@@ -29,21 +52,25 @@ fn a_connection_is_kept_unless_the_request_forbids_it() {
     for (version, fields, expected) in [
         ("1.1", "Accept: */*", true),
         ("1.1", "Connection: keep-alive", true),
-        ("1.1", "connection:Keep-Alive  ", true),
-        ("1.1", "Connection:", true),
-        ("1.1", "Connection: TE", true),
-        ("1.1", "Connection: Upgrade, HTTP2-Settings", true),
-        ("1.1", "Connection: disclose, unclosed, in-close", true),
+        ("1.1", "connection:Keep-Alive", true),
+        ("1.1", "CONNECTION: KEEP-ALIVE", true),
         ("1.1", "X-Connection: close", true),
+        ("1.1", "Connections: close", true),
         ("1.1", "Connection: close", false),
-        ("1.1", "CONNECTION:CLOSE", false),
-        ("1.1", "Connection: \t close \t", false),
         ("1.1", "Connection: TE, close", false),
-        ("1.1", "Connection: TE,Close,x", false),
         ("1.1", "Connection: keep-alive, close", false),
         ("1.1", "Connection: keep-alive\r\nConnection: close", false),
         ("1.1", "Connection: close\r\nConnection: keep-alive", false),
-        // The options that are not read might be anything.
+        (
+            "1.1",
+            "Connection: keep-alive\r\nX: y\r\nConnection: keep-alive",
+            false,
+        ),
+        // Any other value may contain the option `close`.
+        ("1.1", "Connection:", false),
+        ("1.1", "Connection: TE", false),
+        ("1.1", "Connection:  keep-alive", false),
+        ("1.1", "Connection: keep-aliver", false),
         ("1.1", &format!("Connection: {long}"), false),
         ("1.1", "Expect: 100-continue", false),
         ("1.1", "expect: something", false),

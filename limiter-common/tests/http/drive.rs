@@ -7,7 +7,7 @@ use std::{cell::Cell, mem::MaybeUninit, ptr::addr_of_mut};
 
 use limiter_common::http::{
     self, BODY_INTERIM, EVENT_END, EVENT_HEAD, EVENT_HTTP2, EVENT_MALFORMED, EVENT_MORE,
-    KEY_SOURCES, LINES, Parser, Payload, Rules, Scan, Source, State, UNITS, WINDOW,
+    KEY_SOURCES, LINES, Parser, Payload, Persistence, Rules, Scan, Source, State, UNITS, WINDOW,
 };
 use limiter_common::siphash::siphash128;
 
@@ -137,9 +137,9 @@ pub struct Direction {
     /// The demands of each head ([`http::demands`]), and the offset of the offer that can be
     /// removed from its segment, if there is one.
     pub head_demands: Vec<(u32, Option<u64>)>,
-    /// For each head, whether the connection can go on after a refusal
-    /// (`limiter_common::http::State::is_kept`).
-    pub kept: Vec<bool>,
+    /// For each head, the client's intention for the connection, and the offset of the value of
+    /// `Connection`.
+    pub persistence: Vec<(Persistence, u64)>,
     /// The ranges of offsets that the scanner has reported as framing, which means that they are
     /// not body.
     pub framing: Vec<(u64, u64)>,
@@ -167,7 +167,7 @@ impl Direction {
             before: 0,
             seen: Vec::new(),
             head_demands: Vec::new(),
-            kept: Vec::new(),
+            persistence: Vec::new(),
             framing: Vec::new(),
         }
     }
@@ -232,7 +232,9 @@ impl Direction {
                     let offer =
                         (self.scan.offer < len).then(|| self.before + u64::from(self.scan.offer));
                     self.head_demands.push((http::demands(state), offer));
-                    self.kept.push(state.is_kept());
+                    let connection = self.before.wrapping_add(u64::from(self.scan.connection));
+                    self.persistence
+                        .push((http::persistence(state), connection));
                     self.seen.push(Event::Head {
                         from: self
                             .before

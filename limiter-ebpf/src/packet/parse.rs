@@ -21,7 +21,7 @@ const MAX_VLAN_TAGS: u32 = 2;
 const MAX_HEADERS: u32 = ETH_LEN + 8 + 60 + 60;
 
 /// Parses a packet into `Work::packet`. `L2` states whether the device has Ethernet headers.
-#[inline(never)]
+#[inline(always)]
 pub fn parse<const L2: bool>(skb: Skb, direction: Direction) -> Parse {
     match attempt::<L2>(skb, direction) {
         Ok(done) => done,

@@ -10,7 +10,7 @@ use limiter_common::{
         FLOW_SPLICED, FLOW_WITHHOLDING, Flow, MAX_WITHHELD, MAX_WITHHELD_BODY, NO_SCOPE, Splice,
         TOMB_HEAD, TOMB_KEPT, Tomb, counter, policy, reason,
     },
-    http,
+    http::{self, Persistence},
 };
 
 use crate::{
@@ -51,8 +51,8 @@ global! {
     /// shows that the client had room for only a part of the last response.
     fn limiter_answer_early(work, flow;) -> u32 = answer_early, or DROPPED;
 
-    /// Withholds the bytes of a refused request from the server. The bytes end before byte `done` of
-    /// the segment, and those before `from` were seen earlier.
+    /// Withholds the bytes of a refused request from the server. The bytes end before byte `done`
+    /// of the segment, and those before `from` were seen earlier.
     fn limiter_withhold(work, flow; done: u32, from: u32) -> u32 = withhold_bytes, or DROPPED;
 
     /// Acknowledges the client's bytes so far, in answer to a packet that is ahead of them.
@@ -66,7 +66,7 @@ global! {
 /// Returns whether the connection goes on after the refusal in `Work::refusal`. The head of the
 /// refused request is complete, and the request begins at byte `from` of the segment.
 #[inline(always)]
-pub fn goes_on(work: &Work, flow: &Flow, config: &Config, from: u32) -> bool {
+pub fn goes_on(skb: Skb, work: &Work, flow: &Flow, config: &Config, from: u32) -> bool {
     const NEVER: u32 =
         FLOW_CLIENT_FIN | FLOW_SERVER_FIN | FLOW_SIGNED | FLOW_DEFERRED | FLOW_WITHHOLDING;
     let (packet, state) = (&work.packet, &work.scan.state);
@@ -77,7 +77,7 @@ pub fn goes_on(work: &Work, flow: &Flow, config: &Config, from: u32) -> bool {
         || flow.flags & NEVER != 0
         || packet.has(FIN)
         || packet.window == 0
-        || !state.is_kept()
+        || !keeps_connection(skb, work)
         || state.length > u64::from(MAX_WITHHELD_BODY)
     {
         return false;
@@ -89,6 +89,19 @@ pub fn goes_on(work: &Work, flow: &Flow, config: &Config, from: u32) -> bool {
         && flow.response_next == flow.server_next
         && flow.server_ack == flow.next
         && text::len(&work.refusal.text, state.method == http::METHOD_HEAD).is_some()
+}
+
+/// Returns whether the client keeps the connection open after the response to its request.
+#[inline(always)]
+fn keeps_connection(skb: Skb, work: &Work) -> bool {
+    match http::persistence(&work.scan.state) {
+        Persistence::Keeps => true,
+        Persistence::Asks => match skb.load(work.packet.payload + work.scan.connection) {
+            Some(value) => http::is_keep_alive(value),
+            None => false,
+        },
+        Persistence::Unknown => false,
+    }
 }
 
 /// Counts the refusal in `Work::refusal`, after which the connection goes on, and begins to
@@ -252,8 +265,8 @@ fn partly_received(work: &mut Work, flow: &mut Flow) -> u32 {
     answer(work, flow, false)
 }
 
-/// Fills `Work::kept` with the answer to the client's packet, and returns [`ANSWERED`] or [`ENDED`].
-/// `informs` states whether the client's acknowledgement is passed on to the server.
+/// Fills `Work::kept` with the answer to the client's packet, and returns [`ANSWERED`] or
+/// [`ENDED`]. `informs` states whether the client's acknowledgement is passed on to the server.
 #[inline(always)]
 fn answer(work: &mut Work, flow: &mut Flow, informs: bool) -> u32 {
     let splice = &flow.splice;
