@@ -8,7 +8,7 @@ use super::{
     PREFLIGHT, SEEN_CHUNKED, SEEN_CONNECTION, SEEN_CONNECTIONS, SEEN_ENCODING, SEEN_EXPECT,
     SEEN_KEYS, SEEN_LENGTH, SEEN_ORIGIN, SEEN_REQUEST_METHOD, SEEN_UNCLEAR, SEEN_UPGRADE,
     SEEN_UPGRADE_HTTP, State,
-    word::{each, low_bytes, masked, text},
+    word::{each, equal, low_bytes, masked, text},
 };
 
 /// Returns the kind of a request's body (RFC 9112, section 6.3): `BODY_EMPTY`, `BODY_LENGTH` or
@@ -62,8 +62,7 @@ pub enum Persistence {
     Unknown,
     /// The client keeps the connection open.
     Keeps,
-    /// The client keeps the connection open if [`is_keep_alive`] holds for the value of
-    /// `Connection` at `Scan::connection`.
+    /// The value of `Connection`, which begins at `Scan::connection`, decides: see [`keeps_open`].
     Asks,
 }
 
@@ -81,25 +80,65 @@ pub const fn persistence(state: &State) -> Persistence {
     }
 }
 
-/// The number of bytes of a value that [`is_keep_alive`] looks at.
-pub const KEEP_ALIVE_LEN: usize = 12;
+/// The number of words of the value of `Connection` that [`keeps_open`] looks at.
+pub const CONNECTION_WORDS: usize = 8;
 
-/// Returns whether the value of the field `Connection` is `keep-alive`, after one space or none.
-/// `value` contains the first bytes after the colon, as words in little-endian order.
+/// Returns whether the client keeps the connection open after the response to a request with one
+/// field `Connection`. `value` contains the bytes of the head that follow the colon, as words in
+/// little-endian order, with zeros after the last byte of the segment.
+///
+/// In HTTP/1.1, the value must not contain the option `close`. In HTTP/1.0, it must be `keep-alive`
+/// (RFC 9112, section 9.3). If in doubt, the result is false, because the only effect is that the
+/// connection is closed after a refusal. Therefore it does not matter that `close` may also be a
+/// part of another option, or of a later field.
 #[inline(always)]
 #[must_use]
-pub const fn is_keep_alive(value: [u32; KEEP_ALIVE_LEN / 4]) -> bool {
-    const SPACE: u32 = b' ' as u32;
-    let first = value[0] as u64 | (value[1] as u64) << 32;
-    let last = value[2] as u64;
-    let (first, last) = if value[0] & 0xff == SPACE {
+pub const fn keeps_open(value: &[u64; CONNECTION_WORDS], minor: u32) -> bool {
+    if minor == 0 {
+        return is_keep_alive(value);
+    }
+    let (mut ends, mut closes) = (0, 0);
+    let mut i = 0;
+    while i < CONNECTION_WORDS {
+        let (word, next) = (
+            value[i],
+            if i + 1 < CONNECTION_WORDS {
+                value[i + 1]
+            } else {
+                0
+            },
+        );
+        ends |= equal(word, b'\r');
+        let letters = [
+            word,
+            word >> 8 | next << 56,
+            word >> 16 | next << 48,
+            word >> 24 | next << 40,
+            word >> 32 | next << 32,
+        ];
+        let mut differ = 0;
+        let mut letter = 0;
+        while letter < letters.len() {
+            differ |= (letters[letter] | each(0x20)) ^ each(b"close"[letter]);
+            letter += 1;
+        }
+        closes |= equal(differ, 0);
+        i += 1;
+    }
+    ends != 0 && closes == 0
+}
+
+/// Returns whether the value is `keep-alive`, after one space or none.
+#[inline(always)]
+const fn is_keep_alive(value: &[u64; CONNECTION_WORDS]) -> bool {
+    let [first, last, ..] = *value;
+    let (first, last) = if first & 0xff == b' ' as u64 {
         (first >> 8 | last << 56, last >> 8)
     } else {
         (first, last)
     };
-    let fold = each(0x20);
-    first | fold == text(b"keep-ali")
-        && (last | fold) & low_bytes(2) == text(b"ve")
+    first | each(0x20) == text(b"keep-ali")
+        && (last | each(0x20)) & low_bytes(2) == text(b"ve")
         && last >> 16 & 0xff == b'\r' as u64
 }
 

@@ -43,8 +43,8 @@ mod word;
 
 pub use line::line;
 pub use message::{
-    KEEP_ALIVE_LEN, Persistence, choose_key, demands, has_several_keys, is_bodiless, is_keep_alive,
-    is_preflight, key, key_at, keys, persistence, request_body, response_body,
+    CONNECTION_WORDS, Persistence, choose_key, demands, has_several_keys, is_bodiless,
+    is_preflight, keeps_open, key, key_at, keys, persistence, request_body, response_body,
 };
 pub use rules::{Name, Rules, RulesError, Source, is_basic, is_key};
 use stream::Stream;

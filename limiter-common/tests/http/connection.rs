@@ -3,7 +3,7 @@
 //! Tests whether a connection can go on after a refused request, which depends on the version and
 //! on the fields `Connection` and `Expect`.
 
-use limiter_common::http::{KEEP_ALIVE_LEN, Persistence, is_keep_alive};
+use limiter_common::http::{CONNECTION_WORDS, Persistence, keeps_open};
 
 use crate::drive::{Direction, rules};
 
@@ -38,9 +38,13 @@ fn kept(input: &str) -> Vec<bool> {
         Persistence::Unknown => false,
         Persistence::Asks => {
             let value = &input.as_bytes()[usize::try_from(at).expect("an offset")..];
-            let value: &[u8; KEEP_ALIVE_LEN] = value.first_chunk().expect("a field");
-            let (words, _) = value.as_chunks::<4>();
-            is_keep_alive([0, 1, 2].map(|word| u32::from_le_bytes(words[word])))
+            let mut bytes = [0; CONNECTION_WORDS * 8];
+            let len = value.len().min(bytes.len());
+            bytes[..len].copy_from_slice(&value[..len]);
+            let (words, _) = bytes.as_chunks::<8>();
+            let words = std::array::from_fn(|word| u64::from_le_bytes(words[word]));
+            let minor = u32::from(input.contains("HTTP/1.1"));
+            keeps_open(&words, minor)
         }
     })
     .collect()
@@ -66,11 +70,15 @@ fn a_connection_is_kept_unless_the_request_forbids_it() {
             "Connection: keep-alive\r\nX: y\r\nConnection: keep-alive",
             false,
         ),
-        // Any other value may contain the option `close`.
-        ("1.1", "Connection:", false),
-        ("1.1", "Connection: TE", false),
-        ("1.1", "Connection:  keep-alive", false),
-        ("1.1", "Connection: keep-aliver", false),
+        ("1.1", "Connection:", true),
+        ("1.1", "Connection: TE", true),
+        ("1.1", "Connection: Upgrade, HTTP2-Settings", true),
+        ("1.1", "Connection: keep-alive, Upgrade", true),
+        ("1.1", "Connection:  CLOSE", false),
+        ("1.1", "Connection: Upgrade, HTTP2-Settings, Close", false),
+        // If in doubt, the connection is closed.
+        ("1.1", "Connection: disclose", false),
+        ("1.1", "Connection: TE\r\nX: close", false),
         ("1.1", &format!("Connection: {long}"), false),
         ("1.1", "Expect: 100-continue", false),
         ("1.1", "expect: something", false),

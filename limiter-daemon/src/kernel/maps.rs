@@ -280,8 +280,8 @@ pub(super) fn clear<K: Pod, V: Pod>(
 
 /// Returns a zero value that the kernel will overwrite.
 fn zero<T: Pod>() -> T {
-    // SAFETY: aya implements `Pod` only for types for which any bytes are valid, and the
-    // implementations of `Pod` in this module are for integers and arrays of integers, for which
-    // zero is valid.
+    // SAFETY: zero is valid for every type that implements `Pod`. aya implements it only for types
+    // for which any bytes are valid. In this module, `plain!` implements it only for structures of
+    // integers and arrays of integers.
     unsafe { std::mem::zeroed() }
 }

@@ -118,7 +118,7 @@ fn split(flow: &mut Flow, number: u32, before: Record) {
 
 /// The state of the comparison of a segment with the records. All loops of the comparison share
 /// this structure, to leave enough stack space for the scanner, which the loops call. (The frames
-/// of all functions that are active at once may have 512 bytes in total, and before Linux 6.8 the
+/// of all functions that are active at once may have 512 bytes in total, and before Linux 6.9 the
 /// size of each frame is rounded up to a multiple of 32; `check_max_stack_depth` of
 /// kernel/bpf/verifier.c.) The result of the comparison is in `Work::comparison`.
 pub struct Comparison<'a> {

@@ -58,11 +58,13 @@ pub fn forget_all_acknowledged(flow: &mut Flow) {
     flow.records_kept &= (ahead >> 31) as u32;
 }
 
-/// Determines how much of the current segment, whose scan has just begun, can be kept in records.
-/// Sets `Work::memory` to the number of bytes of framing that can be kept in addition to those of
-/// the next window, and makes the scan end early if necessary. A negative `Work::memory` means that
-/// there may be no room even for the framing of the next window until the server acknowledges some
-/// bytes. (Both results are kept in memory, where the verifier loses track of how they were
+/// Limits the scan of the current segment, which has just begun, to what the free records can keep.
+///
+/// If the packets of the segment are very short, this function makes the scan end early. Otherwise
+/// it sets `Work::memory` to the number of bytes of framing that the free records can keep, minus
+/// one window of the scanner. The scan ends once the framing exceeds `Work::memory`. If
+/// `Work::memory` is negative, even the first window might not fit until the server acknowledges
+/// some bytes. (Both limits go through memory, where the verifier loses track of how they were
 /// computed. Otherwise the verifier would check the scan once for each path through this function.)
 #[inline(always)]
 pub fn memory(skb: Skb, work: &mut Work, flow: &mut Flow) {

@@ -42,9 +42,9 @@ pub fn sample(skb: Skb, work: &mut Work, from: u32, len: u32, to: &mut u64) -> b
     true
 }
 
-/// Returns the fingerprint of the `len` bytes at `bytes`. The first of these bytes is the first
-/// byte of a word of the stream, and `key_at` is the offset in the key, in bytes, of the secret for
-/// this word. The `len` bytes and the `BLOCK` bytes after them are overwritten with zeros.
+/// Returns the fingerprint of the `len` bytes at `bytes`, which begin at the start of a word of the
+/// stream. The secret for this word is `key_at` bytes into the fingerprint key. Overwrites the
+/// `len` bytes, and the `BLOCK` bytes after them, with zeros.
 ///
 /// # Safety
 /// `bytes` points to `fingerprint::PERIOD` bytes that are followed by `BLOCK` bytes.

@@ -91,15 +91,26 @@ pub fn goes_on(skb: Skb, work: &Work, flow: &Flow, config: &Config, from: u32) -
         && text::len(&work.refusal.text, state.method == http::METHOD_HEAD).is_some()
 }
 
+/// The size of the buffer for the value of `Connection`, in bytes.
+const ROOM: u64 = http::CONNECTION_WORDS as u64 * 8;
+
 /// Returns whether the client keeps the connection open after the response to its request.
 #[inline(always)]
 fn keeps_connection(skb: Skb, work: &Work) -> bool {
     match http::persistence(&work.scan.state) {
         Persistence::Keeps => true,
-        Persistence::Asks => match skb.load(work.packet.payload + work.scan.connection) {
-            Some(value) => http::is_keep_alive(value),
-            None => false,
-        },
+        Persistence::Asks => {
+            let at = work.scan.connection;
+            let left = work.packet.len.wrapping_sub(at);
+            let len = if left < ROOM as u32 {
+                left
+            } else {
+                ROOM as u32
+            };
+            let mut value = [0; http::CONNECTION_WORDS];
+            skb.load_part::<ROOM, _>(work.packet.payload + at, &mut value, len)
+                && http::keeps_open(&value, work.scan.state.minor)
+        }
         Persistence::Unknown => false,
     }
 }

@@ -35,18 +35,20 @@ const ADMITTING: [Peer; 6] = [
     Peer::Envoy,
 ];
 /// The peers that are compared while they refuse requests. The first peer is the reference.
-const REFUSING: [Peer; 6] = [
+const REFUSING: [Peer; 7] = [
     Peer::NginxClose,
     Peer::Limiter,
+    Peer::Keeping,
     Peer::Deferring,
     Peer::Nginx,
     Peer::Haproxy,
     Peer::Envoy,
 ];
 /// The peers that are compared while one customer floods them.
-const FLOODED: [Peer; 7] = [
+const FLOODED: [Peer; 8] = [
     Peer::Bare,
     Peer::Limiter,
+    Peer::Keeping,
     Peer::Deferring,
     Peer::NginxClose,
     Peer::Nginx,

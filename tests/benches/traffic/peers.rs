@@ -35,6 +35,8 @@ const ENVOY_VARIABLE: &str = "LIMITER_ENVOY";
 pub enum Peer {
     Bare,
     Limiter,
+    /// The limiter with `on_limit = "keepalive"`.
+    Keeping,
     /// The limiter with `handshake = "defer"`.
     Deferring,
     Nginx,
@@ -48,6 +50,7 @@ impl Peer {
         match self {
             Self::Bare => "nginx alone",
             Self::Limiter => "limiter",
+            Self::Keeping => "limiter, keeping connections",
             Self::Deferring => "limiter, deferring handshakes",
             Self::Nginx => "nginx limit_req, limit_conn",
             Self::NginxClose => "nginx limit_req, closing",
@@ -61,6 +64,7 @@ impl Peer {
 /// before their namespace is removed.
 pub struct Stage {
     guarded: Guarded,
+    keeping: Guarded,
     deferring: Guarded,
     _haproxy: Process,
     envoy: Option<Process>,
@@ -87,8 +91,9 @@ impl Stage {
             println!("without Envoy: {ENVOY_VARIABLE} names none");
         }
         let stage = Self {
-            guarded: Guarded::start("pass"),
-            deferring: Guarded::start("defer"),
+            guarded: Guarded::start("handshake = \"pass\""),
+            keeping: Guarded::start("on_limit = \"keepalive\""),
+            deferring: Guarded::start("handshake = \"defer\""),
             _haproxy: haproxy,
             envoy,
             _nginx: nginx,
@@ -109,6 +114,7 @@ impl Stage {
     pub fn lab(&self, peer: Peer) -> &Lab {
         match peer {
             Peer::Limiter => &self.guarded.lab,
+            Peer::Keeping => &self.keeping.lab,
             Peer::Deferring => &self.deferring.lab,
             _ => &self.lab,
         }
@@ -116,7 +122,7 @@ impl Stage {
 
     pub fn port(&self, peer: Peer) -> u16 {
         match peer {
-            Peer::Bare | Peer::Limiter | Peer::Deferring => GUARDED,
+            Peer::Bare | Peer::Limiter | Peer::Keeping | Peer::Deferring => GUARDED,
             Peer::Nginx => NGINX,
             Peer::NginxClose => NGINX_CLOSE,
             Peer::Haproxy => HAPROXY,
@@ -126,13 +132,12 @@ impl Stage {
 }
 
 impl Guarded {
-    /// Starts a lab with an nginx and a limiter. `handshake` is the value of that name in
-    /// `[policy]`.
-    fn start(handshake: &str) -> Self {
+    /// Starts a lab with an nginx and a limiter. `policy` is a line of `[policy]`.
+    fn start(policy: &str) -> Self {
         let lab = lab();
         let nginx = start_nginx(&lab);
         let config = Config::new(&lab)
-            .policy(&format!("handshake = {handshake:?}"))
+            .policy(policy)
             .tier("within", "daily_quota = 1000000000")
             .tier("over", "rate = \"1/min\"\nburst = 1");
         let config = config.section(
@@ -156,7 +161,7 @@ impl Guarded {
 impl Drop for Stage {
     fn drop(&mut self) {
         let serious = |line: &&str| line.contains("WARN") || line.contains("ERROR");
-        for guarded in [&self.guarded, &self.deferring] {
+        for guarded in [&self.guarded, &self.keeping, &self.deferring] {
             for line in guarded.limiter.log().lines().filter(serious) {
                 println!("the daemon logged: {line}");
             }

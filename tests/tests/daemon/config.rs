@@ -63,16 +63,10 @@ const BAD: &[Mistake] = &[
         &["gold", "profile", "master"],
     ),
     Mistake(
-        "a value that does not exist yet",
-        5,
-        "[policy]\non_limit = \"keepalive\"\n",
-        &["keepalive", "close"],
-    ),
-    Mistake(
         "an unknown action",
         5,
         "[policy]\non_limit = \"shut\"\n",
-        &["shut", "close", "reset", "drop"],
+        &["shut", "keepalive", "close", "reset", "drop"],
     ),
     Mistake(
         "a rate without a time",

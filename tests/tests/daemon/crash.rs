@@ -293,8 +293,9 @@ fn full_disk_is_reported_and_requests_and_limits_continue() {
     });
     let asked: Vec<u16> = (30..42).map(|_| ask()).collect();
     assert_eq!(asked, [vec![200; 10], vec![429; 2]].concat());
-    // The counts are in the store by now, and therefore none of them is lost when the daemon is
-    // killed and the maps are removed.
+    // The daemon can write to the store again, so the kernel has admitted these requests only
+    // within an allowance that is in the store. When the daemon is killed and the maps are removed,
+    // the next daemon counts the whole allowance as used, so no request is forgotten.
     limiter.kill();
     forget_kernel(&limiter);
     limiter.run(&[]);

@@ -302,7 +302,7 @@ fn flows_hold_no_part_of_a_long_value() {
         let secret = *config.request_rules.secret();
         config.request_rules = Rules::request(&sources, secret, 16_384, 128).expect("sources");
     });
-    // This is the repeated Base64 encoding of `secret-user-name:secret-password`.
+    // Nine copies of the Base64 encoding of `secret-user-name:secret-password:`.
     let basic = "c2VjcmV0LXVzZXItbmFtZTpzZWNyZXQtcGFzc3dvcmQ6".repeat(9);
     for (port, field, parts) in [
         (

@@ -96,6 +96,57 @@ fn assert_connections(job: &Job<'_>, report: &JobResult, refused: usize) {
     assert!(expected.contains(&opened), "{opened}, not {expected:?}");
 }
 
+/// Runs the client `peer` where connections go on after refusals. The client must read every
+/// refusal and keep its connections, except after uploads, which are too long to be withheld.
+#[track_caller]
+fn assert_keeps_connections(peer: Peer) {
+    for (net, v6) in ways() {
+        let rig = limited(net, "keepalive");
+        let address = rig.lab.addresses()[usize::from(v6)];
+        let url = rig.lab.url_of(address, GUARDED, Nginx::READ);
+        for (number, (upload, workers, refused)) in [(false, 1, 200), (false, 4, 100), (true, 1, 5)]
+            .into_iter()
+            .enumerate()
+        {
+            let scope = format!("acme/case-{number}");
+            let key = rig.limiter.key(&scope);
+            let job = Job {
+                upload,
+                ..Job::gets(&url, &key, SERVED + refused).workers(workers)
+            };
+            let report = peer.run(&rig.lab, &job);
+            report.assert_served_then_refused(SERVED, workers == 1);
+            assert_eq!(report.answers.len(), SERVED + refused);
+            rig.assert_charged_as_served(&scope, &key, SERVED as u64);
+            let over_quota = rig.limiter.usage(&scope).refused.daily_quota;
+            assert_eq!(over_quota, refused as u64, "no retries of its own");
+            let opened = usize::try_from(report.opened).expect("a count");
+            println!("{peer:?} {net:?} upload: {upload}: {opened} connections");
+            // A connection pool may open further connections and leave them unused.
+            let most = if upload { refused } else { 2 * workers };
+            assert!(opened <= most, "{peer:?}: {opened} connections");
+            rig.assert_no_sockets(&scope);
+        }
+    }
+}
+
+#[test]
+fn clients_keep_their_connections_if_refusals_do() {
+    for peer in [
+        Peer::Curl,
+        Peer::CurlUnasked,
+        Peer::HttpClient,
+        Peer::Requests,
+        Peer::Aiohttp,
+        Peer::Agent,
+        Peer::Fetch,
+        Peer::Java,
+        Peer::Go,
+    ] {
+        assert_keeps_connections(peer);
+    }
+}
+
 #[test]
 fn curl_reads_every_refusal() {
     assert_reads_every_refusal(Peer::Curl);

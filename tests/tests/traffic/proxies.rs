@@ -27,6 +27,12 @@ const WORKERS: usize = 4;
 /// run on two hosts. On the second one, both run on the server's host.
 const NETS: [Net; 2] = [Net::Veth, Net::Loopback];
 
+/// The policies under which a connection is closed after a refusal.
+const CLOSE: &[&str] = &[];
+
+/// A network, and the policies under which a connection goes on after a refusal.
+const KEEPING: (Net, &[&str]) = (Net::Veth, &["on_limit = \"keepalive\""]);
+
 fn uploads() -> usize {
     if long() { REFUSED } else { 30 }
 }
@@ -78,9 +84,9 @@ fn ask_through(rig: &Rig) -> (usize, usize) {
 
 #[test]
 fn haproxy_passes_refusals_on_and_keeps_the_server_up() {
-    for net in NETS {
+    for (net, policies) in NETS.map(|net| (net, CLOSE)).into_iter().chain([KEEPING]) {
         for lines in ["http-reuse always", "retry-on all-retryable-errors"] {
-            let rig = limited(net, &[]);
+            let rig = limited(net, policies);
             let proxy = Haproxy::start(&rig.lab, lines);
             proxy.wait_until("UP");
             let (served, refused) = ask_through(&rig);
@@ -107,8 +113,8 @@ fn haproxy_passes_refusals_on_and_keeps_the_server_up() {
 
 #[test]
 fn nginx_passes_refusals_on_and_keeps_the_server_up() {
-    for net in NETS {
-        let rig = limited(net, &[]);
+    for (net, policies) in NETS.map(|net| (net, CLOSE)).into_iter().chain([KEEPING]) {
+        let rig = limited(net, policies);
         let proxy = NginxProxy::start(&rig.lab, "");
         let (served, refused) = ask_through(&rig);
         let passed = proxy.passed(served + refused);

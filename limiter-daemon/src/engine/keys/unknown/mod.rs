@@ -35,8 +35,8 @@ use crate::{
 /// The account in the names of scopes of unknown keys.
 const ACCOUNT: &str = "unknown";
 
-/// The name of the entry in the store with the count with which scopes of unknown keys begin, and
-/// the day of that count.
+/// The name of the store's entry with the initial count of new scopes of unknown keys, and with the
+/// day to which this count applies.
 const BEGIN: &str = "unknown_keys_begin";
 
 /// The interval between two searches for idle scopes on the same day.
