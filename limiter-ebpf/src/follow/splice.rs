@@ -3,7 +3,7 @@
 //! The two sides' views of a connection on which requests were refused and which went on
 //! ([`Splice`](limiter_common::abi::Splice)).
 
-use limiter_common::abi::{FLOW_SPLICED, Flow};
+use limiter_common::abi::{FLOOR, FLOW_SPLICED, Flow};
 
 use crate::{
     kernel::{
@@ -61,6 +61,20 @@ fn translate_to_server(work: &mut Work, flow: &mut Flow) {
     };
 }
 
+/// Moves the recorded positions up, so that they can still be compared with those of new packets
+/// ([`FLOOR`]). Everything before the new positions has been acknowledged for long.
+#[inline(always)]
+pub fn keep_comparable(flow: &mut Flow) {
+    let splice = &mut flow.splice;
+    let floor = flow.server_ack.minus(FLOOR);
+    splice.request_start = splice.request_start.latest(floor);
+    splice.request_end = splice.request_end.latest(floor);
+    splice.first_asked = splice.first_asked.latest(floor);
+    let floor = flow.client_ack.minus(FLOOR);
+    splice.response_start = splice.response_start.latest(floor);
+    splice.response_end = splice.response_end.latest(floor);
+}
+
 /// The place of a server's packet on a translated connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -97,6 +111,7 @@ fn translate_to_client(work: &mut Work, flow: &mut Flow) -> u32 {
         translation,
         ..
     } = work;
+    keep_comparable(flow);
     let splice = &flow.splice;
     let (old_seq, old_ack) = (packet.seq, packet.ack);
     packet.seq = old_seq.plus(splice.injected);

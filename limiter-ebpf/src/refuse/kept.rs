@@ -14,7 +14,7 @@ use limiter_common::{
 };
 
 use crate::{
-    follow::flow::Action,
+    follow::{flow::Action, splice},
     kernel::{
         global::global,
         maps,
@@ -240,6 +240,7 @@ fn insert_response(work: &Work, flow: &mut Flow) {
 /// The body of [`limiter_answer_early`].
 #[inline(always)]
 fn answer_early(work: &mut Work, flow: &mut Flow) -> u32 {
+    splice::keep_comparable(flow);
     let packet = &work.packet;
     let splice = &flow.splice;
     if !packet.seq.before(splice.request_end) {

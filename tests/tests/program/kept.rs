@@ -69,14 +69,14 @@ impl Kept {
 
     /// Makes a segment of the client from its own view. `at` is the position of the payload.
     fn client_at(&mut self, at: u32, payload: impl AsRef<[u8]>) -> Segment {
-        let answered = self.talk.answered + self.injected;
+        let answered = self.talk.answered.wrapping_add(self.injected);
         let segment = self.talk.client_at(at, payload.as_ref());
         segment.with_ack(self.talk.server_start.wrapping_add(answered))
     }
 
     /// Returns the position of the client's next byte.
     fn next(&self) -> u32 {
-        self.talk.asked + self.withheld
+        self.talk.asked.wrapping_add(self.withheld)
     }
 
     /// Runs a segment of the client.
@@ -176,7 +176,7 @@ impl Kept {
         let seen = self.reaches_client(&segment);
         assert_eq!(seen.seq, segment.seq.wrapping_add(self.injected));
         assert_eq!(seen.ack, segment.ack.wrapping_add(self.withheld));
-        self.talk.answered += len(response);
+        self.talk.answered = self.talk.answered.wrapping_add(len(response));
     }
 
     /// Returns the position of `seq` in the client's bytes, as the client counts them.
@@ -736,4 +736,54 @@ fn a_head_request_gets_no_body_and_a_missing_key_a_401() {
     kept.answers(ok("one"));
     let segment = kept.client_at(kept.next(), "GET / HTTP/1.1\r\nno field\r\n\r\n");
     assert_eq!(kept.run(&segment).answer().flags & FIN, FIN);
+}
+
+/// The distance in bytes between two segments of a long stream. It is smaller than a window.
+const JUMP: u32 = 900_000_000;
+
+#[test]
+fn long_streams_after_a_refusal_are_translated() {
+    let mut programs = programs();
+    let mut talk = Talk::new(Shape::v4());
+    let syn = talk.syn();
+    // The server's window is the largest possible one (RFC 7323, section 2.3).
+    let syn_ack = talk.syn_ack().with_options(vec![1, 3, 3, 14]);
+    let ack = talk.client(b"").with_flags(ACK);
+    for (to_server, segment) in [(true, syn), (false, syn_ack), (true, ack)] {
+        let ran = talk.run(&mut programs, to_server, &segment);
+        assert_eq!(ran.verdict, Verdict::Pass);
+    }
+    talk.acknowledged(&mut programs);
+    let mut kept = Kept {
+        programs,
+        talk,
+        withheld: 0,
+        injected: 0,
+    };
+    kept.refused(spent());
+    let upload = get("/").replace("GET", "PUT");
+    let length = "\r\nContent-Length: 20000000000\r\n\r\n";
+    kept.admitted(upload.replace("\r\n\r\n", length));
+    kept.answers(b"");
+    // The sequence numbers repeat after the fourth segment.
+    for _ in 0..6 {
+        kept.talk.asked = kept.talk.asked.wrapping_add(JUMP);
+        let segment = kept.client_at(kept.next(), "body");
+        kept.passes(&segment);
+        kept.answers(b"");
+    }
+    drop(kept);
+
+    let mut kept = Kept::opened();
+    kept.refused(spent());
+    kept.admitted(get("/"));
+    kept.answers("HTTP/1.1 200 OK\r\nContent-Length: 20000000000\r\n\r\n");
+    for _ in 0..6 {
+        kept.talk.answered = kept.talk.answered.wrapping_add(JUMP);
+        kept.answers("body");
+        let acknowledged = kept.client_at(kept.next(), b"").with_flags(ACK);
+        let seen = kept.passes(&acknowledged);
+        let answered = kept.talk.server_start.wrapping_add(kept.talk.answered);
+        assert_eq!(seen.ack, answered);
+    }
 }
