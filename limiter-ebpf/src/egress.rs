@@ -72,6 +72,8 @@ pub fn run<const L2: bool>(skb: Skb) -> i32 {
     match splice::to_client(work, &mut flow) {
         Place::Current => {}
         Place::Old => {
+            flow.last_seen_ns = coarse_ns();
+            confirm(skb, &work.packet, &mut flow);
             drop(flow);
             return pass(skb, work);
         }
@@ -133,6 +135,10 @@ fn segment(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) 
     }
     let packet = &work.packet;
     let mut end = packet.seq.plus(packet.len);
+    if packet.has(FIN) && flow.flags & FLOW_SPLICED != 0 && flow.response_next.before(end) {
+        // Bytes that come after the FIN could not be told from bytes that are no response.
+        return Action::Drop(counter::OUT_OF_ORDER_DROPPED);
+    }
     if packet.has(FIN) {
         end = end.plus(1);
         flow::fin(flow, FLOW_SERVER_FIN, end);
@@ -282,7 +288,12 @@ fn is_unsolicited(packet: &Packet, flow: &Flow) -> bool {
     flow.phase == phase::HTTP
         && flow.flags & FLOW_RESPONSE_LOST == 0
         && flow.response_next.before(packet.seq.plus(packet.len))
-        && (flow.asked == flow.answered || !flow.splice.first_asked.before(packet.ack))
+        && if flow.asked == flow.answered {
+            // While a head is incomplete, the server may already answer it with an error.
+            !flow.request.state.in_head()
+        } else {
+            !flow.splice.first_asked.before(packet.ack)
+        }
 }
 
 /// The state of a scan of the responses in a packet.

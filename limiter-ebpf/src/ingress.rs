@@ -5,7 +5,7 @@
 
 use limiter_common::abi::{
     Config, FLOOR, FLOW_CLIENT_FIN, FLOW_DEFERRED, FLOW_RESET_PASSED, FLOW_SERVER_FIN,
-    FLOW_WITHHOLDING, Flow, counter, phase, policy,
+    FLOW_SPLICED, FLOW_WITHHOLDING, Flow, counter, phase, policy,
 };
 
 use crate::{
@@ -218,7 +218,12 @@ fn reset(skb: Skb, work: &mut Work, flow: &mut Flow) -> Action {
     // A receiver accepts only a reset with exactly the next sequence number. It answers any other
     // reset in its window with a challenge ACK (RFC 5961, section 3.2). Such a reset therefore
     // passes without ending the flow.
-    if seq != end || flow.phase == phase::RESET {
+    // A client that has lost its state takes the number from the acknowledgement in a packet of the
+    // server. That number is lower until the response to a refused request has arrived.
+    let is_answer = flow.flags & FLOW_SPLICED != 0
+        && seq == flow.splice.request_start
+        && flow.client_ack.before(flow.splice.response_end);
+    if (seq != end && !is_answer) || flow.phase == phase::RESET {
         // A server that has not received some of the bytes that were let through may expect exactly
         // this sequence number, and would then accept the reset.
         if !seq.before(flow.server_ack) && seq.before(end) {
@@ -356,10 +361,11 @@ fn payload(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) 
     // Some clients probe a closed window with a single byte beyond its end (RFC 9293, section
     // 3.8.6.1). If the server does not accept that byte, the client retransmits it, and the
     // retransmitted byte has to be the same.
-    if beyond > 0 && (beyond > 1 || len > 1) {
+    let withholds = flow.flags & FLOW_WITHHOLDING != 0;
+    if beyond > 0 && (beyond > 1 || len > 1) && !withholds {
         return Action::Drop(counter::OUT_OF_WINDOW_DROPPED);
     }
-    if flow.flags & FLOW_WITHHOLDING != 0 && seq != flow.next {
+    if withholds && seq != flow.next {
         return kept::repeat(work, flow);
     }
     records::forget_all_acknowledged(flow);

@@ -167,7 +167,7 @@ fn unit(requests: &mut Requests<'_>, _: u32) -> bool {
             if decision == decide::REFUSES && kept::goes_on(skb, work, flow, config, from) {
                 kept::begin(work);
                 let body = http::request_body(&work.scan.state);
-                scanner::go_on(&mut work.scan, body);
+                scanner::go_on_withheld(&mut work.scan, body);
                 return scanner::was_last(&mut work.scan);
             }
             decision

@@ -99,6 +99,20 @@ impl State {
         self.seen & SEEN_BODY != 0
     }
 
+    /// Returns whether at least one message in this direction had a complete head. Before that, the
+    /// preface of HTTP/2 is recognised.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_begun(&self) -> bool {
+        self.begun != 0
+    }
+
+    /// Sets the result of [`State::has_begun`].
+    #[inline(always)]
+    pub const fn set_begun(&mut self, begun: bool) {
+        self.begun = begun as u32;
+    }
+
     /// Returns whether the next byte begins a message.
     #[inline(always)]
     #[must_use]

@@ -59,6 +59,9 @@ plain!(
 
 pub(super) type Entries<K, V> = HashMap<MapData, K, V>;
 
+/// The table of flows.
+pub(super) type FlowEntries = Entries<Plain<abi::FlowKey>, Plain<abi::FlowEntry>>;
+
 /// All maps except `CLOCK`, the ring buffers, and the maps that are mapped into this process.
 pub(super) struct Maps {
     pub(super) config: Array<MapData, Plain<abi::Config>>,
@@ -68,7 +71,7 @@ pub(super) struct Maps {
     pub(super) forget: Array<MapData, Plain<abi::Suspect>>,
     pub(super) ended: Entries<u32, Plain<abi::Limits>>,
     pub(super) keys: Entries<Digest, Plain<KeyEntry>>,
-    pub(super) flows: Entries<Plain<abi::FlowKey>, Plain<abi::FlowEntry>>,
+    pub(super) flows: FlowEntries,
     pub(super) untracked: Entries<Plain<abi::FlowKey>, Plain<abi::UntrackedConnection>>,
     pub(super) clients: Entries<abi::ClientKey, Plain<abi::Client>>,
     pub(super) texts: Entries<Plain<TextKey>, Plain<abi::Text>>,

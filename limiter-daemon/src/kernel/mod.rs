@@ -37,6 +37,7 @@ mod survey;
 mod sys;
 mod tcx;
 pub mod topology;
+mod translated;
 mod undo;
 mod unused;
 mod words;

@@ -222,7 +222,7 @@ pub(super) fn shapes(tables: &Tables) -> [Shape; 19] {
         shape::<FlowKey, Tomb>(map::TOMBS, 6, MapType::LruHash, TOMB_ENTRIES),
         shape::<FlowKey, UntrackedConnection>(map::UNTRACKED, 6, MapType::Hash, untracked),
         shape::<ClientKey, Client>(map::CLIENTS, 6, MapType::LruHash, CLIENT_ENTRIES),
-        shape::<TextKey, Text>(map::TEXTS, 1, MapType::Hash, TEXT_ENTRIES),
+        shape::<TextKey, Text>(map::TEXTS, 6, MapType::Hash, TEXT_ENTRIES),
         shape::<u32, u64>(
             map::COUNTERS,
             COUNTERS_SINCE,
@@ -261,4 +261,46 @@ fn mount_bpffs(path: &Path) -> Result<(), KernelError> {
     })?;
     log::info!("mounted a BPF file system on {}", path.display());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All maps, each with the version of the layout since which it has its shape, and with the
+    /// sizes in bytes of its keys and values.
+    const SHAPES: [(&str, u32, u32, u32); 19] = [
+        ("CONFIG", 6, 4, 14928),
+        ("PORTS", 1, 4, 8192),
+        ("CLOCK", 6, 4, 40),
+        ("SWEEP", 6, 4, 152),
+        ("SUSPECTS", 6, 4, 80),
+        ("FORGET", 6, 4, 80),
+        ("KEYS", 1, 16, 16),
+        ("LIMITS", 3, 4, 64),
+        ("ENDED", 3, 4, 64),
+        ("EVENTS", 4, 0, 0),
+        ("REFUSALS", 4, 0, 0),
+        ("UNUSED", 4, 4, 8),
+        ("STATE", 2, 4, 128),
+        ("FLOWS", 6, 44, 2464),
+        ("TOMBS", 6, 44, 72),
+        ("UNTRACKED", 6, 44, 16),
+        ("CLIENTS", 6, 16, 16),
+        ("TEXTS", 6, 8, 1056),
+        ("COUNTERS", 6, 4, 8),
+    ];
+
+    #[test]
+    fn a_map_of_another_size_has_another_version() {
+        let shapes = shapes(&Tables::default());
+        let sizes: Vec<_> = shapes
+            .iter()
+            .map(|shape| (shape.name, shape.since, shape.key, shape.value))
+            .collect();
+        assert_eq!(
+            sizes, SHAPES,
+            "if a size has changed, raise the version and change the size here"
+        );
+    }
 }

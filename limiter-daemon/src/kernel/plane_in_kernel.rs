@@ -22,7 +22,7 @@ use super::{
     pins::{TEXT_ENTRIES, shapes, untracked_entries},
     plane::{Count, CountPair, ProgramTime, ReadFirst},
     programs::{FORGET_PROGRAM, PROGRAMS, SWEEP_PROGRAM, program_name},
-    sys,
+    sys, translated,
 };
 use crate::{
     config::Tables,
@@ -360,7 +360,8 @@ impl Plane for Kernel {
     }
 
     fn release(&mut self) -> Result<Vec<String>, KernelError> {
-        let removed = detach::remove_attachments(&self.pins)?;
+        let mut removed = translated::end_all(&self.set.maps.flows)?;
+        removed.extend(detach::remove_attachments(&self.pins)?);
         self.attachments = self.attachments.emptied();
         Ok(removed)
     }

@@ -8,9 +8,9 @@ use std::{
 };
 
 use limiter_common::abi::{FlowKey, Link};
-use netlink_packet_core::NLM_F_DUMP;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
 use netlink_packet_sock_diag::{
-    SockDiagMessage,
+    SockDiagDestroy, SockDiagMessage,
     constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_LISTEN},
     inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags},
 };
@@ -120,21 +120,30 @@ impl KernelSockets {
         socket_id: SocketId,
         seen: &mut dyn FnMut(&InetResponseHeader),
     ) -> io::Result<Dump> {
-        let request = InetRequest {
-            family,
-            protocol: IPPROTO_TCP,
-            extensions: ExtensionFlags::empty(),
-            // All states are requested. Among them are TIME_WAIT, and SYN_RECV, which also selects
-            // half-open connections (inet_diag_dump_icsk(), net/ipv4/inet_diag.c).
-            states: StateFlags::all(),
-            socket_id,
-        };
-        let request = SockDiagMessage::InetRequest(request);
+        let request = inet_request(family, socket_id);
         self.0.request(request, flags, &mut |message| {
             if let SockDiagMessage::InetResponse(response) = message {
                 seen(&response.header);
             }
         })
+    }
+
+    /// Ends the connection of the socket with the ends `ends`, as if its process had aborted it:
+    /// both sides get a reset. Returns whether there is such a socket.
+    ///
+    /// # Errors
+    /// Returns the kernel's error.
+    pub fn destroy(&mut self, ends: Ends) -> io::Result<bool> {
+        // Otherwise the kernel would end the socket that listens on the server's port.
+        if !self.find(ends)? {
+            return Ok(false);
+        }
+        let request = SockDiagDestroy::new(inet_request(family_of(ends), id_of(ends)));
+        match self.0.request(request, NLM_F_ACK, &mut |_| {}) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns the addresses and ports on which servers in this namespace listen.
@@ -151,6 +160,39 @@ impl KernelSockets {
             })?;
         }
         Ok(listeners)
+    }
+}
+
+/// Returns a request for the TCP sockets with the id `socket_id`.
+fn inet_request(family: u8, socket_id: SocketId) -> SockDiagMessage {
+    SockDiagMessage::InetRequest(InetRequest {
+        family,
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::empty(),
+        // All states are requested. Among them are TIME_WAIT, and SYN_RECV, which also selects
+        // half-open connections (inet_diag_dump_icsk(), net/ipv4/inet_diag.c).
+        states: StateFlags::all(),
+        socket_id,
+    })
+}
+
+fn family_of(ends: Ends) -> u8 {
+    if ends.server.is_ipv4() {
+        AF_INET
+    } else {
+        AF_INET6
+    }
+}
+
+/// Returns the id of the server's socket with the ends `ends`.
+fn id_of(ends: Ends) -> SocketId {
+    SocketId {
+        source_port: ends.server.port(),
+        destination_port: ends.client.port(),
+        source_address: ends.server.ip(),
+        destination_address: ends.client.ip(),
+        interface_id: 0,
+        cookie: ANY_COOKIE,
     }
 }
 
@@ -172,23 +214,11 @@ impl SocketTable for KernelSockets {
     }
 
     fn find(&mut self, ends: Ends) -> io::Result<bool> {
-        let family = if ends.server.is_ipv4() {
-            AF_INET
-        } else {
-            AF_INET6
-        };
-        let id = SocketId {
-            source_port: ends.server.port(),
-            destination_port: ends.client.port(),
-            source_address: ends.server.ip(),
-            destination_address: ends.client.ip(),
-            interface_id: 0,
-            cookie: ANY_COOKIE,
-        };
+        let family = family_of(ends);
         let mut found = false;
         // If the connection does not exist, the kernel returns the socket that listens on the
         // server's port.
-        match self.request(family, 0, id, &mut |socket| {
+        match self.request(family, 0, id_of(ends), &mut |socket| {
             found = socket.state != TCP_LISTEN;
         }) {
             Ok(_) => Ok(found),
@@ -202,6 +232,7 @@ impl SocketTable for KernelSockets {
 mod tests {
     use std::{
         collections::HashSet,
+        io::Read as _,
         net::{Ipv6Addr, TcpListener, TcpStream},
     };
 
@@ -267,6 +298,23 @@ mod tests {
             let mut other = ends;
             other.client.set_port(1);
             assert!(!sockets.find(other).unwrap(), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_destroyed_connection_is_reset_and_its_listener_stays() {
+        let mut sockets = KernelSockets::open().unwrap();
+        for (listener, mut client, ends) in connections() {
+            match sockets.destroy(ends) {
+                // Only root may do that, in the tests as elsewhere.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return,
+                destroyed => assert!(destroyed.unwrap(), "{ends:?}"),
+            }
+            let error = client.read(&mut [0]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{ends:?}");
+            assert!(!sockets.destroy(ends).unwrap(), "{ends:?}");
+            let again = TcpStream::connect(listener.local_addr().unwrap());
+            assert!(again.is_ok(), "{ends:?}");
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
         global::global,
         work::{Translation, Work},
     },
-    packet::header::{ACK, RST},
+    packet::header::{ACK, FIN, RST},
 };
 
 global! {
@@ -121,7 +121,8 @@ fn translate_to_client(work: &mut Work, flow: &mut Flow) -> u32 {
         packet.seq = packet
             .seq
             .minus(splice.response_end.since(splice.response_start) as u32);
-        place = if splice.response_start.before(packet.seq.plus(packet.len)) {
+        let end = packet.seq.plus(packet.len + (packet.flags & FIN));
+        place = if splice.response_start.before(end) {
             Place::Both
         } else {
             Place::Old

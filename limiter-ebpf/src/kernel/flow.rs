@@ -66,6 +66,20 @@ impl FoundFlow {
         client_fin: Seq;
     }
 
+    /// Returns `Splice::injected`.
+    #[inline(always)]
+    pub fn injected(self) -> u32 {
+        // SAFETY: the callers of `at` pass live map values.
+        unsafe { (&raw const (*self.0).flow.splice.injected).read_volatile() }
+    }
+
+    /// Returns `Splice::withheld`.
+    #[inline(always)]
+    pub fn withheld(self) -> u32 {
+        // SAFETY: the callers of `at` pass live map values.
+        unsafe { (&raw const (*self.0).flow.splice.withheld).read_volatile() }
+    }
+
     /// Returns the address of the client.
     #[inline(always)]
     pub fn client(self) -> [u32; 4] {

@@ -81,6 +81,15 @@ pub fn go_on(scan: &mut Scan, body: u32) {
     unsafe { http::go_on(scan, body) };
 }
 
+/// Continues as [`go_on`] does after the head of a request that is withheld from the server, for
+/// which the connection may therefore still begin with another protocol.
+#[inline(always)]
+pub fn go_on_withheld(scan: &mut Scan, body: u32) {
+    let begun = scan.state.has_begun();
+    go_on(scan, body);
+    scan.state.set_begun(begun);
+}
+
 /// Returns whether the segment ends with the request for which [`go_on`] has just been called. If
 /// so, also changes the scan as another call to [`unit`] would.
 #[inline(always)]

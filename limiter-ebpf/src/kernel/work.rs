@@ -188,6 +188,8 @@ pub struct Kept {
     pub head: u32,
     /// 1 if the segment to the client contains the response in `Work::tomb`.
     pub has_text: u32,
+    /// 1 if the response has not been sent before.
+    pub is_new: u32,
     /// The sequence number, the acknowledgement number and the window of the segment to the client.
     pub seq: Seq,
     pub ack: Seq,

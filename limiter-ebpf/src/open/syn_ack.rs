@@ -5,7 +5,7 @@
 
 use limiter_common::{
     abi::{
-        Client, ClientKey, FLOW_LOCAL, FLOW_SIGNED, FLOW_TIMESTAMPS, Link, NO_SCOPE,
+        Client, ClientKey, FLOW_LOCAL, FLOW_SIGNED, FLOW_TIMESTAMPS, Link, NO_SCOPE, Splice,
         UntrackedConnection, counter, phase, policy, untracked_kind,
     },
     seq::Seq,
@@ -99,7 +99,8 @@ fn place(packet: &mut Packet, server_next: Seq) -> u32 {
     if let Some(flow) = FoundFlow::find(&packet.key)
         && !flow.link().is(link)
     {
-        let is_same = flow.server_next() == server_next && flow.server_ack() == packet.ack;
+        let is_same = flow.server_next().minus(flow.injected()) == server_next
+            && flow.server_ack().minus(flow.withheld()) == packet.ack;
         if is_same {
             // The SYN-ACK is a retransmission that has taken another path than the first copy.
             return PLACE_FOLLOWED;
@@ -134,7 +135,12 @@ fn vacate(packet: &Packet, server_next: Seq) -> u32 {
         return PLACE_CONTENDED;
     };
     old.last_seen_ns = coarse_ns();
-    if old.server_next == server_next && old.server_ack == packet.ack {
+    let Splice {
+        injected, withheld, ..
+    } = old.splice;
+    if old.server_next.minus(injected) == server_next
+        && old.server_ack.minus(withheld) == packet.ack
+    {
         // The SYN-ACK is a retransmission. If the client has already sent segments, they have not
         // reached the server (the queue of its listener is full, or the network lost them).
         return PLACE_FOLLOWED;
@@ -164,8 +170,8 @@ fn fill_flow(skb: Skb, work: &mut Work, server_next: Seq) {
     flow.response_next = server_next;
     flow.server_start = server_next;
     flow.client_ack = packet.seq;
-    flow.server_window = packet.window;
-    // The window of a SYN is not scaled (RFC 7323, section 2.2).
+    // The window of a SYN is not scaled (RFC 7323, section 2.2), unlike all later ones.
+    flow.server_window = packet.window >> (packet.window_shift & 15);
     flow.window_end = packet.ack.plus(packet.window);
     flow.window_shift = packet.window_shift;
     flow.client_tsval = packet.tsecr * packet.has_timestamp;

@@ -18,7 +18,7 @@ use crate::{
     kernel::{
         global::global,
         maps,
-        skb::{DROP, NEXT, Skb, redirect},
+        skb::{DROP, NEXT, Skb, coarse_ns, redirect},
         verifier::{reread, write_through},
         work::{Kept, Work},
     },
@@ -154,19 +154,13 @@ pub fn early(work: &mut Work, flow: &mut Flow) -> Option<Action> {
 /// Withholds the bytes of a refused request as [`limiter_withhold`] does, and returns the action.
 #[inline(always)]
 pub fn withhold(work: &mut Work, flow: &mut Flow, done: u32, from: u32) -> Action {
-    match limiter_withhold(work, flow, done, from) {
-        ENDED => Action::Bury,
-        _ => Action::Answer,
-    }
+    action_of(limiter_withhold(work, flow, done, from)).unwrap_or(Action::Answer)
 }
 
 /// Answers a packet that is ahead of the client's next byte, and returns the action.
 #[inline(always)]
 pub fn repeat(work: &mut Work, flow: &mut Flow) -> Action {
-    match limiter_repeat(work, flow) {
-        ENDED => Action::Bury,
-        _ => Action::Answer,
-    }
+    action_of(limiter_repeat(work, flow)).unwrap_or(Action::Answer)
 }
 
 /// The body of [`limiter_withhold`].
@@ -174,8 +168,9 @@ pub fn repeat(work: &mut Work, flow: &mut Flow) -> Action {
 fn withhold_bytes(work: &mut Work, flow: &mut Flow, done: u32, from: u32) -> u32 {
     let is_new = flow.flags & FLOW_WITHHOLDING == 0;
     let informs = flow.splice.heard.before(work.packet.ack);
-    if is_new {
-        insert_response(work, flow);
+    if is_new && !insert_response(work, flow) {
+        bury(work, flow, true, true);
+        return ENDED;
     }
     let count = done.wrapping_sub(from);
     flow.next = flow.next.plus(count);
@@ -191,29 +186,36 @@ fn withhold_bytes(work: &mut Work, flow: &mut Flow, done: u32, from: u32) -> u32
     } else {
         flow.flags |= FLOW_WITHHOLDING;
     }
-    let len = work.packet.len;
-    maps::count_by(counter::REFUSED_BYTES, u64::from(count));
-    maps::count_by(counter::RETRANSMITTED_BYTES, u64::from(from));
-    maps::count_by(counter::DROPPED_BYTES, u64::from(len - done));
     if flow.next.since(flow.splice.request_start) > MAX_WITHHELD as i32 {
         return close(work, flow);
     }
-    answer(work, flow, informs)
+    let result = answer(work, flow, informs, is_new);
+    // If the connection ends, the whole packet is counted with its end.
+    if result != ENDED {
+        let len = work.packet.len;
+        maps::count_by(counter::REFUSED_BYTES, u64::from(count));
+        maps::count_by(counter::DROPPED_BYTES, u64::from(len - count));
+    }
+    result
 }
 
 /// The body of [`limiter_repeat`].
 #[inline(always)]
 fn repeat_answer(work: &mut Work, flow: &mut Flow) -> u32 {
-    maps::count_by(counter::DROPPED_BYTES, u64::from(work.packet.len));
-    answer(work, flow, false)
+    let result = answer(work, flow, false, false);
+    if result == ANSWERED {
+        maps::count_by(counter::DROPPED_BYTES, u64::from(work.packet.len));
+    }
+    result
 }
 
-/// Inserts the response to the refused request into the server's stream.
+/// Inserts the response to the refused request into the server's stream. Returns false if the
+/// daemon has just removed the text.
 #[inline(always)]
-fn insert_response(work: &Work, flow: &mut Flow) {
+fn insert_response(work: &Work, flow: &mut Flow) -> bool {
     let (refusal, head) = (&work.refusal, work.kept.head);
     let Some(len) = text::len(&refusal.text, head != 0) else {
-        return;
+        return false;
     };
     let (start, end) = (flow.server_next, flow.server_next.plus(len));
     let splice = &mut flow.splice;
@@ -235,6 +237,9 @@ fn insert_response(work: &Work, flow: &mut Flow) {
     flow.server_next = end;
     flow.response_next = end;
     flow.flags = flow.flags & !FLOW_DROP_COUNTED | FLOW_SPLICED;
+    // The server may be silent for as long as the client's requests are refused.
+    flow.last_seen_ns = coarse_ns();
+    true
 }
 
 /// The body of [`limiter_answer_early`].
@@ -254,12 +259,15 @@ fn answer_early(work: &mut Work, flow: &mut Flow) -> u32 {
         }
         return DROPPED;
     }
-    maps::count_by(counter::REFUSED_BYTES, u64::from(packet.len));
-    answer(work, flow, false)
+    let result = answer(work, flow, false, false);
+    if result == ANSWERED {
+        maps::count_by(counter::REFUSED_BYTES, u64::from(work.packet.len));
+    }
+    result
 }
 
-/// Handles a client's packet without payload. If it acknowledges only a part of the last response,
-/// the client had no room for the rest, and is sent the response again.
+/// Handles a client's packet without payload. If it does not acknowledge the whole last response,
+/// the client may have had no room for it, and is sent the response again.
 #[inline(always)]
 fn partly_received(work: &mut Work, flow: &mut Flow) -> u32 {
     let (packet, splice) = (&work.packet, &mut flow.splice);
@@ -268,39 +276,46 @@ fn partly_received(work: &mut Work, flow: &mut Flow) -> u32 {
         || packet.has(FIN)
         || packet.window == 0
         || !ack.before(splice.response_end)
-        || !splice.response_start.before(ack)
+        || ack.before(splice.response_start)
         || splice.repeats >= MAX_REPEATS
     {
         return CONTINUES;
     }
     splice.repeats += 1;
-    answer(work, flow, false)
+    answer(work, flow, false, false)
 }
 
 /// Fills `Work::kept` with the answer to the client's packet, and returns [`ANSWERED`] or
-/// [`ENDED`]. `informs` states whether the client's acknowledgement is passed on to the server.
+/// [`ENDED`]. `informs` states whether the client's acknowledgement is passed on to the server, and
+/// `is_new` whether the response is sent for the first time. Returns [`DROPPED`] if the client has
+/// no room for the response, because it would take the acknowledgement without the response.
 #[inline(always)]
-fn answer(work: &mut Work, flow: &mut Flow, informs: bool) -> u32 {
-    let splice = &flow.splice;
-    let has_response = !work.packet.ack.before(splice.response_end)
-        || !flow.client_ack.before(splice.response_end);
+fn answer(work: &mut Work, flow: &mut Flow, informs: bool, is_new: bool) -> u32 {
+    let (packet, splice) = (&work.packet, &flow.splice);
+    let acknowledges =
+        !packet.ack.before(splice.response_end) && !flow.server_next.before(packet.ack);
+    let has_response = acknowledges || !flow.client_ack.before(splice.response_end);
+    if !has_response && packet.window == 0 {
+        return DROPPED;
+    }
     let length = splice.response_end.since(splice.response_start) as u32;
     if !has_response && text::len(&splice.text, splice.head != 0) != Some(length) {
         // The daemon has replaced the text, and the client may already have a part of the old one.
         bury(work, flow, true, true);
         return ENDED;
     }
-    let window = flow.server_window;
-    let window = if window < MIN_WINDOW {
-        MIN_WINDOW
-    } else {
-        window
-    };
+    // The server's window is not used up by bytes that are withheld. It may be smaller than the
+    // rest of the body, which many clients send before they read a response.
+    let mut window = flow.server_window;
+    if flow.flags & FLOW_WITHHOLDING != 0 && window < MIN_WINDOW {
+        window = MIN_WINDOW;
+    }
     work.kept = Kept {
         withholds: 0,
         early: 0,
         head: 0,
         has_text: u32::from(!has_response),
+        is_new: u32::from(is_new),
         seq: if has_response {
             flow.server_next
         } else {
@@ -315,8 +330,6 @@ fn answer(work: &mut Work, flow: &mut Flow, informs: bool) -> u32 {
     };
     work.tomb.flags = 0;
     fill_text(&mut work.tomb, splice);
-    let window_end = flow.server_ack.plus(window << (flow.window_shift & 15));
-    flow.window_end = flow.window_end.latest(window_end);
     ANSWERED
 }
 
@@ -365,9 +378,6 @@ fn send(skb: Skb, work: &mut Work) -> i32 {
         maps::count(counter::SEND_FAILED);
         return DROP;
     }
-    if to_client.text > 0 {
-        maps::count(counter::RESPONSES_SENT);
-    }
     if work.kept.informs == 0 && to_client.text == 0 {
         return redirect(skb.ifindex(), 0);
     }
@@ -377,6 +387,10 @@ fn send(skb: Skb, work: &mut Work) -> i32 {
     if !skb.clone_redirect(skb.ifindex(), 0) {
         // The client will send its request again, and will be answered then.
         maps::count(counter::SEND_FAILED);
+    } else if work.kept.is_new != 0 {
+        maps::count(counter::RESPONSES_SENT);
+    } else if to_client.text > 0 {
+        maps::count(counter::RESPONSES_RESENT);
     }
     if work.kept.informs == 0 {
         return DROP;

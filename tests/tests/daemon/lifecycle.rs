@@ -210,6 +210,40 @@ fn detach_removes_everything_with_a_daemon_and_without_one() {
 }
 
 #[test]
+fn detach_resets_connections_that_went_on_after_refusals() {
+    for running in [true, false] {
+        let mut rig = Rig::veth(|config| {
+            config
+                .tier("profile", "daily_quota = 1")
+                .policy("on_limit = \"keepalive\"")
+        });
+        let key = rig.limiter.key("acme/web");
+        let other = rig.limiter.key_of_tier("roomy", "master");
+        let addresses = rig.lab.addresses();
+        let mut kept = addresses.map(|address| rig.lab.connect_to(address, GUARDED));
+        let mut plain = rig.lab.connect(GUARDED);
+        assert_eq!(plain.get("/", &key).status, 200);
+        for conn in &mut kept {
+            assert_eq!(conn.get("/", &key).status, 429);
+            assert_eq!(conn.get("/", &other).status, 200);
+        }
+        if !running {
+            rig.limiter.kill();
+        }
+        let output = rig.limiter.detach();
+        assert_eq!(output.code, exit::DONE, "{output:?}");
+        let report = "reset 2 connections that went on after refusals";
+        assert!(output.stdout.contains(report), "{output:?}");
+        for conn in &mut kept {
+            assert!(conn.try_get("/", &other).is_err(), "running: {running}");
+        }
+        assert_eq!(plain.get("/", &key).status, 200, "running: {running}");
+        drop(plain);
+        Nginx::wait_until_no_sockets(&rig.lab, GUARDED);
+    }
+}
+
+#[test]
 fn clsact_hook_limits_and_detaches() {
     let mut rig = Rig::veth(|config| {
         let interfaces = "interfaces = [\"s0\"]\nports = [80]\nhook = \"clsact\"\n";

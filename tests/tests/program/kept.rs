@@ -787,3 +787,157 @@ fn long_streams_after_a_refusal_are_translated() {
         assert_eq!(seen.ack, answered);
     }
 }
+
+#[test]
+fn a_syn_ack_that_comes_again_belongs_to_the_connection() {
+    let mut programs = programs();
+    let mut talk = Talk::new(Shape::v4());
+    let (syn, syn_ack) = (talk.syn(), talk.syn_ack());
+    for (to_server, segment) in [(true, &syn), (false, &syn_ack)] {
+        talk.run(&mut programs, to_server, segment);
+    }
+    let mut kept = Kept {
+        programs,
+        talk,
+        withheld: 0,
+        injected: 0,
+    };
+    // The server does not take the acknowledgement that is passed on (TCP_DEFER_ACCEPT).
+    kept.refused(spent());
+    let ran = kept.talk.run(&mut kept.programs, false, &syn_ack);
+    assert_eq!(ran.verdict, Verdict::Pass);
+    assert_eq!(ran.decoded().seq, syn_ack.seq);
+    kept.admitted(get("/1"));
+    kept.answers(ok("one"));
+    assert_counters(
+        &kept.programs,
+        &[
+            (counter::ADMITTED, 1),
+            (counter::REFUSED_DAILY_QUOTA, 1),
+            (counter::RESPONSES_SENT, 1),
+            (counter::KEPT, 1),
+        ],
+    );
+}
+
+#[test]
+fn http2_is_recognised_after_requests_that_the_server_has_not_seen() {
+    let mut kept = Kept::opened();
+    kept.programs.configure(|config| {
+        config.on_limit = policy::ON_LIMIT_KEEPALIVE;
+        config.malformed = policy::PASS;
+    });
+    kept.refused(spent());
+    let segment = kept.client_at(kept.next(), "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    let ran = kept.run(&segment);
+    assert_eq!(ran.decoded().flags & RST, RST);
+    assert_eq!(kept.programs.counter(counter::HTTP2), 1);
+    drop(kept);
+    // Once the server has seen a request, the preface is only malformed.
+    let mut kept = Kept::opened();
+    kept.admitted(get("/"));
+    kept.answers(ok("one"));
+    kept.refused(spent());
+    let segment = kept.client_at(kept.next(), "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    assert_eq!(kept.run(&segment).answer().flags & FIN, FIN);
+    assert_eq!(kept.programs.counter(counter::HTTP2), 0);
+}
+
+#[test]
+fn a_client_without_room_gets_the_response_when_it_has_room() {
+    let mut kept = Kept::opened();
+    kept.admitted(get("/"));
+    kept.answers(ok("one"));
+    let segment = kept.client_at(kept.next(), spent());
+    let response = kept.answered(&segment);
+    // The client had no room, and has taken only the acknowledgement.
+    let again = segment.clone().with_window(0);
+    assert_eq!(kept.run(&again).verdict, Verdict::Drop);
+    kept.withheld += len(spent());
+    for (window, answers) in [(0, false), (100, true)] {
+        let update = kept.client_at(kept.next(), b"").with_flags(ACK);
+        let ran = kept.run(&update.with_window(window));
+        assert_eq!(ran.verdict == Verdict::Drop, answers, "{window}");
+        if answers {
+            assert_eq!(ran.answer().text(), response.text());
+        }
+    }
+    // A client that never makes room for it is not answered for ever.
+    let update = kept.client_at(kept.next(), b"").with_flags(ACK);
+    let answers = (0..20).filter(|_| kept.run(&update).verdict == Verdict::Drop);
+    assert!(answers.count() < 10);
+}
+
+#[test]
+fn the_window_of_an_answer_is_that_of_the_server() {
+    let mut programs = programs();
+    let mut talk = Talk::new(Shape::v4());
+    let syn = talk.syn();
+    // The window of a SYN-ACK is not scaled (RFC 7323, section 2.2).
+    let syn_ack = talk.syn_ack().with_options(vec![1, 3, 3, 7]);
+    for (to_server, segment) in [(true, syn), (false, syn_ack)] {
+        talk.run(&mut programs, to_server, &segment);
+    }
+    let mut kept = Kept {
+        programs,
+        talk,
+        withheld: 0,
+        injected: 0,
+    };
+    let answer = kept.refused(spent());
+    assert_eq!(answer.window, kept.talk.window >> 7);
+    let flow = kept.programs.flow(&kept.talk.key()).expect("a flow");
+    let beyond = flow.window_end.since(flow.next);
+    assert_eq!(
+        beyond,
+        i32::from(kept.talk.window),
+        "what the server offered"
+    );
+}
+
+#[test]
+fn a_fin_of_the_server_waits_for_the_bytes_before_it() {
+    let mut kept = Kept::opened();
+    kept.refused(spent());
+    kept.admitted(get("/"));
+    let response = ok("late");
+    let fin = kept.server_at(len(&response), b"").with_flags(FIN | ACK);
+    let ran = kept.talk.run(&mut kept.programs, false, &fin);
+    assert_eq!(ran.verdict, Verdict::Drop);
+    kept.answers(&response);
+    kept.reaches_client(&fin);
+    assert_eq!(kept.programs.state(SCOPE).in_flight, 0);
+    drop(kept);
+    // A FIN that the server sends together with its last bytes from before a refusal comes after
+    // the response to that refusal.
+    let mut kept = Kept::opened();
+    kept.admitted(get("/"));
+    kept.answers(ok("one"));
+    kept.refused(spent());
+    let both = kept.server_at(0, ok("one")).with_flags(FIN | ACK | PSH);
+    let ran = kept.talk.run(&mut kept.programs, false, &both);
+    assert_eq!(ran.verdict, Verdict::Drop);
+}
+
+#[test]
+fn an_error_for_an_incomplete_head_reaches_the_client() {
+    let mut kept = Kept::opened();
+    kept.refused(spent());
+    kept.admitted("GET / HTTP/1.1\r\nX-Lo");
+    kept.answers("HTTP/1.1 431 Too Large\r\nContent-Length: 0\r\n\r\n");
+}
+
+#[test]
+fn a_client_that_has_lost_its_state_resets_the_connection() {
+    let mut kept = Kept::opened();
+    kept.admitted(get("/"));
+    kept.answers(ok("one"));
+    let request_at = kept.next();
+    kept.refused(spent());
+    // The client answers a packet whose acknowledgement does not include the request yet.
+    let reset = kept.client_at(request_at, b"").with_flags(RST);
+    let ran = kept.run(&reset);
+    assert_eq!(ran.decoded().flags & RST, RST);
+    assert_eq!(kept.client_position(ran.decoded().seq), kept.talk.asked);
+    assert!(kept.programs.flow(&kept.talk.key()).is_none());
+}
