@@ -25,7 +25,8 @@ pub enum Idle {
     /// or whose client does not answer, after `tcp_orphan_retries` retransmissions (at most about
     /// two minutes).
     Closing = 2,
-    /// Both sides have sent their FIN, or one side has sent a reset.
+    /// Both sides have sent their FIN and the server has acknowledged the client's, or the flow is
+    /// in [`phase::RESET`]. (After a reset that may not have been accepted, see `Handshake`.)
     Closed = 3,
     /// The connection is open, but the server has sent nothing since the client completed the
     /// handshake. The client's last packet of the handshake may have been lost between the limiter

@@ -288,12 +288,9 @@ fn is_unsolicited(packet: &Packet, flow: &Flow) -> bool {
     flow.phase == phase::HTTP
         && flow.flags & FLOW_RESPONSE_LOST == 0
         && flow.response_next.before(packet.seq.plus(packet.len))
-        && if flow.asked == flow.answered {
-            // While a head is incomplete, the server may already answer it with an error.
-            !flow.request.state.in_head()
-        } else {
-            !flow.splice.first_asked.before(packet.ack)
-        }
+        // While a head is incomplete, the server may already answer it with an error.
+        && ((flow.asked == flow.answered && !flow.request.state.in_head())
+            || !flow.splice.first_asked.before(packet.ack))
 }
 
 /// The state of a scan of the responses in a packet.

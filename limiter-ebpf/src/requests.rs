@@ -81,7 +81,7 @@ pub fn requests(
     from: u32,
 ) -> Action {
     begin(work, &mut flow.request, config, from);
-    if flow.asked == flow.answered {
+    if flow.asked == flow.answered && !flow.request.state.in_head() {
         flow.splice.first_asked = flow.next;
     }
     work.kept.withholds = flow.flags & FLOW_WITHHOLDING;

@@ -140,7 +140,8 @@ counters! {
     RESPONSES_RESENT = "responses_resent",
     /// Resets sent by the kernel programs.
     RESETS_SENT = "resets_sent",
-    /// Packets that the kernel programs could not send because there was no memory.
+    /// Packets that the kernel programs could not send, for example because there was no memory or
+    /// a queue was full.
     SEND_FAILED = "send_failed",
     /// Packets of refused connections that were answered or dropped.
     TOMB_PACKETS = "tomb_packets",

@@ -258,8 +258,8 @@ pub struct Flow {
     pub server_ack: Seq,
     /// The server's last timestamp value (RFC 7323); 0 if the server has sent none.
     pub server_tsval: u32,
-    /// The last window that the server has announced: the number in the TCP header, not shifted, in
-    /// host byte order.
+    /// The last window that the server has announced, in units of `1 << window_shift` bytes. This
+    /// is the number in the TCP header, except after a SYN-ACK, whose window is not scaled.
     pub server_window: u32,
     /// The sequence number after the client's FIN, if the client has sent it.
     pub client_fin: Seq,
@@ -383,8 +383,8 @@ pub struct Tomb {
 
 /// The response has no body, because the method of the request was HEAD.
 pub const TOMB_HEAD: u32 = 1;
-/// The server had received a part of the request, or the policy requires a reset. Resets are sent
-/// to the server instead of a FIN.
+/// The server is sent resets instead of a FIN, for example because it already has a part of the
+/// request, is still in the handshake, or because both sides are reset.
 pub const TOMB_RESET_SERVER: u32 = 2;
 /// There is no response, because both sides have been reset.
 pub const TOMB_RESET_CLIENT: u32 = 4;

@@ -360,7 +360,7 @@ impl Plane for Kernel {
     }
 
     fn release(&mut self) -> Result<Vec<String>, KernelError> {
-        let mut removed = translated::end_all(&self.set.maps.flows)?;
+        let mut removed = translated::end_all(&self.set.maps.flows);
         removed.extend(detach::remove_attachments(&self.pins)?);
         self.attachments = self.attachments.emptied();
         Ok(removed)
@@ -399,7 +399,8 @@ impl Plane for Kernel {
     }
 
     fn detach(&mut self) -> Result<Vec<String>, KernelError> {
-        let mut removed = self.release()?;
+        let mut removed = detach::remove_attachments(&self.pins)?;
+        self.attachments = self.attachments.emptied();
         removed.extend(detach::remove_maps(self.pins.root())?);
         Ok(removed)
     }

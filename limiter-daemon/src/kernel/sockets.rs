@@ -134,14 +134,34 @@ impl KernelSockets {
     /// # Errors
     /// Returns the kernel's error.
     pub fn destroy(&mut self, ends: Ends) -> io::Result<bool> {
-        // Otherwise the kernel would end the socket that listens on the server's port.
-        if !self.find(ends)? {
+        // The kernel ends exactly the socket with this cookie. Without a cookie, it would end the
+        // socket that listens on the server's port if the connection has just ended by itself.
+        let Some(cookie) = self.cookie(ends)? else {
             return Ok(false);
-        }
-        let request = SockDiagDestroy::new(inet_request(family_of(ends), id_of(ends)));
+        };
+        let id = SocketId {
+            cookie,
+            ..id_of(ends)
+        };
+        let request = SockDiagDestroy::new(inet_request(family_of(ends), id));
         match self.0.request(request, NLM_F_ACK, &mut |_| {}) {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns the cookie of the socket with the ends `ends`, which identifies the socket, or
+    /// `None` if there is no such socket.
+    fn cookie(&mut self, ends: Ends) -> io::Result<Option<[u8; 8]>> {
+        let mut cookie = None;
+        // If the connection does not exist, the kernel returns the socket that listens on the
+        // server's port.
+        match self.request(family_of(ends), 0, id_of(ends), &mut |socket| {
+            cookie = (socket.state != TCP_LISTEN).then_some(socket.socket_id.cookie);
+        }) {
+            Ok(_) => Ok(cookie),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -214,17 +234,7 @@ impl SocketTable for KernelSockets {
     }
 
     fn find(&mut self, ends: Ends) -> io::Result<bool> {
-        let family = family_of(ends);
-        let mut found = false;
-        // If the connection does not exist, the kernel returns the socket that listens on the
-        // server's port.
-        match self.request(family, 0, id_of(ends), &mut |socket| {
-            found = socket.state != TCP_LISTEN;
-        }) {
-            Ok(_) => Ok(found),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
+        Ok(self.cookie(ends)?.is_some())
     }
 }
 

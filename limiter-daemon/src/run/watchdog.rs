@@ -14,8 +14,9 @@ use tokio::{task::AbortHandle, time::MissedTickBehavior};
 use super::notify::notify;
 use crate::engine::{pulse::PulseReading, shared::Shared};
 
-/// The number of attempts to send a message within the service manager's timeout. One round of a
-/// recurring task may take longer than the interval between two attempts.
+/// The number of times per timeout of the service manager at which progress is checked and, if
+/// there is any, a message is sent. One check may find no progress, because a round of a recurring
+/// task may take longer than the interval between two checks.
 const ATTEMPTS: u32 = 4;
 
 /// Returns the time that the service manager waits for a message, or `None` if it expects none from

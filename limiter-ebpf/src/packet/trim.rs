@@ -26,9 +26,9 @@ const MAX_CUT: u32 = 15 * 1024;
 /// parts in which it is compared. It leaves room for the longest headers before the payload.
 pub const PART: u32 = 12 * 1024;
 
-/// Returns the maximum number of payload bytes of a segment that can be let through if the segment
-/// has to be cut. If the segment consists of several packets, these bytes are whole packets,
-/// because the rest will be retransmitted in packets of the same size.
+/// Returns the maximum number of payload bytes to which a segment can be cut. `size` is its GSO
+/// size (0 for a single packet), and `payload` the offset of its payload. The result is a multiple
+/// of `size` if at least one packet fits, because the rest will be retransmitted in such packets.
 #[inline(always)]
 pub fn room(size: u32, payload: u32) -> u32 {
     let room = MAX_CUT.saturating_sub(payload);

@@ -4,7 +4,7 @@
 //! client.
 
 use limiter_common::{
-    abi::{TOMB_RESET_CLIENT, TOMB_RESET_SERVER, counter},
+    abi::{TOMB_KEPT, TOMB_RESET_CLIENT, TOMB_RESET_SERVER, counter},
     seq::Seq,
 };
 
@@ -79,6 +79,8 @@ fn refuse(skb: Skb, work: &mut Work) -> i32 {
         maps::count(counter::SEND_FAILED);
     } else if answer == ANSWERED_RESET {
         maps::count(counter::RESETS_SENT);
+    } else if answer == ANSWERED_RESPONSE && work.tomb.flags & TOMB_KEPT != 0 {
+        maps::count(counter::RESPONSES_RESENT);
     } else if answer == ANSWERED_RESPONSE {
         maps::count(counter::RESPONSES_SENT);
     }

@@ -190,8 +190,8 @@ fn withhold_bytes(work: &mut Work, flow: &mut Flow, done: u32, from: u32) -> u32
         return close(work, flow);
     }
     let result = answer(work, flow, informs, is_new);
-    // If the connection ends, the whole packet is counted with its end.
-    if result != ENDED {
+    // Otherwise the whole packet is counted where it is dropped, or where the connection ends.
+    if result == ANSWERED {
         let len = work.packet.len;
         maps::count_by(counter::REFUSED_BYTES, u64::from(count));
         maps::count_by(counter::DROPPED_BYTES, u64::from(len - count));
@@ -387,9 +387,11 @@ fn send(skb: Skb, work: &mut Work) -> i32 {
     if !skb.clone_redirect(skb.ifindex(), 0) {
         // The client will send its request again, and will be answered then.
         maps::count(counter::SEND_FAILED);
+    } else if to_client.text == 0 {
+        maps::count_by(counter::RESETS_SENT, u64::from(to_client.flags & RST != 0));
     } else if work.kept.is_new != 0 {
         maps::count(counter::RESPONSES_SENT);
-    } else if to_client.text > 0 {
+    } else {
         maps::count(counter::RESPONSES_RESENT);
     }
     if work.kept.informs == 0 {

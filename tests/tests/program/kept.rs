@@ -11,7 +11,7 @@ use limiter_tests::program::{
 
 use crate::{
     shapes::shapes,
-    support::{SCOPE, assert_counters, get, get_as, limited, ok},
+    support::{KEY, SCOPE, assert_counters, get, get_as, limited, ok},
 };
 
 /// The key of a scope that may send nothing.
@@ -862,7 +862,7 @@ fn a_client_without_room_gets_the_response_when_it_has_room() {
             assert_eq!(ran.answer().text(), response.text());
         }
     }
-    // A client that never makes room for it is not answered for ever.
+    // The number of repetitions is limited if the client never acknowledges the whole response.
     let update = kept.client_at(kept.next(), b"").with_flags(ACK);
     let answers = (0..20).filter(|_| kept.run(&update).verdict == Verdict::Drop);
     assert!(answers.count() < 10);
@@ -924,7 +924,27 @@ fn an_error_for_an_incomplete_head_reaches_the_client() {
     let mut kept = Kept::opened();
     kept.refused(spent());
     kept.admitted("GET / HTTP/1.1\r\nX-Lo");
-    kept.answers("HTTP/1.1 431 Too Large\r\nContent-Length: 0\r\n\r\n");
+    let error = "HTTP/1.1 431 Too Large\r\nContent-Length: 0\r\n\r\n";
+    // The rest of the head is on its way when the server answers.
+    let acked = kept.talk.client_start + kept.talk.asked;
+    kept.admitted(format!("ng: 1\r\nX-Api-Key: {KEY}\r\n\r\n"));
+    let segment = kept.server_at(0, error).with_ack(acked);
+    kept.reaches_client(&segment);
+    drop(kept);
+    let mut kept = Kept::opened();
+    kept.refused(spent());
+    kept.admitted("GET / HTTP/1.1\r\nX-Lo");
+    kept.answers(error);
+    drop(kept);
+    // The server gives up waiting before it sees the beginning of the head.
+    let mut kept = Kept::opened();
+    kept.refused(spent());
+    let acked = kept.talk.client_start + kept.talk.asked;
+    kept.admitted("GET / HTTP/1.1\r\nX-Lo");
+    let timeout = "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n";
+    let segment = kept.server_at(0, timeout).with_ack(acked);
+    let ran = kept.talk.run(&mut kept.programs, false, &segment);
+    assert_eq!(ran.decoded().flags & RST, RST);
 }
 
 #[test]

@@ -70,8 +70,8 @@ impl DayCounts {
         let mut closed = None;
         if today > self.day {
             let used = if now.day <= self.day {
-                // No request has come since midnight, so `day_count` still has the count of the old
-                // day.
+                // No request has come since midnight. `day_count` has the count of the old day, or
+                // of an earlier day if no request came on the old day either.
                 if now.day == self.day {
                     now.used
                 } else {

@@ -141,9 +141,9 @@ pub(crate) fn described(changes: &Changes) -> Vec<String> {
     described.collect()
 }
 
-/// Returns the settings of an override that a change has replaced. If the new override does not
-/// contain a limit of the old one, this limit now has the value of the tier, which is taken from
-/// `limits`.
+/// Returns the settings of the override `before` that have another value after the change, each
+/// with its old and new value. The new value of a limit that `after` does not set is the one in
+/// `limits`, the limits that are in force after the change.
 pub(crate) fn replaced(
     before: Option<&Override>,
     after: Option<&Override>,
