@@ -21,6 +21,7 @@ use crate::{
         flow::LockedFlow,
         maps::{self, dropped},
         skb::{DROP, NEXT, Skb},
+        verifier::reread,
         work::{Packet, Work},
     },
     open::syn,
@@ -78,7 +79,6 @@ pub fn run<const L2: bool>(skb: Skb) -> i32 {
 /// depends on is in `Work`.
 #[inline(always)]
 fn act(skb: Skb, work: &mut Work, mut flow: LockedFlow, action: Action) -> i32 {
-    let len = work.packet.len;
     match action {
         Action::Pass => {
             splice::to_server(work, &mut flow);
@@ -101,6 +101,7 @@ fn act(skb: Skb, work: &mut Work, mut flow: LockedFlow, action: Action) -> i32 {
         }
         Action::Drop(counter) => {
             drop(flow);
+            let len = work.packet.len;
             if len > 0 {
                 maps::count_by(counter::DROPPED_BYTES, u64::from(len));
             }
@@ -108,12 +109,12 @@ fn act(skb: Skb, work: &mut Work, mut flow: LockedFlow, action: Action) -> i32 {
         }
         Action::Bury => {
             replace_by_tomb(work, flow);
-            maps::count_by(counter::REFUSED_BYTES, u64::from(len));
+            maps::count_by(counter::REFUSED_BYTES, u64::from(work.packet.len));
             limiter_refuse(skb, work)
         }
         Action::Reset => {
             replace_by_tomb(work, flow);
-            maps::count_by(counter::REFUSED_BYTES, u64::from(len));
+            maps::count_by(counter::REFUSED_BYTES, u64::from(work.packet.len));
             limiter_end_server(skb, work)
         }
         Action::Answer => {
@@ -452,7 +453,7 @@ fn new_payload(
     let new = len - from;
     let withholds = flow.flags & FLOW_WITHHOLDING != 0;
     let request = &mut flow.request.state;
-    if request.skippable() >= u64::from(new) && !withholds {
+    if !withholds && request.skippable() >= u64::from(new) {
         request.skip(new);
         flow.next = work.packet.seq.plus(len);
         flow.conflicts = 0;
@@ -470,6 +471,7 @@ fn new_payload(
     if fault != VALID {
         return Action::Drop(fault);
     }
+    let withholds = reread(&flow.flags) & FLOW_WITHHOLDING != 0;
     let request = &mut flow.request.state;
     let left = request.skippable();
     if withholds && (left >= u64::from(new) || request.is_length_body()) {

@@ -68,7 +68,6 @@ struct Requests<'a> {
     work: &'a mut Work,
     flow: &'a mut Flow,
     config: &'static Config,
-    from: u32,
 }
 
 /// Scans the new payload, which begins at byte `from`.
@@ -85,6 +84,7 @@ pub fn requests(
         flow.splice.first_asked = flow.next;
     }
     work.kept.withholds = flow.flags & FLOW_WITHHOLDING;
+    work.kept.from = from;
     records::memory(skb, work, flow);
     work.identity = Identity::begin(skb, &flow.request.state);
     // This outcome remains if the loop ends before it sets another.
@@ -100,7 +100,6 @@ pub fn requests(
         work: &mut *work,
         flow: &mut *flow,
         config,
-        from,
     };
     repeat(http::UNITS, &mut requests, unit);
     let outcome = reread(&work.outcome);
@@ -141,7 +140,7 @@ fn mask(parser: &mut Parser, config: &Config) {
 /// request may pass. Returns whether the scan ends.
 #[inline(always)]
 fn unit(requests: &mut Requests<'_>, _: u32) -> bool {
-    let (skb, config, from) = (requests.skb, requests.config, requests.from);
+    let (skb, config) = (requests.skb, requests.config);
     let (work, flow) = (&mut *requests.work, &mut *requests.flow);
     let framing = work.scan.framing_to.wrapping_sub(work.scan.framing_from);
     if framing as i32 > work.memory && work.kept.withholds == 0 {
@@ -164,7 +163,7 @@ fn unit(requests: &mut Requests<'_>, _: u32) -> bool {
             if decision == decide::ADMITS && !go_on(skb, work, flow, config) {
                 return false;
             }
-            if decision == decide::REFUSES && kept::goes_on(skb, work, flow, config, from) {
+            if decision == decide::REFUSES && kept::goes_on(skb, work, flow, config) {
                 kept::begin(work);
                 let body = http::request_body(&work.scan.state);
                 scanner::go_on_withheld(&mut work.scan, body);

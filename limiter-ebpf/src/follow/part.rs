@@ -28,14 +28,14 @@ use crate::{
 
 /// Compares the packet, which contains all or some bytes of record `number`, with that record,
 /// which must contain a fingerprint. Stores the result in `Work::comparison` and
-/// `Comparison::last`.
+/// `Outcome::last`.
 #[inline(never)]
 pub fn compare(comparison: &mut Comparison<'_>, number: u32) {
-    let first = comparison.first;
+    let first = comparison.work.comparison.first;
     let whole = *record(comparison.flow, number);
     let mut new = Record {
         start: whole.start.latest(comparison.work.packet.seq),
-        end: whole.end.earliest(comparison.last),
+        end: whole.end.earliest(comparison.work.comparison.last),
         fingerprint: 0,
     };
     if !take_fingerprint(comparison, &mut new) {
@@ -64,7 +64,7 @@ pub fn compare(comparison: &mut Comparison<'_>, number: u32) {
         comparison.flow.part = both;
         comparison.work.comparison.is_news = 1;
     }
-    comparison.last = new.start.latest(first);
+    comparison.work.comparison.last = new.start.latest(first);
 }
 
 /// Returns the part `new` of the record `whole`. If `known` is an adjacent part of the same record,
@@ -120,15 +120,14 @@ fn split(flow: &mut Flow, number: u32, before: Record) {
 /// this structure, to leave enough stack space for the scanner, which the loops call. (The frames
 /// of all functions that are active at once may have 512 bytes in total, and before Linux 6.9 the
 /// size of each frame is rounded up to a multiple of 32; `check_max_stack_depth` of
-/// kernel/bpf/verifier.c.) The result of the comparison is in `Work::comparison`.
+/// kernel/bpf/verifier.c.) The rest of the state and the result are in `Work::comparison`.
 pub struct Comparison<'a> {
     pub skb: Skb,
     pub work: &'a mut Work,
     pub flow: &'a mut Flow,
-    /// The sequence number of the first byte of the packet that the server has not acknowledged.
-    pub first: Seq,
-    /// The sequence number after the last byte that may pass.
-    pub last: Seq,
 }
 
-const _: () = assert!(size_of::<Comparison<'_>>() == 32, "a frame of the stack");
+const _: () = assert!(
+    size_of::<Comparison<'_>>() == 24,
+    "less than a frame of the stack"
+);

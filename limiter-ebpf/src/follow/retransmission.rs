@@ -39,6 +39,7 @@ use crate::{
         repeat::repeat,
         scanner,
         skb::Skb,
+        verifier::reread,
         work::{Outcome, Work},
     },
 };
@@ -65,17 +66,19 @@ fn may_pass(skb: Skb, work: &mut Work, flow: &mut Flow, len: u32) -> i32 {
     if !first.before(last) {
         return len as i32;
     }
-    work.comparison = Outcome::default();
+    work.comparison = Outcome {
+        first,
+        last,
+        ..Outcome::default()
+    };
     let records = flow.records_kept;
     let mut comparison = Comparison {
         skb,
         work: &mut *work,
         flow: &mut *flow,
-        first,
-        last,
     };
     repeat(records, &mut comparison, compare);
-    let last = comparison.last;
+    let last = reread(&work.comparison.last);
     if work.comparison.differs != 0 {
         return CONFLICT;
     }
@@ -100,7 +103,7 @@ fn compare(comparison: &mut Comparison<'_>, number: u32) -> bool {
     let number = oldest.wrapping_add(number);
     let kept = record(flow, number);
     let (start, end) = (kept.start, kept.end);
-    let (first, last) = (comparison.first, comparison.last);
+    let Outcome { first, last, .. } = comparison.work.comparison;
     if !start.before(last) || !first.before(end) {
         return false;
     }
@@ -114,7 +117,7 @@ fn compare(comparison: &mut Comparison<'_>, number: u32) -> bool {
         // part of the record, which shows that the server accepts segments in parts. An identity
         // can only be compared as a whole, and therefore at most the bytes before the record may
         // pass.
-        comparison.last = start.latest(first);
+        comparison.work.comparison.last = start.latest(first);
         return false;
     }
     let (from, to) = (from as u32, end.since(start) as u32 + from as u32);
@@ -126,7 +129,7 @@ fn compare(comparison: &mut Comparison<'_>, number: u32) -> bool {
     if from.checked_div(size) != (to - 1).checked_div(size) {
         // The bytes are in several packets, and the server might receive only some of these
         // packets. Therefore at most the bytes before the record may pass.
-        comparison.last = start;
+        comparison.work.comparison.last = start;
     }
     false
 }

@@ -182,6 +182,9 @@ pub struct Translation {
 pub struct Kept {
     /// 1 if the refused request is withheld from the server, whose body is being scanned.
     pub withholds: u32,
+    /// The payload offset of the first byte that is new. (It is kept here because the stack is
+    /// short.)
+    pub from: u32,
     /// The result of `limiter_answer_early`.
     pub early: u32,
     /// 1 if the method of that request is HEAD.
@@ -213,10 +216,14 @@ pub struct Identity {
     pub reserved: u32,
 }
 
-/// The result of a comparison, besides `Comparison::last`.
+/// The state and the result of a comparison of a segment with the bytes seen before.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct Outcome {
+    /// The sequence number of the first byte of the packet that the server has not acknowledged.
+    pub first: Seq,
+    /// The sequence number after the last byte that may pass.
+    pub last: Seq,
     /// 1 if some bytes of the segment differ from the bytes seen before.
     pub differs: u32,
     /// 1 if the segment contains a part of a record that was not known yet.

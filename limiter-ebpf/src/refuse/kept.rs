@@ -55,6 +55,10 @@ global! {
     /// of the segment, and those before `from` were seen earlier.
     fn limiter_withhold(work, flow; done: u32, from: u32) -> u32 = withhold_bytes, or DROPPED;
 
+    /// Returns whether the client keeps the connection open after the response to its request.
+    /// (This is a function of its own because its buffer would be on the stack of the scan.)
+    fn limiter_keeps_connection(skb, work;) -> bool = keeps_connection, or false;
+
     /// Acknowledges the client's bytes so far, in answer to a packet that is ahead of them.
     fn limiter_repeat(work, flow;) -> u32 = repeat_answer, or DROPPED;
 
@@ -64,20 +68,19 @@ global! {
 }
 
 /// Returns whether the connection goes on after the refusal in `Work::refusal`. The head of the
-/// refused request is complete, and the request begins at byte `from` of the segment.
+/// refused request is complete, and the request begins at the first new byte of the segment.
 #[inline(always)]
-pub fn goes_on(skb: Skb, work: &Work, flow: &Flow, config: &Config, from: u32) -> bool {
+pub fn goes_on(skb: Skb, work: &mut Work, flow: &Flow, config: &Config) -> bool {
     const NEVER: u32 =
         FLOW_CLIENT_FIN | FLOW_SERVER_FIN | FLOW_SIGNED | FLOW_DEFERRED | FLOW_WITHHOLDING;
     let (packet, state) = (&work.packet, &work.scan.state);
     let reason = work.refusal.text.reason;
     if config.on_limit != policy::ON_LIMIT_KEEPALIVE
         || reason >= reason::MALFORMED
-        || work.scan.message_at != from as i32
+        || work.scan.message_at != work.kept.from as i32
         || flow.flags & NEVER != 0
         || packet.has(FIN)
         || packet.window == 0
-        || !keeps_connection(skb, work)
         || state.length > u64::from(MAX_WITHHELD_BODY)
     {
         return false;
@@ -89,14 +92,15 @@ pub fn goes_on(skb: Skb, work: &Work, flow: &Flow, config: &Config, from: u32) -
         && flow.response_next == flow.server_next
         && flow.server_ack == flow.next
         && text::len(&work.refusal.text, state.method == http::METHOD_HEAD).is_some()
+        && limiter_keeps_connection(skb, work)
 }
 
 /// The size of the buffer for the value of `Connection`, in bytes.
 const ROOM: u64 = http::CONNECTION_WORDS as u64 * 8;
 
-/// Returns whether the client keeps the connection open after the response to its request.
+/// The body of [`limiter_keeps_connection`].
 #[inline(always)]
-fn keeps_connection(skb: Skb, work: &Work) -> bool {
+fn keeps_connection(skb: Skb, work: &mut Work) -> bool {
     match http::persistence(&work.scan.state) {
         Persistence::Keeps => true,
         Persistence::Asks => {
@@ -312,6 +316,7 @@ fn answer(work: &mut Work, flow: &mut Flow, informs: bool, is_new: bool) -> u32 
     }
     work.kept = Kept {
         withholds: 0,
+        from: 0,
         early: 0,
         head: 0,
         has_text: u32::from(!has_response),
