@@ -23,7 +23,7 @@ use aya::{
 };
 
 use crate::{
-    Lab, Namespace, cleanup,
+    Lab, Namespace, cleanup, clock,
     disorder::{
         OBJECT, Rule,
         abi::{self, Config, TO_CLIENT, TO_SERVER, count},
@@ -115,8 +115,10 @@ pub fn links(namespace: &Namespace, interface: &str) -> [Vec<AttachedProgram>; 2
 }
 
 fn links_here(interface: &str, hook: TcAttachType) -> Vec<AttachedProgram> {
-    let (_revision, programs) =
-        SchedClassifier::query_tcx(interface, hook).expect("ask what is attached");
+    // The query fails if a program is replaced after its id was read.
+    let (_revision, programs) = clock::eventually_some("the attached programs are listed", || {
+        SchedClassifier::query_tcx(interface, hook).ok()
+    });
     let programs = programs.iter();
     programs
         .map(|program| AttachedProgram {
