@@ -732,7 +732,7 @@ fn a_head_request_gets_no_body_and_a_missing_key_a_401() {
     let answer = kept.refused("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(answer.text().starts_with("HTTP/1.1 401 "));
     kept.admitted(get("/"));
-    // Nobody knows where a malformed request ends.
+    // The end of a malformed request is unknown.
     kept.answers(ok("one"));
     let segment = kept.client_at(kept.next(), "GET / HTTP/1.1\r\nno field\r\n\r\n");
     assert_eq!(kept.run(&segment).answer().flags & FIN, FIN);
