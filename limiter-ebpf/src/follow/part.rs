@@ -16,10 +16,7 @@
 //! a packet are kept in several records (`records.rs`), and a retransmission passes up to the end
 //! of the last record that it contains as a whole.
 
-use limiter_common::{
-    abi::{Flow, RECORDS, Record},
-    seq::Seq,
-};
+use limiter_common::abi::{Flow, RECORDS, Record};
 
 use crate::{
     follow::records::record,
