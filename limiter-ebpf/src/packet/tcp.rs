@@ -52,14 +52,15 @@ pub fn begin<const LEN: u32>(
 }
 
 /// Handles a first fragment. Its TCP header may be incomplete (RFC 1858), but contains at least the
-/// ports, because a fragment has at least eight bytes.
+/// ports, because a fragment has at least eight bytes. A packet that ends before them is truncated.
 #[inline(always)]
 pub fn first_fragment(skb: Skb, linear: Linear, l4: u32, direction: Direction) -> Attempt {
     const PORTS_LEN: u32 = 4;
     match linear.header::<PORTS_LEN>(l4) {
-        Some(ports) if !guarded(ports, direction) => Ok((Kind::Other, None)),
+        Some(ports) if guarded(ports, direction) => Ok((Kind::Fragment, None)),
+        Some(_) => Ok((Kind::Other, None)),
         None if skb.len() >= l4 + PORTS_LEN => Err(()),
-        _ => Ok((Kind::Fragment, None)),
+        None => Ok((Kind::Unreadable, None)),
     }
 }
 

@@ -80,12 +80,12 @@ impl DecodedSegment {
 
     /// Decodes a packet as its receiver would, and checks lengths and checksums.
     ///
-    /// # Panics
-    /// Panics if a receiver would not accept the packet.
-    #[track_caller]
-    pub fn of(packet: &[u8], ethernet: bool) -> Self {
+    /// # Errors
+    /// Returns the reason for which a receiver would not accept the packet, or for which the packet
+    /// has bytes after its segment.
+    pub fn verified(packet: &[u8], ethernet: bool) -> Result<Self, String> {
         let Some(decoded) = Self::read(packet, ethernet) else {
-            panic!("no TCP segment: {packet:02x?}");
+            return Err(format!("no TCP segment: {packet:02x?}"));
         };
         let link = if ethernet {
             ETHERNET + decoded.tags * TAG
@@ -93,25 +93,30 @@ impl DecodedSegment {
             0
         };
         let (ip, segment) = packet[link..].split_at(decoded.ip_header);
-        if decoded.from.is_ipv4() {
-            assert_eq!(
-                checksum::sum(&[ip]),
-                0xffff,
-                "the IPv4 checksum of {packet:02x?}"
-            );
+        if decoded.from.is_ipv4() && checksum::sum(&[ip]) != 0xffff {
+            return Err(format!("the IPv4 checksum is wrong: {packet:02x?}"));
         }
-        assert_eq!(
-            TCP_HEADER + decoded.options.len() + decoded.payload.len(),
-            segment.len(),
-            "the length of {packet:02x?}"
-        );
+        let len = TCP_HEADER + decoded.options.len() + decoded.payload.len();
+        if len != segment.len() {
+            return Err(format!("the segment has {len} bytes: {packet:02x?}"));
+        }
         let pseudo = checksum::pseudo_header(decoded.from, decoded.to, segment.len());
-        assert_eq!(
-            checksum::sum(&[&pseudo, segment]),
-            0xffff,
-            "the TCP checksum of {packet:02x?}"
-        );
-        decoded
+        if checksum::sum(&[&pseudo, segment]) != 0xffff {
+            return Err(format!("the TCP checksum is wrong: {packet:02x?}"));
+        }
+        Ok(decoded)
+    }
+
+    /// Decodes a packet with [`DecodedSegment::verified`].
+    ///
+    /// # Panics
+    /// Panics if a receiver would not accept the packet.
+    #[track_caller]
+    pub fn of(packet: &[u8], ethernet: bool) -> Self {
+        match Self::verified(packet, ethernet) {
+            Ok(decoded) => decoded,
+            Err(reason) => panic!("{reason}"),
+        }
     }
 
     /// Returns the payload as text, for messages and comparisons.

@@ -164,3 +164,32 @@ fn a_first_fragment_with_half_a_tcp_header_is_dropped() {
         ]);
     }
 }
+
+#[test]
+fn a_first_fragment_without_ports_is_unreadable() {
+    let ends = Ends::v4();
+    let part = Extension::fragment(Fragment {
+        offset: 0,
+        more: true,
+    });
+    let v6 = Ends::v6();
+    let around = |shape: Shape, ends: &Ends, len| {
+        shape.around(ends.client, ends.server, 6, true, &[0; 3][..len])
+    };
+    for len in [0, 3] {
+        check(vec![
+            Row::new(
+                "IPv4",
+                Hook::Ingress,
+                around(Shape::v4_fragment(0, true), &ends, len),
+            )
+            .dropped(counter::UNREADABLE_DROPPED),
+            Row::new(
+                "IPv6",
+                Hook::Ingress,
+                around(Shape::v6_with(vec![part.clone()]), &v6, len),
+            )
+            .dropped(counter::UNREADABLE_DROPPED),
+        ]);
+    }
+}
