@@ -41,6 +41,7 @@ pub mod program;
 pub mod proxies;
 pub mod raw;
 pub mod record;
+pub mod refused;
 pub mod rig;
 pub mod scripted;
 pub mod server;
@@ -64,6 +65,7 @@ pub use namespace::Namespace;
 #[cfg(feature = "program")]
 pub use neighbour::{Neighbour, Place, Stopper};
 pub use nginx::Nginx;
+pub use refused::Refused;
 pub use rig::Rig;
 pub use server::Server;
 pub use terminal::Terminal;

@@ -148,7 +148,7 @@ impl Default for Policy {
             preflight: Preflight::Pass,
             unknown_key: UnknownKey::Pass,
             malformed: Malformed::Reject,
-            on_limit: OnLimit::Close,
+            on_limit: OnLimit::Keepalive,
             untracked: Untracked::Pass,
             table_full: TableFull::Reject,
             connect: Connect::Reject,

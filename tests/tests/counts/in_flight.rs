@@ -6,14 +6,20 @@
 use std::thread;
 
 use limiter_tests::{
-    Conn, GUARDED, Net, Nginx, Rig, eventually, nginx, process::Process, request, tools,
+    Conn, GUARDED, Net, Nginx, Refused, Rig, eventually, nginx, process::Process, request, tools,
 };
 
 #[test]
 fn concurrency_admits_twenty_of_thirty_and_slots_are_freed() {
     const LIMIT: usize = 20;
-    for net in [Net::Veth, Net::Loopback] {
-        let rig = Rig::on(net, |config| config.tier("profile", "concurrency = 20"));
+    for (net, after) in [
+        (Net::Veth, Refused::KeptOpen),
+        (Net::Loopback, Refused::KeptOpen),
+        (Net::Veth, Refused::Closed),
+    ] {
+        let rig = Rig::on(net, |config| {
+            after.configure(config).tier("profile", "concurrency = 20")
+        });
         let key = rig.limiter.key("acme/web");
         for round in 1..=2 {
             rig.nginx.gate().close();
@@ -35,7 +41,9 @@ fn concurrency_admits_twenty_of_thirty_and_slots_are_freed() {
                 let response = conn.response();
                 assert_eq!(response.status, 429);
                 assert_eq!(response.violated(), ["concurrency"]);
-                conn.assert_closed();
+                if after == Refused::Closed {
+                    conn.assert_closed();
+                }
             }
             assert_eq!(rig.nginx.gate().waiting(), LIMIT);
             assert_eq!(rig.limiter.usage("acme/web").in_flight, LIMIT as u64);
@@ -44,7 +52,14 @@ fn concurrency_admits_twenty_of_thirty_and_slots_are_freed() {
                 assert_eq!(conn.response().status, 200);
             }
             assert_eq!(rig.limiter.usage("acme/web").in_flight, 0);
-            rig.assert_charged_as_served("acme/web", &key, round * LIMIT as u64);
+            let mut served = LIMIT as u64;
+            if after == Refused::KeptOpen {
+                for conn in &mut refused {
+                    assert_eq!(conn.get("/", &key).status, 200);
+                }
+                served += refused.len() as u64;
+            }
+            rig.assert_charged_as_served("acme/web", &key, round * served);
             assert_eq!(
                 rig.limiter.usage("acme/web").refused.concurrency,
                 round * 10
@@ -163,8 +178,10 @@ fn open_connections_are_limited_and_their_ends_counted() {
         eventually("the connection's end is counted", || {
             rig.limiter.usage("acme/web").connections == 1
         });
-        assert_eq!(rig.get(&key).status, 200);
-        assert_eq!(rig.limiter.usage("acme/web").refused.connections, 1);
+        assert_eq!(third.get("/", &key).status, 200);
+        assert_eq!(rig.get(&key).status, 429);
+        assert_eq!(rig.limiter.usage("acme/web").refused.connections, 2);
+        drop(third);
         conns.pop().expect("the other one").reset();
         rig.assert_nothing_left("acme/web");
     }

@@ -6,8 +6,8 @@
 use std::{thread, time::Duration};
 
 use limiter_tests::{
-    GUARDED, Net, Response, Rig, avoid_midnight, clock::Span, limiter::RefusalCounts, request,
-    tools,
+    GUARDED, Net, Refused, Response, Rig, avoid_midnight, clock::Span, limiter::RefusalCounts,
+    request, tools,
 };
 
 /// Each test starts at least this long before midnight UTC. It takes much less time, so all of its
@@ -17,9 +17,9 @@ const TIME_BEFORE_MIDNIGHT: Duration = Duration::from_secs(60);
 /// Asserts that `response` has the properties of every 429, whichever limit caused it. `policy` is
 /// the name of that limit in the response.
 #[track_caller]
-fn assert_is_refusal(response: &Response, policy: &str) {
+fn assert_is_refusal(response: &Response, policy: &str, after: Refused) {
     assert_eq!(response.status, 429, "{response:?}");
-    assert_eq!(response.required("connection"), "close");
+    assert_eq!(response.required("connection"), after.connection());
     assert_eq!(response.required("cache-control"), "no-store");
     assert_eq!(response.violated(), [policy]);
     let problem = response.problem();
@@ -38,19 +38,24 @@ fn assert_is_refusal(response: &Response, policy: &str) {
 #[test]
 fn exactly_the_quota_is_admitted_then_429_until_midnight() {
     avoid_midnight(TIME_BEFORE_MIDNIGHT);
-    for net in Net::ALL {
-        let rig = Rig::on(net, |config| config.tier("profile", "daily_quota = 5"));
+    let cases = Net::ALL
+        .into_iter()
+        .flat_map(|net| Refused::ALL.map(|after| (net, after)));
+    for (net, after) in cases {
+        let rig = Rig::on(net, |config| {
+            after.configure(config).tier("profile", "daily_quota = 5")
+        });
         let key = rig.limiter.key("acme/web");
         let [v4, v6] = rig.lab.addresses();
         let admitted = [v4, v6, v4, v6, v4].map(|address| rig.get_from(address, &key).status);
         assert_eq!(admitted, [200; 5]);
         for address in [v4, v6] {
             let (response, span) = Span::around(|| rig.get_from(address, &key));
-            assert_is_refusal(&response, "daily-quota");
-            let after = response.required("retry-after").parse().expect("seconds");
+            assert_is_refusal(&response, "daily-quota", after);
+            let retry_after = response.required("retry-after").parse().expect("seconds");
             assert!(
-                span.leads_to_midnight(after),
-                "Retry-After: {after}, {span:?}"
+                span.leads_to_midnight(retry_after),
+                "Retry-After: {retry_after}, {span:?}"
             );
             let items = response.items("ratelimit");
             let quota = items
@@ -107,26 +112,28 @@ fn refusal_lists_the_policies_with_quotas_and_windows() {
 #[test]
 fn a_refused_head_gets_the_same_headers_and_no_body() {
     avoid_midnight(TIME_BEFORE_MIDNIGHT);
-    let rig = Rig::veth(|config| config.tier("profile", "daily_quota = 1"));
-    let key = rig.limiter.key("acme/web");
-    rig.get(&key);
-    let mut conn = rig.lab.connect(GUARDED);
-    conn.send(format!("HEAD / HTTP/1.1\r\nHost: x\r\nX-Api-Key: {key}\r\n\r\n").as_bytes());
-    let response = conn.head_response();
-    assert_eq!(response.status, 429);
-    assert_eq!(
-        response.required("content-type"),
-        "application/problem+json"
-    );
-    response.required("retry-after");
-    conn.assert_closed();
+    for after in Refused::ALL {
+        let rig = Rig::veth(|config| after.configure(config).tier("profile", "daily_quota = 1"));
+        let key = rig.limiter.key("acme/web");
+        rig.get(&key);
+        let mut conn = rig.lab.connect(GUARDED);
+        conn.send(format!("HEAD / HTTP/1.1\r\nHost: x\r\nX-Api-Key: {key}\r\n\r\n").as_bytes());
+        let response = conn.head_response();
+        assert_eq!(response.status, 429);
+        assert_eq!(
+            response.required("content-type"),
+            "application/problem+json"
+        );
+        response.required("retry-after");
+        after.assert(&mut conn, &request("/", &key), 429);
 
-    let (header, url) = (format!("X-Api-Key: {key}"), rig.lab.url(GUARDED, "/"));
-    let curl = tools::curl(&rig.lab, &["-I", "-H", &header, &url]);
-    assert_eq!(
-        (curl.exit, curl.response.expect("a response").status),
-        (0, 429)
-    );
+        let (header, url) = (format!("X-Api-Key: {key}"), rig.lab.url(GUARDED, "/"));
+        let curl = tools::curl(&rig.lab, &["-I", "-H", &header, &url]);
+        assert_eq!(
+            (curl.exit, curl.response.expect("a response").status),
+            (0, 429)
+        );
+    }
 }
 
 #[test]
@@ -242,7 +249,7 @@ fn request_over_the_rate_gets_429_and_charges_nothing() {
     let key = rig.limiter.key("acme/web");
     assert_eq!(rig.get(&key).status, 200);
     let response = rig.get(&key);
-    assert_is_refusal(&response, "rate");
+    assert_is_refusal(&response, "rate", Refused::KeptOpen);
     let after: u64 = response.required("retry-after").parse().expect("seconds");
     assert!((1..=60).contains(&after), "Retry-After: {after}");
     let usage = rig.limiter.usage("acme/web");

@@ -120,5 +120,6 @@ fn connection_with_asymmetric_links_is_tracked() {
     assert_eq!(connect().get("/", &key).status, 429);
     rig.assert_charged_as_served("acme/web", &key, 3);
     assert_eq!(rig.limiter.count("/coverage/untracked_segments"), 0);
+    drop(conn);
     rig.assert_nothing_left("acme/web");
 }

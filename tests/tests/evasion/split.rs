@@ -4,7 +4,7 @@
 //! is refused.
 
 use limiter_tests::{
-    GUARDED, Net, Rig, long,
+    GUARDED, Net, Refused, Rig, long,
     raw::{Opening, RawHost},
     request,
 };
@@ -152,7 +152,11 @@ fn fifty_pipelined_requests_are_counted_with_any_segment_boundaries() {
 fn refusal_in_a_pipeline_passes_only_the_requests_before_it() {
     const REQUESTS: usize = 50;
     for net in Net::ALL {
-        let rig = Rig::on(net, |config| config.tier("spent", "daily_quota = 1"));
+        let rig = Rig::on(net, |config| {
+            Refused::Closed
+                .configure(config)
+                .tier("spent", "daily_quota = 1")
+        });
         let good = rig.limiter.key("acme/web");
         let spent = rig.limiter.key_of_tier("acme/spent", "spent");
         assert_eq!(rig.get(&spent).status, 200);
@@ -170,6 +174,42 @@ fn refusal_in_a_pipeline_passes_only_the_requests_before_it() {
                 assert_eq!(conn.response().status, 429, "{net:?} {place}");
                 conn.assert_closed();
                 expected += place as u64;
+                rig.assert_charged_as_served("acme/web", &good, expected);
+            }
+        }
+        rig.assert_charged_as_served("acme/spent", &spent, 1);
+        rig.assert_nothing_left("acme/web");
+    }
+}
+
+#[test]
+fn refusal_in_a_pipeline_that_goes_on_passes_all_other_requests() {
+    const REQUESTS: usize = 50;
+    for net in Net::ALL {
+        let rig = Rig::on(net, |config| {
+            Refused::KeptOpen
+                .configure(config)
+                .tier("spent", "daily_quota = 1")
+        });
+        let good = rig.limiter.key("acme/web");
+        let spent = rig.limiter.key_of_tier("acme/spent", "spent");
+        assert_eq!(rig.get(&spent).status, 200);
+        let mut expected = 0;
+        for address in rig.lab.addresses() {
+            for place in [0, 1, 25, REQUESTS - 2, REQUESTS - 1] {
+                let bytes: Vec<u8> = (0..REQUESTS)
+                    .flat_map(|number| request("/", if number == place { &spent } else { &good }))
+                    .collect();
+                let mut conn = rig.lab.connect_to(address, GUARDED);
+                conn.send(&bytes);
+                for number in 0..place {
+                    assert_eq!(conn.response().status, 200, "{number} of {place}");
+                }
+                assert_eq!(conn.response().status, 429, "{net:?} {place}");
+                for number in place + 1..REQUESTS {
+                    assert_eq!(conn.response().status, 200, "{number} after {place}");
+                }
+                expected += REQUESTS as u64 - 1;
                 rig.assert_charged_as_served("acme/web", &good, expected);
             }
         }

@@ -4,82 +4,78 @@
 //! with and without Ethernet headers, with VLAN tags, with IP options, and in fragments.
 
 use limiter_tests::{
-    Config, Conn, GUARDED, Lab, Limiter, Net, Nginx, Rig, UNGUARDED, eventually, frames, skip,
+    Config, Conn, GUARDED, Lab, Limiter, Net, Nginx, Refused, Rig, UNGUARDED, eventually, frames,
+    request, skip,
     wire::{self, DeviceKind, PacketHandler, Wire},
 };
 
 /// Creates a lab in which a device of the kind `kind` connects the client and the server. The
 /// function `to_server` handles each packet from the client. nginx and the daemon run on the
 /// server, and the daemon's tier has a daily quota of three requests.
-fn over(kind: DeviceKind, to_server: PacketHandler) -> (Rig, Wire) {
+fn over(kind: DeviceKind, to_server: PacketHandler, after: Refused) -> (Rig, Wire) {
     let lab = Lab::new(Net::Apart);
     let wire = Wire::join(&lab, kind, to_server, wire::untouched());
-    (
-        Rig::of(lab, |config| config.tier("profile", "daily_quota = 3")),
-        wire,
-    )
+    let configure = |config| after.configure(config).tier("profile", "daily_quota = 3");
+    (Rig::of(lab, configure), wire)
 }
 
-/// Asserts for both address families that three requests are served and all others are refused.
+/// Asserts for both address families that three requests are served over a device of the kind
+/// `kind` and all others are refused, whether refused connections go on or not. The function
+/// `to_server` returns the handler for the client's packets.
 #[track_caller]
-fn assert_limits(rig: &Rig) {
-    for address in rig.lab.addresses() {
-        let scope = if address.is_ipv4() {
-            "acme/v4"
-        } else {
-            "acme/v6"
-        };
-        let key = rig.limiter.key(scope);
-        let mut conn = rig.lab.connect_to(address, GUARDED);
-        assert_eq!(
-            conn.get(Nginx::FILE, &key).body,
-            Nginx::file_content(),
-            "{address}"
-        );
-        let statuses = [(); 4].map(|()| rig.get_from(address, &key).status);
-        assert_eq!(statuses, [200, 200, 429, 429], "{address}");
-        assert_eq!(conn.get("/", &key).status, 429, "{address}");
-        conn.assert_closed();
-        rig.assert_charged_as_served(scope, &key, 3);
-        assert_eq!(rig.limiter.usage(scope).refused.daily_quota, 3);
-        eventually("nothing is in flight", || {
-            rig.limiter.usage(scope).in_flight == 0
-        });
+fn assert_limits(kind: DeviceKind, to_server: impl Fn() -> PacketHandler) {
+    for after in Refused::ALL {
+        let (rig, _wire) = over(kind, to_server(), after);
+        for address in rig.lab.addresses() {
+            let scope = if address.is_ipv4() {
+                "acme/v4"
+            } else {
+                "acme/v6"
+            };
+            let key = rig.limiter.key(scope);
+            let mut conn = rig.lab.connect_to(address, GUARDED);
+            let file = conn.get(Nginx::FILE, &key).body;
+            assert_eq!(file, Nginx::file_content(), "{address}");
+            let statuses = [(); 4].map(|()| rig.get_from(address, &key).status);
+            assert_eq!(statuses, [200, 200, 429, 429], "{address}");
+            assert_eq!(conn.get("/", &key).status, 429, "{address}");
+            rig.assert_charged_as_served(scope, &key, 3);
+            assert_eq!(rig.limiter.usage(scope).refused.daily_quota, 3);
+            after.assert(&mut conn, &request("/", &key), 429);
+            eventually("nothing is in flight", || {
+                rig.limiter.usage(scope).in_flight == 0
+            });
+        }
     }
 }
 
 #[test]
 fn tap_device_with_complete_checksums_is_limited() {
-    let (rig, _wire) = over(DeviceKind::Tap, wire::untouched());
-    assert_limits(&rig);
+    assert_limits(DeviceKind::Tap, wire::untouched);
 }
 
 #[test]
 fn tun_device_without_ethernet_headers_is_limited() {
-    let (rig, _wire) = over(DeviceKind::Tun, wire::untouched());
-    assert_limits(&rig);
+    assert_limits(DeviceKind::Tun, wire::untouched);
 }
 
 #[test]
 fn frames_with_a_priority_tag_are_limited() {
-    let (rig, _wire) = over(DeviceKind::Tap, Box::new(frames::priority_tagged));
-    assert_limits(&rig);
+    assert_limits(DeviceKind::Tap, || Box::new(frames::priority_tagged));
 }
 
 #[test]
 fn packets_with_ip_options_and_extension_headers_are_limited() {
     for kind in [DeviceKind::Tap, DeviceKind::Tun] {
         let link = kind.link_header();
-        let (rig, _wire) = over(
-            kind,
+        assert_limits(kind, || {
             Box::new(move |packet| {
                 let v4 = frames::with_v4_options(packet, link);
                 v4.into_iter()
                     .flat_map(|packet| frames::with_v6_options(packet, link))
                     .collect()
-            }),
-        );
-        assert_limits(&rig);
+            })
+        });
     }
 }
 
@@ -90,6 +86,7 @@ fn fragments_for_a_guarded_port_are_dropped_and_others_are_not() {
         let (rig, _wire) = over(
             kind,
             Box::new(move |packet| frames::fragmented(packet, link)),
+            Refused::KeptOpen,
         );
         let key = rig.limiter.key("acme/web");
         for address in rig.lab.addresses() {
@@ -99,7 +96,7 @@ fn fragments_for_a_guarded_port_are_dropped_and_others_are_not() {
             );
             let before = rig.limiter.count("/coverage/fragment_dropped");
             let mut conn = rig.lab.connect_to(address, GUARDED);
-            conn.send(&limiter_tests::request("/", &key));
+            conn.send(&request("/", &key));
             eventually("fragments are dropped", || {
                 rig.limiter.count("/coverage/fragment_dropped") > before
             });

@@ -71,8 +71,10 @@ impl Host {
     }
 
     fn wait_for_limits(&self) {
+        // A connection that was opened without limits is reset if limiter sees only its request.
         eventually("limits are in force again", || {
-            self.status(&self.probe) == 429
+            let response = self.lab.connect(GUARDED).try_get("/", &self.probe);
+            response.is_ok_and(|response| response.status == 429)
         });
     }
 

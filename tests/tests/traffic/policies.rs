@@ -4,22 +4,30 @@
 //! mode and in observe mode, and the policies for untracked connections.
 
 use limiter_tests::{
-    Config, Conn, GUARDED, Lab, Limiter, Net, Nginx, Response, Rig, avoid_midnight, eventually,
+    Config, Conn, GUARDED, Lab, Limiter, Net, Nginx, Refused, Rig, avoid_midnight, eventually,
     request,
 };
 
 const NO_KEY: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
+/// Asserts that the request gets 401, and that the connection is in the state `after` then.
 #[track_caller]
-fn assert_unauthorized(conn: &mut Conn, request: &[u8]) -> Response {
+fn assert_unauthorized(conn: &mut Conn, request: &[u8], after: Refused) {
     let response = conn.ask(request);
     assert_eq!(response.status, 401, "{response:?}");
-    assert_eq!(response.required("connection"), "close");
+    assert_eq!(response.required("connection"), after.connection());
     // A 401 must contain a challenge (RFC 9110, section 15.5.2).
     response.required("www-authenticate");
     assert_eq!(response.problem()["status"], 401);
-    conn.assert_closed();
-    response
+    after.assert(conn, request, 401);
+}
+
+/// Returns the number of requests that `calls` calls of [`assert_unauthorized`] send.
+fn refusals(calls: u64, after: Refused) -> u64 {
+    match after {
+        Refused::KeptOpen => 2 * calls,
+        Refused::Closed => calls,
+    }
 }
 
 /// Returns the id of the only key of `scope`.
@@ -46,15 +54,22 @@ fn missing_and_unknown_keys_pass_by_default_and_are_counted() {
 
 #[test]
 fn requests_without_a_key_are_refused_where_the_policy_says_so() {
-    for net in [Net::Veth, Net::Loopback] {
-        let rig = Rig::on(net, |config| config.policy("missing_key = \"reject\""));
+    for (net, after) in [
+        (Net::Veth, Refused::KeptOpen),
+        (Net::Veth, Refused::Closed),
+        (Net::Loopback, Refused::KeptOpen),
+        (Net::Loopback, Refused::Closed),
+    ] {
+        let rig = Rig::on(net, |config| {
+            after.configure(config).policy("missing_key = \"reject\"")
+        });
         let key = rig.limiter.key("acme/web");
         for address in rig.lab.addresses() {
-            assert_unauthorized(&mut rig.lab.connect_to(address, GUARDED), NO_KEY);
+            assert_unauthorized(&mut rig.lab.connect_to(address, GUARDED), NO_KEY, after);
         }
         assert_eq!(rig.get(&key).status, 200);
         assert_eq!(rig.get("unknown").status, 200);
-        assert_eq!(rig.limiter.count("/totals/missing_key"), 2);
+        assert_eq!(rig.limiter.count("/totals/missing_key"), refusals(2, after));
         assert_eq!(rig.nginx.log().len(), 2);
         rig.assert_nothing_left("acme/web");
     }
@@ -64,18 +79,19 @@ fn requests_without_a_key_are_refused_where_the_policy_says_so() {
 fn a_preflight_passes_without_a_key_unless_the_policy_says_otherwise() {
     const PREFLIGHT: &[u8] = b"OPTIONS / HTTP/1.1\r\nHost: x\r\nOrigin: https://a\r\n\
         Access-Control-Request-Method: PUT\r\nAccess-Control-Request-Headers: x-api-key\r\n\r\n";
-    let rig = Rig::veth(|config| config.policy("missing_key = \"reject\""));
-    let mut conn = rig.lab.connect(GUARDED);
-    assert_eq!(conn.ask(PREFLIGHT).status, 200);
-    assert_unauthorized(&mut conn, NO_KEY);
-    assert_eq!(rig.limiter.count("/coverage/preflights"), 1);
-    assert_eq!(rig.limiter.count("/totals/missing_key"), 1);
-    drop((conn, rig));
+    for after in Refused::ALL {
+        let configure = |config| after.configure(config).policy("missing_key = \"reject\"");
+        let rig = Rig::veth(configure);
+        let mut conn = rig.lab.connect(GUARDED);
+        assert_eq!(conn.ask(PREFLIGHT).status, 200);
+        assert_unauthorized(&mut conn, NO_KEY, after);
+        assert_eq!(rig.limiter.count("/coverage/preflights"), 1);
+        assert_eq!(rig.limiter.count("/totals/missing_key"), refusals(1, after));
+        drop((conn, rig));
 
-    let policy = "missing_key = \"reject\"\npreflight = \"as missing_key\"";
-    let rig = Rig::veth(|config| config.policy(policy));
-    assert_unauthorized(&mut rig.lab.connect(GUARDED), PREFLIGHT);
-    drop(rig);
+        let rig = Rig::veth(|config| configure(config).policy("preflight = \"as missing_key\""));
+        assert_unauthorized(&mut rig.lab.connect(GUARDED), PREFLIGHT, after);
+    }
 
     let rig = Rig::veth(|config| config);
     rig.lab.connect(GUARDED).ask(PREFLIGHT);
@@ -85,27 +101,29 @@ fn a_preflight_passes_without_a_key_unless_the_policy_says_otherwise() {
 
 #[test]
 fn unknown_keys_are_refused_where_the_policy_says_so() {
-    let rig = Rig::veth(|config| config.policy("unknown_key = \"reject\""));
-    let key = rig.limiter.key("acme/web");
-    for address in rig.lab.addresses() {
-        assert_unauthorized(
-            &mut rig.lab.connect_to(address, GUARDED),
-            &request("/", "unknown"),
-        );
+    for after in Refused::ALL {
+        let rig = Rig::veth(|config| after.configure(config).policy("unknown_key = \"reject\""));
+        let key = rig.limiter.key("acme/web");
+        let unknown = request("/", "unknown");
+        for address in rig.lab.addresses() {
+            assert_unauthorized(&mut rig.lab.connect_to(address, GUARDED), &unknown, after);
+        }
+        assert_eq!(rig.get(&key).status, 200);
+        assert_eq!(rig.lab.connect(GUARDED).ask(NO_KEY).status, 200);
+        assert_eq!(rig.limiter.count("/totals/unknown_key"), refusals(2, after));
+        assert_eq!(rig.nginx.log().len(), 2);
     }
-    assert_eq!(rig.get(&key).status, 200);
-    assert_eq!(rig.lab.connect(GUARDED).ask(NO_KEY).status, 200);
-    assert_eq!(rig.limiter.count("/totals/unknown_key"), 2);
-    assert_eq!(rig.nginx.log().len(), 2);
 }
 
 #[test]
 fn a_refused_head_gets_401_without_a_body() {
-    let rig = Rig::veth(|config| config.policy("missing_key = \"reject\""));
-    let mut conn = rig.lab.connect(GUARDED);
-    conn.send(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n");
-    assert_eq!(conn.head_response().status, 401);
-    conn.assert_closed();
+    for after in Refused::ALL {
+        let rig = Rig::veth(|config| after.configure(config).policy("missing_key = \"reject\""));
+        let mut conn = rig.lab.connect(GUARDED);
+        conn.send(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_eq!(conn.head_response().status, 401);
+        after.assert(&mut conn, NO_KEY, 401);
+    }
 }
 
 #[test]
@@ -129,33 +147,48 @@ fn unknown_keys_get_limits_of_their_own_where_the_policy_names_a_tier() {
 #[test]
 fn a_disabled_key_is_refused_on_open_connections_too_and_enabled_again_it_works() {
     // A disabled key is refused under every policy for unknown keys.
-    for unknown in ["pass", "reject", "tier:profile"] {
-        let rig = Rig::veth(|config| config.policy(&format!("unknown_key = {unknown:?}")));
+    for (unknown, after) in [
+        ("pass", Refused::KeptOpen),
+        ("reject", Refused::KeptOpen),
+        ("tier:profile", Refused::KeptOpen),
+        ("pass", Refused::Closed),
+    ] {
+        let policy = format!("unknown_key = {unknown:?}");
+        let rig = Rig::veth(|config| after.configure(config).policy(&policy));
         let key = rig.limiter.key("acme/web");
         let mut open = rig.lab.connect(GUARDED);
         assert_eq!(open.get("/", &key).status, 200);
         let id = key_id(&rig, "acme/web");
         rig.limiter.done(&["key", "disable", &id]);
-        assert_unauthorized(&mut open, &request("/", &key));
-        assert_unauthorized(&mut rig.lab.connect(GUARDED), &request("/", &key));
+        assert_unauthorized(&mut open, &request("/", &key), after);
+        assert_unauthorized(&mut rig.lab.connect(GUARDED), &request("/", &key), after);
         rig.limiter.done(&["key", "enable", &id]);
-        assert_eq!(rig.get(&key).status, 200, "{unknown}");
+        // A connection that went on serves the key again.
+        match after {
+            Refused::KeptOpen => assert_eq!(open.get("/", &key).status, 200, "{unknown}"),
+            Refused::Closed => assert_eq!(rig.get(&key).status, 200, "{unknown}"),
+        }
         rig.assert_charged_as_served("acme/web", &key, 2);
     }
 }
 
 #[test]
 fn revoked_key_is_refused_and_other_keys_of_its_scope_are_not() {
-    for unknown in ["pass", "tier:profile"] {
-        let rig = Rig::veth(|config| config.policy(&format!("unknown_key = {unknown:?}")));
+    for (unknown, after) in [
+        ("pass", Refused::KeptOpen),
+        ("tier:profile", Refused::KeptOpen),
+        ("pass", Refused::Closed),
+    ] {
+        let policy = format!("unknown_key = {unknown:?}");
+        let rig = Rig::veth(|config| after.configure(config).policy(&policy));
         let key = rig.limiter.key("acme/web");
         let id = key_id(&rig, "acme/web");
         let other = rig.limiter.another_key("acme/web");
         let mut open = rig.lab.connect(GUARDED);
         assert_eq!(open.get("/", &key).status, 200);
         rig.limiter.done(&["key", "revoke", &id]);
-        assert_unauthorized(&mut open, &request("/", &key));
-        assert_unauthorized(&mut rig.lab.connect(GUARDED), &request("/", &key));
+        assert_unauthorized(&mut open, &request("/", &key), after);
+        assert_unauthorized(&mut rig.lab.connect(GUARDED), &request("/", &key), after);
         assert_eq!(rig.get(&other).status, 200);
         assert_eq!(rig.nginx.served(&key), 1, "{unknown}");
     }

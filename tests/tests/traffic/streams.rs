@@ -4,7 +4,7 @@
 //! order, or preceded by bodies. Bytes of a body are never taken for a request.
 
 use limiter_tests::{
-    Config, Conn, GUARDED, Lab, Limiter, Net, Nginx, Rig, eventually, long, request,
+    Config, Conn, GUARDED, Lab, Limiter, Net, Nginx, Refused, Rig, eventually, long, request,
     wire::{self, DeviceKind, PacketHandler, Wire},
 };
 
@@ -117,14 +117,22 @@ fn more_requests_in_one_segment_than_can_be_followed_at_once_are_all_answered() 
 #[test]
 fn of_requests_in_one_segment_those_within_the_quota_are_served() {
     for net in Net::ALL {
-        let rig = Rig::on(net, |config| config.tier("profile", "daily_quota = 3"));
-        let key = rig.limiter.key("acme/web");
-        let mut conn = rig.lab.connect(GUARDED);
-        conn.send(&request("/", &key).repeat(8));
-        assert_eq!(read_statuses(&mut conn, 4), [200, 200, 200, 429], "{net:?}");
-        conn.assert_closed();
-        rig.assert_charged_as_served("acme/web", &key, 3);
-        rig.assert_nothing_left("acme/web");
+        for after in Refused::ALL {
+            let rig = Rig::on(net, |config| {
+                after.configure(config).tier("profile", "daily_quota = 3")
+            });
+            let key = rig.limiter.key("acme/web");
+            let mut conn = rig.lab.connect(GUARDED);
+            conn.send(&request("/", &key).repeat(8));
+            assert_eq!(read_statuses(&mut conn, 4), [200, 200, 200, 429], "{net:?}");
+            match after {
+                Refused::KeptOpen => assert_eq!(read_statuses(&mut conn, 4), [429; 4], "{net:?}"),
+                Refused::Closed => conn.assert_closed(),
+            }
+            rig.assert_charged_as_served("acme/web", &key, 3);
+            drop(conn);
+            rig.assert_nothing_left("acme/web");
+        }
     }
 }
 
@@ -211,8 +219,13 @@ fn refusal_behind_bodies_in_one_large_segment_stalls_no_client() {
     // The client writes all bytes of a case at once. The longer cases have more bytes than the
     // programs can keep of a segment that they cut (12 KiB or so).
     let nets: &[Net] = if long() { &Net::ALL } else { &[Net::Veth] };
-    for &net in nets {
-        let rig = Rig::on(net, |config| config.tier("over", "daily_quota = 1"));
+    let cases = nets
+        .iter()
+        .flat_map(|net| Refused::ALL.map(|after| (*net, after)));
+    for (net, after) in cases {
+        let rig = Rig::on(net, |config| {
+            after.configure(config).tier("over", "daily_quota = 1")
+        });
         rig.limiter
             .done(&["scope", "add", "acme/over", "--tier", "over"]);
         let key = rig.limiter.key("acme/web");
@@ -242,7 +255,7 @@ fn refusal_behind_bodies_in_one_large_segment_stalls_no_client() {
                     assert_eq!(conn.response().status, 200, "{what}");
                 }
                 assert_eq!(conn.response().status, 429, "{net:?}, {length} bytes");
-                conn.assert_closed();
+                after.assert(&mut conn, &refused, 429);
                 served += 4;
             }
         }
