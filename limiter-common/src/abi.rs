@@ -37,6 +37,9 @@ pub mod policy {
     /// `handshake` only: drop the acknowledgement that completes the handshake, so that the server
     /// receives it only with the client's first data.
     pub const DEFER: u32 = 3;
+    /// `handshake` only: as `DEFER`, but only for client addresses that were refused lately
+    /// ([`super::Config::defer_for_ns`]).
+    pub const AUTO: u32 = 5;
     /// `untracked` only: also forward untracked connections that cannot be older than the programs.
     pub const ANY: u32 = 4;
 
@@ -83,7 +86,7 @@ pub struct Config {
     /// The action for requests beyond [`Limits::allowed`] once [`Clock::attended_until_ns`] has
     /// passed. `policy::PASS` admits them up to the daily quota, and `policy::REJECT` refuses them.
     pub unattended: u32,
-    /// The policy for TCP handshakes: `policy::PASS` or `policy::DEFER`.
+    /// The policy for TCP handshakes: `policy::PASS`, `policy::DEFER` or `policy::AUTO`.
     pub handshake: u32,
     /// The `skb->mark` of the packets that the programs send. The programs recognise their own
     /// packets by this mark, and let them through. It is not 0. It is random for each installation,
@@ -91,6 +94,9 @@ pub struct Config {
     pub own_mark: u32,
     /// The policy for CONNECT requests: `policy::PASS` or `policy::REJECT`.
     pub connect: u32,
+    /// With `policy::AUTO`: the time for which handshakes of a client address are deferred after
+    /// one of its requests was refused, in ns.
+    pub defer_for_ns: u64,
     /// The initial [`crate::day::DayCount`] of an adopted scope (`policy::ADOPT`).
     pub adopt_count: u64,
     /// The limits of an adopted scope (`policy::ADOPT`).
@@ -414,6 +420,28 @@ pub struct Client {
     pub flows: u64,
 }
 
+/// The value of the map `REFUSED` (LRU hash by [`ClientKey`]): a client address whose requests were
+/// refused. If an entry is evicted, the address counts as one that was never refused.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RefusedClient {
+    /// The time of the last refusal on `CLOCK_MONOTONIC_COARSE`, in ns.
+    pub refused_ns: u64,
+    /// The theoretical arrival time ([`crate::gcra`]) of the next connection that goes on although
+    /// its first request was refused, in ns on the same clock.
+    pub kept_ns: u64,
+}
+
+/// The rate of connections of one client address that go on although their handshake was deferred
+/// and their first request was refused: 20 per second, and 50 at once after a pause. Connections
+/// beyond this rate end without the knowledge of their server. A client that keeps its connections
+/// therefore gets all of them within seconds, and a client that reconnects for each request costs
+/// its server no more than this.
+pub const KEPT_HANDSHAKE_RATE: gcra::Rate = gcra::Rate {
+    interval_ns: 50_000_000,
+    tolerance_ns: 49 * 50_000_000,
+};
+
 /// A message from the programs to the daemon in the map `EVENTS` (ring buffer).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -542,6 +570,8 @@ pub mod map {
     pub const UNTRACKED: &str = "UNTRACKED";
     /// The map with a [`super::Client`] for each [`super::ClientKey`].
     pub const CLIENTS: &str = "CLIENTS";
+    /// The map with a [`super::RefusedClient`] for each [`super::ClientKey`].
+    pub const REFUSED: &str = "REFUSED";
     /// The map with one of the values in [`super::switch`].
     pub const SWITCH: &str = "SWITCH";
     /// The map with programs, which are described at [`super::switch::PROGRAMS`].
@@ -562,6 +592,7 @@ const _: () = {
         size_of::<Tomb>() == 72
             && size_of::<UntrackedConnection>() == 16
             && size_of::<Client>() == 16
+            && size_of::<RefusedClient>() == 16
     );
     assert!(size_of::<Text>() == 24 + MAX_TEXT + 8);
     assert!(offset_of!(FlowEntry, flow) == 8);

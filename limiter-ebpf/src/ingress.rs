@@ -10,6 +10,7 @@ use limiter_common::abi::{
 
 use crate::{
     follow::{
+        clients::limiter_was_refused,
         flow::{self, Action, passed},
         offers::limiter_decline_again,
         records,
@@ -253,8 +254,12 @@ fn handshake(skb: Skb, work: &mut Work, flow: &mut Flow, config: &Config) -> Act
     if fault != VALID {
         return Action::Drop(fault);
     }
-    if work.packet.len == 0 && !work.packet.has(FIN) && is_deferred(flow, config) {
+    if work.packet.len == 0 && !work.packet.has(FIN) && is_deferred(work, flow, config) {
         return Action::Drop(counter::HANDSHAKES_DEFERRED);
+    }
+    if work.packet.len > 0 && defers(work, config) {
+        // The client has sent no acknowledgement without payload.
+        flow.flags |= FLOW_DEFERRED;
     }
     flow.phase = phase::HTTP;
     Action::Pass
@@ -301,16 +306,29 @@ fn misfit(packet: &Packet, flow: &Flow) -> Action {
 /// is let through. Therefore a server that waits for the connection, for example to send the first
 /// bytes itself, does not wait forever.
 #[inline(always)]
-fn is_deferred(flow: &mut Flow, config: &Config) -> bool {
+fn is_deferred(work: &mut Work, flow: &mut Flow, config: &Config) -> bool {
     if flow.flags & FLOW_DEFERRED != 0 {
         flow.flags &= !FLOW_DEFERRED;
         return false;
     }
-    if config.handshake != policy::DEFER || config.observe != 0 {
+    if !defers(work, config) {
         return false;
     }
     flow.flags |= FLOW_DEFERRED;
     true
+}
+
+/// Returns whether the handshakes of the packet's client are deferred.
+#[inline(always)]
+fn defers(work: &mut Work, config: &Config) -> bool {
+    if config.observe != 0 {
+        return false;
+    }
+    match config.handshake {
+        policy::DEFER => true,
+        policy::AUTO => limiter_was_refused(work),
+        _ => false,
+    }
 }
 
 /// Handles the client's FIN. Any payload of the same segment has been checked before, and may pass.

@@ -167,8 +167,8 @@ counters! {
     /// too slow. No other information is lost, because the daemon also finds the same facts by
     /// itself, or another counter counts them.
     EVENTS_LOST = "events_lost",
-    /// Acknowledgements without payload dropped under `handshake = "defer"`. The connection's first
-    /// request completes its handshake.
+    /// Acknowledgements without payload dropped under `handshake = "auto"` or `"defer"`. The
+    /// connection's first request completes its handshake.
     HANDSHAKES_DEFERRED = "handshakes_deferred",
     /// SYN segments whose TCP Fast Open option (RFC 7413) was removed.
     FAST_OPEN_DECLINED = "fast_open_declined",

@@ -121,8 +121,9 @@ pub const FLOW_SIGNED: u32 = 32;
 /// the socket is the client's address. Before the flow is confirmed, the flag is also set if no
 /// socket is known yet (SYN cookies) and the server's SYN-ACK was sent from this host.
 pub const FLOW_LOCAL: u32 = 64;
-/// The program dropped the acknowledgement that completes the handshake, and the server is still
-/// waiting for it. Nothing from the client has been let through since.
+/// The server is still waiting for the acknowledgement that completes the handshake, because the
+/// program dropped it or the client sent it only with its first payload. Nothing from the client
+/// has been let through since.
 pub const FLOW_DEFERRED: u32 = 128;
 /// The server has sent a packet since the client completed the handshake, which shows that the
 /// connection exists on the server.

@@ -97,7 +97,7 @@ const DROPPED: [Line; 18] = [
     line("  unreadable headers", Some("unreadable_dropped"), None),
     line("  after the end", Some("after_end_dropped"), None),
     line(
-        "  deferred handshakes (handshake = defer)",
+        "  deferred handshakes (handshake = auto)",
         Some("handshakes_deferred"),
         None,
     ),

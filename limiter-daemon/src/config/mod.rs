@@ -11,6 +11,7 @@ mod error;
 mod healing;
 mod history;
 mod identify;
+mod interval;
 mod metrics;
 mod policy;
 mod tiers;
@@ -21,9 +22,10 @@ pub use accounting::{Accounting, Unattended};
 pub use attach::{Attach, AttachHook, InterfacePattern, Order, Origin};
 pub use control::Control;
 pub use error::{ConfigError, Problem};
-pub use healing::{Healing, Interval};
+pub use healing::Healing;
 pub use history::{Days, History};
 pub use identify::{HeaderName, MAX_HEADER_SOURCES, Source};
+pub use interval::Interval;
 pub use metrics::Metrics;
 pub use policy::{
     Connect, Handshake, Http2, Malformed, MissingKey, OnLimit, Policy, Preflight, TableFull,

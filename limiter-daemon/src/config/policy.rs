@@ -2,8 +2,11 @@
 
 //! The section `[policy]`, which states the action for each special case.
 
+use std::time::Duration;
+
 use super::{
     document::{Document, Section},
+    interval::Interval,
     tiers::{TierName, Tiers},
 };
 use crate::{
@@ -111,6 +114,9 @@ pub enum Handshake {
     /// The server sees the connection when its first request is admitted, but after a second at the
     /// latest.
     Defer,
+    /// Like [`Handshake::Defer`] for the connections of client addresses that were refused lately
+    /// ([`Policy::defer_for`]), and like [`Handshake::Pass`] for all others.
+    Auto,
 }
 
 /// The section `[policy]`.
@@ -138,6 +144,9 @@ pub struct Policy {
     pub http2: Http2,
     /// See [`Handshake`].
     pub handshake: Handshake,
+    /// The time for which [`Handshake::Auto`] defers the handshakes of a client address after one
+    /// of its requests was refused.
+    pub defer_for: Interval,
 }
 
 impl Default for Policy {
@@ -153,12 +162,13 @@ impl Default for Policy {
             table_full: TableFull::Reject,
             connect: Connect::Reject,
             http2: Http2::Reject,
-            handshake: Handshake::Pass,
+            handshake: Handshake::Auto,
+            defer_for: Interval(Duration::from_secs(60)),
         }
     }
 }
 
-const ENTRIES: [&str; 11] = [
+const ENTRIES: [&str; 12] = [
     "mode",
     "missing_key",
     "preflight",
@@ -170,6 +180,7 @@ const ENTRIES: [&str; 11] = [
     "connect",
     "http2",
     "handshake",
+    "defer_for",
 ];
 
 /// A policy that the file names with a single word.
@@ -232,7 +243,11 @@ impl Word for Http2 {
 }
 
 impl Word for Handshake {
-    const WORDS: &'static [(&'static str, Self)] = &[("pass", Self::Pass), ("defer", Self::Defer)];
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("pass", Self::Pass),
+        ("defer", Self::Defer),
+    ];
 }
 
 impl Policy {
@@ -256,6 +271,7 @@ impl Policy {
             connect: word(document, &section, "connect", base.connect),
             http2: read_http2(document, &section, base.http2),
             handshake: word(document, &section, "handshake", base.handshake),
+            defer_for: Interval::read(document, &section, "defer_for", base.defer_for),
         }
     }
 
@@ -273,6 +289,7 @@ impl Policy {
             connect,
             http2,
             handshake,
+            defer_for,
         } = self;
         let unknown_key = match unknown_key {
             UnknownKey::Pass => "pass".to_owned(),
@@ -291,6 +308,7 @@ impl Policy {
             ("connect", connect.as_str().to_owned()),
             ("http2", http2.as_str().to_owned()),
             ("handshake", handshake.as_str().to_owned()),
+            ("defer_for", defer_for.to_string()),
         ]
     }
 }

@@ -10,8 +10,8 @@ use std::{
 use aya::maps::{MapInfo, MapType};
 use limiter_common::abi::{
     ABI_VERSION, Client, ClientKey, Clock, Config, Digest, EVENT_BYTES, FlowEntry, FlowKey,
-    KeyEntry, Limits, MAX_SUSPECTS, Ports, REFUSAL_BYTES, ScopeState, Suspect, Sweep, Text,
-    TextKey, Tomb, UntrackedConnection, counter, map,
+    KeyEntry, Limits, MAX_SUSPECTS, Ports, REFUSAL_BYTES, RefusedClient, ScopeState, Suspect,
+    Sweep, Text, TextKey, Tomb, UntrackedConnection, counter, map,
 };
 
 use nix::{
@@ -174,7 +174,7 @@ pub(super) fn unused_entries(tables: &Tables) -> u32 {
     tables.unknown_keys.saturating_add(1)
 }
 
-pub(super) fn shapes(tables: &Tables) -> [Shape; 19] {
+pub(super) fn shapes(tables: &Tables) -> [Shape; 20] {
     fn shape<K, V>(name: &'static str, since: u32, kind: MapType, entries: u32) -> Shape {
         // Keys and values are small types of the ABI, whose sizes fit in 32 bits.
         let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -222,6 +222,7 @@ pub(super) fn shapes(tables: &Tables) -> [Shape; 19] {
         shape::<FlowKey, Tomb>(map::TOMBS, 6, MapType::LruHash, TOMB_ENTRIES),
         shape::<FlowKey, UntrackedConnection>(map::UNTRACKED, 6, MapType::Hash, untracked),
         shape::<ClientKey, Client>(map::CLIENTS, 6, MapType::LruHash, CLIENT_ENTRIES),
+        shape::<ClientKey, RefusedClient>(map::REFUSED, 6, MapType::LruHash, CLIENT_ENTRIES),
         shape::<TextKey, Text>(map::TEXTS, 6, MapType::Hash, TEXT_ENTRIES),
         shape::<u32, u64>(
             map::COUNTERS,
@@ -269,8 +270,8 @@ mod tests {
 
     /// All maps, each with the version of the layout since which it has its shape, and with the
     /// sizes in bytes of its keys and values.
-    const SHAPES: [(&str, u32, u32, u32); 19] = [
-        ("CONFIG", 6, 4, 14928),
+    const SHAPES: [(&str, u32, u32, u32); 20] = [
+        ("CONFIG", 6, 4, 14936),
         ("PORTS", 1, 4, 8192),
         ("CLOCK", 6, 4, 40),
         ("SWEEP", 6, 4, 152),
@@ -287,6 +288,7 @@ mod tests {
         ("TOMBS", 6, 44, 72),
         ("UNTRACKED", 6, 44, 16),
         ("CLIENTS", 6, 16, 16),
+        ("REFUSED", 6, 16, 16),
         ("TEXTS", 6, 8, 1056),
         ("COUNTERS", 6, 4, 8),
     ];

@@ -4,6 +4,7 @@
 //! segments, compare retransmissions with the bytes seen before, and manage the slots and the
 //! connection counts that each connection holds.
 
+pub mod clients;
 pub mod flow;
 pub mod identity;
 pub mod offers;

@@ -12,7 +12,7 @@ use limiter_common::{
 };
 
 use crate::{
-    follow::{recount, slots},
+    follow::{clients::client_key, recount, slots},
     kernel::{
         clock,
         flow::{FoundFlow, LockedFlow},
@@ -21,7 +21,6 @@ use crate::{
         skb,
         visit::{self, Visitor},
     },
-    open::syn_ack::client_key,
     refuse::tomb::mark_untranslated,
 };
 

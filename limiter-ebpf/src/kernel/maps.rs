@@ -13,13 +13,13 @@ use aya_ebpf::{
 };
 use limiter_common::abi::{
     Client, ClientKey, Config, Digest, EVENT_BYTES, Event, Flow, FlowEntry, FlowKey, KeyEntry,
-    Limits, MAX_SUSPECTS, Ports, REFUSAL_BYTES, RefusalRecord, ScopeState, Suspect, Sweep, Text,
-    TextKey, Tomb, UntrackedConnection, Unused, counter, switch,
+    Limits, MAX_SUSPECTS, Ports, REFUSAL_BYTES, RefusalRecord, RefusedClient, ScopeState, Suspect,
+    Sweep, Text, TextKey, Tomb, UntrackedConnection, Unused, counter, switch,
 };
 
 use crate::kernel::{
     atomic::Word,
-    shared::{ClientFlows, Key, ScopeCounts, ScopeLimits, SharedTomb, Untracked},
+    shared::{ClientFlows, ClientRefusals, Key, ScopeCounts, ScopeLimits, SharedTomb, Untracked},
     skb::{DROP, Skb},
     work::Work,
 };
@@ -71,6 +71,9 @@ pub(super) static UNTRACKED: HashMap<FlowKey, UntrackedConnection> =
 // nearly full, so it may be an LRU map.
 #[map]
 static CLIENTS: LruHashMap<ClientKey, Client> = LruHashMap::pinned(16_384, 0);
+// An evicted entry costs a server some connections that it would otherwise not see.
+#[map]
+static REFUSED: LruHashMap<ClientKey, RefusedClient> = LruHashMap::pinned(16_384, 0);
 // This map is not pinned with the other maps, because it states which set of maps is in force while
 // one set replaces another.
 #[map]
@@ -331,6 +334,20 @@ pub fn client(key: &ClientKey) -> Option<ClientFlows> {
 pub fn insert_client(key: &ClientKey, client: &Client) {
     // If there is no room, the flows of this client are not counted.
     let _full = CLIENTS.insert(key, client, 0);
+}
+
+#[inline(always)]
+pub fn refused_client(key: &ClientKey) -> Option<ClientRefusals> {
+    // SAFETY: the kernel has returned the map value, which is only used through handles.
+    REFUSED
+        .get_ptr_mut(key)
+        .map(|client| unsafe { ClientRefusals::at(client) })
+}
+
+#[inline(always)]
+pub fn insert_refused_client(key: &ClientKey, client: &RefusedClient) {
+    // If there is no memory, the address counts as one that was never refused.
+    let _full = REFUSED.insert(key, client, 0);
 }
 
 /// Adds `by` to a [`counter`].

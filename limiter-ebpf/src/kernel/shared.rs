@@ -7,7 +7,7 @@
 //! operations.
 
 use limiter_common::{
-    abi::{Client, KeyEntry, Limits, Link, ScopeState, Tomb, UntrackedConnection},
+    abi::{Client, KeyEntry, Limits, Link, RefusedClient, ScopeState, Tomb, UntrackedConnection},
     day::DayCount,
     gcra::Rate,
     seq::Seq,
@@ -185,6 +185,17 @@ shared! {
     ClientFlows of Client;
     fields {}
     words { census; flows; }
+}
+
+shared! {
+    /// The refusals of a client's address. Two CPUs may change them at the same time, which costs
+    /// at most one change.
+    ClientRefusals of RefusedClient;
+    fields {
+        refused_ns: u64, set_refused_ns;
+        kept_ns: u64, set_kept_ns;
+    }
+    words {}
 }
 
 shared! {

@@ -5,14 +5,14 @@
 
 use limiter_common::{
     abi::{
-        Client, ClientKey, FLOW_LOCAL, FLOW_SIGNED, FLOW_TIMESTAMPS, Link, NO_SCOPE, Splice,
+        Client, FLOW_LOCAL, FLOW_SIGNED, FLOW_TIMESTAMPS, Link, NO_SCOPE, Splice,
         UntrackedConnection, counter, phase, policy, untracked_kind,
     },
     seq::Seq,
 };
 
 use crate::{
-    follow::slots,
+    follow::{clients::client_key, slots},
     kernel::{
         clock,
         flow::FoundFlow,
@@ -21,7 +21,7 @@ use crate::{
         skb::{DROP, NEXT, Skb, coarse_ns},
         work::{Packet, Work},
     },
-    packet::header::{ACK, MAPPED},
+    packet::header::ACK,
     refuse::{reset::limiter_reset_from_server, server},
 };
 
@@ -206,18 +206,6 @@ fn is_over(packet: &Packet, share: u64) -> bool {
     }
     client.flows().increment();
     false
-}
-
-/// Returns the key of a client's address in the map `CLIENTS`: an IPv4 address as a whole, or the
-/// first 64 bits of an IPv6 address ([`ClientKey`]).
-#[inline(always)]
-pub fn client_key(client: &[u32; 4]) -> ClientKey {
-    let [a, b, c, d] = *client;
-    if a | b | (c ^ MAPPED) == 0 {
-        [a, b, c, d]
-    } else {
-        [a, b, 0, 0]
-    }
 }
 
 /// Handles a SYN from a guarded port. The host with this port is the client of the new connection.

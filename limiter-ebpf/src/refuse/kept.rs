@@ -14,7 +14,7 @@ use limiter_common::{
 };
 
 use crate::{
-    follow::{flow::Action, splice},
+    follow::{clients::may_complete_handshake, flow::Action, splice},
     kernel::{
         global::global,
         maps,
@@ -71,8 +71,7 @@ global! {
 /// refused request is complete, and the request begins at the first new byte of the segment.
 #[inline(always)]
 pub fn goes_on(skb: Skb, work: &mut Work, flow: &Flow, config: &Config) -> bool {
-    const NEVER: u32 =
-        FLOW_CLIENT_FIN | FLOW_SERVER_FIN | FLOW_SIGNED | FLOW_DEFERRED | FLOW_WITHHOLDING;
+    const NEVER: u32 = FLOW_CLIENT_FIN | FLOW_SERVER_FIN | FLOW_SIGNED | FLOW_WITHHOLDING;
     let (packet, state) = (&work.packet, &work.scan.state);
     let reason = work.refusal.text.reason;
     if config.on_limit != policy::ON_LIMIT_KEEPALIVE
@@ -93,6 +92,7 @@ pub fn goes_on(skb: Skb, work: &mut Work, flow: &Flow, config: &Config) -> bool 
         && flow.server_ack == flow.next
         && text::len(&work.refusal.text, state.method == http::METHOD_HEAD).is_some()
         && limiter_keeps_connection(skb, work)
+        && may_complete_handshake(work, flow, config)
 }
 
 /// The size of the buffer for the value of `Connection`, in bytes.
@@ -240,7 +240,9 @@ fn insert_response(work: &Work, flow: &mut Flow) -> bool {
     };
     flow.server_next = end;
     flow.response_next = end;
-    flow.flags = flow.flags & !FLOW_DROP_COUNTED | FLOW_SPLICED;
+    // If the handshake was deferred, the acknowledgement that is passed on to the server completes
+    // it.
+    flow.flags = flow.flags & !(FLOW_DROP_COUNTED | FLOW_DEFERRED) | FLOW_SPLICED;
     // The server may be silent for as long as the client's requests are refused.
     flow.last_seen_ns = coarse_ns();
     true

@@ -8,7 +8,10 @@ use limiter_common::{
     http,
 };
 
-use crate::kernel::{global::global, maps, skb, work::Work};
+use crate::{
+    follow::clients::note_refusal,
+    kernel::{global::global, maps, skb, work::Work},
+};
 
 global! {
     /// Reports the refusal in `Work::refusal`, which is being carried out, and then counts it.
@@ -20,6 +23,7 @@ global! {
 #[inline(always)]
 fn report_and_count(work: &mut Work) {
     report(work);
+    note_refusal(work);
     count(work);
 }
 

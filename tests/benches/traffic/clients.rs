@@ -4,8 +4,9 @@
 
 use std::{
     io::{self, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     process::Command,
+    sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
@@ -17,10 +18,11 @@ use limiter_tests::{
     tools::{Load, Wrk},
 };
 use nix::unistd::gettid;
+use socket2::{Domain, Socket, Type};
 
 use crate::{
     cpus::{self, Accounts},
-    peers::{PATH, Peer, Stage},
+    peers::{self, PATH, Peer, Stage},
 };
 
 /// Header fields of a typical client library. They make a request about 400 bytes long.
@@ -278,19 +280,54 @@ fn set_realtime_priority() {
     process::succeed(Command::new("chrt").args(["--fifo", "--pid", "10", &thread]));
 }
 
-/// Runs `meanwhile` while another customer sends many more requests than its limit allows. Returns
-/// the result of `meanwhile` and the rate of that customer's requests, per second.
+/// A customer that sends many more requests than its limit allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flood {
+    /// wrk, which reuses a connection for as long as the server permits.
+    Keeping { connections: u32 },
+    /// wrk, which asks the server to close the connection after each response.
+    Reconnecting { connections: u32 },
+    /// Threads, each of which connects from another address for each request.
+    ManyAddresses { threads: u32 },
+}
+
+impl Flood {
+    pub fn name(self) -> String {
+        match self {
+            Self::Keeping { connections } => format!("mixed: keep-alive, {connections}"),
+            Self::Reconnecting { connections } => {
+                format!("mixed: a connection each, {connections}")
+            }
+            Self::ManyAddresses { threads } => format!("mixed: many addresses, {threads}"),
+        }
+    }
+}
+
+/// Runs `meanwhile` during a flood with the key `key`. Returns the result of `meanwhile` and the
+/// rate of the flood in requests per second.
 pub fn flood<T>(
     stage: &Stage,
     peer: Peer,
     key: &str,
-    connections: u32,
+    flood: Flood,
     name: &str,
     meanwhile: impl FnOnce() -> T,
 ) -> (T, f64) {
+    let (connections, close) = match flood {
+        Flood::Keeping { connections } => (connections, None),
+        Flood::Reconnecting { connections } => (connections, Some(CLOSE)),
+        Flood::ManyAddresses { threads } => {
+            return flood_from_many(stage, peer, key, threads, meanwhile);
+        }
+    };
     let lab = stage.lab(peer);
     let key = format!("X-Api-Key: {key}");
-    let headers: Vec<&str> = HEADERS.iter().copied().chain([&*key]).collect();
+    let headers: Vec<&str> = HEADERS
+        .iter()
+        .copied()
+        .chain([&*key])
+        .chain(close)
+        .collect();
     let begun = Instant::now();
     let load = Load::start(
         lab,
@@ -302,4 +339,63 @@ pub fn flood<T>(
     let done = meanwhile();
     let wrk = load.finish();
     (done, wrk.requests as f64 / begun.elapsed().as_secs_f64())
+}
+
+/// Carries out [`Flood::ManyAddresses`].
+fn flood_from_many<T>(
+    stage: &Stage,
+    peer: Peer,
+    key: &str,
+    threads: u32,
+    meanwhile: impl FnOnce() -> T,
+) -> (T, f64) {
+    let lab = stage.lab(peer);
+    let address = SocketAddr::new(lab.v4(), stage.port(peer));
+    let request = request(key, "close");
+    let sources: Vec<_> = peers::flood_addresses(lab).collect();
+    let (stop, sent) = (AtomicBool::new(false), AtomicU32::new(0));
+    let ask = |first: u32| {
+        let mut answer = vec![0; 16 << 10];
+        let sources = sources.iter().cycle().skip(first as usize * 29);
+        for source in sources {
+            if stop.load(Relaxed) {
+                return;
+            }
+            // A failure is a refusal as well, so only the number of attempts matters.
+            let _refused = once_from(*source, address, &request, &mut answer);
+            sent.fetch_add(1, Relaxed);
+        }
+    };
+    let begun = Instant::now();
+    let done = thread::scope(|scope| {
+        for number in 0..threads {
+            let ask = &ask;
+            scope.spawn(move || lab.client().enter(|| ask(number)));
+        }
+        let done = meanwhile();
+        stop.store(true, Relaxed);
+        done
+    });
+    (
+        done,
+        f64::from(sent.into_inner()) / begun.elapsed().as_secs_f64(),
+    )
+}
+
+/// Sends one request on its own connection from the address `source`.
+fn once_from(
+    source: Ipv4Addr,
+    address: SocketAddr,
+    request: &[u8],
+    buffer: &mut [u8],
+) -> io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from((source, 0)).into())?;
+    socket.connect_timeout(&address.into(), TIMEOUT)?;
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.write_all(request)?;
+    stream.read(buffer)?;
+    Ok(())
 }

@@ -15,10 +15,10 @@ mod report;
 
 use std::{process::ExitCode, time::Duration};
 
-use clients::Client;
+use clients::{Client, Flood};
 use limiter_tests::bench::{self, Args};
 use peers::{OVER, Peer, Stage, WITHIN};
-use report::{Comparison, FloodResult, Report};
+use report::{Comparison, FloodResult, Mixed, Report};
 
 const ROUNDS: usize = 5;
 const TIME: Duration = Duration::from_secs(2);
@@ -26,10 +26,9 @@ const QUICK_ROUNDS: usize = 1;
 const QUICK_TIME: Duration = Duration::from_secs(1);
 
 /// The peers that are compared while they admit all requests.
-const ADMITTING: [Peer; 6] = [
+const ADMITTING: [Peer; 5] = [
     Peer::Bare,
     Peer::Limiter,
-    Peer::Deferring,
     Peer::Nginx,
     Peer::Haproxy,
     Peer::Envoy,
@@ -38,7 +37,7 @@ const ADMITTING: [Peer; 6] = [
 const REFUSING: [Peer; 7] = [
     Peer::NginxClose,
     Peer::Limiter,
-    Peer::Keeping,
+    Peer::Closing,
     Peer::Deferring,
     Peer::Nginx,
     Peer::Haproxy,
@@ -48,7 +47,7 @@ const REFUSING: [Peer; 7] = [
 const FLOODED: [Peer; 8] = [
     Peer::Bare,
     Peer::Limiter,
-    Peer::Keeping,
+    Peer::Closing,
     Peer::Deferring,
     Peer::NginxClose,
     Peer::Nginx,
@@ -69,6 +68,15 @@ const REFUSED_CLIENTS: [Client; 4] = [
     Client::Reconnecting { threads: 8 },
 ];
 const FLOODING: u32 = 50;
+const FLOODS: [Flood; 3] = [
+    Flood::Keeping {
+        connections: FLOODING,
+    },
+    Flood::Reconnecting {
+        connections: FLOODING,
+    },
+    Flood::ManyAddresses { threads: 8 },
+];
 
 /// The comparisons of the limiter that `--guard` checks for regressions. Each has a name, the key
 /// of its requests, the other peer, and the client.
@@ -82,7 +90,7 @@ const REGRESSIONS: [(&str, &str, Peer, Client); 2] = [
     (
         "refused",
         OVER,
-        Peer::NginxClose,
+        Peer::Nginx,
         Client::Wrk { connections: 50 },
     ),
 ];
@@ -127,8 +135,10 @@ fn run(args: &Args) -> Report {
                 .push(compare(&stage, name, key, peers, *client, rounds, time));
         }
     }
-    if args.wants("mixed") {
-        report.mixed = mixed(&stage, rounds, time);
+    for flood in FLOODS {
+        if args.wants(&flood.name()) {
+            report.mixed.push(mixed(&stage, flood, rounds, time));
+        }
     }
     report
 }
@@ -159,18 +169,21 @@ fn compare(
 
 /// Measures a customer that stays within its limits, with and without a flood from another
 /// customer.
-fn mixed(stage: &Stage, rounds: usize, time: Duration) -> Vec<FloodResult> {
+fn mixed(stage: &Stage, flood: Flood, rounds: usize, time: Duration) -> Mixed {
     let peers = stage.present(&FLOODED);
     let mut all: Vec<FloodResult> = peers.iter().map(|peer| FloodResult::new(*peer)).collect();
     for round in 0..rounds {
         for of in &mut all {
             of.quiet.push(clients::good(stage, of.peer, WITHIN, time));
-            let name = format!("{:?}-{round}", of.peer);
+            let name = format!("{:?}-{flood:?}-{round}", of.peer);
             let good = || clients::good(stage, of.peer, WITHIN, time);
-            let (good, flood) = clients::flood(stage, of.peer, OVER, FLOODING, &name, good);
+            let (good, rate) = clients::flood(stage, of.peer, OVER, flood, &name, good);
             of.during.push(good);
-            of.flood.push(flood);
+            of.flood.push(rate);
         }
     }
-    all
+    Mixed {
+        flood,
+        results: all,
+    }
 }

@@ -7,9 +7,18 @@
 //! customers by their keys. One customer is never limited. The limit of the other customer is far
 //! lower than the rate of its requests.
 
-use std::{env, fmt::Write as _, fs, net::TcpStream, path::Path, process::Command};
+use std::{
+    env,
+    fmt::Write as _,
+    fs,
+    net::{IpAddr, Ipv4Addr, TcpStream},
+    path::Path,
+    process::Command,
+};
 
-use limiter_tests::{Config, GUARDED, Lab, Limiter, clock, process::Process};
+use limiter_tests::{
+    Config, GUARDED, Lab, Limiter, clock, lab::CLIENT_INTERFACE, process::Process,
+};
 
 use crate::cpus;
 
@@ -35,9 +44,9 @@ const ENVOY_VARIABLE: &str = "LIMITER_ENVOY";
 pub enum Peer {
     Bare,
     Limiter,
-    /// The limiter with `on_limit = "keepalive"`.
-    Keeping,
-    /// The limiter with `handshake = "defer"`.
+    /// The limiter with `on_limit = "close"` and `handshake = "pass"`.
+    Closing,
+    /// The limiter with `on_limit = "close"` and `handshake = "defer"`.
     Deferring,
     Nginx,
     NginxClose,
@@ -50,8 +59,8 @@ impl Peer {
         match self {
             Self::Bare => "nginx alone",
             Self::Limiter => "limiter",
-            Self::Keeping => "limiter, keeping connections",
-            Self::Deferring => "limiter, deferring handshakes",
+            Self::Closing => "limiter, closing",
+            Self::Deferring => "limiter, closing, deferring",
             Self::Nginx => "nginx limit_req, limit_conn",
             Self::NginxClose => "nginx limit_req, closing",
             Self::Haproxy => "HAProxy stick table",
@@ -64,7 +73,7 @@ impl Peer {
 /// before their namespace is removed.
 pub struct Stage {
     guarded: Guarded,
-    keeping: Guarded,
+    closing: Guarded,
     deferring: Guarded,
     _haproxy: Process,
     envoy: Option<Process>,
@@ -91,9 +100,9 @@ impl Stage {
             println!("without Envoy: {ENVOY_VARIABLE} names none");
         }
         let stage = Self {
-            guarded: Guarded::start("handshake = \"pass\""),
-            keeping: Guarded::start("on_limit = \"keepalive\""),
-            deferring: Guarded::start("handshake = \"defer\""),
+            guarded: Guarded::start(&[]),
+            closing: Guarded::start(&["on_limit = \"close\"", "handshake = \"pass\""]),
+            deferring: Guarded::start(&["on_limit = \"close\"", "handshake = \"defer\""]),
             _haproxy: haproxy,
             envoy,
             _nginx: nginx,
@@ -114,7 +123,7 @@ impl Stage {
     pub fn lab(&self, peer: Peer) -> &Lab {
         match peer {
             Peer::Limiter => &self.guarded.lab,
-            Peer::Keeping => &self.keeping.lab,
+            Peer::Closing => &self.closing.lab,
             Peer::Deferring => &self.deferring.lab,
             _ => &self.lab,
         }
@@ -122,7 +131,7 @@ impl Stage {
 
     pub fn port(&self, peer: Peer) -> u16 {
         match peer {
-            Peer::Bare | Peer::Limiter | Peer::Keeping | Peer::Deferring => GUARDED,
+            Peer::Bare | Peer::Limiter | Peer::Closing | Peer::Deferring => GUARDED,
             Peer::Nginx => NGINX,
             Peer::NginxClose => NGINX_CLOSE,
             Peer::Haproxy => HAPROXY,
@@ -132,12 +141,13 @@ impl Stage {
 }
 
 impl Guarded {
-    /// Starts a lab with an nginx and a limiter. `policy` is a line of `[policy]`.
-    fn start(policy: &str) -> Self {
+    /// Starts a lab with an nginx and a limiter. `policies` are lines of `[policy]`.
+    fn start(policies: &[&str]) -> Self {
         let lab = lab();
         let nginx = start_nginx(&lab);
-        let config = Config::new(&lab)
-            .policy(policy)
+        let config = policies
+            .iter()
+            .fold(Config::new(&lab), |config, policy| config.policy(policy))
             .tier("within", "daily_quota = 1000000000")
             .tier("over", "rate = \"1/min\"\nburst = 1");
         let config = config.section(
@@ -161,7 +171,7 @@ impl Guarded {
 impl Drop for Stage {
     fn drop(&mut self) {
         let serious = |line: &&str| line.contains("WARN") || line.contains("ERROR");
-        for guarded in [&self.guarded, &self.keeping, &self.deferring] {
+        for guarded in [&self.guarded, &self.closing, &self.deferring] {
             for line in guarded.limiter.log().lines().filter(serious) {
                 println!("the daemon logged: {line}");
             }
@@ -179,8 +189,21 @@ fn lab() -> Lab {
         // The side that closes a connection first can reuse the port of the connection soon.
         namespace.set("net/ipv4/tcp_tw_reuse", "1");
     }
+    for address in flood_addresses(&lab) {
+        lab.client()
+            .ip(&format!("addr add {address}/24 dev {}", CLIENT_INTERFACE));
+    }
     cpus::steer(&lab);
     lab
+}
+
+/// Returns the client's addresses of a flood that has many of them.
+pub fn flood_addresses(lab: &Lab) -> impl Iterator<Item = Ipv4Addr> {
+    let IpAddr::V4(server) = lab.v4() else {
+        unreachable!("an IPv4 address")
+    };
+    let [a, b, c, _] = server.octets();
+    (20..=250).map(move |host| Ipv4Addr::new(a, b, c, host))
 }
 
 #[track_caller]

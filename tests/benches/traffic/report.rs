@@ -8,7 +8,7 @@ use limiter_tests::bench::{self, Target, Targets, median};
 use serde_json::{Value, json};
 
 use crate::{
-    clients::{Client, GoodCustomer, Sample},
+    clients::{Client, Flood, GoodCustomer, Sample},
     peers::Peer,
 };
 
@@ -16,17 +16,16 @@ use crate::{
 /// first request in a minute, so not quite all of its requests are refused.
 const EXCEPTIONS: f64 = 0.01;
 
-/// The configurations of the limiter to which the targets for refusals apply: the default
-/// configuration, and the configuration for floods.
-const OURS: [Peer; 2] = [Peer::Limiter, Peer::Deferring];
+/// The configurations of the limiter. The targets apply to the first one, which is the default.
+const OURS: [Peer; 3] = [Peer::Limiter, Peer::Closing, Peer::Deferring];
 
 /// The minimum rate of admitted requests, as a share of the rate of nginx alone. It is checked with
 /// requests that are sent one after the other, because the rate then depends most on the cost of
 /// each request.
 const LEAST_ADMITTED: f64 = 0.8;
 /// The maximum CPU time of a refusal, as a share of the CPU time of a refusal by nginx, which also
-/// closes the connection.
-const MOST_REFUSED: f64 = 1.25;
+/// keeps the connection.
+const MOST_REFUSED: f64 = 0.6;
 
 /// Checks that the requests were all refused (`over`) or all admitted, apart from a few exceptions.
 ///
@@ -179,13 +178,88 @@ impl FloodResult {
     }
 }
 
+/// The results of the good customer during one kind of flood.
+pub struct Mixed {
+    pub flood: Flood,
+    pub results: Vec<FloodResult>,
+}
+
+impl Mixed {
+    fn json(&self) -> Value {
+        json!({
+            "name": self.flood.name(),
+            "peers": self.results.iter().map(FloodResult::json).collect::<Value>(),
+        })
+    }
+
+    /// Returns the targets for the limiter in its default configuration.
+    fn targets(&self) -> Vec<Target> {
+        let Some(ours) = self.results.iter().find(|of| of.peer == Peer::Limiter) else {
+            return Vec::new();
+        };
+        let slower = match self.flood {
+            Flood::Keeping { .. } => 1.5,
+            Flood::Reconnecting { .. } | Flood::ManyAddresses { .. } => 2.0,
+        };
+        let others = self.results.iter();
+        let others = others.filter(|of| of.peer != Peer::Bare && !OURS.contains(&of.peer));
+        let best = others
+            .map(|of| of.during(|good| good.p99))
+            .fold(f64::INFINITY, f64::min);
+        let name = self.flood.name();
+        let ratio = ours.during(|good| good.p99) / best;
+        vec![
+            Target::at_most(
+                format!("{name}: good customer's p99, of the quiet one's"),
+                slower,
+                ours.slower(),
+            ),
+            Target::at_most(
+                format!("{name}: good customer's p99, of the best peer's"),
+                1.0,
+                ratio,
+            ),
+        ]
+    }
+}
+
+impl fmt::Display for Mixed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "\n{:32} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9}",
+            self.flood.name(),
+            "p99",
+            "quiet µs",
+            "flood µs",
+            "p50 µs",
+            "served %",
+            "flood /s"
+        )?;
+        for of in &self.results {
+            writeln!(
+                f,
+                "{:32} {:>8.2} {:>9.0} {:>9.0} {:>9.0} {:>9.2} {:>9.0}",
+                of.peer.name(),
+                of.slower(),
+                of.quiet(|good| good.p99),
+                of.during(|good| good.p99),
+                of.during(|good| good.p50),
+                of.during(|good| good.served) * 100.0,
+                median(of.flood.iter().copied()),
+            )?;
+        }
+        Ok(())
+    }
+}
+
 #[derive(Default)]
 pub struct Report {
     /// Whether the results are checked against the bounds that detect regressions, instead of the
     /// targets.
     pub guard: bool,
     pub compared: Vec<Comparison>,
-    pub mixed: Vec<FloodResult>,
+    pub mixed: Vec<Mixed>,
 }
 
 impl Report {
@@ -227,30 +301,27 @@ impl Report {
                 targets.push(Target::at_least(what("HAProxy"), 2.0, haproxy));
             }
         }
-        let refused = self
-            .compared
-            .iter()
-            .filter(|one| one.name.starts_with("refused"));
-        targets.extend(refused.flat_map(|refused| {
-            OURS.map(|ours| {
-                let ratio = refused.ratio(ours, Peer::NginxClose, |sample| sample.servers);
-                let what = format!("{}: CPU, {}, of nginx closing", refused.name, ours.name());
-                Target::at_most(what, 1.0, ratio)
-            })
-        }));
-        let others = self.mixed.iter();
-        let others = others.filter(|of| of.peer != Peer::Bare && !OURS.contains(&of.peer));
-        let best = others
-            .map(|of| of.during(|good| good.p99))
-            .fold(f64::INFINITY, f64::min);
-        for ours in self.mixed.iter().filter(|of| OURS.contains(&of.peer)) {
-            let name = ours.peer.name();
-            let what = format!("good customer's p99 in a flood, {name}, of the quiet one's");
-            targets.push(Target::at_most(what, 1.5, ours.slower()));
-            let what = format!("good customer's p99 in a flood, {name}, of the best peer's");
-            let ratio = ours.during(|good| good.p99) / best;
-            targets.push(Target::at_most(what, 1.0, ratio));
+        for connections in [1, 50] {
+            let client = Client::Wrk { connections }.name();
+            if let Some(refused) = self.compared(&format!("refused: {client}")) {
+                let (ours, other) = (Peer::Limiter, Peer::Nginx);
+                let cpu = refused.ratio(ours, other, |sample| sample.servers);
+                let rate = refused.ratio(ours, other, |sample| sample.rate);
+                let what = |figure| format!("refused, {client}: {figure}, of {}", other.name());
+                targets.push(Target::at_most(what("CPU"), 0.33, cpu));
+                targets.push(Target::at_least(what("requests"), 1.2, rate));
+            }
         }
+        let closing = self.compared.iter().filter(|one| {
+            one.name.starts_with("refused: a connection each")
+                || one.name.starts_with("refused: reconnecting")
+        });
+        targets.extend(closing.map(|refused| {
+            let ratio = refused.ratio(Peer::Limiter, Peer::NginxClose, |sample| sample.servers);
+            let what = format!("{}: CPU, of {}", refused.name, Peer::NginxClose.name());
+            Target::at_most(what, 0.4, ratio)
+        }));
+        targets.extend(self.mixed.iter().flat_map(Mixed::targets));
         Targets(targets)
     }
 }
@@ -263,7 +334,7 @@ impl bench::Report for Report {
     fn json(&self) -> Value {
         json!({
             "compared": self.compared.iter().map(Comparison::json).collect::<Value>(),
-            "mixed": self.mixed.iter().map(FloodResult::json).collect::<Value>(),
+            "mixed": self.mixed.iter().map(Mixed::json).collect::<Value>(),
             "targets": self.targets().json(),
         })
     }
@@ -274,31 +345,8 @@ impl fmt::Display for Report {
         for compared in &self.compared {
             write!(f, "{compared}")?;
         }
-        if !self.mixed.is_empty() {
-            writeln!(
-                f,
-                "\n{:32} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9}",
-                "mixed: the good customer",
-                "p99",
-                "quiet µs",
-                "flood µs",
-                "p50 µs",
-                "served %",
-                "flood /s"
-            )?;
-        }
-        for of in &self.mixed {
-            writeln!(
-                f,
-                "{:32} {:>8.2} {:>9.0} {:>9.0} {:>9.0} {:>9.2} {:>9.0}",
-                of.peer.name(),
-                of.slower(),
-                of.quiet(|good| good.p99),
-                of.during(|good| good.p99),
-                of.during(|good| good.p50),
-                of.during(|good| good.served) * 100.0,
-                median(of.flood.iter().copied()),
-            )?;
+        for mixed in &self.mixed {
+            write!(f, "{mixed}")?;
         }
         write!(f, "{}", self.targets())
     }

@@ -11,8 +11,8 @@ use aya::{
 };
 use limiter_common::abi::{
     Client, ClientKey, Clock, Config, Digest, Event, FlowEntry, FlowKey, KeyEntry, Limits, Ports,
-    RefusalRecord, ScopeState, Suspect, Sweep, Text, TextKey, Tomb, UntrackedConnection, counter,
-    map, switch,
+    RefusalRecord, RefusedClient, ScopeState, Suspect, Sweep, Text, TextKey, Tomb,
+    UntrackedConnection, counter, map, switch,
 };
 
 /// A wrapper around a type of the ABI. aya accepts the wrapper as plain bytes, for which it
@@ -40,6 +40,7 @@ plain!(
     KeyEntry,
     Limits,
     Ports,
+    RefusedClient,
     ScopeState,
     UntrackedConnection,
     Suspect,
@@ -71,6 +72,7 @@ pub struct Maps {
     pub tombs: Table<Plain<FlowKey>, Tomb>,
     pub untracked: Table<Plain<FlowKey>, UntrackedConnection>,
     pub clients: Table<ClientKey, Client>,
+    pub refused: Table<ClientKey, RefusedClient>,
     pub texts: Table<Plain<TextKey>, Text>,
     pub counters: PerCpuArray<MapData, u64>,
     pub switch: Array<MapData, u64>,
@@ -98,6 +100,7 @@ impl Maps {
             tombs: take(ebpf, map::TOMBS),
             untracked: take(ebpf, map::UNTRACKED),
             clients: take(ebpf, map::CLIENTS),
+            refused: take(ebpf, map::REFUSED),
             texts: take(ebpf, map::TEXTS),
             counters: take(ebpf, map::COUNTERS),
             switch: take(ebpf, map::SWITCH),
@@ -117,6 +120,7 @@ impl Maps {
         empty(&mut self.tombs);
         empty(&mut self.untracked);
         empty(&mut self.clients);
+        empty(&mut self.refused);
         empty(&mut self.texts);
         for scope in 0..self.limits.len() {
             set(&mut self.limits, scope, Limits::default());

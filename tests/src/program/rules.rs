@@ -23,7 +23,8 @@ pub const OWN_MARK: u32 = 0x1234_5678;
 /// The name of the field that contains a request's key.
 pub const KEY_FIELD: &str = "X-Api-Key";
 
-/// Returns a configuration in which all policies have their default values (docs/CONFIGURATION.md).
+/// Returns a configuration in which all policies have their default values (docs/CONFIGURATION.md),
+/// except that refusals close their connections and no handshake is deferred.
 pub fn config() -> Config {
     let sources = [Source::Header(KEY_FIELD), Source::Bearer, Source::Basic];
     Config {
@@ -42,6 +43,7 @@ pub fn config() -> Config {
         handshake: policy::PASS,
         own_mark: OWN_MARK,
         connect: policy::REJECT,
+        defer_for_ns: 60_000_000_000,
         adopt_count: 0,
         adopt_limits: Limits::default(),
         fingerprint_key: fingerprint::key(HASH_KEY),

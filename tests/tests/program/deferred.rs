@@ -1,9 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! With `handshake = "defer"`, the first request on a connection completes its handshake.
+//! With `handshake = "defer"`, the first request on a connection completes its handshake. With
+//! `"auto"`, this applies to client addresses that were refused lately.
 
-use limiter_common::abi::{Limits, counter, phase, policy};
-use limiter_tests::program::{ACK, FIN, Programs, RST, Segment, Shape, Talk, Verdict, no_limits};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::Instant,
+};
+
+use limiter_common::abi::{KEPT_HANDSHAKE_RATE, Limits, counter, phase, policy};
+use limiter_tests::program::{
+    ACK, FIN, Programs, RST, RunResult, Segment, Shape, Talk, Verdict, no_limits,
+};
 
 use crate::{
     shapes::shapes,
@@ -188,4 +196,218 @@ fn observe_mode_defers_no_handshake() {
     });
     Talk::open(&mut programs, Shape::v4());
     assert_eq!(programs.counter(counter::HANDSHAKES_DEFERRED), 0);
+}
+
+/// Returns the programs with `handshake = "auto"`. All requests are refused.
+fn auto(on_limit: u32) -> Programs {
+    let mut programs = limited(refusing());
+    programs.configure(|config| {
+        config.handshake = policy::AUTO;
+        config.on_limit = on_limit;
+    });
+    programs
+}
+
+/// Opens a connection from the client's point of view, and returns whether its handshake was
+/// deferred.
+#[track_caller]
+fn opens_deferred(programs: &mut Programs, talk: &mut Talk) -> bool {
+    for (to_server, segment) in [(true, talk.syn()), (false, talk.syn_ack())] {
+        assert_eq!(
+            talk.run(programs, to_server, &segment).verdict,
+            Verdict::Pass
+        );
+    }
+    let ack = end_of_handshake(talk);
+    match talk.run(programs, true, &ack).verdict {
+        Verdict::Pass => false,
+        Verdict::Drop => true,
+        verdict => panic!("{verdict:?}"),
+    }
+}
+
+/// Makes a connection from another port of the client.
+fn from_port(shape: Shape, port: u16) -> Talk {
+    let mut talk = Talk::new(shape);
+    talk.ends.client_port = port;
+    talk
+}
+
+/// Sends a request that is refused.
+fn refused(programs: &mut Programs, talk: &mut Talk) -> RunResult {
+    let request = talk.client(get("/").as_bytes());
+    let ran = talk.run(programs, true, &request);
+    assert!(ran.answer().text().starts_with("HTTP/1.1 429 "));
+    ran
+}
+
+#[test]
+fn handshakes_are_deferred_for_addresses_that_were_refused_lately() {
+    for (what, shape) in shapes().into_iter().filter(|(_, shape)| shape.is_usual()) {
+        let mut programs = auto(policy::ON_LIMIT_CLOSE);
+        let mut first = from_port(shape.clone(), 40_000);
+        assert!(!opens_deferred(&mut programs, &mut first), "{what}");
+        // Until the refusal, the address is one like others.
+        let mut second = from_port(shape.clone(), 40_001);
+        assert!(!opens_deferred(&mut programs, &mut second), "{what}");
+        refused(&mut programs, &mut first);
+        let mut third = from_port(shape.clone(), 40_002);
+        assert!(opens_deferred(&mut programs, &mut third), "{what}");
+        let ran = refused(&mut programs, &mut third);
+        assert_eq!(ran.decoded().flags, RST | ACK, "{what}");
+        programs.configure(|config| config.defer_for_ns = 0);
+        let mut fourth = from_port(shape, 40_003);
+        assert!(!opens_deferred(&mut programs, &mut fourth), "{what}");
+    }
+}
+
+#[test]
+fn an_address_is_refused_alone_and_with_its_ipv6_network() {
+    let cases = [
+        (Shape::v4(), "203.0.113.77", false),
+        (Shape::v6(), "2001:db8:7:7::1", false),
+        (Shape::v6(), "", true),
+    ];
+    for (shape, other, is_deferred) in cases {
+        let mut programs = auto(policy::ON_LIMIT_CLOSE);
+        let mut first = from_port(shape.clone(), 40_000);
+        opens_deferred(&mut programs, &mut first);
+        refused(&mut programs, &mut first);
+        let mut second = from_port(shape, 40_000);
+        second.ends.client = match (second.ends.client, other) {
+            // Another host of the same network.
+            (IpAddr::V6(client), "") => Ipv6Addr::from_bits(client.to_bits() ^ 0xff).into(),
+            _ => other.parse().expect("an address"),
+        };
+        assert_eq!(
+            opens_deferred(&mut programs, &mut second),
+            is_deferred,
+            "{other}"
+        );
+    }
+}
+
+#[test]
+fn a_deferred_connection_goes_on_after_its_first_refusal() {
+    for (what, shape) in shapes().into_iter().filter(|(_, shape)| shape.is_usual()) {
+        let mut programs = auto(policy::ON_LIMIT_KEEPALIVE);
+        let mut first = from_port(shape.clone(), 40_000);
+        opens_deferred(&mut programs, &mut first);
+        refused(&mut programs, &mut first);
+        let mut talk = from_port(shape, 40_001);
+        assert!(opens_deferred(&mut programs, &mut talk), "{what}");
+        let withheld = u32::try_from(get("/").len()).expect("a length");
+        let ran = refused(&mut programs, &mut talk);
+        let answer = ran.answer();
+        assert!(answer.text().contains("Connection: keep-alive"), "{what}");
+        // The server's handshake is complete, and the server knows of no request.
+        let seen = ran.decoded();
+        assert_eq!((seen.flags, seen.payload.len()), (ACK, 0), "{what}");
+        assert_eq!(
+            (seen.seq, seen.ack),
+            (talk.client_start, talk.server_start),
+            "{what}"
+        );
+        programs.limit(SCOPE, no_limits());
+        let injected = u32::try_from(answer.payload.len()).expect("a length");
+        let next = talk.client_at(withheld, get("/").as_bytes());
+        let next = next.with_ack(talk.server_start.wrapping_add(injected));
+        let ran = talk.run(&mut programs, true, &next);
+        assert_eq!(ran.verdict, Verdict::Pass, "{what}");
+        let seen = ran.decoded();
+        assert_eq!(
+            (seen.seq, seen.ack),
+            (talk.client_start, talk.server_start),
+            "{what}"
+        );
+        assert_eq!(programs.counter(counter::KEPT), 2, "{what}");
+    }
+}
+
+#[test]
+fn deferred_connections_beyond_the_budget_of_their_address_are_closed() {
+    const CONNECTIONS: u16 = 100;
+    let mut programs = auto(policy::ON_LIMIT_KEEPALIVE);
+    let mut first = from_port(Shape::v4(), 39_999);
+    opens_deferred(&mut programs, &mut first);
+    refused(&mut programs, &mut first);
+    let withheld = u32::try_from(get("/").len()).expect("a length");
+    let begin = Instant::now();
+    let mut kept = 0;
+    let mut closed = 0;
+    for number in 0..CONNECTIONS {
+        let mut talk = from_port(Shape::v4(), 40_000 + number);
+        assert!(opens_deferred(&mut programs, &mut talk), "{number}");
+        let ran = refused(&mut programs, &mut talk);
+        match (ran.decoded().flags, ran.answer().flags & FIN) {
+            (ACK, 0) => {
+                kept += 1;
+                // The table of the tests has room for only a few connections.
+                let reset = talk.client_at(withheld, b"").with_flags(RST | ACK);
+                let ran = talk.run(&mut programs, true, &reset);
+                assert_eq!(ran.verdict, Verdict::Pass);
+            }
+            (flags, FIN) if flags == RST | ACK => closed += 1,
+            flags => panic!("{flags:x?}"),
+        }
+    }
+    let rate = KEPT_HANDSHAKE_RATE;
+    let at_once = rate.tolerance_ns / rate.interval_ns + 1;
+    // The clock of the programs has the resolution of a tick, which is 10 ms at most.
+    let passed = u64::try_from(begin.elapsed().as_nanos()).expect("a short time") + 10_000_000;
+    let more = passed / rate.interval_ns + 1;
+    assert!(kept >= at_once && kept <= at_once + more, "{kept}");
+    assert_eq!(kept + closed, u64::from(CONNECTIONS));
+    // A client that is refused on connections that go on takes nothing out of the budget.
+    assert_eq!(programs.counter(counter::KEPT), kept + 1);
+}
+
+#[test]
+fn a_request_instead_of_the_acknowledgement_is_deferred_as_well() {
+    let mut programs = auto(policy::ON_LIMIT_CLOSE);
+    programs.configure(|config| config.handshake = policy::DEFER);
+    let mut talk = Talk::new(Shape::v4());
+    for (to_server, segment) in [(true, talk.syn()), (false, talk.syn_ack())] {
+        talk.run(&mut programs, to_server, &segment);
+    }
+    let ran = refused(&mut programs, &mut talk);
+    assert_eq!(ran.decoded().flags, RST | ACK);
+    programs.limit(SCOPE, no_limits());
+    let mut talk = from_port(Shape::v4(), 40_001);
+    for (to_server, segment) in [(true, talk.syn()), (false, talk.syn_ack())] {
+        talk.run(&mut programs, to_server, &segment);
+    }
+    talk.asks(&mut programs, get("/"));
+    talk.answers(&mut programs, ok("x"));
+    // The server has accepted this connection.
+    programs.limit(SCOPE, refusing());
+    let ran = refused(&mut programs, &mut talk);
+    assert_eq!(ran.decoded().flags, FIN | ACK);
+}
+
+#[test]
+fn without_auto_no_refusal_defers_a_handshake() {
+    for handshake in [policy::PASS, policy::AUTO] {
+        let mut programs = auto(policy::ON_LIMIT_KEEPALIVE);
+        programs.configure(|config| {
+            config.handshake = handshake;
+            config.observe = u32::from(handshake == policy::AUTO);
+        });
+        let mut first = from_port(Shape::v4(), 40_000);
+        opens_deferred(&mut programs, &mut first);
+        refused(&mut programs, &mut first);
+        let mut second = from_port(Shape::v4(), 40_001);
+        assert!(!opens_deferred(&mut programs, &mut second), "{handshake}");
+    }
+}
+
+#[test]
+fn a_deferred_connection_is_not_kept_under_defer() {
+    let mut programs = auto(policy::ON_LIMIT_KEEPALIVE);
+    programs.configure(|config| config.handshake = policy::DEFER);
+    let mut talk = from_port(Shape::v4(), 40_000);
+    assert!(opens_deferred(&mut programs, &mut talk));
+    let ran = refused(&mut programs, &mut talk);
+    assert_eq!(ran.decoded().flags, RST | ACK);
+    assert_eq!(programs.counter(counter::KEPT), 0);
 }

@@ -7,7 +7,10 @@ use limiter_common::{
     abi::{Sweep, counter, policy, untracked_kind},
     flow::Idle,
 };
-use limiter_tests::program::{ACK, FIN, Programs, RST, Shape, Talk, Verdict, no_limits};
+use limiter_tests::{
+    eventually,
+    program::{ACK, FIN, Programs, RST, Shape, Talk, Verdict, no_limits},
+};
 
 use crate::support::{another, boot_ns, get, limited, opened};
 
@@ -94,6 +97,37 @@ fn ended_connection_is_not_treated_as_older() {
         let request = talk.client_at(0, get("/").as_bytes());
         let ran = talk.run(&mut programs, true, &request);
         assert_eq!(ran.verdict, Verdict::Redirect, "{by_reset}");
+        assert_eq!(programs.counter(counter::UNTRACKED_CONNECTIONS), 0);
+    }
+}
+
+#[test]
+fn no_request_passes_on_a_connection_opened_after_the_half_open_time() {
+    for deferred in [false, true] {
+        let mut programs = limited(no_limits());
+        if deferred {
+            programs.configure(|config| config.handshake = policy::DEFER);
+        }
+        let mut talk = Talk::new(Shape::v4());
+        for (to_server, segment) in [(true, talk.syn()), (false, talk.syn_ack())] {
+            talk.run(&mut programs, to_server, &segment);
+        }
+        if deferred {
+            let ack = talk.client(b"").with_flags(ACK);
+            assert_eq!(talk.run(&mut programs, true, &ack).verdict, Verdict::Drop);
+        }
+        let mut idle_ns = [u64::MAX; Idle::COUNT];
+        idle_ns[Idle::Handshake as usize] = 0;
+        // The clock of the sweep has the resolution of a tick.
+        eventually("the half-open time is over", || {
+            programs.sweep(idle_ns);
+            programs.flows().is_empty()
+        });
+        // A server that uses SYN cookies keeps no state of the connection, and opens it as soon as
+        // it gets the acknowledgement. It gets no request on this connection.
+        let ack = talk.client(b"").with_flags(ACK);
+        talk.run(&mut programs, true, &ack);
+        assert!(!passes(&mut programs, &mut talk), "{deferred}");
         assert_eq!(programs.counter(counter::UNTRACKED_CONNECTIONS), 0);
     }
 }

@@ -106,7 +106,9 @@ pub(crate) fn config(
         handshake: match rules.handshake {
             Handshake::Pass => policy::PASS,
             Handshake::Defer => policy::DEFER,
+            Handshake::Auto => policy::AUTO,
         },
+        defer_for_ns: u64::try_from(rules.defer_for.0.as_nanos()).unwrap_or(u64::MAX),
         own_mark: own_mark(hash_key),
         adopt_count: begin.0,
         adopt_limits: adopt.unwrap_or_default(),
