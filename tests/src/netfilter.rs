@@ -54,6 +54,41 @@ impl<'a> Rules<'a> {
         Self::add(namespace, "disguise", hook, &rule)
     }
 
+    /// Drops every TCP packet of the namespace that connection tracking (nf_conntrack) considers
+    /// invalid, and counts the packets that it considers part of a connection.
+    pub fn drop_invalid(namespace: &'a Namespace) -> Self {
+        let table = "invalid";
+        let rules = Self { namespace, table };
+        rules.nft(&format!("add table inet {table}"));
+        for name in ["valid", "invalid"] {
+            rules.nft(&format!("add counter inet {table} {name}"));
+        }
+        for hook in ["input", "output"] {
+            rules.nft(&format!(
+                "add chain inet {table} {hook} {{ type filter hook {hook} priority 0; }}"
+            ));
+            for rule in [
+                "meta l4proto tcp ct state established counter name valid",
+                "meta l4proto tcp ct state invalid counter name invalid drop",
+            ] {
+                rules.nft(&format!("add rule inet {table} {hook} {rule}"));
+            }
+        }
+        rules
+    }
+
+    /// Returns the number of packets that the counter `name` of the rules has counted.
+    #[track_caller]
+    pub fn counted(&self, name: &str) -> u64 {
+        let words = format!("list counter inet {} {name}", self.table);
+        let listing = process::succeed(self.namespace.command("nft").arg(words));
+        let mut words = listing.split_whitespace();
+        words
+            .find(|word| *word == "packets")
+            .and_then(|_| words.next()?.parse().ok())
+            .unwrap_or_else(|| panic!("no number of packets in {listing}"))
+    }
+
     fn add(namespace: &'a Namespace, table: &'static str, hook: &str, rule: &str) -> Self {
         let rules = Self { namespace, table };
         rules.nft(&format!("add table inet {table}"));

@@ -14,7 +14,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use serde_json::Value;
@@ -247,5 +247,110 @@ impl ForwardedRequest {
             servers: line["servers"].as_str().unwrap_or_default().to_owned(),
             connection: line["connection"].as_u64().unwrap_or_default(),
         }
+    }
+}
+
+/// Apache as a proxy with a pool of connections, in one process.
+#[derive(Debug)]
+pub struct Apache {
+    _process: Process,
+}
+
+impl Apache {
+    /// The number of threads, each of which handles one request at a time. The pool has no more
+    /// connections than that.
+    pub const THREADS: usize = 16;
+
+    #[track_caller]
+    pub fn start(lab: &Lab) -> Self {
+        let directory = lab.file("apache");
+        fs::create_dir(&directory).expect("Apache's directory");
+        let modules: String = ["mpm_event", "authz_core", "proxy", "proxy_http"]
+            .iter()
+            .map(|name| {
+                format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n")
+            })
+            .collect();
+        let text = format!(
+            r#"{modules}PidFile apache.pid
+DefaultRuntimeDir .
+ErrorLog error.log
+User nobody
+Group nogroup
+ServerName lab
+Listen {listener}
+StartServers 1
+ServerLimit 1
+ThreadLimit {threads}
+ThreadsPerChild {threads}
+MaxRequestWorkers {threads}
+KeepAlive On
+MaxKeepAliveRequests 0
+ProxyPass "/" "http://{guarded}/"
+"#,
+            listener = listener(),
+            threads = Self::THREADS,
+            guarded = SocketAddr::new(lab.v4(), GUARDED),
+        );
+        let config = directory.join("apache.conf");
+        fs::write(&config, text).expect("Apache's configuration");
+        let mut command = lab.client().command("apache2");
+        command.arg("-d").arg(&directory).arg("-f").arg(&config);
+        command.arg("-DFOREGROUND");
+        let log = directory.join("output.log");
+        let mut process = Process::start("Apache", &mut command, &log);
+        wait_until_it_listens(lab, &mut process);
+        Self { _process: process }
+    }
+}
+
+/// Envoy as a proxy with a pool of connections, with one worker.
+#[derive(Debug)]
+pub struct Envoy {
+    _process: Process,
+}
+
+impl Envoy {
+    /// Starts the program `envoy`.
+    #[track_caller]
+    pub fn start(lab: &Lab, envoy: &Path) -> Self {
+        let text = format!(
+            r#"static_resources:
+  listeners:
+  - address: {{socket_address: {{address: 127.0.0.1, port_value: {PORT}}}}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: clients
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes:
+              - match: {{prefix: /}}
+                route: {{cluster: api}}
+  clusters:
+  - name: api
+    connect_timeout: 10s
+    load_assignment:
+      cluster_name: api
+      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: {server}, port_value: {GUARDED}}}}}}}}}]}}]
+"#,
+            server = lab.v4(),
+        );
+        let config = lab.file("envoy.yaml");
+        fs::write(&config, text).expect("Envoy's configuration");
+        let mut command = lab.client().command(&envoy.to_string_lossy());
+        command.args(["--concurrency", "1", "--disable-hot-restart", "-c"]);
+        command.arg(&config);
+        let mut process = Process::start("Envoy", &mut command, &lab.file("envoy.log"));
+        wait_until_it_listens(lab, &mut process);
+        Self { _process: process }
     }
 }

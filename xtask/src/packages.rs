@@ -119,7 +119,7 @@ const LAB: [Requirement; 10] = [
 
 /// The other requirements of the tests: clients, servers and proxies, and the tools that make and
 /// test packages.
-const TESTS: [Requirement; 24] = [
+const TESTS: [Requirement; 25] = [
     Requirement {
         item: Item::PythonModule("ensurepip"),
         package: "python3-venv",
@@ -199,6 +199,11 @@ const TESTS: [Requirement; 24] = [
         item: Item::Program("haproxy"),
         package: "haproxy",
         reason: "is a proxy in front of the API",
+    },
+    Requirement {
+        item: Item::Program("apache2"),
+        package: "apache2-bin",
+        reason: "is another proxy in front of the API",
     },
     Requirement {
         item: Item::Program("lighttpd"),

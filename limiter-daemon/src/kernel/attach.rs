@@ -429,6 +429,24 @@ impl Attachments {
         failed.map_or(Ok(()), Err)
     }
 
+    /// Returns the indices of the interfaces from which [`Self::follow`] would detach a program.
+    /// Interfaces that are gone are left out.
+    ///
+    /// # Errors
+    /// Returns an error if the pins or the interfaces cannot be listed.
+    pub(super) fn dropped(&self, wanted: &[Interface]) -> Result<Vec<u32>, KernelError> {
+        let unwanted = self.unwanted(wanted)?;
+        if unwanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let present = netdev::interfaces().map_err(list_error("network interfaces"))?;
+        let dropped = present.iter().filter(|interface| {
+            let mut names = unwanted.iter().map(|(name, _)| name);
+            names.any(|name| *name == interface.name)
+        });
+        Ok(dropped.map(|interface| interface.index).collect())
+    }
+
     /// Returns the hooks to which this daemon, or an earlier daemon with the same pins, has
     /// attached a program, and whose interface is not in `wanted`.
     fn unwanted(&self, wanted: &[Interface]) -> Result<Vec<(String, Hook)>, KernelError> {

@@ -29,6 +29,33 @@ use crate::{
     domain::hook::{Hook, Mechanism, Missing},
 };
 
+impl Kernel {
+    /// Ends the connections to ports that are guarded now and not in `ports`, and whose packets are
+    /// translated.
+    fn end_unguarded(&self, ports: &abi::Ports) -> Result<(), KernelError> {
+        let guarded = self.set.maps.ports.get(&0, 0);
+        let Plain(guarded) = guarded.map_err(map_error(map::PORTS))?;
+        let is_dropped = |port: u16| {
+            let (word, bit) = (usize::from(port >> 6), 1 << (port & 63));
+            guarded.0[word] & !ports.0[word] & bit != 0
+        };
+        let drops = guarded
+            .0
+            .iter()
+            .zip(&ports.0)
+            .any(|(old, new)| old & !new != 0);
+        if drops {
+            let done = translated::end(&self.set.maps.flows, |flow| {
+                is_dropped(u16::from_be(flow.key.server_port))
+            });
+            for change in done {
+                log::info!("{change}");
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Plane for Kernel {
     fn set_config(&mut self, config: &abi::Config) -> Result<(), KernelError> {
         self.set
@@ -43,6 +70,7 @@ impl Plane for Kernel {
         for port in ports {
             bits.0[usize::from(port >> 6)] |= 1 << (port & 63);
         }
+        self.end_unguarded(&bits)?;
         self.set
             .maps
             .ports
@@ -328,7 +356,14 @@ impl Plane for Kernel {
     }
 
     fn follow(&mut self, interfaces: &[Interface]) -> Result<Vec<String>, KernelError> {
-        let done = self.attachments.follow(&mut self.set.ebpf, interfaces)?;
+        let dropped = self.attachments.dropped(interfaces)?;
+        let mut done = Vec::new();
+        if !dropped.is_empty() {
+            done = translated::end(&self.set.maps.flows, |flow| {
+                dropped.contains(&flow.link.ifindex)
+            });
+        }
+        done.extend(self.attachments.follow(&mut self.set.ebpf, interfaces)?);
         layouts::retire(&self.pins, &mut self.set.maps.counters)?;
         if self.larger.is_none() {
             growth::clear(&self.pins)?;
@@ -360,7 +395,7 @@ impl Plane for Kernel {
     }
 
     fn release(&mut self) -> Result<Vec<String>, KernelError> {
-        let mut removed = translated::end_all(&self.set.maps.flows);
+        let mut removed = translated::end(&self.set.maps.flows, |_| true);
         removed.extend(detach::remove_attachments(&self.pins)?);
         self.attachments = self.attachments.emptied();
         Ok(removed)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Ends the connections whose packets are translated ([`abi::Splice`]), before the programs are
-//! detached. Without the programs, neither side would understand the packets of the other.
+//! Ends the connections whose packets are translated ([`abi::Splice`]), before the programs no
+//! longer see them. Without the programs, neither side would understand the packets of the other.
 
-use limiter_common::abi::{FLOW_LOCAL, FLOW_SPLICED, map};
+use limiter_common::abi::{FLOW_LOCAL, FLOW_SPLICED, Flow, map};
 
 use super::{
     maps::{FlowEntries, each},
@@ -11,15 +11,17 @@ use super::{
 };
 use crate::domain::plain::counted;
 
-/// Resets both sides of all connections to servers on this host whose packets are translated.
-/// Returns descriptions of what was done. Connections to other hosts cannot be ended from here, and
-/// are only reported. An error is logged, because it must not keep the programs attached.
-pub(super) fn end_all(flows: &FlowEntries) -> Vec<String> {
+/// Resets both sides of the connections to servers on this host whose packets are translated and
+/// for which `is_wanted` returns true. Returns descriptions of what was done. Connections to other
+/// hosts cannot be ended from here, and are only reported. An error is logged, because it must not
+/// keep the programs attached.
+pub(super) fn end(flows: &FlowEntries, is_wanted: impl Fn(&Flow) -> bool) -> Vec<String> {
     let mut found = Vec::new();
     let read = each(flows, map::FLOWS, |some| {
         let spliced = some
             .iter()
-            .filter(|(_, entry)| entry.0.flow.flags & FLOW_SPLICED != 0);
+            .filter(|(_, entry)| entry.0.flow.flags & FLOW_SPLICED != 0)
+            .filter(|(_, entry)| is_wanted(&entry.0.flow));
         found.extend(spliced.map(|(key, entry)| (Ends::from(&key.0), entry.0.flow.flags)));
         Ok(())
     });

@@ -4,14 +4,15 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::Duration,
 };
 
 use limiter_tests::{
-    Config, GUARDED, Lab, Limiter, Net, Nginx, Rig, avoid_midnight, eventually, limiter::exit,
-    nginx, process, request,
+    Config, Conn, GUARDED, Lab, Limiter, Net, Nginx, Rig, UNGUARDED, avoid_midnight, eventually,
+    limiter::exit, nginx, process, request,
 };
 use nix::sys::signal::Signal;
 
@@ -213,6 +214,13 @@ fn detach_removes_everything_with_a_daemon_and_without_one() {
     }
 }
 
+/// Asserts that the server's host has reset the connection.
+#[track_caller]
+fn assert_reset(conn: &mut Conn) {
+    let error = conn.rest().expect_err("a reset");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
 #[test]
 fn detach_resets_connections_that_went_on_after_refusals() {
     for running in [true, false] {
@@ -239,11 +247,47 @@ fn detach_resets_connections_that_went_on_after_refusals() {
         let report = "reset 2 connections that went on after refusals";
         assert!(output.stdout.contains(report), "{output:?}");
         for conn in &mut kept {
-            assert!(conn.try_get("/", &other).is_err(), "running: {running}");
+            assert_reset(conn);
         }
         assert_eq!(plain.get("/", &key).status, 200, "running: {running}");
         drop(plain);
         Nginx::wait_until_no_sockets(&rig.lab, GUARDED);
+    }
+}
+
+#[test]
+fn reload_that_guards_less_resets_connections_that_went_on_after_refusals() {
+    for dropped in ["port", "interface"] {
+        let lab = Lab::veth();
+        let all = Config::new(&lab)
+            .interfaces(&["s0", "lo"])
+            .ports(&[GUARDED, UNGUARDED])
+            .tier("profile", "daily_quota = 1");
+        let less = match dropped {
+            "port" => all.clone().ports(&[GUARDED]),
+            _ => all.clone().interfaces(&["s0"]),
+        };
+        let rig = Rig::of(lab, |_| all);
+        let key = rig.limiter.key("acme/web");
+        let other = rig.limiter.key_of_tier("roomy", "master");
+        let (namespace, port) = match dropped {
+            "port" => (rig.lab.client(), UNGUARDED),
+            _ => (rig.lab.server(), GUARDED),
+        };
+        let connect = || Conn::open(namespace, (rig.lab.v4(), port).into());
+        let (mut kept, mut plain) = (connect(), connect());
+        let mut still_guarded = rig.lab.connect(GUARDED);
+        assert_eq!(plain.get("/", &key).status, 200);
+        for conn in [&mut kept, &mut still_guarded] {
+            assert_eq!(conn.get("/", &key).status, 429);
+            assert_eq!(conn.get("/", &other).status, 200);
+        }
+        rig.limiter.write_config(&less.to_string());
+        rig.limiter.done(&["reload"]);
+        assert_reset(&mut kept);
+        assert_eq!(plain.get("/", &key).status, 200, "{dropped}");
+        assert_eq!(still_guarded.get("/", &key).status, 429, "{dropped}");
+        assert_eq!(still_guarded.get("/", &other).status, 200, "{dropped}");
     }
 }
 

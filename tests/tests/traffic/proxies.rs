@@ -3,12 +3,13 @@
 //! Reverse proxies in front of the guarded server forward a refusal unchanged, and do not treat the
 //! server as broken.
 
-use std::{collections::BTreeSet, net::SocketAddr, thread};
+use std::{collections::BTreeSet, net::SocketAddr, path::Path, thread};
 
 use limiter_tests::{
     GUARDED, Net, Nginx, Rig, UNGUARDED, long,
     peers::{Job, Peer},
-    proxies::{self, Haproxy, NginxProxy},
+    proxies::{self, Apache, Envoy, Haproxy, NginxProxy},
+    skip,
 };
 
 /// The number of requests that are served before the refusals begin.
@@ -23,15 +24,15 @@ const GOOD: usize = 300;
 /// The number of requests that a client sends at a time.
 const WORKERS: usize = 4;
 
-/// The networks between the proxy and the server. On the first network, the proxy and the server
-/// run on two hosts. On the second one, both run on the server's host.
-const NETS: [Net; 2] = [Net::Veth, Net::Loopback];
-
 /// The policies under which a connection is closed after a refusal.
-const CLOSE: &[&str] = &[];
+const CLOSE: &[&str] = &["on_limit = \"close\""];
 
-/// A network, and the policies under which a connection goes on after a refusal.
-const KEEPING: (Net, &[&str]) = (Net::Veth, &["on_limit = \"keepalive\""]);
+/// The policies under which a connection goes on after a refusal.
+const KEEP: &[&str] = &["on_limit = \"keepalive\""];
+
+/// The networks between the proxy and the server, and the policies. With [`Net::Veth`], the proxy
+/// and the server run on two hosts. With [`Net::Loopback`], both run on the server's host.
+const CASES: [(Net, &[&str]); 3] = [(Net::Veth, KEEP), (Net::Loopback, KEEP), (Net::Veth, CLOSE)];
 
 fn uploads() -> usize {
     if long() { REFUSED } else { 30 }
@@ -84,7 +85,7 @@ fn ask_through(rig: &Rig) -> (usize, usize) {
 
 #[test]
 fn haproxy_passes_refusals_on_and_keeps_the_server_up() {
-    for (net, policies) in NETS.map(|net| (net, CLOSE)).into_iter().chain([KEEPING]) {
+    for (net, policies) in CASES {
         for lines in ["http-reuse always", "retry-on all-retryable-errors"] {
             let rig = limited(net, policies);
             let proxy = Haproxy::start(&rig.lab, lines);
@@ -113,7 +114,7 @@ fn haproxy_passes_refusals_on_and_keeps_the_server_up() {
 
 #[test]
 fn nginx_passes_refusals_on_and_keeps_the_server_up() {
-    for (net, policies) in NETS.map(|net| (net, CLOSE)).into_iter().chain([KEEPING]) {
+    for (net, policies) in CASES {
         let rig = limited(net, policies);
         let proxy = NginxProxy::start(&rig.lab, "");
         let (served, refused) = ask_through(&rig);
@@ -137,6 +138,39 @@ fn nginx_passes_refusals_on_and_keeps_the_server_up() {
         let connections: BTreeSet<u64> = passed.iter().map(|passed| passed.connection).collect();
         assert_eq!(connections.len(), 2 * WORKERS + 1);
     }
+}
+
+/// Asserts that the proxy passes on all refusals, and that its requests needed no more than
+/// `connections` connections to the server.
+#[track_caller]
+fn assert_keeps_its_connections(rig: &Rig, connections: u64) {
+    ask_through(rig);
+    let opened = rig.limiter.count("/coverage/flows_opened");
+    let kept = rig.limiter.count("/coverage/kept");
+    assert!(opened <= connections, "{opened} connections");
+    // Uploads of 3 MB are longer than the programs withhold.
+    assert_eq!(kept, REFUSED as u64);
+}
+
+#[test]
+fn apache_passes_refusals_on_and_keeps_its_connections() {
+    let rig = limited(Net::Veth, KEEP);
+    let _proxy = Apache::start(&rig.lab);
+    assert_keeps_its_connections(&rig, (Apache::THREADS + uploads()) as u64);
+}
+
+#[test]
+fn envoy_passes_refusals_on_and_keeps_its_connections() {
+    // Debian has no Envoy package, so `cargo xtask test` provides the program.
+    let Some(envoy) = std::env::var_os("LIMITER_ENVOY") else {
+        return skip(
+            "envoy_passes_refusals_on_and_keeps_its_connections",
+            "LIMITER_ENVOY names no Envoy, `cargo xtask test` sets it",
+        );
+    };
+    let rig = limited(Net::Veth, KEEP);
+    let _proxy = Envoy::start(&rig.lab, Path::new(&envoy));
+    assert_keeps_its_connections(&rig, (2 * WORKERS + uploads()) as u64);
 }
 
 #[test]

@@ -6,7 +6,9 @@
 use std::thread;
 
 use limiter_tests::{
-    Conn, GUARDED, Lab, Net, Nginx, Refused, Rig, eventually, request, tools,
+    Conn, GUARDED, Lab, Namespace, Net, Nginx, Refused, Rig, eventually,
+    netfilter::Rules,
+    process, request, tools,
     wire::{self, DeviceKind, Wire},
 };
 
@@ -41,6 +43,58 @@ fn assert_no_sockets(rig: &Rig) {
 
 fn post_head(key: &str, framing: &str) -> String {
     format!("POST / HTTP/1.1\r\nHost: x\r\nX-Api-Key: {key}\r\n{framing}\r\n\r\n")
+}
+
+/// Returns the number of bytes that the sockets of the namespace report in the field `name`
+/// (`ss -i`), for the only connection with the guarded port.
+#[track_caller]
+fn bytes_of_socket(namespace: &Namespace, filter: &str, name: &str) -> usize {
+    let mut ss = namespace.command("ss");
+    let listing = process::succeed(ss.args(["-Htin", "state", "established", filter]));
+    let value = listing
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix(name)?.strip_prefix(':'));
+    value
+        .and_then(|value| value.parse().ok())
+        .unwrap_or_else(|| panic!("no {name} in {listing}"))
+}
+
+#[test]
+fn other_tools_see_two_valid_connections_of_different_lengths() {
+    for net in [Net::Veth, Net::VethNoOffload] {
+        let (rig, key) = exhausted(net, "keepalive");
+        let other = other(&rig);
+        let (client, server) = (rig.lab.client(), rig.lab.server());
+        let rules = [client, server].map(Rules::drop_invalid);
+        let mut conn = rig.lab.connect(GUARDED);
+        let body = vec![b'x'; 100_000];
+        let head = post_head(&key, &format!("Content-Length: {}", body.len()));
+        let upload = [head.as_bytes(), &body].concat();
+        let (served, refused) = (request(Nginx::FILE, &other), request("/", &key));
+        let mut sent = [0, 0];
+        for _ in 0..5 {
+            assert_eq!(conn.ask(&served).body, Nginx::file_content());
+            assert_eq!(conn.ask(&refused).status, 429);
+            assert_eq!(conn.ask(&upload).status, 429);
+            sent[0] += served.len();
+            sent[1] += refused.len() + upload.len();
+        }
+        assert_eq!(conn.ask(&served).status, 200);
+        sent[0] += served.len();
+        // The server's socket has received only the requests that were served.
+        let [admitted, withheld] = sent;
+        let received = bytes_of_socket(server, "( sport = :80 )", "bytes_received");
+        assert_eq!(received, admitted, "{net:?}");
+        // The socket counts the SYN as a byte.
+        let acknowledged = bytes_of_socket(client, "( dport = :80 )", "bytes_acked");
+        assert_eq!(acknowledged, admitted + withheld + 1, "{net:?}");
+        drop(conn);
+        assert_no_sockets(&rig);
+        for rules in &rules {
+            assert_eq!(rules.counted("invalid"), 0, "{net:?}");
+            assert!(rules.counted("valid") > 0, "{net:?}");
+        }
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ const DEBIAN_ROOT_VARIABLE: &str = "LIMITER_DEBIAN_ROOT";
 /// The environment variable with the path of the static binary. The binary is built only with
 /// `--long`, because the build takes minutes.
 const STATIC_VARIABLE: &str = "LIMITER_STATIC";
-/// The environment variable with the path of Envoy, for the tests of the guide.
+/// The environment variable with the path of Envoy, for the tests of proxies and of the guide.
 const ENVOY_VARIABLE: &str = "LIMITER_ENVOY";
 /// The environment variable with the path of the program that compares the control interface with
 /// `docs/openapi.json`.
@@ -56,7 +56,7 @@ impl Supplies {
         if chosen.has("daemon", "metrics") {
             variables.push((GRAFANA_VARIABLE, python::grafana(context)?));
         }
-        if chosen.has("guide", "terminators") {
+        if chosen.has("guide", "terminators") || chosen.has("traffic", "proxies") {
             // Without Envoy, the tests that need it report themselves as skipped.
             match tools::envoy() {
                 Ok(envoy) => variables.push((ENVOY_VARIABLE, envoy)),
