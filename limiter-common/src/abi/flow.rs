@@ -205,6 +205,36 @@ pub struct Splice {
     pub first_asked: Seq,
 }
 
+impl Splice {
+    /// Returns the server's number for the number `seq` with which a packet of the server has left
+    /// for the client. Returns `None` for a byte of the last response that was sent in the server's
+    /// name.
+    #[inline(always)]
+    #[must_use]
+    pub const fn server_number(&self, seq: Seq) -> Option<Seq> {
+        if seq.before(self.response_start) {
+            let last = self.response_end.since(self.response_start) as u32;
+            return Some(seq.minus(self.injected.wrapping_sub(last)));
+        }
+        if seq.before(self.response_end) {
+            return None;
+        }
+        Some(seq.minus(self.injected))
+    }
+
+    /// Returns the client's number for the number `seq` with which a packet of the client has left
+    /// for the server.
+    #[inline(always)]
+    #[must_use]
+    pub const fn client_number(&self, seq: Seq) -> Seq {
+        let now = seq.plus(self.withheld);
+        if now.before(self.request_end) {
+            return now.minus(self.request_end.since(self.request_start) as u32);
+        }
+        now
+    }
+}
+
 /// The maximum `Content-Length` with which a refused request is withheld from the server while the
 /// connection goes on. If the body is longer, the connection is closed after the response.
 pub const MAX_WITHHELD_BODY: u32 = 1 << 17;

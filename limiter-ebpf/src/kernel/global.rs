@@ -147,6 +147,29 @@ macro_rules! global {
     };
     (
         $(#[$doc:meta])*
+        $vis:vis fn $name:ident(skb; $($arg:ident: $type:ty),*) -> $result:ty = $body:path;
+        $($rest:tt)*
+    ) => {
+        $(#[$doc])*
+        #[inline(always)]
+        $vis fn $name(skb: $crate::kernel::skb::Skb, $($arg: $type),*) -> $result {
+            use $crate::kernel::{global::Scalar, skb::Skb};
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            extern "C" fn $name(
+                skb: *mut aya_ebpf::bindings::__sk_buff,
+                $($arg: $type),*
+            ) -> <$result as Scalar>::Number {
+                // SAFETY: the caller passes its context.
+                let skb = unsafe { Skb::at(skb) };
+                Scalar::number($body(skb, $($arg),*))
+            }
+            Scalar::of($name(skb.context(), $($arg),*))
+        }
+        $crate::kernel::global::global!($($rest)*);
+    };
+    (
+        $(#[$doc:meta])*
         $vis:vis fn $name:ident(skb, work; $($arg:ident: $type:ty),*) -> $result:ty = $body:path,
             or $none:expr;
         $($rest:tt)*

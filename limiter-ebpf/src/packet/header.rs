@@ -11,7 +11,9 @@ pub const ETH_P_IPV6: u16 = 0x86dd;
 const ETH_P_8021Q: u16 = 0x8100;
 const ETH_P_8021AD: u16 = 0x88a8;
 
+pub const IPPROTO_ICMP: u32 = 1;
 pub const IPPROTO_TCP: u32 = 6;
+pub const IPPROTO_ICMPV6: u32 = 58;
 
 /// The length of an IPv4 header without options, in bytes.
 pub const IPV4_LEN: u32 = 20;

@@ -9,6 +9,7 @@ use crate::{
     },
     packet::{
         checksum::fold,
+        errors,
         header::{Attempt, Direction, IPPROTO_TCP, IPV4_LEN, Kind, MAPPED, TCP_LEN},
         tcp::{begin, first_fragment, guarded, segment, set_addresses},
     },
@@ -28,6 +29,7 @@ pub fn ipv4(skb: Skb, linear: Linear, l3: u32, direction: Direction) -> Attempt 
     // another IP version, or one whose header is too short.
     if ip.byte::<9>() != IPPROTO_TCP || first >> 4 != 4 || ihl < IPV4_LEN || fragment & 0x1fff != 0
     {
+        errors::other(skb, l3, ip.byte::<9>(), direction);
         return Ok((Kind::Other, None));
     }
     let l4 = l3 + ihl;

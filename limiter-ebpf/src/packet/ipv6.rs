@@ -9,6 +9,7 @@ use crate::{
         skb::Skb,
     },
     packet::{
+        errors,
         header::{Attempt, Direction, IPPROTO_TCP, IPV6_LEN, Kind, MAPPED, TCP_LEN},
         tcp::{begin, first_fragment, guarded, segment, set_addresses},
     },
@@ -34,6 +35,7 @@ pub fn ipv6(skb: Skb, linear: Linear, l3: u32, direction: Direction) -> Attempt 
     let mut l4 = l3 + IPV6_LEN;
     if protocol != IPPROTO_TCP {
         if !is_extension(protocol) {
+            errors::other(skb, l3, protocol, direction);
             return Ok((Kind::Other, None));
         }
         let walk = match walk(skb, protocol, l4) {

@@ -4,6 +4,7 @@
 //! and cut it.
 
 pub mod checksum;
+mod errors;
 pub mod header;
 mod ipv4;
 mod ipv6;

@@ -31,7 +31,7 @@ fn programs() -> Programs {
 }
 
 /// A request that is refused.
-fn spent() -> String {
+pub fn spent() -> String {
     get_as(SPENT, "/")
 }
 
@@ -40,17 +40,17 @@ fn len(text: impl AsRef<[u8]>) -> u32 {
 }
 
 /// A connection whose two sides count bytes differently.
-struct Kept {
-    programs: Programs,
-    talk: Talk,
+pub struct Kept {
+    pub programs: Programs,
+    pub talk: Talk,
     /// The number of bytes of the client that have been withheld from the server.
-    withheld: u32,
+    pub withheld: u32,
     /// The number of bytes that were sent to the client in the server's name.
-    injected: u32,
+    pub injected: u32,
 }
 
 impl Kept {
-    fn new(shape: Shape, timestamps: bool) -> Self {
+    pub fn new(shape: Shape, timestamps: bool) -> Self {
         let mut programs = programs();
         let mut talk = Talk::new(shape);
         talk.timestamps = timestamps;
@@ -63,7 +63,7 @@ impl Kept {
         }
     }
 
-    fn opened() -> Self {
+    pub fn opened() -> Self {
         Self::new(Shape::v4(), false)
     }
 
@@ -100,7 +100,7 @@ impl Kept {
 
     /// Sends an admitted request, and asserts that the server gets it.
     #[track_caller]
-    fn admitted(&mut self, request: impl AsRef<[u8]>) {
+    pub fn admitted(&mut self, request: impl AsRef<[u8]>) {
         let segment = self.client_at(self.next(), &request);
         let seen = self.passes(&segment);
         assert_eq!(
@@ -112,7 +112,7 @@ impl Kept {
 
     /// Sends a request that is refused, and returns the response.
     #[track_caller]
-    fn refused(&mut self, request: impl AsRef<[u8]>) -> DecodedSegment {
+    pub fn refused(&mut self, request: impl AsRef<[u8]>) -> DecodedSegment {
         let segment = self.client_at(self.next(), &request);
         let answer = self.answered(&segment);
         assert!(answer.text().starts_with("HTTP/1.1 4"), "{}", answer.text());
@@ -171,7 +171,7 @@ impl Kept {
 
     /// Sends a response of the server to the client.
     #[track_caller]
-    fn answers(&mut self, response: impl AsRef<[u8]>) {
+    pub fn answers(&mut self, response: impl AsRef<[u8]>) {
         let segment = self.server_at(self.talk.answered, &response);
         let seen = self.reaches_client(&segment);
         assert_eq!(seen.seq, segment.seq.wrapping_add(self.injected));

@@ -8,6 +8,7 @@ mod cuts;
 mod deferred;
 mod ends;
 mod handshake;
+mod icmp;
 mod idle;
 mod instructions;
 mod invalid_segments;

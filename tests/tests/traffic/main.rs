@@ -15,6 +15,7 @@ mod forwarded;
 mod identify;
 mod interfaces;
 mod lab;
+mod path_mtu;
 mod policies;
 mod proxies;
 mod refusal;
