@@ -37,8 +37,10 @@ pub mod policy {
     /// `handshake` only: drop the acknowledgement that completes the handshake, so that the server
     /// receives it only with the client's first data.
     pub const DEFER: u32 = 3;
-    /// `handshake` only: as `DEFER`, but only for client addresses that were refused lately
-    /// ([`super::Config::defer_for_ns`]).
+    /// `handshake` only: like `DEFER` for client addresses that were refused lately
+    /// ([`super::Config::defer_for_ns`]), and like `PASS` for all others. A connection whose
+    /// handshake was deferred may go on after its first request is refused
+    /// ([`super::KEPT_HANDSHAKE_RATE`]).
     pub const AUTO: u32 = 5;
     /// `untracked` only: also forward untracked connections that cannot be older than the programs.
     pub const ANY: u32 = 4;
@@ -433,8 +435,8 @@ pub struct RefusedClient {
 }
 
 /// The rate of connections of one client address that go on although their handshake was deferred
-/// and their first request was refused: 20 per second, and 50 at once after a pause. Connections
-/// beyond this rate end without the knowledge of their server. A client that keeps its connections
+/// and their first request was refused: 20 per second, and 50 at once after a pause. The
+/// server's application does not see connections beyond this rate. A client that keeps its connections
 /// therefore gets all of them within seconds, and a client that reconnects for each request costs
 /// its server no more than this.
 pub const KEPT_HANDSHAKE_RATE: gcra::Rate = gcra::Rate {

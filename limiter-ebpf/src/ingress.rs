@@ -300,7 +300,8 @@ fn misfit(packet: &Packet, flow: &Flow) -> Action {
 
 /// Returns whether the acknowledgement that completes the handshake is withheld from the server (as
 /// with TCP_DEFER_ACCEPT, tcp(7)). In that case, the first request completes the handshake instead.
-/// If that request is refused, no application has learned of the connection.
+/// If that request is refused and its connection ends, no application has
+/// learned of the connection.
 ///
 /// The server retransmits its SYN-ACK after a second, and the client's answer to the retransmission
 /// is let through. Therefore a server that waits for the connection, for example to send the first

@@ -3,7 +3,7 @@
 //! Reverse proxies in front of the guarded server. They run on their own host, which is the
 //! client's namespace, or on the server's host if the lab has only one namespace.
 //!
-//! Each proxy has two servers: the guarded port, and as a backup the port to which no limit
+//! HAProxy and nginx have two servers: the guarded port, and as a backup the port to which no limit
 //! applies. A refusal must not make a proxy take the guarded port out of service. If this happens
 //! even briefly, the tests notice it, because the backup port then serves requests that should have
 //! been refused.

@@ -4,12 +4,12 @@
 
 use crate::{Conn, limiter::Config};
 
-/// The state of a connection after a refused request was answered with a status.
+/// The state of a connection after a refused request was answered with a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
     /// The connection goes on (`on_limit = "keepalive"`, the default).
     KeptOpen,
-    /// The server's side of the connection is closed (`on_limit = "close"`).
+    /// The connection is closed (`on_limit = "close"`).
     Closed,
 }
 
@@ -17,7 +17,7 @@ impl Refused {
     /// Both states.
     pub const ALL: [Self; 2] = [Self::KeptOpen, Self::Closed];
 
-    /// Returns the value of `policy.on_limit` with which refused requests lead to this state.
+    /// Returns the `policy.on_limit` that leads to this state.
     pub fn on_limit(self) -> &'static str {
         match self {
             Self::KeptOpen => "keepalive",
@@ -30,7 +30,7 @@ impl Refused {
         config.policy(&format!("on_limit = {:?}", self.on_limit()))
     }
 
-    /// Returns the value of the field `Connection` in the response.
+    /// Returns the value of the field `Connection` in the refusal.
     pub fn connection(self) -> &'static str {
         match self {
             Self::KeptOpen => "keep-alive",
@@ -38,8 +38,8 @@ impl Refused {
         }
     }
 
-    /// Asserts that the connection is in this state. If the connection goes on, `request` must get
-    /// a response with the status `status`.
+    /// Asserts that the connection is in this state. `request` is sent only if the connection goes
+    /// on, and must then get the status `status`.
     #[track_caller]
     pub fn assert(self, conn: &mut Conn, request: &[u8], status: u16) {
         match self {

@@ -168,7 +168,7 @@ counters! {
     /// itself, or another counter counts them.
     EVENTS_LOST = "events_lost",
     /// Acknowledgements without payload dropped under `handshake = "auto"` or `"defer"`. The
-    /// connection's first request completes its handshake.
+    /// first request completes the handshake, or the client's answer to a second SYN-ACK.
     HANDSHAKES_DEFERRED = "handshakes_deferred",
     /// SYN segments whose TCP Fast Open option (RFC 7413) was removed.
     FAST_OPEN_DECLINED = "fast_open_declined",

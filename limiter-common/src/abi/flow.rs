@@ -421,3 +421,65 @@ pub const TOMB_RESET_SERVER: u32 = 2;
 pub const TOMB_RESET_CLIENT: u32 = 4;
 /// The response has been sent before, when the connection was to go on, and must not change.
 pub const TOMB_KEPT: u32 = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    prop_compose! {
+        /// A connection on which earlier requests were refused, and then one more.
+        fn splices()(
+            withheld_before in 0..u32::MAX,
+            injected_before in 0..u32::MAX,
+            request in 1..MAX_WITHHELD,
+            response in 1..2048u32,
+            client: u32,
+            server: u32,
+        ) -> (Splice, u32, u32) {
+            let splice = Splice {
+                withheld: withheld_before.wrapping_add(request),
+                injected: injected_before.wrapping_add(response),
+                request_start: Seq(client),
+                request_end: Seq(client).plus(request),
+                response_start: Seq(server),
+                response_end: Seq(server).plus(response),
+                ..Splice::default()
+            };
+            (splice, withheld_before, injected_before)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_of_both_sides_lead_to_each_other(
+            (splice, withheld_before, injected_before) in splices(),
+            distance in 0..1u32 << 30,
+        ) {
+            // The bytes after the last refused request and its response.
+            let seen = splice.response_end.plus(distance);
+            let sent = seen.minus(splice.injected);
+            prop_assert_eq!(splice.server_number(seen), Some(sent));
+            let sent = splice.request_end.plus(distance);
+            let seen = sent.minus(splice.withheld);
+            prop_assert_eq!(splice.client_number(seen), sent);
+            // The bytes before them.
+            let seen = splice.response_start.minus(1 + distance);
+            let sent = seen.minus(injected_before);
+            prop_assert_eq!(splice.server_number(seen), Some(sent));
+            let sent = splice.request_start.minus(1 + distance);
+            let seen = sent.minus(withheld_before);
+            prop_assert_eq!(splice.client_number(seen), sent);
+        }
+
+        #[test]
+        fn a_byte_of_the_response_has_no_number_of_the_server(
+            (splice, ..) in splices(),
+            at: prop::sample::Index,
+        ) {
+            let len = splice.response_end.since(splice.response_start) as usize;
+            let seq = splice.response_start.plus(at.index(len) as u32);
+            prop_assert_eq!(splice.server_number(seq), None);
+        }
+    }
+}

@@ -96,11 +96,7 @@ const DROPPED: [Line; 18] = [
     line("  IP fragments", Some("fragment_dropped"), None),
     line("  unreadable headers", Some("unreadable_dropped"), None),
     line("  after the end", Some("after_end_dropped"), None),
-    line(
-        "  deferred handshakes (handshake = auto)",
-        Some("handshakes_deferred"),
-        None,
-    ),
+    line("  deferred handshakes", Some("handshakes_deferred"), None),
     line(
         "  over a limit (on_limit = drop)",
         Some("limit_dropped"),

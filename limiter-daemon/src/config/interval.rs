@@ -6,10 +6,10 @@ use std::{fmt, time::Duration};
 
 use super::document::{Document, Entry, Section};
 
-/// The shortest duration. It is not shorter, because a pass over all connections takes a while, and
-/// packets may have to wait until the pass ends.
+/// The shortest duration. Healing makes a pass over all connections at such intervals, which takes a
+/// while, and packets may have to wait until the pass ends.
 const SHORTEST: Duration = Duration::from_millis(100);
-/// The longest duration. A wrong count stays wrong for up to this long.
+/// The longest duration. With healing, a wrong count stays wrong for up to this long.
 const LONGEST: Duration = Duration::from_secs(3600);
 
 /// A duration as written in the file, for example `500ms`, `10s` or `2min`.

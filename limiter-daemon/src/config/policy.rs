@@ -115,7 +115,9 @@ pub enum Handshake {
     /// latest.
     Defer,
     /// Like [`Handshake::Defer`] for the connections of client addresses that were refused lately
-    /// ([`Policy::defer_for`]), and like [`Handshake::Pass`] for all others.
+    /// ([`Policy::defer_for`]), and like [`Handshake::Pass`] for all others. A connection whose
+    /// handshake was deferred may go on after its first request is refused, and the server sees it
+    /// then.
     Auto,
 }
 

@@ -429,22 +429,21 @@ impl Attachments {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Returns the indices of the interfaces from which [`Self::follow`] would detach a program.
-    /// Interfaces that are gone are left out.
+    /// Returns the indices of the present interfaces that are not in `wanted`, if
+    /// [`Self::follow`] may detach programs from some of them.
     ///
     /// # Errors
     /// Returns an error if the pins or the interfaces cannot be listed.
     pub(super) fn dropped(&self, wanted: &[Interface]) -> Result<Vec<u32>, KernelError> {
-        let unwanted = self.unwanted(wanted)?;
-        if unwanted.is_empty() {
+        // The first call also removes the filters of an earlier daemon, which are not recorded.
+        let is_first = self.attached.is_empty();
+        if !is_first && self.unwanted(wanted)?.is_empty() {
             return Ok(Vec::new());
         }
         let present = netdev::interfaces().map_err(list_error("network interfaces"))?;
-        let dropped = present.iter().filter(|interface| {
-            let mut names = unwanted.iter().map(|(name, _)| name);
-            names.any(|name| *name == interface.name)
-        });
-        Ok(dropped.map(|interface| interface.index).collect())
+        let indices = present.iter().map(|interface| interface.index);
+        let is_wanted = |index: u32| wanted.iter().any(|interface| interface.index == index);
+        Ok(indices.filter(|index| !is_wanted(*index)).collect())
     }
 
     /// Returns the hooks to which this daemon, or an earlier daemon with the same pins, has

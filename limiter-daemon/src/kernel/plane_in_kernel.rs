@@ -30,29 +30,14 @@ use crate::{
 };
 
 impl Kernel {
-    /// Ends the connections to ports that are guarded now and not in `ports`, and whose packets are
-    /// translated.
-    fn end_unguarded(&self, ports: &abi::Ports) -> Result<(), KernelError> {
-        let guarded = self.set.maps.ports.get(&0, 0);
-        let Plain(guarded) = guarded.map_err(map_error(map::PORTS))?;
-        let is_dropped = |port: u16| {
-            let (word, bit) = (usize::from(port >> 6), 1 << (port & 63));
-            guarded.0[word] & !ports.0[word] & bit != 0
-        };
-        let drops = guarded
-            .0
-            .iter()
-            .zip(&ports.0)
-            .any(|(old, new)| old & !new != 0);
-        if drops {
-            let done = translated::end(&self.set.maps.flows, |flow| {
-                is_dropped(u16::from_be(flow.key.server_port))
-            });
-            for change in done {
-                log::info!("{change}");
-            }
+    /// Ends the connections whose packets are translated and for which `is_wanted` returns true, and
+    /// logs that. Call this function before and after the programs stop seeing these connections:
+    /// before, because a reset of the server has to be translated, and after, because more requests
+    /// may have been refused in between.
+    fn end_translated(&self, is_wanted: impl Fn(&abi::Flow) -> bool) {
+        for change in translated::end(&self.set.maps.flows, is_wanted) {
+            log::info!("{change}");
         }
-        Ok(())
     }
 }
 
@@ -70,12 +55,26 @@ impl Plane for Kernel {
         for port in ports {
             bits.0[usize::from(port >> 6)] |= 1 << (port & 63);
         }
-        self.end_unguarded(&bits)?;
-        self.set
-            .maps
-            .ports
+        let ports = &self.set.maps.ports;
+        let Plain(guarded) = ports.get(&0, 0).map_err(map_error(map::PORTS))?;
+        let is_dropped = |flow: &abi::Flow| {
+            let port = u16::from_be(flow.key.server_port);
+            let (word, bit) = (usize::from(port >> 6), 1 << (port & 63));
+            guarded.0[word] & !bits.0[word] & bit != 0
+        };
+        let mut words = guarded.0.iter().zip(&bits.0);
+        let drops = words.any(|(old, new)| old & !new != 0);
+        if drops {
+            self.end_translated(is_dropped);
+        }
+        let ports = &mut self.set.maps.ports;
+        ports
             .set(0, Plain(bits), 0)
-            .map_err(map_error(map::PORTS))
+            .map_err(map_error(map::PORTS))?;
+        if drops {
+            self.end_translated(is_dropped);
+        }
+        Ok(())
     }
 
     fn set_limits(&mut self, scope: u32, limits: &abi::Limits) -> Result<(), KernelError> {
@@ -357,13 +356,15 @@ impl Plane for Kernel {
 
     fn follow(&mut self, interfaces: &[Interface]) -> Result<Vec<String>, KernelError> {
         let dropped = self.attachments.dropped(interfaces)?;
-        let mut done = Vec::new();
+        let is_dropped = |flow: &abi::Flow| dropped.contains(&flow.link.ifindex);
         if !dropped.is_empty() {
-            done = translated::end(&self.set.maps.flows, |flow| {
-                dropped.contains(&flow.link.ifindex)
-            });
+            self.end_translated(is_dropped);
         }
-        done.extend(self.attachments.follow(&mut self.set.ebpf, interfaces)?);
+        let followed = self.attachments.follow(&mut self.set.ebpf, interfaces);
+        if !dropped.is_empty() {
+            self.end_translated(is_dropped);
+        }
+        let done = followed?;
         layouts::retire(&self.pins, &mut self.set.maps.counters)?;
         if self.larger.is_none() {
             growth::clear(&self.pins)?;
@@ -397,6 +398,7 @@ impl Plane for Kernel {
     fn release(&mut self) -> Result<Vec<String>, KernelError> {
         let mut removed = translated::end(&self.set.maps.flows, |_| true);
         removed.extend(detach::remove_attachments(&self.pins)?);
+        self.end_translated(|_| true);
         self.attachments = self.attachments.emptied();
         Ok(removed)
     }

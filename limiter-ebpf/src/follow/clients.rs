@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! The addresses of clients, and the refusals that each address got. With `handshake = "auto"`,
-//! they decide whose handshakes are deferred, and which of these connections go on if their first
-//! request is refused.
+//! The refusals of each client address. With `handshake = "auto"`, they decide whose handshakes are
+//! deferred, and whether a connection whose handshake was deferred goes on when its first request is
+//! refused.
 
 use limiter_common::abi::{
     ClientKey, Config, FLOW_DEFERRED, Flow, KEPT_HANDSHAKE_RATE, RefusedClient, policy,
@@ -14,17 +14,18 @@ use crate::{
 };
 
 global! {
-    /// Returns whether a request of the client's address was refused lately.
+    /// Returns whether a request from the client's address was refused within
+    /// `Config::defer_for_ns`.
     pub fn limiter_was_refused(work;) -> bool = was_refused, or false;
 
-    /// Returns whether the client's address may have another connection that goes on although its
-    /// handshake was deferred and its first request is refused.
+    /// Returns whether the budget of the client's address ([`KEPT_HANDSHAKE_RATE`]) allows another
+    /// connection to go on whose handshake was deferred and whose first request is refused. If so,
+    /// takes the connection out of the budget.
     fn limiter_may_keep(work;) -> bool = may_keep, or false;
 }
 
-/// Returns the key of a client's address in the maps `CLIENTS` and
-/// `REFUSED`: an IPv4 address as a whole, or the
-/// first 64 bits of an IPv6 address ([`ClientKey`]).
+/// Returns the key of a client's address in the maps `CLIENTS` and `REFUSED`: an IPv4 address as a
+/// whole, or the first 64 bits of an IPv6 address ([`ClientKey`]).
 #[inline(always)]
 pub fn client_key(client: &[u32; 4]) -> ClientKey {
     let [a, b, c, d] = *client;
@@ -35,7 +36,7 @@ pub fn client_key(client: &[u32; 4]) -> ClientKey {
     }
 }
 
-/// Notes that a request of the client's address is refused.
+/// Notes the time of a refusal under the client's address, if `handshake` is `"auto"`.
 #[inline(always)]
 pub fn note_refusal(work: &Work) {
     let Some(config) = maps::config() else {
@@ -60,8 +61,9 @@ pub fn note_refusal(work: &Work) {
     );
 }
 
-/// Returns whether a connection whose first request is refused may go on as far as its handshake is
-/// concerned. If the handshake was deferred, the server does not know of the connection yet.
+/// Returns whether the state of the handshake allows a connection to go on after a refusal. If the
+/// handshake was deferred, the server would have to accept the connection for that, so the budget of
+/// the client's address decides under `"auto"`, and it may not go on under `"defer"`.
 #[inline(always)]
 pub fn may_complete_handshake(work: &mut Work, flow: &Flow, config: &Config) -> bool {
     flow.flags & FLOW_DEFERRED == 0 || config.handshake == policy::AUTO && limiter_may_keep(work)

@@ -3,7 +3,7 @@
 //! The two sides' views of a connection on which requests were refused and which went on
 //! ([`Splice`](limiter_common::abi::Splice)).
 
-use limiter_common::abi::{FLOOR, FLOW_SPLICED, Flow};
+use limiter_common::abi::{FLOOR, FLOW_DEFERRED, FLOW_SPLICED, Flow};
 
 use crate::{
     kernel::{
@@ -28,6 +28,8 @@ pub fn to_server(work: &mut Work, flow: &mut Flow) {
     let packet = &work.packet;
     if packet.flags & (ACK | RST) == ACK {
         flow.splice.heard = flow.splice.heard.latest(packet.ack);
+        // The server no longer waits for the end of the handshake.
+        flow.flags &= !FLOW_DEFERRED;
     }
     let is_needed = flow.flags & FLOW_SPLICED;
     work.translation.is_needed = is_needed;

@@ -71,7 +71,7 @@ pub(super) static UNTRACKED: HashMap<FlowKey, UntrackedConnection> =
 // nearly full, so it may be an LRU map.
 #[map]
 static CLIENTS: LruHashMap<ClientKey, Client> = LruHashMap::pinned(16_384, 0);
-// An evicted entry costs a server some connections that it would otherwise not see.
+// If an entry is evicted, the server sees some connections that would otherwise be kept from it.
 #[map]
 static REFUSED: LruHashMap<ClientKey, RefusedClient> = LruHashMap::pinned(16_384, 0);
 // This map is not pinned with the other maps, because it states which set of maps is in force while
@@ -346,8 +346,9 @@ pub fn refused_client(key: &ClientKey) -> Option<ClientRefusals> {
 
 #[inline(always)]
 pub fn insert_refused_client(key: &ClientKey, client: &RefusedClient) {
-    // If there is no memory, the address counts as one that was never refused.
-    let _full = REFUSED.insert(key, client, 0);
+    // Another CPU may have inserted the address. If there is no memory, the address counts as one
+    // that was never refused.
+    let _there = REFUSED.insert(key, client, BPF_NOEXIST.into());
 }
 
 /// Adds `by` to a [`counter`].

@@ -188,8 +188,8 @@ shared! {
 }
 
 shared! {
-    /// The refusals of a client's address. Two CPUs may change them at the same time, which costs
-    /// at most one change.
+    /// The refusals of a client's address. Two CPUs may change them at the same time, in which case
+    /// one of the changes may be lost.
     ClientRefusals of RefusedClient;
     fields {
         refused_ns: u64, set_refused_ns;

@@ -18,6 +18,7 @@ use crate::{
         flow::FoundFlow,
         global::global,
         maps,
+        shared::SharedTomb,
         skb::{DROP, NEXT, Skb, coarse_ns},
         work::{Packet, Work},
     },
@@ -110,7 +111,7 @@ fn place(packet: &mut Packet, server_next: Seq) -> u32 {
     }
     if let Some(tomb) = maps::tomb(&packet.key)
         && !tomb.link().is(link)
-        && tomb.response_start() != server_next
+        && !is_of_tomb(tomb, server_next)
     {
         packet.key.link = link;
         return PLACE_FREE;
@@ -118,12 +119,20 @@ fn place(packet: &mut Packet, server_next: Seq) -> u32 {
     vacate(packet, server_next)
 }
 
+/// Returns whether a SYN-ACK belongs to the connection of a tombstone. If the server has sent
+/// nothing after it, it is the server's last packet. If the connection has no differences between
+/// the two sides' numbers, the response begins after it as well.
+#[inline(always)]
+fn is_of_tomb(tomb: SharedTomb, server_next: Seq) -> bool {
+    tomb.server_next() == server_next || tomb.response_start() == server_next
+}
+
 /// Ends the connection that has `Packet::key`, unless the SYN-ACK belongs to it, and returns one of
 /// `PLACE_*`.
 #[inline(always)]
 fn vacate(packet: &Packet, server_next: Seq) -> u32 {
     if let Some(tomb) = maps::tomb(&packet.key) {
-        if tomb.response_start() == server_next {
+        if is_of_tomb(tomb, server_next) {
             return PLACE_REFUSED;
         }
         maps::remove_tomb(&packet.key);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! ICMP errors (RFC 792, RFC 4443) about packets that were translated ([`Splice`]). An error quotes
-//! the beginning of the packet. The sender of the packet ignores the error if the quoted sequence
-//! number is not its own (tcp_v4_err in net/ipv4/tcp_ipv4.c), and would then never learn of a path
-//! with a smaller MTU.
+//! ICMP errors (RFC 792, RFC 4443) about packets whose sequence numbers were translated
+//! ([`Splice`]). An error quotes the beginning of the packet. The programs put the number that the
+//! sender had used into the quotation. Otherwise the sender would ignore the error, because the
+//! quoted number is not one of its own (tcp_v4_err in net/ipv4/tcp_ipv4.c), and would not learn, for
+//! example, that a link of the path has a smaller MTU.
 //!
 //! [`Splice`]: limiter_common::abi::Splice
 
@@ -17,14 +18,15 @@ use crate::{
     packet::header::{Direction, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPV6_LEN, MAPPED},
 };
 
-/// The length of the header of an ICMP error, and the offset of its checksum, in bytes.
+/// The length of the header of an ICMP error, in bytes.
 const ICMP_LEN: u32 = 8;
+/// The offset of the checksum in this header, in bytes.
 const CHECKSUM_AT: u32 = 2;
 
-/// The ICMP errors that quote a packet: destination unreachable, time exceeded and parameter
-/// problem.
-const V4_ERRORS: [u8; 3] = [3, 11, 12];
-/// The number from which on ICMPv6 types are not errors. The type 0 is reserved.
+/// The ICMP messages that quote a packet: destination unreachable, redirect, time exceeded and
+/// parameter problem.
+const V4_ERRORS: [u8; 4] = [3, 5, 11, 12];
+/// The first ICMPv6 type that is not an error (RFC 4443, section 2.1). The type 0 is reserved.
 const V6_INFORMATION: u8 = 128;
 
 /// The offset of the sequence number in the TCP header, in bytes.
@@ -35,11 +37,12 @@ const V4_ADDRESSES_AT: u32 = 12;
 const V6_ADDRESSES_AT: u32 = 8;
 global! {
     /// Translates the sequence number that an ICMP message quotes. The message is in the IP packet
-    /// at the offset `l3`. `to_client` states whether it goes to a client, whose packet it quotes.
+    /// at the offset `l3`. If `to_client` is not 0, the message goes to a client and quotes a packet
+    /// of that client. Otherwise it goes to a server and quotes a packet of that server.
     fn limiter_translate_error(skb; l3: u32, to_client: u32) -> () = translate;
 }
 
-/// Handles a packet that is not TCP. `protocol` is the number of its protocol.
+/// Handles a packet that is not read as TCP. `protocol` is its IP protocol number.
 #[inline(always)]
 pub fn other(skb: Skb, l3: u32, protocol: u32, direction: Direction) {
     if protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6 {
@@ -119,7 +122,8 @@ fn translate(skb: Skb, l3: u32, to_client: u32) {
     }
 }
 
-/// Returns the ICMP message in the packet, if the packet is not a fragment.
+/// Returns the ICMP message in the packet, if the packet is not a fragment. An ICMPv6 message is
+/// expected directly after the IPv6 header.
 #[inline(always)]
 fn message(skb: Skb, l3: u32) -> Option<Message> {
     let first = skb.load::<u8>(l3)?;
@@ -141,7 +145,8 @@ fn message(skb: Skb, l3: u32) -> Option<Message> {
     }
 }
 
-/// Returns the packet that the ICMP message quotes, or `None` if the message is no error.
+/// Returns the packet that the ICMP message quotes, or `None` if the message is not an error, or quotes
+/// no TCP packet.
 #[inline(always)]
 fn quoted(skb: Skb, message: &Message) -> Option<Quoted> {
     let (kind, quoted) = (skb.load::<u8>(message.at)?, message.at + ICMP_LEN);
@@ -157,7 +162,7 @@ fn quoted(skb: Skb, message: &Message) -> Option<Quoted> {
     quoted_v4(skb, quoted)
 }
 
-/// Reads the IPv4 header at offset `at` of the packet, if TCP follows it.
+/// Reads the quoted IPv4 header at the offset `at`. Returns `None` if no TCP header follows it.
 #[inline(always)]
 fn quoted_v4(skb: Skb, at: u32) -> Option<Quoted> {
     let head = skb.load::<[u8; 12]>(at)?;
@@ -173,7 +178,7 @@ fn quoted_v4(skb: Skb, at: u32) -> Option<Quoted> {
     })
 }
 
-/// Reads the IPv6 header at offset `at` of the packet, if TCP follows it.
+/// Reads the quoted IPv6 header at the offset `at`. Returns `None` if no TCP header follows it.
 #[inline(always)]
 fn quoted_v6(skb: Skb, at: u32) -> Option<Quoted> {
     let head = skb.load::<[u8; 8]>(at)?;

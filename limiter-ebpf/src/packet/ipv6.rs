@@ -43,9 +43,6 @@ pub fn ipv6(skb: Skb, linear: Linear, l3: u32, direction: Direction) -> Attempt 
             Err(kind) => return Ok((kind, None)),
         };
         l4 = walk.at;
-        if walk.first_fragment {
-            return first_fragment(skb, linear, l4, direction);
-        }
         // After long extension headers, the TCP header may be outside the linear part even if the
         // other headers are in it.
         if linear.header::<TCP_LEN>(l4).is_none() {
@@ -55,6 +52,9 @@ pub fn ipv6(skb: Skb, linear: Linear, l3: u32, direction: Direction) -> Attempt 
             }
             linear = Linear::of(skb);
             ip = linear.header::<IPV6_LEN>(l3).ok_or(())?;
+        }
+        if walk.first_fragment {
+            return first_fragment(skb, linear, l4, direction);
         }
     }
     let tcp = linear.header::<TCP_LEN>(l4).ok_or(())?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
 //! Functions that parse the link, network and transport headers of a packet, verify its checksums,
-//! and cut it.
+//! cut it, and translate its numbers and those that ICMP errors quote.
 
 pub mod checksum;
 mod errors;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! The code that ends a connection early, because the connection is refused or reset.
+//! The code that carries out refusals and resets.
 //!
-//! The programs answer the client in the server's name, and close the connection to the server in
-//! the client's name. Afterwards, they answer each side in the name of the other until both sides
-//! have ended.
+//! If a refusal ends the connection, the programs answer the client in the server's name, and close
+//! the connection to the server in the client's name. Afterwards, they answer each side in the name
+//! of the other until both sides have ended. The module [`kept`] has the refusals after which the
+//! connection goes on.
 
 pub mod client;
 pub mod ending;

@@ -12,7 +12,7 @@ use std::{
 
 use limiter_tests::{
     Config, Conn, GUARDED, Lab, Limiter, Net, Nginx, Rig, UNGUARDED, avoid_midnight, eventually,
-    limiter::exit, nginx, process, request,
+    kernel, limiter::exit, nginx, process, request,
 };
 use nix::sys::signal::Signal;
 
@@ -255,39 +255,70 @@ fn detach_resets_connections_that_went_on_after_refusals() {
     }
 }
 
+/// A change of the configuration after which limiter guards less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Less {
+    Ports,
+    Interfaces,
+}
+
+/// Asserts that kept connections are reset where `change`, which puts the new configuration into
+/// force, ends the limits, and that all other connections go on.
+fn assert_resets_what_is_dropped(less: Less, hook: &str, change: impl FnOnce(&mut Limiter)) {
+    let lab = Lab::veth();
+    let lines = |interfaces: &str, ports: &str| {
+        format!("interfaces = {interfaces}\nports = {ports}\nhook = {hook:?}\n")
+    };
+    let all = Config::new(&lab)
+        .attach_lines(&lines("[\"s0\", \"lo\"]", "[80, 81]"))
+        .tier("profile", "daily_quota = 1");
+    let dropped = all.clone().attach_lines(&match less {
+        Less::Ports => lines("[\"s0\", \"lo\"]", "[80]"),
+        Less::Interfaces => lines("[\"s0\"]", "[80, 81]"),
+    });
+    let mut rig = Rig::of(lab, |_| all);
+    let key = rig.limiter.key("acme/web");
+    let other = rig.limiter.key_of_tier("roomy", "master");
+    let (namespace, port) = match less {
+        Less::Ports => (rig.lab.client(), UNGUARDED),
+        Less::Interfaces => (rig.lab.server(), GUARDED),
+    };
+    let connect = || Conn::open(namespace, (rig.lab.v4(), port).into());
+    let (mut kept, mut plain) = (connect(), connect());
+    let mut still_guarded = rig.lab.connect(GUARDED);
+    assert_eq!(plain.get("/", &key).status, 200);
+    for conn in [&mut kept, &mut still_guarded] {
+        assert_eq!(conn.get("/", &key).status, 429);
+        assert_eq!(conn.get("/", &other).status, 200);
+    }
+    rig.limiter.write_config(&dropped.to_string());
+    change(&mut rig.limiter);
+    assert_reset(&mut kept);
+    assert_eq!(plain.get("/", &key).status, 200, "{less:?}, {hook}");
+    assert_eq!(still_guarded.get("/", &key).status, 429, "{less:?}, {hook}");
+    assert_eq!(still_guarded.get("/", &other).status, 200);
+}
+
 #[test]
-fn reload_that_guards_less_resets_connections_that_went_on_after_refusals() {
-    for dropped in ["port", "interface"] {
-        let lab = Lab::veth();
-        let all = Config::new(&lab)
-            .interfaces(&["s0", "lo"])
-            .ports(&[GUARDED, UNGUARDED])
-            .tier("profile", "daily_quota = 1");
-        let less = match dropped {
-            "port" => all.clone().ports(&[GUARDED]),
-            _ => all.clone().interfaces(&["s0"]),
-        };
-        let rig = Rig::of(lab, |_| all);
-        let key = rig.limiter.key("acme/web");
-        let other = rig.limiter.key_of_tier("roomy", "master");
-        let (namespace, port) = match dropped {
-            "port" => (rig.lab.client(), UNGUARDED),
-            _ => (rig.lab.server(), GUARDED),
-        };
-        let connect = || Conn::open(namespace, (rig.lab.v4(), port).into());
-        let (mut kept, mut plain) = (connect(), connect());
-        let mut still_guarded = rig.lab.connect(GUARDED);
-        assert_eq!(plain.get("/", &key).status, 200);
-        for conn in [&mut kept, &mut still_guarded] {
-            assert_eq!(conn.get("/", &key).status, 429);
-            assert_eq!(conn.get("/", &other).status, 200);
-        }
-        rig.limiter.write_config(&less.to_string());
-        rig.limiter.done(&["reload"]);
-        assert_reset(&mut kept);
-        assert_eq!(plain.get("/", &key).status, 200, "{dropped}");
-        assert_eq!(still_guarded.get("/", &key).status, 429, "{dropped}");
-        assert_eq!(still_guarded.get("/", &other).status, 200, "{dropped}");
+fn kept_connections_are_reset_where_a_reload_ends_the_limits() {
+    for less in [Less::Ports, Less::Interfaces] {
+        assert_resets_what_is_dropped(less, "auto", |limiter| {
+            limiter.done(&["reload"]);
+        });
+    }
+}
+
+#[test]
+fn kept_connections_are_reset_where_a_restart_ends_the_limits() {
+    for (less, hook) in kernel::hooks()
+        .iter()
+        .map(|hook| (Less::Interfaces, *hook))
+        .chain([(Less::Ports, "auto")])
+    {
+        assert_resets_what_is_dropped(less, hook, |limiter| {
+            limiter.kill();
+            limiter.run(&[]);
+        });
     }
 }
 

@@ -325,6 +325,50 @@ fn a_deferred_connection_goes_on_after_its_first_refusal() {
 }
 
 #[test]
+fn a_syn_ack_that_comes_again_after_both_kinds_of_refusal_gets_a_reset() {
+    let mut programs = auto(policy::ON_LIMIT_KEEPALIVE);
+    let mut first = from_port(Shape::v4(), 40_000);
+    opens_deferred(&mut programs, &mut first);
+    refused(&mut programs, &mut first);
+    let mut talk = from_port(Shape::v4(), 40_001);
+    assert!(opens_deferred(&mut programs, &mut talk));
+    let ran = refused(&mut programs, &mut talk);
+    // The acknowledgement that completes the handshake is lost. The next request ends the
+    // connection.
+    let at = u32::try_from(get("/").len()).expect("a length");
+    let closing = get("/").replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+    let injected = u32::try_from(ran.answer().payload.len()).expect("a length");
+    let request = talk.client_at(at, closing.as_bytes());
+    let request = request.with_ack(talk.server_start.wrapping_add(injected));
+    let ran = talk.run(&mut programs, true, &request);
+    assert_eq!(ran.answer().flags & FIN, FIN);
+    let again = talk.syn_ack();
+    let ran = talk.run(&mut programs, false, &again);
+    assert_ne!(ran.verdict, Verdict::Pass, "the client gets nothing");
+    assert_eq!(programs.flows(), [first.key()], "no new connection");
+}
+
+#[test]
+fn a_server_that_knows_of_a_deferred_connection_gets_a_fin() {
+    let mut programs = auto(policy::ON_LIMIT_CLOSE);
+    programs.configure(|config| config.handshake = policy::DEFER);
+    let mut talk = from_port(Shape::v4(), 40_000);
+    assert!(opens_deferred(&mut programs, &mut talk));
+    // The first segment of the request is lost, so the second one is dropped.
+    let (request, half) = (get("/"), 20);
+    let second = talk.client_at(20, &request.as_bytes()[half..]);
+    assert_eq!(
+        talk.run(&mut programs, true, &second).verdict,
+        Verdict::Drop
+    );
+    // The client answers the server's second SYN-ACK.
+    let ack = end_of_handshake(&mut talk);
+    assert_eq!(talk.run(&mut programs, true, &ack).verdict, Verdict::Pass);
+    let ran = refused(&mut programs, &mut talk);
+    assert_eq!(ran.decoded().flags, FIN | ACK);
+}
+
+#[test]
 fn deferred_connections_beyond_the_budget_of_their_address_are_closed() {
     const CONNECTIONS: u16 = 100;
     let mut programs = auto(policy::ON_LIMIT_KEEPALIVE);

@@ -18,7 +18,7 @@ use crate::{
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
-/// The length of the IP header that an error quotes, in bytes.
+/// Returns the length of the IP header that an error quotes, in bytes.
 fn quoted_header_len(shape: &Shape) -> usize {
     match shape.net {
         NetworkHeader::V4 { .. } => 20,
@@ -26,12 +26,13 @@ fn quoted_header_len(shape: &Shape) -> usize {
     }
 }
 
-/// Returns whether the programs find an ICMP message in packets of this shape.
+/// Returns whether packets of this shape have no IPv6 extension headers, behind which the programs
+/// do not look for ICMP messages.
 fn has_no_extensions(shape: &Shape) -> bool {
     !matches!(&shape.net, NetworkHeader::V6 { extensions } if !extensions.is_empty())
 }
 
-/// The shape of the packet that an error quotes, which has no link header and no options.
+/// Returns the shape of the packet that an error quotes, which has no link header and no options.
 fn quoted_shape(shape: &Shape) -> Shape {
     match shape.net {
         NetworkHeader::V4 { .. } => Shape::v4().bare(),
@@ -39,7 +40,7 @@ fn quoted_shape(shape: &Shape) -> Shape {
     }
 }
 
-/// An error that reports that a packet was too big, as a router sends it.
+/// The error with which a router reports that a packet is too big.
 struct TooBig {
     shape: Shape,
     router: IpAddr,
@@ -48,8 +49,8 @@ struct TooBig {
 }
 
 impl TooBig {
-    /// Makes an error about `packet`, an IP packet. The error goes to the server if `to_server` is
-    /// set, and otherwise to the client.
+    /// Makes an error that quotes the first `quoted` bytes of the IP packet `packet`. It goes to the
+    /// server if `to_server` is set, and otherwise to the client.
     fn about(kept: &Kept, to_server: bool, packet: &[u8], quoted: usize) -> Self {
         let shape = kept.talk.shape.clone();
         let (router, kind, code): (IpAddr, u8, u8) = match shape.net {
@@ -66,7 +67,7 @@ impl TooBig {
         }
     }
 
-    /// Returns the message with its checksum, and the header of the packet to `to`.
+    /// Returns a packet to `to` that carries the message with its checksum.
     fn frame(&self, to: IpAddr) -> Vec<u8> {
         let mut message = self.message.clone();
         let check = !checksum::sum(&[&self.pseudo_header(to), &message]);
@@ -76,7 +77,7 @@ impl TooBig {
             .around(self.router, to, protocol, self.to_server, &message)
     }
 
-    /// Returns the pseudo-header, which only ICMPv6 has (RFC 4443, section 2.3).
+    /// Returns the pseudo-header, which only ICMPv6 has (RFC 4443, section 2.3). For IPv4 it is empty.
     fn pseudo_header(&self, to: IpAddr) -> Vec<u8> {
         if to.is_ipv4() {
             return Vec::new();
@@ -87,7 +88,7 @@ impl TooBig {
     }
 
     /// Runs the program on the error, and returns the sequence number that the error quotes
-    /// afterwards. Nothing else may have changed.
+    /// afterwards. Asserts that nothing else but the checksum has changed.
     #[track_caller]
     fn quotes(&self, kept: &mut Kept) -> u32 {
         let to = match self.to_server {
@@ -114,7 +115,7 @@ impl TooBig {
     }
 }
 
-/// Returns a packet with the sequence number `seq` as it is quoted.
+/// Returns an IP packet of the server or the client with the sequence number `seq`, for a quotation.
 fn packet(kept: &mut Kept, from_server: bool, seq: u32) -> Vec<u8> {
     let mut segment = if from_server {
         kept.talk.server_at(0, b"some bytes")
@@ -146,7 +147,7 @@ fn error_about_a_packet_of_the_server_quotes_the_servers_number() {
         let each = kept.injected / 2;
         let len = quoted_header_len(&kept.talk.shape);
         for (client_sees, wanted) in [
-            // The next bytes of the server, and the response before the last refusal.
+            // The server's next byte, and one of the response before the last refusal.
             (next.wrapping_add(kept.injected), next),
             (
                 next.wrapping_sub(3).wrapping_add(each),
@@ -195,7 +196,7 @@ fn other_messages_pass_unchanged() {
         let quoted = packet(&mut kept, true, seq);
         let len = quoted_header_len(&shape);
         let mut unusual: Vec<TooBig> = Vec::new();
-        // An echo request, and an error that ends within the number.
+        // An echo request.
         let mut echo = TooBig::about(&kept, true, &quoted, quoted.len());
         echo.message[0] = if matches!(shape.net, NetworkHeader::V4 { .. }) {
             8
@@ -216,6 +217,7 @@ fn other_messages_pass_unchanged() {
         for message in unusual {
             assert_eq!(message.quotes(&mut kept), seq, "{:x?}", message.message);
         }
+        // An error that ends before or within the number.
         for short in 0..len + 8 {
             let cut = TooBig::about(&kept, true, &quoted, short);
             let to = kept.talk.ends.server;

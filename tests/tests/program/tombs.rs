@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! After a refusal, the client and the server get the packets that they need to end the connection.
-//! No other packet from either side reaches the other side.
+//! After a refusal that closes the connection, the client and the server get the packets that they
+//! need to end it. No other packet from either side reaches the other side.
 
 use limiter_common::abi::{Limits, counter, policy, reason};
 use limiter_tests::program::{

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A server learns the MTU of the path to a client also on connections that went on after a
-//! refusal, although the routers quote packets with translated numbers.
+//! On a connection that went on after refusals, the server still learns the MTU of the path to its
+//! client, although the packets that routers quote have translated sequence numbers.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -13,8 +13,8 @@ const ROUTER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0x2e, 0, 0, 0, 1);
 const FAR_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0x2e, 0, 0, 0, 2);
 
 /// Creates a client behind the lab's client namespace, which becomes a router. The link between the
-/// router and the client has a smaller MTU than the client's interface, so that the client
-/// announces too high a maximum segment size.
+/// router and the client has a smaller MTU than the client's interface, so the maximum segment size
+/// that the client announces is too large for the path.
 fn far_client(lab: &Lab) -> Namespace {
     let (router, server) = (lab.client(), lab.server());
     let far = Namespace::new(&format!("{}f", lab.name()));
@@ -52,7 +52,8 @@ fn path_mtu_is_discovered_after_refusals() {
     let spent = rig.limiter.key_of_tier("acme/spent", "spent");
     for address in rig.lab.addresses() {
         let mut conn = Conn::open(&far, SocketAddr::new(address, GUARDED));
-        // The refusals move the numbers by more than the window in which the server accepts errors.
+        // The refusals shift the numbers so far that the server would ignore an error that quotes an
+        // untranslated number.
         for _ in 0..200 {
             assert_eq!(conn.ask(&request("/", &spent)).status, 429, "{address}");
         }

@@ -148,7 +148,7 @@ fn assert_keeps_its_connections(rig: &Rig, connections: u64) {
     let opened = rig.limiter.count("/coverage/flows_opened");
     let kept = rig.limiter.count("/coverage/kept");
     assert!(opened <= connections, "{opened} connections");
-    // Uploads of 3 MB are longer than the programs withhold.
+    // Uploads of 3 MB exceed what the programs withhold, so their connections are closed.
     assert_eq!(kept, REFUSED as u64);
 }
 

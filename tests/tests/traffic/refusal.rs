@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A refusal consists of a complete response and an orderly end of the connection, whatever the
-//! client does. No socket is left over on either side.
+//! After a refusal the client has a complete response, and the connection either goes on or ends in
+//! an orderly way, whatever the client does. Then no socket is left over on either side.
 
 use std::thread;
 
