@@ -119,8 +119,8 @@ impl Record {
     }
 }
 
-/// Corrects the IPv4 and TCP checksums if the frame contains a TCP segment. Bytes after the segment,
-/// as Ethernet needs them to reach its minimum length, are in no checksum.
+/// Corrects the IPv4 and TCP checksums if the frame contains a TCP segment. Bytes after the
+/// segment, as Ethernet needs them to reach its minimum length, are in no checksum.
 fn correct_checksums(frame: &mut [u8], ethernet: bool) {
     let Some(decoded) = DecodedSegment::read(frame, ethernet) else {
         return;
@@ -216,7 +216,8 @@ fn assert_sound(record: &Record, frame: &[u8], result: &RunResult) {
         let sent = DecodedSegment::of(sent, record.ethernet());
         assert!(sent.ports.0 == GUARDED || sent.ports.1 == GUARDED);
     }
-    // The programs update checksums instead of computing them, so that a wrong checksum stays wrong.
+    // The programs update checksums instead of computing them, so that a wrong checksum stays
+    // wrong.
     let is_changed = result.packet != frame;
     let was_sound = DecodedSegment::verified(frame, record.ethernet()).is_ok();
     if is_changed && was_sound && result.verdict != Verdict::Drop {

@@ -435,8 +435,8 @@ pub struct RefusedClient {
 }
 
 /// The rate of connections of one client address that go on although their handshake was deferred
-/// and their first request was refused: 20 per second, and 50 at once after a pause. The
-/// server's application does not see connections beyond this rate. A client that keeps its connections
+/// and their first request was refused: 20 per second, and 50 at once after a pause. The server's
+/// application does not see connections beyond this rate. A client that keeps its connections
 /// therefore gets all of them within seconds, and a client that reconnects for each request costs
 /// its server no more than this.
 pub const KEPT_HANDSHAKE_RATE: gcra::Rate = gcra::Rate {

@@ -6,8 +6,8 @@ use std::{fmt, time::Duration};
 
 use super::document::{Document, Entry, Section};
 
-/// The shortest duration. Healing makes a pass over all connections at such intervals, which takes a
-/// while, and packets may have to wait until the pass ends.
+/// The shortest duration. Healing makes a pass over all connections at such intervals, which takes
+/// a while, and packets may have to wait until the pass ends.
 const SHORTEST: Duration = Duration::from_millis(100);
 /// The longest duration. With healing, a wrong count stays wrong for up to this long.
 const LONGEST: Duration = Duration::from_secs(3600);

@@ -30,10 +30,10 @@ use crate::{
 };
 
 impl Kernel {
-    /// Ends the connections whose packets are translated and for which `is_wanted` returns true, and
-    /// logs that. Call this function before and after the programs stop seeing these connections:
-    /// before, because a reset of the server has to be translated, and after, because more requests
-    /// may have been refused in between.
+    /// Ends the connections whose packets are translated and for which `is_wanted` returns true,
+    /// and logs that. Call this function before and after the programs stop seeing these
+    /// connections: before, because a reset of the server has to be translated, and after, because
+    /// more requests may have been refused in between.
     fn end_translated(&self, is_wanted: impl Fn(&abi::Flow) -> bool) {
         for change in translated::end(&self.set.maps.flows, is_wanted) {
             log::info!("{change}");

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
 //! The refusals of each client address. With `handshake = "auto"`, they decide whose handshakes are
-//! deferred, and whether a connection whose handshake was deferred goes on when its first request is
-//! refused.
+//! deferred, and whether a connection whose handshake was deferred goes on when its first request
+//! is refused.
 
 use limiter_common::abi::{
     ClientKey, Config, FLOW_DEFERRED, Flow, KEPT_HANDSHAKE_RATE, RefusedClient, policy,
@@ -62,8 +62,8 @@ pub fn note_refusal(work: &Work) {
 }
 
 /// Returns whether the state of the handshake allows a connection to go on after a refusal. If the
-/// handshake was deferred, the server would have to accept the connection for that, so the budget of
-/// the client's address decides under `"auto"`, and it may not go on under `"defer"`.
+/// handshake was deferred, the server would have to accept the connection for that, so the budget
+/// of the client's address decides under `"auto"`, and it may not go on under `"defer"`.
 #[inline(always)]
 pub fn may_complete_handshake(work: &mut Work, flow: &Flow, config: &Config) -> bool {
     flow.flags & FLOW_DEFERRED == 0 || config.handshake == policy::AUTO && limiter_may_keep(work)

@@ -3,8 +3,8 @@
 //! ICMP errors (RFC 792, RFC 4443) about packets whose sequence numbers were translated
 //! ([`Splice`]). An error quotes the beginning of the packet. The programs put the number that the
 //! sender had used into the quotation. Otherwise the sender would ignore the error, because the
-//! quoted number is not one of its own (tcp_v4_err in net/ipv4/tcp_ipv4.c), and would not learn, for
-//! example, that a link of the path has a smaller MTU.
+//! quoted number is not one of its own (tcp_v4_err in net/ipv4/tcp_ipv4.c), and would not learn,
+//! for example, that a link of the path has a smaller MTU.
 //!
 //! [`Splice`]: limiter_common::abi::Splice
 
@@ -37,8 +37,8 @@ const V4_ADDRESSES_AT: u32 = 12;
 const V6_ADDRESSES_AT: u32 = 8;
 global! {
     /// Translates the sequence number that an ICMP message quotes. The message is in the IP packet
-    /// at the offset `l3`. If `to_client` is not 0, the message goes to a client and quotes a packet
-    /// of that client. Otherwise it goes to a server and quotes a packet of that server.
+    /// at the offset `l3`. If `to_client` is not 0, the message goes to a client and quotes a
+    /// packet of that client. Otherwise it goes to a server and quotes a packet of that server.
     fn limiter_translate_error(skb; l3: u32, to_client: u32) -> () = translate;
 }
 
@@ -145,8 +145,8 @@ fn message(skb: Skb, l3: u32) -> Option<Message> {
     }
 }
 
-/// Returns the packet that the ICMP message quotes, or `None` if the message is not an error, or quotes
-/// no TCP packet.
+/// Returns the packet that the ICMP message quotes, or `None` if the message is not an error, or
+/// quotes no TCP packet.
 #[inline(always)]
 fn quoted(skb: Skb, message: &Message) -> Option<Quoted> {
     let (kind, quoted) = (skb.load::<u8>(message.at)?, message.at + ICMP_LEN);

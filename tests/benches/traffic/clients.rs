@@ -362,7 +362,7 @@ fn flood_from_many<T>(
                 return;
             }
             // A failure is a refusal as well, so only the number of attempts matters.
-            let _refused = once_from(*source, address, &request, &mut answer);
+            let _answer = once_from(*source, address, &request, &mut answer);
             sent.fetch_add(1, Relaxed);
         }
     };
@@ -382,13 +382,14 @@ fn flood_from_many<T>(
     )
 }
 
-/// Sends one request on its own connection from the address `source`.
+/// Sends one request on its own connection from the address `source`, and returns the length of the
+/// response.
 fn once_from(
     source: Ipv4Addr,
     address: SocketAddr,
     request: &[u8],
     buffer: &mut [u8],
-) -> io::Result<()> {
+) -> io::Result<usize> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.bind(&SocketAddr::from((source, 0)).into())?;
@@ -396,6 +397,5 @@ fn once_from(
     let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.write_all(request)?;
-    stream.read(buffer)?;
-    Ok(())
+    stream.read(buffer)
 }

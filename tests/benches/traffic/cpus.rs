@@ -7,13 +7,17 @@
 //! default, the kernel receives a packet of a veth pair on the CPU that has sent the packet. The
 //! benchmark uses packet steering (RPS, Documentation/networking/scaling.rst) instead. Each end
 //! then receives packets on its own CPU, as if a cable connected two machines.
+//!
+//! The kernel may account for time by sampling at each tick (`CONFIG_TICK_CPU_ACCOUNTING`). A CPU
+//! without processes to run has no ticks, so that the time of packets that it receives would be
+//! missing. Each CPU therefore has a [`Filler`], which runs whenever the CPU would be idle.
 
 use std::{fs, process::Command, thread};
 
 use limiter_tests::{
     Lab, Namespace,
     lab::{CLIENT_INTERFACE, SERVER_INTERFACE},
-    process,
+    process::{self, Process},
 };
 use nix::{
     sched::{CpuSet, sched_setaffinity},
@@ -47,6 +51,29 @@ pub fn bind_to_cpu(cpu: usize) {
         .expect("choose a CPU");
 }
 
+/// A process that runs on a CPU whenever nothing else does. Its time is not included in
+/// [`CpuTime`].
+#[derive(Debug)]
+pub struct Filler {
+    _process: Process,
+}
+
+impl Filler {
+    /// Starts a filler on each of the two CPUs.
+    pub fn on_both(lab: &Lab) -> [Self; 2] {
+        [SERVERS, CLIENTS].map(|cpu| {
+            let mut command = Command::new("nice");
+            // The nice value puts the time into a column of its own.
+            command.args(["-n", "19", "chrt", "--idle", "0", "taskset", "--cpu-list"]);
+            command.args([&cpu.to_string(), "sh", "-c", "while :; do :; done"]);
+            let log = lab.file(&format!("filler-{cpu}.log"));
+            Self {
+                _process: Process::start("the filler", &mut command, &log),
+            }
+        })
+    }
+}
+
 /// Makes each end of the lab's network receive its packets on its own CPU.
 pub fn steer(lab: &Lab) {
     steer_end(lab.server(), SERVER_INTERFACE, SERVERS);
@@ -71,7 +98,8 @@ fn steer_end(namespace: &Namespace, interface: &str, cpu: usize) {
 /// The time that a CPU has spent on work since the machine started, in seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct CpuTime {
-    /// The time that was spent on the code of processes, and on the kernel's work for them.
+    /// The time that was spent on the code of processes whose nice value is not positive, and on
+    /// the kernel's work for all processes.
     pub processes: f64,
     /// The time that was spent in interrupts, in which the kernel receives packets.
     pub interrupts: f64,
@@ -114,7 +142,7 @@ impl Accounts {
                 .map(|ticks| ticks.parse().expect("a number of ticks"))
                 .collect();
             CpuTime {
-                processes: (ticks[0] + ticks[1] + ticks[2]) / TICKS_A_SECOND,
+                processes: (ticks[0] + ticks[2]) / TICKS_A_SECOND,
                 interrupts: (ticks[5] + ticks[6]) / TICKS_A_SECOND,
             }
         });

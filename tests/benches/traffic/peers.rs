@@ -20,7 +20,7 @@ use limiter_tests::{
     Config, GUARDED, Lab, Limiter, clock, lab::CLIENT_INTERFACE, process::Process,
 };
 
-use crate::cpus;
+use crate::cpus::{self, Filler};
 
 /// The keys of the two customers.
 pub const WITHIN: &str = "3f9c1b7a5d2e48c0a6b4";
@@ -75,6 +75,7 @@ pub struct Stage {
     guarded: Guarded,
     closing: Guarded,
     deferring: Guarded,
+    _fillers: [Filler; 2],
     _haproxy: Process,
     envoy: Option<Process>,
     _nginx: Process,
@@ -103,6 +104,7 @@ impl Stage {
             guarded: Guarded::start(&[]),
             closing: Guarded::start(&["on_limit = \"close\"", "handshake = \"pass\""]),
             deferring: Guarded::start(&["on_limit = \"close\"", "handshake = \"defer\""]),
+            _fillers: Filler::on_both(&lab),
             _haproxy: haproxy,
             envoy,
             _nginx: nginx,

@@ -25,7 +25,7 @@ const OURS: [Peer; 3] = [Peer::Limiter, Peer::Closing, Peer::Deferring];
 const LEAST_ADMITTED: f64 = 0.8;
 /// The maximum CPU time of a refusal, as a share of the CPU time of a refusal by nginx, which also
 /// keeps the connection.
-const MOST_REFUSED: f64 = 0.6;
+const MOST_REFUSED: f64 = 0.8;
 
 /// Checks that the requests were all refused (`over`) or all admitted, apart from a few exceptions.
 ///

@@ -49,8 +49,8 @@ struct TooBig {
 }
 
 impl TooBig {
-    /// Makes an error that quotes the first `quoted` bytes of the IP packet `packet`. It goes to the
-    /// server if `to_server` is set, and otherwise to the client.
+    /// Makes an error that quotes the first `quoted` bytes of the IP packet `packet`. It goes to
+    /// the server if `to_server` is set, and otherwise to the client.
     fn about(kept: &Kept, to_server: bool, packet: &[u8], quoted: usize) -> Self {
         let shape = kept.talk.shape.clone();
         let (router, kind, code): (IpAddr, u8, u8) = match shape.net {
@@ -77,7 +77,8 @@ impl TooBig {
             .around(self.router, to, protocol, self.to_server, &message)
     }
 
-    /// Returns the pseudo-header, which only ICMPv6 has (RFC 4443, section 2.3). For IPv4 it is empty.
+    /// Returns the pseudo-header, which only ICMPv6 has (RFC 4443, section 2.3). For IPv4 it is
+    /// empty.
     fn pseudo_header(&self, to: IpAddr) -> Vec<u8> {
         if to.is_ipv4() {
             return Vec::new();
@@ -115,7 +116,8 @@ impl TooBig {
     }
 }
 
-/// Returns an IP packet of the server or the client with the sequence number `seq`, for a quotation.
+/// Returns an IP packet of the server or the client with the sequence number `seq`, for a
+/// quotation.
 fn packet(kept: &mut Kept, from_server: bool, seq: u32) -> Vec<u8> {
     let mut segment = if from_server {
         kept.talk.server_at(0, b"some bytes")

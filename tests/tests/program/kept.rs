@@ -17,7 +17,8 @@ use crate::support::{get_as, limited};
 const SPENT: &str = "key-spent";
 const SPENT_SCOPE: u32 = 2;
 
-/// Returns the programs with `support::SCOPE`, which has no limits, and a scope that may send nothing.
+/// Returns the programs with `support::SCOPE`, which has no limits, and a scope that may send
+/// nothing.
 fn programs() -> Programs {
     let mut programs = limited(no_limits());
     let nothing = Limits {

@@ -52,8 +52,8 @@ fn path_mtu_is_discovered_after_refusals() {
     let spent = rig.limiter.key_of_tier("acme/spent", "spent");
     for address in rig.lab.addresses() {
         let mut conn = Conn::open(&far, SocketAddr::new(address, GUARDED));
-        // The refusals shift the numbers so far that the server would ignore an error that quotes an
-        // untranslated number.
+        // The refusals shift the numbers so far that the server would ignore an error that quotes a
+        // number as the client sees it.
         for _ in 0..200 {
             assert_eq!(conn.ask(&request("/", &spent)).status, 429, "{address}");
         }

@@ -285,8 +285,8 @@ fn a_port_used_again_after_a_refusal_is_a_new_connection() {
     for after in Refused::ALL {
         let (rig, key) = exhausted(Net::Veth, after.on_limit());
         let other = other(&rig);
-        // The client has only three ports, so its connections reuse the ports of connections that were
-        // refused.
+        // The client has only three ports, so its connections reuse the ports of connections that
+        // were refused.
         rig.lab
             .client()
             .set("net/ipv4/ip_local_port_range", "40000 40002");

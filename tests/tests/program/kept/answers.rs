@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The answers to refused requests after which the connection goes on, and the bytes that are withheld
-//! from the server.
+//! The answers to refused requests after which the connection goes on, and the bytes that are
+//! withheld from the server.
 
 use limiter_common::abi::{MAX_WITHHELD, MAX_WITHHELD_BODY, counter, policy, reason};
 use limiter_tests::program::{ACK, FIN, PSH, Shape, Talk, Verdict};
