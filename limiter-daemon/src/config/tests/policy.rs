@@ -44,8 +44,8 @@ fn unknown_keys_can_have_a_tier() {
 
 #[test]
 fn each_entry_is_listed_with_the_word_that_was_read() {
-    let text =
-        "[policy]\nmissing_key = \"reject\"\non_limit = \"drop\"\nunknown_key = \"tier:profile\"\n";
+    let text = "[policy]\nmissing_key = \"reject\"\non_limit = \"drop\"\n\
+        unknown_key = \"tier:profile\"\ndefer_for = \"90s\"\n";
     let entries = with_attach(text).unwrap().policy.entries();
     for (name, word) in [
         ("mode", "enforce"),
@@ -53,10 +53,12 @@ fn each_entry_is_listed_with_the_word_that_was_read() {
         ("on_limit", "drop"),
         ("unknown_key", "tier:profile"),
         ("preflight", "pass"),
+        ("handshake", "auto"),
+        ("defer_for", "90s"),
     ] {
         assert!(entries.contains(&(name, word.to_owned())), "{entries:?}");
     }
-    assert_eq!(entries.len(), 11);
+    assert_eq!(entries.len(), 12);
 }
 
 #[test]
@@ -65,6 +67,16 @@ fn mistakes_in_policy_are_reported() {
         (
             "[polcy]\n",
             "f.toml:4:2: unknown section `polcy` (did you mean `policy`?)",
+        ),
+        (
+            "[policy]\ndefer_for = \"2h\"\n",
+            "f.toml:5:13: `policy.defer_for = \"2h\"` is not a duration: write a number with ms, s or \
+             min, like \"10s\"",
+        ),
+        (
+            "[policy]\ndefer_for = \"61min\"\n",
+            "f.toml:5:13: `policy.defer_for = \"61min\"` is out of range: give a duration from 100ms \
+             to 60min",
         ),
         (
             "[policy]\nmod = \"x\"\n",

@@ -66,8 +66,8 @@ fn a_reload_changes_the_texts_with_the_way_of_refusing() {
         ]
         .map(|key| tables.texts[&key].contains("\r\nConnection: keep-alive\r\n"))
     };
-    assert_eq!(connections(&host), [false; 3]);
-    for (on_limit, keeps) in [("keepalive", true), ("reset", false)] {
+    assert_eq!(connections(&host), [true, true, false]);
+    for (on_limit, keeps) in [("close", false), ("keepalive", true), ("reset", false)] {
         host.configure(&format!("[policy]\non_limit = \"{on_limit}\"\n"));
         host.engine().reload(&caller(noon())).unwrap();
         // The end of a malformed request is unknown, so its connection never goes on.
