@@ -69,7 +69,12 @@ pub fn run<const L2: bool>(skb: Skb) -> i32 {
     let Some(mut flow) = found.lock_for_packet(&work.packet.key) else {
         return DROP;
     };
-    match splice::to_client(work, &mut flow) {
+    let place = splice::to_client(work, &mut flow);
+    if place != Place::Current && !is_of_server(&work.packet, &flow) {
+        maps::count(counter::SERVER_DISBELIEVED);
+        return NEXT;
+    }
+    match place {
         Place::Current => {}
         Place::Old => {
             flow.last_seen_ns = coarse_ns();
@@ -122,6 +127,7 @@ fn segment(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) 
     }
     if !is_of_server(&work.packet, flow) {
         maps::count(counter::SERVER_DISBELIEVED);
+        work.translation.is_needed = 0;
         return Action::Pass;
     }
     flow.last_seen_ns = coarse_ns();

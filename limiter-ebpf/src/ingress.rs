@@ -165,11 +165,11 @@ fn segment(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) 
     if !work.packet.has(ACK) || work.packet.has(URG) {
         return Action::Drop(counter::INVALID_DROPPED);
     }
-    if let Some(action) = kept::early(work, flow) {
-        return action;
-    }
     if !fits(&work.packet, flow) {
         return misfit(&work.packet, flow);
+    }
+    if let Some(action) = kept::early(work, flow) {
+        return action;
     }
     if !note_timestamp(skb, work, flow) {
         return Action::Drop(counter::BAD_CHECKSUM_DROPPED);

@@ -244,7 +244,7 @@ fn withhold(work: &mut Work, flow: &mut Flow, config: &Config, outcome: u32, fro
     }
     let state = &work.scan.state;
     if outcome == outcome::MALFORMED && state.in_body() {
-        return malformed(work, flow, config, true, true);
+        return kept::end(work, flow);
     }
     if work.scan.message_at > from as i32 && !state.in_body() && !state.is_idle() {
         // The next request has begun.

@@ -23,7 +23,7 @@ use crate::{
         segment::{self, OwnSegment, packet_end},
         server::{end_server, limiter_end_server, uninformed},
         text,
-        tomb::{CLIENT_FULL, SERVER_KNOWS, SERVER_UNINFORMED},
+        tomb::{CLIENT_FULL, CLIENT_UNINFORMED, SERVER_KNOWS, SERVER_UNINFORMED},
     },
 };
 
@@ -102,12 +102,17 @@ fn from_client(skb: Skb, work: &mut Work) -> i32 {
     if packet.has(SYN) {
         return NEXT;
     }
-    // A reset is dropped as well, because the server has already been sent a FIN or a reset.
+    let mut inform = tomb.has(SERVER_UNINFORMED);
+    if packet.has(RST) && inform {
+        tomb.remove_flag(SERVER_UNINFORMED | CLIENT_UNINFORMED);
+        tomb.copy_to(&mut work.tomb);
+        return limiter_end_server(skb, work);
+    }
+    // Any other reset is dropped, because the server has already been sent a FIN or a reset.
     if packet.has(RST) || !packet.has(ACK) {
         return DROP;
     }
-    let mut inform = tomb.has(SERVER_UNINFORMED);
-    tomb.remove_flag(SERVER_UNINFORMED);
+    tomb.remove_flag(SERVER_UNINFORMED | CLIENT_UNINFORMED);
     if !tomb.has(TOMB_RESET_CLIENT) {
         let end = packet_end(packet);
         let seen = tomb.client_next();

@@ -55,6 +55,9 @@ global! {
     /// of the segment, and those before `from` were seen earlier.
     fn limiter_withhold(work, flow; done: u32, from: u32) -> u32 = withhold_bytes, or DROPPED;
 
+    /// Closes a connection whose refused request has been withheld in part.
+    fn limiter_close(work, flow;) -> u32 = close, or DROPPED;
+
     /// Returns whether the client keeps the connection open after the response to its request.
     /// (This is a function of its own because its buffer would be on the stack of the scan.)
     fn limiter_keeps_connection(skb, work;) -> bool = keeps_connection, or false;
@@ -119,12 +122,11 @@ fn keeps_connection(skb: Skb, work: &mut Work) -> bool {
     }
 }
 
-/// Counts the refusal in `Work::refusal`, after which the connection goes on, and begins to
+/// Counts the refusal in `Work::refusal`, after which the connection is to go on, and begins to
 /// withhold the request from the server. The state of the scan is still that of the request's head.
 #[inline(always)]
 pub fn begin(work: &mut Work) {
     limiter_count_refusal(work);
-    maps::count(counter::KEPT);
     work.kept.withholds = 1;
     work.kept.head = u32::from(work.scan.state.method == http::METHOD_HEAD);
 }
@@ -161,6 +163,16 @@ pub fn withhold(work: &mut Work, flow: &mut Flow, done: u32, from: u32) -> Actio
     action_of(limiter_withhold(work, flow, done, from)).unwrap_or(Action::Answer)
 }
 
+/// Closes a connection because the body of the refused request is malformed, so that its end cannot
+/// be found. The refusal has been counted already, and its response may have been sent.
+#[inline(always)]
+pub fn end(work: &mut Work, flow: &mut Flow) -> Action {
+    if flow.flags & FLOW_WITHHOLDING == 0 {
+        return bury(work, flow, false, false);
+    }
+    action_of(limiter_close(work, flow)).unwrap_or(Action::Bury)
+}
+
 /// Answers a packet that is ahead of the client's next byte, and returns the action.
 #[inline(always)]
 pub fn repeat(work: &mut Work, flow: &mut Flow) -> Action {
@@ -172,9 +184,12 @@ pub fn repeat(work: &mut Work, flow: &mut Flow) -> Action {
 fn withhold_bytes(work: &mut Work, flow: &mut Flow, done: u32, from: u32) -> u32 {
     let is_new = flow.flags & FLOW_WITHHOLDING == 0;
     let informs = flow.splice.heard.before(work.packet.ack);
-    if is_new && !insert_response(work, flow) {
-        bury(work, flow, true, true);
-        return ENDED;
+    if is_new {
+        if !insert_response(work, flow) {
+            bury(work, flow, true, true);
+            return ENDED;
+        }
+        maps::count(counter::KEPT);
     }
     let count = done.wrapping_sub(from);
     flow.next = flow.next.plus(count);
@@ -349,14 +364,15 @@ fn fill_text(tomb: &mut Tomb, splice: &Splice) {
     tomb.text = splice.text;
     tomb.retry_after = splice.retry_after;
     tomb.reset_after = splice.reset_after;
-    tomb.flags |= TOMB_KEPT;
+    // The method of the last scan may be that of another request.
+    tomb.flags = tomb.flags & !TOMB_HEAD | TOMB_KEPT;
     if splice.head != 0 {
         tomb.flags |= TOMB_HEAD;
     }
 }
 
-/// Closes a connection because the body of the refused request is too long. The response has been
-/// sent already.
+/// Closes a connection because the body of the refused request is too long or malformed. The
+/// response has been sent already.
 #[inline(always)]
 fn close(work: &mut Work, flow: &mut Flow) -> u32 {
     let splice = &flow.splice;

@@ -25,6 +25,11 @@ global! {
     /// one.)
     pub fn limiter_pass_reset_on(skb, work;) -> i32 = pass_reset_on, or DROP;
 
+    /// Turns a server's packet into a reset for the client, and resets the server too, with the
+    /// sequence numbers in `Work::tomb`, which are those of each side. Later packets of the
+    /// connection cannot be translated.
+    pub fn limiter_reset_removed(skb, work;) -> i32 = reset_removed, or DROP;
+
     /// Resets both sides of an unknown connection. The client's packet becomes the reset for the
     /// server.
     pub fn limiter_reset_both(skb, work;) -> i32 = reset_both, or DROP;
@@ -108,6 +113,20 @@ fn pass_reset_on(skb: Skb, work: &mut Work) -> i32 {
         ack: tomb.server_next,
         ..backward(packet)
     };
+    both(skb, work, Direction::ToClient, &to_server, &to_client)
+}
+
+/// The body of [`limiter_reset_removed`].
+#[inline(always)]
+fn reset_removed(skb: Skb, work: &mut Work) -> i32 {
+    let (packet, tomb) = (&work.packet, &work.tomb);
+    let to_client = OwnSegment {
+        seq: tomb.response_start,
+        ack: tomb.client_next,
+        flags: RST | ACK,
+        ..onward(packet)
+    };
+    let to_server = backward(packet);
     both(skb, work, Direction::ToClient, &to_server, &to_client)
 }
 

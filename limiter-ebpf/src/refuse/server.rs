@@ -16,8 +16,9 @@ use crate::{
     },
     packet::header::{ACK, Direction, FIN, RST, SYN},
     refuse::{
+        reset::limiter_reset_removed,
         segment::{self, OwnSegment, packet_end, to_server},
-        tomb::{SERVER_KNOWS, SERVER_UNINFORMED},
+        tomb::{CLIENT_UNINFORMED, SERVER_KNOWS, SERVER_UNINFORMED},
     },
 };
 
@@ -99,6 +100,11 @@ fn without_flow(skb: Skb, work: &mut Work) -> i32 {
 pub fn from_server(skb: Skb, work: &mut Work, tomb: SharedTomb) -> i32 {
     maps::count(counter::TOMB_PACKETS);
     let packet = &work.packet;
+    if tomb.has(CLIENT_UNINFORMED) && packet.flags & (ACK | RST) != 0 {
+        tomb.remove_flag(SERVER_UNINFORMED | CLIENT_UNINFORMED);
+        tomb.copy_to(&mut work.tomb);
+        return limiter_reset_removed(skb, work);
+    }
     if packet.has(RST) || !packet.has(ACK) {
         return DROP;
     }

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The flag in `Tomb::flags` that is set if the end of the connection could not be sent to the
-/// server yet, because memory was short.
+/// server yet, because memory was short or no packet was at hand.
 pub const SERVER_UNINFORMED: u32 = 1 << 16;
 /// The flag in `Tomb::flags` that is set while the client's window is closed. The client cannot
 /// accept a response in that state, so a response that was sent has to be sent again.
@@ -37,6 +37,9 @@ pub const CLIENT_FULL: u32 = 1 << 17;
 /// the server again. The server has acknowledged the FIN, it was sent two resets, or it will be
 /// answered when it retransmits.
 pub const SERVER_KNOWS: u32 = 1 << 18;
+/// The flag in `Tomb::flags` that is set if the client could not be sent a reset yet, because no
+/// packet was at hand.
+pub const CLIENT_UNINFORMED: u32 = 1 << 19;
 
 /// The minimum window (not scaled) that is announced to a refused client. A window of 0 would hold
 /// back the client's FIN, and the body of the client's request, which many clients must send before
@@ -127,12 +130,14 @@ fn resetting(flow: &Flow) -> Tomb {
 }
 
 /// Inserts a tombstone for a flow that is removed although its connection may still exist, if the
-/// packets of the connection were translated. Later packets cannot be translated any more, so each
-/// side that continues to send is reset.
+/// packets of the connection were translated. Later packets cannot be translated any more, so the
+/// next packet of either side resets both.
 #[inline(always)]
 pub fn mark_untranslated(key: &FlowKey, flow: &Flow) {
     if flow.flags & FLOW_SPLICED != 0 {
-        maps::insert_tomb(key, &resetting(flow));
+        let mut tomb = resetting(flow);
+        tomb.flags |= SERVER_UNINFORMED | CLIENT_UNINFORMED;
+        maps::insert_tomb(key, &tomb);
     }
 }
 

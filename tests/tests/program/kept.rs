@@ -4,6 +4,7 @@
 //! packets of both are translated afterwards.
 
 mod answers;
+mod ends;
 mod translation;
 
 use limiter_common::abi::{Limits, policy};
