@@ -7,7 +7,7 @@
 //! the layout. A change to any of these types requires a new [`ABI_VERSION`], which is part of the
 //! name of the pin directory.
 
-use crate::{fingerprint, gcra, http::Rules};
+use crate::gcra;
 
 /// The version of the map layout.
 pub const ABI_VERSION: u32 = 6;
@@ -18,101 +18,14 @@ pub const MAX_KEY: usize = 128;
 /// The scope id that stands for no scope, for example if a request is not charged to any.
 pub const NO_SCOPE: u32 = u32::MAX;
 
+mod config;
 pub mod counter;
 mod flow;
+pub mod map;
 pub mod reason;
 
+pub use config::{Config, Ports, policy};
 pub use flow::*;
-
-/// The values of the policies in [`Config`].
-pub mod policy {
-    /// Forward the request and count it.
-    pub const PASS: u32 = 0;
-    /// Refuse the request with a response, or with a reset if the connection does not carry HTTP
-    /// yet.
-    pub const REJECT: u32 = 1;
-    /// `unknown_key` only: adopt each unknown key, which means that the key gets a scope of its
-    /// own.
-    pub const ADOPT: u32 = 2;
-    /// `handshake` only: drop the acknowledgement that completes the handshake, so that the server
-    /// receives it only with the client's first data.
-    pub const DEFER: u32 = 3;
-    /// `handshake` only: like `DEFER` for client addresses that were refused lately
-    /// ([`super::Config::defer_for_ns`]), and like `PASS` for all others. A connection whose
-    /// handshake was deferred may go on after its first request is refused
-    /// ([`super::KEPT_HANDSHAKE_RATE`]).
-    pub const AUTO: u32 = 5;
-    /// `untracked` only: also forward untracked connections that cannot be older than the programs.
-    pub const ANY: u32 = 4;
-
-    /// `on_limit`: send the response and close the connection.
-    pub const ON_LIMIT_CLOSE: u32 = 0;
-    /// `on_limit`: reset the connection on both sides.
-    pub const ON_LIMIT_RESET: u32 = 1;
-    /// `on_limit`: drop the request.
-    pub const ON_LIMIT_DROP: u32 = 2;
-    /// `on_limit`: send the response and keep the connection open, if that is possible.
-    pub const ON_LIMIT_KEEPALIVE: u32 = 3;
-}
-
-/// The value of the map `CONFIG` (array, one entry), which the daemon writes and the programs read.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Config {
-    /// The rules for scanning requests.
-    pub request_rules: Rules,
-    /// The rules for scanning responses.
-    pub response_rules: Rules,
-    /// The policy for requests without a key: `policy::PASS` or `policy::REJECT`.
-    pub missing_key: u32,
-    /// The policy for requests with an unknown key: `policy::PASS`, `policy::REJECT` or
-    /// `policy::ADOPT`.
-    pub unknown_key: u32,
-    /// The policy for malformed streams: `policy::PASS` or `policy::REJECT`.
-    pub malformed: u32,
-    /// The policy for untracked connections: `policy::PASS`, `policy::REJECT` or `policy::ANY`.
-    pub untracked: u32,
-    /// The policy for cases in which a table has no room: `policy::PASS` or `policy::REJECT`.
-    pub table_full: u32,
-    /// The policy for HTTP/2: `policy::PASS` or `policy::REJECT`. `REJECT` resets connections that
-    /// begin with HTTP/2, and removes offers of HTTP/2 and TLS from the `Upgrade` fields of
-    /// requests.
-    pub http2: u32,
-    /// The action for requests over a limit: `policy::ON_LIMIT_*`.
-    pub on_limit: u32,
-    /// 1 if requests that belong to no scope are never refused. (The requests of a scope are never
-    /// refused if the limits of the scope have the flag `LIMITS_OBSERVE`.)
-    pub observe: u32,
-    /// The text set (see [`TextKey`]) for refusals that concern no scope (400, 401 and 405).
-    pub common_texts: u32,
-    /// The action for requests beyond [`Limits::allowed`] once [`Clock::attended_until_ns`] has
-    /// passed. `policy::PASS` admits them up to the daily quota, and `policy::REJECT` refuses them.
-    pub unattended: u32,
-    /// The policy for TCP handshakes: `policy::PASS`, `policy::DEFER` or `policy::AUTO`.
-    pub handshake: u32,
-    /// The `skb->mark` of the packets that the programs send. The programs recognise their own
-    /// packets by this mark, and let them through. It is not 0. It is random for each installation,
-    /// because other processes that can set marks must not know it.
-    pub own_mark: u32,
-    /// The policy for CONNECT requests: `policy::PASS` or `policy::REJECT`.
-    pub connect: u32,
-    /// With `policy::AUTO`: the time for which handshakes of a client address are deferred after
-    /// one of its requests was refused, in ns.
-    pub defer_for_ns: u64,
-    /// The initial [`crate::day::DayCount`] of an adopted scope (`policy::ADOPT`).
-    pub adopt_count: u64,
-    /// The limits of an adopted scope (`policy::ADOPT`).
-    pub adopt_limits: Limits,
-    /// The key of the fingerprints ([`crate::fingerprint`]), which is derived from
-    /// `request_rules.hash_key`.
-    pub fingerprint_key: [u64; fingerprint::KEY_WORDS],
-}
-
-/// The value of the map `PORTS` (array, one entry). Bit `port % 64` of the word `port / 64` is set
-/// if the TCP port is guarded.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Ports(pub [u64; 1024]);
 
 /// The value of the map `CLOCK` (array, one entry).
 #[repr(C)]
@@ -530,55 +443,6 @@ pub const REFUSAL_RECORD_RATE: gcra::Rate = gcra::Rate {
     interval_ns: 1_000_000,
     tolerance_ns: 255 * 1_000_000,
 };
-
-/// The names of the maps. The comments state what the maps contain.
-pub mod map {
-    /// The map with the [`super::Config`].
-    pub const CONFIG: &str = "CONFIG";
-    /// The map with the [`super::Ports`].
-    pub const PORTS: &str = "PORTS";
-    /// The map with the [`super::Clock`].
-    pub const CLOCK: &str = "CLOCK";
-    /// The map with a [`super::KeyEntry`] for each [`super::Digest`].
-    pub const KEYS: &str = "KEYS";
-    /// The map with the [`super::Limits`] for each scope id.
-    pub const LIMITS: &str = "LIMITS";
-    /// The map with the [`super::Limits`] that apply after [`super::Limits::until_s`], for each
-    /// scope id that has such limits.
-    pub const ENDED: &str = "ENDED";
-    /// The map with the [`super::ScopeState`] for each scope id.
-    pub const STATE: &str = "STATE";
-    /// The ring buffer with [`super::Event`]s.
-    pub const EVENTS: &str = "EVENTS";
-    /// The ring buffer with [`super::RefusalRecord`]s.
-    pub const REFUSALS: &str = "REFUSALS";
-    /// The map with a [`super::FlowEntry`] for each [`super::FlowKey`].
-    pub const FLOWS: &str = "FLOWS";
-    /// The map with a [`super::Tomb`] for each [`super::FlowKey`].
-    pub const TOMBS: &str = "TOMBS";
-    /// The map with a [`super::Text`] for each [`super::TextKey`].
-    pub const TEXTS: &str = "TEXTS";
-    /// The map with a u64 for each [`super::counter`], per CPU.
-    pub const COUNTERS: &str = "COUNTERS";
-    /// The map with a [`super::Unused`], followed by scope ids.
-    pub const UNUSED: &str = "UNUSED";
-    /// The map with the [`super::Sweep`].
-    pub const SWEEP: &str = "SWEEP";
-    /// The map with [`super::Suspect`]s by index.
-    pub const SUSPECTS: &str = "SUSPECTS";
-    /// The map with the [`super::Suspect`] to remove.
-    pub const FORGET: &str = "FORGET";
-    /// The map with a [`super::UntrackedConnection`] for each [`super::FlowKey`].
-    pub const UNTRACKED: &str = "UNTRACKED";
-    /// The map with a [`super::Client`] for each [`super::ClientKey`].
-    pub const CLIENTS: &str = "CLIENTS";
-    /// The map with a [`super::RefusedClient`] for each [`super::ClientKey`].
-    pub const REFUSED: &str = "REFUSED";
-    /// The map with one of the values in [`super::switch`].
-    pub const SWITCH: &str = "SWITCH";
-    /// The map with programs, which are described at [`super::switch::PROGRAMS`].
-    pub const PROGRAMS: &str = "PROGRAMS";
-}
 
 const _: () = {
     use core::mem::{align_of, offset_of, size_of};

@@ -4,13 +4,12 @@
 //! pass, and acts on the decision.
 
 use limiter_common::abi::{
-    Config, FLOOR, FLOW_CLIENT_FIN, FLOW_DEFERRED, FLOW_RESET_PASSED, FLOW_SERVER_FIN,
-    FLOW_SPLICED, FLOW_WITHHOLDING, Flow, counter, phase, policy,
+    Config, FLOOR, FLOW_CLIENT_FIN, FLOW_RESET_PASSED, FLOW_SERVER_FIN, FLOW_SPLICED,
+    FLOW_WITHHOLDING, Flow, counter, phase, policy,
 };
 
 use crate::{
     follow::{
-        clients::limiter_was_refused,
         flow::{self, Action, passed},
         offers::limiter_decline_again,
         records,
@@ -25,7 +24,7 @@ use crate::{
         verifier::reread,
         work::{Packet, Work},
     },
-    open::syn,
+    open::{handshake::handshake, syn},
     packet::{
         header::{ACK, Direction, FIN, Kind, RST, SYN, URG},
         parse,
@@ -244,27 +243,6 @@ fn reset(skb: Skb, work: &mut Work, flow: &mut Flow) -> Action {
     Action::Reset
 }
 
-/// Handles the first segment of the client that fits the connection. This segment completes the
-/// handshake.
-#[inline(always)]
-fn handshake(skb: Skb, work: &mut Work, flow: &mut Flow, config: &Config) -> Action {
-    flow.packet_type = skb.packet_type();
-    flow.client_window = work.packet.window;
-    let fault = validate(skb, work, flow);
-    if fault != VALID {
-        return Action::Drop(fault);
-    }
-    if work.packet.len == 0 && !work.packet.has(FIN) && is_deferred(work, flow, config) {
-        return Action::Drop(counter::HANDSHAKES_DEFERRED);
-    }
-    if work.packet.len > 0 && defers(work, config) {
-        // The client has sent no acknowledgement without payload.
-        flow.flags |= FLOW_DEFERRED;
-    }
-    flow.phase = phase::HTTP;
-    Action::Pass
-}
-
 /// Returns whether a client's packet belongs to this connection. The acknowledgement number must be
 /// between the server's first and next byte, and the packet must not begin before the client's
 /// first byte. (A keep-alive probe begins one byte earlier, and has one byte of garbage or none;
@@ -296,40 +274,6 @@ fn misfit(packet: &Packet, flow: &Flow) -> Action {
         return Action::RefuseHandshake;
     }
     Action::Drop(counter::INVALID_DROPPED)
-}
-
-/// Returns whether the acknowledgement that completes the handshake is withheld from the server (as
-/// with TCP_DEFER_ACCEPT, tcp(7)). In that case, the first request completes the handshake instead.
-/// If that request is refused and its connection ends, no application has
-/// learned of the connection.
-///
-/// The server retransmits its SYN-ACK after a second, and the client's answer to the retransmission
-/// is let through. Therefore a server that waits for the connection, for example to send the first
-/// bytes itself, does not wait forever.
-#[inline(always)]
-fn is_deferred(work: &mut Work, flow: &mut Flow, config: &Config) -> bool {
-    if flow.flags & FLOW_DEFERRED != 0 {
-        flow.flags &= !FLOW_DEFERRED;
-        return false;
-    }
-    if !defers(work, config) {
-        return false;
-    }
-    flow.flags |= FLOW_DEFERRED;
-    true
-}
-
-/// Returns whether the handshakes of the packet's client are deferred.
-#[inline(always)]
-fn defers(work: &mut Work, config: &Config) -> bool {
-    if config.observe != 0 {
-        return false;
-    }
-    match config.handshake {
-        policy::DEFER => true,
-        policy::AUTO => limiter_was_refused(work),
-        _ => false,
-    }
 }
 
 /// Handles the client's FIN. Any payload of the same segment has been checked before, and may pass.

@@ -311,23 +311,30 @@ pub struct Envoy {
 }
 
 impl Envoy {
-    /// Starts the program `envoy`.
-    #[track_caller]
-    pub fn start(lab: &Lab, envoy: &Path) -> Self {
-        let text = format!(
+    /// Returns the configuration of an Envoy that listens at `listener` and forwards all requests
+    /// to `server`. `filters` are entries of `http_filters`, and `route` has entries of the route,
+    /// all indented as they are here.
+    pub fn config(listener: SocketAddr, server: SocketAddr, filters: &str, route: &str) -> String {
+        const FILTERS: &str = "type.googleapis.com/envoy.extensions.filters";
+        let address = |address: SocketAddr| {
+            let (ip, port) = (address.ip(), address.port());
+            format!("address: {{socket_address: {{address: {ip}, port_value: {port}}}}}")
+        };
+        format!(
             r#"static_resources:
   listeners:
-  - address: {{socket_address: {{address: 127.0.0.1, port_value: {PORT}}}}}
+  - {listener}
+    tcp_backlog_size: 4096
     filter_chains:
     - filters:
       - name: envoy.filters.network.http_connection_manager
         typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          "@type": {FILTERS}.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: clients
           http_filters:
-          - name: envoy.filters.http.router
+{filters}          - name: envoy.filters.http.router
             typed_config:
-              "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+              "@type": {FILTERS}.http.router.v3.Router
           route_config:
             virtual_hosts:
             - name: all
@@ -335,15 +342,23 @@ impl Envoy {
               routes:
               - match: {{prefix: /}}
                 route: {{cluster: api}}
-  clusters:
+{route}  clusters:
   - name: api
     connect_timeout: 10s
     load_assignment:
       cluster_name: api
-      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: {server}, port_value: {GUARDED}}}}}}}}}]}}]
+      endpoints: [{{lb_endpoints: [{{endpoint: {{{server}}}}}]}}]
 "#,
-            server = lab.v4(),
-        );
+            listener = address(listener),
+            server = address(server),
+        )
+    }
+
+    /// Starts the program `envoy`.
+    #[track_caller]
+    pub fn start(lab: &Lab, envoy: &Path) -> Self {
+        let server = SocketAddr::new(lab.v4(), GUARDED);
+        let text = Self::config(listener(), server, "", "");
         let config = lab.file("envoy.yaml");
         fs::write(&config, text).expect("Envoy's configuration");
         let mut command = lab.client().command(&envoy.to_string_lossy());

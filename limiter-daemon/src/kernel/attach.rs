@@ -2,6 +2,8 @@
 
 //! Attaches the programs to interfaces, and takes over the attachments of an earlier daemon.
 
+mod replace;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -18,7 +20,7 @@ use super::{
     expedite::ShortGracePeriods,
     filters::{self, CLSACT},
     links::{interface_of, link_pin, pinned_links, unpin_link},
-    netdev::{self, Interface, LinkLayer},
+    netdev::{self, Interface},
     pins::PinDirectory,
     programs::{ProgramChoice, loaded, program_id, program_name},
     rtnl::Route,
@@ -47,6 +49,9 @@ pub(super) struct Attachments {
     /// For each hook, the budget of attempts to put our program back or to move it before other
     /// programs.
     budgets: BTreeMap<InterfaceHook, AttemptBudget>,
+    /// Whether [`Attachments::follow`] has been called. The first call takes over the attachments
+    /// of an earlier daemon, whose filters are not recorded here.
+    has_followed: bool,
 }
 
 /// The interface of an attached program, and the position of the program at the hook.
@@ -89,6 +94,7 @@ impl Attachments {
             attached: BTreeMap::new(),
             missing: BTreeMap::new(),
             budgets: BTreeMap::new(),
+            has_followed: false,
         }
     }
 
@@ -145,6 +151,7 @@ impl Attachments {
             }
         }
         let mut changes = self.follow_names(interfaces)?;
+        self.has_followed = true;
         let is_first = self.attached.is_empty();
         if is_first {
             changes.extend(self.release_old_filters(interfaces)?);
@@ -376,68 +383,13 @@ impl Attachments {
             .collect())
     }
 
-    /// Returns the hook and the link layer of each attached program.
-    ///
-    /// # Errors
-    /// Returns [`KernelError::Io`] if a file operation fails.
-    pub(super) fn programs(&self) -> Result<Vec<(Hook, LinkLayer)>, KernelError> {
-        let mut programs = Vec::new();
-        for (_, hook, interface) in self.interfaces()? {
-            let program = (hook, interface.link_layer);
-            if !programs.contains(&program) {
-                programs.push(program);
-            }
-        }
-        Ok(programs)
-    }
-
-    /// Returns, for each attachment, the name that the interface had when the program was attached,
-    /// the hook, and the interface as it is now. Interfaces that are gone are left out, because the
-    /// kernel removed their programs together with them.
-    fn interfaces(&self) -> Result<Vec<(String, Hook, Interface)>, KernelError> {
-        let present = netdev::interfaces().map_err(list_error("network interfaces"))?;
-        let found = self.attached.iter().filter_map(|((name, hook), location)| {
-            let interface = present.iter().find(|known| known.index == location.index)?;
-            Some((name.clone(), *hook, interface.clone()))
-        });
-        Ok(found.collect())
-    }
-
-    /// Replaces the attached programs with those that `choose` selects. If a replacement fails, the
-    /// record of that attachment is removed, and the next call to [`Self::follow`] attaches the
-    /// program again.
-    ///
-    /// # Errors
-    /// Returns the first error. The programs of the remaining hooks are replaced nevertheless.
-    pub(super) fn replace(
-        &mut self,
-        ebpf: &mut Ebpf,
-        choose: ProgramChoice,
-    ) -> Result<(), KernelError> {
-        let mut failed = None;
-        let mut survey = Survey::new()?;
-        for (name, hook, interface) in self.interfaces()? {
-            let known_as = Interface {
-                name: name.clone(),
-                ..interface
-            };
-            if let Err(error) = self.attach(ebpf, &mut survey, (&known_as, hook), choose) {
-                self.attached.remove(&(name, hook));
-                failed = failed.or(Some(error));
-            }
-        }
-        failed.map_or(Ok(()), Err)
-    }
-
     /// Returns the indices of the present interfaces that are not in `wanted`, if
     /// [`Self::follow`] may detach programs from some of them.
     ///
     /// # Errors
     /// Returns an error if the pins or the interfaces cannot be listed.
     pub(super) fn dropped(&self, wanted: &[Interface]) -> Result<Vec<u32>, KernelError> {
-        // The first call also removes the filters of an earlier daemon, which are not recorded.
-        let is_first = self.attached.is_empty();
-        if !is_first && self.unwanted(wanted)?.is_empty() {
+        if self.has_followed && self.unwanted(wanted)?.is_empty() {
             return Ok(Vec::new());
         }
         let present = netdev::interfaces().map_err(list_error("network interfaces"))?;

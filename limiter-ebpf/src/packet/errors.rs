@@ -35,6 +35,7 @@ const SEQ_AT: u32 = 4;
 /// The offset of the addresses in the IPv4 header and in the IPv6 header, in bytes.
 const V4_ADDRESSES_AT: u32 = 12;
 const V6_ADDRESSES_AT: u32 = 8;
+
 global! {
     /// Translates the sequence number that an ICMP message quotes. The message is in the IP packet
     /// at the offset `l3`. If `to_client` is not 0, the message goes to a client and quotes a
@@ -81,22 +82,22 @@ fn translate(skb: Skb, l3: u32, to_client: u32) {
     let Some(seq) = skb.load::<u32>(quoted.tcp + SEQ_AT) else {
         return;
     };
-    let mut key = FlowKey {
-        client: quoted.destination,
-        server: quoted.source,
-        client_port: destination_port,
-        server_port: source_port,
+    let (from, to) = (
+        (quoted.source, source_port),
+        (quoted.destination, destination_port),
+    );
+    let (client, server) = if to_client != 0 {
+        (from, to)
+    } else {
+        (to, from)
+    };
+    let key = FlowKey {
+        client: client.0,
+        server: server.0,
+        client_port: client.1,
+        server_port: server.1,
         link: Link::NONE,
     };
-    if to_client != 0 {
-        key = FlowKey {
-            client: quoted.source,
-            server: quoted.destination,
-            client_port: source_port,
-            server_port: destination_port,
-            link: Link::NONE,
-        };
-    }
     if !maps::guarded(u16::from_be(key.server_port)) {
         return;
     }

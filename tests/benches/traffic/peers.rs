@@ -17,7 +17,7 @@ use std::{
 };
 
 use limiter_tests::{
-    Config, GUARDED, Lab, Limiter, clock, lab::CLIENT_INTERFACE, process::Process,
+    Config, GUARDED, Lab, Limiter, clock, lab::CLIENT_INTERFACE, process::Process, proxies::Envoy,
 };
 
 use crate::cpus::{self, Filler};
@@ -307,35 +307,18 @@ fn start_envoy(lab: &Lab, envoy: &Path) -> Process {
     let bucket = |tokens: u64, seconds: u64| {
         format!("{{max_tokens: {tokens}, tokens_per_fill: {tokens}, fill_interval: {seconds}s}}")
     };
-    let text = format!(
-        r#"static_resources:
-  listeners:
-  - address: {{socket_address: {{address: 0.0.0.0, port_value: {ENVOY}}}}}
-    tcp_backlog_size: 4096
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: clients
-          http_filters:
-          - name: envoy.filters.http.local_ratelimit
+    const LIMIT: &str = "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3";
+    let filters = format!(
+        r#"          - name: envoy.filters.http.local_ratelimit
             typed_config:
-              "@type": type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit
+              "@type": {LIMIT}.LocalRateLimit
               stat_prefix: limits
-          - name: envoy.filters.http.router
-            typed_config:
-              "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
-          route_config:
-            virtual_hosts:
-            - name: all
-              domains: ["*"]
-              routes:
-              - match: {{prefix: /}}
-                route: {{cluster: api}}
-                typed_per_filter_config:
+"#
+    );
+    let route = format!(
+        r#"                typed_per_filter_config:
                   envoy.filters.http.local_ratelimit:
-                    "@type": type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit
+                    "@type": {LIMIT}.LocalRateLimit
                     stat_prefix: limits
                     filter_enabled: {{default_value: {{numerator: 100}}}}
                     filter_enforced: {{default_value: {{numerator: 100}}}}
@@ -345,16 +328,13 @@ fn start_envoy(lab: &Lab, envoy: &Path) -> Process {
                     descriptors:
                     - {{entries: [{{key: key, value: {OVER}}}], token_bucket: {strict}}}
                     - {{entries: [{{key: key, value: {WITHIN}}}], token_bucket: {roomy}}}
-  clusters:
-  - name: api
-    connect_timeout: 10s
-    load_assignment:
-      cluster_name: api
-      endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {GUARDED}}}}}}}}}]}}]
 "#,
         roomy = bucket(1_000_000_000, 1),
         strict = bucket(1, 3600),
     );
+    let listener = (Ipv4Addr::UNSPECIFIED, ENVOY).into();
+    let server = (Ipv4Addr::LOCALHOST, GUARDED).into();
+    let text = Envoy::config(listener, server, &filters, &route);
     let config = directory.join("envoy.yaml");
     fs::write(&config, text).expect("Envoy's configuration");
     let program = envoy.to_str().expect("a path in UTF-8");

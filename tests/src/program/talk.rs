@@ -71,13 +71,19 @@ impl Talk {
         Self::new(shape).opened(programs)
     }
 
-    /// Opens the connection, and returns it.
+    /// Runs the client's SYN and the server's SYN-ACK, but not the last segment of the handshake.
     #[track_caller]
-    pub fn opened(mut self, programs: &mut Programs) -> Self {
+    pub fn begin(&mut self, programs: &mut Programs) {
         for (to_server, segment) in [(true, self.syn()), (false, self.syn_ack())] {
             let ran = self.run(programs, to_server, &segment);
             assert_eq!(ran.verdict, Verdict::Pass, "the handshake");
         }
+    }
+
+    /// Opens the connection, and returns it.
+    #[track_caller]
+    pub fn opened(mut self, programs: &mut Programs) -> Self {
+        self.begin(programs);
         let ack = self.client(b"").with_flags(ACK);
         assert_eq!(
             self.run(programs, true, &ack).verdict,

@@ -10,6 +10,7 @@ mod config;
 mod control;
 mod crash;
 mod detach;
+mod disks;
 mod lifecycle;
 mod metrics;
 mod package;

@@ -24,10 +24,7 @@ fn half_open(shape: Shape, limits: Limits) -> (Programs, Talk) {
     let mut programs = limited(limits);
     programs.configure(|config| config.handshake = policy::DEFER);
     let mut talk = Talk::new(shape);
-    for (to_server, segment) in [(true, talk.syn()), (false, talk.syn_ack())] {
-        let ran = talk.run(&mut programs, to_server, &segment);
-        assert_eq!(ran.verdict, Verdict::Pass);
-    }
+    talk.begin(&mut programs);
     let ack = end_of_handshake(&mut talk);
     assert_eq!(talk.run(&mut programs, true, &ack).verdict, Verdict::Drop);
     assert_eq!(programs.counter(counter::HANDSHAKES_DEFERRED), 1);
@@ -212,12 +209,7 @@ fn auto(on_limit: u32) -> Programs {
 /// deferred.
 #[track_caller]
 fn opens_deferred(programs: &mut Programs, talk: &mut Talk) -> bool {
-    for (to_server, segment) in [(true, talk.syn()), (false, talk.syn_ack())] {
-        assert_eq!(
-            talk.run(programs, to_server, &segment).verdict,
-            Verdict::Pass
-        );
-    }
+    talk.begin(programs);
     let ack = end_of_handshake(talk);
     match talk.run(programs, true, &ack).verdict {
         Verdict::Pass => false,
@@ -411,16 +403,12 @@ fn a_request_instead_of_the_acknowledgement_is_deferred_as_well() {
     let mut programs = auto(policy::ON_LIMIT_CLOSE);
     programs.configure(|config| config.handshake = policy::DEFER);
     let mut talk = Talk::new(Shape::v4());
-    for (to_server, segment) in [(true, talk.syn()), (false, talk.syn_ack())] {
-        talk.run(&mut programs, to_server, &segment);
-    }
+    talk.begin(&mut programs);
     let ran = refused(&mut programs, &mut talk);
     assert_eq!(ran.decoded().flags, RST | ACK);
     programs.limit(SCOPE, no_limits());
     let mut talk = from_port(Shape::v4(), 40_001);
-    for (to_server, segment) in [(true, talk.syn()), (false, talk.syn_ack())] {
-        talk.run(&mut programs, to_server, &segment);
-    }
+    talk.begin(&mut programs);
     talk.asks(&mut programs, get("/"));
     talk.answers(&mut programs, ok("x"));
     // The server has accepted this connection.

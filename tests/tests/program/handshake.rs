@@ -56,9 +56,7 @@ fn the_clients_acknowledgement_completes_the_handshake() {
 fn a_request_may_complete_the_handshake() {
     let mut programs = limited(limiter_tests::program::no_limits());
     let mut talk = Talk::new(Shape::v4());
-    for (to_server, segment) in [(true, talk.syn()), (false, talk.syn_ack())] {
-        talk.run(&mut programs, to_server, &segment);
-    }
+    talk.begin(&mut programs);
     talk.asks(&mut programs, get("/"));
     assert_counters(&programs, &[(counter::ADMITTED, 1)]);
 }
@@ -67,9 +65,7 @@ fn a_request_may_complete_the_handshake() {
 fn a_wrong_acknowledgement_does_not_complete_the_handshake() {
     let mut programs = limited(limiter_tests::program::no_limits());
     let mut talk = Talk::new(Shape::v4());
-    for (to_server, segment) in [(true, talk.syn()), (false, talk.syn_ack())] {
-        talk.run(&mut programs, to_server, &segment);
-    }
+    talk.begin(&mut programs);
     for wrong in [talk.server_start - 1, talk.server_start + 1] {
         let request = talk.client(get("/").as_bytes()).with_ack(wrong);
         assert_eq!(

@@ -7,7 +7,7 @@ mod answers;
 mod ends;
 mod translation;
 
-use limiter_common::abi::{Limits, policy};
+use limiter_common::abi::{Limits, MAX_WITHHELD, policy};
 use limiter_tests::program::{
     ACK, DecodedSegment, FIN, Programs, RunResult, Segment, Shape, Talk, Verdict, no_limits,
 };
@@ -151,6 +151,22 @@ impl Kept {
         }
         assert_eq!(ran.decoded().flags, ACK | FIN);
         ran.answer()
+    }
+
+    /// Sends `part` of the body of a refused request again and again, until the programs close the
+    /// connection.
+    #[track_caller]
+    fn sends_until_closed(&mut self, part: &str) -> RunResult {
+        loop {
+            let segment = self.client_at(self.next(), part);
+            let ran = self.run(&segment);
+            if ran.verdict == Verdict::Pass {
+                return ran;
+            }
+            assert!(only_answer(&ran).is_some());
+            self.withheld += len(part);
+            assert!(self.withheld <= MAX_WITHHELD + len(part));
+        }
     }
 
     /// Makes a segment of the server from its own view, which acknowledges everything.

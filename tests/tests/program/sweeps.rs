@@ -17,9 +17,7 @@ use crate::support::{
 fn half_open(programs: &mut Programs, port: u16) -> Talk {
     let mut talk = Talk::new(Shape::v4());
     talk.ends.client_port = port;
-    for (to_server, segment) in [(true, talk.syn()), (false, talk.syn_ack())] {
-        talk.run(programs, to_server, &segment);
-    }
+    talk.begin(programs);
     talk
 }
 

@@ -109,9 +109,7 @@ fn no_request_passes_on_a_connection_opened_after_the_half_open_time() {
             programs.configure(|config| config.handshake = policy::DEFER);
         }
         let mut talk = Talk::new(Shape::v4());
-        for (to_server, segment) in [(true, talk.syn()), (false, talk.syn_ack())] {
-            talk.run(&mut programs, to_server, &segment);
-        }
+        talk.begin(&mut programs);
         if deferred {
             let ack = talk.client(b"").with_flags(ACK);
             assert_eq!(talk.run(&mut programs, true, &ack).verdict, Verdict::Drop);

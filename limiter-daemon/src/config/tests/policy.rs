@@ -70,13 +70,13 @@ fn mistakes_in_policy_are_reported() {
         ),
         (
             "[policy]\ndefer_for = \"2h\"\n",
-            "f.toml:5:13: `policy.defer_for = \"2h\"` is not a duration: write a number with ms, s or \
-             min, like \"10s\"",
+            "f.toml:5:13: `policy.defer_for = \"2h\"` is not a duration: write a number with ms, s \
+             or min, like \"10s\"",
         ),
         (
             "[policy]\ndefer_for = \"61min\"\n",
-            "f.toml:5:13: `policy.defer_for = \"61min\"` is out of range: give a duration from 100ms \
-             to 60min",
+            "f.toml:5:13: `policy.defer_for = \"61min\"` is out of range: give a duration from \
+             100ms to 60min",
         ),
         (
             "[policy]\nmod = \"x\"\n",

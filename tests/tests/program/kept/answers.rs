@@ -3,7 +3,7 @@
 //! The answers to refused requests after which the connection goes on, and the bytes that are
 //! withheld from the server.
 
-use limiter_common::abi::{MAX_WITHHELD, MAX_WITHHELD_BODY, counter, policy, reason};
+use limiter_common::abi::{MAX_WITHHELD_BODY, counter, policy, reason};
 use limiter_tests::program::{ACK, FIN, PSH, Shape, Talk, Verdict};
 
 use super::{Kept, SPENT, SPENT_SCOPE, len, only_answer, programs, spent};
@@ -235,16 +235,7 @@ fn chunks_beyond_the_bound_close_the_connection() {
         format!("PUT / HTTP/1.1\r\nX-Api-Key: {SPENT}\r\nTransfer-Encoding: chunked\r\n\r\n");
     let response = kept.refused(head);
     let chunk = format!("400\r\n{}\r\n", "c".repeat(1024));
-    let end = loop {
-        let segment = kept.client_at(kept.next(), &chunk);
-        let ran = kept.run(&segment);
-        if ran.verdict == Verdict::Pass {
-            break ran;
-        }
-        assert!(only_answer(&ran).is_some());
-        kept.withheld += len(&chunk);
-        assert!(kept.withheld <= MAX_WITHHELD + len(&chunk));
-    };
+    let end = kept.sends_until_closed(&chunk);
     assert!(kept.withheld > MAX_WITHHELD_BODY);
     let to_server = end.decoded();
     assert_eq!(to_server.flags, ACK | FIN);
