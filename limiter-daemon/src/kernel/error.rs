@@ -102,6 +102,20 @@ pub enum KernelError {
     /// The object cannot be loaded.
     #[error("cannot load the object with the kernel programs: {}", chain(.0))]
     Load(#[source] Box<EbpfError>),
+    /// There is not enough memory for the maps.
+    #[error(
+        "the tables need {} MiB of memory when they are empty, and {} MiB are available: lower \
+         `tables.flows`, `tables.keys` or `tables.scopes`, or provide more memory (a limit of the \
+         service, such as `MemoryMax`, counts)",
+        needed >> 20,
+        available >> 20
+    )]
+    NoMemory {
+        /// The number of bytes that the missing maps need.
+        needed: u64,
+        /// The number of bytes that this process can allocate.
+        available: u64,
+    },
     /// The kernel has rejected a program.
     #[error("the kernel rejected the program {name}: {}", chain(.source))]
     Program {

@@ -17,6 +17,7 @@ mod layouts;
 mod limits;
 mod links;
 mod maps;
+mod memory;
 pub mod mounts;
 pub mod netdev;
 mod netlink;

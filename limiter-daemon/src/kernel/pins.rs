@@ -156,6 +156,32 @@ pub(super) struct Shape {
     pub(super) entries: u32,
 }
 
+impl Shape {
+    /// Returns the number of bytes that the kernel allocates for the map while it is empty, as
+    /// `array_map_alloc` and `htab_map_alloc` compute it (`kernel/bpf/arraymap.c` and `hashtab.c`).
+    /// The few bytes of the map's own description are left out.
+    pub(super) fn empty_bytes(&self, cpus: u64) -> u64 {
+        /// The size of `struct bucket`, of which there is a power of two in a hash map.
+        const BUCKET: u64 = 16;
+        /// The size of `struct htab_elem`, which precedes the key and the value.
+        const ELEMENT: u64 = 48;
+        let entries = u64::from(self.entries);
+        let (key, value) = (
+            u64::from(self.key).next_multiple_of(8),
+            u64::from(self.value).next_multiple_of(8),
+        );
+        let buckets = entries.next_power_of_two() * BUCKET;
+        match self.kind {
+            MapType::PerCpuArray => entries * value * cpus,
+            // The maps of this type have the flag BPF_F_NO_PREALLOC.
+            MapType::Hash => buckets,
+            MapType::LruHash => buckets + entries * (ELEMENT + key + value),
+            MapType::RingBuf => entries,
+            _ => entries * value,
+        }
+    }
+}
+
 /// Returns the number of entries in the map of keys, which holds registered keys and the unknown
 /// keys that have become scopes.
 pub(super) fn key_entries(tables: &Tables) -> u32 {

@@ -16,6 +16,7 @@ use super::{
     events::{EventRing, RefusalRing},
     limits::LimitsMap,
     maps::{ClockMap, Entries, Maps, Plain},
+    memory,
     pins::{key_entries, untracked_entries, unused_entries},
     state::StateMap,
     unused::UnusedMap,
@@ -48,11 +49,13 @@ impl MapSet {
     /// missing there.
     ///
     /// # Errors
-    /// Returns an error if the kernel rejects a map, or if a part of the object is missing.
+    /// Returns an error if there is not enough memory for the missing maps, if the kernel rejects a
+    /// map, or if a part of the object is missing.
     pub(super) fn open(
         directory: &Path,
         tables: &Tables,
     ) -> Result<(Self, ClockMap, Rings), KernelError> {
+        memory::ensure(directory, tables)?;
         let mut ebpf = EbpfLoader::new()
             .default_map_pin_directory(directory)
             .map_max_entries(map::KEYS, key_entries(tables))

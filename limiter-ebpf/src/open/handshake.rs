@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 
-//! The end of a handshake: the first segment of the client that fits the connection.
+//! The end of a handshake, which comes from the client.
 
 use limiter_common::abi::{Config, FLOW_DEFERRED, Flow, counter, phase, policy};
 
@@ -14,7 +14,8 @@ use crate::{
     packet::header::FIN,
 };
 
-/// Handles this segment, which completes the handshake.
+/// Handles the first segment of the client that fits the connection. This segment completes the
+/// handshake.
 #[inline(always)]
 pub fn handshake(skb: Skb, work: &mut Work, flow: &mut Flow, config: &Config) -> Action {
     flow.packet_type = skb.packet_type();
@@ -36,8 +37,8 @@ pub fn handshake(skb: Skb, work: &mut Work, flow: &mut Flow, config: &Config) ->
 
 /// Returns whether the acknowledgement that completes the handshake is withheld from the server (as
 /// with TCP_DEFER_ACCEPT, tcp(7)). In that case, the first request completes the handshake instead.
-/// If that request is refused and its connection ends, no
-/// application has learned of the connection.
+/// If that request is refused and its connection ends, no application has learned of the
+/// connection.
 ///
 /// The server retransmits its SYN-ACK after a second, and the client's answer to the retransmission
 /// is let through. Therefore a server that waits for the connection, for example to send the first
