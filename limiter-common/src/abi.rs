@@ -453,7 +453,10 @@ const _: () = {
     assert!(size_of::<RefusalRecord>() == 56 && offset_of!(RefusalRecord, client_port) == 48);
     assert!(size_of::<ScopeState>() == 128 && align_of::<ScopeState>() == 64);
     assert!(offset_of!(ScopeState, refused) == 64);
-    assert!(size_of::<Outstanding>() == 8);
+    assert!(size_of::<UnfinishedKey>() == 48 && size_of::<crate::http::Unfinished>() == 384);
+    // With its key and the kernel's descriptions of the entry and of its memory (104 bytes), an
+    // entry fits into an object of 2 KiB, which is what the kernel allocates for it.
+    assert!(size_of::<FlowEntry>() <= 2048 - 104);
     assert!(
         size_of::<Tomb>() == 72
             && size_of::<UntrackedConnection>() == 16

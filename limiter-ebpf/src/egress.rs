@@ -6,7 +6,7 @@
 use limiter_common::{
     abi::{
         Config, FLOOR, FLOW_CONFIRMED, FLOW_LOCAL, FLOW_RESET_PASSED, FLOW_RESPONSE_LOST,
-        FLOW_SERVER_FIN, FLOW_SPLICED, FLOW_UNSURE, Flow, counter, phase, policy,
+        FLOW_SERVER_FIN, FLOW_SPLICED, FLOW_UNSURE, Flow, RESPONSES, counter, phase, policy,
     },
     http::{self, Scan},
 };
@@ -14,11 +14,11 @@ use limiter_common::{
 use crate::{
     follow::{
         flow::{self, Action},
-        ring::slot,
-        slots,
+        ring::demands_of,
+        slots::{self, limiter_end},
         splice::{self, Place},
     },
-    identify::scan,
+    identify::{scan, unfinished},
     kernel::{
         maps,
         repeat::repeat,
@@ -90,7 +90,7 @@ pub fn run<const L2: bool>(skb: Skb) -> i32 {
         Action::PassLast => remove_ended(work, flow),
         Action::Bury | Action::Reset => {
             // The tombstone of the flow has been inserted already.
-            flow.remove(&work.packet.key);
+            flow.remove_for_packet(work);
             return if action == Action::Reset || work.translation.is_needed != 0 {
                 limiter_pass_reset_on(skb, work)
             } else {
@@ -227,7 +227,7 @@ fn reset(work: &mut Work, flow: &mut Flow) -> Action {
     // the server still has the connection. The tombstone makes the programs reset each side that
     // continues to send.
     limiter_mark_ended(work, flow);
-    slots::end(flow);
+    limiter_end(work, flow);
     Action::Reset
 }
 
@@ -242,7 +242,7 @@ fn payload(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) 
         // request, so the connection ends instead.
         maps::count(counter::UNSOLICITED_RESET);
         limiter_mark_ended(work, flow);
-        slots::end(flow);
+        limiter_end(work, flow);
         return Action::Bury;
     }
     if flow.phase == phase::TUNNEL
@@ -260,7 +260,7 @@ fn payload(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) 
     let ahead = seq.since(flow.response_next);
     let mut from = 0;
     if ahead > 0 {
-        let response = &mut flow.response.state;
+        let response = &mut flow.response;
         if response.skippable() < ahead as u64 {
             // The server will retransmit the segment. This happens only to forwarded traffic,
             // because a local TCP sends in order.
@@ -277,7 +277,7 @@ fn payload(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) 
     }
     flow.response_next = end;
     let new = len - from;
-    let response = &mut flow.response.state;
+    let response = &mut flow.response;
     if response.skippable() >= u64::from(new) {
         if response.skip(new) {
             slots::answered(flow);
@@ -295,7 +295,7 @@ fn is_unsolicited(packet: &Packet, flow: &Flow) -> bool {
         && flow.flags & FLOW_RESPONSE_LOST == 0
         && flow.response_next.before(packet.seq.plus(packet.len))
         // While a head is incomplete, the server may already answer it with an error.
-        && ((flow.asked == flow.answered && !flow.request.state.in_head())
+        && ((flow.asked == flow.answered && !flow.request.in_head())
             || !flow.splice.first_asked.before(packet.ack))
 }
 
@@ -316,8 +316,7 @@ fn scan_responses(
     config: &'static Config,
     from: u32,
 ) -> Action {
-    let len = work.packet.len;
-    scanner::begin(&mut work.scan, &flow.response, from, len);
+    unfinished::begin(work, &flow.response, RESPONSES, from);
     let mut responses = Responses {
         skb,
         work: &mut *work,
@@ -328,17 +327,17 @@ fn scan_responses(
     if units >= i64::from(http::UNITS) {
         lost(flow);
     }
-    if work.scan.at < len {
+    if work.scan.at < work.packet.len {
         // The remaining bytes do not belong to the response to any request, or are not a response
         // at all.
         flow.flags |= FLOW_UNSURE;
     }
-    scanner::end(&mut work.scan, &mut flow.response);
+    unfinished::end(work, &mut flow.response, RESPONSES);
     if flow.phase == phase::RESET {
         // The server has accepted an offer to continue in another kind of HTTP. Neither side
         // receives any more of the stream.
         limiter_mark_ended(work, flow);
-        slots::end(flow);
+        limiter_end(work, flow);
         return Action::Bury;
     }
     Action::Pass
@@ -373,7 +372,7 @@ fn unit(responses: &mut Responses<'_>, _: u32) -> bool {
 #[inline(always)]
 fn head(scan: &mut Scan, flow: &mut Flow, config: &Config) -> bool {
     let number = flow.answered;
-    let demands = slot(flow, number).demands;
+    let demands = u32::from(*demands_of(flow, number));
     let body = http::response_body(&scan.state, demands);
     if http::is_bodiless(&scan.state, demands) {
         flow.flags |= FLOW_UNSURE;

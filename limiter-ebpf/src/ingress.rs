@@ -137,7 +137,7 @@ fn act(skb: Skb, work: &mut Work, mut flow: LockedFlow, action: Action) -> i32 {
 #[inline(always)]
 fn replace_by_tomb(work: &mut Work, flow: LockedFlow) {
     maps::insert_tomb(&work.packet.key, &work.tomb);
-    flow.remove(&work.packet.key);
+    flow.remove_for_packet(work);
 }
 
 /// Lets the packet through, and translates its header first if that is necessary.
@@ -293,11 +293,11 @@ fn fin(skb: Skb, work: &mut Work, flow: &mut Flow, config: &Config) -> Action {
     if fault != VALID {
         return Action::Drop(fault);
     }
-    if flow.phase == phase::HTTP && flow.request.state.in_head() {
+    if flow.phase == phase::HTTP && flow.request.in_head() {
         // Some servers treat the end of the stream as the end of the head, and would answer a
         // request that was neither admitted nor refused.
         if config.malformed == policy::REJECT && config.observe == 0 {
-            work.scan.state.method = flow.request.state.method;
+            work.scan.state.method = flow.request.method;
             return malformed(work, flow, config, true, false);
         }
         maps::count(counter::MALFORMED);
@@ -340,7 +340,7 @@ fn payload(skb: Skb, work: &mut Work, flow: &mut Flow, config: &'static Config) 
         // body, because the content of a body does not matter. A head after a gap has to wait,
         // because until the gap is filled, no retransmission could be compared with the bytes of
         // that head.
-        let request = &mut flow.request.state;
+        let request = &mut flow.request;
         if request.skippable() < ahead as u64 + u64::from(len) {
             return Action::Drop(counter::OUT_OF_ORDER_DROPPED);
         }
@@ -415,7 +415,7 @@ fn new_payload(
     let len = work.packet.len;
     let new = len - from;
     let withholds = flow.flags & FLOW_WITHHOLDING != 0;
-    let request = &mut flow.request.state;
+    let request = &mut flow.request;
     if !withholds && request.skippable() >= u64::from(new) {
         request.skip(new);
         flow.next = work.packet.seq.plus(len);
@@ -435,7 +435,7 @@ fn new_payload(
         return Action::Drop(fault);
     }
     let withholds = reread(&flow.flags) & FLOW_WITHHOLDING != 0;
-    let request = &mut flow.request.state;
+    let request = &mut flow.request;
     let left = request.skippable();
     if withholds && (left >= u64::from(new) || request.is_length_body()) {
         // Anything after the body belongs to another request, and the client retransmits it.

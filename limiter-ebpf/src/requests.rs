@@ -6,10 +6,9 @@
 use limiter_common::{
     abi::{
         Config, FLOW_DEFERRED, FLOW_DROP_COUNTED, FLOW_SWITCHING, FLOW_WITHHOLDING, Flow,
-        MAX_OUTSTANDING, counter, phase, policy,
+        MAX_OUTSTANDING, REQUESTS, counter, phase, policy,
     },
-    fingerprint,
-    http::{self, CARRY, Parser},
+    http,
 };
 
 use crate::{
@@ -19,13 +18,13 @@ use crate::{
         offers::limiter_decline,
         records,
     },
-    identify::scan,
+    identify::{scan, unfinished},
     kernel::{
         maps,
         repeat::repeat,
         scanner,
         skb::Skb,
-        verifier::reread,
+        verifier::{reread, write_through},
         work::{Identity, Room, Work},
     },
     packet::trim::room,
@@ -79,14 +78,15 @@ pub fn requests(
     config: &'static Config,
     from: u32,
 ) -> Action {
-    begin(work, &mut flow.request, config, from);
-    if flow.asked == flow.answered && !flow.request.state.in_head() {
+    write_through(&mut work.kept.from, from);
+    let from = reread(&work.kept.from);
+    unfinished::begin(work, &flow.request, REQUESTS, from);
+    if flow.asked == flow.answered && !flow.request.in_head() {
         flow.splice.first_asked = flow.next;
     }
     work.kept.withholds = flow.flags & FLOW_WITHHOLDING;
-    work.kept.from = from;
     records::memory(skb, work, flow);
-    work.identity = Identity::begin(skb, &flow.request.state);
+    work.identity = Identity::begin(skb, &flow.request);
     // This outcome remains if the loop ends before it sets another.
     work.outcome = outcome::UNFINISHED;
     work.room = Room {
@@ -104,35 +104,14 @@ pub fn requests(
     repeat(http::UNITS, &mut requests, unit);
     let outcome = reread(&work.outcome);
     if work.kept.withholds != 0 {
-        return withhold(work, flow, config, outcome, from);
+        if outcome == outcome::FAILED {
+            return Action::Drop(counter::UNREADABLE_DROPPED);
+        }
+        return kept::withhold_scanned(work, flow, outcome == outcome::MALFORMED, from);
     }
     match action_for_all(skb, work, flow, config, outcome, from) {
         Some(action) => action,
         None => action_for_part(skb, work, flow, config, outcome, from),
-    }
-}
-
-/// Begins the scan. If an unfinished line of an earlier segment has been kept, that line is
-/// unmasked only while the scanner copies it.
-#[inline(always)]
-fn begin(work: &mut Work, parser: &mut Parser, config: &Config, from: u32) {
-    let len = work.packet.len;
-    if parser.has_carry() {
-        mask(parser, config);
-        scanner::begin(&mut work.scan, parser, from, len);
-        mask(parser, config);
-    } else {
-        scanner::begin(&mut work.scan, parser, from, len);
-    }
-}
-
-/// Masks or unmasks the unfinished line in `parser`. The line may contain a key, and no map may
-/// contain a key in plain text.
-#[inline(never)]
-fn mask(parser: &mut Parser, config: &Config) {
-    const { assert!(CARRY / 8 <= fingerprint::KEY_WORDS) };
-    if let Some(pad) = config.fingerprint_key.first_chunk() {
-        parser.mask(pad);
     }
 }
 
@@ -235,29 +214,6 @@ fn note_body(work: &mut Work) {
     }
 }
 
-/// Withholds the scanned bytes of a refused request. Any bytes of the request after it are not
-/// acknowledged, and the client retransmits them.
-#[inline(always)]
-fn withhold(work: &mut Work, flow: &mut Flow, config: &Config, outcome: u32, from: u32) -> Action {
-    if outcome == outcome::FAILED {
-        return Action::Drop(counter::UNREADABLE_DROPPED);
-    }
-    let state = &work.scan.state;
-    if outcome == outcome::MALFORMED && state.in_body() {
-        return kept::end(work, flow);
-    }
-    if work.scan.message_at > from as i32 && !state.in_body() && !state.is_idle() {
-        // The next request has begun.
-        scanner::rewind(&mut work.scan);
-    }
-    let done = work.scan.at;
-    scanner::end(&mut work.scan, &mut flow.request);
-    if flow.request.has_carry() {
-        mask(&mut flow.request, config);
-    }
-    kept::withhold(work, flow, done, from)
-}
-
 /// Returns the action if everything that was scanned can pass, if the payload could not be read, or
 /// if the rest of the stream does not have to be parsed. Otherwise, returns `None`.
 #[inline(always)]
@@ -272,8 +228,8 @@ fn action_for_all(
     let observe = config.observe != 0;
     let action = match outcome {
         outcome::ADMITTED | outcome::UNFINISHED if work.scan.at != from => {
-            let done = work.scan.at;
-            admit(skb, work, flow, config, done, from)
+            work.keep = work.scan.at;
+            admit(skb, work, flow, from)
         }
         outcome::FAILED => Action::Drop(counter::UNREADABLE_DROPPED),
         outcome::HTTP2 if config.http2 == policy::PASS || observe => {
@@ -308,8 +264,8 @@ fn action_for_part(
     let room = work.room.bytes;
     let reachable = room > from || begins <= room as i32;
     if begins > from as i32 && !in_body && reachable {
-        let done = rewind(work, begins as u32);
-        return admit(skb, work, flow, config, done, from);
+        work.keep = rewind(work, begins as u32);
+        return admit(skb, work, flow, from);
     }
     let split = begins < from as i32;
     let action = match outcome {
@@ -354,26 +310,17 @@ fn rewind(work: &mut Work, begins: u32) -> u32 {
     begins
 }
 
-/// Handles the admitted part of the payload, which ends before byte `done`: saves the state of the
-/// parser at that byte, keeps a record of the part, and lets the part through.
+/// Handles the admitted part of the payload, whose length is in `Work::keep`: saves the position
+/// after the part, keeps a record of the part, and lets the part through.
 #[inline(always)]
-fn admit(
-    skb: Skb,
-    work: &mut Work,
-    flow: &mut Flow,
-    config: &Config,
-    done: u32,
-    from: u32,
-) -> Action {
+fn admit(skb: Skb, work: &mut Work, flow: &mut Flow, from: u32) -> Action {
+    let done = reread(&work.keep);
     if work.scan.state.offers_http() {
         // The offer has to be removed now, because its bytes are in this packet. The request is
         // judged later, when its head is complete.
         limiter_decline(skb, work, flow, 0);
     }
-    scanner::end(&mut work.scan, &mut flow.request);
-    if flow.request.has_carry() {
-        mask(&mut flow.request, config);
-    }
+    unfinished::end(work, &mut flow.request, REQUESTS);
     records::keep(skb, work, flow, done);
     flow.next = work.packet.seq.plus(done);
     flow.flags &= !(FLOW_DROP_COUNTED | FLOW_DEFERRED);
@@ -384,7 +331,6 @@ fn admit(
         return Action::Pass;
     }
     maps::count_by(counter::DROPPED_BYTES, u64::from(len - done));
-    work.keep = done;
     Action::Cut
 }
 

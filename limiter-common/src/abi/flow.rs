@@ -5,7 +5,7 @@
 use core::marker::PhantomPinned;
 
 use super::TextKey;
-use crate::{http::Parser, seq::Seq};
+use crate::{http::Progress, seq::Seq};
 
 /// The link on which a packet was seen.
 #[repr(C)]
@@ -66,7 +66,7 @@ pub const CONNECTION_SCOPES: usize = 4;
 /// The maximum number of pieces of the stream whose fingerprints a flow keeps for comparison with
 /// retransmissions. These are the pieces that contain request heads or chunk framing. While this
 /// many pieces are unacknowledged, further pieces of this kind have to wait.
-pub const RECORDS: usize = 64;
+pub const RECORDS: usize = 32;
 
 /// The fingerprint of a piece of the stream that has been parsed and does not consist only of body
 /// bytes.
@@ -147,17 +147,6 @@ pub const FLOW_UNSURE: u32 = 1 << 17;
 /// The maximum number of offers of another kind of HTTP that a flow remembers until the server has
 /// acknowledged them. If the client retransmits such an offer, the programs remove it again.
 pub const OFFERS: usize = 4;
-
-/// An entry of the ring of outstanding requests.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Outstanding {
-    /// The scope whose slot the request holds, or `NO_SCOPE`.
-    pub scope: u32,
-    /// The properties of the request that decide how its response is framed:
-    /// [`crate::http::demands`].
-    pub demands: u32,
-}
 
 /// The difference between the two sides' views of a connection on which requests were refused and
 /// which went on. The bytes of these requests never reached the server, and their responses came
@@ -316,9 +305,12 @@ pub struct Flow {
     pub asked: u32,
     /// The number of requests that have been removed from `outstanding` (wraps).
     pub answered: u32,
-    /// The requests that await their responses, as a ring. The newest request is at
-    /// `(asked - 1) % MAX_OUTSTANDING`.
-    pub outstanding: [Outstanding; MAX_OUTSTANDING as usize],
+    /// The scopes of the requests that await their responses, as a ring: the scope whose slot the
+    /// request holds, or `NO_SCOPE`. The newest request is at `(asked - 1) % MAX_OUTSTANDING`.
+    pub scopes: [u32; MAX_OUTSTANDING as usize],
+    /// The properties of these requests that decide how their responses are framed
+    /// ([`crate::http::demands`]), as a ring.
+    pub demands: [u8; MAX_OUTSTANDING as usize],
     /// The scopes whose `connections` include this flow. Unused entries are `NO_SCOPE`.
     pub counted: [u32; CONNECTION_SCOPES],
     /// The number of scopes that have been written to `counted` (wraps). The next scope is written
@@ -355,10 +347,10 @@ pub struct Flow {
     /// The fingerprints of the last pieces of the client's stream that do not consist only of body
     /// bytes.
     pub records: [Record; RECORDS],
-    /// The parser of the client's stream.
-    pub request: Parser,
-    /// The parser of the server's stream.
-    pub response: Parser,
+    /// The position in the client's stream.
+    pub request: Progress,
+    /// The position in the server's stream.
+    pub response: Progress,
     /// The sequence numbers of the bytes that were overwritten to remove offers of another kind of
     /// HTTP, as a ring. These bytes are the first letters of the offers. The newest number is at
     /// `(offers_next - 1) % OFFERS`.
@@ -370,6 +362,24 @@ pub struct Flow {
     /// again while their callers borrow it.
     pub lent: PhantomPinned,
 }
+
+/// The key of the map `UNFINISHED`: a direction of a connection. The value is the
+/// [`Unfinished`](crate::http::Unfinished) of the direction, masked with the key of the
+/// fingerprints. There is an entry as long as [`Progress::is_unfinished`] is true for the
+/// direction. An entry changes, and is removed, only while the lock of the flow is held.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnfinishedKey {
+    /// The key of the flow.
+    pub flow: FlowKey,
+    /// [`REQUESTS`] or [`RESPONSES`].
+    pub direction: u32,
+}
+
+/// The direction from the client to the server.
+pub const REQUESTS: u32 = 0;
+/// The direction from the server to the client.
+pub const RESPONSES: u32 = 1;
 
 /// The value of the map `TOMBS` (LRU hash by [`FlowKey`]): the tombstone of a connection that was
 /// refused and is being closed. The connection no longer holds a slot, and is no longer included in

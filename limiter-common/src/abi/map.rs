@@ -23,6 +23,8 @@ pub const EVENTS: &str = "EVENTS";
 pub const REFUSALS: &str = "REFUSALS";
 /// The map with a [`super::FlowEntry`] for each [`super::FlowKey`].
 pub const FLOWS: &str = "FLOWS";
+/// The map with a [`crate::http::Unfinished`] for each [`super::UnfinishedKey`].
+pub const UNFINISHED: &str = "UNFINISHED";
 /// The map with a [`super::Tomb`] for each [`super::FlowKey`].
 pub const TOMBS: &str = "TOMBS";
 /// The map with a [`super::Text`] for each [`super::TextKey`].

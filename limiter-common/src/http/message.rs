@@ -5,9 +5,9 @@
 use super::{
     ASKS_HTTP, ASKS_TUNNEL, BODY_CHUNKED, BODY_EMPTY, BODY_INTERIM, BODY_LENGTH, BODY_OTHER_HTTP,
     BODY_TUNNEL, BODY_UNTIL_CLOSE, KEY_SLOTS, METHOD, METHOD_CONNECT, METHOD_HEAD, METHOD_OPTIONS,
-    PREFLIGHT, SEEN_CHUNKED, SEEN_CONNECTION, SEEN_CONNECTIONS, SEEN_ENCODING, SEEN_EXPECT,
-    SEEN_KEYS, SEEN_LENGTH, SEEN_ORIGIN, SEEN_REQUEST_METHOD, SEEN_UNCLEAR, SEEN_UPGRADE,
-    SEEN_UPGRADE_HTTP, State,
+    PREFLIGHT, Progress, SEEN_CHUNKED, SEEN_CONNECTION, SEEN_CONNECTIONS, SEEN_ENCODING,
+    SEEN_EXPECT, SEEN_KEYS, SEEN_LENGTH, SEEN_ORIGIN, SEEN_REQUEST_METHOD, SEEN_UNCLEAR,
+    SEEN_UPGRADE, SEEN_UPGRADE_HTTP, State,
     word::{each, equal, low_bytes, masked, text},
 };
 
@@ -16,7 +16,7 @@ use super::{
 /// response turns it into a tunnel.
 #[inline(always)]
 #[must_use]
-pub const fn request_body(state: &State) -> u32 {
+pub const fn request_body(state: &Progress) -> u32 {
     if state.seen & SEEN_CHUNKED != 0 {
         BODY_CHUNKED
     } else if state.length > 0 {
@@ -31,7 +31,7 @@ pub const fn request_body(state: &State) -> u32 {
 /// the request must have the same demands.
 #[inline(always)]
 #[must_use]
-pub const fn demands(state: &State) -> u32 {
+pub const fn demands(state: &Progress) -> u32 {
     let method = state.method & METHOD;
     if state.seen & (SEEN_UPGRADE | SEEN_UPGRADE_HTTP | SEEN_REQUEST_METHOD) == 0
         && method != METHOD_CONNECT
@@ -69,7 +69,7 @@ pub enum Persistence {
 /// Returns the client's intention for the connection after the response to a request.
 #[inline(always)]
 #[must_use]
-pub const fn persistence(state: &State) -> Persistence {
+pub const fn persistence(state: &Progress) -> Persistence {
     let seen = state.seen & (SEEN_EXPECT | SEEN_CONNECTION | SEEN_CONNECTIONS);
     if seen == SEEN_CONNECTION {
         Persistence::Asks
@@ -148,7 +148,7 @@ const fn is_keep_alive(value: &[u64; CONNECTION_WORDS]) -> bool {
 /// with an offer to change protocols, is not a preflight.
 #[inline(always)]
 #[must_use]
-pub const fn is_preflight(state: &State) -> bool {
+pub const fn is_preflight(state: &Progress) -> bool {
     const BOTH: u32 = SEEN_ORIGIN | SEEN_REQUEST_METHOD;
     const NONE: u32 = SEEN_UPGRADE | SEEN_UPGRADE_HTTP | SEEN_CHUNKED;
     state.seen & (BOTH | NONE) == BOTH && state.method == METHOD_OPTIONS && state.length == 0
@@ -158,7 +158,7 @@ pub const fn is_preflight(state: &State) -> bool {
 /// status and on the `demands` of its request. Some servers send a body nevertheless.
 #[inline(always)]
 #[must_use]
-pub const fn is_bodiless(state: &State, demands: u32) -> bool {
+pub const fn is_bodiless(state: &Progress, demands: u32) -> bool {
     demands & METHOD == METHOD_HEAD || state.status == 204 || state.status == 304
 }
 
@@ -166,7 +166,7 @@ pub const fn is_bodiless(state: &State, demands: u32) -> bool {
 /// `demands` is the result of [`demands`] for its request.
 #[inline(always)]
 #[must_use]
-pub const fn response_body(state: &State, demands: u32) -> u32 {
+pub const fn response_body(state: &Progress, demands: u32) -> u32 {
     let status = state.status;
     let method = demands & METHOD;
     if status == 101 {
@@ -203,7 +203,7 @@ pub const fn response_body(state: &State, demands: u32) -> u32 {
 /// Otherwise the server is assumed to continue with HTTP/1.x, because an application may have
 /// chosen this status, or the bytes may be a part of a body.
 #[inline(always)]
-const fn switched(state: &State, demands: u32) -> u32 {
+const fn switched(state: &Progress, demands: u32) -> u32 {
     let says = state.seen & (SEEN_UPGRADE | SEEN_UPGRADE_HTTP);
     if demands & ASKS_HTTP != 0 || (demands & ASKS_TUNNEL != 0 && says & SEEN_UPGRADE_HTTP != 0) {
         BODY_OTHER_HTTP
@@ -247,7 +247,7 @@ fn digest(state: &State, rank: u32) -> &[u64; 2] {
 /// Returns whether the request has keys from several sources.
 #[inline(always)]
 #[must_use]
-pub const fn has_several_keys(state: &State) -> bool {
+pub const fn has_several_keys(state: &Progress) -> bool {
     let keys = state.seen & SEEN_KEYS;
     keys & keys.wrapping_sub(1) != 0
 }
@@ -255,7 +255,7 @@ pub const fn has_several_keys(state: &State) -> bool {
 /// Makes the key from the source with the rank `rank` (counted from zero) the key that counts. The
 /// request must have a key from this source.
 #[inline(always)]
-pub const fn choose_key(state: &mut State, rank: u32) {
+pub const fn choose_key(state: &mut Progress, rank: u32) {
     state.rank = rank + 1;
 }
 
@@ -263,6 +263,6 @@ pub const fn choose_key(state: &mut State, rank: u32) {
 /// there is no key. Apart from collisions, requests with different keys have different hashes.
 #[inline(always)]
 #[must_use]
-pub const fn keys(state: &State) -> u64 {
+pub const fn keys(state: &Progress) -> u64 {
     state.keys
 }

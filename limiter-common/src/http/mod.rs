@@ -50,7 +50,8 @@ pub use rules::{Name, Rules, RulesError, Source, is_basic, is_key};
 use stream::Stream;
 
 pub use segment::{
-    Payload, begin, end, end_early, ends_segment, go_on, rewind, rewind_into_body, unit, was_last,
+    Payload, begin, end, end_early, ends_segment, go_on, resume, resume_without, rewind,
+    rewind_into_body, suspend, unit, was_last,
 };
 pub use upgrade::TAKEN_OUT;
 
@@ -237,12 +238,11 @@ const SEEN_CONNECTION: u32 = 1 << 29;
 /// `Connection` was seen more than once.
 const SEEN_CONNECTIONS: u32 = 1 << 30;
 
-/// The state of the scanner for one direction of a connection: the position within a message, and
-/// the properties of the message that have been read. A state of zeros is the state before the
-/// first message.
+/// The position of one direction of a connection within a message, and the properties of the
+/// message that have been read. A value of zeros is the position before the first message.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct State {
+pub struct Progress {
     /// One of `MODE_*`.
     mode: u32,
     /// 1 if at least one message in this direction had a complete head.
@@ -253,7 +253,7 @@ pub struct State {
     lines: u32,
     /// The number of bytes of the head (or of the trailers) in earlier segments.
     head_bytes: u32,
-    /// The number of bytes of the unfinished line in the carry.
+    /// The number of bytes of the unfinished line in [`Unfinished`].
     carry: u32,
     /// The method of a request, one of `METHOD_*`.
     pub method: u32,
@@ -270,34 +270,35 @@ pub struct State {
     body_left: u64,
     /// The result of [`keys`].
     keys: u64,
+}
+
+/// The state of the scanner for one direction of a connection: its [`Progress`], and the keys of
+/// the message. A state of zeros is the state before the first message.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    progress: Progress,
     /// The hashes of the keys, indexed by the ranks of their sources.
     digests: [[u64; 2]; KEY_SLOTS],
 }
 
-/// A [`State`], together with the unfinished line.
+/// The memory that one direction needs in addition to its [`Progress`] if a segment ends within a
+/// head or a line of framing ([`Progress::is_unfinished`]).
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Parser {
-    /// The state.
-    pub state: State,
-    /// The unfinished line, in the last `state.carry` bytes of the array. In `MODE_STREAM`, the
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// As in [`State`].
+    digests: [[u64; 2]; KEY_SLOTS],
+    /// The unfinished line, in the last `Progress::carry` bytes of the array. In `MODE_STREAM`, the
     /// first bytes of the array contain a [`Stream`].
     carry: [u64; CARRY / 8],
-}
-
-impl Parser {
-    /// The parser before the first message.
-    pub const NEW: Self = Self {
-        state: State::NEW,
-        carry: [0; CARRY / 8],
-    };
 }
 
 /// The working memory of one CPU for a segment. In the kernel, this is a value of a per-CPU map.
 /// The memory may have any content before [`begin`] is called.
 #[repr(C)]
 pub struct Scan {
-    /// The working copy of [`Parser::state`].
+    /// The working copy of the state.
     pub state: State,
     /// The result of [`unit`], one of `EVENT_*`.
     pub event: u32,

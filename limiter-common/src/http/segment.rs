@@ -6,9 +6,9 @@ use super::{
     BODY_CHUNKED, BODY_INTERIM, BODY_LENGTH, BODY_OTHER_HTTP, BODY_TUNNEL, BODY_UNTIL_CLOSE, CARRY,
     EVENT_END, EVENT_FAILED, EVENT_HEAD, EVENT_HTTP2, EVENT_MALFORMED, EVENT_MORE, EVENT_NONE,
     MODE_AFTER, MODE_BODY, MODE_CHUNK, MODE_CHUNK_DATA, MODE_CHUNK_END, MODE_DEAD, MODE_DONE,
-    MODE_FIELD, MODE_HEAD, MODE_IDLE, MODE_STREAM, MODE_UNTIL_CLOSE, MODE_VALUE, Parser, Rules,
-    SEEN_BODY, Scan, WINDOW,
-    word::{copy, hide, window, zero},
+    MODE_FIELD, MODE_HEAD, MODE_IDLE, MODE_STREAM, MODE_UNTIL_CLOSE, MODE_VALUE, Progress, Rules,
+    SEEN_BODY, Scan, Unfinished, WINDOW,
+    word::{copy, hide, window},
 };
 
 /// The number of bytes that are loaded after a long chunk, where only the line with the size of the
@@ -32,32 +32,24 @@ pub trait Payload {
 }
 
 /// Begins a segment that has `len` bytes of payload. The payload bytes before the offset `from`
-/// have been read earlier.
+/// have been read earlier. If [`Progress::is_unfinished`], the caller has to call [`resume`] next.
 ///
 /// # Safety
 /// Both pointers are valid, and nothing else accesses their targets.
 #[inline(always)]
-pub unsafe fn begin(scan: *mut Scan, parser: *const Parser, from: u32, len: u32) {
+pub unsafe fn begin(scan: *mut Scan, progress: *const Progress, from: u32, len: u32) {
     // SAFETY: the caller guarantees this.
-    let (scan, parser) = unsafe { (&mut *scan, &*parser) };
+    let (scan, progress) = unsafe { (&mut *scan, &*progress) };
     let mut carry = 0;
-    if parser.state.mode == MODE_IDLE {
-        scan.state.begun = parser.state.begun;
+    if progress.mode == MODE_IDLE {
+        scan.state.begun = progress.begun;
         scan.state.reset();
     } else {
-        scan.state.copy(&parser.state);
+        scan.state.copy(progress);
         carry = scan.state.carry;
         if carry > CARRY as u32 {
             scan.state.mode = MODE_DEAD;
             carry = 0;
-        }
-        if carry > 0 {
-            // SAFETY: both arrays have at least CARRY / 8 words.
-            unsafe { copy::<{ CARRY / 8 }>(parser.carry.as_ptr(), scan.buf.as_mut_ptr()) };
-            if scan.state.mode == MODE_STREAM {
-                // SAFETY: the stream has just been copied to the beginning of the buffer.
-                unsafe { scan.stream.load(scan.buf.as_mut_ptr()) };
-            }
         }
     }
     scan.event = EVENT_NONE;
@@ -73,6 +65,37 @@ pub unsafe fn begin(scan: *mut Scan, parser: *const Parser, from: u32, len: u32)
     scan.line = CARRY as u32;
     scan.hold = CARRY as u32 - carry;
     scan.want = WINDOW as u32;
+}
+
+/// Continues with the head or the line that the last segment has left unfinished.
+///
+/// # Safety
+/// Both pointers are valid, and nothing else accesses their targets. [`begin`] has just been
+/// called, and `unfinished` is what [`suspend`] stored after the last segment.
+#[inline(always)]
+pub unsafe fn resume(scan: *mut Scan, unfinished: *const Unfinished) {
+    // SAFETY: the caller guarantees this.
+    let (scan, unfinished) = unsafe { (&mut *scan, &*unfinished) };
+    scan.state.load_digests(unfinished);
+    // SAFETY: both arrays have at least CARRY / 8 words.
+    unsafe { copy::<{ CARRY / 8 }>(unfinished.carry.as_ptr(), scan.buf.as_mut_ptr()) };
+    if scan.state.mode == MODE_STREAM {
+        // SAFETY: the stream has just been copied to the beginning of the buffer.
+        unsafe { scan.stream.load(scan.buf.as_mut_ptr()) };
+    }
+}
+
+/// Makes the direction malformed, because the unfinished head or line of the last segment is
+/// missing.
+///
+/// # Safety
+/// `scan` is valid, and nothing else accesses its target.
+#[inline(always)]
+pub unsafe fn resume_without(scan: *mut Scan) {
+    // SAFETY: the caller guarantees this.
+    let scan = unsafe { &mut *scan };
+    scan.state.mode = MODE_DEAD;
+    scan.hold = CARRY as u32;
 }
 
 /// Limits scanning to the next `len` bytes of the segment.
@@ -363,33 +386,28 @@ pub unsafe fn rewind_into_body(scan: *mut Scan, at: u32, chunked: bool, left: u6
     scan.at = at;
 }
 
-/// Ends the segment, and stores in `parser` the state at the offset `Scan::at`, from which the next
-/// segment continues.
+/// Ends the segment, and stores in `progress` the position at the offset `Scan::at`, from which the
+/// next segment continues. If [`Progress::is_unfinished`] is true for this position, the caller has
+/// to call [`suspend`] next.
 ///
 /// # Safety
 /// Both pointers are valid, and nothing else accesses their targets.
 #[inline(always)]
-pub unsafe fn end(scan: *mut Scan, parser: *mut Parser) {
+pub unsafe fn end(scan: *mut Scan, progress: *mut Progress) {
     // SAFETY: the caller guarantees this.
-    let (scan, parser) = unsafe { (&mut *scan, &mut *parser) };
+    let (scan, progress) = unsafe { (&mut *scan, &mut *progress) };
     let mode = scan.state.mode;
-    let carried = parser.state.carry;
     if mode == MODE_IDLE {
-        parser.state.mode = MODE_IDLE;
-        parser.state.begun = scan.state.begun;
-        parser.state.carry = 0;
-        if carried > 0 {
-            // SAFETY: the carry is an array of CARRY / 8 words.
-            unsafe { zero::<{ CARRY / 8 }>(parser.carry.as_mut_ptr()) };
-        }
+        progress.mode = MODE_IDLE;
+        progress.begun = scan.state.begun;
+        progress.carry = 0;
         return;
     }
-    let held = if mode == MODE_DEAD {
+    scan.state.carry = if mode == MODE_DEAD {
         0
     } else {
         scan.pos.wrapping_sub(scan.hold)
     };
-    scan.state.carry = held;
     scan.state.head_bytes = scan.at.wrapping_sub(scan.message_at as u32);
     if mode == MODE_VALUE {
         // The line will be read again from its beginning.
@@ -399,24 +417,29 @@ pub unsafe fn end(scan: *mut Scan, parser: *mut Parser) {
         // small, which should be impossible.
         scan.state.mode = MODE_DEAD;
     }
-    if mode >= MODE_CHUNK_END {
-        parser.state.copy_control(&scan.state);
-    } else {
-        parser.state.copy(&scan.state);
+    progress.copy(&scan.state);
+}
+
+/// Stores in `unfinished` the head or the line that the segment has left unfinished.
+///
+/// # Safety
+/// Both pointers are valid, and nothing else accesses their targets. [`end`] has just been called.
+#[inline(always)]
+pub unsafe fn suspend(scan: *mut Scan, unfinished: *mut Unfinished) {
+    // SAFETY: the caller guarantees this.
+    let (scan, unfinished) = unsafe { (&mut *scan, &mut *unfinished) };
+    scan.state.store_digests(unfinished);
+    if scan.state.carry == 0 {
+        unfinished.clear();
+        return;
     }
-    if held > 0 {
-        let mut i = 0;
-        while i < CARRY / 8 {
-            parser.carry[i] = scan.take_carry(scan.pos, i).to_le();
-            i += 1;
-        }
-        if mode == MODE_STREAM {
-            scan.stream.store(&mut parser.carry);
-        }
-    } else if carried > 0 {
-        // The carry is cleared, because its bytes may be a part of a key. SAFETY: the carry is an
-        // array of CARRY / 8 words.
-        unsafe { zero::<{ CARRY / 8 }>(parser.carry.as_mut_ptr()) };
+    let mut i = 0;
+    while i < CARRY / 8 {
+        unfinished.carry[i] = scan.take_carry(scan.pos, i).to_le();
+        i += 1;
+    }
+    if scan.state.mode == MODE_STREAM {
+        scan.stream.store(&mut unfinished.carry);
     }
 }
 

@@ -2,23 +2,45 @@
 
 //! The state of one direction of a connection between segments.
 
+use core::ops::{Deref, DerefMut};
+
 use super::{
     CARRY, KEY_SLOTS, MODE_BODY, MODE_CHUNK, MODE_CHUNK_DATA, MODE_CHUNK_END, MODE_IDLE, MODE_TRIM,
-    MODE_UNTIL_CLOSE, Parser, SEEN_BODY, SEEN_TRAILERS, State,
+    MODE_UNTIL_CLOSE, Progress, SEEN_BODY, SEEN_TRAILERS, State, Unfinished,
     segment::LONG,
     word::{copy, zero},
 };
 
-/// The number of words in a [`State`] that precede the hashes.
-const CONTROL: usize = core::mem::offset_of!(State, digests) / 8;
-const _: () = assert!(core::mem::offset_of!(State, seen) == 8 && CONTROL == 8);
+/// The number of words in the hashes of a [`State`].
+const DIGESTS: usize = 2 * KEY_SLOTS;
+/// The number of words in a [`Progress`].
+const WORDS: usize = size_of::<Progress>() / 8;
+const _: () = assert!(core::mem::offset_of!(Progress, seen) == 8 && WORDS == 8);
 
-impl Parser {
-    /// Returns whether there is an unfinished line.
+impl Deref for State {
+    type Target = Progress;
+
     #[inline(always)]
-    #[must_use]
-    pub const fn has_carry(&self) -> bool {
-        self.state.carry > 0
+    fn deref(&self) -> &Progress {
+        &self.progress
+    }
+}
+
+impl DerefMut for State {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Progress {
+        &mut self.progress
+    }
+}
+
+impl Unfinished {
+    /// Copies the whole of `from`.
+    #[inline(always)]
+    pub fn copy(&mut self, from: &Self) {
+        // SAFETY: this type consists of words.
+        unsafe {
+            copy::<{ size_of::<Self>() / 8 }>((&raw const *from).cast(), (&raw mut *self).cast());
+        };
     }
 
     /// Masks the unfinished line with `pad`, because the line may contain a key. A second call with
@@ -31,52 +53,67 @@ impl Parser {
             i += 1;
         }
     }
+
+    /// Clears the unfinished line, because it may contain a key.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        // SAFETY: the carry is an array of CARRY / 8 words.
+        unsafe { zero::<{ CARRY / 8 }>(self.carry.as_mut_ptr()) };
+    }
 }
 
 impl State {
-    /// The state before the first message.
-    pub const NEW: Self = Self {
-        mode: MODE_IDLE,
-        begun: 0,
-        seen: 0,
-        lines: 0,
-        head_bytes: 0,
-        carry: 0,
-        method: 0,
-        status: 0,
-        minor: 0,
-        rank: 0,
-        length: 0,
-        body_left: 0,
-        keys: 0,
-        digests: [[0; 2]; KEY_SLOTS],
-    };
-
-    /// Prepares for the next message. The hashes are not cleared, because `seen` and `rank` show
-    /// which of them are valid.
+    /// Sets the hashes of the keys.
     #[inline(always)]
-    pub(super) fn reset(&mut self) {
-        self.mode = MODE_IDLE;
-        // SAFETY: these are the control words after the first one, which contains `mode` and
-        // `begun`.
-        unsafe { zero::<{ CONTROL - 1 }>((&raw mut *self).cast::<u64>().add(1)) };
-    }
-
-    /// Copies the whole of `from` into this state.
-    #[inline(always)]
-    pub(super) fn copy(&mut self, from: &Self) {
-        // SAFETY: a state consists of words.
+    pub(super) fn load_digests(&mut self, from: &Unfinished) {
+        // SAFETY: both are arrays of the same number of words.
         unsafe {
-            copy::<{ size_of::<Self>() / 8 }>((&raw const *from).cast(), (&raw mut *self).cast());
+            copy::<DIGESTS>(
+                from.digests.as_ptr().cast(),
+                self.digests.as_mut_ptr().cast(),
+            );
         };
     }
 
-    /// Copies the part of `from` that still matters once the head is complete, which is everything
-    /// except the hashes.
+    /// Copies the hashes of the keys.
     #[inline(always)]
-    pub(super) fn copy_control(&mut self, from: &Self) {
-        // SAFETY: the control words come first.
-        unsafe { copy::<CONTROL>((&raw const *from).cast(), (&raw mut *self).cast()) };
+    pub(super) fn store_digests(&self, to: &mut Unfinished) {
+        // SAFETY: both are arrays of the same number of words.
+        unsafe { copy::<DIGESTS>(self.digests.as_ptr().cast(), to.digests.as_mut_ptr().cast()) };
+    }
+}
+
+impl Progress {
+    /// Prepares for the next message. The hashes of keys are not cleared, because `seen` and `rank`
+    /// show which of them are valid.
+    #[inline(always)]
+    pub(super) fn reset(&mut self) {
+        self.mode = MODE_IDLE;
+        // SAFETY: these are the words after the first one, which contains `mode` and `begun`.
+        unsafe { zero::<{ WORDS - 1 }>((&raw mut *self).cast::<u64>().add(1)) };
+    }
+
+    /// Copies the whole of `from`.
+    #[inline(always)]
+    pub(super) fn copy(&mut self, from: &Self) {
+        // SAFETY: this type consists of words.
+        unsafe { copy::<WORDS>((&raw const *from).cast(), (&raw mut *self).cast()) };
+    }
+
+    /// Returns whether the segment ended within a head or a line of framing, so that the next
+    /// segment continues with an [`Unfinished`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_unfinished(&self) -> bool {
+        self.unfinished() != 0
+    }
+
+    /// Returns a number that is 0 unless [`Progress::is_unfinished`]. (A comparison would become a
+    /// branch, after which the verifier would check the rest of a program twice.)
+    #[inline(always)]
+    #[must_use]
+    pub const fn unfinished(&self) -> u32 {
+        self.carry | self.head()
     }
 
     /// Returns whether a head has begun and is not complete, which means that no decision has been
@@ -88,6 +125,16 @@ impl State {
             && self.mode < MODE_TRIM
             && self.mode != MODE_CHUNK
             && self.seen & SEEN_TRAILERS == 0
+    }
+
+    /// Returns 1 if a head has begun and is not complete, and otherwise 0. (The function has no
+    /// branch, because after a branch the verifier would check the rest of a program twice.)
+    #[inline(always)]
+    const fn head(&self) -> u32 {
+        /// A bit for each mode of a head or of trailers.
+        const MODES: u32 = ((1 << MODE_TRIM) - 1) & !(1 << MODE_IDLE | 1 << MODE_CHUNK);
+        const { assert!(SEEN_TRAILERS.is_power_of_two()) };
+        MODES >> (self.mode & 31) & !(self.seen >> SEEN_TRAILERS.trailing_zeros()) & 1
     }
 
     /// Returns whether the chunked body of a message is being read. If the direction is malformed,

@@ -3,7 +3,7 @@
 //! Reads the protocols in the field `Upgrade` (RFC 9110, section 7.8).
 
 use super::{
-    MODE_FIELD, SEEN_UPGRADE, SEEN_UPGRADE_HTTP, Scan, State,
+    MODE_FIELD, Progress, SEEN_UPGRADE, SEEN_UPGRADE_HTTP, Scan,
     segment::NO_OFFER,
     value::is_blank,
     word::{each, low_bytes, text},
@@ -58,7 +58,7 @@ const fn names_http(word: u64) -> bool {
         || word & low_bytes(4) == text(b"http")
 }
 
-impl State {
+impl Progress {
     /// Returns whether the request offers to continue in another kind of HTTP.
     #[inline(always)]
     #[must_use]

@@ -284,11 +284,12 @@ fn capture(scan: &mut Scan, rules: &Rules) -> bool {
 pub(super) fn note(scan: &mut Scan, rank: u32, digest: [u64; 2]) -> bool {
     let slot = masked::<{ super::KEY_SLOTS as i32 - 1 }>(u64::from(rank)) as usize;
     let bit = 1 << slot;
-    let state = &mut scan.state;
     // SAFETY: the mask keeps the index below KEY_SLOTS.
-    let noted = unsafe { state.digests.get_unchecked_mut(slot) };
+    let noted = unsafe { scan.state.digests.get_unchecked_mut(slot) };
+    let known = *noted;
+    let state = &mut scan.state.progress;
     if state.seen & bit != 0 {
-        return *noted != digest && malformed(scan);
+        return known != digest && malformed(scan);
     }
     *noted = digest;
     state.seen |= bit;

@@ -7,7 +7,8 @@ use std::{cell::Cell, mem::MaybeUninit, ptr::addr_of_mut};
 
 use limiter_common::http::{
     self, BODY_INTERIM, EVENT_END, EVENT_HEAD, EVENT_HTTP2, EVENT_MALFORMED, EVENT_MORE,
-    KEY_SOURCES, LINES, Parser, Payload, Persistence, Rules, Scan, Source, State, UNITS, WINDOW,
+    KEY_SOURCES, LINES, Payload, Persistence, Progress, Rules, Scan, Source, State, UNITS,
+    Unfinished, WINDOW,
 };
 use limiter_common::siphash::siphash128;
 
@@ -118,7 +119,9 @@ impl Payload for Slice<'_> {
 /// One direction of a connection.
 pub struct Direction {
     scan: Box<Scan>,
-    pub parser: Parser,
+    pub progress: Progress,
+    /// The head or the line that the last segment has left unfinished.
+    unfinished: Option<Unfinished>,
     rules: Rules,
     /// The demands of the requests that the responses answer, with the last request first.
     demands: Vec<u32>,
@@ -158,7 +161,8 @@ impl Direction {
         let scan: Box<Scan> = Box::new(unsafe { MaybeUninit::zeroed().assume_init() });
         Self {
             scan,
-            parser: Parser::NEW,
+            progress: Progress::default(),
+            unfinished: None,
             rules,
             demands: Vec::new(),
             stale,
@@ -189,7 +193,11 @@ impl Direction {
         // SAFETY: a scan consists of integers, so any content is valid.
         unsafe { scan.cast::<u8>().write_bytes(self.stale, size_of::<Scan>()) };
         // SAFETY: both pointers are valid, and nothing else accesses their targets.
-        unsafe { http::begin(scan, &raw const self.parser, 0, len) };
+        unsafe { http::begin(scan, &raw const self.progress, 0, len) };
+        if let Some(unfinished) = &self.unfinished {
+            // SAFETY: as above.
+            unsafe { http::resume(scan, &raw const *unfinished) };
+        }
         let mut last = 0;
         for _ in 0..UNITS {
             let rules = &raw const self.rules;
@@ -288,18 +296,14 @@ impl Direction {
         self.segment(&bytes[at as usize..])
     }
 
-    /// Returns the whole memory of the scanner and the parser as bytes.
+    /// Returns the whole memory of the scanner, and all that it has stored, as bytes.
     pub fn memory(&self) -> Vec<u8> {
-        // SAFETY: both consist of integers without padding.
-        unsafe {
-            let scan =
-                std::slice::from_raw_parts((&raw const *self.scan).cast::<u8>(), size_of::<Scan>());
-            let parser = std::slice::from_raw_parts(
-                (&raw const self.parser).cast::<u8>(),
-                size_of::<Parser>(),
-            );
-            [scan, parser].concat()
+        fn bytes<T>(value: &T) -> &[u8] {
+            // SAFETY: the types below consist of integers without padding.
+            unsafe { std::slice::from_raw_parts((&raw const *value).cast::<u8>(), size_of::<T>()) }
         }
+        let unfinished = self.unfinished.as_ref().map_or(&[][..], bytes);
+        [bytes(&*self.scan), bytes(&self.progress), unfinished].concat()
     }
 
     /// Goes back to the beginning of the last message, and returns its offset in the segment.
@@ -311,8 +315,15 @@ impl Direction {
 
     /// Stores the state that the next segment needs.
     pub fn store_state(&mut self) {
+        let scan = addr_of_mut!(*self.scan);
         // SAFETY: both pointers are valid, and nothing else accesses their targets.
-        unsafe { http::end(addr_of_mut!(*self.scan), &raw mut self.parser) };
+        unsafe { http::end(scan, &raw mut self.progress) };
+        self.unfinished = self.progress.is_unfinished().then(|| {
+            let mut unfinished = Unfinished::default();
+            // SAFETY: as above.
+            unsafe { http::suspend(scan, &raw mut unfinished) };
+            unfinished
+        });
     }
 
     fn finish(&mut self, len: u32) {

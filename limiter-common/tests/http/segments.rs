@@ -3,15 +3,14 @@
 //! Tests the results of a segment other than its events, for example the ranges of its framing and
 //! the number of bytes that may be skipped.
 
-use limiter_common::http::{Parser, State};
-
 use crate::drive::{Direction, Event, base64, keys, rules};
 
 #[test]
-fn a_parser_of_zeros_is_a_new_one() {
-    // A parser in a map consists of zeros before it is used.
-    assert_eq!(State::NEW, State::default());
-    assert_eq!(Parser::NEW.state, State::default());
+fn a_position_of_zeros_is_before_the_first_message() {
+    // A position in a map consists of zeros before it is used.
+    let direction = Direction::requests(rules());
+    assert!(direction.progress.is_idle() && !direction.progress.is_unfinished());
+    assert!(!direction.progress.has_begun());
 }
 
 #[test]
@@ -54,7 +53,7 @@ fn framing_of_chunks_is_reported_without_the_data_around_it() {
     direction.segment(b"b\r\n0\r\n\r\n");
     // The last byte of the data is not framing, but all later bytes are.
     assert_eq!(direction.framing[3..], [(start + 8013, start + 8020)]);
-    assert!(direction.parser.state.is_idle());
+    assert!(direction.progress.is_idle());
 }
 
 #[test]
@@ -74,7 +73,7 @@ fn the_beginning_of_a_message_is_reported_however_it_is_split() {
 #[test]
 fn a_head_that_has_begun_is_reported() {
     let mut direction = Direction::requests(rules());
-    assert!(direction.parser.state.is_idle() && !direction.parser.state.in_head());
+    assert!(direction.progress.is_idle() && !direction.progress.in_head());
     for part in [
         "\r",
         "\nG",
@@ -84,18 +83,18 @@ fn a_head_that_has_begun_is_reported() {
         "\r",
     ] {
         direction.segment(part.as_bytes());
-        assert!(direction.parser.state.in_head(), "{part:?}");
-        assert_eq!(direction.parser.state.skippable(), 0);
+        assert!(direction.progress.in_head(), "{part:?}");
+        assert_eq!(direction.progress.skippable(), 0);
     }
     for part in ["\n", "2", "\r\nab", "\r\n0\r\n", "Trailer: a\r\n", "\r"] {
         direction.segment(part.as_bytes());
         assert!(
-            !direction.parser.state.in_head() && !direction.parser.state.is_idle(),
+            !direction.progress.in_head() && !direction.progress.is_idle(),
             "{part:?}"
         );
     }
     direction.segment(b"\n");
-    assert!(direction.parser.state.is_idle());
+    assert!(direction.progress.is_idle());
 }
 
 #[test]
@@ -104,14 +103,14 @@ fn a_head_that_ends_in_a_long_value_is_reported() {
     direction.segment(b"GET / HTTP/1.1\r\nX-Api-Key: ");
     for part in [&*"k".repeat(300), "k", &*"k".repeat(9), " ", "\t", "\r"] {
         direction.segment(part.as_bytes());
-        assert!(direction.parser.state.in_head(), "{part:?}");
+        assert!(direction.progress.in_head(), "{part:?}");
         assert!(
-            direction.parser.has_carry() || part.trim().is_empty(),
+            direction.progress.is_unfinished() || part.trim().is_empty(),
             "{part:?}"
         );
     }
     direction.segment(b"\n\r\n");
-    assert!(direction.parser.state.is_idle() && !direction.parser.has_carry());
+    assert!(direction.progress.is_idle() && !direction.progress.is_unfinished());
     assert_eq!(
         keys(&direction.seen),
         [crate::drive::key(1, &"k".repeat(310))]
@@ -122,15 +121,15 @@ fn a_head_that_ends_in_a_long_value_is_reported() {
 fn bodies_may_be_skipped_by_the_caller() {
     let mut direction = Direction::requests(rules());
     direction.segment(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc");
-    assert_eq!(direction.parser.state.skippable(), 7);
-    assert!(!direction.parser.state.skip(6));
-    assert_eq!(direction.parser.state.skippable(), 1);
-    assert!(direction.parser.state.skip(1));
-    assert!(direction.parser.state.is_idle());
+    assert_eq!(direction.progress.skippable(), 7);
+    assert!(!direction.progress.skip(6));
+    assert_eq!(direction.progress.skippable(), 1);
+    assert!(direction.progress.skip(1));
+    assert!(direction.progress.is_idle());
     direction.segment(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n");
-    assert_eq!(direction.parser.state.skippable(), 5);
-    assert!(!direction.parser.state.skip(5));
-    assert_eq!(direction.parser.state.skippable(), 0);
+    assert_eq!(direction.progress.skippable(), 5);
+    assert!(!direction.progress.skip(5));
+    assert_eq!(direction.progress.skippable(), 0);
     direction.segment(b"\r\n0\r\n\r\nGET / HTTP/1.1\r\nX-Api-Key: k\r\n\r\n");
     assert_eq!(
         keys(&direction.seen),
@@ -142,9 +141,9 @@ fn bodies_may_be_skipped_by_the_caller() {
 fn a_response_until_the_close_may_be_skipped_for_ever() {
     let mut direction = Direction::responses(&[]);
     direction.segment(b"HTTP/1.1 200 OK\r\n\r\nabc");
-    assert_eq!(direction.parser.state.skippable(), u64::MAX);
-    assert!(!direction.parser.state.skip(u32::MAX));
-    assert_eq!(direction.parser.state.skippable(), u64::MAX);
+    assert_eq!(direction.progress.skippable(), u64::MAX);
+    assert!(!direction.progress.skip(u32::MAX));
+    assert_eq!(direction.progress.skippable(), u64::MAX);
 }
 
 /// A key in which no three consecutive bytes occur anywhere else.
@@ -238,7 +237,7 @@ fn a_request_is_seen_again_after_a_rewind() {
         // The kernel programs do the same: they keep the state at this offset, and the client
         // retransmits the rest.
         direction.store_state();
-        assert!(direction.parser.state.is_idle());
+        assert!(direction.progress.is_idle());
         direction.heads = usize::MAX;
         direction.segment(good.as_bytes());
         assert_eq!(keys(&direction.seen[2..]), [crate::drive::key(1, "k")]);
@@ -251,7 +250,7 @@ fn bodies_are_not_loaded() {
     let mut direction = Direction::requests(rules());
     direction.segment(&[&head[..], &[b'x'; 60_000]].concat());
     direction.segment(&[b'x'; 60_000]);
-    assert!(direction.parser.state.is_idle());
+    assert!(direction.progress.is_idle());
     assert_eq!(direction.loaded.get(), 4096);
 }
 
@@ -264,7 +263,7 @@ fn long_chunks_are_not_loaded() {
     bytes.extend_from_slice(b"0\r\n\r\n");
     let mut direction = Direction::requests(rules());
     direction.segment(&bytes);
-    assert!(direction.parser.state.is_idle());
+    assert!(direction.progress.is_idle());
     assert!(
         direction.loaded.get() <= 4096 + 7 * 64,
         "{}",
@@ -298,7 +297,7 @@ fn malformed_chunks_are_distinguished_from_a_malformed_head() {
             direction.cut(bytes.as_bytes(), &[cut]);
             assert_eq!(direction.seen.last(), Some(&Event::Malformed), "{bytes:?}");
             assert_eq!(
-                direction.parser.state.in_body(),
+                direction.progress.in_body(),
                 in_body,
                 "{bytes:?} cut at {cut}"
             );

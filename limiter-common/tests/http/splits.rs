@@ -18,7 +18,7 @@ proptest! {
         prop_assert_eq!(&requests(&bytes), &expected);
         let mut direction = Direction::requests(rules());
         prop_assert_eq!(direction.cut(&bytes, &cuts(bytes.len(), &cutting)), &expected);
-        prop_assert!(direction.parser.state.is_idle());
+        prop_assert!(direction.progress.is_idle());
     }
 
     #[test]

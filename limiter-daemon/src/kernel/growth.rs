@@ -218,6 +218,11 @@ impl NewMaps {
                 hold.renew()?;
                 insert_all(&mut self.set.maps.flows, some, map::FLOWS, full)
             })?;
+            clear_map(&mut self.set.maps.unfinished, map::UNFINISHED)?;
+            each(&old.maps.unfinished, map::UNFINISHED, |some| {
+                hold.renew()?;
+                insert_all(&mut self.set.maps.unfinished, some, map::UNFINISHED, full)
+            })?;
         }
         if untracked_entries(&from) != untracked_entries(&to) {
             let full = || KernelError::untracked_full(untracked_entries(&to));

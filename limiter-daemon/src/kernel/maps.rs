@@ -9,7 +9,10 @@ use aya::{
     Pod,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
 };
-use limiter_common::abi::{self, Digest, KeyEntry, TextKey, map};
+use limiter_common::{
+    abi::{self, Digest, KeyEntry, TextKey, map},
+    http::Unfinished,
+};
 
 use super::{
     KernelError,
@@ -51,6 +54,8 @@ plain!(
     abi::Limits,
     abi::FlowEntry,
     abi::FlowKey,
+    abi::UnfinishedKey,
+    Unfinished,
     abi::UntrackedConnection,
     abi::Client,
     abi::Text,
@@ -72,6 +77,7 @@ pub(super) struct Maps {
     pub(super) ended: Entries<u32, Plain<abi::Limits>>,
     pub(super) keys: Entries<Digest, Plain<KeyEntry>>,
     pub(super) flows: FlowEntries,
+    pub(super) unfinished: Entries<Plain<abi::UnfinishedKey>, Plain<Unfinished>>,
     pub(super) untracked: Entries<Plain<abi::FlowKey>, Plain<abi::UntrackedConnection>>,
     pub(super) clients: Entries<abi::ClientKey, Plain<abi::Client>>,
     pub(super) texts: Entries<Plain<TextKey>, Plain<abi::Text>>,

@@ -89,7 +89,8 @@ mod tests {
 
     #[test]
     fn available_memory_includes_space_for_swapping() {
-        let text = "MemTotal:  2048 kB\nMemAvailable:   1000 kB\nSwapTotal: 9 kB\nSwapFree:  5 kB\n";
+        let text =
+            "MemTotal:  2048 kB\nMemAvailable:   1000 kB\nSwapTotal: 9 kB\nSwapFree:  5 kB\n";
         assert_eq!(available_on_host(text), Some(1005 * 1024));
         let text = "MemAvailable: 1000 kB\n";
         assert_eq!(available_on_host(text), Some(1000 * 1024));

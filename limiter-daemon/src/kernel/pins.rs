@@ -8,10 +8,13 @@ use std::{
 };
 
 use aya::maps::{MapInfo, MapType};
-use limiter_common::abi::{
-    ABI_VERSION, Client, ClientKey, Clock, Config, Digest, EVENT_BYTES, FlowEntry, FlowKey,
-    KeyEntry, Limits, MAX_SUSPECTS, Ports, REFUSAL_BYTES, RefusedClient, ScopeState, Suspect,
-    Sweep, Text, TextKey, Tomb, UntrackedConnection, counter, map,
+use limiter_common::{
+    abi::{
+        ABI_VERSION, Client, ClientKey, Clock, Config, Digest, EVENT_BYTES, FlowEntry, FlowKey,
+        KeyEntry, Limits, MAX_SUSPECTS, Ports, REFUSAL_BYTES, RefusedClient, ScopeState, Suspect,
+        Sweep, Text, TextKey, Tomb, UnfinishedKey, UntrackedConnection, counter, map,
+    },
+    http::Unfinished,
 };
 
 use nix::{
@@ -200,7 +203,13 @@ pub(super) fn unused_entries(tables: &Tables) -> u32 {
     tables.unknown_keys.saturating_add(1)
 }
 
-pub(super) fn shapes(tables: &Tables) -> [Shape; 20] {
+/// Returns the number of entries in the map of unfinished heads and lines. Each direction of each
+/// flow may have one.
+pub(super) fn unfinished_entries(tables: &Tables) -> u32 {
+    tables.flows.saturating_mul(2)
+}
+
+pub(super) fn shapes(tables: &Tables) -> [Shape; 21] {
     fn shape<K, V>(name: &'static str, since: u32, kind: MapType, entries: u32) -> Shape {
         // Keys and values are small types of the ABI, whose sizes fit in 32 bits.
         let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -245,6 +254,12 @@ pub(super) fn shapes(tables: &Tables) -> [Shape; 20] {
         shape::<u32, u64>(map::UNUSED, 4, MapType::Array, unused_entries(tables)),
         shape::<u32, ScopeState>(map::STATE, 2, MapType::Array, scopes),
         shape::<FlowKey, FlowEntry>(map::FLOWS, 6, MapType::Hash, tables.flows),
+        shape::<UnfinishedKey, Unfinished>(
+            map::UNFINISHED,
+            6,
+            MapType::Hash,
+            unfinished_entries(tables),
+        ),
         shape::<FlowKey, Tomb>(map::TOMBS, 6, MapType::LruHash, TOMB_ENTRIES),
         shape::<FlowKey, UntrackedConnection>(map::UNTRACKED, 6, MapType::Hash, untracked),
         shape::<ClientKey, Client>(map::CLIENTS, 6, MapType::LruHash, CLIENT_ENTRIES),
@@ -296,7 +311,7 @@ mod tests {
 
     /// All maps, each with the version of the layout since which it has its shape, and with the
     /// sizes in bytes of its keys and values.
-    const SHAPES: [(&str, u32, u32, u32); 20] = [
+    const SHAPES: [(&str, u32, u32, u32); 21] = [
         ("CONFIG", 6, 4, 14936),
         ("PORTS", 1, 4, 8192),
         ("CLOCK", 6, 4, 40),
@@ -310,7 +325,8 @@ mod tests {
         ("REFUSALS", 4, 0, 0),
         ("UNUSED", 4, 4, 8),
         ("STATE", 2, 4, 128),
-        ("FLOWS", 6, 44, 2464),
+        ("FLOWS", 6, 44, 1096),
+        ("UNFINISHED", 6, 48, 384),
         ("TOMBS", 6, 44, 72),
         ("UNTRACKED", 6, 44, 16),
         ("CLIENTS", 6, 16, 16),

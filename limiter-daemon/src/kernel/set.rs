@@ -17,7 +17,7 @@ use super::{
     limits::LimitsMap,
     maps::{ClockMap, Entries, Maps, Plain},
     memory,
-    pins::{key_entries, untracked_entries, unused_entries},
+    pins::{key_entries, unfinished_entries, untracked_entries, unused_entries},
     state::StateMap,
     unused::UnusedMap,
 };
@@ -64,6 +64,7 @@ impl MapSet {
             .map_max_entries(map::STATE, tables.scope_ids())
             .map_max_entries(map::UNUSED, unused_entries(tables))
             .map_max_entries(map::FLOWS, tables.flows)
+            .map_max_entries(map::UNFINISHED, unfinished_entries(tables))
             .map_max_entries(map::UNTRACKED, untracked_entries(tables))
             .load(OBJECT)
             .map_err(|source| KernelError::Load(Box::new(source)))?;
@@ -82,6 +83,7 @@ impl MapSet {
             ended: hash(&mut ebpf, map::ENDED)?,
             keys: hash(&mut ebpf, map::KEYS)?,
             flows: hash(&mut ebpf, map::FLOWS)?,
+            unfinished: hash(&mut ebpf, map::UNFINISHED)?,
             untracked: hash(&mut ebpf, map::UNTRACKED)?,
             clients: hash(&mut ebpf, map::CLIENTS)?,
             texts: hash(&mut ebpf, map::TEXTS)?,

@@ -4,7 +4,7 @@
 //! computed from the keys, the framing and the end of the requests. Segments with the same identity
 //! contain requests that are the same to the programs and to every server.
 
-use limiter_common::http::{self, State};
+use limiter_common::http::{self, Progress, State};
 
 use crate::kernel::skb::Skb;
 pub use crate::kernel::work::Identity;
@@ -13,13 +13,13 @@ pub use crate::kernel::work::Identity;
 pub const IS_IDENTITY: u64 = 1;
 
 impl Identity {
-    /// Returns the identity of a segment of which nothing has been scanned yet. `state` is the
-    /// state of the parser before the segment.
+    /// Returns the identity of a segment of which nothing has been scanned yet. `progress` is
+    /// the position before the segment.
     #[inline(always)]
-    pub fn begin(skb: Skb, state: &State) -> Self {
+    pub fn begin(skb: Skb, progress: &Progress) -> Self {
         Self {
             value: 0,
-            whole: u32::from(state.is_idle() && skb.gso_size() == 0),
+            whole: u32::from(progress.is_idle() && skb.gso_size() == 0),
             reserved: 0,
         }
     }

@@ -20,7 +20,7 @@ use limiter_common::{
 };
 
 use crate::{
-    follow::ring::slot,
+    follow::ring::demands_of,
     kernel::{
         global::global,
         maps,
@@ -69,7 +69,7 @@ fn decline(skb: Skb, work: &mut Work, flow: &mut Flow, admitted: u32) {
     work.scan.state.withdraw_offer();
     if admitted {
         let last = flow.asked.wrapping_sub(1);
-        slot(flow, last).demands &= !ASKS_HTTP;
+        *demands_of(flow, last) &= !(ASKS_HTTP as u8);
     }
     maps::count(counter::OFFERS_DECLINED);
 }

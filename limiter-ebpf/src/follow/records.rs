@@ -62,10 +62,11 @@ pub fn forget_all_acknowledged(flow: &mut Flow) {
 ///
 /// If the packets of the segment are very short, this function makes the scan end early. Otherwise
 /// it sets `Work::memory` to the number of bytes of framing that the free records can keep, minus
-/// one window of the scanner. The scan ends once the framing exceeds `Work::memory`. If
-/// `Work::memory` is negative, even the first window might not fit until the server acknowledges
-/// some bytes. (Both limits go through memory, where the verifier loses track of how they were
-/// computed. Otherwise the verifier would check the scan once for each path through this function.)
+/// one window of the scanner, or minus the payload if that is smaller. The scan ends once the
+/// framing exceeds `Work::memory`. If `Work::memory` is negative, even the first window might not
+/// fit until the server acknowledges some bytes. (Both limits go through memory, where the verifier
+/// loses track of how they were computed. Otherwise the verifier would check the scan once for each
+/// path through this function.)
 #[inline(always)]
 pub fn memory(skb: Skb, work: &mut Work, flow: &mut Flow) {
     let behind = work.packet.seq.since(flow.records_end) as u32;
@@ -85,7 +86,7 @@ pub fn memory(skb: Skb, work: &mut Work, flow: &mut Flow) {
     // included in `bytes`, because one packet may need several of them.
     let small = PLENTY.saturating_sub(kept);
     let bytes = (free as i32 - small as i32) * piece(size) as i32;
-    work.memory = bytes - WINDOW as i32;
+    work.memory = bytes - WINDOW.min(work.packet.len as usize) as i32;
 }
 
 /// The GSO size, in bytes, below which the packets are so short that a window of the scanner may
@@ -270,22 +271,22 @@ impl Pieces<'_> {
 /// (tcp_retrans_try_collapse(), net/ipv4/tcp_output.c).
 const SMALL_PIECE: u32 = 500;
 
-/// The maximum size in bytes of a packet that can share a record with other packets when only a few
-/// records are free. Some clients write byte by byte, and servers delay the acknowledgement of
-/// these bytes.
+/// The maximum size in bytes of a packet that can share a record with other packets when half of
+/// the records are in use. Some clients write byte by byte, and servers delay the acknowledgement
+/// of these bytes.
 const TINY: u32 = 8;
 
 /// The maximum size in bytes of a record that several packets share.
 const JOINED: i32 = 128;
 
-/// Joins a new record with the newest one in the ring if only a few records are free and the two
+/// Joins a new record with the newest one in the ring if half of the records are in use and the two
 /// are adjacent. Returns whether the two have been joined. (If one of the packets is lost, the
 /// client has to retransmit all packets of the record.)
 #[inline(always)]
 fn join_newest(flow: &mut Flow, new: &Record) -> bool {
     let (kept, number) = (flow.records_kept, flow.records_next.wrapping_sub(1));
     let newest = record(flow, number);
-    if kept < RECORDS as u32 * 3 / 4
+    if kept < RECORDS as u32 / 2
         || newest.end != new.start
         || new.end.since(newest.start) > JOINED
         || (newest.fingerprint | new.fingerprint) & IS_IDENTITY != 0

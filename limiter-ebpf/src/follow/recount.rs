@@ -6,7 +6,7 @@
 use limiter_common::abi::{CONNECTION_SCOPES, Flow, MAX_OUTSTANDING, NO_SCOPE};
 
 use crate::{
-    follow::ring::slot,
+    follow::ring::scope_of,
     kernel::{atomic::Word, maps, repeat::repeat, shared::ScopeCounts},
 };
 
@@ -78,7 +78,7 @@ impl Outstanding<'_> {
         if self.number == self.flow.asked {
             return true;
         }
-        let scope = slot(self.flow, self.number).scope;
+        let scope = *scope_of(self.flow, self.number);
         if scope != NO_SCOPE {
             added(self.flow, scope, Count::InFlight);
         }

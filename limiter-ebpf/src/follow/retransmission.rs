@@ -144,8 +144,7 @@ fn identify(comparison: &mut Comparison<'_>, from: u32, to: u32) -> Option<u64> 
         whole: 1,
         reserved: 0,
     };
-    // The parser in `Work::new_flow` is never changed, so it is always in the state before the
-    // first message.
+    // The position in `Work::new_flow` is never changed, so it is always before the first message.
     let idle = &work.new_flow.flow.request;
     scanner::begin(&mut work.scan, idle, from, to);
     repeat(http::UNITS, comparison, identify_unit);

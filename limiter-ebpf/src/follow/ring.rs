@@ -2,7 +2,7 @@
 
 //! The ring of requests that await their responses.
 
-use limiter_common::abi::{FLOW_SWITCHING, Flow, MAX_OUTSTANDING, Outstanding};
+use limiter_common::abi::{FLOW_SWITCHING, Flow, MAX_OUTSTANDING};
 use limiter_common::http::ASKS_TUNNEL;
 
 use crate::kernel::verifier::place;
@@ -16,13 +16,20 @@ const MASK: u64 = MAX_OUTSTANDING as u64 - 1;
 pub fn enter(flow: &mut Flow, scope: u32, demands: u32) {
     const { assert!(ASKS_TUNNEL << 13 == FLOW_SWITCHING) };
     let number = flow.asked;
-    *slot(flow, number) = Outstanding { scope, demands };
+    *scope_of(flow, number) = scope;
+    *demands_of(flow, number) = demands as u8;
     flow.flags = flow.flags & !FLOW_SWITCHING | (demands & ASKS_TUNNEL) << 13;
     flow.asked = flow.asked.wrapping_add(1);
 }
 
-/// Returns the ring's entry for request `number`.
+/// Returns the scope whose slot request `number` holds.
 #[inline(always)]
-pub fn slot(flow: &mut Flow, number: u32) -> &mut Outstanding {
-    place::<MASK, _, _>(&mut flow.outstanding, number)
+pub fn scope_of(flow: &mut Flow, number: u32) -> &mut u32 {
+    place::<MASK, _, _>(&mut flow.scopes, number)
+}
+
+/// Returns the demands of request `number`.
+#[inline(always)]
+pub fn demands_of(flow: &mut Flow, number: u32) -> &mut u8 {
+    place::<MASK, _, _>(&mut flow.demands, number)
 }

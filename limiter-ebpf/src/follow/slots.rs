@@ -9,9 +9,9 @@ use limiter_common::abi::{
 use crate::{
     follow::{
         recount::{self, Count},
-        ring::slot,
+        ring::scope_of,
     },
-    kernel::{maps, repeat::repeat, verifier::place},
+    kernel::{global::global, maps, repeat::repeat, verifier::place, work::Work},
 };
 
 /// The mask that keeps the index of a scope below the length of `Flow::counted`.
@@ -61,7 +61,7 @@ pub fn answered(flow: &mut Flow) {
         return;
     }
     let number = flow.answered;
-    let scope = slot(flow, number).scope;
+    let scope = *scope_of(flow, number);
     flow.answered = flow.answered.wrapping_add(1);
     if scope != NO_SCOPE
         && let Some(counts) = maps::counts(scope)
@@ -111,6 +111,17 @@ pub fn release_connections(flow: &mut Flow) -> u32 {
         }
     }
     released
+}
+
+global! {
+    /// Ends the packet's flow, as [`end`] does.
+    pub fn limiter_end(work, flow;) -> () = end_for_packet, or ();
+}
+
+/// The body of [`limiter_end`].
+#[inline(always)]
+fn end_for_packet(_: &mut Work, flow: &mut Flow) {
+    end(flow);
 }
 
 /// Ends a flow: frees its slots, removes it from the connection counts, and from then on lets only

@@ -4,3 +4,4 @@
 //! has several keys, chooses the key by which the request is judged.
 
 pub mod scan;
+pub mod unfinished;

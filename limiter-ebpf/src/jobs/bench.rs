@@ -19,7 +19,7 @@ use limiter_common::{
 
 use crate::{
     egress,
-    follow::ring::slot,
+    follow::ring::scope_of,
     ingress,
     kernel::{
         maps,
@@ -96,7 +96,7 @@ fn rewind_response() {
     flow.response_next = to.response_next;
     let number = flow.asked.wrapping_sub(1);
     flow.answered = number;
-    slot(flow, number).scope = to.scope;
+    *scope_of(flow, number) = to.scope;
     counts.in_flight().store(1);
 }
 

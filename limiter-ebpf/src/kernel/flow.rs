@@ -8,12 +8,17 @@ use core::{
 };
 
 use limiter_common::{
-    abi::{Flow, FlowEntry, FlowKey, Link, counter},
+    abi::{Flow, FlowEntry, FlowKey, Link, REQUESTS, RESPONSES, UnfinishedKey, counter},
     flow::Idle,
     seq::Seq,
 };
 
-use crate::kernel::{atomic::Word, maps};
+use crate::kernel::{atomic::Word, global::global, maps, work::Work};
+
+global! {
+    /// Removes the unfinished heads and lines of the packet's flow.
+    pub fn limiter_remove_unfinished(work;) -> () = remove_unfinished_of_packet, or ();
+}
 
 /// A flow that was found in the table and is not locked. Other CPUs may change it, and may reuse
 /// its entry for another connection. Fields are read one by one, each in a single access.
@@ -129,13 +134,31 @@ impl LockedFlow {
         self.0
     }
 
-    /// Removes from the table a flow that has ended. The lock stays held until the flow is removed.
-    /// Otherwise another CPU could replace the flow with a new connection, and the new connection
-    /// would be removed instead. The lock disappears with the flow. A CPU that is waiting for the
-    /// lock at that moment gives up and drops its packet, and the sender retransmits the packet.
-    /// Returns false if the flow was no longer in the table.
+    /// Removes from the table the flow of a packet, whose key is `Packet::key`, and which has
+    /// ended.
+    #[inline(always)]
+    pub fn remove_for_packet(self, work: &mut Work) {
+        if self.request.unfinished() | self.response.unfinished() != 0 {
+            limiter_remove_unfinished(work);
+        }
+        self.remove_entry(&work.packet.key);
+    }
+
+    /// Removes a flow that has ended from the table. Returns false if the flow was no longer in the
+    /// table.
     #[inline(always)]
     pub fn remove(self, key: &FlowKey) -> bool {
+        remove_unfinished(key);
+        self.remove_entry(key)
+    }
+
+    /// Removes the entry of the flow, but not its unfinished heads and lines. The lock stays held
+    /// until the flow is removed. Otherwise another CPU could replace the flow with a new
+    /// connection, and the new connection would be removed instead. The lock disappears with the
+    /// flow. A CPU that is waiting for the lock at that moment gives up and drops its packet, and
+    /// the sender retransmits the packet. Returns false if the flow was no longer in the table.
+    #[inline(always)]
+    fn remove_entry(self, key: &FlowKey) -> bool {
         let flow = ManuallyDrop::new(self);
         if !maps::remove_flow(key) {
             drop(ManuallyDrop::into_inner(flow));
@@ -144,6 +167,24 @@ impl LockedFlow {
         maps::count(counter::FLOWS_CLOSED);
         true
     }
+}
+
+/// Removes the unfinished heads and lines of the flow with the key `key`.
+#[inline(always)]
+pub fn remove_unfinished(key: &FlowKey) {
+    let mut key = UnfinishedKey {
+        flow: *key,
+        direction: REQUESTS,
+    };
+    maps::remove_unfinished(&key);
+    key.direction = RESPONSES;
+    maps::remove_unfinished(&key);
+}
+
+/// The body of [`limiter_remove_unfinished`].
+#[inline(always)]
+fn remove_unfinished_of_packet(work: &mut Work) {
+    remove_unfinished(&work.packet.key);
 }
 
 impl Deref for LockedFlow {
@@ -199,7 +240,7 @@ fn words(key: &FlowKey) -> *const u64 {
 const _: () = {
     use core::mem::offset_of;
 
-    use crate::kernel::work::{Packet, Work};
+    use crate::kernel::work::Packet;
     assert!(size_of::<FlowKey>() == 44);
     assert!((offset_of!(FlowEntry, flow) + offset_of!(Flow, key)).is_multiple_of(8));
     assert!(offset_of!(Packet, key) == 0 && offset_of!(Work, packet).is_multiple_of(8));

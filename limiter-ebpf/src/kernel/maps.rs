@@ -11,10 +11,14 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
     programs::TcContext,
 };
-use limiter_common::abi::{
-    Client, ClientKey, Config, Digest, EVENT_BYTES, Event, Flow, FlowEntry, FlowKey, KeyEntry,
-    Limits, MAX_SUSPECTS, Ports, REFUSAL_BYTES, RefusalRecord, RefusedClient, ScopeState, Suspect,
-    Sweep, Text, TextKey, Tomb, UntrackedConnection, Unused, counter, switch,
+use limiter_common::{
+    abi::{
+        Client, ClientKey, Config, Digest, EVENT_BYTES, Event, Flow, FlowEntry, FlowKey, KeyEntry,
+        Limits, MAX_SUSPECTS, Ports, REFUSAL_BYTES, RefusalRecord, RefusedClient, ScopeState,
+        Suspect, Sweep, Text, TextKey, Tomb, UnfinishedKey, UntrackedConnection, Unused, counter,
+        switch,
+    },
+    http::Unfinished,
 };
 
 use crate::kernel::{
@@ -24,8 +28,8 @@ use crate::kernel::{
     work::Work,
 };
 
-// The daemon sets the sizes of KEYS, LIMITS, ENDED, STATE, UNUSED and FLOWS when it loads the
-// programs.
+// The daemon sets the sizes of KEYS, LIMITS, ENDED, STATE, UNUSED, FLOWS and UNFINISHED when it
+// loads the programs.
 
 #[map]
 static CONFIG: Array<Config> = Array::pinned(1, 0);
@@ -43,6 +47,10 @@ static ENDED: HashMap<u32, Limits> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
 static STATE: Array<ScopeState> = Array::pinned(1024, BPF_F_MMAPABLE);
 #[map]
 pub(super) static FLOWS: HashMap<FlowKey, FlowEntry> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
+// The heads and lines that a segment has left unfinished. Each direction of a flow has at most one
+// entry.
+#[map]
+static UNFINISHED: HashMap<UnfinishedKey, Unfinished> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
 // The tombstones of refused connections that are being closed. An LRU map may evict any entry, and
 // therefore must not contain state that has to be exact. Tombstones contain no such state.
 #[map]
@@ -234,6 +242,28 @@ pub fn insert_flow(key: &FlowKey, entry: &FlowEntry) -> bool {
 #[inline(always)]
 pub fn remove_flow(key: &FlowKey) -> bool {
     FLOWS.remove(key).is_ok()
+}
+
+/// Returns the unfinished head or line of one direction of a flow. The caller holds the lock of the
+/// flow, and drops the reference before it gives the lock back.
+#[inline(always)]
+pub fn unfinished(key: &UnfinishedKey) -> Option<&'static Unfinished> {
+    // SAFETY: the kernel has returned the map value, which does not change while the lock of the
+    // flow is held.
+    UNFINISHED.get_ptr(key).map(|entry| unsafe { &*entry })
+}
+
+/// Inserts or replaces the unfinished head or line of one direction of a flow. Returns false if
+/// there is no room.
+#[inline(always)]
+pub fn insert_unfinished(key: &UnfinishedKey, entry: &Unfinished) -> bool {
+    UNFINISHED.insert(key, entry, 0).is_ok()
+}
+
+#[inline(always)]
+pub fn remove_unfinished(key: &UnfinishedKey) {
+    // If there is no entry, there is nothing to do.
+    let _absent = UNFINISHED.remove(key);
 }
 
 #[inline(always)]

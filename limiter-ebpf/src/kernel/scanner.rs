@@ -6,7 +6,7 @@
 //! The functions of that crate require that their pointers are valid and that nothing else uses the
 //! memory. The references that callers pass to the wrapper guarantee both.
 
-use limiter_common::http::{self, Parser, Payload, Rules, Scan};
+use limiter_common::http::{self, Payload, Progress, Rules, Scan, Unfinished};
 
 use crate::kernel::{skb::Skb, work::Work};
 
@@ -27,11 +27,25 @@ impl Payload for Source {
 const _: () = assert!(http::WINDOW == 4096, "the bound in `Skb::load_to`");
 
 /// Begins the scan of a segment with `len` bytes of payload. The bytes before `from` were scanned
-/// earlier.
+/// earlier. If `progress` is unfinished, [`resume`] or [`resume_without`] has to be called next.
 #[inline(always)]
-pub fn begin(scan: &mut Scan, parser: &Parser, from: u32, len: u32) {
+pub fn begin(scan: &mut Scan, progress: &Progress, from: u32, len: u32) {
     // SAFETY: the caller's references are valid and exclusive.
-    unsafe { http::begin(scan, parser, from, len) };
+    unsafe { http::begin(scan, progress, from, len) };
+}
+
+/// Continues with the head or the line that the last segment has left unfinished.
+#[inline(always)]
+pub fn resume(scan: &mut Scan, unfinished: &Unfinished) {
+    // SAFETY: the caller's references are valid and exclusive.
+    unsafe { http::resume(scan, unfinished) };
+}
+
+/// Makes the direction malformed, because the unfinished head or line is missing.
+#[inline(always)]
+pub fn resume_without(scan: &mut Scan) {
+    // SAFETY: the caller's reference is valid and exclusive.
+    unsafe { http::resume_without(scan) };
 }
 
 /// Makes the scan end after at most `len` more bytes.
@@ -41,11 +55,19 @@ pub fn end_early(scan: &mut Scan, len: u32) {
     unsafe { http::end_early(scan, len) };
 }
 
-/// Ends the scan of a segment, and stores in `parser` the state with which the next segment begins.
+/// Ends the scan of a segment, and stores in `progress` the position at which the next segment
+/// begins. If it is unfinished, [`suspend`] has to be called next.
 #[inline(always)]
-pub fn end(scan: &mut Scan, parser: &mut Parser) {
+pub fn end(scan: &mut Scan, progress: &mut Progress) {
     // SAFETY: the caller's references are valid and exclusive.
-    unsafe { http::end(scan, parser) };
+    unsafe { http::end(scan, progress) };
+}
+
+/// Stores the head or the line that the segment has left unfinished.
+#[inline(always)]
+pub fn suspend(scan: &mut Scan, unfinished: &mut Unfinished) {
+    // SAFETY: the caller's references are valid and exclusive.
+    unsafe { http::suspend(scan, unfinished) };
 }
 
 /// Scans one unit of a packet's payload, which begins at the offset `payload` of the packet, and

@@ -4,6 +4,8 @@
 //! visible to the verifier. Others pass a value through memory, where the verifier loses track of
 //! how the value was computed.
 
+use core::mem::MaybeUninit;
+
 /// Returns `len`, bounded to 1..=4096 (see [`bounded_to`]).
 #[inline(always)]
 pub fn bounded(len: u32) -> u32 {
@@ -67,6 +69,20 @@ pub fn reread<T: Copy>(value: &T) -> T {
 pub fn write_through<T: Copy>(place: &mut T, value: T) {
     // SAFETY: a mutable reference is valid for writes.
     unsafe { core::ptr::write_volatile(place, value) };
+}
+
+/// Fills `buffer` with zeros, and returns it. LLVM would turn an ordinary array of zeros into a
+/// call that works byte by byte.
+#[inline(always)]
+pub fn zeros<const WORDS: usize>(buffer: &mut MaybeUninit<[u64; WORDS]>) -> &mut [u64; WORDS] {
+    let first = buffer.as_mut_ptr().cast::<u64>();
+    // SAFETY: the buffer has room for the words, and all of them are written.
+    unsafe {
+        for word in 0..WORDS {
+            first.add(word).write_volatile(0);
+        }
+        buffer.assume_init_mut()
+    }
 }
 
 /// Returns a word with all bits set if `at` is below `end` (both below 2^63), or else zero. The

@@ -8,7 +8,7 @@ use core::marker::PhantomPinned;
 use limiter_common::{
     abi::{FlowEntry, FlowKey, KeyEntry, Link, TextKey, Tomb},
     fingerprint::{self, BLOCK},
-    http::{Parser, Scan},
+    http::{Scan, Unfinished},
     seq::Seq,
 };
 
@@ -29,6 +29,8 @@ pub struct Work {
     pub tomb: Tomb,
     pub reply: Reply,
     pub scan: Scan,
+    /// The copy of an entry of the map of unfinished heads and lines.
+    pub unfinished: Unfinished,
     pub identity: Identity,
     pub comparison: Outcome,
     pub translation: Translation,
@@ -78,7 +80,6 @@ const _: () = {
     use core::mem::size_of;
     // The kernel's limit for a value of a per-CPU map (PCPU_MIN_UNIT_SIZE).
     assert!(size_of::<Work>() <= 32 * 1024);
-    assert!(size_of::<Parser>() <= 1024);
 };
 
 /// A TCP segment of a guarded port.

@@ -15,7 +15,7 @@ use crate::{
     follow::{clients::client_key, slots},
     kernel::{
         clock,
-        flow::FoundFlow,
+        flow::{FoundFlow, remove_unfinished},
         global::global,
         maps,
         shared::SharedTomb,
@@ -157,6 +157,7 @@ fn vacate(packet: &Packet, server_next: Seq) -> u32 {
     // This is a new connection between the same ports, so the server knows that the old one is
     // over.
     slots::end(&mut old);
+    remove_unfinished(&packet.key);
     drop(old);
     maps::count(counter::FLOWS_CLOSED);
     PLACE_FREE
@@ -222,6 +223,7 @@ fn is_over(packet: &Packet, share: u64) -> bool {
 fn outbound(packet: &Packet) -> i32 {
     // There may be a flow of an earlier connection between the same ports.
     maps::remove_flow(&packet.key);
+    remove_unfinished(&packet.key);
     // If there is no room, the SYN-ACK that answers this SYN will be dropped.
     if note(packet, untracked_kind::OUTBOUND) {
         maps::count(counter::OUTBOUND_CONNECTIONS);

@@ -2,10 +2,13 @@
 
 //! The IPv4 header (RFC 791).
 
+use core::mem::MaybeUninit;
+
 use crate::{
     kernel::{
         linear::{Header, Linear},
         skb::{Skb, sum},
+        verifier::zeros,
     },
     packet::{
         checksum::fold,
@@ -89,9 +92,10 @@ fn sum_of_options(skb: Skb, at: u32, len: u32) -> u64 {
         return 0;
     }
     // The buffer is zero after the options.
-    let mut options = [0u64; ROOM / 8];
-    if !skb.load_part::<{ ROOM as u64 }, _>(at, &mut options, len) {
+    let mut options = MaybeUninit::<[u64; ROOM / 8]>::uninit();
+    let options = zeros(&mut options);
+    if !skb.load_part::<{ ROOM as u64 }, _>(at, options, len) {
         return 0;
     }
-    u64::from(sum::<{ ROOM as u32 }, _>(&options, 0))
+    u64::from(sum::<{ ROOM as u32 }, _>(options, 0))
 }

@@ -2,6 +2,8 @@
 
 //! The TCP options (RFC 9293, section 3.2).
 
+use core::mem::MaybeUninit;
+
 use limiter_common::seq::Seq;
 
 use crate::{
@@ -9,6 +11,7 @@ use crate::{
         linear::Linear,
         repeat::repeat,
         skb::{Skb, sum},
+        verifier::zeros,
         work::{Packet, Translation},
     },
     packet::{
@@ -261,9 +264,10 @@ const ROOM: usize = 64;
 #[inline(always)]
 fn sum_of(skb: Skb, at: u32, len: u32) -> Option<u16> {
     // The buffer is zero after the options.
-    let mut options = [0u64; ROOM / 8];
-    skb.load_part::<{ ROOM as u64 }, _>(at, &mut options, len)
-        .then(|| fold(u64::from(sum::<{ ROOM as u32 }, _>(&options, 0))))
+    let mut options = MaybeUninit::<[u64; ROOM / 8]>::uninit();
+    let options = zeros(&mut options);
+    skb.load_part::<{ ROOM as u64 }, _>(at, options, len)
+        .then(|| fold(u64::from(sum::<{ ROOM as u32 }, _>(options, 0))))
 }
 
 /// The state of the loop over the options of a SYN.

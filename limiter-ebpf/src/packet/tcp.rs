@@ -9,6 +9,7 @@ use crate::{
         linear::{Header, Linear},
         maps,
         skb::Skb,
+        verifier::write_through,
         work::{Packet, Work},
     },
     packet::{
@@ -153,12 +154,17 @@ pub fn segment<const LEN: u32>(
     packet.ack = Seq(u32::from_be(tcp.word::<8>()));
     packet.flags = tcp.byte::<13>();
     packet.window = u32::from(u16::from_be(tcp.half::<14>()));
-    packet.has_timestamp = 0;
-    packet.signed = 0;
-    packet.window_shift = 0;
-    packet.has_blocks = 0;
-    packet.multipath = 0;
-    packet.fast_open = 0;
+    // LLVM would merge ordinary stores into a call that works byte by byte.
+    for field in [
+        &mut packet.has_timestamp,
+        &mut packet.signed,
+        &mut packet.window_shift,
+        &mut packet.has_blocks,
+        &mut packet.multipath,
+        &mut packet.fast_open,
+    ] {
+        write_through(field, 0);
+    }
     if data_offset > TCP_LEN {
         options::read(skb, linear, packet, l4 + TCP_LEN, payload);
     }

@@ -12,7 +12,7 @@ use limiter_common::{
 };
 
 use crate::{
-    follow::{flow::Action, slots},
+    follow::{flow::Action, slots::limiter_end},
     kernel::{maps, work::Work},
     refuse::{
         report::limiter_count_refusal,
@@ -126,6 +126,6 @@ pub fn bury(work: &mut Work, flow: &mut Flow, split: bool, reset: bool) -> Actio
         server |= TOMB_RESET_SERVER;
     }
     tomb::fill(work, flow, server, head, reset);
-    slots::end(flow);
+    limiter_end(work, flow);
     Action::Bury
 }

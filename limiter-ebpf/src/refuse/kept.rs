@@ -4,22 +4,25 @@
 //! server, and the response is sent in the server's name
 //! ([`Splice`](limiter_common::abi::Splice)).
 
+use core::mem::MaybeUninit;
+
 use limiter_common::{
     abi::{
         Config, FLOW_CLIENT_FIN, FLOW_DEFERRED, FLOW_DROP_COUNTED, FLOW_SERVER_FIN, FLOW_SIGNED,
-        FLOW_SPLICED, FLOW_WITHHOLDING, Flow, MAX_WITHHELD, MAX_WITHHELD_BODY, NO_SCOPE, Splice,
-        TOMB_HEAD, TOMB_KEPT, Tomb, counter, policy, reason,
+        FLOW_SPLICED, FLOW_WITHHOLDING, Flow, MAX_WITHHELD, MAX_WITHHELD_BODY, NO_SCOPE, REQUESTS,
+        Splice, TOMB_HEAD, TOMB_KEPT, Tomb, counter, policy, reason,
     },
     http::{self, Persistence},
 };
 
 use crate::{
     follow::{clients::may_complete_handshake, flow::Action, splice},
+    identify::unfinished,
     kernel::{
         global::global,
-        maps,
+        maps, scanner,
         skb::{DROP, NEXT, Skb, coarse_ns, redirect},
-        verifier::{reread, write_through},
+        verifier::{reread, write_through, zeros},
         work::{Kept, Work},
     },
     packet::header::{ACK, Direction, FIN, PSH, RST},
@@ -54,6 +57,10 @@ global! {
     /// Withholds the bytes of a refused request from the server. The bytes end before byte `done`
     /// of the segment, and those before `from` were seen earlier.
     fn limiter_withhold(work, flow; done: u32, from: u32) -> u32 = withhold_bytes, or DROPPED;
+
+    /// Ends the scan of a refused request, and sets `Work::keep` to the number of bytes that belong
+    /// to it.
+    fn limiter_end_scan(work, flow; from: u32) -> () = end_scan, or ();
 
     /// Closes a connection whose refused request has been withheld in part.
     fn limiter_close(work, flow;) -> u32 = close, or DROPPED;
@@ -114,9 +121,10 @@ fn keeps_connection(skb: Skb, work: &mut Work) -> bool {
             } else {
                 ROOM as u32
             };
-            let mut value = [0; http::CONNECTION_WORDS];
-            skb.load_part::<ROOM, _>(work.packet.payload + at, &mut value, len)
-                && http::keeps_open(&value, work.scan.state.minor)
+            let mut value = MaybeUninit::<[u64; http::CONNECTION_WORDS]>::uninit();
+            let value = zeros(&mut value);
+            skb.load_part::<ROOM, _>(work.packet.payload + at, value, len)
+                && http::keeps_open(value, work.scan.state.minor)
         }
         Persistence::Unknown => false,
     }
@@ -163,20 +171,40 @@ pub fn withhold(work: &mut Work, flow: &mut Flow, done: u32, from: u32) -> Actio
     action_of(limiter_withhold(work, flow, done, from)).unwrap_or(Action::Answer)
 }
 
-/// Closes a connection because the body of the refused request is malformed, so that its end cannot
-/// be found. The refusal has been counted already, and its response may have been sent.
+/// Withholds the scanned bytes of a refused request, and returns the action. Any bytes after the
+/// request are not acknowledged, and the client retransmits them. `is_malformed` states whether the
+/// scan has met malformed bytes. `from` is the payload offset of the first new byte.
 #[inline(always)]
-pub fn end(work: &mut Work, flow: &mut Flow) -> Action {
-    if flow.flags & FLOW_WITHHOLDING == 0 {
-        return bury(work, flow, false, false);
+pub fn withhold_scanned(work: &mut Work, flow: &mut Flow, is_malformed: bool, from: u32) -> Action {
+    if is_malformed && work.scan.state.in_body() {
+        // The end of the request cannot be found. The refusal has been counted already, and its
+        // response may have been sent.
+        if flow.flags & FLOW_WITHHOLDING == 0 {
+            return bury(work, flow, false, false);
+        }
+        return action_of(limiter_close(work, flow)).unwrap_or(Action::Bury);
     }
-    action_of(limiter_close(work, flow)).unwrap_or(Action::Bury)
+    limiter_end_scan(work, flow, from);
+    let done = reread(&work.keep);
+    withhold(work, flow, done, from)
 }
 
 /// Answers a packet that is ahead of the client's next byte, and returns the action.
 #[inline(always)]
 pub fn repeat(work: &mut Work, flow: &mut Flow) -> Action {
     action_of(limiter_repeat(work, flow)).unwrap_or(Action::Answer)
+}
+
+/// The body of [`limiter_end_scan`].
+#[inline(always)]
+fn end_scan(work: &mut Work, flow: &mut Flow, from: u32) {
+    let state = &work.scan.state;
+    if work.scan.message_at > from as i32 && !state.in_body() && !state.is_idle() {
+        // The next request has begun.
+        scanner::rewind(&mut work.scan);
+    }
+    work.keep = work.scan.at;
+    unfinished::end(work, &mut flow.request, REQUESTS);
 }
 
 /// The body of [`limiter_withhold`].
@@ -200,7 +228,7 @@ fn withhold_bytes(work: &mut Work, flow: &mut Flow, done: u32, from: u32) -> u32
     flow.server_ack = flow.next;
     flow.window_end = flow.window_end.plus(count);
     flow.conflicts = 0;
-    if flow.request.state.is_idle() {
+    if flow.request.is_idle() {
         flow.flags &= !FLOW_WITHHOLDING;
     } else {
         flow.flags |= FLOW_WITHHOLDING;

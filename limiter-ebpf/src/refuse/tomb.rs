@@ -73,7 +73,7 @@ pub fn remove_ended(work: &mut Work, mut flow: LockedFlow) {
     if clock::is_grace() || flow.flags & FLOW_SPLICED != 0 {
         limiter_mark_ended(work, &mut flow);
     }
-    flow.remove(&work.packet.key);
+    flow.remove_for_packet(work);
 }
 
 /// Fills `Work::tomb` for a refused connection, from its flow, the client's packet and

@@ -13,7 +13,7 @@ use limiter_common::{
     day::{Day, DayCount},
     fingerprint,
     gcra::Rate,
-    http::{self, EVENT_HEAD, EVENT_MORE, LINES, Parser, Payload, Rules, Scan, Source, UNITS},
+    http::{self, EVENT_HEAD, EVENT_MORE, LINES, Payload, Progress, Rules, Scan, Source, UNITS},
     siphash::siphash128,
 };
 
@@ -181,10 +181,10 @@ impl Payload for Slice<'_> {
 /// Scans a segment as the kernel programs do, and returns a number that depends on the whole
 /// result.
 fn scan(scan: &mut Scan, rules: &Rules, bytes: &[u8]) -> u64 {
-    let mut parser = Parser::NEW;
+    let mut progress = Progress::default();
     let scan: *mut Scan = scan;
     // SAFETY: both pointers come from references that nothing else uses during the call.
-    unsafe { http::begin(scan, &raw const parser, 0, bytes.len() as u32) };
+    unsafe { http::begin(scan, &raw const progress, 0, bytes.len() as u32) };
     let mut seen = 0_u64;
     for _ in 0..UNITS {
         let lines = || {
@@ -216,6 +216,6 @@ fn scan(scan: &mut Scan, rules: &Rules, bytes: &[u8]) -> u64 {
         }
     }
     // SAFETY: both pointers come from references that nothing else uses during the call.
-    unsafe { http::end(scan, &raw mut parser) };
+    unsafe { http::end(scan, &raw mut progress) };
     seen
 }

@@ -9,10 +9,13 @@ use aya::{
     },
     util::nr_cpus,
 };
-use limiter_common::abi::{
-    Client, ClientKey, Clock, Config, Digest, Event, FlowEntry, FlowKey, KeyEntry, Limits, Ports,
-    RefusalRecord, RefusedClient, ScopeState, Suspect, Sweep, Text, TextKey, Tomb,
-    UntrackedConnection, counter, map, switch,
+use limiter_common::{
+    abi::{
+        Client, ClientKey, Clock, Config, Digest, Event, FlowEntry, FlowKey, KeyEntry, Limits,
+        Ports, RefusalRecord, RefusedClient, ScopeState, Suspect, Sweep, Text, TextKey, Tomb,
+        UnfinishedKey, UntrackedConnection, counter, map, switch,
+    },
+    http::Unfinished,
 };
 
 /// A wrapper around a type of the ABI. aya accepts the wrapper as plain bytes, for which it
@@ -48,6 +51,8 @@ plain!(
     Text,
     TextKey,
     Tomb,
+    Unfinished,
+    UnfinishedKey,
 );
 
 type One<T> = Array<MapData, Plain<T>>;
@@ -69,6 +74,7 @@ pub struct Maps {
     pub state: One<ScopeState>,
     pub keys: Table<Digest, KeyEntry>,
     pub flows: Table<Plain<FlowKey>, FlowEntry>,
+    pub unfinished: Table<Plain<UnfinishedKey>, Unfinished>,
     pub tombs: Table<Plain<FlowKey>, Tomb>,
     pub untracked: Table<Plain<FlowKey>, UntrackedConnection>,
     pub clients: Table<ClientKey, Client>,
@@ -97,6 +103,7 @@ impl Maps {
             state: take(ebpf, map::STATE),
             keys: take(ebpf, map::KEYS),
             flows: take(ebpf, map::FLOWS),
+            unfinished: take(ebpf, map::UNFINISHED),
             tombs: take(ebpf, map::TOMBS),
             untracked: take(ebpf, map::UNTRACKED),
             clients: take(ebpf, map::CLIENTS),
@@ -117,6 +124,7 @@ impl Maps {
         while self.events.next().is_some() {}
         while self.refusals.next().is_some() {}
         empty(&mut self.flows);
+        empty(&mut self.unfinished);
         empty(&mut self.tombs);
         empty(&mut self.untracked);
         empty(&mut self.clients);

@@ -69,6 +69,7 @@ impl Object {
             .map_max_entries(map::STATE, tables.scopes)
             .map_max_entries(map::KEYS, tables.keys)
             .map_max_entries(map::FLOWS, tables.flows)
+            .map_max_entries(map::UNFINISHED, tables.flows)
             .map_max_entries(map::UNTRACKED, tables.flows)
             .map_max_entries(map::REFUSALS, SMALL_RING)
             .load(bytes)

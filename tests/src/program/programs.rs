@@ -10,7 +10,7 @@ use std::{
 
 use limiter_common::abi::{
     ClientKey, Clock, Config, Flow, FlowEntry, FlowKey, KeyEntry, Limits, Ports, ScopeState,
-    Suspect, Sweep, TextKey, Tomb, UntrackedConnection, Unused, counter, reason,
+    Suspect, Sweep, TextKey, Tomb, UnfinishedKey, UntrackedConnection, Unused, counter, reason,
 };
 use limiter_common::flow::Idle;
 
@@ -238,18 +238,29 @@ impl Programs {
         keys.map(|key| key.expect("a flow's key").0).collect()
     }
 
+    /// Returns the keys of all directions with an unfinished head or line.
+    pub fn unfinished(&self) -> Vec<UnfinishedKey> {
+        let keys = self.object().maps.unfinished.keys();
+        keys.map(|key| key.expect("a key").0).collect()
+    }
+
     /// Returns whether the state of any flow contains these bytes, for example a part of a key.
     pub fn flows_hold(&self, bytes: &[u8]) -> bool {
-        self.flows()
+        fn holds<T>(value: &T, bytes: &[u8]) -> bool {
+            let start = (&raw const *value).cast::<u8>();
+            // SAFETY: the types below consist of integers and arrays of them, and their padding is
+            // explicit.
+            let value = unsafe { std::slice::from_raw_parts(start, size_of::<T>()) };
+            value.windows(bytes.len()).any(|window| window == bytes)
+        }
+        let flows = self.flows();
+        let mut flows = flows.iter().filter_map(|key| self.flow(key));
+        let unfinished = &self.object().maps.unfinished;
+        let keys = self.unfinished();
+        let mut unfinished = keys
             .iter()
-            .filter_map(|key| self.flow(key))
-            .any(|flow| {
-                let start = (&raw const flow).cast::<u8>();
-                // SAFETY: a flow consists of integers and arrays of them, and its padding is
-                // explicit.
-                let flow = unsafe { std::slice::from_raw_parts(start, size_of::<Flow>()) };
-                flow.windows(bytes.len()).any(|window| window == bytes)
-            })
+            .filter_map(|key| maps::find(unfinished, &Plain(*key)));
+        flows.any(|flow| holds(&flow, bytes)) || unfinished.any(|value| holds(&value, bytes))
     }
 
     pub fn tomb(&self, key: &FlowKey) -> Option<Tomb> {

@@ -250,6 +250,7 @@ fn a_value_too_long_to_be_a_key_is_an_unknown_key() {
             let mut talk = another(&mut programs, port);
             for part in request.as_bytes().chunks(size) {
                 talk.asks(&mut programs, part);
+                talk.acknowledged(&mut programs);
             }
         }
         assert_eq!(programs.state(9).admitted, 3, "{field}");

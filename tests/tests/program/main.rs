@@ -35,6 +35,7 @@ mod sweeps;
 mod switch;
 mod table;
 mod tombs;
+mod unfinished;
 mod untracked;
 mod upgrades;
 mod verifier;
