@@ -218,9 +218,10 @@ fn reset(work: &mut Work, flow: &mut Flow) -> Action {
     let seq = work.packet.seq;
     let begins = seq.since(flow.client_ack);
     let outstanding = flow.server_next.since(seq);
-    if flow.phase == phase::HANDSHAKE || (begins | outstanding) < 0 {
+    if matches!(flow.phase, phase::HANDSHAKE | phase::RESET) || (begins | outstanding) < 0 {
         // The client does not accept a reset outside this range. During the handshake, the reset
         // may be an answer to another packet, in which case the handshake can still be completed.
+        // A connection that has been reset already is about to be removed.
         return Action::Pass;
     }
     // Not every reset in the server's name comes from the server. If a firewall has sent the reset,
@@ -332,7 +333,7 @@ fn scan_responses(
         // at all.
         flow.flags |= FLOW_UNSURE;
     }
-    unfinished::end(work, &mut flow.response, RESPONSES);
+    unfinished::end(work, flow, RESPONSES);
     if flow.phase == phase::RESET {
         // The server has accepted an offer to continue in another kind of HTTP. Neither side
         // receives any more of the stream.

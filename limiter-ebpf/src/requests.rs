@@ -320,7 +320,7 @@ fn admit(skb: Skb, work: &mut Work, flow: &mut Flow, from: u32) -> Action {
         // judged later, when its head is complete.
         limiter_decline(skb, work, flow, 0);
     }
-    unfinished::end(work, &mut flow.request, REQUESTS);
+    unfinished::end(work, flow, REQUESTS);
     records::keep(skb, work, flow, done);
     flow.next = work.packet.seq.plus(done);
     flow.flags &= !(FLOW_DROP_COUNTED | FLOW_DEFERRED);

@@ -384,6 +384,7 @@ pub unsafe fn rewind_into_body(scan: *mut Scan, at: u32, chunked: bool, left: u6
         scan.state.mode = MODE_BODY;
     }
     scan.at = at;
+    scan.message_at = at as i32;
 }
 
 /// Ends the segment, and stores in `progress` the position at the offset `Scan::at`, from which the
@@ -403,7 +404,9 @@ pub unsafe fn end(scan: *mut Scan, progress: *mut Progress) {
         progress.carry = 0;
         return;
     }
-    scan.state.carry = if mode == MODE_DEAD {
+    // A body has no line to continue. The scan may have read a line before it, or, if it went back
+    // (`rewind_into_body`), after it.
+    scan.state.carry = if mode >= MODE_CHUNK_DATA {
         0
     } else {
         scan.pos.wrapping_sub(scan.hold)

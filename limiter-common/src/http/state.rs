@@ -108,6 +108,13 @@ impl Progress {
         self.unfinished() != 0
     }
 
+    /// Returns whether there is an unfinished line.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_line(&self) -> bool {
+        self.carry > 0
+    }
+
     /// Returns a number that is 0 unless [`Progress::is_unfinished`]. (A comparison would become a
     /// branch, after which the verifier would check the rest of a program twice.)
     #[inline(always)]

@@ -313,6 +313,13 @@ impl Direction {
         self.scan.at
     }
 
+    /// Goes back to the payload offset `at`, which is in a body of which `left` bytes follow, or in
+    /// the data of a chunk.
+    pub fn rewind_into_body(&mut self, at: u32, chunked: bool, left: u64) {
+        // SAFETY: `begin` was called for the scan.
+        unsafe { http::rewind_into_body(addr_of_mut!(*self.scan), at, chunked, left) };
+    }
+
     /// Stores the state that the next segment needs.
     pub fn store_state(&mut self) {
         let scan = addr_of_mut!(*self.scan);

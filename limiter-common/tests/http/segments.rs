@@ -304,3 +304,50 @@ fn malformed_chunks_are_distinguished_from_a_malformed_head() {
         }
     }
 }
+
+#[test]
+fn after_a_rewind_into_a_body_the_stream_continues_in_the_body() {
+    // The scan has read a malformed line after the body, and goes back into the body. The client
+    // then sends other bytes after the body.
+    let sized = "POST / HTTP/1.1\r\nX-Api-Key: k\r\nContent-Length: 600\r\n\r\n";
+    let chunked = "POST / HTTP/1.1\r\nX-Api-Key: k\r\nTransfer-Encoding: chunked\r\n\r\n258\r\n";
+    let body = "c".repeat(600);
+    let long = format!(
+        "GET / HTTP/1.1\r\n{}a b: c\r\n",
+        "X: yyyyyyyyyyyyyy\r\n".repeat(20)
+    );
+    for (head, end) in [(sized, ""), (chunked, "\r\n0\r\n\r\n")] {
+        for line in [
+            "\r\n3FFFFFFFFFFFFFFF\r\n",
+            &*long,
+            "GET / HTTP/1.1\r\n a\r\n",
+        ] {
+            for at in [1, 300, 599] {
+                let mut direction = Direction::requests(rules());
+                direction.segment(format!("{head}{body}{end}{line}").as_bytes());
+                assert_eq!(direction.seen.pop(), Some(Event::Malformed));
+                let before = direction.seen.clone();
+                let left = body.len() - at;
+                let cut = u32::try_from(head.len() + at).expect("a length");
+                direction.rewind_into_body(cut, !end.is_empty(), left as u64);
+                direction.store_state();
+                assert_eq!(direction.progress.skippable(), left as u64);
+                assert!(!direction.progress.is_unfinished(), "{line:?}");
+                // As much of the body as a packet has is skipped without a scan.
+                direction.progress.skip(left as u32);
+                let next = "GET /2 HTTP/1.1\r\nX-Api-Key: other\r\n\r\n";
+                direction.segment(format!("{end}{next}").as_bytes());
+                assert_eq!(
+                    direction.seen.len(),
+                    before.len() + 1,
+                    "{end:?} {line:?} {at}"
+                );
+                assert_eq!(
+                    keys(&direction.seen),
+                    [crate::drive::key(1, "k"), crate::drive::key(1, "other")]
+                );
+                assert!(direction.progress.is_idle());
+            }
+        }
+    }
+}

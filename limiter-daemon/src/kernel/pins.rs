@@ -325,7 +325,7 @@ mod tests {
         ("REFUSALS", 4, 0, 0),
         ("UNUSED", 4, 4, 8),
         ("STATE", 2, 4, 128),
-        ("FLOWS", 6, 44, 1096),
+        ("FLOWS", 6, 44, 1088),
         ("UNFINISHED", 6, 48, 384),
         ("TOMBS", 6, 44, 72),
         ("UNTRACKED", 6, 44, 16),

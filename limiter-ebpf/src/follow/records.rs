@@ -36,7 +36,7 @@ const SPARED: u32 = 3;
 
 /// The distance, in bytes, from the newest record to a new segment above which acknowledged records
 /// are forgotten first. Up to this distance, they may stay, because [`RECORDS`] records that are
-/// 2^23 bytes apart span only 2^29 bytes. Together with the largest window of 2^30 bytes (RFC 7323,
+/// 2^23 bytes apart span only 2^28 bytes. Together with the largest window of 2^30 bytes (RFC 7323,
 /// section 2.3), this is less than half the range of sequence numbers.
 const FAR: u32 = 1 << 23;
 

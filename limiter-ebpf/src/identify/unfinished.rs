@@ -4,7 +4,7 @@
 //! unfinished. Most segments leave none, so it is kept in a map of its own instead of in the flow.
 
 use limiter_common::{
-    abi::{UnfinishedKey, counter},
+    abi::{Flow, REQUESTS, UnfinishedKey, counter, phase, policy},
     fingerprint,
     http::{CARRY, Progress},
 };
@@ -16,9 +16,10 @@ global! {
     fn limiter_resume(work; direction: u32) -> () = resume, or ();
 
     /// Keeps the head or the line in `Work::scan`, which the segment has left unfinished, or, if
-    /// `unfinished` is 0, removes the one that was kept. Without memory for it, the
-    /// direction is malformed from the next segment on.
-    fn limiter_suspend(work; direction: u32, unfinished: u32) -> () = suspend, or ();
+    /// `unfinished` is 0, removes the one that was kept. Without memory for it, the direction is
+    /// malformed from the next segment on. If the policy `table_full` is `"pass"`, the client's
+    /// stream is no longer parsed.
+    fn limiter_suspend(work, flow; direction: u32, unfinished: u32) -> () = suspend, or ();
 }
 
 /// Begins the scan of the packet's payload, of which the bytes before `from` were scanned earlier.
@@ -34,12 +35,17 @@ pub fn begin(work: &mut Work, progress: &Progress, direction: u32, from: u32) {
 
 /// Ends the scan of the packet's payload, and keeps what it has left unfinished.
 #[inline(always)]
-pub fn end(work: &mut Work, progress: &mut Progress, direction: u32) {
+pub fn end(work: &mut Work, flow: &mut Flow, direction: u32) {
+    let progress = if direction == REQUESTS {
+        &mut flow.request
+    } else {
+        &mut flow.response
+    };
     let before = progress.unfinished();
     scanner::end(&mut work.scan, progress);
     let now = progress.unfinished();
     if before | now != 0 {
-        limiter_suspend(work, direction, now);
+        limiter_suspend(work, flow, direction, now);
     }
 }
 
@@ -62,7 +68,7 @@ fn resume(work: &mut Work, direction: u32) {
 
 /// The body of [`limiter_suspend`].
 #[inline(always)]
-fn suspend(work: &mut Work, direction: u32, unfinished: u32) {
+fn suspend(work: &mut Work, flow: &mut Flow, direction: u32, unfinished: u32) {
     let key = UnfinishedKey {
         flow: work.packet.key,
         direction,
@@ -73,19 +79,28 @@ fn suspend(work: &mut Work, direction: u32, unfinished: u32) {
     }
     scanner::suspend(&mut work.scan, &mut work.unfinished);
     mask(work);
+    if let Some(kept) = maps::unfinished(&key) {
+        kept.copy(&work.unfinished);
+        return;
+    }
     if !maps::insert_unfinished(&key, &work.unfinished) {
-        // What was kept for an earlier segment is of no use now.
-        maps::remove_unfinished(&key);
         maps::count(counter::TABLE_FULL);
+        if let Some(config) = maps::config()
+            && (config.table_full != policy::REJECT || config.observe != 0)
+            && direction == REQUESTS
+        {
+            flow.phase = phase::OPAQUE;
+        }
     }
 }
 
-/// Masks or unmasks the line in `Work::unfinished`. The line may contain a key, and no map may
-/// contain a key in plain text.
+/// Masks or unmasks the line in `Work::unfinished`, if there is one. The line may contain a key, and
+/// no map may contain a key in plain text.
 #[inline(always)]
 fn mask(work: &mut Work) {
     const { assert!(CARRY / 8 <= fingerprint::KEY_WORDS) };
-    if let Some(config) = maps::config()
+    if work.scan.state.has_line()
+        && let Some(config) = maps::config()
         && let Some(pad) = config.fingerprint_key.first_chunk()
     {
         work.unfinished.mask(pad);

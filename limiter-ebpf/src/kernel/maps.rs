@@ -247,10 +247,12 @@ pub fn remove_flow(key: &FlowKey) -> bool {
 /// Returns the unfinished head or line of one direction of a flow. The caller holds the lock of the
 /// flow, and drops the reference before it gives the lock back.
 #[inline(always)]
-pub fn unfinished(key: &UnfinishedKey) -> Option<&'static Unfinished> {
-    // SAFETY: the kernel has returned the map value, which does not change while the lock of the
-    // flow is held.
-    UNFINISHED.get_ptr(key).map(|entry| unsafe { &*entry })
+pub fn unfinished(key: &UnfinishedKey) -> Option<&'static mut Unfinished> {
+    // SAFETY: the kernel has returned the map value, which nothing else accesses while the lock of
+    // the flow is held.
+    UNFINISHED
+        .get_ptr_mut(key)
+        .map(|entry| unsafe { &mut *entry })
 }
 
 /// Inserts or replaces the unfinished head or line of one direction of a flow. Returns false if

@@ -20,6 +20,7 @@ use crate::{
         maps,
         shared::SharedTomb,
         skb::{DROP, NEXT, Skb, coarse_ns},
+        verifier::write_through,
         work::{Packet, Work},
     },
     packet::header::ACK,
@@ -191,7 +192,10 @@ fn fill_flow(skb: Skb, work: &mut Work, server_next: Seq) {
         | (FLOW_LOCAL * u32::from(local));
     flow.recount = maps::recount();
     flow.server_tsval = packet.tsval * packet.has_timestamp;
-    flow.counted = [NO_SCOPE; 4];
+    for counted in &mut flow.counted {
+        // LLVM would merge ordinary stores into a call that works byte by byte.
+        write_through(counted, NO_SCOPE);
+    }
     // The server has not seen the acknowledgement of its SYN yet.
     flow.splice.heard = packet.seq;
 }
@@ -223,7 +227,6 @@ fn is_over(packet: &Packet, share: u64) -> bool {
 fn outbound(packet: &Packet) -> i32 {
     // There may be a flow of an earlier connection between the same ports.
     maps::remove_flow(&packet.key);
-    remove_unfinished(&packet.key);
     // If there is no room, the SYN-ACK that answers this SYN will be dropped.
     if note(packet, untracked_kind::OUTBOUND) {
         maps::count(counter::OUTBOUND_CONNECTIONS);

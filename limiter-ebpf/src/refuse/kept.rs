@@ -204,7 +204,7 @@ fn end_scan(work: &mut Work, flow: &mut Flow, from: u32) {
         scanner::rewind(&mut work.scan);
     }
     work.keep = work.scan.at;
-    unfinished::end(work, &mut flow.request, REQUESTS);
+    unfinished::end(work, flow, REQUESTS);
 }
 
 /// The body of [`limiter_withhold`].

@@ -174,6 +174,41 @@ fn chunks_beyond_the_bound_wait_for_an_acknowledgement() {
 }
 
 #[test]
+fn an_upload_goes_on_after_a_wait_at_any_byte() {
+    let (mut programs, mut talk) = opened();
+    let (head, _) = chunked(1);
+    talk.asks(&mut programs, head);
+    let (mut waits, mut tries) = (0, 0);
+    // The client writes the size of a chunk with the first bytes of its data, then the other data,
+    // and then the line end. The server acknowledges only when a segment has to wait.
+    for part in [
+        format!("c00\r\n{}", "c".repeat(100)),
+        "c".repeat(2972),
+        "\r\n".to_owned(),
+    ]
+    .iter()
+    .cycle()
+    .take(6 * RECORDS)
+    {
+        let end = talk.asked + u32::try_from(part.len()).expect("a length");
+        while talk.asked != end {
+            let rest = &part[part.len() - (end - talk.asked) as usize..];
+            tries += 1;
+            assert!(tries < 12 * RECORDS, "it would go on for ever");
+            if talk.ask(&mut programs, rest).verdict == Verdict::Drop {
+                waits += 1;
+                talk.acknowledged(&mut programs);
+            }
+        }
+    }
+    assert_eq!(programs.counter(counter::MALFORMED), 0);
+    assert!(waits > 1, "{waits} waits");
+    talk.asks(&mut programs, "0\r\n\r\n");
+    talk.asks(&mut programs, get("/2"));
+    assert_eq!(programs.state(SCOPE).admitted, 2);
+}
+
+#[test]
 fn single_byte_segments_need_not_wait() {
     let (mut programs, mut talk) = opened();
     let request = get(&format!("/{}", "a".repeat(400)));
