@@ -94,8 +94,8 @@ fn suspend(work: &mut Work, flow: &mut Flow, direction: u32, unfinished: u32) {
     }
 }
 
-/// Masks or unmasks the line in `Work::unfinished`, if there is one. The line may contain a key, and
-/// no map may contain a key in plain text.
+/// Masks or unmasks the line in `Work::unfinished`, if there is one. The line may contain a key,
+/// and no map may contain a key in plain text.
 #[inline(always)]
 fn mask(work: &mut Work) {
     const { assert!(CARRY / 8 <= fingerprint::KEY_WORDS) };
