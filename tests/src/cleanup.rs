@@ -82,7 +82,9 @@ pub fn everything_of_this_process() {
 }
 
 fn sweep_orphans() {
-    sweep(|pid| !Path::new("/proc").join(pid.to_string()).exists());
+    // An earlier process may have had the id of this one, which has created nothing yet.
+    let own = process::id();
+    sweep(|pid| pid == own || !Path::new("/proc").join(pid.to_string()).exists());
 }
 
 fn sweep(chosen: impl Fn(u32) -> bool) {

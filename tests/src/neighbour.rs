@@ -23,11 +23,12 @@ use aya::{
 };
 
 use crate::{
-    Lab, Namespace, cleanup, clock,
+    Lab, Namespace, clock,
     disorder::{
         OBJECT, Rule,
         abi::{self, Config, TO_CLIENT, TO_SERVER, count},
     },
+    program::bpffs::BpfFs,
 };
 
 /// The two hooks, each with the name of its program.
@@ -135,11 +136,12 @@ pub struct Stopper(SchedClassifier);
 
 impl Stopper {
     pub fn at(lab: &Lab, interface: &str, place: Place) -> Self {
-        let path = cleanup::pins(&format!("{}-stopper", lab.name()));
+        // No daemon may have mounted the host's BPF file system yet.
+        let pins = BpfFs::new().expect("a BPF file system");
+        let path = pins.path().join("stopper");
         pin_stopper(&path);
         let program = SchedClassifier::from_pin(&path);
         let mut program = program.unwrap_or_else(|error| panic!("the stopper: {error:?}"));
-        std::fs::remove_file(&path).expect("its pin");
         lab.server().enter(|| {
             for (hook, _) in HOOKS {
                 attach_at(&mut program, "stopper", interface, hook, place);

@@ -11,7 +11,7 @@
 //! packets of more than about 3.7 KiB, payload outside the linear part of the packet, checksums
 //! left to the device, and two CPUs at the same time.
 
-mod bpffs;
+pub(crate) mod bpffs;
 mod link;
 mod maps;
 mod object;

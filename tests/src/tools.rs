@@ -115,6 +115,8 @@ pub fn wrk(lab: &Lab, url: &str, key: &str, connections: u32, seconds: u32) -> W
         "-t1",
         &format!("-c{connections}"),
         &format!("-d{seconds}s"),
+        // A response that takes longer counts as an error.
+        "--timeout=60s",
         "-H",
         &format!("X-Api-Key: {key}"),
         url,

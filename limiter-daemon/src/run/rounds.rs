@@ -10,7 +10,7 @@ use tokio::{task::JoinHandle, time::MissedTickBehavior};
 use crate::{
     engine::{
         counts::allowance,
-        events::refusals,
+        events::refusals::{self, NewRefusals},
         flows::healing,
         publish::{
             clock::{ClockPublisher, ClockWatch},
@@ -33,11 +33,13 @@ pub(super) fn spawn(
     clock_watch: ClockWatch,
     rings: Rings,
 ) -> Vec<JoinHandle<()>> {
+    // This happens before the start is reported, so that each later refusal becomes an event.
+    let refusals = NewRefusals::begin(shared, rings.refusals);
     vec![
         tokio::spawn(rounds(Arc::clone(shared), Arc::clone(clock))),
         tokio::spawn(healing::rounds(Arc::clone(shared))),
         tokio::spawn(allowance::rounds(Arc::clone(shared), rings.events)),
-        tokio::spawn(refusals::rounds(Arc::clone(shared), rings.refusals)),
+        tokio::spawn(refusals::rounds(Arc::clone(shared), refusals)),
         tokio::spawn(publish_clock(Arc::clone(shared), Arc::clone(clock))),
         tokio::spawn(watch_clock(clock_watch, Arc::clone(clock))),
         tokio::spawn(interfaces::watch(Arc::clone(shared))),

@@ -117,7 +117,7 @@ fn audit_lists_every_change_with_who_when_what_and_why() {
 fn expired_override_is_recorded_and_no_longer_applies() {
     let (limiter, _lab) = Limiter::idle();
     limiter.scope("acme/web");
-    let end = moment_in(Duration::from_secs(3));
+    let end = moment_in(Duration::from_secs(8));
     let set = [
         "limits", "set", "acme/web", "--burst", "7", "--until", &end, "--note", "x",
     ];

@@ -131,13 +131,15 @@ fn override_expiry_changes_only_if_the_command_names_it() {
 
 #[test]
 fn override_expires_by_itself() {
+    /// The duration of the override in seconds, in which several commands have to run.
+    const LASTS: u64 = 8;
     let (limiter, _lab) = Limiter::idle();
     limiter.scope("acme/web");
     let now = limiter_tests::clock::unix_now();
     let until = limiter_tests::process::succeed(std::process::Command::new("date").args([
         "-u",
         "-d",
-        &format!("@{}", now + 3),
+        &format!("@{}", now + LASTS),
         "+%Y-%m-%dT%H:%M:%SZ",
     ]));
     let set = [
@@ -156,7 +158,7 @@ fn override_expires_by_itself() {
     assert_eq!(burst(), 9);
     limiter_tests::eventually("the override has ended", || burst() == 1);
     assert!(
-        limiter_tests::clock::unix_now() >= now + 3,
+        limiter_tests::clock::unix_now() >= now + LASTS,
         "it ended early"
     );
 }

@@ -20,8 +20,8 @@ const FIN: u32 = 1;
 const RST: u32 = 4;
 const SCOPE: &str = "acme/web";
 
-/// Directives with which nginx closes idle connections after 2 s.
-const SHORT_TIMEOUTS: &str = "keepalive_timeout 2s; send_timeout 2s; client_header_timeout 2s;";
+/// Directives with which nginx closes idle connections after 8 s.
+const SHORT_TIMEOUTS: &str = "keepalive_timeout 8s; send_timeout 2s; client_header_timeout 8s;";
 
 /// A rule for a bad path. It loses 3% of the packets, duplicates 2% at once, repeats 1% later, and
 /// delays 2%.

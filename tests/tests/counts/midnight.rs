@@ -19,7 +19,7 @@ const QUOTA: u64 = 300;
 
 /// The number of seconds before midnight at which the clients start. On a busy host, the clients
 /// need several seconds to use up the daily quota.
-const BEFORE: i64 = 10;
+const BEFORE: i64 = 30;
 
 /// The pause of a client after a refusal. The pause is short, so that many requests are sent around
 /// midnight.
@@ -229,9 +229,9 @@ fn clock_set_back_reopens_no_day() {
 
 #[test]
 fn stepped_leap_second_reopens_no_day_and_grants_none_twice() {
-    // A real leap second sets the clock back by one second. A step of three seconds is large enough
-    // for the kernel programs to see the old day again.
-    for step in [1, 3] {
+    // A real leap second sets the clock back by one second. A step of fifteen seconds is large
+    // enough for the kernel programs to see the old day again, for long enough to be noticed.
+    for step in [1, 15] {
         let mut night = night("daily_quota = 5");
         night.time.set_before_midnight(BEFORE);
         let (today, tomorrow) = (night.time.date(0), night.time.date(1));

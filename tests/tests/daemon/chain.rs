@@ -203,14 +203,12 @@ fn filters_that_end_the_chain_run_after_the_limiter_or_are_reported() {
     let _later = Stopper::at(&host.lab, "s0", Place::Filter(1));
     host.wait_for_limits("newer ones of a priority are first");
     for hook in ["ingress", "egress"] {
-        let listed = host.tc(&format!("filter show dev s0 {hook}"));
-        let ours = listed.lines().filter(|line| line.contains(" limiter_"));
-        assert_eq!(ours.count(), 1, "{listed}");
-        let first = listed.lines().find(|line| line.contains("direct-action"));
-        assert!(
-            first.is_some_and(|line| line.contains(" limiter_")),
-            "{listed}"
-        );
+        eventually(&format!("our filter is the first at {hook}"), || {
+            let listed = host.tc(&format!("filter show dev s0 {hook}"));
+            let ours = listed.lines().filter(|line| line.contains(" limiter_"));
+            let first = listed.lines().find(|line| line.contains("direct-action"));
+            ours.count() == 1 && first.is_some_and(|line| line.contains(" limiter_"))
+        });
     }
     // The kernel does not allow the limiter to place its filter before a filter of another kind
     // that has the first priority, or before a TCX program. The daemon therefore only reports such

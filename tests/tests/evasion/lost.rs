@@ -311,8 +311,8 @@ fn request_beyond_the_window_is_charged_only_if_accepted() {
             let (from, window) = (conn.sent, usize::from(conn.server_window()));
             let used = rig.limiter.usage("acme/bad").used;
             conn.send_next(&of_length(&bad, window + more));
-            conn.drain();
             let charged = rig.limiter.usage("acme/bad").used - used;
+            conn.drain();
             let taken = conn.acked > from;
             rig.read.send(()).expect("the server waits");
             if taken {

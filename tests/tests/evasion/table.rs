@@ -3,8 +3,10 @@
 //! Connections that the programs do not follow, because they are older than the programs, because
 //! their handshake is incomplete, or because the table of flows was full.
 
+use std::time::Duration;
+
 use limiter_tests::{
-    Config, Conn, GUARDED, Lab, Limiter, Nginx, Rig, clock, eventually, long,
+    Config, Conn, GUARDED, Lab, Limiter, Nginx, Rig, eventually, long,
     packet::{ACK, PSH, RST, Shape},
     raw::{Opening, RawHost},
     request,
@@ -143,7 +145,7 @@ fn wait_until_served(rig: &Rig, key: &str) {
         let Ok(mut conn) = Conn::try_open(rig.lab.client(), (rig.lab.v4(), GUARDED).into()) else {
             return false;
         };
-        conn.set_read_timeout(4 * clock::RETRY);
+        conn.set_read_timeout(Duration::from_secs(5));
         conn.try_send(&request("/", key)).is_ok()
             && conn.try_response().is_ok_and(|answer| answer.status == 200)
     });

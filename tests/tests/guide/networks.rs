@@ -55,7 +55,7 @@ backend api
     http-reuse always
     option httpchk GET /health
     option forwardfor
-    server api {api} check inter 100ms observe layer7 error-limit 10 on-error mark-down
+    server api {api} check inter 100ms fall 100 observe layer7 error-limit 10 on-error mark-down
 "
     );
     host.write("/etc/haproxy/haproxy.cfg", &configuration);

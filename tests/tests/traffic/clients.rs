@@ -414,7 +414,7 @@ fn dropped_requests_hold_every_client_until_its_own_timeout() {
         let scope = format!("acme/{:?}", client.peer).to_lowercase();
         let key = rig.limiter.key(&scope);
         let job = Job {
-            seconds: 2,
+            seconds: 8,
             ..Job::gets(&url, &key, SERVED + 1)
         };
         let report = client.peer.run(&rig.lab, &job);

@@ -7,6 +7,7 @@
 use limiter_tests::{
     Config, Disorder, GUARDED, Lab, Net, Nginx, Rig, Rule, UNGUARDED, eventually, long,
     mixture::{self, Keys, Mixture, PACED, ROOMY, SPENT, Tally},
+    netfilter::Rules,
     percent, tools,
 };
 
@@ -230,10 +231,16 @@ fn duplicate_old_syn_leaves_no_half_open_connection() {
         drop(conn);
         Nginx::wait_until_no_sockets(&rig.lab, to);
         let ports = [from, to.to_string()];
+        // The client's resets are held back until the server's answer has been seen.
+        let held = Rules::lose(
+            rig.lab.client(),
+            &format!("dport {to} tcp flags & rst == rst"),
+        );
         tools::python(&rig.lab, OLD_SYN, &[&client, &server, &ports[0], &ports[1]]);
         eventually("the server answers it", || {
             !Nginx::sockets(&rig.lab, to).is_empty()
         });
+        drop(held);
         // The client's kernel has no connection on this port any more, and therefore answers the
         // SYN-ACK with a reset. The server's socket disappears only if that reset reaches the
         // server.

@@ -280,13 +280,16 @@ fn many_interfaces_are_attached_faster_than_one_by_one() {
     let mut ip = lab.server().command("ip");
     limiter_tests::process::succeed(ip.arg("-batch").arg(&batch));
     // The time for one operation on a link is the mean over several attempts.
-    let tries = 8;
-    let begin = std::time::Instant::now();
-    for _ in 0..tries {
-        drop(Stopper::at(&lab, "s0", Place::Last));
-    }
-    // Each attempt attaches two links and detaches them again, which are four operations.
-    let one = begin.elapsed() / (4 * tries);
+    let time_of_one = || {
+        let tries = 8;
+        let begin = std::time::Instant::now();
+        for _ in 0..tries {
+            drop(Stopper::at(&lab, "s0", Place::Last));
+        }
+        // Each attempt attaches two links and detaches them again, which are four operations.
+        begin.elapsed() / (4 * tries)
+    };
+    let before = time_of_one();
     let mut limiter = Limiter::start(&lab, &Config::new(&lab));
     limiter.kill();
     let config = Config::new(&lab).interfaces(&["s0", "m*", "n*"]);
@@ -296,14 +299,19 @@ fn many_interfaces_are_attached_faster_than_one_by_one() {
     let all = begin.elapsed();
     let attached = limiter.status()["attached"].as_array().map(Vec::len);
     assert_eq!(attached, Some(2 * MANY as usize + 2));
+    // The machine may have been busier at one of the two times.
+    let one = before.max(time_of_one());
     println!("{all:?} for all, {one:?} for one link");
     // The comparison is meaningful only if the RCU grace periods of this kernel are long by
     // default.
     if is_slow && one > Duration::from_millis(4) {
         assert!(all < one * MANY, "{all:?}, and one takes {one:?}");
     }
-    let after = fs::read_to_string(setting).unwrap_or_default();
-    assert_eq!(after.trim() == "0", is_slow, "the setting is as it was");
+    // Another daemon may have changed the setting for a moment.
+    eventually("the setting is as it was", || {
+        let after = fs::read_to_string(setting).unwrap_or_default();
+        (after.trim() == "0") == is_slow
+    });
 }
 
 /// When a host starts, its interfaces appear in any order, and therefore an interface that the
@@ -359,7 +367,9 @@ fn missing_named_interface_is_waited_for() {
 
     plug(&lab);
     eventually("limits are in force on it", || {
-        lab.connect(GUARDED).get("/", &probe).status == 429
+        // A connection that was opened just before is reset.
+        let response = lab.connect(GUARDED).try_get("/", &probe);
+        response.is_ok_and(|response| response.status == 429)
     });
     eventually("nothing is waited for", || {
         health().as_array().is_some_and(Vec::is_empty)

@@ -208,9 +208,10 @@ fn unanswered_refusals_make_a_proxy_mark_the_server_down() {
         let proxy = Haproxy::start(&rig.lab, "timeout server 2s");
         proxy.wait_until("UP");
         use_up(&rig);
-        assert_eq!(
+        // After a while, the proxy's checks mark the server up again.
+        assert_ne!(
             proxy.guarded()["chkdown"],
-            "1",
+            "0",
             "{on_limit}: {}",
             proxy.log()
         );

@@ -10,7 +10,7 @@ use super::{noon, probe, status};
 const QUOTA: usize = 5;
 
 /// The number of seconds before midnight at which a customer sends the first request.
-const BEFORE: u64 = 8;
+const BEFORE: u64 = 15;
 
 const HALF_A_DAY: u64 = 43_200;
 const DAY: u64 = 86_400;

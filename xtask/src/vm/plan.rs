@@ -68,7 +68,7 @@ impl Plan {
         Self {
             name,
             memory_mib: MEMORY_MIB,
-            limit: Duration::from_secs(600),
+            limit: Duration::from_secs(1200),
             disk: Disk::None,
             end: End::Off,
             programs,

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use limiter_common::abi::{Digest, NO_SCOPE, RefusalRecord, reason};
 
@@ -320,28 +321,55 @@ fn address(words: [u32; 4]) -> IpAddr {
     Ipv6Addr::from(bytes).to_canonical()
 }
 
-/// Turns refusals into events until the daemon ends.
-pub(crate) async fn rounds(shared: Arc<Shared>, refusals: RefusalRing) {
-    match refusals.watch() {
-        Ok(ring) => {
-            if let Err(error) = follow(shared, ring).await {
-                log::error!("refusals no longer become events: {error:#}");
-            }
-        }
-        Err(error) => log::error!("cannot wait for the kernel's reports of refusals: {error}"),
+/// The refusals from now on, which become events.
+pub(crate) struct NewRefusals {
+    ring: Watch<RefusalRecord>,
+    tally: Tally,
+    counts: RefusalCounts,
+}
+
+impl NewRefusals {
+    /// Begins with the next refusal. The refusals that were counted before do not become events.
+    ///
+    /// # Errors
+    /// Returns an error if the kernel's counters or its reports cannot be read.
+    pub(crate) fn begin(shared: &Shared, reports: RefusalRing) -> anyhow::Result<Self> {
+        let mut ring = reports
+            .watch()
+            .context("cannot wait for the kernel's reports")?;
+        let mut tally = Tally::default();
+        let unknown = RefusalCounts {
+            changed: true,
+            ..RefusalCounts::default()
+        };
+        let counts = shared.engine().refusal_counts(&unknown)?;
+        let _before = tally.take_unreported(&counts);
+        drop(ring.pending());
+        Ok(Self {
+            ring,
+            tally,
+            counts,
+        })
     }
 }
 
-async fn follow(shared: Arc<Shared>, mut ring: Watch<RefusalRecord>) -> anyhow::Result<()> {
-    let mut tally = Tally::default();
-    let unknown = RefusalCounts {
-        changed: true,
-        ..RefusalCounts::default()
+/// Turns refusals into events until the daemon ends.
+pub(crate) async fn rounds(shared: Arc<Shared>, refusals: anyhow::Result<NewRefusals>) {
+    let ended = match refusals {
+        Ok(refusals) => follow(shared, refusals).await,
+        Err(error) => Err(error),
     };
-    let mut counts = count(&shared, unknown).await?;
-    // Refusals that were counted before this daemon started do not become events.
-    let _before = tally.take_unreported(&counts);
-    drop(ring.pending());
+    if let Err(error) = ended {
+        log::error!("refusals do not become events: {error:#}");
+    }
+}
+
+async fn follow(shared: Arc<Shared>, refusals: NewRefusals) -> anyhow::Result<()> {
+    let NewRefusals {
+        mut ring,
+        mut tally,
+        mut counts,
+    } = refusals;
     let mut window = Window::default();
     let mut ticks = interval(WINDOW);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -249,7 +249,10 @@ fn a_real_prometheus_has_data_for_every_query_of_the_dashboard() {
     // The data of a query could be wrong, so the test also checks the value that one query returns.
     let refused = "sum(limiter_requests_total{verdict=\"refused\", tier!=\"\"})";
     eventually("Prometheus has all of it", || {
-        prometheus.query(refused)[0]["value"][1] == "8"
+        let result = prometheus.query(refused);
+        result
+            .first()
+            .is_some_and(|series| series["value"][1] == "8")
     });
     // Prometheus has evaluated all rules without an error, and no critical alert fires.
     eventually("the rules were evaluated", || {
