@@ -82,7 +82,7 @@ pub fn everything_of_this_process() {
 }
 
 fn sweep_orphans() {
-    // An earlier process may have had the id of this one, which has created nothing yet.
+    // An earlier process may have had the id of this process, which has created nothing yet.
     let own = process::id();
     sweep(|pid| pid == own || !Path::new("/proc").join(pid.to_string()).exists());
 }

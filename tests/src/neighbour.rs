@@ -136,7 +136,7 @@ pub struct Stopper(SchedClassifier);
 
 impl Stopper {
     pub fn at(lab: &Lab, interface: &str, place: Place) -> Self {
-        // No daemon may have mounted the host's BPF file system yet.
+        // It is possible that no daemon has mounted the host's BPF file system yet.
         let pins = BpfFs::new().expect("a BPF file system");
         let path = pins.path().join("stopper");
         pin_stopper(&path);

@@ -67,8 +67,8 @@ counters! {
     FLOWS_OPENED = "flows_opened",
     /// Tracked connections that have ended.
     FLOWS_CLOSED = "flows_closed",
-    /// Connections for which the table of flows had no room, and requests and responses in several
-    /// segments for whose unfinished part there was no memory.
+    /// Connections for which the table of flows had no room, and segments whose unfinished head or
+    /// line could not be kept because there was no memory.
     TABLE_FULL = "table_full",
     /// Segments with payload that were let through on untracked connections.
     UNTRACKED_SEGMENTS = "untracked_segments",

@@ -364,9 +364,10 @@ pub struct Flow {
 }
 
 /// The key of the map `UNFINISHED`: a direction of a connection. The value is the
-/// [`Unfinished`](crate::http::Unfinished) of the direction, masked with the key of the
-/// fingerprints. There is an entry as long as [`Progress::is_unfinished`] is true for the
-/// direction. An entry changes, and is removed, only while the lock of the flow is held.
+/// [`Unfinished`](crate::http::Unfinished) of the direction, whose line is masked with the key of
+/// the fingerprints. An entry exists only while [`Progress::is_unfinished`] is true for the
+/// direction, and may be missing if there was no memory for it. An entry changes, and is removed,
+/// only while the lock of the flow is held.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UnfinishedKey {

@@ -3,7 +3,7 @@
 //! The memory that new maps need, and the memory that is available for them.
 //!
 //! Without this check, the kernel might create some of the maps of a configuration that is too
-//! large, find no memory for the next one, and kill a process of the host in the meantime.
+//! large, and its OOM killer might then end a process of the host.
 
 use std::{
     fs,
@@ -54,7 +54,7 @@ fn available_on_host(text: &str) -> Option<u64> {
 }
 
 /// Returns the number of available bytes of each control group of version 2 that has a limit, from
-/// the group of this process up to the root. A control group of version 1 has none of the files.
+/// the group of this process up to the root. A control group of version 1 has no `memory.max`.
 fn available_in_groups() -> Vec<u64> {
     let Ok(text) = fs::read_to_string("/proc/self/cgroup") else {
         return Vec::new();
@@ -66,13 +66,16 @@ fn available_in_groups() -> Vec<u64> {
 }
 
 /// Returns the number of available bytes of one control group. The cache of files is available,
-/// because the kernel drops it when the group reaches its limit.
+/// because the kernel drops it when the group reaches its limit. The memory of tmpfs, which the
+/// number `file` includes, cannot be dropped.
 fn available_in_group(group: &Path) -> Option<u64> {
     let read = |name: &str| fs::read_to_string(group.join(name)).ok();
     let limit: u64 = read("memory.max")?.trim().parse().ok()?;
     let used: u64 = read("memory.current")?.trim().parse().ok()?;
-    let cache = read("memory.stat").and_then(|text| number(&text, "file"));
-    Some(limit.saturating_sub(used.saturating_sub(cache.unwrap_or(0))))
+    let stat = read("memory.stat").unwrap_or_default();
+    let [file, shmem] = ["file", "shmem"].map(|name| number(&stat, name).unwrap_or(0));
+    let cache = file.saturating_sub(shmem);
+    Some(limit.saturating_sub(used.saturating_sub(cache)))
 }
 
 /// Returns the number in the line that begins with the word `name`.
@@ -107,7 +110,10 @@ mod tests {
         assert_eq!(available_in_group(group.path()), None);
         write("memory.max", "1000\n");
         assert_eq!(available_in_group(group.path()), Some(100));
-        write("memory.stat", "anon 500\nfile_mapped 7\nfile 400\n");
+        write(
+            "memory.stat",
+            "anon 500\nfile_mapped 7\nfile 460\nshmem 60\n",
+        );
         assert_eq!(available_in_group(group.path()), Some(500));
         write("memory.current", "2000\n");
         assert_eq!(available_in_group(group.path()), Some(0));

@@ -64,7 +64,7 @@ fn a_retransmission_leaves_the_entry_as_it_is() {
             Verdict::Pass
         );
     }
-    // The second half, of which a retransmission of the first half is a part.
+    // The second half, in one segment with a retransmission of the first half.
     let segment = talk.client_at(first, request.as_bytes());
     assert_eq!(
         talk.run(&mut programs, true, &segment).verdict,

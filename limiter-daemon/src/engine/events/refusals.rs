@@ -321,7 +321,7 @@ fn address(words: [u32; 4]) -> IpAddr {
     Ipv6Addr::from(bytes).to_canonical()
 }
 
-/// The refusals from now on, which become events.
+/// The source of the refusals that are counted after [`NewRefusals::begin`]. They become events.
 pub(crate) struct NewRefusals {
     ring: Watch<RefusalRecord>,
     tally: Tally,
