@@ -10,7 +10,7 @@
 use crate::gcra;
 
 /// The version of the map layout.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// The maximum length of a key in bytes.
 pub const MAX_KEY: usize = 128;

@@ -136,8 +136,8 @@ pub const FLOW_RESET_PASSED: u32 = 512;
 pub const FLOW_SPLICED: u32 = 1024;
 /// The client is sending the body of a refused request, which is withheld from the server.
 pub const FLOW_WITHHOLDING: u32 = 2048;
-/// The last request in `outstanding` asks for a tunnel. Nothing after this request passes until the
-/// request is answered.
+/// The newest request that awaits its response asks for a tunnel. Nothing after this request passes
+/// until the request is answered.
 pub const FLOW_SWITCHING: u32 = 1 << 16;
 /// The server may have sent bytes that do not belong to a response. Therefore bytes that look like
 /// a response may be something else, and the programs let no further tunnel begin on this
@@ -301,9 +301,9 @@ pub struct Flow {
     pub recount: u32,
     /// The id of the last check that listed this flow; see [`Sweep::check`].
     pub check: u32,
-    /// The number of requests that have been added to `outstanding` (wraps).
+    /// The number of requests that have been added to the rings `scopes` and `demands` (wraps).
     pub asked: u32,
-    /// The number of requests that have been removed from `outstanding` (wraps).
+    /// The number of requests that have been removed from these rings (wraps).
     pub answered: u32,
     /// The scopes of the requests that await their responses, as a ring: the scope whose slot the
     /// request holds, or `NO_SCOPE`. The newest request is at `(asked - 1) % MAX_OUTSTANDING`.

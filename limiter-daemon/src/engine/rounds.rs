@@ -7,7 +7,7 @@ use limiter_common::abi::{Suspect, Sweep};
 
 use super::{
     caller::Caller,
-    events::refusals::{Lookup, RefusalCounts, WindowSums},
+    events::refusal_sums::{Lookup, RefusalCounts, WindowSums},
     flows::{corrections::Drifts, orphans::Forgotten, recount::Recount, table::SweepReport},
     publish::clock::ClockPublisher,
     state::Engine,

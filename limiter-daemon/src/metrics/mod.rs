@@ -2,8 +2,9 @@
 
 //! The page `/metrics` for Prometheus, which is served on its own port (`[metrics] listen`).
 
+mod format;
 mod page;
 mod server;
 
-pub use page::Page;
+pub use format::Page;
 pub use server::{bind, serve};

@@ -19,7 +19,7 @@ use axum::{
 use chrono::Utc;
 use tokio::{net::TcpListener, sync::Mutex};
 
-use super::page::{Format, Page};
+use super::format::{Format, Page};
 use crate::{
     engine::{counts::figures::Figures, shared::Shared},
     http::{self, Bounds, Place},

@@ -316,6 +316,30 @@ fn full_table_has_room_after_a_restart() {
 }
 
 #[test]
+fn a_head_that_is_divided_by_a_restart_is_charged_once() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
+    let mut rig = Rig::veth(|config| config);
+    let key = rig.limiter.key("acme/web");
+    let request = String::from_utf8(request("/", &key)).expect("text");
+    // The first part ends within the key.
+    let (first, rest) = request.split_at(request.find(&key).expect("the key") + 5);
+    for (number, tables_grow) in [(1, false), (2, true)] {
+        let mut conn = rig.lab.connect(GUARDED);
+        conn.send(first.as_bytes());
+        eventually("the server has the first part", || {
+            conn.unacknowledged() == 0
+        });
+        rig.limiter.terminate();
+        if tables_grow {
+            resize(&rig.limiter, |size| size * 2);
+        }
+        rig.limiter.run(&[]);
+        assert_eq!(conn.ask(rest.as_bytes()).status, 200);
+        rig.assert_charged_as_served("acme/web", &key, number);
+    }
+}
+
+#[test]
 fn tables_shrink_only_after_detach_and_that_is_reported() {
     avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| config.tier("profile", "rate = \"1/min\"\nburst = 1"));

@@ -8,25 +8,12 @@ use limiter_tests::program::{
     ACK, Extras, Hook, Programs, RST, SYN, Segment, Shape, Talk, Verdict, no_limits,
 };
 
-use crate::support::{SCOPE, get, limited, ok, opened};
-
-/// The properties of packets on the other interface, for which the tests use the loopback device of
-/// their namespace.
-const OTHER: Extras = Extras {
-    mark: 0,
-    ifindex: Some(1),
-    ingress_ifindex: 0,
-    gso_size: 0,
-    checksum_complete: false,
-};
+use crate::support::{OTHER_INTERFACE, SCOPE, get, limited, ok, opened, run_elsewhere};
 
 /// Runs a segment on the other interface.
 #[track_caller]
 fn elsewhere(programs: &mut Programs, talk: &Talk, to_server: bool, segment: &Segment) -> Verdict {
-    let packet = talk.shape.wrap(&talk.ends, to_server, segment);
-    programs
-        .run_with(Hook::of(to_server, true), &packet, OTHER)
-        .verdict
+    run_elsewhere(programs, talk, to_server, segment).verdict
 }
 
 /// Opens a connection on the other interface.
@@ -74,7 +61,7 @@ fn the_same_addresses_on_two_links_are_two_connections() {
     there.answered += u32::try_from(answer.payload.len()).expect("a length");
     let request = there.client(get("/").as_bytes());
     let packet = there.shape.wrap(&there.ends, true, &request);
-    let ran = programs.run_with(Hook::Ingress, &packet, OTHER);
+    let ran = programs.run_with(Hook::Ingress, &packet, OTHER_INTERFACE);
     assert_ne!(ran.packet, packet, "refused");
     assert!(programs.flow(&here.key()).is_some());
     here.answers(&mut programs, ok(""));
@@ -145,9 +132,9 @@ fn refusal_is_delivered_on_whichever_link_the_client_uses() {
     let mut talk = Talk::open(&mut programs, Shape::v4());
     let request = talk.client(get("/").as_bytes());
     let packet = talk.shape.wrap(&talk.ends, true, &request);
-    programs.run_with(Hook::Ingress, &packet, OTHER);
+    programs.run_with(Hook::Ingress, &packet, OTHER_INTERFACE);
     assert!(programs.tomb(&talk.key()).is_some());
-    let ran = programs.run_with(Hook::Ingress, &packet, OTHER);
+    let ran = programs.run_with(Hook::Ingress, &packet, OTHER_INTERFACE);
     assert_eq!(ran.verdict, Verdict::Redirect, "the response once more");
     assert!(!ran.decoded().payload.is_empty());
 }

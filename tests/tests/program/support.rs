@@ -5,11 +5,34 @@
 use std::{collections::BTreeMap, fs};
 
 use limiter_common::abi::{Limits, ScopeState, counter};
-use limiter_tests::program::{ACK, FIN, Programs, Shape, Talk, Verdict, no_limits};
+use limiter_tests::program::{
+    ACK, Extras, FIN, Hook, Programs, RunResult, Segment, Shape, Talk, Verdict, no_limits,
+};
 
 /// The scope to which most requests belong, and its key.
 pub const SCOPE: u32 = 1;
 pub const KEY: &str = "key-one";
+
+/// The properties of packets on another interface, for which the tests use the loopback device of
+/// their namespace.
+pub const OTHER_INTERFACE: Extras = Extras {
+    mark: 0,
+    ifindex: Some(1),
+    ingress_ifindex: 0,
+    gso_size: 0,
+    checksum_complete: false,
+};
+
+/// Runs a segment on another interface.
+pub fn run_elsewhere(
+    programs: &mut Programs,
+    talk: &Talk,
+    to_server: bool,
+    segment: &Segment,
+) -> RunResult {
+    let packet = talk.shape.wrap(&talk.ends, to_server, segment);
+    programs.run_with(Hook::of(to_server, true), &packet, OTHER_INTERFACE)
+}
 
 /// Returns a GET request with `KEY`.
 pub fn get(path: &str) -> String {

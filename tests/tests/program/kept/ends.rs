@@ -9,13 +9,13 @@ use limiter_common::{
 };
 use limiter_tests::{
     eventually,
-    program::{ACK, Extras, FIN, Hook, PSH, Programs, RST, Segment, Shape, Talk, Verdict},
+    program::{ACK, FIN, Hook, PSH, Programs, RST, Segment, Shape, Talk, Verdict},
 };
 
 use super::{Kept, SPENT, spent};
 use crate::{
     shapes::shapes,
-    support::{get, ok},
+    support::{OTHER_INTERFACE, get, ok, run_elsewhere},
 };
 
 /// The head of a refused request whose body is chunked.
@@ -120,20 +120,11 @@ fn any_packet_after_a_removed_flow_resets_both_sides() {
     }
 }
 
-/// The properties of packets on another interface.
-const ELSEWHERE: Extras = Extras {
-    mark: 0,
-    ifindex: Some(1),
-    ingress_ifindex: 0,
-    gso_size: 0,
-    checksum_complete: false,
-};
-
 /// Runs a segment on another interface, and returns whether it passes unchanged.
 #[track_caller]
 fn passes_elsewhere(programs: &mut Programs, talk: &Talk, to_server: bool, of: &Segment) -> bool {
     let packet = talk.shape.wrap(&talk.ends, to_server, of);
-    let ran = programs.run_with(Hook::of(to_server, true), &packet, ELSEWHERE);
+    let ran = run_elsewhere(programs, talk, to_server, of);
     ran.verdict == Verdict::Pass && ran.packet == packet && ran.sent.is_empty()
 }
 
@@ -161,7 +152,9 @@ fn packets_of_a_connection_on_another_link_are_not_answered_or_translated() {
         );
         let request = foreign.client(get("/").as_bytes());
         let packet = foreign.shape.wrap(&foreign.ends, true, &request);
-        let ran = kept.programs.run_with(Hook::Ingress, &packet, ELSEWHERE);
+        let ran = kept
+            .programs
+            .run_with(Hook::Ingress, &packet, OTHER_INTERFACE);
         // It belongs to no connection that is known, so the server of that connection is reset.
         let reset = ran.decoded();
         assert_eq!(reset.flags & RST, RST, "{distance}");
