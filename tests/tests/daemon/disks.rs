@@ -121,6 +121,17 @@ fn library(lab: &Lab, text: &str) -> PathBuf {
     library
 }
 
+/// Starts a daemon with a library in C that changes system calls, and with an environment variable
+/// that the library reads.
+fn start_with(lab: &Lab, config: &Config, source: &str, (name, value): (&str, &str)) -> Limiter {
+    let mut limiter = Limiter::prepare(lab, "limiter", config);
+    let library = library(lab, source);
+    limiter.set_env("LD_PRELOAD", library.to_str().expect("a path in UTF-8"));
+    limiter.set_env(name, value);
+    limiter.run(&[]);
+    limiter
+}
+
 /// Returns the path and the content of each file in `directory`, sorted by path.
 fn files(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let entries = fs::read_dir(directory).expect("the state directory");
@@ -143,13 +154,13 @@ fn read_only_disk_is_reported_and_counts_are_written_later() {
         .tier("profile", "daily_quota = 40")
         .section("accounting", "ahead = 5");
     let nginx = Nginx::start(&lab, &[GUARDED]);
-    let mut limiter = Limiter::prepare(&lab, "limiter", &config);
-    let library = library(&lab, include_str!("../../peers/read_only_disk.c"));
     let flag = lab.file("read-only");
-    let text = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
-    limiter.set_env("LD_PRELOAD", &text(&library));
-    limiter.set_env("READ_ONLY_WHILE", &text(&flag));
-    limiter.run(&[]);
+    let mut limiter = start_with(
+        &lab,
+        &config,
+        include_str!("../../peers/read_only_disk.c"),
+        ("READ_ONLY_WHILE", flag.to_str().expect("a path in UTF-8")),
+    );
     let key = limiter.key("acme/web");
     let ask = || lab.connect(GUARDED).get("/", &key).status;
     assert_eq!(ask(), 200);
@@ -265,11 +276,12 @@ fn a_slow_disk_holds_requests_and_refuses_none() {
         .tier("profile", "daily_quota = 60")
         .section("accounting", "ahead = 10");
     let nginx = Nginx::start(&lab, &[GUARDED]);
-    let mut limiter = Limiter::prepare(&lab, "limiter", &config);
-    let library = library(&lab, include_str!("../../peers/slow_disk.c"));
-    limiter.set_env("LD_PRELOAD", library.to_str().expect("a path in UTF-8"));
-    limiter.set_env("SLOW_DISK_MS", "100");
-    limiter.run(&[]);
+    let limiter = start_with(
+        &lab,
+        &config,
+        include_str!("../../peers/slow_disk.c"),
+        ("SLOW_DISK_MS", "100"),
+    );
     let key = limiter.key("acme/web");
     let mut conn = lab.connect(GUARDED);
     for _ in 0..60 {
