@@ -27,6 +27,7 @@ mod python;
 mod resolve;
 mod rust_source;
 mod setup;
+mod simulate;
 mod sources;
 mod summary;
 mod test;
@@ -71,6 +72,8 @@ enum Command {
     /// Measures the cost of a packet, and compares traffic through the limiter with traffic through
     /// its alternatives; needs root
     Bench(bench::Args),
+    /// Simulates the hosts of a fleet
+    Simulate(simulate::Args),
     /// Makes the Debian package, and prints its path
     Package(package::Args),
     /// Builds the book of docs/ into the target directory, and checks its links
@@ -87,6 +90,7 @@ impl Command {
             Self::Fuzz(args) => fuzz::run(context, args),
             Self::Demo => demo::run(context),
             Self::Bench(args) => bench::run(context, args),
+            Self::Simulate(args) => simulate::run(context, args),
             Self::Package(args) => package::run(context, args),
             Self::Docs => docs::run(context),
         }

@@ -12,9 +12,11 @@ use std::{
 use anyhow::{Context as _, bail};
 
 /// Crates whose tests need neither root nor the network.
-pub const UNIT_CRATES: [&str; 4] = [
+pub const UNIT_CRATES: [&str; 6] = [
     "limiter-common",
     "limiter-daemon",
+    "limiter-fleet",
+    "limiter-simulation",
     "limiter-toolchain",
     "xtask",
 ];

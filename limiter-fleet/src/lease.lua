@@ -1,0 +1,157 @@
+-- SPDX-License-Identifier: MIT OR Apache-2.0
+--
+-- Grants one host more of the daily quotas of some scopes, or takes back what the host no longer
+-- needs. The scopes are in one bucket, so that all keys are in one slot of a cluster.
+--
+-- KEYS[1]    the state of the bucket, a hash: the name of the server that wrote it ("server"), and
+--            the time until which nothing is granted ("learning", ms)
+-- KEYS[2..]  the account of each scope for the day, a hash:
+--              n  the generation, which each reset of the scope raises
+--              g  the sum of all leases
+--              u  the sum of all requests that the hosts have reported
+--              a  the number of hosts
+--              r  the time of the last recall (ms), and w the wait after it (ms)
+--              and for each host its lease, its requests and its last operation: "10:4:17"
+-- ARGV[1]    the name of the server to which the host is connected
+-- ARGV[2]    the id of the host
+-- ARGV[3]    the number of this operation, which grows from call to call of a host
+-- ARGV[4]    the day (days since 1970-01-01, UTC)
+-- ARGV[5..]  for each scope five numbers: the generation, the quota, the lease of which the host
+--            knows, the requests that the host has admitted, and the lease that the host wants. If
+--            the last is -1, the host gives back all that it holds beyond the lease it knows of.
+--
+-- A lease is a total: "the host may admit requests of this day until it has admitted n". Therefore
+-- a call that is repeated, late, or whose reply was lost changes nothing twice, and a lease that
+-- this server has forgotten is restored by the host that knows of it.
+--
+-- Returns for each scope: the lease, the part of the quota that is in no lease (negative if the
+-- leases exceed the quota), a standing, the time in ms after which asking again may help, and
+-- whether the other hosts should give back what they do not need (0 no, 1 most of it, 2 all).
+-- Fails with "EPOCH" if the state of the bucket was written by another server.
+
+local GRANTED, LEASED_OUT, USED_UP, LEARNING, OLD, GENERATION, OTHER_DAY = 0, 1, 2, 3, 4, 5, 6
+-- The wait after the first recall, and after many that brought nothing (ms).
+local FIRST_WAIT, LAST_WAIT = 200, 60000
+local DAY_S = 86400
+local ARGUMENTS = 5
+
+local call, floor, max, min = redis.call, math.floor, math.max, math.min
+
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+local state = call('HMGET', KEYS[1], 'server', 'learning')
+if state[1] ~= ARGV[1] then
+  return redis.error_reply('EPOCH ' .. (state[1] or 'none'))
+end
+local clock = call('TIME')
+local seconds = tonumber(clock[1])
+local now = seconds * 1000 + floor(tonumber(clock[2]) / 1000)
+local learning = max(tonumber(state[2] or 0) - now, 0)
+local host, operation, day = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local today = floor(seconds / DAY_S)
+
+-- Returns the standing of a request for more, the grant, and the kind of the recall.
+local function grant(account, quota, wanted)
+  if day ~= today and day ~= today + 1 then
+    return OTHER_DAY, 0, 0
+  elseif learning > 0 then
+    return LEARNING, 0, 0
+  end
+  -- Before a day begins, at most a tenth of its quota is leased.
+  local most = day > today and floor(quota / 10) or quota
+  local free = most - account.granted
+  -- No host gets so much of a small rest that the others are left without, and none holds more
+  -- than a twentieth of the quota that it does not use, since it may crash.
+  local share = max(floor(free / (2 * account.hosts)), 1)
+  local hold = max(floor(quota / (20 * account.hosts)), 1) - (account.lease - account.used)
+  local given = max(min(wanted, share, hold, free), 0)
+  local left = free - given
+  if day > today then
+    return left > 0 and GRANTED or LEASED_OUT, given, 0
+  elseif left <= 0 and given < wanted and (hold > given or account.lease <= account.used) then
+    return account.reported >= quota and USED_UP or LEASED_OUT, given, 2
+  elseif left * 10 < quota and free * 10 >= quota then
+    return GRANTED, given, 1
+  end
+  return GRANTED, given, 0
+end
+
+local replies = {}
+for i = 2, #KEYS do
+  local at = 4 + (i - 2) * ARGUMENTS
+  local generation, quota = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+  local known, used, wanted = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
+  local fields = call('HMGET', KEYS[i], 'n', 'g', 'u', 'a', 'r', 'w', host)
+  local present = tonumber(fields[1] or -1)
+  if present > generation then
+    replies[i - 1] = { 0, 0, GENERATION, 0, 0 }
+  else
+    if present >= 0 and present < generation then
+      call('DEL', KEYS[i])
+      fields, present = {}, -1
+    end
+    local account = {
+      granted = tonumber(fields[2] or 0),
+      reported = tonumber(fields[3] or 0),
+      hosts = tonumber(fields[4] or 0),
+      lease = 0,
+      used = 0,
+    }
+    local recalled, wait = tonumber(fields[5] or 0), tonumber(fields[6] or FIRST_WAIT)
+    local last = -1
+    if fields[7] then
+      local lease, before, number = string.match(fields[7], '(%d+):(%d+):(%d+)')
+      account.lease, account.used, last = tonumber(lease), tonumber(before), tonumber(number)
+    else
+      account.hosts = account.hosts + 1
+    end
+    local standing, recall = OLD, 0
+    if operation > last then
+      standing = GRANTED
+      if known > account.lease then
+        account.granted = account.granted + known - account.lease
+        account.lease = known
+      end
+      if used > account.used then
+        account.reported = account.reported + used - account.used
+        account.used = used
+      end
+      if wanted < 0 then
+        local kept = max(known, account.used)
+        if account.lease > kept then
+          account.granted = account.granted - (account.lease - kept)
+          account.lease = kept
+          recalled, wait = 0, FIRST_WAIT
+        end
+      elseif wanted > account.lease then
+        local given
+        standing, given, recall = grant(account, quota, wanted - account.lease)
+        account.lease = account.lease + given
+        account.granted = account.granted + given
+      end
+      if recall == 2 and now < recalled + wait then
+        recall = 0
+      elseif recall == 2 then
+        if recalled > 0 then
+          wait = min(2 * wait, LAST_WAIT)
+        end
+        recalled = now
+      end
+      call('HSET', KEYS[i], 'n', text(generation), 'g', text(account.granted), 'u',
+        text(account.reported), 'a', text(account.hosts), 'r', text(recalled), 'w', text(wait),
+        host, text(account.lease) .. ':' .. text(account.used) .. ':' .. text(operation))
+      if present < 0 then
+        -- The account is kept for two days after its own.
+        call('EXPIREAT', KEYS[i], text((day + 3) * DAY_S))
+      end
+    end
+    local again = learning
+    if standing == LEASED_OUT then
+      again = max(recalled + wait - now, 0)
+    end
+    replies[i - 1] = { account.lease, quota - account.granted, standing, again, recall }
+  end
+end
+return replies

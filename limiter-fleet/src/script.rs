@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The scripts that the engine runs, with the form of their arguments and replies. Each script
+//! describes itself in its first lines.
+
+use std::time::Duration;
+
+use crate::call::{Answer, Call, Recall, Standing, Wish};
+
+/// Grants and takes back leases.
+pub const LEASE: &str = include_str!("lease.lua");
+/// Makes a server the one that grants leases.
+pub const LEARN: &str = include_str!("learn.lua");
+
+/// The time for which a server that may lack the last writes grants nothing.
+pub const LEARNING: Duration = Duration::from_secs(3);
+
+/// The first letters of the error of [`LEASE`] for a bucket that another server has written.
+pub const OTHER_SERVER: &str = "EPOCH";
+
+/// The argument that stands for [`Wish::Keep`].
+const KEEP: &str = "-1";
+
+/// The number of integers in a reply.
+const NUMBERS: usize = 5;
+
+/// A reply that the script does not give.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the engine's reply {0:?} is not one of the script for leases")]
+pub struct BadReply(Vec<i64>);
+
+/// Returns the arguments of [`LEASE`] for `calls`, which are of one bucket and day, and which have
+/// operation numbers up to that of the last. `server` is the name of the server, and `host` the id
+/// of this host.
+#[must_use]
+pub fn lease_arguments(server: &str, host: &str, calls: &[Call]) -> Vec<String> {
+    let mut arguments = vec![server.to_owned(), host.to_owned()];
+    let operation = calls.iter().map(|call| call.operation).max();
+    let day = calls.first().map(|call| call.day.0);
+    arguments.push(operation.unwrap_or_default().to_string());
+    arguments.push(day.unwrap_or_default().to_string());
+    for call in calls {
+        let wish = match call.wish {
+            Wish::UpTo(total) => total.to_string(),
+            Wish::Keep => KEEP.to_owned(),
+        };
+        arguments.extend([
+            call.generation.to_string(),
+            call.quota.to_string(),
+            call.lease.to_string(),
+            call.used.to_string(),
+            wish,
+        ]);
+    }
+    arguments
+}
+
+/// Reads the part of a reply of [`LEASE`] that concerns one scope.
+///
+/// # Errors
+/// Returns an error if the numbers are not those of a reply.
+pub fn lease_answer(reply: &[i64]) -> Result<Answer, BadReply> {
+    let bad = || BadReply(reply.to_vec());
+    let numbers: [i64; NUMBERS] = reply.try_into().map_err(|_| bad())?;
+    let [lease, free, standing, again, recall] = numbers;
+    Ok(Answer {
+        lease: u64::try_from(lease).map_err(|_| bad())?,
+        free,
+        standing: match standing {
+            0 => Standing::Granted,
+            1 => Standing::LeasedOut,
+            2 => Standing::UsedUp,
+            3 => Standing::Learning,
+            4 => Standing::Old,
+            5 => Standing::Generation,
+            6 => Standing::OtherDay,
+            _ => return Err(bad()),
+        },
+        again: Duration::from_millis(u64::try_from(again).map_err(|_| bad())?),
+        recall: match recall {
+            0 => None,
+            1 => Some(Recall::Most),
+            2 => Some(Recall::All),
+            _ => return Err(bad()),
+        },
+    })
+}
