@@ -10,7 +10,7 @@
 use crate::gcra;
 
 /// The version of the map layout.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
 /// The maximum length of a key in bytes.
 pub const MAX_KEY: usize = 128;
@@ -143,6 +143,31 @@ pub const UNLIMITED: u64 = u64::MAX;
 pub const LIMITS_IN_USE: u32 = 1;
 /// Requests of this scope are never refused, and those that would otherwise be refused are counted.
 pub const LIMITS_OBSERVE: u32 = 2;
+
+/// The scope shares its daily quota with other hosts. [`Limits::allowed`] is enforced whether or not
+/// a daemon runs, and on another day than that of `allowed`, the [`Lease`] applies instead of
+/// [`Limits::ahead`].
+pub const LIMITS_LEASED: u32 = 4;
+
+/// The value of the map `LEASES` (array by scope id, `BPF_F_MMAPABLE`): the part of the daily quota
+/// of a fleet that this host may use. The daemon never sets [`Limits::allowed`] to more, and writes
+/// the entry one word at a time. The map has one entry if the host belongs to no fleet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lease {
+    /// A day and the number of requests of this day that may be admitted, as a
+    /// [`crate::day::DayCount`].
+    pub current: u64,
+    /// The same for a later day. On any other day, nothing is admitted.
+    pub next: u64,
+    /// The time on `CLOCK_BOOTTIME`, in ns, until which requests beyond `current` are refused. Later
+    /// ones are held while the daemon asks for more. [`REFUSED_ALL_DAY`] means until midnight. This
+    /// word applies only to the day of `current`.
+    pub refused_until_ns: u64,
+}
+
+/// The value of [`Lease::refused_until_ns`] if the quota is used up.
+pub const REFUSED_ALL_DAY: u64 = u64::MAX;
 
 /// The value of the map `STATE` (array by scope id, `BPF_F_MMAPABLE`).
 ///

@@ -12,6 +12,8 @@ pub const CLOCK: &str = "CLOCK";
 pub const KEYS: &str = "KEYS";
 /// The map with the [`super::Limits`] for each scope id.
 pub const LIMITS: &str = "LIMITS";
+/// The map with the [`super::Lease`] for each scope id.
+pub const LEASES: &str = "LEASES";
 /// The map with the [`super::Limits`] that apply after [`super::Limits::until_s`], for each
 /// scope id that has such limits.
 pub const ENDED: &str = "ENDED";

@@ -79,6 +79,8 @@ pub struct Tables {
     /// The maximum number of unknown keys that may become scopes of their own (`policy.unknown_key
     /// = "tier:NAME"`).
     pub unknown_keys: u32,
+    /// Whether there is a table of leases, which only a host of a fleet needs.
+    pub leases: bool,
 }
 
 impl Tables {
@@ -95,6 +97,7 @@ impl Tables {
             scopes: self.scopes.max(wanted.scopes),
             keys: self.keys.max(wanted.keys),
             unknown_keys: self.unknown_keys.max(wanted.unknown_keys),
+            leases: self.leases || wanted.leases,
         }
     }
 }
@@ -106,6 +109,7 @@ impl Default for Tables {
             scopes: 131_072,
             keys: 1_048_576,
             unknown_keys: 65_536,
+            leases: false,
         }
     }
 }
@@ -245,6 +249,7 @@ fn read_tables<'a>(document: &mut Document<'a>, root: &document::Section<'a>) ->
         scopes: size("scopes", defaults.scopes),
         keys: size("keys", defaults.keys),
         unknown_keys: size("unknown_keys", defaults.unknown_keys),
+        leases: defaults.leases,
     }
 }
 

@@ -35,7 +35,7 @@ use super::{
     error::{io_error, map_error, pin_error},
     maps::{Plain, clear as clear_map, each, insert_all},
     netdev::LinkLayer,
-    pins::{GROWING, key_entries, shapes, untracked_entries},
+    pins::{GROWING, key_entries, lease_entries, shapes, untracked_entries},
     programs::{FORGET_PROGRAM, SWEEP_PROGRAM, hold_name, loaded, program_name},
     set::{MapSet, take},
     sys::wait_for_programs,
@@ -199,6 +199,9 @@ impl NewMaps {
         if scopes {
             self.set.limits.copy(&old.limits);
             self.set.state.copy(&old.state);
+        }
+        if lease_entries(&from) != lease_entries(&to) {
+            self.set.leases.copy(&old.leases);
         }
         if unknown {
             self.set.unused.copy(&old.unused);

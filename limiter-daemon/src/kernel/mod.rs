@@ -14,6 +14,7 @@ mod filters;
 mod growth;
 pub mod interfaces;
 mod layouts;
+mod leases;
 mod limits;
 mod links;
 mod maps;

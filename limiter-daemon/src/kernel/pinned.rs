@@ -33,6 +33,7 @@ impl PinDirectory {
             scopes: 1,
             keys: 1,
             unknown_keys: 0,
+            leases: false,
         };
         Ok(Some(sizes(maps, &smallest)?))
     }
@@ -66,6 +67,7 @@ fn sizes(maps: &Path, wanted: &Tables) -> Result<Tables, KernelError> {
         scopes: registered(scope_ids, wanted.scopes),
         keys: registered(keys, wanted.keys),
         unknown_keys: unknown,
+        leases: entries(maps, map::LEASES)?.map_or(wanted.leases, |entries| entries > 1),
     })
 }
 

@@ -11,8 +11,8 @@ use aya::maps::{MapInfo, MapType};
 use limiter_common::{
     abi::{
         ABI_VERSION, Client, ClientKey, Clock, Config, Digest, EVENT_BYTES, FlowEntry, FlowKey,
-        KeyEntry, Limits, MAX_SUSPECTS, Ports, REFUSAL_BYTES, RefusedClient, ScopeState, Suspect,
-        Sweep, Text, TextKey, Tomb, UnfinishedKey, UntrackedConnection, counter, map,
+        KeyEntry, Lease, Limits, MAX_SUSPECTS, Ports, REFUSAL_BYTES, RefusedClient, ScopeState,
+        Suspect, Sweep, Text, TextKey, Tomb, UnfinishedKey, UntrackedConnection, counter, map,
     },
     http::Unfinished,
 };
@@ -197,6 +197,12 @@ pub(super) fn untracked_entries(tables: &Tables) -> u32 {
     tables.flows.max(65_536)
 }
 
+/// Returns the number of entries in the map of leases. A host that belongs to no fleet has none, and
+/// an array has at least one entry.
+pub(super) fn lease_entries(tables: &Tables) -> u32 {
+    if tables.leases { tables.scope_ids() } else { 1 }
+}
+
 /// Returns the number of entries in the map of ids for unknown keys. The first entry holds the
 /// number of ids that are available.
 pub(super) fn unused_entries(tables: &Tables) -> u32 {
@@ -209,7 +215,7 @@ pub(super) fn unfinished_entries(tables: &Tables) -> u32 {
     tables.flows.saturating_mul(2)
 }
 
-pub(super) fn shapes(tables: &Tables) -> [Shape; 21] {
+pub(super) fn shapes(tables: &Tables) -> [Shape; 22] {
     fn shape<K, V>(name: &'static str, since: u32, kind: MapType, entries: u32) -> Shape {
         // Keys and values are small types of the ABI, whose sizes fit in 32 bits.
         let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -234,6 +240,7 @@ pub(super) fn shapes(tables: &Tables) -> [Shape; 21] {
         shape::<u32, Suspect>(map::FORGET, 6, MapType::Array, 1),
         shape::<Digest, KeyEntry>(map::KEYS, 1, MapType::Hash, keys),
         shape::<u32, Limits>(map::LIMITS, 3, MapType::Array, scopes),
+        shape::<u32, Lease>(map::LEASES, 8, MapType::Array, lease_entries(tables)),
         shape::<u32, Limits>(map::ENDED, 3, MapType::Hash, scopes),
         Shape {
             name: map::EVENTS,
@@ -311,7 +318,7 @@ mod tests {
 
     /// All maps, each with the version of the layout since which it has its shape, and with the
     /// sizes in bytes of its keys and values.
-    const SHAPES: [(&str, u32, u32, u32); 21] = [
+    const SHAPES: [(&str, u32, u32, u32); 22] = [
         ("CONFIG", 6, 4, 14936),
         ("PORTS", 1, 4, 8192),
         ("CLOCK", 6, 4, 40),
@@ -320,6 +327,7 @@ mod tests {
         ("FORGET", 6, 4, 80),
         ("KEYS", 1, 16, 16),
         ("LIMITS", 3, 4, 64),
+        ("LEASES", 8, 4, 24),
         ("ENDED", 3, 4, 64),
         ("EVENTS", 4, 0, 0),
         ("REFUSALS", 4, 0, 0),

@@ -113,6 +113,15 @@ pub trait Plane: Send {
     /// Sets the day and the count of [`Self::allowed`], which [`Self::set_limits`] does not change.
     fn set_allowed(&self, scope: u32, allowed: DayCount);
 
+    /// Returns the lease of a scope, or zeros for an id past the end of the table.
+    fn lease(&self, scope: u32) -> abi::Lease;
+
+    /// Sets the lease of a scope.
+    fn set_lease(&self, scope: u32, lease: &abi::Lease);
+
+    /// Waits until no program uses a lease that has been replaced.
+    fn wait_for_programs(&self);
+
     /// Returns the state of a scope, or zeros for an id past the end of the table.
     fn state(&self, scope: u32) -> abi::ScopeState;
 

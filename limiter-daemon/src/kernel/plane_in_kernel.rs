@@ -121,6 +121,18 @@ impl Plane for Kernel {
         self.set.limits.set_allowed(scope, allowed);
     }
 
+    fn lease(&self, scope: u32) -> abi::Lease {
+        self.set.leases.get(scope)
+    }
+
+    fn set_lease(&self, scope: u32, lease: &abi::Lease) {
+        self.set.leases.set(scope, lease);
+    }
+
+    fn wait_for_programs(&self) {
+        sys::wait_for_programs();
+    }
+
     fn state(&self, scope: u32) -> abi::ScopeState {
         self.set.state.read(scope)
     }

@@ -14,10 +14,11 @@ use super::{
     KernelError,
     error::map_error,
     events::{EventRing, RefusalRing},
+    leases::LeasesMap,
     limits::LimitsMap,
     maps::{ClockMap, Entries, Maps, Plain},
     memory,
-    pins::{key_entries, unfinished_entries, untracked_entries, unused_entries},
+    pins::{key_entries, lease_entries, unfinished_entries, untracked_entries, unused_entries},
     state::StateMap,
     unused::UnusedMap,
 };
@@ -40,6 +41,7 @@ pub(super) struct MapSet {
     pub(super) maps: Maps,
     pub(super) state: StateMap,
     pub(super) limits: LimitsMap,
+    pub(super) leases: LeasesMap,
     pub(super) unused: UnusedMap,
     pub(super) tables: Tables,
 }
@@ -60,6 +62,7 @@ impl MapSet {
             .default_map_pin_directory(directory)
             .map_max_entries(map::KEYS, key_entries(tables))
             .map_max_entries(map::LIMITS, tables.scope_ids())
+            .map_max_entries(map::LEASES, lease_entries(tables))
             .map_max_entries(map::ENDED, tables.scope_ids())
             .map_max_entries(map::STATE, tables.scope_ids())
             .map_max_entries(map::UNUSED, unused_entries(tables))
@@ -72,6 +75,8 @@ impl MapSet {
         let state = StateMap::new(data, entries)?;
         let (data, entries) = array_data(&mut ebpf, map::LIMITS)?;
         let limits = LimitsMap::new(data, entries)?;
+        let (data, entries) = array_data(&mut ebpf, map::LEASES)?;
+        let leases = LeasesMap::new(data, entries)?;
         let (data, entries) = array_data(&mut ebpf, map::UNUSED)?;
         let unused = UnusedMap::new(data, entries)?;
         let maps = Maps {
@@ -100,6 +105,7 @@ impl MapSet {
             maps,
             state,
             limits,
+            leases,
             unused,
             tables: *tables,
         };

@@ -4,11 +4,11 @@
 //! in the store.
 
 use limiter_common::{
-    abi::{UNLIMITED, policy},
+    abi::{LIMITS_LEASED, REFUSED_ALL_DAY, UNLIMITED, policy, reason},
     day::DayCount,
 };
 
-use crate::kernel::{clock, maps, shared::ScopeLimits};
+use crate::kernel::{clock, global::global, maps, shared::ScopeLimits};
 
 /// The verdict on a request that was charged.
 pub const ADMITTED: u32 = u32::MAX;
@@ -17,7 +17,12 @@ pub const ADMITTED: u32 = u32::MAX;
 /// withheld from the server, and is judged again when the client retransmits it.
 pub const WAITS: u32 = u32::MAX - 2;
 
-/// The bounds on the count of a scope that result from its allowance.
+/// The value of `Retry-After`, in seconds, for a request beyond an allowance that no daemon
+/// extends.
+const UNATTENDED_WAIT: u32 = 5;
+
+/// The bounds on the count of a scope that result from its allowance. The daemon does not allow more
+/// than the lease of a scope that shares its quota with other hosts.
 pub struct Allowance {
     /// The count up to which requests are admitted, unless the daily quota is lower.
     pub limit: u64,
@@ -28,10 +33,10 @@ pub struct Allowance {
 }
 
 impl Allowance {
-    /// Returns the allowance that applies at `boot_ns` (`CLOCK_BOOTTIME`) according to `limits`.
-    /// `count` contains the current day.
+    /// Returns the allowance of `scope` that applies at `boot_ns` (`CLOCK_BOOTTIME`) according to
+    /// `limits`. `count` contains the current day.
     #[inline(always)]
-    pub fn of(limits: ScopeLimits, count: DayCount, boot_ns: u64) -> Self {
+    pub fn of(scope: u32, limits: ScopeLimits, count: DayCount, boot_ns: u64) -> Self {
         let word = limits.allowance();
         let ahead = u64::from(limits.ahead());
         if ahead == 0 {
@@ -41,14 +46,17 @@ impl Allowance {
                 ahead,
             };
         }
+        let is_leased = limits.flags() & LIMITS_LEASED != 0;
         let allowed = if word.day().0 == count.day().0 {
             word.count()
+        } else if is_leased {
+            limiter_lease(scope, count.day().0)
         } else {
             ahead
         };
         let attended = boot_ns < clock::attended_until_ns();
         Self {
-            limit: if attended || !admits_unattended() {
+            limit: if attended || is_leased || !admits_unattended() {
                 allowed
             } else {
                 UNLIMITED
@@ -73,6 +81,75 @@ impl Allowance {
         let left = self.allowed.wrapping_sub(count.count() + 1);
         count.count() == 0 || left == self.ahead / 2 || left == self.ahead / 4
     }
+}
+
+global! {
+    /// Returns the number of requests of `day` that the lease of `scope` admits.
+    fn limiter_lease(; scope: u32, day: u32) -> u64 = lease;
+
+    /// Returns the verdict on a request that is beyond the allowance or the lease of `scope` on
+    /// `day`, at `boot_ns` (`CLOCK_BOOTTIME`).
+    pub fn limiter_not_allowed(; scope: u32, day: u32, boot_ns: u64) -> u32 = not_allowed;
+}
+
+/// The body of [`limiter_lease`].
+#[inline(always)]
+fn lease(scope: u32, day: u32) -> u64 {
+    let Some(lease) = maps::lease(scope) else {
+        return 0;
+    };
+    for word in [lease.current(), lease.next()] {
+        let word = DayCount(word);
+        if word.day().0 == day {
+            return word.count();
+        }
+    }
+    0
+}
+
+/// The body of [`limiter_not_allowed`].
+#[inline(always)]
+fn not_allowed(scope: u32, day: u32, boot_ns: u64) -> u32 {
+    if boot_ns >= clock::attended_until_ns() {
+        return reason::DAILY_QUOTA;
+    }
+    let (Some(limits), Some(lease), Some(counts)) =
+        (maps::limits(scope), maps::lease(scope), maps::counts(scope))
+    else {
+        return WAITS;
+    };
+    let current = DayCount(lease.current());
+    let count = DayCount(counts.day_count().load());
+    let is_used = current.day().0 == day && count.count() >= current.count();
+    if limits.flags() & LIMITS_LEASED != 0 && is_used && boot_ns < lease.refused_until_ns() {
+        reason::DAILY_QUOTA
+    } else {
+        WAITS
+    }
+}
+
+/// Returns the number of seconds after which a request of `scope` may be admitted, if the scope has
+/// used up its lease at `boot_ns` but not its quota. `to_midnight` is the number of seconds to
+/// midnight.
+#[inline(always)]
+pub fn wait_s(scope: u32, limits: ScopeLimits, boot_ns: u64, to_midnight: u32) -> u32 {
+    if limits.flags() & LIMITS_LEASED != 0
+        && let Some(lease) = maps::lease(scope)
+    {
+        let until_ns = lease.refused_until_ns();
+        if until_ns == REFUSED_ALL_DAY {
+            return to_midnight;
+        }
+        if boot_ns < until_ns {
+            let seconds = (until_ns - boot_ns).div_ceil(1_000_000_000) as u32;
+            return if seconds < to_midnight {
+                seconds
+            } else {
+                to_midnight
+            };
+        }
+    }
+    UNATTENDED_WAIT
 }
 
 /// Returns whether requests beyond the allowance are admitted while no daemon extends it.

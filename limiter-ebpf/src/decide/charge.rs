@@ -9,7 +9,7 @@ use limiter_common::{
 };
 
 use crate::{
-    decide::allowance::{ADMITTED, Allowance, WAITS},
+    decide::allowance::{ADMITTED, Allowance, limiter_not_allowed, wait_s},
     kernel::{
         atomic::{Change, ChangeResult},
         clock,
@@ -22,10 +22,6 @@ use crate::{
 
 /// The verdict of [`limiter_charge`] on a scope that does not exist.
 pub const NO_LIMITS: u32 = u32::MAX - 1;
-
-/// The value of `Retry-After`, in seconds, for a request beyond an allowance that no daemon
-/// extends.
-const UNATTENDED_WAIT: u32 = 5;
 
 global! {
     /// Charges one request at `boot_ns` (`CLOCK_BOOTTIME`) to a scope, and returns [`ADMITTED`],
@@ -61,6 +57,7 @@ fn charge(scope: u32, connects: u32, boot_ns: u64) -> u32 {
     let observe = flags & LIMITS_OBSERVE != 0;
     let utc_ns = utc_ns(boot_ns);
     let charge = Charge {
+        scope,
         limits: in_force(scope, limits, utc_ns),
         counts,
         boot_ns,
@@ -68,7 +65,7 @@ fn charge(scope: u32, connects: u32, boot_ns: u64) -> u32 {
         connects: connects != 0,
     };
     let count = DayCount(counts.day_count().load()).on(charge.day);
-    let allowance = Allowance::of(limits, count, boot_ns);
+    let allowance = Allowance::of(scope, limits, count, boot_ns);
     let would = charge.look(count, &allowance);
     let verdict = charge.attempt(would, observe, count.day(), &allowance);
     if verdict == ADMITTED && !observe && count.count() >= allowance.allowed {
@@ -109,10 +106,11 @@ fn over_limit(work: &mut Work, scope: u32, reason: u32, boot_ns: u64) {
     let wait = match reason {
         reason::DAILY_QUOTA => {
             let count = DayCount(counts.day_count().load()).on(Day::at(utc_ns));
+            let to_midnight = seconds_to_midnight(utc_ns) as u32;
             if count.count() < limits.daily_quota() {
-                UNATTENDED_WAIT
+                wait_s(scope, limits, boot_ns, to_midnight)
             } else {
-                seconds_to_midnight(utc_ns) as u32
+                to_midnight
             }
         }
         reason::RATE => {
@@ -143,6 +141,7 @@ fn wait_ns(limits: ScopeLimits, counts: ScopeCounts, boot_ns: u64) -> u64 {
 
 #[derive(Clone, Copy)]
 struct Charge {
+    scope: u32,
     limits: ScopeLimits,
     counts: ScopeCounts,
     /// The time of the request on `CLOCK_BOOTTIME`, in ns.
@@ -180,11 +179,7 @@ impl Charge {
     /// Returns the verdict on a request beyond the allowance.
     #[inline(always)]
     fn not_allowed(self) -> u32 {
-        if self.boot_ns < clock::attended_until_ns() {
-            WAITS
-        } else {
-            reason::DAILY_QUOTA
-        }
+        limiter_not_allowed(self.scope, self.day.0, self.boot_ns)
     }
 
     /// Charges all limits and returns [`ADMITTED`], or charges nothing and returns another verdict.

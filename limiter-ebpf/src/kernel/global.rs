@@ -30,6 +30,18 @@ impl Scalar for u32 {
     }
 }
 
+impl Scalar for u64 {
+    type Number = u64;
+    #[inline(always)]
+    fn number(self) -> u64 {
+        self
+    }
+    #[inline(always)]
+    fn of(number: u64) -> Self {
+        number
+    }
+}
+
 impl Scalar for i32 {
     type Number = i32;
     #[inline(always)]

@@ -14,22 +14,25 @@ use aya_ebpf::{
 use limiter_common::{
     abi::{
         Client, ClientKey, Config, Digest, EVENT_BYTES, Event, Flow, FlowEntry, FlowKey, KeyEntry,
-        Limits, MAX_SUSPECTS, Ports, REFUSAL_BYTES, RefusalRecord, RefusedClient, ScopeState,
-        Suspect, Sweep, Text, TextKey, Tomb, UnfinishedKey, UntrackedConnection, Unused, counter,
-        switch,
+        Lease, Limits, MAX_SUSPECTS, Ports, REFUSAL_BYTES, RefusalRecord, RefusedClient,
+        ScopeState, Suspect, Sweep, Text, TextKey, Tomb, UnfinishedKey, UntrackedConnection,
+        Unused, counter, switch,
     },
     http::Unfinished,
 };
 
 use crate::kernel::{
     atomic::Word,
-    shared::{ClientFlows, ClientRefusals, Key, ScopeCounts, ScopeLimits, SharedTomb, Untracked},
+    shared::{
+        ClientFlows, ClientRefusals, Key, ScopeCounts, ScopeLease, ScopeLimits, SharedTomb,
+        Untracked,
+    },
     skb::{DROP, Skb},
     work::Work,
 };
 
-// The daemon sets the sizes of KEYS, LIMITS, ENDED, STATE, UNUSED, FLOWS and UNFINISHED when it
-// loads the programs.
+// The daemon sets the sizes of KEYS, LIMITS, LEASES, ENDED, STATE, UNUSED, FLOWS and UNFINISHED
+// when it loads the programs.
 
 #[map]
 static CONFIG: Array<Config> = Array::pinned(1, 0);
@@ -41,6 +44,8 @@ static UNUSED: Array<u64> = Array::pinned(1024, BPF_F_MMAPABLE);
 static KEYS: HashMap<Digest, KeyEntry> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
 #[map]
 static LIMITS: Array<Limits> = Array::pinned(1024, BPF_F_MMAPABLE);
+#[map]
+static LEASES: Array<Lease> = Array::pinned(1024, BPF_F_MMAPABLE);
 #[map]
 static ENDED: HashMap<u32, Limits> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
 #[map]
@@ -202,6 +207,15 @@ pub fn limits(scope: u32) -> Option<ScopeLimits> {
     LIMITS
         .get_ptr_mut(scope)
         .map(|limits| unsafe { ScopeLimits::at(limits) })
+}
+
+/// Returns the part of a scope's daily quota that this host may use.
+#[inline(always)]
+pub fn lease(scope: u32) -> Option<ScopeLease> {
+    // SAFETY: the kernel has returned the map value, which is only used through handles.
+    LEASES
+        .get_ptr_mut(scope)
+        .map(|lease| unsafe { ScopeLease::at(lease) })
 }
 
 /// Returns the limits that apply to a scope after its own limits have ended.

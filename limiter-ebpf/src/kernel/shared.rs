@@ -7,7 +7,9 @@
 //! operations.
 
 use limiter_common::{
-    abi::{Client, KeyEntry, Limits, Link, RefusedClient, ScopeState, Tomb, UntrackedConnection},
+    abi::{
+        Client, KeyEntry, Lease, Limits, Link, RefusedClient, ScopeState, Tomb, UntrackedConnection,
+    },
     day::DayCount,
     gcra::Rate,
     seq::Seq,
@@ -107,6 +109,17 @@ impl ScopeLimits {
         // daemon could look at its limits, and the daemon reads them word by word.
         unsafe { *self.0 = *limits };
     }
+}
+
+shared! {
+    /// The part of a scope's daily quota that this host may use. The daemon writes it word by word.
+    ScopeLease of Lease;
+    fields {
+        current: u64;
+        next: u64;
+        refused_until_ns: u64;
+    }
+    words {}
 }
 
 shared! {

@@ -12,17 +12,18 @@ mod measure;
 mod packets;
 mod report;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use limiter_common::{
-    abi::{KeyEntry, Limits, UNLIMITED, counter, policy},
-    day::MAX_COUNT,
+    abi::{KeyEntry, LIMITS_LEASED, Limits, UNLIMITED, counter, policy},
+    day::{Day, DayCount, MAX_COUNT},
 };
 use limiter_tests::{
     bench::{self, Args},
     program::{Programs, Shape, Tables, Talk, no_limits},
 };
 use measure::Case;
+use nix::time::{ClockId, clock_gettime};
 use report::Report;
 
 /// The scope of the requests, and its key. The maps also contain many other keys.
@@ -44,6 +45,13 @@ const LETTERS: u32 = 8;
 /// The key of a scope that admits no request.
 const OVER: &str = "71d0e4c2";
 const OVER_SCOPE: u32 = FIRST_SCOPE + KEYS;
+
+/// The key of a scope that shares its quota with other hosts, and the key of a scope that has the
+/// same limits and does not share its quota.
+const FLEET: &str = "5e0b9a64";
+const FLEET_SCOPE: u32 = OVER_SCOPE + 1;
+const ALONE_KEY: &str = "0c4d81f7";
+const ALONE_SCOPE: u32 = OVER_SCOPE + 2;
 
 /// Returns the key with the number `number` in the crowd `crowd`. The key is as long as [`KEY`].
 fn drawn(crowd: &str, number: u32) -> String {
@@ -69,8 +77,8 @@ fn run(args: &Args) -> Report {
 /// admits no request, and the crowds of other keys.
 fn set_up() -> (Programs, Talk) {
     let tables = Tables {
-        scopes: OVER_SCOPE + 1,
-        keys: 2 * KEYS + 2,
+        scopes: ALONE_SCOPE + 1,
+        keys: 2 * KEYS + 4,
         flows: 1024,
     };
     let mut programs = Programs::sized(tables);
@@ -100,6 +108,22 @@ fn set_up() -> (Programs, Talk) {
         connections: UNLIMITED - 1,
         ..limits
     };
+    programs.set_clock(0);
+    let today = Day::at(
+        Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).expect("a clock")).as_nanos() as u64,
+    );
+    for (scope, key, flag) in [
+        (ALONE_SCOPE, ALONE_KEY, 0),
+        (FLEET_SCOPE, FLEET, LIMITS_LEASED),
+    ] {
+        let recorded = Limits {
+            allowed: DayCount::new(today, MAX_COUNT).0,
+            ahead: 1,
+            flags: limits.flags | flag,
+            ..limits
+        };
+        programs.scope(scope, key, recorded);
+    }
     for number in 0..KEYS {
         programs.scope(FIRST_SCOPE + number, &drawn(ALONE, number), limits);
         let entry = KeyEntry {
@@ -164,6 +188,15 @@ fn cases(talk: &Talk) -> Vec<Case> {
         "400 bytes, admitted, checksum unknown",
         request(KEY, 400),
     ));
+    for (what, key) in [("a scope alone", ALONE_KEY), ("a scope of a fleet", FLEET)] {
+        let name = format!("400 bytes, {what}");
+        cases.push(Case::request(
+            &name,
+            request(key, 400),
+            true,
+            counter::ADMITTED,
+        ));
+    }
     let others = [
         ("no key, passed", "", true, counter::MISSING_KEY),
         (

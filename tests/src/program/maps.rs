@@ -11,9 +11,9 @@ use aya::{
 };
 use limiter_common::{
     abi::{
-        Client, ClientKey, Clock, Config, Digest, Event, FlowEntry, FlowKey, KeyEntry, Limits,
-        Ports, RefusalRecord, RefusedClient, ScopeState, Suspect, Sweep, Text, TextKey, Tomb,
-        UnfinishedKey, UntrackedConnection, counter, map, switch,
+        Client, ClientKey, Clock, Config, Digest, Event, FlowEntry, FlowKey, KeyEntry, Lease,
+        Limits, Ports, RefusalRecord, RefusedClient, ScopeState, Suspect, Sweep, Text, TextKey,
+        Tomb, UnfinishedKey, UntrackedConnection, counter, map, switch,
     },
     http::Unfinished,
 };
@@ -41,6 +41,7 @@ plain!(
     FlowEntry,
     FlowKey,
     KeyEntry,
+    Lease,
     Limits,
     Ports,
     RefusedClient,
@@ -68,6 +69,7 @@ pub struct Maps {
     pub suspects: One<Suspect>,
     pub forget: One<Suspect>,
     pub limits: One<Limits>,
+    pub leases: One<Lease>,
     pub ended: Table<u32, Limits>,
     pub events: RingBuf<MapData>,
     pub refusals: RingBuf<MapData>,
@@ -97,6 +99,7 @@ impl Maps {
             suspects: take(ebpf, map::SUSPECTS),
             forget: take(ebpf, map::FORGET),
             limits: take(ebpf, map::LIMITS),
+            leases: take(ebpf, map::LEASES),
             ended: take(ebpf, map::ENDED),
             events: take(ebpf, map::EVENTS),
             refusals: take(ebpf, map::REFUSALS),
@@ -134,6 +137,7 @@ impl Maps {
             set(&mut self.limits, scope, Limits::default());
         }
         for scope in 0..self.state.len() {
+            set(&mut self.leases, scope, Lease::default());
             set(&mut self.state, scope, ScopeState::default());
         }
         set(&mut self.clock, 0, Clock::default());

@@ -66,6 +66,7 @@ impl Object {
         let mut ebpf = EbpfLoader::new()
             .default_map_pin_directory(pins.path())
             .map_max_entries(map::LIMITS, tables.scopes)
+            .map_max_entries(map::LEASES, tables.scopes)
             .map_max_entries(map::STATE, tables.scopes)
             .map_max_entries(map::KEYS, tables.keys)
             .map_max_entries(map::FLOWS, tables.flows)

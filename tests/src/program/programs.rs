@@ -9,7 +9,7 @@ use std::{
 };
 
 use limiter_common::abi::{
-    ClientKey, Clock, Config, Flow, FlowEntry, FlowKey, KeyEntry, Limits, Ports, ScopeState,
+    ClientKey, Clock, Config, Flow, FlowEntry, FlowKey, KeyEntry, Lease, Limits, Ports, ScopeState,
     Suspect, Sweep, TextKey, Tomb, UnfinishedKey, UntrackedConnection, Unused, counter, reason,
 };
 use limiter_common::flow::Idle;
@@ -144,6 +144,11 @@ impl Programs {
     /// Changes the limits of a scope.
     pub fn limit(&mut self, scope: u32, limits: Limits) {
         maps::set(&mut self.object_mut().maps.limits, scope, limits);
+    }
+
+    /// Sets the lease of a scope.
+    pub fn lease(&mut self, scope: u32, lease: Lease) {
+        maps::set(&mut self.object_mut().maps.leases, scope, lease);
     }
 
     /// Adds a key.

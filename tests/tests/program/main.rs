@@ -14,6 +14,7 @@ mod instructions;
 mod invalid_segments;
 mod kept;
 mod keys;
+mod leases;
 mod limits;
 mod links;
 mod long;

@@ -52,6 +52,7 @@ mod tests {
         scopes: 200,
         keys: 300,
         unknown_keys: 400,
+        leases: false,
     };
 
     #[test]

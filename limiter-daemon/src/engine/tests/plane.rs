@@ -30,6 +30,7 @@ pub(crate) struct Tables {
     pub(crate) limits: BTreeMap<u32, abi::Limits>,
     pub(crate) ended: BTreeMap<u32, abi::Limits>,
     pub(crate) allowed: BTreeMap<u32, DayCount>,
+    pub(crate) leases: BTreeMap<u32, abi::Lease>,
     /// All limits that have ever been published, in the order of publication.
     pub(crate) published: Vec<(u32, abi::Limits)>,
     pub(crate) state: BTreeMap<u32, abi::ScopeState>,
@@ -170,6 +171,20 @@ impl Plane for MemoryPlane {
     fn set_allowed(&self, scope: u32, allowed: DayCount) {
         self.tables().allowed.insert(scope, allowed);
     }
+
+    fn lease(&self, scope: u32) -> abi::Lease {
+        self.tables()
+            .leases
+            .get(&scope)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    fn set_lease(&self, scope: u32, lease: &abi::Lease) {
+        self.tables().leases.insert(scope, *lease);
+    }
+
+    fn wait_for_programs(&self) {}
 
     fn state(&self, scope: u32) -> abi::ScopeState {
         self.tables().state.get(&scope).copied().unwrap_or_default()
