@@ -144,8 +144,8 @@ pub const LIMITS_IN_USE: u32 = 1;
 /// Requests of this scope are never refused, and those that would otherwise be refused are counted.
 pub const LIMITS_OBSERVE: u32 = 2;
 
-/// The scope shares its daily quota with other hosts. [`Limits::allowed`] is enforced whether or not
-/// a daemon runs, and on another day than that of `allowed`, the [`Lease`] applies instead of
+/// The scope shares its daily quota with other hosts. [`Limits::allowed`] is enforced whether or
+/// not a daemon runs, and on another day than that of `allowed`, the [`Lease`] applies instead of
 /// [`Limits::ahead`].
 pub const LIMITS_LEASED: u32 = 4;
 
@@ -160,9 +160,9 @@ pub struct Lease {
     pub current: u64,
     /// The same for a later day. On any other day, nothing is admitted.
     pub next: u64,
-    /// The time on `CLOCK_BOOTTIME`, in ns, until which requests beyond `current` are refused. Later
-    /// ones are held while the daemon asks for more. [`REFUSED_ALL_DAY`] means until midnight. This
-    /// word applies only to the day of `current`.
+    /// The time on `CLOCK_BOOTTIME`, in ns, until which requests beyond `current` are refused.
+    /// Later ones are held while the daemon asks for more. [`REFUSED_ALL_DAY`] means until
+    /// midnight. This word applies only to the day of `current`.
     pub refused_until_ns: u64,
 }
 

@@ -15,11 +15,14 @@
 
 mod account;
 mod call;
+#[cfg(feature = "client")]
+pub mod client;
 mod demand;
 mod host;
 mod lease;
 mod outage;
 mod queue;
+pub mod registry;
 mod scope;
 pub mod script;
 

@@ -8,9 +8,20 @@ use std::time::Duration;
 use crate::call::{Answer, Call, Recall, Standing, Wish};
 
 /// Grants and takes back leases.
-pub const LEASE: &str = include_str!("lease.lua");
+pub const LEASE: &str = include_str!("scripts/lease.lua");
 /// Makes a server the one that grants leases.
-pub const LEARN: &str = include_str!("learn.lua");
+pub const LEARN: &str = include_str!("scripts/learn.lua");
+
+/// Makes a fleet.
+pub const FOUND: &str = include_str!("scripts/found.lua");
+/// Records that a host is there.
+pub const BEAT: &str = include_str!("scripts/beat.lua");
+/// Calls on all hosts to give back leases.
+pub const RECALL: &str = include_str!("scripts/recall.lua");
+/// Changes objects of the registry.
+pub const CHANGE: &str = include_str!("scripts/change.lua");
+/// Reads objects of the registry.
+pub const READ: &str = include_str!("scripts/read.lua");
 
 /// The time for which a server that may lack the last writes grants nothing.
 pub const LEARNING: Duration = Duration::from_secs(3);

@@ -15,6 +15,7 @@ pub mod clock;
 pub mod conn;
 #[cfg(feature = "program")]
 pub mod disorder;
+pub mod engine;
 pub mod faketime;
 pub mod fate;
 pub mod frames;

@@ -119,7 +119,7 @@ const LAB: [Requirement; 10] = [
 
 /// The other requirements of the tests: clients, servers and proxies, and the tools that make and
 /// test packages.
-const TESTS: [Requirement; 25] = [
+const TESTS: [Requirement; 26] = [
     Requirement {
         item: Item::PythonModule("ensurepip"),
         package: "python3-venv",
@@ -234,6 +234,11 @@ const TESTS: [Requirement; 25] = [
         item: Item::Program("prometheus"),
         package: "prometheus",
         reason: "reads the page of metrics",
+    },
+    Requirement {
+        item: Item::Program("redis-server"),
+        package: "redis-server",
+        reason: "is the engine of a fleet",
     },
     Requirement {
         item: Item::Program("valgrind"),

@@ -20,6 +20,15 @@ const REQUIREMENTS: &str = "tests/schemathesis/requirements.txt";
 /// The file that lists the packages with Grafana's types, each with its version.
 const GRAFANA: &str = "tests/grafana/requirements.txt";
 
+/// The file that lists the packages with other versions of Redis and Valkey.
+const ENGINES: &str = "tests/engines/requirements.txt";
+
+/// Returns the directory of an environment with other versions of Redis and Valkey than Debian's.
+/// It is installed if it is missing.
+pub fn engines(context: &Context) -> anyhow::Result<PathBuf> {
+    environment("engines", &context.root().join(ENGINES))
+}
+
 /// Returns the path of schemathesis, which compares the control interface with its OpenAPI
 /// document. schemathesis is installed if it is missing.
 pub fn schemathesis(context: &Context) -> anyhow::Result<PathBuf> {

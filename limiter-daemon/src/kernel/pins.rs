@@ -197,8 +197,8 @@ pub(super) fn untracked_entries(tables: &Tables) -> u32 {
     tables.flows.max(65_536)
 }
 
-/// Returns the number of entries in the map of leases. A host that belongs to no fleet has none, and
-/// an array has at least one entry.
+/// Returns the number of entries in the map of leases. A host that belongs to no fleet has none,
+/// and an array has at least one entry.
 pub(super) fn lease_entries(tables: &Tables) -> u32 {
     if tables.leases { tables.scope_ids() } else { 1 }
 }

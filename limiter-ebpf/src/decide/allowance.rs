@@ -21,8 +21,8 @@ pub const WAITS: u32 = u32::MAX - 2;
 /// extends.
 const UNATTENDED_WAIT: u32 = 5;
 
-/// The bounds on the count of a scope that result from its allowance. The daemon does not allow more
-/// than the lease of a scope that shares its quota with other hosts.
+/// The bounds on the count of a scope that result from its allowance. The daemon does not allow
+/// more than the lease of a scope that shares its quota with other hosts.
 pub struct Allowance {
     /// The count up to which requests are admitted, unless the daily quota is lower.
     pub limit: u64,

@@ -94,6 +94,15 @@ impl Integration {
         whole.into_iter().chain(partial).collect()
     }
 
+    /// Returns whether tests of a program are selected.
+    pub fn has_some(&self, program: &str) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::All => true,
+            Self::Programs(programs) => programs.contains_key(program),
+        }
+    }
+
     /// Returns whether tests of a module are selected.
     pub fn has(&self, program: &str, module: &str) -> bool {
         let programs = match self {

@@ -25,6 +25,10 @@ const SCHEMATHESIS_VARIABLE: &str = "LIMITER_SCHEMATHESIS";
 /// fields of a Grafana dashboard.
 const GRAFANA_VARIABLE: &str = "LIMITER_GRAFANA";
 
+/// The environment variable with the directory of a Python environment that has other versions of
+/// Redis and Valkey than Debian's.
+const ENGINES_VARIABLE: &str = "LIMITER_ENGINES";
+
 /// The files that the integration tests need besides their programs.
 pub struct Supplies {
     /// The release binary.
@@ -55,6 +59,9 @@ impl Supplies {
         }
         if chosen.has("daemon", "metrics") {
             variables.push((GRAFANA_VARIABLE, python::grafana(context)?));
+        }
+        if chosen.has_some("fleet") {
+            variables.push((ENGINES_VARIABLE, python::engines(context)?));
         }
         if chosen.has("guide", "terminators") || chosen.has("traffic", "proxies") {
             // Without Envoy, the tests that need it report themselves as skipped.

@@ -11,7 +11,7 @@
 --              u  the sum of all requests that the hosts have reported
 --              a  the number of hosts
 --              r  the time of the last recall (ms), and w the wait after it (ms)
---              and for each host its lease, its requests and its last operation: "10:4:17"
+--              h:HOST  for each host its lease, its requests and its last operation: "10:4:17"
 -- ARGV[1]    the name of the server to which the host is connected
 -- ARGV[2]    the id of the host
 -- ARGV[3]    the number of this operation, which grows from call to call of a host
@@ -49,7 +49,8 @@ local clock = call('TIME')
 local seconds = tonumber(clock[1])
 local now = seconds * 1000 + floor(tonumber(clock[2]) / 1000)
 local learning = max(tonumber(state[2] or 0) - now, 0)
-local host, operation, day = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+-- The names of the other fields have one letter.
+local host, operation, day = 'h:' .. ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local today = floor(seconds / DAY_S)
 
 -- Returns the standing of a request for more, the grant, and the kind of the recall.

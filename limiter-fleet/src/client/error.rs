@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The errors of the connection to the engine.
+
+use redis::RedisError;
+
+use super::address::Address;
+
+/// An error of the connection to the engine.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A server could not be reached, or refused the user.
+    #[error("cannot connect to {address}: {source}")]
+    Connect {
+        /// The server.
+        address: Address,
+        /// The cause.
+        source: RedisError,
+    },
+    /// A server did not answer a command, or refused it.
+    #[error("{address}: {source}")]
+    Command {
+        /// The server.
+        address: Address,
+        /// The cause.
+        source: RedisError,
+    },
+    /// The answer of a server is not of the form that is expected.
+    #[error("{address} has answered with something else than {expected}")]
+    Reply {
+        /// The server.
+        address: Address,
+        /// The expected answer.
+        expected: &'static str,
+    },
+    /// A server is a replica.
+    #[error("{0} is a replica, and only a primary grants leases")]
+    Replica(Address),
+    /// A server is too old.
+    #[error("{address} is {version}; limiter needs Redis 6.2 or Valkey 7.2, or later")]
+    TooOld {
+        /// The server.
+        address: Address,
+        /// The name and the version of the server's program.
+        version: String,
+    },
+    /// A server may drop counts when it is short of memory.
+    #[error(
+        "{address} has `maxmemory-policy {policy}`, which may drop counts; set it to noeviction"
+    )]
+    Evicts {
+        /// The server.
+        address: Address,
+        /// The policy.
+        policy: String,
+    },
+    /// The Sentinels know no primary of this name.
+    #[error("the Sentinels know no primary {0:?}")]
+    UnknownPrimary(String),
+    /// No server serves a slot of the cluster.
+    #[error("no server of the cluster serves slot {0}")]
+    NoServer(u16),
+    /// The engine has no fleet.
+    #[error(
+        "the engine has no fleet; `limiter fleet init` makes one, and `limiter fleet seed` \
+             restores the one of this host"
+    )]
+    NoFleet,
+    /// The engine has another fleet than that of the host.
+    #[error("the engine has the fleet {0}, to which this host does not belong")]
+    OtherFleet(String),
+    /// The engine has a fleet already.
+    #[error("the engine has a fleet already; `limiter fleet join` makes this host a part of it")]
+    Exists,
+    /// Another machine has the identity of this host.
+    #[error("another machine uses the identity of this host, as if its disk had been cloned")]
+    Duplicate,
+    /// A change was made, but no replica has confirmed it in time, so that it may be lost.
+    #[error("{0} has made the change, but no replica has confirmed it, so it may be lost")]
+    Unconfirmed(Address),
+    /// The certificates cannot be used.
+    #[error("cannot use the certificates: {0}")]
+    Certificates(RedisError),
+    /// None of the addresses led to a server that can be used.
+    #[error("{}", list(.0))]
+    None(Vec<Error>),
+}
+
+impl Error {
+    /// Returns whether another server or another connection may not have this error.
+    pub(super) fn is_of_server(&self) -> bool {
+        !matches!(
+            self,
+            Self::NoFleet
+                | Self::OtherFleet(_)
+                | Self::Exists
+                | Self::Duplicate
+                | Self::Unconfirmed(_)
+        )
+    }
+
+    /// Returns the error for an error reply of a script.
+    pub(super) fn of_reply(address: &Address, source: RedisError) -> Self {
+        match source.code() {
+            Some("NOFLEET") => Self::NoFleet,
+            Some("OTHERFLEET") => Self::OtherFleet(source.detail().unwrap_or_default().to_owned()),
+            Some("EXISTS") => Self::Exists,
+            Some("DUPLICATE") => Self::Duplicate,
+            _ => Self::Command {
+                address: address.clone(),
+                source,
+            },
+        }
+    }
+}
+
+/// Returns the messages of several errors as one.
+fn list(errors: &[Error]) -> String {
+    let messages: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    messages.join("; ")
+}

@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The connection to one server.
+
+use std::{io, sync::OnceLock, time::Duration};
+
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, Value,
+    aio::{MultiplexedConnection, PubSub},
+    cmd,
+};
+
+use super::{Access, address::Address, error::Error, server::Server};
+use crate::{
+    account::{Bucket, account_key},
+    call::{Answer, Call},
+    host::Failure,
+    script::{self, LEARNING, OTHER_SERVER},
+};
+
+/// The time to connect to a server, and the time for the answer to a command.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// The time for which a server waits for its replicas. It is well below [`ANSWER_TIMEOUT`].
+const CONFIRM_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Calls about scopes of one bucket on one day, each with the name of the scope.
+#[derive(Debug, Clone)]
+pub(super) struct Batch {
+    pub(super) bucket: Bucket,
+    pub(super) calls: Vec<(String, Call)>,
+}
+
+/// The result of a call.
+pub(super) type CallResult = Result<Answer, Failure>;
+
+/// A connection to one server.
+pub(super) struct Link {
+    pub(super) address: Address,
+    pub(super) server: Server,
+    connection: MultiplexedConnection,
+}
+
+/// A script, which a server knows by its hash after it was loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Script {
+    Lease,
+    Learn,
+    Found,
+    Beat,
+    Recall,
+    Change,
+    Read,
+}
+
+impl Script {
+    /// All scripts with their texts, in the order of the numbers of their variants.
+    const ALL: [(Self, &str); 7] = [
+        (Self::Lease, script::LEASE),
+        (Self::Learn, script::LEARN),
+        (Self::Found, script::FOUND),
+        (Self::Beat, script::BEAT),
+        (Self::Recall, script::RECALL),
+        (Self::Change, script::CHANGE),
+        (Self::Read, script::READ),
+    ];
+
+    /// Returns the hash of the script. The hashes are computed once.
+    fn hash(self) -> &'static str {
+        static HASHES: OnceLock<[String; 7]> = OnceLock::new();
+        let hashes = HASHES.get_or_init(|| {
+            Self::ALL.map(|(_, text)| {
+                let mut sha1 = sha1_smol::Sha1::new();
+                sha1.update(text.as_bytes());
+                sha1.digest().to_string()
+            })
+        });
+        &hashes[self as usize]
+    }
+}
+
+impl Link {
+    /// Connects to a server, and checks that it can be used.
+    ///
+    /// # Errors
+    /// Returns the reason why it cannot.
+    pub(super) async fn open(address: &Address, access: &Access) -> Result<Self, Error> {
+        let mut connection = connect(address, access).await?;
+        let server = survey(address, &mut connection).await?;
+        server.check(address)?;
+        Ok(Self {
+            address: address.clone(),
+            server,
+            connection,
+        })
+    }
+
+    /// Reads the description of the server again. It has another name after it has been demoted and
+    /// promoted, even if the connection has stayed.
+    ///
+    /// # Errors
+    /// Returns an error if the server does not answer or can no longer be used.
+    pub(super) async fn refresh(&mut self) -> Result<(), Error> {
+        self.server = survey(&self.address, &mut self.connection).await?;
+        self.server.check(&self.address)
+    }
+
+    /// Sends batches in one pipeline, and waits until `confirm` replicas have the results.
+    ///
+    /// # Errors Returns an error if the server does not answer. Then the calls may have been
+    /// executed or not.
+    pub(super) async fn lease(
+        &mut self,
+        host: &str,
+        batches: &[Batch],
+        confirm: u32,
+    ) -> Result<Vec<Vec<CallResult>>, Error> {
+        let mut pipeline = Pipeline::new();
+        for batch in batches {
+            let calls: Vec<Call> = batch.calls.iter().map(|(_, call)| *call).collect();
+            let call = pipeline.cmd("EVALSHA").arg(Script::Lease.hash());
+            call.arg(calls.len() + 1).arg(batch.bucket.state_key());
+            for (scope, of_scope) in &batch.calls {
+                call.arg(account_key(scope, of_scope.day));
+            }
+            call.arg(script::lease_arguments(&self.server.name, host, &calls));
+        }
+        confirmed_by(&mut pipeline, confirm);
+        let mut replies = self.send(&pipeline).await?;
+        let confirmed = confirm == 0
+            || replies.pop().is_some_and(|reply| {
+                u32::from_redis_value(reply).is_ok_and(|replicas| replicas >= confirm)
+            });
+        let mut results = Vec::new();
+        for (batch, reply) in batches.iter().zip(replies) {
+            if let Value::ServerError(error) = &reply
+                && error.code() == OTHER_SERVER
+            {
+                let (address, bucket) = (&self.address, batch.bucket);
+                log::info!("{address} is another server than before, or has lost bucket {bucket}");
+                self.name(bucket, LEARNING).await?;
+                results.push(vec![Err(Failure::OtherServer); batch.calls.len()]);
+                continue;
+            }
+            if let Value::ServerError(error) = reply {
+                return Err(self.failed(RedisError::from(error)));
+            }
+            let answers = answers(reply).filter(|answers| answers.len() == batch.calls.len());
+            let Some(answers) = answers else {
+                return Err(Error::Reply {
+                    address: self.address.clone(),
+                    expected: "the results of the script for leases",
+                });
+            };
+            let usable = |answer: Answer| match confirmed {
+                true => Ok(answer),
+                false => Err(Failure::Unanswered),
+            };
+            results.push(answers.into_iter().map(usable).collect());
+        }
+        Ok(results)
+    }
+
+    /// Makes this server the one that grants leases of a bucket, after it has learned for
+    /// `learning` which leases there are.
+    ///
+    /// # Errors Returns an error if the server does not answer.
+    pub(super) async fn name(&mut self, bucket: Bucket, learning: Duration) -> Result<(), Error> {
+        let key = bucket.state_key();
+        let arguments = [self.server.name.clone(), learning.as_millis().to_string()];
+        let named = self.script(Script::Learn, &[&key], &arguments, 0).await;
+        named.map(drop)
+    }
+
+    /// Runs a script, and waits until `confirm` replicas have its changes.
+    ///
+    /// # Errors
+    /// Returns the error of the script, or [`Error::Unconfirmed`].
+    pub(super) async fn script(
+        &mut self,
+        script: Script,
+        keys: &[&str],
+        arguments: &[String],
+        confirm: u32,
+    ) -> Result<Value, Error> {
+        let mut pipeline = Pipeline::new();
+        let call = pipeline.cmd("EVALSHA").arg(script.hash());
+        call.arg(keys.len()).arg(keys).arg(arguments);
+        confirmed_by(&mut pipeline, confirm);
+        let mut replies = self.send(&pipeline).await?.into_iter();
+        let failed = |source| Error::of_reply(&self.address, source);
+        let reply = replies.next().unwrap_or(Value::Nil);
+        let reply = reply.extract_error().map_err(failed)?;
+        let confirmations = replies.next().map_or(Ok(confirm), u32::from_redis_value);
+        match confirmations {
+            Ok(replicas) if replicas >= confirm => Ok(reply),
+            _ => Err(Error::Unconfirmed(self.address.clone())),
+        }
+    }
+
+    /// Sends a pipeline. If the server does not have a script, loads all scripts, and sends the
+    /// pipeline again. This executes no call twice: the calls whose script was missing were not
+    /// executed, and the numbers of the others protect them.
+    async fn send(&mut self, pipeline: &Pipeline) -> Result<Vec<Value>, Error> {
+        let replies = self.send_once(pipeline).await?;
+        if !replies.iter().any(|reply| is(reply, "NOSCRIPT")) {
+            return Ok(replies);
+        }
+        let mut load = Pipeline::new();
+        for (_, text) in Script::ALL {
+            load.cmd("SCRIPT").arg("LOAD").arg(text);
+        }
+        let loaded: RedisResult<Vec<String>> = load.query_async(&mut self.connection).await;
+        loaded.map_err(|source| self.failed(source))?;
+        self.send_once(pipeline).await
+    }
+
+    async fn send_once(&mut self, pipeline: &Pipeline) -> Result<Vec<Value>, Error> {
+        let replies = pipeline.query_async(&mut self.connection).await;
+        replies.map_err(|source| self.failed(source))
+    }
+
+    pub(super) async fn query<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, Error> {
+        let reply = command.query_async(&mut self.connection).await;
+        reply.map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: RedisError) -> Error {
+        Error::Command {
+            address: self.address.clone(),
+            source,
+        }
+    }
+}
+
+/// Makes a pipeline wait until `confirm` replicas have its changes, and return errors as replies.
+fn confirmed_by(pipeline: &mut Pipeline, confirm: u32) {
+    if confirm > 0 {
+        let timeout = CONFIRM_TIMEOUT.as_millis() as u64;
+        pipeline.cmd("WAIT").arg(confirm).arg(timeout);
+    }
+    pipeline.ignore_errors();
+}
+
+/// Returns whether a reply is an error with this code.
+fn is(reply: &Value, code: &str) -> bool {
+    matches!(reply, Value::ServerError(error) if error.code() == code)
+}
+
+fn answers(reply: Value) -> Option<Vec<Answer>> {
+    let rows: Vec<Vec<i64>> = Vec::from_redis_value(reply).ok()?;
+    rows.iter()
+        .map(|row| script::lease_answer(row).ok())
+        .collect()
+}
+
+/// Connects to a server or a Sentinel.
+///
+/// # Errors
+/// Returns an error if it cannot be reached or refuses the user.
+pub(super) async fn connect(
+    address: &Address,
+    access: &Access,
+) -> Result<MultiplexedConnection, Error> {
+    let client = client(address, access)?;
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(ANSWER_TIMEOUT));
+    let connected = client.get_multiplexed_async_connection_with_config(&config);
+    connected.await.map_err(|source| Error::Connect {
+        address: address.clone(),
+        source,
+    })
+}
+
+/// Connects to a server for announcements.
+///
+/// # Errors
+/// Returns an error if it cannot be reached or refuses the user.
+pub(super) async fn listen(address: &Address, access: &Access) -> Result<PubSub, Error> {
+    let client = client(address, access)?;
+    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, client.get_async_pubsub());
+    let timed_out = |_| Err(io::Error::from(io::ErrorKind::TimedOut).into());
+    let connected = connecting.await.unwrap_or_else(timed_out);
+    connected.map_err(|source| Error::Connect {
+        address: address.clone(),
+        source,
+    })
+}
+
+fn client(address: &Address, access: &Access) -> Result<Client, Error> {
+    let info = access.connection_info(address);
+    match address.tls {
+        true => Client::build_with_tls(info, access.certificates()),
+        false => Client::open(info),
+    }
+    .map_err(Error::Certificates)
+}
+
+async fn survey(
+    address: &Address,
+    connection: &mut MultiplexedConnection,
+) -> Result<Server, Error> {
+    let info: RedisResult<String> = cmd("INFO").query_async(connection).await;
+    let info = info.map_err(|source| Error::Command {
+        address: address.clone(),
+        source,
+    })?;
+    Server::of(&info).ok_or_else(|| Error::Reply {
+        address: address.clone(),
+        expected: "the fields of INFO",
+    })
+}

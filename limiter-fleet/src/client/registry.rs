@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The fleet, its hosts and its registry, as a host reads and changes them.
+
+use std::time::Duration;
+
+use redis::{FromRedisValue, Value};
+
+use super::{Client, Error, link::Script};
+use crate::registry::{
+    Basis, Beat, Changed, FLEET, FORMAT, Fleet, HOSTS, Host, Identity, News, OBJECTS, Object,
+    RECALLED, VERSIONS,
+};
+
+/// The base of a restored object (`scripts/change.lua`).
+const RESTORED: &str = "-1";
+
+impl Client {
+    /// Makes a fleet on an engine that has none.
+    ///
+    /// # Errors
+    /// Returns [`Error::Exists`] if the engine has a fleet, and other errors if a server cannot be
+    /// reached or used.
+    pub async fn found(&mut self, id: &str, check: &str) -> Result<(), Error> {
+        let arguments = [id, FORMAT, check].map(str::to_owned);
+        self.confirmed(Script::Found, &[FLEET], &arguments).await?;
+        self.begin().await
+    }
+
+    /// Returns the fleet of the engine, or `None` if it has none.
+    ///
+    /// # Errors
+    /// Returns an error if a server cannot be reached or used.
+    pub async fn fleet(&mut self) -> Result<Option<Fleet>, Error> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(FLEET).arg(&["id", "format", "check"]);
+        let fields: Vec<Option<String>> = self.query(&command).await?;
+        let mut fields = fields.into_iter().flatten();
+        Ok(match (fields.next(), fields.next(), fields.next()) {
+            (Some(id), Some(format), Some(check)) => Some(Fleet { id, format, check }),
+            _ => None,
+        })
+    }
+
+    /// Tells the engine that the host is there. `text` is what the host says of itself, and
+    /// `recall` the number of the last recall that it knows.
+    ///
+    /// # Errors Returns [`Error::NoFleet`], [`Error::OtherFleet`] or [`Error::Duplicate`], and
+    /// other errors if a server cannot be reached or used.
+    pub async fn beat(
+        &mut self,
+        identity: &Identity,
+        text: &str,
+        recall: u64,
+        wants_hosts: bool,
+    ) -> Result<Beat, Error> {
+        let Identity {
+            fleet,
+            host,
+            session,
+            machine,
+        } = identity;
+        let (recall, wants) = (recall.to_string(), u8::from(wants_hosts).to_string());
+        let arguments = [fleet, host, session, machine, text, &recall, &wants];
+        let arguments = arguments.map(str::to_owned);
+        let keys = [FLEET, HOSTS, RECALLED];
+        let reply = self.unconfirmed(Script::Beat, &keys, &arguments).await?;
+        self.read(reply, "the reply of a beat", |reply| {
+            type Reply = (u64, u64, u64, Vec<String>, Vec<(String, String)>);
+            let (time, version, recall, recalls, hosts) = Reply::from_redis_value(reply).ok()?;
+            let hosts: Option<Vec<Host>> = hosts
+                .into_iter()
+                .map(|(id, entry)| Host::of(id, &entry))
+                .collect();
+            Some(Beat {
+                time: Duration::from_millis(time),
+                version,
+                recall,
+                recalls,
+                hosts: hosts?,
+            })
+        })
+    }
+
+    /// Removes a host that has left the fleet.
+    ///
+    /// # Errors
+    /// Returns an error if a server cannot be reached or used.
+    pub async fn forget_host(&mut self, host: &str) -> Result<bool, Error> {
+        let mut command = redis::cmd("HDEL");
+        command.arg(HOSTS).arg(host);
+        let removed: u64 = self.query(&command).await?;
+        Ok(removed > 0)
+    }
+
+    /// Calls on all hosts to give back parts of their leases, which `texts` name.
+    ///
+    /// # Errors
+    /// Returns an error if a server cannot be reached or used.
+    pub async fn recall(&mut self, texts: &[String]) -> Result<(), Error> {
+        let keys = [FLEET, RECALLED];
+        self.unconfirmed(Script::Recall, &keys, texts)
+            .await
+            .map(drop)
+    }
+
+    /// Changes objects. Returns the version of the registry and the results in the order of the
+    /// objects. The changes are confirmed by a replica, if there are any.
+    ///
+    /// # Errors
+    /// Returns [`Error::NoFleet`] or [`Error::OtherFleet`], [`Error::Unconfirmed`] if the changes
+    /// were made and may be lost, and other errors if a server cannot be reached or used.
+    pub async fn change(
+        &mut self,
+        fleet: &str,
+        objects: &[(Basis, Object)],
+    ) -> Result<(u64, Vec<Changed>), Error> {
+        let mut arguments = vec![fleet.to_owned()];
+        for (basis, object) in objects {
+            let basis = match basis {
+                Basis::Revision(revision) => revision.to_string(),
+                Basis::Restored => RESTORED.to_owned(),
+            };
+            let revision = object.revision.to_string();
+            arguments.extend([object.name.clone(), basis, revision, object.value.clone()]);
+        }
+        let keys = [FLEET, OBJECTS, VERSIONS];
+        let reply = self.confirmed(Script::Change, &keys, &arguments).await?;
+        self.read(reply, "the reply of a change", |reply| {
+            let mut values = Vec::<Value>::from_redis_value(reply).ok()?.into_iter();
+            let version = u64::from_redis_value(values.next()?).ok()?;
+            let results: Option<Vec<Changed>> = objects
+                .iter()
+                .map(|(_, object)| {
+                    let accepted = u8::from_redis_value(values.next()?).ok()? == 1;
+                    let text = String::from_redis_value(values.next()?).ok()?;
+                    let present = Object::of(object.name.clone(), &text)?;
+                    Some(match accepted {
+                        true => Changed::Accepted,
+                        false => Changed::Refused(present),
+                    })
+                })
+                .collect();
+            Some((version, results?))
+        })
+    }
+
+    /// Reads up to `most` objects that have changed after `version`.
+    ///
+    /// # Errors
+    /// Returns [`Error::NoFleet`] or [`Error::OtherFleet`], and other errors if a server cannot be
+    /// reached or used.
+    pub async fn news(&mut self, fleet: &str, version: u64, most: usize) -> Result<News, Error> {
+        let arguments = [fleet.to_owned(), version.to_string(), most.to_string()];
+        let keys = [FLEET, OBJECTS, VERSIONS];
+        let reply = self.unconfirmed(Script::Read, &keys, &arguments).await?;
+        self.read(reply, "the reply of a reading", |reply| {
+            let mut values = Vec::<Value>::from_redis_value(reply).ok()?.into_iter();
+            let version = u64::from_redis_value(values.next()?).ok()?;
+            let upto = u64::from_redis_value(values.next()?).ok()?;
+            let mut objects = Vec::new();
+            while let Some(name) = values.next() {
+                let name = String::from_redis_value(name).ok()?;
+                let text = String::from_redis_value(values.next()?).ok()?;
+                objects.push(Object::of(name, &text)?);
+            }
+            Some(News {
+                version,
+                upto,
+                objects,
+            })
+        })
+    }
+
+    async fn confirmed(
+        &mut self,
+        script: Script,
+        keys: &[&str],
+        arguments: &[String],
+    ) -> Result<Value, Error> {
+        let confirm = self.confirm();
+        self.run(script, keys, arguments, confirm).await
+    }
+
+    async fn unconfirmed(
+        &mut self,
+        script: Script,
+        keys: &[&str],
+        arguments: &[String],
+    ) -> Result<Value, Error> {
+        self.run(script, keys, arguments, 0).await
+    }
+
+    /// Runs a script on the server with the keys of the fleet.
+    async fn run(
+        &mut self,
+        script: Script,
+        keys: &[&str],
+        arguments: &[String],
+        confirm: u32,
+    ) -> Result<Value, Error> {
+        let run = async {
+            let link = self.nodes.of_fleet(&self.settings).await?;
+            link.script(script, keys, arguments, confirm).await
+        };
+        let result = run.await;
+        self.forget_after(&result);
+        result
+    }
+
+    async fn query<T: FromRedisValue>(&mut self, command: &redis::Cmd) -> Result<T, Error> {
+        let query = async {
+            let link = self.nodes.of_fleet(&self.settings).await?;
+            link.query(command).await
+        };
+        let result = query.await;
+        self.forget_after(&result);
+        result
+    }
+
+    /// Forgets the servers after an error for which another server may be the reason.
+    fn forget_after<T>(&mut self, result: &Result<T, Error>) {
+        if result.as_ref().is_err_and(Error::is_of_server) {
+            self.nodes.forget();
+        }
+    }
+
+    fn read<T>(
+        &self,
+        reply: Value,
+        expected: &'static str,
+        read: impl FnOnce(Value) -> Option<T>,
+    ) -> Result<T, Error> {
+        read(reply).ok_or_else(|| Error::Reply {
+            address: self.nodes.address_of_fleet(),
+            expected,
+        })
+    }
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The fleet, its hosts, and the registry of scopes and keys that they share.
+//!
+//! The registry consists of objects with names. What an object is, only the daemon knows: here, its
+//! value is a text. Each change raises the **revision** of an object by one, and the **version** of
+//! the whole registry. A host reads the objects that are newer than the version that it knows.
+
+use std::time::Duration;
+
+/// The version of the format in which a fleet is kept on its engine.
+pub const FORMAT: &str = "1";
+
+/// The channel on which a change of the registry is announced, with the new version.
+pub const CHANGES: &str = "limiter:changes";
+/// The channel on which recalls are announced.
+pub const RECALLS: &str = "limiter:recall";
+
+/// The keys of a fleet, which are in one slot of a cluster.
+pub(crate) const FLEET: &str = "limiter:{fleet}:f";
+pub(crate) const HOSTS: &str = "limiter:{fleet}:m";
+pub(crate) const OBJECTS: &str = "limiter:{fleet}:o";
+pub(crate) const VERSIONS: &str = "limiter:{fleet}:v";
+pub(crate) const RECALLED: &str = "limiter:{fleet}:r";
+
+/// A fleet, as its engine knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fleet {
+    /// The id of the fleet.
+    pub id: String,
+    /// The version of the format.
+    pub format: String,
+    /// The check value of the secret with which keys are hashed.
+    pub check: String,
+}
+
+/// A host, as it presents itself at each beat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The id of the fleet.
+    pub fleet: String,
+    /// The id of the host.
+    pub host: String,
+    /// The id of this run of the daemon.
+    pub session: String,
+    /// The id of the machine.
+    pub machine: String,
+}
+
+/// The answer to a beat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beat {
+    /// The time of the engine, since the Unix epoch.
+    pub time: Duration,
+    /// The version of the registry.
+    pub version: u64,
+    /// The number of the last recall.
+    pub recall: u64,
+    /// The recalls that the host did not know.
+    pub recalls: Vec<String>,
+    /// The hosts of the fleet, if they were asked for.
+    pub hosts: Vec<Host>,
+}
+
+/// A host of a fleet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// The id of the host.
+    pub id: String,
+    /// The time at which the host was last heard of, since the Unix epoch.
+    pub seen: Duration,
+    /// What the host says of itself.
+    pub text: String,
+}
+
+impl Host {
+    /// Reads an entry of the hash of hosts (`scripts/beat.lua`).
+    pub(crate) fn of(id: String, entry: &str) -> Option<Self> {
+        let mut words = entry.splitn(4, ' ');
+        let seen = Duration::from_millis(words.next()?.parse().ok()?);
+        let text = words.nth(2)?.to_owned();
+        Some(Self { id, seen, text })
+    }
+}
+
+/// An object of the registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// The name.
+    pub name: String,
+    /// The number of changes, from 1 on. 0 means that there is no such object.
+    pub revision: u64,
+    /// The value.
+    pub value: String,
+}
+
+impl Object {
+    /// Reads a revision and a value (`scripts/change.lua`).
+    pub(crate) fn of(name: String, text: &str) -> Option<Self> {
+        let (revision, value) = text.split_once(' ')?;
+        Some(Self {
+            name,
+            revision: revision.parse().ok()?,
+            value: value.to_owned(),
+        })
+    }
+}
+
+/// The way in which an object is changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// The change is based on this revision, and is refused if the object has another one.
+    Revision(u64),
+    /// The object is restored. The higher revision wins.
+    Restored,
+}
+
+/// The result of a change of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changed {
+    /// The object has the new value.
+    Accepted,
+    /// The object has another revision than the one on which the change was based, or a higher one
+    /// than the one that was to be restored. This is the object.
+    Refused(Object),
+}
+
+/// Objects that are newer than a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// The version of the registry.
+    pub version: u64,
+    /// The version up to which the objects are complete.
+    pub upto: u64,
+    /// The objects.
+    pub objects: Vec<Object>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_and_objects_are_read() {
+        let host = Host::of("h".to_owned(), "1500 s m {\"name\": \"web 1\"}").unwrap();
+        assert_eq!(host.seen, Duration::from_millis(1_500));
+        assert_eq!(host.text, "{\"name\": \"web 1\"}");
+        assert_eq!(Host::of("h".to_owned(), "1500 s"), None);
+        let object = Object::of("s:acme".to_owned(), "12 a b").unwrap();
+        assert_eq!((object.revision, object.value.as_str()), (12, "a b"));
+        assert_eq!(Object::of("s:acme".to_owned(), "x"), None);
+    }
+}

@@ -1,0 +1,49 @@
+-- SPDX-License-Identifier: MIT OR Apache-2.0
+--
+-- Changes objects of the registry: scopes and keys.
+--
+-- KEYS[1]  the fleet (found.lua)
+-- KEYS[2]  the objects, a hash: for the name of each object its revision and its value: "3 {...}"
+-- KEYS[3]  the versions, a sorted set: the names of the objects, each with the version of the
+--          registry in which it last changed
+-- ARGV[1]  the id of the fleet
+-- ARGV[2..] for each object: its name, the revision on which the change is based, the new revision,
+--          and the new value. If the base is -1, the object is not changed by an operator, but
+--          restored by a host, and the higher revision wins.
+--
+-- Each change of an object raises its revision by one. A change that is based on another revision
+-- than the present one is refused, so that no host undoes a change that it does not know.
+--
+-- Returns the version of the registry, and then for each object 1 or 0 (changed or refused), and
+-- the revision and value that the object has now. Fails like beat.lua.
+
+local fleet = redis.call('HMGET', KEYS[1], 'id', 'version')
+if not fleet[1] then
+  return redis.error_reply('NOFLEET the engine has no fleet')
+elseif fleet[1] ~= ARGV[1] then
+  return redis.error_reply('OTHERFLEET ' .. fleet[1])
+end
+local version = tonumber(fleet[2] or 0)
+local replies = { version }
+for i = 2, #ARGV, 4 do
+  local name, base, revision, value = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), ARGV[i + 3]
+  local before = redis.call('HGET', KEYS[2], name)
+  local present = before and tonumber(string.match(before, '^%d+')) or 0
+  local wins = base == present
+  if base < 0 then
+    wins = revision > present
+  end
+  if wins then
+    before = ARGV[i + 2] .. ' ' .. value
+    version = redis.call('HINCRBY', KEYS[1], 'version', 1)
+    redis.call('HSET', KEYS[2], name, before)
+    redis.call('ZADD', KEYS[3], version, name)
+  end
+  replies[#replies + 1] = wins and 1 or 0
+  replies[#replies + 1] = before or '0 '
+end
+if version > replies[1] then
+  replies[1] = version
+  redis.call('PUBLISH', 'limiter:changes', version)
+end
+return replies

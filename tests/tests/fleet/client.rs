@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The client, with one server or with a primary and a replica.
+
+use std::{fs, process::Command};
+
+use limiter_fleet::{
+    Failure, Standing, Wish,
+    client::{Access, Certificates, Kind, Settings},
+};
+use limiter_tests::{
+    Lab,
+    engine::{Engine, Program},
+    eventually, process,
+};
+use nix::sys::signal::Signal;
+use zeroize::Zeroizing;
+
+use crate::support::{Host, QUOTA, SCOPE, run, settings};
+
+fn server(program: Program, lab: &Lab, port: u16, options: &[&str]) -> Engine {
+    let place = ("127.0.0.1", port);
+    Engine::start(program, lab.server(), place, lab.directory(), options)
+}
+
+fn single(engine: &Engine) -> Settings {
+    settings(Kind::Single, &[engine])
+}
+
+#[test]
+fn hosts_share_a_quota() {
+    for program in Program::ALL {
+        run(async |lab| {
+            let engine = server(program, lab, 6379, &[]);
+            let mut hosts = ["a", "b"].map(|name| Host::new(single(&engine), name));
+            hosts[0].client.begin().await.expect("a server");
+            let mut leases = [0, 0];
+            let mut ended = false;
+            while !ended {
+                ended = true;
+                for (host, lease) in hosts.iter_mut().zip(&mut leases) {
+                    let (answer, error) = host.ask(*lease, Wish::UpTo(*lease + 100)).await;
+                    let answer = answer.unwrap_or_else(|_| panic!("{program:?}: {error:?}"));
+                    ended &= answer.standing == Standing::UsedUp;
+                    *lease = answer.lease;
+                }
+            }
+            assert_eq!(leases.iter().sum::<u64>(), QUOTA, "{program:?}");
+        });
+    }
+}
+
+#[test]
+fn many_scopes_are_asked_for_in_one_call() {
+    run(async |lab| {
+        let engine = server(Program::Valkey9, lab, 6379, &[]);
+        let mut host = Host::new(single(&engine), "a");
+        let calls: Vec<_> = (0..5_000)
+            .map(|scope| (format!("scope-{scope}"), host.call(0, 0, Wish::UpTo(1))))
+            .collect();
+        host.client.begin().await.expect("a server");
+        let (results, error) = host.client.lease(&calls).await;
+        assert!(error.is_none(), "{error:?}");
+        let granted = results
+            .iter()
+            .filter(|result| result.is_ok_and(|answer| answer.lease == 1));
+        assert_eq!(granted.count(), calls.len());
+    });
+}
+
+#[test]
+fn a_server_that_forgot_scripts_or_data_is_used_again() {
+    run(async |lab| {
+        let mut engine = server(Program::Redis7, lab, 6379, &[]);
+        let mut host = Host::new(single(&engine), "a");
+        host.client.begin().await.expect("a server");
+        assert_eq!(host.ask_until_granted(0, Wish::UpTo(10)).await.lease, 10);
+        engine.cli(&["SCRIPT", "FLUSH"]);
+        let (answer, _) = host.ask(10, Wish::UpTo(20)).await;
+        assert_eq!(answer.expect("an answer").lease, 20);
+        // After the loss of all data, the server first learns which leases there are.
+        engine.cli(&["FLUSHALL"]);
+        let (answer, _) = host.ask(20, Wish::UpTo(30)).await;
+        assert_eq!(answer, Err(Failure::OtherServer));
+        let (answer, _) = host.ask(20, Wish::Keep).await;
+        assert_eq!(answer.expect("an answer").free, (QUOTA - 20) as i64);
+        let (answer, _) = host.ask(20, Wish::UpTo(30)).await;
+        assert_eq!(answer.expect("an answer").standing, Standing::Learning);
+        let answer = host.ask_until_granted(20, Wish::UpTo(30)).await;
+        assert_eq!((answer.lease, answer.free), (30, (QUOTA - 30) as i64));
+        // The same after a restart, which the client notices at its next call.
+        engine.kill();
+        let (answer, error) = host.ask(30, Wish::UpTo(40)).await;
+        assert_eq!(answer, Err(Failure::Unanswered));
+        let error = error.expect("the reason").to_string();
+        assert!(error.contains("127.0.0.1:6379"), "{error}");
+        engine.restart();
+        let answer = host.ask_until_granted(30, Wish::UpTo(40)).await;
+        assert_eq!((answer.lease, answer.free), (40, (QUOTA - 40) as i64));
+    });
+}
+
+#[test]
+fn a_grant_counts_only_when_a_replica_has_it() {
+    for (program, of_replica) in [
+        (Program::Valkey9, Program::Valkey9),
+        (Program::Redis7, Program::Redis7),
+    ] {
+        run(async |lab| {
+            let primary = server(program, lab, 6379, &[]);
+            let replica = server(of_replica, lab, 6380, &["--replicaof", "127.0.0.1 6379"]);
+            eventually("the replica is connected", || {
+                replica
+                    .cli(&["INFO", "replication"])
+                    .contains("master_link_status:up")
+            });
+            let mut host = Host::new(single(&primary), "a");
+            host.client.begin().await.expect("a server");
+            assert_eq!(host.client.confirm(), 1, "there is a replica");
+            assert_eq!(host.ask_until_granted(0, Wish::UpTo(10)).await.lease, 10);
+            replica.signal(Signal::SIGSTOP);
+            let (answer, error) = host.ask(10, Wish::UpTo(20)).await;
+            assert_eq!(answer, Err(Failure::Unanswered));
+            assert!(error.is_none(), "{error:?}");
+            replica.signal(Signal::SIGCONT);
+            // The grant was executed, and is confirmed now.
+            let answer = host.ask_until_granted(10, Wish::UpTo(20)).await;
+            assert_eq!((answer.lease, answer.free), (20, (QUOTA - 20) as i64));
+            // Without any replica, confirmations stay necessary.
+            drop(replica);
+            let (answer, _) = host.ask(20, Wish::UpTo(30)).await;
+            assert_eq!(answer, Err(Failure::Unanswered));
+        });
+    }
+}
+
+#[test]
+fn a_server_that_is_demoted_or_may_drop_counts_is_not_used() {
+    run(async |lab| {
+        let first = server(Program::Redis7, lab, 6379, &[]);
+        let second = server(Program::Redis7, lab, 6380, &[]);
+        let both = settings(Kind::Single, &[&first, &second]);
+        let mut host = Host::new(both, "a");
+        host.client.begin().await.expect("a server");
+        assert_eq!(host.ask_until_granted(0, Wish::UpTo(10)).await.lease, 10);
+        // The first server becomes a replica of the second while the client is connected to it.
+        first.cli(&["REPLICAOF", "127.0.0.1", "6380"]);
+        let answer = host.ask_until_granted(10, Wish::UpTo(20)).await;
+        assert_eq!((answer.lease, answer.free), (20, (QUOTA - 20) as i64));
+        let scope = limiter_fleet::account_key(SCOPE, crate::support::today());
+        assert_eq!(second.cli(&["HGET", &scope, "g"]), "20");
+        let mut of_replica = Host::new(single(&first), "b");
+        let (_, error) = of_replica.ask(0, Wish::UpTo(1)).await;
+        let error = error.expect("a reason").to_string();
+        assert!(error.contains("6379 is a replica"), "{error}");
+        second.cli(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+        let error = host
+            .client
+            .survey()
+            .await
+            .expect_err("a reason")
+            .to_string();
+        assert!(error.contains("maxmemory-policy allkeys-lru"), "{error}");
+    });
+}
+
+#[test]
+fn a_server_that_is_full_grants_nothing_and_says_why() {
+    run(async |lab| {
+        let engine = server(Program::Redis7, lab, 6379, &[]);
+        let mut host = Host::new(single(&engine), "a");
+        host.client.begin().await.expect("a server");
+        engine.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+        let (answer, error) = host.ask(0, Wish::UpTo(1)).await;
+        assert_eq!(answer, Err(Failure::Unanswered));
+        let error = error.expect("a reason").to_string();
+        assert!(error.contains("OOM"), "{error}");
+        engine.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+        assert_eq!(host.ask_until_granted(0, Wish::UpTo(1)).await.lease, 1);
+    });
+}
+
+#[test]
+fn tls_and_a_user_with_few_rights_suffice() {
+    run(async |lab| {
+        let pem = |name: &str| lab.file(name).to_string_lossy().into_owned();
+        let (ca, ca_key) = (pem("ca.pem"), pem("ca.key"));
+        let (certificate, key) = (pem("server.pem"), pem("server.key"));
+        let request = pem("server.csr");
+        let extensions = pem("server.ext");
+        fs::write(&extensions, "subjectAltName=IP:127.0.0.1").expect("a file");
+        let openssl = |words: &[&str]| process::succeed(Command::new("openssl").args(words));
+        let new_key = [
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+        ];
+        let authority = [
+            "req", "-x509", "-subj", "/CN=ca", "-keyout", &ca_key, "-out", &ca,
+        ];
+        openssl(&[&authority[..], &new_key].concat());
+        let server_key = [
+            "req",
+            "-subj",
+            "/CN=engine",
+            "-keyout",
+            &key,
+            "-out",
+            &request,
+        ];
+        openssl(&[&server_key[..], &new_key].concat());
+        openssl(&[
+            "x509",
+            "-req",
+            "-in",
+            &request,
+            "-CA",
+            &ca,
+            "-CAkey",
+            &ca_key,
+            "-CAcreateserial",
+            "-extfile",
+            &extensions,
+            "-out",
+            &certificate,
+        ]);
+        let place = ("127.0.0.1", 6379);
+        let tls = [
+            "--port",
+            "0",
+            "--tls-port",
+            "6379",
+            "--tls-cert-file",
+            &certificate,
+            "--tls-key-file",
+            &key,
+            "--tls-ca-cert-file",
+            &ca,
+            "--tls-auth-clients",
+            "no",
+        ];
+        let (namespace, directory) = (lab.server(), lab.directory());
+        let engine = Engine::start_silent(Program::Redis7, namespace, place, directory, &tls)
+            .with_login(&["--tls", "--cacert", &ca]);
+        engine.wait();
+        engine.cli(&[
+            "ACL",
+            "SETUSER",
+            "limiter",
+            "on",
+            ">secret",
+            "~limiter:*",
+            "&limiter:*",
+            "-@all",
+            "+evalsha",
+            "+script|load",
+            "+wait",
+            "+info",
+            "+hmget",
+            "+hset",
+            "+del",
+            "+expireat",
+            "+time",
+            "+hello",
+        ]);
+        let settings = |password: &str, authorities: Option<Vec<u8>>| Settings {
+            addresses: vec!["rediss://127.0.0.1:6379".parse().expect("an address")],
+            access: Access {
+                user: Some("limiter".to_owned()),
+                password: Some(Zeroizing::new(password.to_owned())),
+                certificates: Certificates {
+                    authorities,
+                    own: None,
+                },
+            },
+            ..single(&engine)
+        };
+        let trusted = fs::read(&ca).expect("the certificate");
+        let mut host = Host::new(settings("secret", Some(trusted.clone())), "a");
+        host.client.begin().await.expect("a server");
+        assert_eq!(host.ask_until_granted(0, Wish::UpTo(10)).await.lease, 10);
+        for (password, authorities, words) in [
+            ("wrong", Some(trusted), "authentication failed"),
+            ("secret", None, "certificate"),
+        ] {
+            let mut host = Host::new(settings(password, authorities), "a");
+            let (_, error) = host.ask(0, Wish::UpTo(1)).await;
+            let error = error.expect("a reason").to_string();
+            assert!(
+                error.contains(words) && !error.contains(password),
+                "{error}"
+            );
+        }
+    });
+}

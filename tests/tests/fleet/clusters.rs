@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! A cluster of six servers, of which three are primaries.
+
+use std::time::{Duration, Instant};
+
+use limiter_fleet::{
+    Wish,
+    client::{CallResult, Kind},
+};
+use limiter_tests::{
+    clock::TIMEOUT,
+    engine::{Engine, Program},
+    eventually,
+};
+
+use crate::support::{Host, run, settings};
+
+const PORTS: [u16; 6] = [7000, 7001, 7002, 7003, 7004, 7005];
+
+/// Leases five more requests of each scope.
+async fn lease_all(host: &mut Host, names: &[String], lease: u64) {
+    let start = Instant::now();
+    let mut open = names.to_vec();
+    while !open.is_empty() {
+        let call = |name: &String| (name.clone(), host.call(lease, lease, Wish::UpTo(lease + 5)));
+        let calls: Vec<_> = open.iter().map(call).collect();
+        let (results, error) = host.client.lease(&calls).await;
+        let mut results = results.into_iter();
+        open.retain(|_| {
+            let result = results.next().expect("a result");
+            !result.is_ok_and(|answer| answer.lease == lease + 5)
+        });
+        assert!(start.elapsed() < TIMEOUT, "{error:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[test]
+fn each_call_goes_to_the_server_of_its_bucket_also_after_a_failover() {
+    for program in [Program::Redis7, Program::Valkey9] {
+        run(async |lab| {
+            let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
+            let mut engines = PORTS.map(|port| {
+                let place = ("127.0.0.1", port);
+                Engine::start(program, lab.server(), place, lab.directory(), &options)
+            });
+            let addresses = PORTS.map(|port| format!("127.0.0.1:{port}"));
+            let mut create = vec!["--cluster", "create"];
+            create.extend(addresses.iter().map(String::as_str));
+            create.extend(["--cluster-replicas", "1", "--cluster-yes"]);
+            engines[0].cli(&create);
+            let is_complete = |engine: &Engine| {
+                let info = engine.cli(&["CLUSTER", "INFO"]);
+                info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:6")
+            };
+            eventually("the cluster is complete", || {
+                engines.iter().all(is_complete)
+                    && engines.iter().all(|engine| {
+                        let info = engine.cli(&["INFO", "replication"]);
+                        info.contains("master_link_status:up") || info.contains("state=online")
+                    })
+            });
+            let mut host = Host::new(settings(Kind::Cluster, &[&engines[1], &engines[0]]), "a");
+            let names: Vec<String> = (0..600).map(|number| format!("scope-{number}")).collect();
+            host.client.begin().await.expect("the servers");
+            lease_all(&mut host, &names, 0).await;
+            let servers = host.client.survey().await.expect("the servers");
+            assert_eq!(servers.len(), 3);
+            engines[0].kill();
+            eventually("a replica is promoted", || {
+                let info = engines[1].cli(&["CLUSTER", "NODES"]);
+                info.matches(" master ").count() + info.matches("myself,master").count() >= 3
+                    && info.contains("fail")
+            });
+            // The new primary has no replica, so it confirms nothing until the old one is back.
+            let unconfirmed =
+                |results: Vec<CallResult>| results.iter().filter(|result| result.is_err()).count();
+            let calls: Vec<_> = names
+                .iter()
+                .map(|name| (name.clone(), host.call(5, 5, Wish::UpTo(6))))
+                .collect();
+            let (results, _) = host.client.lease(&calls).await;
+            assert!(unconfirmed(results) > 0);
+            engines[0].restart();
+            lease_all(&mut host, &names, 5).await;
+        });
+    }
+}

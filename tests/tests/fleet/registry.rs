@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The fleet, its hosts and its registry on real servers.
+
+use std::time::Duration;
+
+use limiter_fleet::{
+    client::{Error, Hint, Kind},
+    registry::{Basis, Changed, Identity, Object},
+};
+use limiter_tests::{
+    Lab,
+    clock::TIMEOUT,
+    engine::{Engine, Program},
+    eventually,
+};
+use nix::sys::signal::Signal;
+
+use crate::support::{Host, run, settings};
+
+const FLEET: &str = "fleet-1";
+
+fn server(program: Program, lab: &Lab, port: u16, options: &[&str]) -> Engine {
+    let place = ("127.0.0.1", port);
+    Engine::start(program, lab.server(), place, lab.directory(), options)
+}
+
+async fn founded(engine: &Engine) -> Host {
+    let mut host = Host::new(settings(Kind::Single, &[engine]), "host-1");
+    let founded = host.client.found(FLEET, "check").await;
+    founded.expect("a fleet");
+    host
+}
+
+fn object(name: &str, revision: u64, value: &str) -> Object {
+    Object {
+        name: name.to_owned(),
+        revision,
+        value: value.to_owned(),
+    }
+}
+
+fn identity(host: &str, session: &str, machine: &str) -> Identity {
+    let [fleet, host, session, machine] = [FLEET, host, session, machine].map(str::to_owned);
+    Identity {
+        fleet,
+        host,
+        session,
+        machine,
+    }
+}
+
+#[test]
+fn an_engine_has_one_fleet() {
+    for program in Program::ALL {
+        run(async |lab| {
+            let engine = server(program, lab, 6379, &[]);
+            let mut other = Host::new(settings(Kind::Single, &[&engine]), "host-2");
+            assert_eq!(other.client.fleet().await.expect("a server"), None);
+            let news = other.client.news(FLEET, 0, 10).await;
+            assert!(matches!(news, Err(Error::NoFleet)), "{news:?}");
+            founded(&engine).await;
+            let fleet = other
+                .client
+                .fleet()
+                .await
+                .expect("a server")
+                .expect("a fleet");
+            assert_eq!((fleet.id.as_str(), fleet.check.as_str()), (FLEET, "check"));
+            let again = other.client.found("fleet-2", "check").await;
+            assert!(matches!(again, Err(Error::Exists)), "{again:?}");
+            let news = other.client.news("fleet-2", 0, 10).await;
+            assert!(
+                matches!(&news, Err(Error::OtherFleet(id)) if id == FLEET),
+                "{news:?}"
+            );
+        });
+    }
+}
+
+#[test]
+fn a_change_is_refused_if_the_object_has_changed_since() {
+    for program in Program::ALL {
+        run(async |lab| {
+            let engine = server(program, lab, 6379, &[]);
+            let mut host = founded(&engine).await;
+            let new = [
+                (
+                    Basis::Revision(0),
+                    object("s:acme", 1, "{\"tier\": \"master\"}"),
+                ),
+                (Basis::Revision(0), object("s:other", 1, "{}")),
+            ];
+            let changed = host.client.change(FLEET, &new).await.expect("an answer");
+            assert_eq!(changed, (2, vec![Changed::Accepted; 2]));
+            let second = [(Basis::Revision(1), object("s:acme", 2, "second"))];
+            let changed = host.client.change(FLEET, &second).await.expect("an answer");
+            assert_eq!(changed, (3, vec![Changed::Accepted]));
+            let late = [(Basis::Revision(1), object("s:acme", 2, "late"))];
+            let changed = host.client.change(FLEET, &late).await.expect("an answer");
+            let present = object("s:acme", 2, "second");
+            assert_eq!(changed, (3, vec![Changed::Refused(present.clone())]));
+            // A host that has been cut off restores what it knows. The higher revision wins.
+            let restored = [
+                (Basis::Restored, object("s:acme", 1, "first")),
+                (Basis::Restored, object("s:other", 5, "five")),
+            ];
+            let changed = host
+                .client
+                .change(FLEET, &restored)
+                .await
+                .expect("an answer");
+            assert_eq!(
+                changed,
+                (
+                    4,
+                    vec![Changed::Refused(present.clone()), Changed::Accepted]
+                )
+            );
+            let news = host.client.news(FLEET, 2, 10).await.expect("an answer");
+            assert_eq!((news.version, news.upto), (4, 4));
+            assert_eq!(news.objects, [present, object("s:other", 5, "five")]);
+        });
+    }
+}
+
+#[test]
+fn a_large_registry_is_read_in_parts() {
+    run(async |lab| {
+        let engine = server(Program::Valkey9, lab, 6379, &[]);
+        let mut host = founded(&engine).await;
+        let objects: Vec<_> = (0..2_500)
+            .map(|number| (Basis::Revision(0), object(&format!("k:{number}"), 1, "{}")))
+            .collect();
+        for some in objects.chunks(500) {
+            host.client.change(FLEET, some).await.expect("an answer");
+        }
+        let (mut version, mut read) = (0, Vec::new());
+        loop {
+            let news = host
+                .client
+                .news(FLEET, version, 1_000)
+                .await
+                .expect("an answer");
+            read.extend(news.objects);
+            version = news.upto;
+            if version == news.version {
+                break;
+            }
+        }
+        let names = |objects: &[Object]| -> Vec<String> {
+            objects.iter().map(|object| object.name.clone()).collect()
+        };
+        let all: Vec<Object> = objects.into_iter().map(|(_, object)| object).collect();
+        assert_eq!(names(&read), names(&all));
+    });
+}
+
+#[test]
+fn of_two_machines_with_one_identity_the_second_is_refused() {
+    run(async |lab| {
+        let engine = server(Program::Redis7, lab, 6379, &[]);
+        let mut host = founded(&engine).await;
+        let first = identity("host-1", "s1", "m1");
+        let beat = host
+            .client
+            .beat(&first, "{\"name\": \"web 1\"}", 0, true)
+            .await;
+        let beat = beat.expect("an answer");
+        assert_eq!(beat.hosts.len(), 1);
+        assert_eq!(beat.hosts[0].text, "{\"name\": \"web 1\"}");
+        // The clone of the host's disk.
+        let clone = identity("host-1", "s2", "m2");
+        let refused = host.client.beat(&clone, "{}", 0, false).await;
+        assert!(matches!(refused, Err(Error::Duplicate)), "{refused:?}");
+        // A daemon that starts again on the same machine.
+        let again = identity("host-1", "s3", "m1");
+        host.client
+            .beat(&again, "{}", 0, false)
+            .await
+            .expect("an answer");
+        // The old session may not come back on another machine either, until the host is silent.
+        let start = std::time::Instant::now();
+        while host.client.beat(&clone, "{}", 0, false).await.is_err() {
+            assert!(start.elapsed() < TIMEOUT);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(
+            start.elapsed() > Duration::from_secs(4),
+            "{:?}",
+            start.elapsed()
+        );
+        assert!(host.client.forget_host("host-1").await.expect("an answer"));
+        assert!(!host.client.forget_host("host-1").await.expect("an answer"));
+    });
+}
+
+#[test]
+fn recalls_and_changes_are_announced_and_found_at_the_next_beat() {
+    for program in Program::ALL {
+        run(async |lab| {
+            let engine = server(program, lab, 6379, &[]);
+            let mut host = founded(&engine).await;
+            let mut hints = host.client.hints().await.expect("a subscription");
+            let recall = "20000 all acme".to_owned();
+            host.client
+                .recall(std::slice::from_ref(&recall))
+                .await
+                .expect("an answer");
+            let new = [(Basis::Revision(0), object("s:acme", 1, "{}"))];
+            host.client.change(FLEET, &new).await.expect("an answer");
+            assert_eq!(hints.next().await, Some(Hint::Recall(recall.clone())));
+            assert_eq!(hints.next().await, Some(Hint::Changed(1)));
+            let first = identity("host-1", "s1", "m1");
+            let beat = host
+                .client
+                .beat(&first, "{}", 0, false)
+                .await
+                .expect("an answer");
+            assert_eq!(
+                (beat.version, beat.recall, beat.recalls),
+                (1, 1, vec![recall])
+            );
+            let beat = host
+                .client
+                .beat(&first, "{}", 1, false)
+                .await
+                .expect("an answer");
+            assert_eq!(beat.recalls, Vec::<String>::new());
+            // When the server has ended, so have the announcements.
+            drop(engine);
+            assert_eq!(hints.next().await, None);
+        });
+    }
+}
+
+#[test]
+fn a_change_that_no_replica_has_is_reported() {
+    run(async |lab| {
+        let primary = server(Program::Redis7, lab, 6379, &[]);
+        let replica = server(
+            Program::Redis7,
+            lab,
+            6380,
+            &["--replicaof", "127.0.0.1 6379"],
+        );
+        eventually("the replica is connected", || {
+            let info = primary.cli(&["INFO", "replication"]);
+            info.contains("state=online")
+        });
+        let mut host = founded(&primary).await;
+        replica.signal(Signal::SIGSTOP);
+        let new = [(Basis::Revision(0), object("s:acme", 1, "{}"))];
+        let changed = host.client.change(FLEET, &new).await;
+        assert!(matches!(changed, Err(Error::Unconfirmed(_))), "{changed:?}");
+        replica.signal(Signal::SIGCONT);
+        let news = host.client.news(FLEET, 0, 10).await.expect("an answer");
+        assert_eq!(news.objects, [object("s:acme", 1, "{}")]);
+    });
+}

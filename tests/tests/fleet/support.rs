@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Clients of engines.
+
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
+
+use limiter_common::day::Day;
+use limiter_fleet::{
+    Answer, Call, Failure, Standing, Wish,
+    client::{Access, Client, Error, Kind, Settings},
+};
+use limiter_tests::{
+    Lab, avoid_midnight,
+    clock::{TIMEOUT, unix_now},
+    engine::Engine,
+};
+
+/// The scope of most calls.
+pub const SCOPE: &str = "acme";
+pub const QUOTA: u64 = 1_000;
+
+/// A time within which each test ends, so that it does not begin before midnight UTC and end after
+/// it.
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// Returns the settings for servers without TLS.
+pub fn settings(kind: Kind, engines: &[&Engine]) -> Settings {
+    let address = |engine: &&Engine| engine.url().parse().expect("an address");
+    Settings {
+        kind,
+        addresses: engines.iter().map(address).collect(),
+        access: Access::default(),
+        confirm: None,
+    }
+}
+
+/// Runs `work` in the namespace of a new lab. Connections and servers last until it ends.
+pub fn run(work: impl AsyncFnOnce(&Lab) + Send) {
+    avoid_midnight(LONGEST);
+    let lab = Lab::loopback();
+    lab.server().enter(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(work(&lab));
+    });
+}
+
+/// A client that numbers its calls.
+pub struct Host {
+    pub client: Client,
+    operation: Cell<u64>,
+}
+
+impl Host {
+    pub fn new(settings: Settings, name: &str) -> Self {
+        Self {
+            client: Client::new(settings, name),
+            operation: Cell::new(0),
+        }
+    }
+
+    /// Returns a call of today for a host that knows of a lease.
+    pub fn call(&self, lease: u64, used: u64, wish: Wish) -> Call {
+        self.operation.set(self.operation.get() + 1);
+        Call {
+            scope: 0,
+            day: today(),
+            generation: 0,
+            quota: QUOTA,
+            lease,
+            used,
+            wish,
+            operation: self.operation.get(),
+        }
+    }
+
+    /// Asks for a lease of [`SCOPE`].
+    pub async fn ask(
+        &mut self,
+        lease: u64,
+        wish: Wish,
+    ) -> (Result<Answer, Failure>, Option<Error>) {
+        let call = self.call(lease, lease, wish);
+        let (mut results, error) = self.client.lease(&[(SCOPE.to_owned(), call)]).await;
+        (results.remove(0), error)
+    }
+
+    /// Asks until the server no longer learns, and returns the answer.
+    pub async fn ask_until_granted(&mut self, lease: u64, wish: Wish) -> Answer {
+        let start = Instant::now();
+        loop {
+            let (result, error) = self.ask(lease, wish).await;
+            match result {
+                Ok(answer) if answer.standing != Standing::Learning => return answer,
+                result => assert!(start.elapsed() < TIMEOUT, "{result:?}, {error:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+pub fn today() -> Day {
+    Day((unix_now() / 86_400) as u32)
+}
