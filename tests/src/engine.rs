@@ -169,6 +169,12 @@ impl Engine {
         command
     }
 
+    /// Returns the process id of the server.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// Kills the server.
     pub fn kill(&mut self) {
         self.process.kill();

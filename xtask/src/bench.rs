@@ -11,7 +11,7 @@ use std::{ffi::OsStr, path::PathBuf};
 use anyhow::bail;
 use limiter_toolchain::ebpf;
 
-use crate::{build, context::Context, packages, privilege::Privilege, process, tools};
+use crate::{build, context::Context, packages, privilege::Privilege, process, python, tools};
 
 const PACKAGE: &str = "limiter-tests";
 
@@ -25,12 +25,16 @@ const BINARY_VARIABLE: &str = "LIMITER_BIN";
 /// The environment variable with the path of Envoy, which is one of the alternatives.
 const ENVOY_VARIABLE: &str = "LIMITER_ENVOY";
 
+/// The environment variable with the directory of a Python environment that has other versions of
+/// Redis and Valkey than Debian's.
+pub const ENGINES_VARIABLE: &str = "LIMITER_ENGINES";
+
 /// The parts of the benchmark. Each is the name of a bench of limiter-tests.
-const PARTS: [&str; 4] = ["program", "traffic", "precision", "scale"];
+const PARTS: [&str; 5] = ["program", "traffic", "precision", "scale", "fleet"];
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The parts to run (program, traffic, precision, scale), all by default; a single part may be
+    /// The parts to run (program, traffic, precision, scale, fleet), all by default; a single part may be
     /// followed by texts that select cases by their names
     names: Vec<String>,
     /// Runs fewer and shorter rounds
@@ -79,6 +83,9 @@ pub fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
             Ok(envoy) => variables.push((ENVOY_VARIABLE, envoy)),
             Err(error) => eprintln!("there is no Envoy to compare with: {error:#}"),
         }
+    }
+    if selection.parts.contains(&"fleet") {
+        variables.push((ENGINES_VARIABLE, python::engines(context)?));
     }
     for part in &selection.parts {
         println!("\n== {part}");

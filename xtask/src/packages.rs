@@ -300,9 +300,10 @@ pub fn for_demo() -> anyhow::Result<()> {
     ensure("the demo", &LAB)
 }
 
-/// Installs the missing packages of the benches: those of the lab, and those of the alternatives.
+/// Installs the missing packages of the benches: those of the lab, those of the alternatives, and
+/// the engine of a fleet.
 pub fn for_benches() -> anyhow::Result<()> {
-    let compared = ["haproxy", "python3-pip", "python3-venv"];
+    let compared = ["haproxy", "python3-pip", "python3-venv", "redis-server"];
     let compared = TESTS
         .iter()
         .filter(|needed| compared.contains(&needed.package));

@@ -37,10 +37,6 @@ local ARGUMENTS = 5
 
 local call, floor, max, min = redis.call, math.floor, math.max, math.min
 
-local function text(number)
-  return string.format('%.0f', number)
-end
-
 local state = call('HMGET', KEYS[1], 'server', 'learning')
 if state[1] ~= ARGV[1] then
   return redis.error_reply('EPOCH ' .. (state[1] or 'none'))
@@ -101,6 +97,7 @@ for i = 2, #KEYS do
       used = 0,
     }
     local recalled, wait = tonumber(fields[5] or 0), tonumber(fields[6] or FIRST_WAIT)
+    local before_r, before_w = recalled, wait
     local last = -1
     if fields[7] then
       local lease, before, number = string.match(fields[7], '(%d+):(%d+):(%d+)')
@@ -140,12 +137,21 @@ for i = 2, #KEYS do
         end
         recalled = now
       end
-      call('HSET', KEYS[i], 'n', text(generation), 'g', text(account.granted), 'u',
-        text(account.reported), 'a', text(account.hosts), 'r', text(recalled), 'w', text(wait),
-        host, text(account.lease) .. ':' .. text(account.used) .. ':' .. text(operation))
+      -- Lua writes numbers of up to 14 digits exactly. The number of the operation may have more.
+      local entry = account.lease .. ':' .. account.used .. ':' .. ARGV[3]
       if present < 0 then
-        -- The account is kept for two days after its own.
-        call('EXPIREAT', KEYS[i], text((day + 3) * DAY_S))
+        call('HSET', KEYS[i], 'n', generation, 'g', account.granted, 'u', account.reported, 'a',
+          account.hosts, host, entry)
+        -- The account is kept until two days after the end of its day.
+        call('EXPIREAT', KEYS[i], (day + 3) * DAY_S)
+      elseif last < 0 then
+        call('HSET', KEYS[i], 'g', account.granted, 'u', account.reported, 'a', account.hosts, host,
+          entry)
+      else
+        call('HSET', KEYS[i], 'g', account.granted, 'u', account.reported, host, entry)
+      end
+      if recalled ~= before_r or wait ~= before_w then
+        call('HSET', KEYS[i], 'r', recalled, 'w', wait)
       end
     end
     local again = learning

@@ -5,7 +5,9 @@
 use std::path::PathBuf;
 
 use super::selection::Integration;
-use crate::{build, context::Context, package, privilege::Privilege, python, tools};
+use crate::{
+    bench::ENGINES_VARIABLE, build, context::Context, package, privilege::Privilege, python, tools,
+};
 
 /// The environment variable with the path of the release binary, which the integration tests run.
 const BINARY_VARIABLE: &str = "LIMITER_BIN";
@@ -24,10 +26,6 @@ const SCHEMATHESIS_VARIABLE: &str = "LIMITER_SCHEMATHESIS";
 /// The environment variable with the path of a Python interpreter that has a library with the
 /// fields of a Grafana dashboard.
 const GRAFANA_VARIABLE: &str = "LIMITER_GRAFANA";
-
-/// The environment variable with the directory of a Python environment that has other versions of
-/// Redis and Valkey than Debian's.
-const ENGINES_VARIABLE: &str = "LIMITER_ENGINES";
 
 /// The files that the integration tests need besides their programs.
 pub struct Supplies {
