@@ -23,19 +23,19 @@ pub struct Call {
     pub lease: u64,
     /// The requests of this day that the host has admitted.
     pub used: u64,
-    /// The wish.
-    pub wish: Wish,
+    /// The purpose.
+    pub purpose: Purpose,
     /// The number of the call. It grows from call to call of a host.
-    pub operation: u64,
+    pub number: u64,
 }
 
 /// The purpose of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
+pub enum Purpose {
     /// The host wants a lease of this many requests since the day began.
-    UpTo(u64),
+    Extend(u64),
     /// The host gives back all that the engine has granted beyond [`Call::lease`].
-    Keep,
+    Report,
 }
 
 /// The engine's answer to a [`Call`].
@@ -47,18 +47,18 @@ pub struct Answer {
     /// the quota, for example because the quota was lowered.
     pub free: i64,
     /// The result of the call.
-    pub standing: Standing,
+    pub status: Status,
     /// The time after which another call may get more: the rest of the time of learning, or the
     /// time until the next recall.
-    pub again: Duration,
+    pub retry_after: Duration,
     /// Whether the other hosts should give back some of their leases.
     pub recall: Option<Recall>,
 }
 
 /// The result of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// The lease is valid. It may be smaller than the wish.
+pub enum Status {
+    /// The lease is valid. It may be smaller than the purpose.
     Granted,
     /// The rest of the quota is leased to other hosts, which have not used all of it.
     LeasedOut,
@@ -68,9 +68,9 @@ pub enum Standing {
     /// the reports of the hosts.
     Learning,
     /// The engine has seen a later call of this host, and has ignored this one.
-    Old,
+    Superseded,
     /// The scope was reset, and this host does not know of it yet.
-    Generation,
+    OldGeneration,
     /// The day is neither today nor tomorrow by the clock of the engine.
     OtherDay,
 }

@@ -10,7 +10,7 @@ const WEIGHTS: (f64, f64) = (0.1, 0.3);
 /// The number of requests in a second above which the average follows them faster.
 const MANY: u64 = 5;
 /// An average below this, in requests a second, counts as none.
-const LEAST: f64 = 0.003;
+const NEGLIGIBLE: f64 = 0.003;
 
 /// The recent requests of a scope on one host.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -37,7 +37,7 @@ impl Demand {
             WEIGHTS.0
         };
         self.average += weight * (self.current as f64 - self.average);
-        if self.average < LEAST {
+        if self.average < NEGLIGIBLE {
             self.average = 0.0;
         }
         self.last = self.current;
@@ -45,7 +45,7 @@ impl Demand {
     }
 
     /// Returns whether there were no requests lately.
-    pub(crate) fn is_none(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.average == 0.0 && self.last == 0 && self.current == 0
     }
 
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn without_requests_a_host_wants_one() {
         assert_eq!(Demand::default().wanted(MINUTE), 1);
-        assert!(Demand::default().is_none());
+        assert!(Demand::default().is_idle());
     }
 
     #[test]
@@ -95,12 +95,12 @@ mod tests {
     fn demand_that_ends_is_forgotten() {
         let mut demand = Demand::default();
         demand.add(1);
-        assert!(!demand.is_none());
+        assert!(!demand.is_idle());
         demand.tick();
-        assert!(!demand.is_none());
+        assert!(!demand.is_idle());
         for _ in 0..40 {
             demand.tick();
         }
-        assert!(demand.is_none());
+        assert!(demand.is_idle());
     }
 }

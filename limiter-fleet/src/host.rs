@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The leases of one host.
+//! The decisions of one host.
 
 use std::{
     collections::HashMap,
@@ -11,8 +11,8 @@ use limiter_common::day::Day;
 
 use crate::{
     ScopeId,
-    call::{Answer, Call, Recall, Wish},
-    lease::{Bound, Due, Lease, REFUSED_FOR, Refusal},
+    call::{Answer, Call, Purpose, Recall, Status},
+    lease::{Bound, Due, Excess, Lease, REFUSED_FOR},
     outage::{EngineLost, Outage},
     queue::Queue,
     scope::ScopeLeases,
@@ -25,27 +25,32 @@ pub struct Settings {
     pub lease: Duration,
     /// The rule while the engine is lost (`fleet.engine_lost`).
     pub engine_lost: EngineLost,
-    /// A number above all operation numbers that this host has used.
-    pub first_operation: u64,
+    /// The highest number of a call that this host has used. Numbers stay below 2^53, which is the
+    /// range in which the engine's scripts count exactly.
+    pub last_number: u64,
 }
 
-/// A change that the caller has to make.
+/// A change that the caller has to make. The caller makes the changes in the order in which they
+/// are returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Record the bound in the store, and then publish it to the kernel.
+    /// Record the lease in the store, and then publish the bound to the kernel.
     Publish(Bound),
     /// Publish the lower bound to the kernel, wait until no program uses the old one, read the
-    /// count, record both in the store, and call [`HostLeases::lowered`].
+    /// count (after a reset, set it to zero), record the lease in the store, and call
+    /// [`HostLeases::lowered`].
     Lower(Bound),
 }
 
-/// The reason why a call has no answer.
+/// The reason why a call has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// The engine has not answered, or not confirmed the grant.
+    /// The engine did not answer or returned an error, or too few replicas confirmed the grant. The
+    /// call may have been executed.
     Unanswered,
-    /// The server is another one, or has lost its data. The caller first makes it the server of the
-    /// bucket (`script::LEARN`).
+    /// The server of the bucket has changed or has lost its data, and the call was not executed.
+    /// The client has recorded the new server (`scripts/claim.lua`). The host reports its lease
+    /// again.
     OtherServer,
 }
 
@@ -55,10 +60,18 @@ pub struct HostLeases {
     settings: Settings,
     /// The number of hosts in the fleet.
     hosts: u64,
-    operation: u64,
+    /// The number of the last call.
+    calls: u64,
+    /// The number of the last bound.
+    bounds: u64,
     scopes: HashMap<ScopeId, ScopeLeases>,
     queue: Queue,
-    outage: Outage,
+    /// The time without an answer to a heartbeat.
+    silence: Outage,
+    /// Whether the engine did not answer heartbeats at the last check.
+    unreachable: bool,
+    /// Whether the host leaves the fleet or stops.
+    leaving: bool,
 }
 
 impl HostLeases {
@@ -68,10 +81,13 @@ impl HostLeases {
         Self {
             settings,
             hosts: 1,
-            operation: settings.first_operation,
+            calls: settings.last_number,
+            bounds: 0,
             scopes: HashMap::new(),
             queue: Queue::default(),
-            outage: Outage::default(),
+            silence: Outage::default(),
+            unreachable: false,
+            leaving: false,
         }
     }
 
@@ -81,15 +97,15 @@ impl HostLeases {
     }
 
     /// Sets the quota of a scope, and the generation of its counts. A new generation begins with an
-    /// empty lease, and the caller sets the kernel's count to zero. After a lower quota, the host
-    /// gives back what it does not need.
+    /// empty lease. If the quota has been lowered, the host gives back the part of its lease that it
+    /// does not need. Returns the steps that follow.
     pub fn set_quota(
         &mut self,
         now: Instant,
         scope: ScopeId,
         day: Day,
         (generation, quota): (u64, u64),
-    ) -> Option<Step> {
+    ) -> Vec<Step> {
         let leases = self
             .scopes
             .entry(scope)
@@ -97,35 +113,63 @@ impl HostLeases {
         if generation > leases.generation {
             let mut fresh = ScopeLeases::new(generation, quota, day);
             fresh.demand = leases.demand;
+            fresh.tomorrow = leases
+                .tomorrow
+                .as_ref()
+                .map(|lease| Lease::new(lease.day, lease.quota, 0, 0));
             *leases = fresh;
-            return Some(Step::Publish(leases.today.bound(scope)));
+            let days: Vec<Day> = leases.all().map(|lease| lease.day).collect();
+            return days
+                .into_iter()
+                .filter_map(|day| self.enforce(scope, day))
+                .collect();
         }
-        let before = std::mem::replace(&mut leases.quota, quota);
+        let before = std::mem::replace(&mut leases.today.quota, quota);
         if before == quota {
-            return None;
+            return Vec::new();
         }
-        let refusal = leases.today.bound(scope).refusal;
+        let was_refused = leases.today.excess() != Excess::Held;
         leases.today.reconsider();
-        if quota < before {
-            let keep = leases.kept(Recall::Most);
-            if !leases.today.lower(keep) {
-                // Nothing is given back. The engine is asked whether too much is leased.
-                leases.today.report();
-                self.queue.push(scope, now);
-                return None;
-            }
-            return Some(Step::Lower(self.bound(scope, day)));
+        if quota > before {
+            return match was_refused {
+                true => vec![self.publish(scope, day)],
+                false => Vec::new(),
+            };
         }
-        (refusal != Refusal::Held).then(|| Step::Publish(leases.today.bound(scope)))
+        let keep = leases.reserve(Recall::Most);
+        // Tomorrow's lease is given back, because it was granted for the higher quota.
+        let tomorrow = leases.tomorrow.as_mut().map(|lease| {
+            lease.quota = quota;
+            lease.day
+        });
+        let mut steps: Vec<Step> = self.lower(scope, day, keep).into_iter().collect();
+        steps.extend(tomorrow.and_then(|tomorrow| self.lower(scope, tomorrow, 0)));
+        if let Some(leases) = self.scopes.get_mut(&scope)
+            && steps.is_empty()
+        {
+            // Nothing is given back. The engine is asked whether too much is leased.
+            leases.today.report();
+        }
+        self.queue.push(scope, now);
+        steps
     }
 
-    /// Enters a lease that the store or the kernel has from an earlier run of the daemon. The
-    /// engine is told of it.
+    /// Returns the step after which the kernel enforces exactly the lease.
+    fn enforce(&mut self, scope: ScopeId, day: Day) -> Option<Step> {
+        self.bounds += 1;
+        let number = self.bounds;
+        let lease = self.scopes.get_mut(&scope)?.of_day(day)?;
+        lease.wait_for_kernel(number);
+        Some(Step::Lower(lease.bound(scope, number)))
+    }
+
+    /// Enters a lease that the store or the kernel has from an earlier run of the daemon. The host
+    /// reports it to the engine.
     pub fn restore(&mut self, now: Instant, scope: ScopeId, day: Day, lease: u64, used: u64) {
         let Some(leases) = self.scopes.get_mut(&scope) else {
             return;
         };
-        let mut restored = Lease::new(day, lease, used);
+        let mut restored = Lease::new(day, leases.today.quota, lease, used);
         restored.report();
         match day.cmp(&leases.today.day) {
             std::cmp::Ordering::Less => leases.ended = Some(restored),
@@ -143,8 +187,9 @@ impl HostLeases {
         self.scopes.remove(&scope);
     }
 
-    /// Records that the host has admitted `used` requests of a scope on `day`. `held` is set if the
-    /// kernel holds another request, which is beyond the lease.
+    /// Records that the host has admitted `used` requests of a scope since `day` began. `held`
+    /// means that the kernel holds a request beyond the lease. Returns the step that follows, if
+    /// there is one.
     pub fn count(
         &mut self,
         now: Instant,
@@ -153,11 +198,14 @@ impl HostLeases {
         used: u64,
         held: bool,
     ) -> Option<Step> {
-        let lost = self.outage.is_lost();
         let leases = self.scopes.get_mut(&scope)?;
         leases.begin(day);
         let mut changed = leases.count(now, day, used, held);
-        let lease = leases.on(day)?;
+        let lost = leases.lost;
+        let lease = leases.of_day(day)?;
+        if self.leaving {
+            lease.finish();
+        }
         if lost && held {
             lease.refuse_until(now + REFUSED_FOR);
             changed = true;
@@ -165,10 +213,10 @@ impl HostLeases {
         if lease.due(now) != Due::Nothing {
             self.queue.push(scope, now);
         }
-        changed.then(|| Step::Publish(self.bound(scope, day)))
+        changed.then(|| self.publish(scope, day))
     }
 
-    /// Ends a second for a scope, of which `used` requests have been admitted on `day`.
+    /// Does the same as [`Self::count`] at the end of each second, and updates the average demand.
     pub fn tick(&mut self, now: Instant, scope: ScopeId, day: Day, used: u64) -> Option<Step> {
         let step = self.count(now, scope, day, used, false);
         if let Some(leases) = self.scopes.get_mut(&scope) {
@@ -177,22 +225,24 @@ impl HostLeases {
         step
     }
 
-    /// Returns whether the host has had no requests of a scope lately.
+    /// Returns whether the host's average demand for a scope is negligible.
     #[must_use]
-    pub fn is_quiet(&self, scope: ScopeId) -> bool {
+    pub fn is_idle(&self, scope: ScopeId) -> bool {
         self.scopes
             .get(&scope)
-            .is_none_or(|leases| leases.demand.is_none())
+            .is_none_or(|leases| leases.demand.is_idle())
     }
 
-    /// Asks for one request of `day`, which is tomorrow, for a scope that the host serves today.
-    pub fn prepare(&mut self, now: Instant, scope: ScopeId, day: Day) {
+    /// Asks for a lease of one request for tomorrow (`day`), if the host has admitted a request of
+    /// the scope today. `quota` is the quota of tomorrow.
+    pub fn prepare(&mut self, now: Instant, scope: ScopeId, day: Day, quota: u64) {
         if let Some(leases) = self.scopes.get_mut(&scope)
+            && !self.leaving
             && leases.served
             && leases.tomorrow.is_none()
             && day > leases.today.day
         {
-            let mut lease = Lease::new(day, 0, 0);
+            let mut lease = Lease::new(day, quota, 0, 0);
             lease.ask();
             leases.tomorrow = Some(lease);
             self.queue.push(scope, now);
@@ -202,7 +252,7 @@ impl HostLeases {
     /// Returns up to `most` calls that are to be sent now.
     pub fn calls(&mut self, now: Instant, most: usize) -> Vec<Call> {
         let mut calls = Vec::new();
-        while !self.outage.is_lost()
+        while !self.unreachable
             && calls.len() < most
             && let Some(scope) = self.queue.pop(now)
         {
@@ -210,99 +260,99 @@ impl HostLeases {
                 continue;
             };
             let wanted = leases.demand.wanted(self.settings.lease);
-            let (generation, quota, today) = (leases.generation, leases.quota, leases.today.day);
+            let (generation, today) = (leases.generation, leases.today.day);
             for lease in leases.all() {
-                if lease.is_unanswered(now) {
-                    self.outage.failed(now);
-                }
-                let wish = match lease.due(now) {
+                lease.note_unanswered(now);
+                let purpose = match lease.due(now) {
                     Due::Nothing => continue,
                     Due::At(at) => {
                         self.queue.push(scope, at);
                         continue;
                     }
-                    Due::Call(Wish::UpTo(used)) if lease.day > today => Wish::UpTo(used + 1),
-                    Due::Call(Wish::UpTo(used)) => Wish::UpTo(used.saturating_add(wanted)),
-                    Due::Call(Wish::Keep) => Wish::Keep,
+                    Due::Call(Purpose::Extend(used)) if lease.day > today => {
+                        Purpose::Extend(used + 1)
+                    }
+                    Due::Call(Purpose::Extend(used)) => {
+                        Purpose::Extend(used.saturating_add(wanted))
+                    }
+                    Due::Call(Purpose::Report) => Purpose::Report,
                 };
-                self.operation += 1;
-                let look_again = lease.sent(now, self.operation, wish);
+                self.calls += 1;
+                let look_again = lease.sent(now, self.calls, purpose);
                 self.queue.push(scope, look_again);
                 calls.push(Call {
                     scope,
                     day: lease.day,
                     generation,
-                    quota,
+                    quota: lease.quota,
                     lease: lease.total,
                     used: lease.used,
-                    wish,
-                    operation: self.operation,
+                    purpose,
+                    number: self.calls,
                 });
             }
         }
         calls
     }
 
-    /// Returns the time at which [`Self::calls`] may have something to send. While the engine is
-    /// lost, that is never.
+    /// Returns the time at which [`Self::calls`] may have something to send. While the engine
+    /// cannot be reached, that is never.
     pub fn next_call(&mut self) -> Option<Instant> {
-        self.queue.next().filter(|_| !self.outage.is_lost())
+        self.queue.next().filter(|_| !self.unreachable)
     }
 
-    /// Records the answer to `call`.
+    /// Records the answer to `call`. Returns the step that follows, if there is one.
     pub fn answered(&mut self, now: Instant, call: &Call, answer: &Answer) -> Option<Step> {
-        self.outage.answered();
+        if answer.status == Status::Superseded {
+            // The numbers of this host have gone back, for example because its store was restored.
+            self.calls = self.calls.max(answer.lease);
+        }
         let leases = self.scopes.get_mut(&call.scope)?;
         if leases.generation != call.generation {
             return None;
         }
-        let lease = leases.on(call.day)?;
-        let changed = lease.answered(now, call.operation, answer);
+        let lease = leases.of_day(call.day)?;
+        let changed = lease.answered(now, (call.number, call.quota), answer);
         let has_rest = lease.left() > 0;
         if lease.due(now) != Due::Nothing {
             self.queue.push(call.scope, now);
         }
-        if leases
-            .ended
-            .as_ref()
-            .is_some_and(|lease| lease.due(now) == Due::Nothing)
+        let has_ended = call.day < leases.today.day;
+        if let Some(ended) = &leases.ended
+            && ended.due(now) == Due::Nothing
         {
             leases.ended = None;
         }
-        let is_today = call.day == leases.today.day;
-        if answer.free < 0 && is_today && has_rest {
+        if answer.free < 0 && has_rest && !has_ended {
             // The leases exceed the quota, which was lowered.
             return self.lower(call.scope, call.day, 0);
         }
-        changed.then(|| Step::Publish(self.bound(call.scope, call.day)))
+        changed.then(|| self.publish(call.scope, call.day))
     }
 
     /// Records that `call` has no answer.
     pub fn failed(&mut self, now: Instant, call: &Call, failure: Failure) {
-        match failure {
-            Failure::Unanswered => self.outage.failed(now),
-            Failure::OtherServer => self.outage.answered(),
-        }
         let Some(leases) = self.scopes.get_mut(&call.scope) else {
             return;
         };
-        if let Some(lease) = leases.on(call.day) {
-            lease.failed(now, call.operation);
+        if let Some(lease) = leases.of_day(call.day) {
+            lease.failed(now, call.number);
             if failure == Failure::OtherServer {
+                lease.outage.answered();
                 lease.report();
             }
             self.queue.push(call.scope, now);
         }
     }
 
-    /// Records that the engine has answered something else than a call.
+    /// Records that the engine has answered a heartbeat.
     pub fn engine_answered(&mut self) {
-        self.outage.answered();
+        self.silence.answered();
     }
 
-    /// Records that the engine has not answered something else than a call.
+    /// Records that a heartbeat has failed.
     pub fn engine_failed(&mut self, now: Instant) {
-        self.outage.failed(now);
+        self.silence.failed(now);
     }
 
     /// Makes the host report all its leases, because the engine may have forgotten some.
@@ -315,7 +365,8 @@ impl HostLeases {
         }
     }
 
-    /// Gives back what the host does not need of a scope, because another host needs it.
+    /// Gives back the requests of a scope that the host does not need, because another host needs
+    /// them. Returns the step that follows, if there is one.
     pub fn recall(
         &mut self,
         now: Instant,
@@ -324,8 +375,11 @@ impl HostLeases {
         recall: Recall,
     ) -> Option<Step> {
         let leases = self.scopes.get_mut(&scope)?;
-        let keep = leases.kept(recall);
-        let lease = leases.on(day)?;
+        if leases.today.day != day {
+            return None;
+        }
+        let keep = leases.reserve(recall);
+        let lease = &mut leases.today;
         if recall == Recall::All && lease.left() == 0 && lease.total > 0 {
             // There is nothing to give back, but the engine may not know that all of it is used.
             if lease.report_use() {
@@ -337,92 +391,116 @@ impl HostLeases {
     }
 
     fn lower(&mut self, scope: ScopeId, day: Day, keep: u64) -> Option<Step> {
-        let lease = self.scopes.get_mut(&scope)?.on(day)?;
-        lease
-            .lower(keep)
-            .then(|| Step::Lower(self.bound(scope, day)))
+        let number = self.bounds + 1;
+        let lease = self.scopes.get_mut(&scope)?.of_day(day)?;
+        if !lease.lower(keep, number) {
+            return None;
+        }
+        self.bounds = number;
+        Some(Step::Lower(lease.bound(scope, number)))
     }
 
-    /// Records that the kernel and the store have the lower bound of a [`Step::Lower`], and that
-    /// `used` requests had been admitted when no program used the old one any more. The host then
-    /// gives the rest back.
-    pub fn lowered(&mut self, now: Instant, scope: ScopeId, day: Day, used: u64) {
-        if let Some(lease) = self
-            .scopes
-            .get_mut(&scope)
-            .and_then(|leases| leases.on(day))
+    /// Records that the kernel and the store have the bound of a [`Step::Lower`], and that `used`
+    /// requests had been admitted when no program used the old one any more. The host then gives
+    /// the rest back. If a later bound has lowered the lease further, this changes nothing.
+    pub fn lowered(&mut self, now: Instant, bound: &Bound, used: u64) {
+        if let Some(leases) = self.scopes.get_mut(&bound.scope)
+            && let Some(lease) = leases.of_day(bound.day)
+            && lease.lowered(bound.number, used)
         {
-            lease.lowered(used);
-            self.queue.push(scope, now);
+            if self.leaving {
+                lease.finish();
+            }
+            self.queue.push(bound.scope, now);
         }
     }
 
-    /// Gives back all leases, because the host leaves the fleet or stops.
-    pub fn give_back_all(&mut self) -> Vec<Step> {
-        let days: Vec<(ScopeId, Day)> = self
-            .scopes
-            .iter_mut()
-            .flat_map(|(&scope, leases)| leases.all().map(move |lease| (scope, lease.day)))
-            .collect();
+    /// Gives back all leases, because the host leaves the fleet or stops. From now on, the host asks
+    /// for nothing. Returns the steps that follow.
+    pub fn give_back_all(&mut self, now: Instant) -> Vec<Step> {
+        self.leaving = true;
+        let mut days: Vec<(ScopeId, Day)> = Vec::new();
+        for (&scope, leases) in &mut self.scopes {
+            for lease in leases.all() {
+                lease.finish();
+                days.push((scope, lease.day));
+            }
+            self.queue.push(scope, now);
+        }
         days.into_iter()
             .filter_map(|(scope, day)| self.lower(scope, day, 0))
             .collect()
     }
 
-    /// Checks whether the engine is lost. Returns the bounds that change if it has just been lost
-    /// or has just come back. While it is lost, the caller calls this every second.
+    /// Checks whether the engine is lost. The caller calls this every second. Returns the bounds
+    /// that change because the engine has just been lost or has just answered again, and, while it
+    /// is lost, those of the scopes whose refusal is renewed.
     pub fn check_engine(&mut self, now: Instant) -> Vec<Step> {
-        let changed = self.outage.check(now);
-        let lost = self.outage.is_lost();
-        let mut steps = Vec::new();
+        self.unreachable = self.silence.is_long(now);
         let scopes: Vec<ScopeId> = self.scopes.keys().copied().collect();
-        for scope in scopes {
-            let Some(leases) = self.scopes.get_mut(&scope) else {
-                continue;
-            };
-            let today = leases.today.day;
-            let short = leases.today.is_short();
-            if lost && (short || self.settings.engine_lost == EngineLost::Closed) {
-                leases.today.refuse_until(now + REFUSED_FOR);
-            }
-            if changed && lost && self.settings.engine_lost == EngineLost::Share {
-                let part = leases.today.free / self.hosts;
-                leases.alone = Some(leases.today.total.saturating_add(part));
-            }
-            if changed && !lost {
-                leases.alone = None;
-                leases.today.reconsider();
-                leases.today.report();
-                self.queue.push(scope, now);
-            }
-            if changed || lost && short {
-                steps.push(Step::Publish(self.bound(scope, today)));
-            }
-        }
-        steps
+        scopes
+            .into_iter()
+            .filter_map(|scope| self.check_scope(now, scope))
+            .collect()
     }
 
-    /// Returns the bound for a scope and day, with what the rule for a lost engine adds to the
-    /// lease or takes from it.
-    fn bound(&self, scope: ScopeId, day: Day) -> Bound {
-        let Some(leases) = self.scopes.get(&scope) else {
-            return Lease::new(day, 0, 0).bound(scope);
+    fn check_scope(&mut self, now: Instant, scope: ScopeId) -> Option<Step> {
+        let (unreachable, rule) = (self.unreachable, self.settings.engine_lost);
+        let leases = self.scopes.get_mut(&scope)?;
+        let (day, is_short) = (leases.today.day, leases.today.holds_or_refuses());
+        let lost = unreachable || leases.today.outage.is_long(now);
+        let was_lost = std::mem::replace(&mut leases.lost, lost);
+        if lost && (is_short || rule == EngineLost::Closed) {
+            leases.today.refuse_until(now + REFUSED_FOR);
+        }
+        if lost && !was_lost {
+            if rule == EngineLost::Share {
+                // The free part is shared once, until the engine names another one.
+                let part = std::mem::take(&mut leases.today.free) / self.hosts;
+                leases.outage_limit = Some(leases.today.total.saturating_add(part));
+            }
+            // The host finds out by this report that the engine answers again.
+            leases.today.report();
+            self.queue.push(scope, now);
+        }
+        if !lost && was_lost {
+            let allowed_more = matches!(rule, EngineLost::Share | EngineLost::Open);
+            leases.outage_limit = None;
+            leases.today.reconsider();
+            leases.today.report();
+            self.queue.push(scope, now);
+            if allowed_more {
+                // The requests that were admitted beyond the lease count as leased.
+                return self.enforce(scope, day);
+            }
+        }
+        (lost != was_lost || lost && is_short).then(|| self.publish(scope, day))
+    }
+
+    /// Returns the step that publishes the bound of a scope on a day, with the effect of the rule
+    /// for a lost engine.
+    fn publish(&mut self, scope: ScopeId, day: Day) -> Step {
+        self.bounds += 1;
+        let number = self.bounds;
+        let Some(leases) = self.scopes.get_mut(&scope) else {
+            return Step::Publish(Lease::new(day, 0, 0, 0).bound(scope, number));
         };
-        let lease = [Some(&leases.today), leases.tomorrow.as_ref()]
-            .into_iter()
-            .flatten()
-            .find(|lease| lease.day == day)
-            .unwrap_or(&leases.today);
-        let mut bound = lease.bound(scope);
-        if self.outage.is_lost() && day == leases.today.day {
+        let (lost, alone) = (leases.lost, leases.outage_limit);
+        let is_today = day == leases.today.day;
+        let lease = match leases.of_day(day) {
+            Some(lease) => &*lease,
+            None => &leases.today,
+        };
+        let mut bound = lease.bound(scope, number);
+        if lost && is_today {
             bound.limit = match self.settings.engine_lost {
                 EngineLost::Lease => bound.limit,
-                EngineLost::Share => bound.limit.max(leases.alone.unwrap_or(0)),
-                EngineLost::Open => bound.limit.max(leases.quota),
+                EngineLost::Share => bound.limit.max(alone.unwrap_or(0)),
+                EngineLost::Open => bound.limit.max(lease.quota),
                 EngineLost::Closed => 0,
             };
         }
-        bound
+        Step::Publish(bound)
     }
 }
 

@@ -22,14 +22,15 @@ mod host;
 mod lease;
 mod outage;
 mod queue;
+#[cfg(feature = "client")]
 pub mod registry;
 mod scope;
 pub mod script;
 
 pub use account::{Bucket, account_key};
-pub use call::{Answer, Call, Recall, Standing, Wish};
+pub use call::{Answer, Call, Purpose, Recall, Status};
 pub use host::{Failure, HostLeases, Settings, Step};
-pub use lease::{Bound, Refusal};
+pub use lease::{Bound, Excess};
 pub use outage::EngineLost;
 
 /// The id of a scope on its host.

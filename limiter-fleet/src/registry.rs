@@ -34,7 +34,7 @@ pub struct Fleet {
     pub check: String,
 }
 
-/// A host, as it presents itself at each beat.
+/// A host, as it presents itself at each heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The id of the fleet.
@@ -47,9 +47,9 @@ pub struct Identity {
     pub machine: String,
 }
 
-/// The answer to a beat.
+/// The answer to a heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Beat {
+pub struct Heartbeat {
     /// The time of the engine, since the Unix epoch.
     pub time: Duration,
     /// The version of the registry.
@@ -74,7 +74,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Reads an entry of the hash of hosts (`scripts/beat.lua`).
+    /// Reads an entry of the hash of hosts (`scripts/heartbeat.lua`).
     pub(crate) fn of(id: String, entry: &str) -> Option<Self> {
         let mut words = entry.splitn(4, ' ');
         let seen = Duration::from_millis(words.next()?.parse().ok()?);
@@ -108,7 +108,7 @@ impl Object {
 
 /// The way in which an object is changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Basis {
+pub enum Base {
     /// The change is based on this revision, and is refused if the object has another one.
     Revision(u64),
     /// The object is restored. The higher revision wins.
@@ -117,7 +117,7 @@ pub enum Basis {
 
 /// The result of a change of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Changed {
+pub enum ChangeResult {
     /// The object has the new value.
     Accepted,
     /// The object has another revision than the one on which the change was based, or a higher one
@@ -127,11 +127,11 @@ pub enum Changed {
 
 /// Objects that are newer than a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct News {
+pub struct Changes {
     /// The version of the registry.
     pub version: u64,
     /// The version up to which the objects are complete.
-    pub upto: u64,
+    pub complete_to: u64,
     /// The objects.
     pub objects: Vec<Object>,
 }

@@ -5,17 +5,17 @@
 
 use std::time::Duration;
 
-use crate::call::{Answer, Call, Recall, Standing, Wish};
+use crate::call::{Answer, Call, Purpose, Recall, Status};
 
 /// Grants and takes back leases.
 pub const LEASE: &str = include_str!("scripts/lease.lua");
 /// Makes a server the one that grants leases.
-pub const LEARN: &str = include_str!("scripts/learn.lua");
+pub const CLAIM: &str = include_str!("scripts/claim.lua");
 
 /// Makes a fleet.
-pub const FOUND: &str = include_str!("scripts/found.lua");
+pub const CREATE: &str = include_str!("scripts/create.lua");
 /// Records that a host is there.
-pub const BEAT: &str = include_str!("scripts/beat.lua");
+pub const HEARTBEAT: &str = include_str!("scripts/heartbeat.lua");
 /// Calls on all hosts to give back leases.
 pub const RECALL: &str = include_str!("scripts/recall.lua");
 /// Changes objects of the registry.
@@ -27,9 +27,9 @@ pub const READ: &str = include_str!("scripts/read.lua");
 pub const LEARNING: Duration = Duration::from_secs(3);
 
 /// The first letters of the error of [`LEASE`] for a bucket that another server has written.
-pub const OTHER_SERVER: &str = "EPOCH";
+pub const OTHER_SERVER: &str = "OTHERSERVER";
 
-/// The argument that stands for [`Wish::Keep`].
+/// The argument that stands for [`Purpose::Report`].
 const KEEP: &str = "-1";
 
 /// The number of integers in a reply.
@@ -41,26 +41,26 @@ const NUMBERS: usize = 5;
 pub struct BadReply(Vec<i64>);
 
 /// Returns the arguments of [`LEASE`] for `calls`, which are of one bucket and day, and which have
-/// operation numbers up to that of the last. `server` is the name of the server, and `host` the id
+/// number numbers up to that of the last. `server` is the name of the server, and `host` the id
 /// of this host.
 #[must_use]
 pub fn lease_arguments(server: &str, host: &str, calls: &[Call]) -> Vec<String> {
     let mut arguments = vec![server.to_owned(), host.to_owned()];
-    let operation = calls.iter().map(|call| call.operation).max();
+    let number = calls.iter().map(|call| call.number).max();
     let day = calls.first().map(|call| call.day.0);
-    arguments.push(operation.unwrap_or_default().to_string());
+    arguments.push(number.unwrap_or_default().to_string());
     arguments.push(day.unwrap_or_default().to_string());
     for call in calls {
-        let wish = match call.wish {
-            Wish::UpTo(total) => total.to_string(),
-            Wish::Keep => KEEP.to_owned(),
+        let purpose = match call.purpose {
+            Purpose::Extend(total) => total.to_string(),
+            Purpose::Report => KEEP.to_owned(),
         };
         arguments.extend([
             call.generation.to_string(),
             call.quota.to_string(),
             call.lease.to_string(),
             call.used.to_string(),
-            wish,
+            purpose,
         ]);
     }
     arguments
@@ -73,21 +73,21 @@ pub fn lease_arguments(server: &str, host: &str, calls: &[Call]) -> Vec<String> 
 pub fn lease_answer(reply: &[i64]) -> Result<Answer, BadReply> {
     let bad = || BadReply(reply.to_vec());
     let numbers: [i64; NUMBERS] = reply.try_into().map_err(|_| bad())?;
-    let [lease, free, standing, again, recall] = numbers;
+    let [lease, free, status, retry_after, recall] = numbers;
     Ok(Answer {
         lease: u64::try_from(lease).map_err(|_| bad())?,
         free,
-        standing: match standing {
-            0 => Standing::Granted,
-            1 => Standing::LeasedOut,
-            2 => Standing::UsedUp,
-            3 => Standing::Learning,
-            4 => Standing::Old,
-            5 => Standing::Generation,
-            6 => Standing::OtherDay,
+        status: match status {
+            0 => Status::Granted,
+            1 => Status::LeasedOut,
+            2 => Status::UsedUp,
+            3 => Status::Learning,
+            4 => Status::Superseded,
+            5 => Status::OldGeneration,
+            6 => Status::OtherDay,
             _ => return Err(bad()),
         },
-        again: Duration::from_millis(u64::try_from(again).map_err(|_| bad())?),
+        retry_after: Duration::from_millis(u64::try_from(retry_after).map_err(|_| bad())?),
         recall: match recall {
             0 => None,
             1 => Some(Recall::Most),

@@ -83,7 +83,8 @@ impl Engine {
         directory: &Path,
         options: &[&str],
     ) -> Self {
-        let engine = Self::start_silent(program, namespace, (host, port), directory, options);
+        let engine =
+            Self::start_without_waiting(program, namespace, (host, port), directory, options);
         engine.wait();
         engine
     }
@@ -92,7 +93,7 @@ impl Engine {
     ///
     /// # Panics
     /// Panics if the server does not start.
-    pub fn start_silent(
+    pub fn start_without_waiting(
         program: Program,
         namespace: &Namespace,
         (host, port): (&str, u16),
@@ -141,7 +142,7 @@ impl Engine {
 
     /// Sets the options of `redis-cli` that this server requires, for example those of TLS.
     #[must_use]
-    pub fn with_login(mut self, login: &[&str]) -> Self {
+    pub fn with_cli_options(mut self, login: &[&str]) -> Self {
         self.login = login.iter().map(|&option| option.to_owned()).collect();
         self
     }

@@ -24,7 +24,7 @@ struct Data {
 pub struct Engine {
     lua: Lua,
     lease: Function,
-    learn: Function,
+    claim: Function,
     data: Rc<RefCell<Data>>,
     /// The name of the server, which a failover changes.
     pub name: String,
@@ -69,7 +69,7 @@ impl Engine {
         lua.globals().set("redis", redis)?;
         Ok(Self {
             lease: lua.load(script::LEASE).into_function()?,
-            learn: lua.load(script::LEARN).into_function()?,
+            claim: lua.load(script::CLAIM).into_function()?,
             lua,
             data,
             name: name.to_owned(),
@@ -135,12 +135,12 @@ impl Engine {
             .map_err(|error| ErrorReply(error.to_string()))
     }
 
-    /// Runs `script::LEARN`.
+    /// Runs `script::CLAIM`.
     ///
     /// # Errors
     /// Returns an error if the script fails.
-    pub fn learn(&self, keys: &[String], arguments: &[String]) -> Result<(), ErrorReply> {
-        self.run(&self.learn, keys, arguments).map(drop)
+    pub fn claim(&self, keys: &[String], arguments: &[String]) -> Result<(), ErrorReply> {
+        self.run(&self.claim, keys, arguments).map(drop)
     }
 
     fn run(
@@ -181,6 +181,8 @@ fn command(lua: &Lua, data: &mut Data, words: &[String]) -> mlua::Result<Value> 
             }
             integer(pairs.len() / 2)
         }
+        // Nobody listens.
+        ["PUBLISH", _, _] => integer(0),
         ["DEL", key] => integer(usize::from(data.hashes.remove(*key).is_some())),
         // The simulated time is too short for an account to expire.
         ["EXPIREAT", key, _] => integer(usize::from(data.hashes.contains_key(*key))),

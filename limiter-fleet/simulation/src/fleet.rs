@@ -27,11 +27,11 @@ const CONFIRMATION: (u64, u64) = (300, 100_000);
 /// The first timeout of a client's retransmissions, in µs.
 const RETRANSMISSION: u64 = 200_000;
 /// The time after which a client gives up, in µs.
-const PATIENCE: u64 = 10 * SECOND;
+const CLIENT_TIMEOUT: u64 = 10 * SECOND;
 
-/// A thing that happens at some time.
+/// A thing that perform at some time.
 #[derive(Debug, Clone, Copy)]
-enum Happens {
+enum Action {
     Request,
     Again {
         host: usize,
@@ -74,7 +74,7 @@ pub struct Fleet {
     random: Random,
     at: u64,
     base: Instant,
-    schedule: Schedule<Happens>,
+    schedule: Schedule<Action>,
     servers: Vec<Engine>,
     engine_up: bool,
     /// The data that a lagging replica has.
@@ -146,9 +146,13 @@ impl Fleet {
         };
         // `fleet init` has named the server, so that it grants leases at once.
         let state = [Bucket::of(NAME).state_key()];
-        let first = [fleet.servers[0].name.clone(), "0".to_owned()];
+        let first = [
+            fleet.servers[0].name.clone(),
+            "0".to_owned(),
+            "0".to_owned(),
+        ];
         fleet.servers[0]
-            .learn(&state, &first)
+            .claim(&state, &first)
             .expect("the script works");
         for host in 0..number {
             let skew = fleet.scenario.skew as f64;
@@ -162,16 +166,16 @@ impl Fleet {
             let offset = fleet.random.below(HOUR - SECOND);
             fleet
                 .schedule
-                .add(DAY - HOUR + offset, Happens::Prepare(host));
+                .add(DAY - HOUR + offset, Action::Prepare(host));
         }
         for (at, event) in fleet.scenario.events.clone() {
             if let Event::Failover(lag) | Event::Split(lag, _) = event {
-                fleet.schedule.add(at - lag, Happens::Snapshot);
+                fleet.schedule.add(at - lag, Action::Snapshot);
                 fleet.lags = Some((at - lag, at));
             }
-            fleet.schedule.add(at, Happens::Event(event));
+            fleet.schedule.add(at, Action::Event(event));
         }
-        fleet.schedule.add(fleet.scenario.from, Happens::Request);
+        fleet.schedule.add(fleet.scenario.from, Action::Request);
         Ok(fleet)
     }
 
@@ -181,13 +185,13 @@ impl Fleet {
     /// Panics if a script fails.
     #[must_use]
     pub fn run(mut self) -> Outcome {
-        let end = self.scenario.from + self.scenario.duration + PATIENCE;
-        while let Some((at, happens)) = self.schedule.next() {
+        let end = self.scenario.from + self.scenario.duration + CLIENT_TIMEOUT;
+        while let Some((at, perform)) = self.schedule.next() {
             if at > end {
                 break;
             }
             self.at = at;
-            self.happens(happens);
+            self.perform(perform);
         }
         self.judge()
     }
@@ -216,7 +220,7 @@ impl Fleet {
             lease: self.scenario.lease,
             engine_lost: self.scenario.engine_lost,
             // The numbers of a later run of a daemon are larger than those of an earlier one.
-            first_operation: self.at,
+            last_number: self.at,
         }
     }
 
@@ -228,10 +232,10 @@ impl Fleet {
         LATENCY.0 + self.random.exponential(LATENCY.1) as u64
     }
 
-    fn happens(&mut self, happens: Happens) {
-        match happens {
-            Happens::Request => self.request(),
-            Happens::Again {
+    fn perform(&mut self, perform: Action) {
+        match perform {
+            Action::Request => self.request(),
+            Action::Again {
                 host,
                 sent_at,
                 tries,
@@ -240,10 +244,10 @@ impl Fleet {
                     self.arrives(host, sent_at, tries);
                 }
             }
-            Happens::Poll(host) => self.poll(host),
-            Happens::Execute { host, call, server } => self.execute(host, &call, server),
-            Happens::Reply { host, call, answer } => self.replied(host, &call, &answer),
-            Happens::NoReply {
+            Action::Poll(host) => self.poll(host),
+            Action::Execute { host, call, server } => self.execute(host, &call, server),
+            Action::Reply { host, call, answer } => self.replied(host, &call, &answer),
+            Action::NoReply {
                 host,
                 call,
                 failure,
@@ -254,8 +258,8 @@ impl Fleet {
                     self.look(host);
                 }
             }
-            Happens::Tick(host) => self.tick(host),
-            Happens::Recall { host, day, recall } => {
+            Action::Tick(host) => self.tick(host),
+            Action::Recall { host, day, recall } => {
                 let now = self.now();
                 if self.reaches(host) {
                     let step = self.hosts[host]
@@ -264,17 +268,19 @@ impl Fleet {
                     self.apply(host, step);
                 }
             }
-            Happens::Prepare(host) => {
+            Action::Prepare(host) => {
                 let now = self.now();
                 let tomorrow = day_at(1);
-                self.hosts[host].leases.prepare(now, SCOPE, tomorrow);
+                self.hosts[host]
+                    .leases
+                    .prepare(now, SCOPE, tomorrow, self.quota);
                 self.look(host);
             }
-            Happens::Reconnect(host) => self.reconnect(host),
-            Happens::Learns(host) => self.learns(host),
-            Happens::Settled => self.settled = self.total(0),
-            Happens::Snapshot => self.replica = self.servers.last().map(Engine::snapshot),
-            Happens::Event(event) => self.event(event),
+            Action::Reconnect(host) => self.reconnect(host),
+            Action::Learns(host) => self.learns(host),
+            Action::Settled => self.settled = self.total(0),
+            Action::Snapshot => self.replica = self.servers.last().map(Engine::snapshot),
+            Action::Event(event) => self.event(event),
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use limiter_common::day::Day;
-use limiter_fleet::{Bound, HostLeases, Refusal, Settings, Step};
+use limiter_fleet::{Bound, Excess, HostLeases, Settings, Step};
 
 /// The only scope.
 pub const SCOPE: u32 = 0;
@@ -85,18 +85,18 @@ impl Host {
 
     /// Judges a request of the day with the index `day`, and counts it if it is admitted.
     pub fn judge(&mut self, now: Instant, day: usize) -> Verdict {
-        let (limit, report_at, refusal) = match &self.bounds[day] {
-            Some(bound) => (bound.limit, bound.report_at, bound.refusal),
-            None => (0, 0, Refusal::Held),
+        let (limit, report_at, excess) = match &self.bounds[day] {
+            Some(bound) => (bound.limit, bound.report_at, bound.excess),
+            None => (0, 0, Excess::Held),
         };
         if self.counts[day] < limit {
             self.counts[day] += 1;
             let count = self.counts[day];
             return Verdict::Admitted(count == report_at || count == limit);
         }
-        match refusal {
-            Refusal::UsedUp => Verdict::Refused,
-            Refusal::Until(until) if now < until => Verdict::Refused,
+        match excess {
+            Excess::RefusedAllDay => Verdict::Refused,
+            Excess::RefusedUntil(until) if now < until => Verdict::Refused,
             // The kernel refuses what no daemon can extend.
             _ if !self.attended => Verdict::Refused,
             _ => Verdict::Held,
@@ -109,9 +109,10 @@ impl Host {
         let day = index(bound.day);
         self.bounds[day] = Some(bound);
         let used = self.counts[day];
-        self.stored[day] = bound.limit.max(used);
+        // The kernel may not admit more than the store has recorded.
+        self.stored[day] = bound.lease.max(bound.limit).max(used);
         if let Step::Lower(_) = step {
-            self.leases.lowered(now, SCOPE, bound.day, used);
+            self.leases.lowered(now, &bound, used);
         }
     }
 
@@ -136,7 +137,8 @@ impl Host {
         self.poll_at = None;
         let today = self.day(at_us);
         let of_scope = (self.generation, quota);
-        self.leases.set_quota(now, SCOPE, day_at(today), of_scope);
+        let steps = self.leases.set_quota(now, SCOPE, day_at(today), of_scope);
+        debug_assert!(steps.is_empty(), "the scope is new: {steps:?}");
         for day in 0..DAYS {
             if self.stored[day] > 0 {
                 let (lease, used) = (self.stored[day], self.counts[day]);

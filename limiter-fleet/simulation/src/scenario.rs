@@ -87,15 +87,15 @@ pub enum Event {
     /// All hosts reach the new primary.
     Heal,
     /// A host no longer reaches the engine, nor the others.
-    Cut(usize),
+    Disconnect(usize),
     /// A host that was cut off reaches the engine again.
-    Mend(usize),
+    Reconnect(usize),
     /// The operator sets the quota.
     Quota(u64),
     /// The operator resets the scope.
     Reset,
     /// From now on, requests are spread evenly.
-    Even,
+    SpreadEvenly,
 }
 
 impl Default for Scenario {

@@ -277,7 +277,7 @@ fn engine_away() -> Vec<Case> {
                     demand: 3.0,
                     events: vec![
                         (12 * HOUR, Event::EngineDown),
-                        (12 * HOUR, Event::Even),
+                        (12 * HOUR, Event::SpreadEvenly),
                         (16 * HOUR, Event::EngineUp),
                     ],
                     ..named(names[2][at])
@@ -294,8 +294,8 @@ fn lost_writes() -> Vec<Case> {
         ..burst(name, 60)
     };
     let failover = |at: u64| (at * SECOND, Event::Failover(SECOND));
-    let cut = |at: u64| (0..10).map(move |host| (at * SECOND - 1, Event::Cut(host)));
-    let mend = |at: u64| (0..10).map(move |host| (at * SECOND, Event::Mend(host)));
+    let cut = |at: u64| (0..10).map(move |host| (at * SECOND - 1, Event::Disconnect(host)));
+    let mend = |at: u64| (0..10).map(move |host| (at * SECOND, Event::Reconnect(host)));
     let split = vec![
         (32 * SECOND, Event::Split(SECOND / 10, 50)),
         (42 * SECOND, Event::Heal),

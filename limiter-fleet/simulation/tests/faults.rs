@@ -24,8 +24,8 @@ fn event(random: &mut Random) -> Event {
         5 => Event::Join(host),
         6 => Event::EngineDown,
         7 | 8 => Event::EngineUp,
-        9 => Event::Cut(host),
-        10 => Event::Mend(host),
+        9 => Event::Disconnect(host),
+        10 => Event::Reconnect(host),
         _ => Event::Quota(QUOTA / 2 + random.below(QUOTA)),
     }
 }

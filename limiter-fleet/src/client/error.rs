@@ -71,7 +71,7 @@ pub enum Error {
     OtherFleet(String),
     /// The engine has a fleet already.
     #[error("the engine has a fleet already; `limiter fleet join` makes this host a part of it")]
-    Exists,
+    FleetExists,
     /// Another machine has the identity of this host.
     #[error("another machine uses the identity of this host, as if its disk had been cloned")]
     Duplicate,
@@ -88,12 +88,12 @@ pub enum Error {
 
 impl Error {
     /// Returns whether another server or another connection may not have this error.
-    pub(super) fn is_of_server(&self) -> bool {
+    pub(super) fn may_differ_elsewhere(&self) -> bool {
         !matches!(
             self,
             Self::NoFleet
                 | Self::OtherFleet(_)
-                | Self::Exists
+                | Self::FleetExists
                 | Self::Duplicate
                 | Self::Unconfirmed(_)
         )
@@ -104,7 +104,7 @@ impl Error {
         match source.code() {
             Some("NOFLEET") => Self::NoFleet,
             Some("OTHERFLEET") => Self::OtherFleet(source.detail().unwrap_or_default().to_owned()),
-            Some("EXISTS") => Self::Exists,
+            Some("EXISTS") => Self::FleetExists,
             Some("DUPLICATE") => Self::Duplicate,
             _ => Self::Command {
                 address: address.clone(),

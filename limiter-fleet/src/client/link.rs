@@ -20,8 +20,8 @@ use crate::{
 
 /// The time to connect to a server, and the time for the answer to a command.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-/// The time for which a server waits for its replicas. It is well below [`ANSWER_TIMEOUT`].
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The time for which a server waits for its replicas. It is well below [`RESPONSE_TIMEOUT`].
 const CONFIRM_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Calls about scopes of one bucket on one day, each with the name of the scope.
@@ -45,9 +45,9 @@ pub(super) struct Link {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Script {
     Lease,
-    Learn,
-    Found,
-    Beat,
+    Claim,
+    Create,
+    Heartbeat,
     Recall,
     Change,
     Read,
@@ -57,9 +57,9 @@ impl Script {
     /// All scripts with their texts, in the order of the numbers of their variants.
     const ALL: [(Self, &str); 7] = [
         (Self::Lease, script::LEASE),
-        (Self::Learn, script::LEARN),
-        (Self::Found, script::FOUND),
-        (Self::Beat, script::BEAT),
+        (Self::Claim, script::CLAIM),
+        (Self::Create, script::CREATE),
+        (Self::Heartbeat, script::HEARTBEAT),
         (Self::Recall, script::RECALL),
         (Self::Change, script::CHANGE),
         (Self::Read, script::READ),
@@ -86,7 +86,7 @@ impl Link {
     /// Returns the reason why it cannot.
     pub(super) async fn open(address: &Address, access: &Access) -> Result<Self, Error> {
         let mut connection = connect(address, access).await?;
-        let server = survey(address, &mut connection).await?;
+        let server = describe(address, &mut connection).await?;
         server.check(address)?;
         Ok(Self {
             address: address.clone(),
@@ -101,11 +101,11 @@ impl Link {
     /// # Errors
     /// Returns an error if the server does not answer or can no longer be used.
     pub(super) async fn refresh(&mut self) -> Result<(), Error> {
-        self.server = survey(&self.address, &mut self.connection).await?;
+        self.server = describe(&self.address, &mut self.connection).await?;
         self.server.check(&self.address)
     }
 
-    /// Sends batches in one pipeline, and waits until `confirm` replicas have the results.
+    /// Sends batches in one pipeline, and waits until `confirmations` replicas have the results.
     ///
     /// # Errors Returns an error if the server does not answer. Then the calls may have been
     /// executed or not.
@@ -113,7 +113,7 @@ impl Link {
         &mut self,
         host: &str,
         batches: &[Batch],
-        confirm: u32,
+        confirmations: u32,
     ) -> Result<Vec<Vec<CallResult>>, Error> {
         let mut pipeline = Pipeline::new();
         for batch in batches {
@@ -125,11 +125,11 @@ impl Link {
             }
             call.arg(script::lease_arguments(&self.server.name, host, &calls));
         }
-        confirmed_by(&mut pipeline, confirm);
+        confirmed_by(&mut pipeline, confirmations);
         let mut replies = self.send(&pipeline).await?;
-        let confirmed = confirm == 0
+        let confirmed = confirmations == 0
             || replies.pop().is_some_and(|reply| {
-                u32::from_redis_value(reply).is_ok_and(|replicas| replicas >= confirm)
+                u32::from_redis_value(reply).is_ok_and(|replicas| replicas >= confirmations)
             });
         let mut results = Vec::new();
         for (batch, reply) in batches.iter().zip(replies) {
@@ -168,11 +168,11 @@ impl Link {
     pub(super) async fn name(&mut self, bucket: Bucket, learning: Duration) -> Result<(), Error> {
         let key = bucket.state_key();
         let arguments = [self.server.name.clone(), learning.as_millis().to_string()];
-        let named = self.script(Script::Learn, &[&key], &arguments, 0).await;
+        let named = self.script(Script::Claim, &[&key], &arguments, 0).await;
         named.map(drop)
     }
 
-    /// Runs a script, and waits until `confirm` replicas have its changes.
+    /// Runs a script, and waits until `confirmations` replicas have its changes.
     ///
     /// # Errors
     /// Returns the error of the script, or [`Error::Unconfirmed`].
@@ -181,19 +181,21 @@ impl Link {
         script: Script,
         keys: &[&str],
         arguments: &[String],
-        confirm: u32,
+        confirmations: u32,
     ) -> Result<Value, Error> {
         let mut pipeline = Pipeline::new();
         let call = pipeline.cmd("EVALSHA").arg(script.hash());
         call.arg(keys.len()).arg(keys).arg(arguments);
-        confirmed_by(&mut pipeline, confirm);
+        confirmed_by(&mut pipeline, confirmations);
         let mut replies = self.send(&pipeline).await?.into_iter();
         let failed = |source| Error::of_reply(&self.address, source);
         let reply = replies.next().unwrap_or(Value::Nil);
         let reply = reply.extract_error().map_err(failed)?;
-        let confirmations = replies.next().map_or(Ok(confirm), u32::from_redis_value);
+        let confirmations = replies
+            .next()
+            .map_or(Ok(confirmations), u32::from_redis_value);
         match confirmations {
-            Ok(replicas) if replicas >= confirm => Ok(reply),
+            Ok(replicas) if replicas >= confirmations => Ok(reply),
             _ => Err(Error::Unconfirmed(self.address.clone())),
         }
     }
@@ -233,11 +235,11 @@ impl Link {
     }
 }
 
-/// Makes a pipeline wait until `confirm` replicas have its changes, and return errors as replies.
-fn confirmed_by(pipeline: &mut Pipeline, confirm: u32) {
-    if confirm > 0 {
+/// Makes a pipeline wait until `confirmations` replicas have its changes, and return errors as replies.
+fn confirmed_by(pipeline: &mut Pipeline, confirmations: u32) {
+    if confirmations > 0 {
         let timeout = CONFIRM_TIMEOUT.as_millis() as u64;
-        pipeline.cmd("WAIT").arg(confirm).arg(timeout);
+        pipeline.cmd("WAIT").arg(confirmations).arg(timeout);
     }
     pipeline.ignore_errors();
 }
@@ -265,7 +267,7 @@ pub(super) async fn connect(
     let client = client(address, access)?;
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(ANSWER_TIMEOUT));
+        .set_response_timeout(Some(RESPONSE_TIMEOUT));
     let connected = client.get_multiplexed_async_connection_with_config(&config);
     connected.await.map_err(|source| Error::Connect {
         address: address.clone(),
@@ -297,7 +299,7 @@ fn client(address: &Address, access: &Access) -> Result<Client, Error> {
     .map_err(Error::Certificates)
 }
 
-async fn survey(
+async fn describe(
     address: &Address,
     connection: &mut MultiplexedConnection,
 ) -> Result<Server, Error> {

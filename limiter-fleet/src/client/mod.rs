@@ -9,18 +9,18 @@
 
 mod access;
 mod address;
+mod announcements;
 mod error;
-mod hints;
 mod link;
-mod nodes;
+mod primaries;
 mod registry;
 mod server;
 mod slots;
 
 pub use access::{Access, Certificates};
 pub use address::{Address, BadAddress};
+pub use announcements::{Announcement, Announcements};
 pub use error::Error;
-pub use hints::{Hint, Hints};
 pub use server::Server;
 
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ use crate::{
     host::Failure,
 };
 use link::Batch;
-use nodes::Nodes;
+use primaries::Primaries;
 
 /// The number of calls in a batch, which is one run of the script. A run of this length takes less
 /// than a millisecond, in which the server does nothing else.
@@ -62,8 +62,8 @@ pub struct Settings {
     pub addresses: Vec<Address>,
     /// The user, the password and the certificates.
     pub access: Access,
-    /// The number of replicas that have to confirm a grant. `None` means 1 if there are replicas.
-    pub confirm: Option<u32>,
+    /// The number of replicas that have to confirmations a grant. `None` means 1 if there are replicas.
+    pub confirmations: Option<u32>,
 }
 
 /// A connection to an engine. It connects when it is used, and again after an error.
@@ -71,7 +71,7 @@ pub struct Client {
     settings: Settings,
     /// The id of the host.
     host: String,
-    nodes: Nodes,
+    primaries: Primaries,
 }
 
 /// The result of a call.
@@ -84,7 +84,7 @@ impl Client {
         Self {
             settings,
             host: host.to_owned(),
-            nodes: Nodes::default(),
+            primaries: Primaries::default(),
         }
     }
 
@@ -93,20 +93,20 @@ impl Client {
     pub async fn lease(&mut self, calls: &[(String, Call)]) -> (Vec<CallResult>, Option<Error>) {
         let mut results = vec![Err(Failure::Unanswered); calls.len()];
         let mut first_error = None;
-        if let Err(error) = self.nodes.find(&self.settings).await {
+        if let Err(error) = self.primaries.find(&self.settings).await {
             return (results, Some(error));
         }
         let mut of_node: BTreeMap<usize, Vec<Vec<usize>>> = BTreeMap::new();
         for (bucket, some) in batches(calls) {
-            match self.nodes.of(bucket) {
-                Ok(node) => of_node.entry(node).or_default().push(some),
+            match self.primaries.of(bucket) {
+                Ok(primary) => of_node.entry(primary).or_default().push(some),
                 Err(error) => first_error = first_error.or(Some(error)),
             }
         }
-        for (node, batches) in of_node {
+        for (primary, batches) in of_node {
             for some in batches.chunks(BATCHES) {
                 let sent: Vec<Batch> = some.iter().map(|batch| batch_of(calls, batch)).collect();
-                match self.send(node, &sent).await {
+                match self.send(primary, &sent).await {
                     Ok(answers) => {
                         let indices = some.iter().flatten();
                         for (&index, answer) in indices.zip(answers.into_iter().flatten()) {
@@ -122,25 +122,29 @@ impl Client {
         }
         if first_error.is_some() {
             // The servers may have other roles now.
-            self.nodes.forget();
+            self.primaries.forget();
         }
         (results, first_error)
     }
 
-    async fn send(&mut self, node: usize, sent: &[Batch]) -> Result<Vec<Vec<CallResult>>, Error> {
-        let confirm = self.nodes.confirm(&self.settings);
-        let link = self.nodes.link(node, &self.settings).await?;
-        link.lease(&self.host, sent, confirm).await
+    async fn send(
+        &mut self,
+        primary: usize,
+        sent: &[Batch],
+    ) -> Result<Vec<Vec<CallResult>>, Error> {
+        let confirmations = self.primaries.confirmations(&self.settings);
+        let link = self.primaries.link(primary, &self.settings).await?;
+        link.lease(&self.host, sent, confirmations).await
     }
 
     /// Connects to all primaries, and returns what they say of themselves. A server that was
     /// demoted and promoted has another name than before.
     ///
     /// # Errors Returns an error if one of them cannot be reached or used.
-    pub async fn survey(&mut self) -> Result<Vec<(Address, Server)>, Error> {
-        let surveyed = self.nodes.survey(&self.settings).await;
+    pub async fn describe(&mut self) -> Result<Vec<(Address, Server)>, Error> {
+        let surveyed = self.primaries.describe(&self.settings).await;
         if surveyed.is_err() {
-            self.nodes.forget();
+            self.primaries.forget();
         }
         surveyed
     }
@@ -150,18 +154,18 @@ impl Client {
     ///
     /// # Errors
     /// Returns an error if a server cannot be reached or used.
-    pub async fn begin(&mut self) -> Result<(), Error> {
-        let begun = self.nodes.begin(&self.settings).await;
+    pub async fn claim_buckets(&mut self) -> Result<(), Error> {
+        let begun = self.primaries.claim_buckets(&self.settings).await;
         if begun.is_err() {
-            self.nodes.forget();
+            self.primaries.forget();
         }
         begun
     }
 
-    /// Returns the number of replicas that have to confirm a grant.
+    /// Returns the number of replicas that have to confirmations a grant.
     #[must_use]
-    pub fn confirm(&self) -> u32 {
-        self.nodes.confirm(&self.settings)
+    pub fn confirmations(&self) -> u32 {
+        self.primaries.confirmations(&self.settings)
     }
 }
 

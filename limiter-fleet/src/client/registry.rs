@@ -8,8 +8,8 @@ use redis::{FromRedisValue, Value};
 
 use super::{Client, Error, link::Script};
 use crate::registry::{
-    Basis, Beat, Changed, FLEET, FORMAT, Fleet, HOSTS, Host, Identity, News, OBJECTS, Object,
-    RECALLED, VERSIONS,
+    Base, ChangeResult, Changes, FLEET, FORMAT, Fleet, HOSTS, Heartbeat, Host, Identity, OBJECTS,
+    Object, RECALLED, VERSIONS,
 };
 
 /// The base of a restored object (`scripts/change.lua`).
@@ -19,12 +19,12 @@ impl Client {
     /// Makes a fleet on an engine that has none.
     ///
     /// # Errors
-    /// Returns [`Error::Exists`] if the engine has a fleet, and other errors if a server cannot be
+    /// Returns [`Error::FleetExists`] if the engine has a fleet, and other errors if a server cannot be
     /// reached or used.
-    pub async fn found(&mut self, id: &str, check: &str) -> Result<(), Error> {
+    pub async fn create_fleet(&mut self, id: &str, check: &str) -> Result<(), Error> {
         let arguments = [id, FORMAT, check].map(str::to_owned);
-        self.confirmed(Script::Found, &[FLEET], &arguments).await?;
-        self.begin().await
+        self.confirmed(Script::Create, &[FLEET], &arguments).await?;
+        self.claim_buckets().await
     }
 
     /// Returns the fleet of the engine, or `None` if it has none.
@@ -47,13 +47,13 @@ impl Client {
     ///
     /// # Errors Returns [`Error::NoFleet`], [`Error::OtherFleet`] or [`Error::Duplicate`], and
     /// other errors if a server cannot be reached or used.
-    pub async fn beat(
+    pub async fn heartbeat(
         &mut self,
         identity: &Identity,
         text: &str,
         recall: u64,
         wants_hosts: bool,
-    ) -> Result<Beat, Error> {
+    ) -> Result<Heartbeat, Error> {
         let Identity {
             fleet,
             host,
@@ -64,15 +64,17 @@ impl Client {
         let arguments = [fleet, host, session, machine, text, &recall, &wants];
         let arguments = arguments.map(str::to_owned);
         let keys = [FLEET, HOSTS, RECALLED];
-        let reply = self.unconfirmed(Script::Beat, &keys, &arguments).await?;
-        self.read(reply, "the reply of a beat", |reply| {
+        let reply = self
+            .unconfirmed(Script::Heartbeat, &keys, &arguments)
+            .await?;
+        self.read(reply, "the reply of a heartbeat", |reply| {
             type Reply = (u64, u64, u64, Vec<String>, Vec<(String, String)>);
             let (time, version, recall, recalls, hosts) = Reply::from_redis_value(reply).ok()?;
             let hosts: Option<Vec<Host>> = hosts
                 .into_iter()
                 .map(|(id, entry)| Host::of(id, &entry))
                 .collect();
-            Some(Beat {
+            Some(Heartbeat {
                 time: Duration::from_millis(time),
                 version,
                 recall,
@@ -86,7 +88,7 @@ impl Client {
     ///
     /// # Errors
     /// Returns an error if a server cannot be reached or used.
-    pub async fn forget_host(&mut self, host: &str) -> Result<bool, Error> {
+    pub async fn remove_host(&mut self, host: &str) -> Result<bool, Error> {
         let mut command = redis::cmd("HDEL");
         command.arg(HOSTS).arg(host);
         let removed: u64 = self.query(&command).await?;
@@ -113,31 +115,31 @@ impl Client {
     pub async fn change(
         &mut self,
         fleet: &str,
-        objects: &[(Basis, Object)],
-    ) -> Result<(u64, Vec<Changed>), Error> {
+        objects: &[(Base, Object)],
+    ) -> Result<(u64, Vec<ChangeResult>), Error> {
         let mut arguments = vec![fleet.to_owned()];
-        for (basis, object) in objects {
-            let basis = match basis {
-                Basis::Revision(revision) => revision.to_string(),
-                Basis::Restored => RESTORED.to_owned(),
+        for (base, object) in objects {
+            let base = match base {
+                Base::Revision(revision) => revision.to_string(),
+                Base::Restored => RESTORED.to_owned(),
             };
             let revision = object.revision.to_string();
-            arguments.extend([object.name.clone(), basis, revision, object.value.clone()]);
+            arguments.extend([object.name.clone(), base, revision, object.value.clone()]);
         }
         let keys = [FLEET, OBJECTS, VERSIONS];
         let reply = self.confirmed(Script::Change, &keys, &arguments).await?;
         self.read(reply, "the reply of a change", |reply| {
             let mut values = Vec::<Value>::from_redis_value(reply).ok()?.into_iter();
             let version = u64::from_redis_value(values.next()?).ok()?;
-            let results: Option<Vec<Changed>> = objects
+            let results: Option<Vec<ChangeResult>> = objects
                 .iter()
                 .map(|(_, object)| {
                     let accepted = u8::from_redis_value(values.next()?).ok()? == 1;
                     let text = String::from_redis_value(values.next()?).ok()?;
                     let present = Object::of(object.name.clone(), &text)?;
                     Some(match accepted {
-                        true => Changed::Accepted,
-                        false => Changed::Refused(present),
+                        true => ChangeResult::Accepted,
+                        false => ChangeResult::Refused(present),
                     })
                 })
                 .collect();
@@ -145,28 +147,33 @@ impl Client {
         })
     }
 
-    /// Reads up to `most` objects that have changed after `version`.
+    /// Reads up to `limit` objects that have changed after `version`.
     ///
     /// # Errors
     /// Returns [`Error::NoFleet`] or [`Error::OtherFleet`], and other errors if a server cannot be
     /// reached or used.
-    pub async fn news(&mut self, fleet: &str, version: u64, most: usize) -> Result<News, Error> {
-        let arguments = [fleet.to_owned(), version.to_string(), most.to_string()];
+    pub async fn changes_since(
+        &mut self,
+        fleet: &str,
+        version: u64,
+        limit: usize,
+    ) -> Result<Changes, Error> {
+        let arguments = [fleet.to_owned(), version.to_string(), limit.to_string()];
         let keys = [FLEET, OBJECTS, VERSIONS];
         let reply = self.unconfirmed(Script::Read, &keys, &arguments).await?;
         self.read(reply, "the reply of a reading", |reply| {
             let mut values = Vec::<Value>::from_redis_value(reply).ok()?.into_iter();
             let version = u64::from_redis_value(values.next()?).ok()?;
-            let upto = u64::from_redis_value(values.next()?).ok()?;
+            let complete_to = u64::from_redis_value(values.next()?).ok()?;
             let mut objects = Vec::new();
             while let Some(name) = values.next() {
                 let name = String::from_redis_value(name).ok()?;
                 let text = String::from_redis_value(values.next()?).ok()?;
                 objects.push(Object::of(name, &text)?);
             }
-            Some(News {
+            Some(Changes {
                 version,
-                upto,
+                complete_to,
                 objects,
             })
         })
@@ -178,8 +185,8 @@ impl Client {
         keys: &[&str],
         arguments: &[String],
     ) -> Result<Value, Error> {
-        let confirm = self.confirm();
-        self.run(script, keys, arguments, confirm).await
+        let confirmations = self.confirmations();
+        self.run(script, keys, arguments, confirmations).await
     }
 
     async fn unconfirmed(
@@ -197,11 +204,11 @@ impl Client {
         script: Script,
         keys: &[&str],
         arguments: &[String],
-        confirm: u32,
+        confirmations: u32,
     ) -> Result<Value, Error> {
         let run = async {
-            let link = self.nodes.of_fleet(&self.settings).await?;
-            link.script(script, keys, arguments, confirm).await
+            let link = self.primaries.of_fleet(&self.settings).await?;
+            link.script(script, keys, arguments, confirmations).await
         };
         let result = run.await;
         self.forget_after(&result);
@@ -210,7 +217,7 @@ impl Client {
 
     async fn query<T: FromRedisValue>(&mut self, command: &redis::Cmd) -> Result<T, Error> {
         let query = async {
-            let link = self.nodes.of_fleet(&self.settings).await?;
+            let link = self.primaries.of_fleet(&self.settings).await?;
             link.query(command).await
         };
         let result = query.await;
@@ -220,8 +227,8 @@ impl Client {
 
     /// Forgets the servers after an error for which another server may be the reason.
     fn forget_after<T>(&mut self, result: &Result<T, Error>) {
-        if result.as_ref().is_err_and(Error::is_of_server) {
-            self.nodes.forget();
+        if result.as_ref().is_err_and(Error::may_differ_elsewhere) {
+            self.primaries.forget();
         }
     }
 
@@ -232,7 +239,7 @@ impl Client {
         read: impl FnOnce(Value) -> Option<T>,
     ) -> Result<T, Error> {
         read(reply).ok_or_else(|| Error::Reply {
-            address: self.nodes.address_of_fleet(),
+            address: self.primaries.address_of_fleet(),
             expected,
         })
     }

@@ -2,7 +2,7 @@
 --
 -- Changes objects of the registry: scopes and keys.
 --
--- KEYS[1]  the fleet (found.lua)
+-- KEYS[1]  the fleet (create.lua)
 -- KEYS[2]  the objects, a hash: for the name of each object its revision and its value: "3 {...}"
 -- KEYS[3]  the versions, a sorted set: the names of the objects, each with the version of the
 --          registry in which it last changed
@@ -15,7 +15,7 @@
 -- than the present one is refused, so that no host undoes a change that it does not know.
 --
 -- Returns the version of the registry, and then for each object 1 or 0 (changed or refused), and
--- the revision and value that the object has now. Fails like beat.lua.
+-- the revision and value that the object has now. Fails like heartbeat.lua.
 
 local fleet = redis.call('HMGET', KEYS[1], 'id', 'version')
 if not fleet[1] then

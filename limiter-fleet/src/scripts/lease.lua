@@ -24,12 +24,14 @@
 -- a call that is repeated, late, or whose reply was lost changes nothing twice, and a lease that
 -- this server has forgotten is restored by the host that knows of it.
 --
--- Returns for each scope: the lease, the part of the quota that is in no lease (negative if the
--- leases exceed the quota), a standing, the time in ms after which asking again may help, and
+-- Returns for each scope: the lease (or the last number, if this call is not later), the part of the
+-- quota that is in no lease (negative if the
+-- leases exceed the quota), a status, the time in ms after which asking again may help, and
 -- whether the other hosts should give back what they do not need (0 no, 1 most of it, 2 all).
--- Fails with "EPOCH" if the state of the bucket was written by another server.
+-- Fails with "OTHERSERVER" if the state of the bucket was written by another server.
 
-local GRANTED, LEASED_OUT, USED_UP, LEARNING, OLD, GENERATION, OTHER_DAY = 0, 1, 2, 3, 4, 5, 6
+local GRANTED, LEASED_OUT, USED_UP, LEARNING = 0, 1, 2, 3
+local SUPERSEDED, OLD_GENERATION, OTHER_DAY = 4, 5, 6
 -- The wait after the first recall, and after many that brought nothing (ms).
 local FIRST_WAIT, LAST_WAIT = 200, 60000
 local DAY_S = 86400
@@ -39,7 +41,7 @@ local call, floor, max, min = redis.call, math.floor, math.max, math.min
 
 local state = call('HMGET', KEYS[1], 'server', 'learning')
 if state[1] ~= ARGV[1] then
-  return redis.error_reply('EPOCH ' .. (state[1] or 'none'))
+  return redis.error_reply('OTHERSERVER ' .. (state[1] or 'none'))
 end
 local clock = call('TIME')
 local seconds = tonumber(clock[1])
@@ -49,7 +51,7 @@ local learning = max(tonumber(state[2] or 0) - now, 0)
 local host, operation, day = 'h:' .. ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local today = floor(seconds / DAY_S)
 
--- Returns the standing of a request for more, the grant, and the kind of the recall.
+-- Returns the status of a request for more, the grant, and the kind of the recall.
 local function grant(account, quota, wanted)
   if day ~= today and day ~= today + 1 then
     return OTHER_DAY, 0, 0
@@ -83,7 +85,7 @@ for i = 2, #KEYS do
   local fields = call('HMGET', KEYS[i], 'n', 'g', 'u', 'a', 'r', 'w', host)
   local present = tonumber(fields[1] or -1)
   if present > generation then
-    replies[i - 1] = { 0, 0, GENERATION, 0, 0 }
+    replies[i - 1] = { 0, 0, OLD_GENERATION, 0, 0 }
   else
     if present >= 0 and present < generation then
       call('DEL', KEYS[i])
@@ -96,7 +98,8 @@ for i = 2, #KEYS do
       lease = 0,
       used = 0,
     }
-    local recalled, wait = tonumber(fields[5] or 0), tonumber(fields[6] or FIRST_WAIT)
+    -- After a failover, the clock may be behind that of the earlier server.
+    local recalled, wait = min(tonumber(fields[5] or 0), now), tonumber(fields[6] or FIRST_WAIT)
     local before_r, before_w = recalled, wait
     local last = -1
     if fields[7] then
@@ -105,9 +108,9 @@ for i = 2, #KEYS do
     else
       account.hosts = account.hosts + 1
     end
-    local standing, recall = OLD, 0
+    local status, recall = SUPERSEDED, 0
     if operation > last then
-      standing = GRANTED
+      status = GRANTED
       if known > account.lease then
         account.granted = account.granted + known - account.lease
         account.lease = known
@@ -125,9 +128,12 @@ for i = 2, #KEYS do
         end
       elseif wanted > account.lease then
         local given
-        standing, given, recall = grant(account, quota, wanted - account.lease)
+        status, given, recall = grant(account, quota, wanted - account.lease)
         account.lease = account.lease + given
         account.granted = account.granted + given
+        if account.granted < quota then
+          recalled, wait = 0, FIRST_WAIT
+        end
       end
       if recall == 2 and now < recalled + wait then
         recall = 0
@@ -155,10 +161,14 @@ for i = 2, #KEYS do
       end
     end
     local again = learning
-    if standing == LEASED_OUT then
+    if recall == 2 then
+      -- The leases that the other hosts give back are here soon.
+      again = FIRST_WAIT
+    elseif status == LEASED_OUT then
       again = max(recalled + wait - now, 0)
     end
-    replies[i - 1] = { account.lease, quota - account.granted, standing, again, recall }
+    local lease = status == SUPERSEDED and last or account.lease
+    replies[i - 1] = { lease, quota - account.granted, status, again, recall }
   end
 end
 return replies

@@ -6,7 +6,7 @@
 -- ARGV     the id of the fleet, the version, and the largest number of objects
 --
 -- Returns the version of the registry, the version up to which the objects are complete, and then
--- for each object its name, and its revision and value. Fails like beat.lua.
+-- for each object its name, and its revision and value. Fails like heartbeat.lua.
 
 local fleet = redis.call('HMGET', KEYS[1], 'id', 'version')
 if not fleet[1] then

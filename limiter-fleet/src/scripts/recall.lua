@@ -2,11 +2,11 @@
 --
 -- Calls on all hosts to give back parts of their leases.
 --
--- KEYS[1]  the fleet (found.lua) KEYS[2]  the recalls (beat.lua) ARGV     texts that name what is
+-- KEYS[1]  the fleet (create.lua) KEYS[2]  the recalls (heartbeat.lua) ARGV     texts that name what is
 -- to be given back
 --
 -- Each text goes to the channel limiter:recall at once. The hosts that do not hear it find it at
--- their next beat. Only the last recalls are kept, because a recall that brings nothing is
+-- their next heartbeat. Only the last recalls are kept, because a recall that brings nothing is
 -- repeated.
 --
 -- Returns the number of the last recall.

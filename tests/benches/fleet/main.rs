@@ -16,7 +16,7 @@ use std::{
 
 use limiter_common::day::Day;
 use limiter_fleet::{
-    Call, Failure, Wish,
+    Call, Failure, Purpose,
     client::{Access, Client, Kind, Settings},
 };
 use limiter_tests::{
@@ -82,7 +82,7 @@ impl Engines {
             kind: Kind::Single,
             addresses: vec![self.servers[0].url().parse().expect("an address")],
             access: Access::default(),
-            confirm: None,
+            confirmations: None,
         };
         Client::new(settings, host)
     }
@@ -113,8 +113,8 @@ impl Asker {
             quota: QUOTA,
             lease: 0,
             used: 0,
-            wish: Wish::UpTo(0),
-            operation: 0,
+            purpose: Purpose::Extend(0),
+            number: 0,
         };
         let calls = (0..scopes).map(|scope| (format!("account-{scope}/profile"), call));
         Self {
@@ -127,9 +127,9 @@ impl Asker {
     async fn ask(&mut self, range: std::ops::Range<usize>) -> usize {
         let calls = &mut self.calls[range];
         for (_, call) in calls.iter_mut() {
-            call.operation += 1;
+            call.number += 1;
             call.used = call.lease;
-            call.wish = Wish::UpTo(call.lease + 1);
+            call.purpose = Purpose::Extend(call.lease + 1);
         }
         let (results, error) = self.client.lease(calls).await;
         let mut granted = 0;
@@ -189,7 +189,7 @@ fn measure(program: Program, replicas: usize, leases: usize, time: Duration) -> 
     let mut asker = Asker::new(engines.client("asker"), BUCKETS * leases);
     let (rate, per_core) = engines.lab.server().enter(|| {
         runtime().block_on(async {
-            asker.client.begin().await.expect("a server");
+            asker.client.claim_buckets().await.expect("a server");
             let all = 0..asker.calls.len();
             asker.ask(all.clone()).await;
             let (cpu, begun, mut granted) = (engines.cpu(), Instant::now(), 0);
@@ -237,7 +237,7 @@ fn probe(engines: &Engines, mut asker: Asker, time: Duration) -> (f64, f64) {
         let times = server.enter(|| {
             runtime().block_on(async {
                 let mut probe = Asker::new(engines.client("probe"), 1);
-                probe.client.survey().await.expect("a server");
+                probe.client.describe().await.expect("a server");
                 probe.ask(0..1).await;
                 let begun = Instant::now();
                 let mut times = Vec::new();

@@ -5,7 +5,7 @@
 use std::{fs, process::Command};
 
 use limiter_fleet::{
-    Failure, Standing, Wish,
+    Failure, Purpose, Status,
     client::{Access, Certificates, Kind, Settings},
 };
 use limiter_tests::{
@@ -33,15 +33,15 @@ fn hosts_share_a_quota() {
         run(async |lab| {
             let engine = server(program, lab, 6379, &[]);
             let mut hosts = ["a", "b"].map(|name| Host::new(single(&engine), name));
-            hosts[0].client.begin().await.expect("a server");
+            hosts[0].client.claim_buckets().await.expect("a server");
             let mut leases = [0, 0];
             let mut ended = false;
             while !ended {
                 ended = true;
                 for (host, lease) in hosts.iter_mut().zip(&mut leases) {
-                    let (answer, error) = host.ask(*lease, Wish::UpTo(*lease + 100)).await;
+                    let (answer, error) = host.ask(*lease, Purpose::Extend(*lease + 100)).await;
                     let answer = answer.unwrap_or_else(|_| panic!("{program:?}: {error:?}"));
-                    ended &= answer.standing == Standing::UsedUp;
+                    ended &= answer.status == Status::UsedUp;
                     *lease = answer.lease;
                 }
             }
@@ -56,9 +56,14 @@ fn many_scopes_are_asked_for_in_one_call() {
         let engine = server(Program::Valkey9, lab, 6379, &[]);
         let mut host = Host::new(single(&engine), "a");
         let calls: Vec<_> = (0..5_000)
-            .map(|scope| (format!("scope-{scope}"), host.call(0, 0, Wish::UpTo(1))))
+            .map(|scope| {
+                (
+                    format!("scope-{scope}"),
+                    host.call(0, 0, Purpose::Extend(1)),
+                )
+            })
             .collect();
-        host.client.begin().await.expect("a server");
+        host.client.claim_buckets().await.expect("a server");
         let (results, error) = host.client.lease(&calls).await;
         assert!(error.is_none(), "{error:?}");
         let granted = results
@@ -73,29 +78,32 @@ fn a_server_that_forgot_scripts_or_data_is_used_again() {
     run(async |lab| {
         let mut engine = server(Program::Redis7, lab, 6379, &[]);
         let mut host = Host::new(single(&engine), "a");
-        host.client.begin().await.expect("a server");
-        assert_eq!(host.ask_until_granted(0, Wish::UpTo(10)).await.lease, 10);
+        host.client.claim_buckets().await.expect("a server");
+        assert_eq!(
+            host.ask_until_granted(0, Purpose::Extend(10)).await.lease,
+            10
+        );
         engine.cli(&["SCRIPT", "FLUSH"]);
-        let (answer, _) = host.ask(10, Wish::UpTo(20)).await;
+        let (answer, _) = host.ask(10, Purpose::Extend(20)).await;
         assert_eq!(answer.expect("an answer").lease, 20);
         // After the loss of all data, the server first learns which leases there are.
         engine.cli(&["FLUSHALL"]);
-        let (answer, _) = host.ask(20, Wish::UpTo(30)).await;
+        let (answer, _) = host.ask(20, Purpose::Extend(30)).await;
         assert_eq!(answer, Err(Failure::OtherServer));
-        let (answer, _) = host.ask(20, Wish::Keep).await;
+        let (answer, _) = host.ask(20, Purpose::Report).await;
         assert_eq!(answer.expect("an answer").free, (QUOTA - 20) as i64);
-        let (answer, _) = host.ask(20, Wish::UpTo(30)).await;
-        assert_eq!(answer.expect("an answer").standing, Standing::Learning);
-        let answer = host.ask_until_granted(20, Wish::UpTo(30)).await;
+        let (answer, _) = host.ask(20, Purpose::Extend(30)).await;
+        assert_eq!(answer.expect("an answer").status, Status::Learning);
+        let answer = host.ask_until_granted(20, Purpose::Extend(30)).await;
         assert_eq!((answer.lease, answer.free), (30, (QUOTA - 30) as i64));
         // The same after a restart, which the client notices at its next call.
         engine.kill();
-        let (answer, error) = host.ask(30, Wish::UpTo(40)).await;
+        let (answer, error) = host.ask(30, Purpose::Extend(40)).await;
         assert_eq!(answer, Err(Failure::Unanswered));
         let error = error.expect("the reason").to_string();
         assert!(error.contains("127.0.0.1:6379"), "{error}");
         engine.restart();
-        let answer = host.ask_until_granted(30, Wish::UpTo(40)).await;
+        let answer = host.ask_until_granted(30, Purpose::Extend(40)).await;
         assert_eq!((answer.lease, answer.free), (40, (QUOTA - 40) as i64));
     });
 }
@@ -115,20 +123,23 @@ fn a_grant_counts_only_when_a_replica_has_it() {
                     .contains("master_link_status:up")
             });
             let mut host = Host::new(single(&primary), "a");
-            host.client.begin().await.expect("a server");
-            assert_eq!(host.client.confirm(), 1, "there is a replica");
-            assert_eq!(host.ask_until_granted(0, Wish::UpTo(10)).await.lease, 10);
+            host.client.claim_buckets().await.expect("a server");
+            assert_eq!(host.client.confirmations(), 1, "there is a replica");
+            assert_eq!(
+                host.ask_until_granted(0, Purpose::Extend(10)).await.lease,
+                10
+            );
             replica.signal(Signal::SIGSTOP);
-            let (answer, error) = host.ask(10, Wish::UpTo(20)).await;
+            let (answer, error) = host.ask(10, Purpose::Extend(20)).await;
             assert_eq!(answer, Err(Failure::Unanswered));
             assert!(error.is_none(), "{error:?}");
             replica.signal(Signal::SIGCONT);
             // The grant was executed, and is confirmed now.
-            let answer = host.ask_until_granted(10, Wish::UpTo(20)).await;
+            let answer = host.ask_until_granted(10, Purpose::Extend(20)).await;
             assert_eq!((answer.lease, answer.free), (20, (QUOTA - 20) as i64));
             // Without any replica, confirmations stay necessary.
             drop(replica);
-            let (answer, _) = host.ask(20, Wish::UpTo(30)).await;
+            let (answer, _) = host.ask(20, Purpose::Extend(30)).await;
             assert_eq!(answer, Err(Failure::Unanswered));
         });
     }
@@ -141,22 +152,25 @@ fn a_server_that_is_demoted_or_may_drop_counts_is_not_used() {
         let second = server(Program::Redis7, lab, 6380, &[]);
         let both = settings(Kind::Single, &[&first, &second]);
         let mut host = Host::new(both, "a");
-        host.client.begin().await.expect("a server");
-        assert_eq!(host.ask_until_granted(0, Wish::UpTo(10)).await.lease, 10);
+        host.client.claim_buckets().await.expect("a server");
+        assert_eq!(
+            host.ask_until_granted(0, Purpose::Extend(10)).await.lease,
+            10
+        );
         // The first server becomes a replica of the second while the client is connected to it.
         first.cli(&["REPLICAOF", "127.0.0.1", "6380"]);
-        let answer = host.ask_until_granted(10, Wish::UpTo(20)).await;
+        let answer = host.ask_until_granted(10, Purpose::Extend(20)).await;
         assert_eq!((answer.lease, answer.free), (20, (QUOTA - 20) as i64));
         let scope = limiter_fleet::account_key(SCOPE, crate::support::today());
         assert_eq!(second.cli(&["HGET", &scope, "g"]), "20");
         let mut of_replica = Host::new(single(&first), "b");
-        let (_, error) = of_replica.ask(0, Wish::UpTo(1)).await;
+        let (_, error) = of_replica.ask(0, Purpose::Extend(1)).await;
         let error = error.expect("a reason").to_string();
         assert!(error.contains("6379 is a replica"), "{error}");
         second.cli(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
         let error = host
             .client
-            .survey()
+            .describe()
             .await
             .expect_err("a reason")
             .to_string();
@@ -169,14 +183,14 @@ fn a_server_that_is_full_grants_nothing_and_says_why() {
     run(async |lab| {
         let engine = server(Program::Redis7, lab, 6379, &[]);
         let mut host = Host::new(single(&engine), "a");
-        host.client.begin().await.expect("a server");
+        host.client.claim_buckets().await.expect("a server");
         engine.cli(&["CONFIG", "SET", "maxmemory", "1"]);
-        let (answer, error) = host.ask(0, Wish::UpTo(1)).await;
+        let (answer, error) = host.ask(0, Purpose::Extend(1)).await;
         assert_eq!(answer, Err(Failure::Unanswered));
         let error = error.expect("a reason").to_string();
         assert!(error.contains("OOM"), "{error}");
         engine.cli(&["CONFIG", "SET", "maxmemory", "0"]);
-        assert_eq!(host.ask_until_granted(0, Wish::UpTo(1)).await.lease, 1);
+        assert_eq!(host.ask_until_granted(0, Purpose::Extend(1)).await.lease, 1);
     });
 }
 
@@ -242,8 +256,9 @@ fn tls_and_a_user_with_few_rights_suffice() {
             "no",
         ];
         let (namespace, directory) = (lab.server(), lab.directory());
-        let engine = Engine::start_silent(Program::Redis7, namespace, place, directory, &tls)
-            .with_login(&["--tls", "--cacert", &ca]);
+        let engine =
+            Engine::start_without_waiting(Program::Redis7, namespace, place, directory, &tls)
+                .with_cli_options(&["--tls", "--cacert", &ca]);
         engine.wait();
         engine.cli(&[
             "ACL",
@@ -279,14 +294,17 @@ fn tls_and_a_user_with_few_rights_suffice() {
         };
         let trusted = fs::read(&ca).expect("the certificate");
         let mut host = Host::new(settings("secret", Some(trusted.clone())), "a");
-        host.client.begin().await.expect("a server");
-        assert_eq!(host.ask_until_granted(0, Wish::UpTo(10)).await.lease, 10);
+        host.client.claim_buckets().await.expect("a server");
+        assert_eq!(
+            host.ask_until_granted(0, Purpose::Extend(10)).await.lease,
+            10
+        );
         for (password, authorities, words) in [
             ("wrong", Some(trusted), "authentication failed"),
             ("secret", None, "certificate"),
         ] {
             let mut host = Host::new(settings(password, authorities), "a");
-            let (_, error) = host.ask(0, Wish::UpTo(1)).await;
+            let (_, error) = host.ask(0, Purpose::Extend(1)).await;
             let error = error.expect("a reason").to_string();
             assert!(
                 error.contains(words) && !error.contains(password),

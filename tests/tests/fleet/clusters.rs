@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use limiter_fleet::{
-    Wish,
+    Purpose,
     client::{CallResult, Kind},
 };
 use limiter_tests::{
@@ -23,7 +23,12 @@ async fn lease_all(host: &mut Host, names: &[String], lease: u64) {
     let start = Instant::now();
     let mut open = names.to_vec();
     while !open.is_empty() {
-        let call = |name: &String| (name.clone(), host.call(lease, lease, Wish::UpTo(lease + 5)));
+        let call = |name: &String| {
+            (
+                name.clone(),
+                host.call(lease, lease, Purpose::Extend(lease + 5)),
+            )
+        };
         let calls: Vec<_> = open.iter().map(call).collect();
         let (results, error) = host.client.lease(&calls).await;
         let mut results = results.into_iter();
@@ -63,9 +68,9 @@ fn each_call_goes_to_the_server_of_its_bucket_also_after_a_failover() {
             });
             let mut host = Host::new(settings(Kind::Cluster, &[&engines[1], &engines[0]]), "a");
             let names: Vec<String> = (0..600).map(|number| format!("scope-{number}")).collect();
-            host.client.begin().await.expect("the servers");
+            host.client.claim_buckets().await.expect("the servers");
             lease_all(&mut host, &names, 0).await;
-            let servers = host.client.survey().await.expect("the servers");
+            let servers = host.client.describe().await.expect("the servers");
             assert_eq!(servers.len(), 3);
             engines[0].kill();
             eventually("a replica is promoted", || {
@@ -78,7 +83,7 @@ fn each_call_goes_to_the_server_of_its_bucket_also_after_a_failover() {
                 |results: Vec<CallResult>| results.iter().filter(|result| result.is_err()).count();
             let calls: Vec<_> = names
                 .iter()
-                .map(|name| (name.clone(), host.call(5, 5, Wish::UpTo(6))))
+                .map(|name| (name.clone(), host.call(5, 5, Purpose::Extend(6))))
                 .collect();
             let (results, _) = host.client.lease(&calls).await;
             assert!(unconfirmed(results) > 0);

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use limiter_fleet::{
-    client::{Error, Hint, Kind},
-    registry::{Basis, Changed, Identity, Object},
+    client::{Announcement, Error, Kind},
+    registry::{Base, ChangeResult, Identity, Object},
 };
 use limiter_tests::{
     Lab,
@@ -25,10 +25,10 @@ fn server(program: Program, lab: &Lab, port: u16, options: &[&str]) -> Engine {
     Engine::start(program, lab.server(), place, lab.directory(), options)
 }
 
-async fn founded(engine: &Engine) -> Host {
+async fn host_of_new_fleet(engine: &Engine) -> Host {
     let mut host = Host::new(settings(Kind::Single, &[engine]), "host-1");
-    let founded = host.client.found(FLEET, "check").await;
-    founded.expect("a fleet");
+    let host_of_new_fleet = host.client.create_fleet(FLEET, "check").await;
+    host_of_new_fleet.expect("a fleet");
     host
 }
 
@@ -57,9 +57,9 @@ fn an_engine_has_one_fleet() {
             let engine = server(program, lab, 6379, &[]);
             let mut other = Host::new(settings(Kind::Single, &[&engine]), "host-2");
             assert_eq!(other.client.fleet().await.expect("a server"), None);
-            let news = other.client.news(FLEET, 0, 10).await;
+            let news = other.client.changes_since(FLEET, 0, 10).await;
             assert!(matches!(news, Err(Error::NoFleet)), "{news:?}");
-            founded(&engine).await;
+            host_of_new_fleet(&engine).await;
             let fleet = other
                 .client
                 .fleet()
@@ -67,9 +67,9 @@ fn an_engine_has_one_fleet() {
                 .expect("a server")
                 .expect("a fleet");
             assert_eq!((fleet.id.as_str(), fleet.check.as_str()), (FLEET, "check"));
-            let again = other.client.found("fleet-2", "check").await;
-            assert!(matches!(again, Err(Error::Exists)), "{again:?}");
-            let news = other.client.news("fleet-2", 0, 10).await;
+            let again = other.client.create_fleet("fleet-2", "check").await;
+            assert!(matches!(again, Err(Error::FleetExists)), "{again:?}");
+            let news = other.client.changes_since("fleet-2", 0, 10).await;
             assert!(
                 matches!(&news, Err(Error::OtherFleet(id)) if id == FLEET),
                 "{news:?}"
@@ -83,27 +83,27 @@ fn a_change_is_refused_if_the_object_has_changed_since() {
     for program in Program::ALL {
         run(async |lab| {
             let engine = server(program, lab, 6379, &[]);
-            let mut host = founded(&engine).await;
+            let mut host = host_of_new_fleet(&engine).await;
             let new = [
                 (
-                    Basis::Revision(0),
+                    Base::Revision(0),
                     object("s:acme", 1, "{\"tier\": \"master\"}"),
                 ),
-                (Basis::Revision(0), object("s:other", 1, "{}")),
+                (Base::Revision(0), object("s:other", 1, "{}")),
             ];
             let changed = host.client.change(FLEET, &new).await.expect("an answer");
-            assert_eq!(changed, (2, vec![Changed::Accepted; 2]));
-            let second = [(Basis::Revision(1), object("s:acme", 2, "second"))];
+            assert_eq!(changed, (2, vec![ChangeResult::Accepted; 2]));
+            let second = [(Base::Revision(1), object("s:acme", 2, "second"))];
             let changed = host.client.change(FLEET, &second).await.expect("an answer");
-            assert_eq!(changed, (3, vec![Changed::Accepted]));
-            let late = [(Basis::Revision(1), object("s:acme", 2, "late"))];
+            assert_eq!(changed, (3, vec![ChangeResult::Accepted]));
+            let late = [(Base::Revision(1), object("s:acme", 2, "late"))];
             let changed = host.client.change(FLEET, &late).await.expect("an answer");
             let present = object("s:acme", 2, "second");
-            assert_eq!(changed, (3, vec![Changed::Refused(present.clone())]));
+            assert_eq!(changed, (3, vec![ChangeResult::Refused(present.clone())]));
             // A host that has been cut off restores what it knows. The higher revision wins.
             let restored = [
-                (Basis::Restored, object("s:acme", 1, "first")),
-                (Basis::Restored, object("s:other", 5, "five")),
+                (Base::Restored, object("s:acme", 1, "first")),
+                (Base::Restored, object("s:other", 5, "five")),
             ];
             let changed = host
                 .client
@@ -114,11 +114,18 @@ fn a_change_is_refused_if_the_object_has_changed_since() {
                 changed,
                 (
                     4,
-                    vec![Changed::Refused(present.clone()), Changed::Accepted]
+                    vec![
+                        ChangeResult::Refused(present.clone()),
+                        ChangeResult::Accepted
+                    ]
                 )
             );
-            let news = host.client.news(FLEET, 2, 10).await.expect("an answer");
-            assert_eq!((news.version, news.upto), (4, 4));
+            let news = host
+                .client
+                .changes_since(FLEET, 2, 10)
+                .await
+                .expect("an answer");
+            assert_eq!((news.version, news.complete_to), (4, 4));
             assert_eq!(news.objects, [present, object("s:other", 5, "five")]);
         });
     }
@@ -128,9 +135,9 @@ fn a_change_is_refused_if_the_object_has_changed_since() {
 fn a_large_registry_is_read_in_parts() {
     run(async |lab| {
         let engine = server(Program::Valkey9, lab, 6379, &[]);
-        let mut host = founded(&engine).await;
+        let mut host = host_of_new_fleet(&engine).await;
         let objects: Vec<_> = (0..2_500)
-            .map(|number| (Basis::Revision(0), object(&format!("k:{number}"), 1, "{}")))
+            .map(|number| (Base::Revision(0), object(&format!("k:{number}"), 1, "{}")))
             .collect();
         for some in objects.chunks(500) {
             host.client.change(FLEET, some).await.expect("an answer");
@@ -139,11 +146,11 @@ fn a_large_registry_is_read_in_parts() {
         loop {
             let news = host
                 .client
-                .news(FLEET, version, 1_000)
+                .changes_since(FLEET, version, 1_000)
                 .await
                 .expect("an answer");
             read.extend(news.objects);
-            version = news.upto;
+            version = news.complete_to;
             if version == news.version {
                 break;
             }
@@ -160,28 +167,28 @@ fn a_large_registry_is_read_in_parts() {
 fn of_two_machines_with_one_identity_the_second_is_refused() {
     run(async |lab| {
         let engine = server(Program::Redis7, lab, 6379, &[]);
-        let mut host = founded(&engine).await;
+        let mut host = host_of_new_fleet(&engine).await;
         let first = identity("host-1", "s1", "m1");
-        let beat = host
+        let heartbeat = host
             .client
-            .beat(&first, "{\"name\": \"web 1\"}", 0, true)
+            .heartbeat(&first, "{\"name\": \"web 1\"}", 0, true)
             .await;
-        let beat = beat.expect("an answer");
-        assert_eq!(beat.hosts.len(), 1);
-        assert_eq!(beat.hosts[0].text, "{\"name\": \"web 1\"}");
+        let heartbeat = heartbeat.expect("an answer");
+        assert_eq!(heartbeat.hosts.len(), 1);
+        assert_eq!(heartbeat.hosts[0].text, "{\"name\": \"web 1\"}");
         // The clone of the host's disk.
         let clone = identity("host-1", "s2", "m2");
-        let refused = host.client.beat(&clone, "{}", 0, false).await;
+        let refused = host.client.heartbeat(&clone, "{}", 0, false).await;
         assert!(matches!(refused, Err(Error::Duplicate)), "{refused:?}");
         // A daemon that starts again on the same machine.
         let again = identity("host-1", "s3", "m1");
         host.client
-            .beat(&again, "{}", 0, false)
+            .heartbeat(&again, "{}", 0, false)
             .await
             .expect("an answer");
         // The old session may not come back on another machine either, until the host is silent.
         let start = std::time::Instant::now();
-        while host.client.beat(&clone, "{}", 0, false).await.is_err() {
+        while host.client.heartbeat(&clone, "{}", 0, false).await.is_err() {
             assert!(start.elapsed() < TIMEOUT);
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -190,8 +197,8 @@ fn of_two_machines_with_one_identity_the_second_is_refused() {
             "{:?}",
             start.elapsed()
         );
-        assert!(host.client.forget_host("host-1").await.expect("an answer"));
-        assert!(!host.client.forget_host("host-1").await.expect("an answer"));
+        assert!(host.client.remove_host("host-1").await.expect("an answer"));
+        assert!(!host.client.remove_host("host-1").await.expect("an answer"));
     });
 }
 
@@ -200,33 +207,36 @@ fn recalls_and_changes_are_announced_and_found_at_the_next_beat() {
     for program in Program::ALL {
         run(async |lab| {
             let engine = server(program, lab, 6379, &[]);
-            let mut host = founded(&engine).await;
-            let mut hints = host.client.hints().await.expect("a subscription");
+            let mut host = host_of_new_fleet(&engine).await;
+            let mut hints = host.client.subscribe().await.expect("a subscription");
             let recall = "20000 all acme".to_owned();
             host.client
                 .recall(std::slice::from_ref(&recall))
                 .await
                 .expect("an answer");
-            let new = [(Basis::Revision(0), object("s:acme", 1, "{}"))];
+            let new = [(Base::Revision(0), object("s:acme", 1, "{}"))];
             host.client.change(FLEET, &new).await.expect("an answer");
-            assert_eq!(hints.next().await, Some(Hint::Recall(recall.clone())));
-            assert_eq!(hints.next().await, Some(Hint::Changed(1)));
+            assert_eq!(
+                hints.next().await,
+                Some(Announcement::Recall(recall.clone()))
+            );
+            assert_eq!(hints.next().await, Some(Announcement::ChangeResult(1)));
             let first = identity("host-1", "s1", "m1");
-            let beat = host
+            let heartbeat = host
                 .client
-                .beat(&first, "{}", 0, false)
+                .heartbeat(&first, "{}", 0, false)
                 .await
                 .expect("an answer");
             assert_eq!(
-                (beat.version, beat.recall, beat.recalls),
+                (heartbeat.version, heartbeat.recall, heartbeat.recalls),
                 (1, 1, vec![recall])
             );
-            let beat = host
+            let heartbeat = host
                 .client
-                .beat(&first, "{}", 1, false)
+                .heartbeat(&first, "{}", 1, false)
                 .await
                 .expect("an answer");
-            assert_eq!(beat.recalls, Vec::<String>::new());
+            assert_eq!(heartbeat.recalls, Vec::<String>::new());
             // When the server has ended, so have the announcements.
             drop(engine);
             assert_eq!(hints.next().await, None);
@@ -248,13 +258,17 @@ fn a_change_that_no_replica_has_is_reported() {
             let info = primary.cli(&["INFO", "replication"]);
             info.contains("state=online")
         });
-        let mut host = founded(&primary).await;
+        let mut host = host_of_new_fleet(&primary).await;
         replica.signal(Signal::SIGSTOP);
-        let new = [(Basis::Revision(0), object("s:acme", 1, "{}"))];
+        let new = [(Base::Revision(0), object("s:acme", 1, "{}"))];
         let changed = host.client.change(FLEET, &new).await;
         assert!(matches!(changed, Err(Error::Unconfirmed(_))), "{changed:?}");
         replica.signal(Signal::SIGCONT);
-        let news = host.client.news(FLEET, 0, 10).await.expect("an answer");
+        let news = host
+            .client
+            .changes_since(FLEET, 0, 10)
+            .await
+            .expect("an answer");
         assert_eq!(news.objects, [object("s:acme", 1, "{}")]);
     });
 }

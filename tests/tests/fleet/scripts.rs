@@ -4,7 +4,7 @@
 
 use limiter_common::day::Day;
 use limiter_fleet::{
-    Answer, Bucket, Call, Wish, account_key,
+    Answer, Bucket, Call, Purpose, account_key,
     client::{Client, Kind},
     script,
 };
@@ -17,7 +17,7 @@ const HOSTS: u64 = 3;
 const CALLS: usize = 400;
 
 /// Returns a random call of one of the hosts.
-fn call(random: &mut Random, operation: u64) -> Call {
+fn call(random: &mut Random, number: u64) -> Call {
     let lease = random.below(60);
     Call {
         scope: 0,
@@ -26,12 +26,12 @@ fn call(random: &mut Random, operation: u64) -> Call {
         quota: if random.below(20) == 0 { 60 } else { 150 },
         lease,
         used: random.below(lease + 1),
-        wish: match random.below(3) {
-            0 => Wish::Keep,
-            _ => Wish::UpTo(lease + random.below(40)),
+        purpose: match random.below(3) {
+            0 => Purpose::Report,
+            _ => Purpose::Extend(lease + random.below(40)),
         },
         // Some calls come late or twice.
-        operation: operation - random.below(3).min(operation),
+        number: number - random.below(3).min(number),
     }
 }
 
@@ -44,7 +44,7 @@ fn simulated(engine: &Simulated, host: &str, call: Call) -> Answer {
 
 /// Returns the answer without what depends on the time.
 fn timeless(answer: Answer) -> impl PartialEq + std::fmt::Debug {
-    (answer.lease, answer.free, answer.standing)
+    (answer.lease, answer.free, answer.status)
 }
 
 #[test]
@@ -63,16 +63,16 @@ fn real_servers_and_the_simulation_agree() {
             let mut clients: Vec<Client> = (0..HOSTS)
                 .map(|host| Client::new(settings.clone(), &format!("host-{host}")))
                 .collect();
-            clients[0].begin().await.expect("a server");
+            clients[0].claim_buckets().await.expect("a server");
             let other = Simulated::new("simulated").expect("the scripts compile");
             let state = [Bucket::of(SCOPE).state_key()];
             let first = [other.name.clone(), "0".to_owned()];
-            other.learn(&state, &first).expect("the script works");
+            other.claim(&state, &first).expect("the script works");
             let mut random = Random::new(7);
             let mut compared = 0;
-            for operation in 0..CALLS {
+            for number in 0..CALLS {
                 let host = random.below(HOSTS) as usize;
-                let call = call(&mut random, operation as u64);
+                let call = call(&mut random, number as u64);
                 let sent = [(SCOPE.to_owned(), call)];
                 let (results, error) = clients[host].lease(&sent).await;
                 let real = results[0].unwrap_or_else(|_| panic!("{program:?}: {error:?}"));
@@ -82,7 +82,7 @@ fn real_servers_and_the_simulation_agree() {
                 assert_eq!(
                     timeless(real),
                     timeless(expected),
-                    "{program:?}: call {operation}: {call:?}"
+                    "{program:?}: call {number}: {call:?}"
                 );
                 compared += 1;
             }

@@ -4,7 +4,7 @@
 
 use std::{fs, path::Path};
 
-use limiter_fleet::{Wish, client::Kind};
+use limiter_fleet::{Purpose, client::Kind};
 use limiter_tests::{
     Namespace,
     engine::{Engine, Program},
@@ -67,17 +67,20 @@ fn after_a_failover_no_lease_is_forgotten() {
         };
         let addresses: Vec<&Engine> = sentinels.iter().collect();
         let mut host = Host::new(settings(kind.clone(), &addresses), "a");
-        host.client.begin().await.expect("a primary");
-        assert_eq!(host.client.confirm(), 1);
-        assert_eq!(host.ask_until_granted(0, Wish::UpTo(20)).await.lease, 20);
+        host.client.claim_buckets().await.expect("a primary");
+        assert_eq!(host.client.confirmations(), 1);
+        assert_eq!(
+            host.ask_until_granted(0, Purpose::Extend(20)).await.lease,
+            20
+        );
         primary.kill();
-        let answer = host.ask_until_granted(20, Wish::UpTo(40)).await;
+        let answer = host.ask_until_granted(20, Purpose::Extend(40)).await;
         assert_eq!((answer.lease, answer.free), (40, (QUOTA - 40) as i64));
         let unknown = Kind::Sentinel {
             primary: "another".to_owned(),
         };
         let mut host = Host::new(settings(unknown, &addresses), "a");
-        let (_, error) = host.ask(0, Wish::UpTo(1)).await;
+        let (_, error) = host.ask(0, Purpose::Extend(1)).await;
         let error = error.expect("a reason").to_string();
         assert!(error.contains("know no primary \"another\""), "{error}");
     });

@@ -9,7 +9,7 @@ use std::{
 
 use limiter_common::day::Day;
 use limiter_fleet::{
-    Answer, Call, Failure, Standing, Wish,
+    Answer, Call, Failure, Purpose, Status,
     client::{Access, Client, Error, Kind, Settings},
 };
 use limiter_tests::{
@@ -22,9 +22,9 @@ use limiter_tests::{
 pub const SCOPE: &str = "acme";
 pub const QUOTA: u64 = 1_000;
 
-/// A time within which each test ends, so that it does not begin before midnight UTC and end after
+/// A time within which each test ends, so that it does not claim_buckets before midnight UTC and end after
 /// it.
-const LONGEST: Duration = Duration::from_secs(120);
+const MAX_DURATION: Duration = Duration::from_secs(120);
 
 /// Returns the settings for servers without TLS.
 pub fn settings(kind: Kind, engines: &[&Engine]) -> Settings {
@@ -33,13 +33,13 @@ pub fn settings(kind: Kind, engines: &[&Engine]) -> Settings {
         kind,
         addresses: engines.iter().map(address).collect(),
         access: Access::default(),
-        confirm: None,
+        confirmations: None,
     }
 }
 
 /// Runs `work` in the namespace of a new lab. Connections and servers last until it ends.
 pub fn run(work: impl AsyncFnOnce(&Lab) + Send) {
-    avoid_midnight(LONGEST);
+    avoid_midnight(MAX_DURATION);
     let lab = Lab::loopback();
     lab.server().enter(|| {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -53,20 +53,20 @@ pub fn run(work: impl AsyncFnOnce(&Lab) + Send) {
 /// A client that numbers its calls.
 pub struct Host {
     pub client: Client,
-    operation: Cell<u64>,
+    number: Cell<u64>,
 }
 
 impl Host {
     pub fn new(settings: Settings, name: &str) -> Self {
         Self {
             client: Client::new(settings, name),
-            operation: Cell::new(0),
+            number: Cell::new(0),
         }
     }
 
     /// Returns a call of today for a host that knows of a lease.
-    pub fn call(&self, lease: u64, used: u64, wish: Wish) -> Call {
-        self.operation.set(self.operation.get() + 1);
+    pub fn call(&self, lease: u64, used: u64, purpose: Purpose) -> Call {
+        self.number.set(self.number.get() + 1);
         Call {
             scope: 0,
             day: today(),
@@ -74,8 +74,8 @@ impl Host {
             quota: QUOTA,
             lease,
             used,
-            wish,
-            operation: self.operation.get(),
+            purpose,
+            number: self.number.get(),
         }
     }
 
@@ -83,20 +83,20 @@ impl Host {
     pub async fn ask(
         &mut self,
         lease: u64,
-        wish: Wish,
+        purpose: Purpose,
     ) -> (Result<Answer, Failure>, Option<Error>) {
-        let call = self.call(lease, lease, wish);
+        let call = self.call(lease, lease, purpose);
         let (mut results, error) = self.client.lease(&[(SCOPE.to_owned(), call)]).await;
         (results.remove(0), error)
     }
 
     /// Asks until the server no longer learns, and returns the answer.
-    pub async fn ask_until_granted(&mut self, lease: u64, wish: Wish) -> Answer {
+    pub async fn ask_until_granted(&mut self, lease: u64, purpose: Purpose) -> Answer {
         let start = Instant::now();
         loop {
-            let (result, error) = self.ask(lease, wish).await;
+            let (result, error) = self.ask(lease, purpose).await;
             match result {
-                Ok(answer) if answer.standing != Standing::Learning => return answer,
+                Ok(answer) if answer.status != Status::Learning => return answer,
                 result => assert!(start.elapsed() < TIMEOUT, "{result:?}, {error:?}"),
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -2,7 +2,7 @@
 
 //! The clients, and the verdicts of the kernels on their requests.
 
-use super::{Fleet, Happens, NAME, PATIENCE, RETRANSMISSION};
+use super::{Action, CLIENT_TIMEOUT, Fleet, NAME, RETRANSMISSION};
 use crate::host::{Host, Verdict, day_at};
 use limiter_fleet::account_key;
 
@@ -16,7 +16,7 @@ impl Fleet {
         let mean = self.scenario.duration as f64 / requests;
         let next = self.at + self.random.exponential(mean).max(1.0) as u64;
         if next < self.scenario.from + self.scenario.duration {
-            self.schedule.add(next, Happens::Request);
+            self.schedule.add(next, Action::Request);
         }
     }
 
@@ -52,11 +52,11 @@ impl Fleet {
             Verdict::Held => {
                 self.count(host, day, true);
                 let again = self.at + (RETRANSMISSION << tries);
-                if again > sent_at + PATIENCE {
+                if again > sent_at + CLIENT_TIMEOUT {
                     self.refuse(host, day);
                 } else {
                     let tries = tries + 1;
-                    let event = Happens::Again {
+                    let event = Action::Again {
                         host,
                         sent_at,
                         tries,

@@ -2,7 +2,7 @@
 
 //! The engine and its answers.
 
-use super::{CONFIRMATION, Fleet, Happens, NAME};
+use super::{Action, CONFIRMATION, Fleet, NAME};
 use crate::host::{FIRST_DAY, index};
 use crate::scenario::{DAY, SECOND};
 use limiter_fleet::script::OTHER_SERVER;
@@ -39,8 +39,8 @@ impl Fleet {
             Err(error) if error.0.starts_with(OTHER_SERVER) => {
                 let learning = self.scenario.learning / 1_000;
                 let keys = [bucket.state_key()];
-                let arguments = [engine.name.clone(), learning.to_string()];
-                engine.learn(&keys, &arguments).expect("the script works");
+                let arguments = [engine.name.clone(), learning.to_string(), "0".to_owned()];
+                engine.claim(&keys, &arguments).expect("the script works");
                 self.hosts[host]
                     .server_name
                     .clone_from(&self.servers[server].name);
@@ -68,12 +68,12 @@ impl Fleet {
             return;
         }
         self.schedule
-            .add(self.at + back, Happens::Reply { host, call, answer });
+            .add(self.at + back, Action::Reply { host, call, answer });
     }
 
     pub(super) fn fails(&mut self, host: usize, call: Call, failure: Failure, after: u64) {
         let at = self.at + self.latency() + after;
-        let event = Happens::NoReply {
+        let event = Action::NoReply {
             host,
             call,
             failure,
@@ -99,7 +99,7 @@ impl Fleet {
         for other in 0..self.hosts.len() {
             if other != host && self.reaches(other) {
                 let at = self.at + self.latency() + self.latency();
-                let event = Happens::Recall {
+                let event = Action::Recall {
                     host: other,
                     day,
                     recall,

@@ -2,7 +2,7 @@
 
 //! The events of a scenario.
 
-use super::{Fleet, Happens};
+use super::{Action, Fleet};
 use crate::engine::Engine;
 use crate::host::DAYS;
 use crate::scenario::{Event, SECOND};
@@ -24,7 +24,7 @@ impl Fleet {
             }
             Event::Restart(host) if self.hosts[host].attended => {
                 self.hosts[host].attended = false;
-                let again = Happens::Event(event);
+                let again = Action::Event(event);
                 self.schedule.add(self.at + SECOND, again);
             }
             Event::Restart(host) => {
@@ -32,7 +32,7 @@ impl Fleet {
                 self.reconnect(host);
             }
             Event::Leave(host) => {
-                for step in self.hosts[host].leases.give_back_all() {
+                for step in self.hosts[host].leases.give_back_all(now) {
                     self.hosts[host].apply(now, step);
                 }
                 for call in self.hosts[host].leases.calls(now, usize::MAX) {
@@ -54,8 +54,8 @@ impl Fleet {
             }
             Event::Failover(_) | Event::Split(..) => self.fail_over(event),
             Event::Heal => self.reconnect_all(0),
-            Event::Cut(host) => self.hosts[host].cut = true,
-            Event::Mend(host) => {
+            Event::Disconnect(host) => self.hosts[host].cut = true,
+            Event::Reconnect(host) => {
                 self.hosts[host].cut = false;
                 self.reconnect(host);
             }
@@ -71,7 +71,7 @@ impl Fleet {
                 self.settled = 0;
                 self.tell_all();
             }
-            Event::Even => {
+            Event::SpreadEvenly => {
                 for (host, weight) in self.weights.iter_mut().enumerate() {
                     *weight = (host + 1) as f64;
                 }
@@ -95,7 +95,7 @@ impl Fleet {
     pub(super) fn reconnect_all(&mut self, first: usize) {
         for host in first..self.hosts.len() {
             let at = self.at + self.random.below(SECOND / 2);
-            self.schedule.add(at, Happens::Reconnect(host));
+            self.schedule.add(at, Action::Reconnect(host));
         }
     }
 
@@ -103,9 +103,9 @@ impl Fleet {
     pub(super) fn tell_all(&mut self) {
         for host in 0..self.hosts.len() {
             let at = self.at + self.random.below(SECOND);
-            self.schedule.add(at, Happens::Learns(host));
+            self.schedule.add(at, Action::Learns(host));
         }
         self.schedule
-            .add(self.at + SECOND + SECOND / 10, Happens::Settled);
+            .add(self.at + SECOND + SECOND / 10, Action::Settled);
     }
 }

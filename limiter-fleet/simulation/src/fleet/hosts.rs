@@ -2,7 +2,7 @@
 
 //! The hosts: the readings of their counts, their calls, and their connections.
 
-use super::{Fleet, Happens, NAME};
+use super::{Action, Fleet, NAME};
 use crate::host::{SCOPE, day_at};
 use crate::scenario::SECOND;
 use limiter_fleet::{Bucket, Call, Step};
@@ -38,7 +38,7 @@ impl Fleet {
         let next = next.max(self.at);
         if self.hosts[host].poll_at.is_none_or(|at| next < at) {
             self.hosts[host].poll_at = Some(next);
-            self.schedule.add(next, Happens::Poll(host));
+            self.schedule.add(next, Action::Poll(host));
         }
     }
 
@@ -65,11 +65,11 @@ impl Fleet {
             return;
         }
         self.schedule
-            .add(arrival, Happens::Execute { host, call, server });
+            .add(arrival, Action::Execute { host, call, server });
         if self.random.fraction() < self.scenario.repeated_calls {
             let arrival = arrival + self.random.below(SECOND);
             self.schedule
-                .add(arrival, Happens::Execute { host, call, server });
+                .add(arrival, Action::Execute { host, call, server });
         }
     }
 
@@ -85,7 +85,7 @@ impl Fleet {
         if !self.hosts[host].ticks {
             self.hosts[host].ticks = true;
             let offset = SECOND / 2 + self.random.below(SECOND / 2);
-            self.schedule.add(self.at + offset, Happens::Tick(host));
+            self.schedule.add(self.at + offset, Action::Tick(host));
         }
     }
 
@@ -101,9 +101,9 @@ impl Fleet {
             return;
         }
         let reaches = self.reaches(host);
-        if !reaches || !self.hosts[host].leases.is_quiet(SCOPE) {
+        if !reaches || !self.hosts[host].leases.is_idle(SCOPE) {
             self.hosts[host].ticks = true;
-            self.schedule.add(self.at + SECOND, Happens::Tick(host));
+            self.schedule.add(self.at + SECOND, Action::Tick(host));
         }
         let now = self.now();
         let day = self.hosts[host].day(self.at);
@@ -150,7 +150,10 @@ impl Fleet {
         }
         let day = day_at(self.hosts[host].day(self.at));
         let of_scope = (generation, self.quota);
-        let step = self.hosts[host].leases.set_quota(now, SCOPE, day, of_scope);
-        self.apply(host, step);
+        let steps = self.hosts[host].leases.set_quota(now, SCOPE, day, of_scope);
+        for step in steps {
+            self.hosts[host].apply(now, step);
+        }
+        self.look(host);
     }
 }

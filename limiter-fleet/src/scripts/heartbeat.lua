@@ -2,7 +2,7 @@
 --
 -- Records that a host is there, and tells it what is new. Each host calls this once a second.
 --
--- KEYS[1]  the fleet (found.lua) KEYS[2]  the hosts, a hash: for the id of each host, the time at
+-- KEYS[1]  the fleet (create.lua) KEYS[2]  the hosts, a hash: for the id of each host, the time at
 -- which it was last heard of (ms), its session, its machine, and what it says of itself:
 -- "1700000000000 S M {...}" KEYS[3]  the recalls, a sorted set: texts, each with its number ARGV
 -- the id of the fleet, the id of the host, its session, its machine, what it says of itself, the

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! The announcements of changes and recalls. They are hints only: a host that misses one finds the
-//! same at its next beat.
+//! same at its next heartbeat.
 
 use futures_util::StreamExt as _;
 use redis::aio::PubSub;
@@ -11,7 +11,7 @@ use crate::registry::{CHANGES, RECALLS};
 
 /// An announcement.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Hint {
+pub enum Announcement {
     /// The registry has this version.
     Changed(u64),
     /// Parts of leases are to be given back. The text is that of the recall.
@@ -19,7 +19,7 @@ pub enum Hint {
 }
 
 /// A connection on which a server announces changes and recalls.
-pub struct Hints {
+pub struct Announcements {
     connection: PubSub,
 }
 
@@ -28,35 +28,35 @@ impl Client {
     ///
     /// # Errors
     /// Returns an error if a server cannot be reached or used.
-    pub async fn hints(&mut self) -> Result<Hints, Error> {
-        self.nodes.of_fleet(&self.settings).await?;
-        let address = self.nodes.address_of_fleet();
+    pub async fn subscribe(&mut self) -> Result<Announcements, Error> {
+        self.primaries.of_fleet(&self.settings).await?;
+        let address = self.primaries.address_of_fleet();
         let mut connection = link::listen(&address, &self.settings.access).await?;
         let subscribed = connection.subscribe(&[CHANGES, RECALLS]).await;
         subscribed.map_err(|source| Error::Command { address, source })?;
-        Ok(Hints { connection })
+        Ok(Announcements { connection })
     }
 }
 
-impl Hints {
+impl Announcements {
     /// Waits for the next announcement. Returns `None` when the connection has ended.
-    pub async fn next(&mut self) -> Option<Hint> {
+    pub async fn next(&mut self) -> Option<Announcement> {
         loop {
             let message = self.connection.on_message().next().await?;
             let text: String = message.get_payload().ok()?;
             match message.get_channel_name() {
                 CHANGES => match text.parse() {
-                    Ok(version) => return Some(Hint::Changed(version)),
+                    Ok(version) => return Some(Announcement::Changed(version)),
                     Err(_) => continue,
                 },
-                _ => return Some(Hint::Recall(text)),
+                _ => return Some(Announcement::Recall(text)),
             }
         }
     }
 }
 
-impl std::fmt::Debug for Hints {
+impl std::fmt::Debug for Announcements {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Hints").finish_non_exhaustive()
+        f.debug_struct("Announcements").finish_non_exhaustive()
     }
 }

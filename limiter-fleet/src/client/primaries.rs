@@ -19,24 +19,24 @@ use crate::account::Bucket;
 
 /// The primaries of an engine, which are found when they are needed.
 #[derive(Default)]
-pub(super) struct Nodes {
-    nodes: Vec<Node>,
+pub(super) struct Primaries {
+    primaries: Vec<Primary>,
     /// Whether a primary has ever had a replica. From then on, grants have to be confirmed even
     /// while no replica is connected.
     had_replicas: bool,
 }
 
 /// A primary.
-struct Node {
+struct Primary {
     address: Address,
     slots: RangeInclusive<u16>,
     link: Option<Link>,
 }
 
-impl Nodes {
+impl Primaries {
     /// Forgets all servers, so that they are found anew.
     pub(super) fn forget(&mut self) {
-        self.nodes.clear();
+        self.primaries.clear();
     }
 
     /// Finds the primaries, if they are not known.
@@ -44,26 +44,29 @@ impl Nodes {
     /// # Errors
     /// Returns an error if there is none that can be used.
     pub(super) async fn find(&mut self, settings: &Settings) -> Result<(), Error> {
-        if !self.nodes.is_empty() {
+        if !self.primaries.is_empty() {
             return Ok(());
         }
         choose_provider();
         let mut errors = Vec::new();
         for address in &settings.addresses {
             match found(address, settings).await {
-                Ok(nodes) => {
-                    self.nodes = nodes;
+                Ok(primaries) => {
+                    self.primaries = primaries;
                     self.note_replicas();
                     return Ok(());
                 }
                 Err(error) => errors.push(error),
             }
         }
-        Err(Error::None(errors))
+        Err(Error::NoUsableServer(errors))
     }
 
     fn note_replicas(&mut self) {
-        let links = self.nodes.iter().filter_map(|node| node.link.as_ref());
+        let links = self
+            .primaries
+            .iter()
+            .filter_map(|primary| primary.link.as_ref());
         self.had_replicas |= links.into_iter().any(|link| link.server.replicas > 0);
     }
 
@@ -82,15 +85,15 @@ impl Nodes {
     /// Returns an error if there is none that can be used.
     pub(super) async fn of_fleet(&mut self, settings: &Settings) -> Result<&mut Link, Error> {
         self.find(settings).await?;
-        let node = self.of_slot(slot_of_fleet())?;
-        self.link(node, settings).await
+        let primary = self.of_slot(slot_of_fleet())?;
+        self.link(primary, settings).await
     }
 
     /// Returns the address of the primary with the keys of the fleet, as far as it is known.
     pub(super) fn address_of_fleet(&self) -> Address {
-        let node = self.of_slot(slot_of_fleet()).ok();
-        match node.and_then(|node| self.nodes.get(node)) {
-            Some(node) => node.address.clone(),
+        let primary = self.of_slot(slot_of_fleet()).ok();
+        match primary.and_then(|primary| self.primaries.get(primary)) {
+            Some(primary) => primary.address.clone(),
             None => Address {
                 host: String::new(),
                 port: 0,
@@ -100,43 +103,43 @@ impl Nodes {
     }
 
     fn of_slot(&self, slot: u16) -> Result<usize, Error> {
-        let node = self
-            .nodes
+        let primary = self
+            .primaries
             .iter()
-            .position(|node| node.slots.contains(&slot));
-        node.ok_or(Error::NoServer(slot))
+            .position(|primary| primary.slots.contains(&slot));
+        primary.ok_or(Error::NoServer(slot))
     }
 
-    /// Returns the connection to the primary with the index `node`.
+    /// Returns the connection to the primary with the index `primary`.
     ///
     /// # Errors
     /// Returns an error if the server cannot be reached or used.
     pub(super) async fn link(
         &mut self,
-        node: usize,
+        primary: usize,
         settings: &Settings,
     ) -> Result<&mut Link, Error> {
-        let node = &mut self.nodes[node];
-        let link = match node.link.take() {
+        let primary = &mut self.primaries[primary];
+        let link = match primary.link.take() {
             Some(link) => link,
-            None => Link::open(&node.address, &settings.access).await?,
+            None => Link::open(&primary.address, &settings.access).await?,
         };
         self.had_replicas |= link.server.replicas > 0;
-        Ok(node.link.insert(link))
+        Ok(primary.link.insert(link))
     }
 
     /// Reads the descriptions of all primaries.
     ///
     /// # Errors
     /// Returns an error if one of them cannot be reached or used.
-    pub(super) async fn survey(
+    pub(super) async fn describe(
         &mut self,
         settings: &Settings,
     ) -> Result<Vec<(Address, Server)>, Error> {
         self.find(settings).await?;
         let mut servers: Vec<(Address, Server)> = Vec::new();
-        for node in 0..self.nodes.len() {
-            let link = self.link(node, settings).await?;
+        for primary in 0..self.primaries.len() {
+            let link = self.link(primary, settings).await?;
             link.refresh().await?;
             let server = (link.address.clone(), link.server.clone());
             if !servers.contains(&server) {
@@ -151,35 +154,35 @@ impl Nodes {
     ///
     /// # Errors
     /// Returns an error if a server cannot be reached or used.
-    pub(super) async fn begin(&mut self, settings: &Settings) -> Result<(), Error> {
+    pub(super) async fn claim_buckets(&mut self, settings: &Settings) -> Result<(), Error> {
         self.find(settings).await?;
         for bucket in Bucket::all() {
-            let node = self.of(bucket)?;
-            let link = self.link(node, settings).await?;
+            let primary = self.of(bucket)?;
+            let link = self.link(primary, settings).await?;
             link.name(bucket, Duration::ZERO).await?;
         }
         Ok(())
     }
 
-    /// Returns the number of replicas that have to confirm a grant.
-    pub(super) fn confirm(&self, settings: &Settings) -> u32 {
+    /// Returns the number of replicas that have to confirmations a grant.
+    pub(super) fn confirmations(&self, settings: &Settings) -> u32 {
         let has_replicas = self.had_replicas || settings.kind != Kind::Single;
-        settings.confirm.unwrap_or(u32::from(has_replicas))
+        settings.confirmations.unwrap_or(u32::from(has_replicas))
     }
 }
 
 /// Returns the primaries that `address` leads to.
-async fn found(address: &Address, settings: &Settings) -> Result<Vec<Node>, Error> {
+async fn found(address: &Address, settings: &Settings) -> Result<Vec<Primary>, Error> {
     let access = &settings.access;
     match &settings.kind {
         Kind::Single => {
             let link = Link::open(address, access).await?;
-            Ok(vec![Node::alone(link)])
+            Ok(vec![Primary::alone(link)])
         }
         Kind::Sentinel { primary } => {
             let address = primary_address(address, settings, primary).await?;
             let link = Link::open(&address, access).await?;
-            Ok(vec![Node::alone(link)])
+            Ok(vec![Primary::alone(link)])
         }
         Kind::Cluster => {
             let reply = ask(address, settings, &["CLUSTER", "SLOTS"]).await?;
@@ -191,7 +194,7 @@ async fn found(address: &Address, settings: &Settings) -> Result<Vec<Node>, Erro
     }
 }
 
-impl Node {
+impl Primary {
     /// Returns the only server of an engine.
     fn alone(link: Link) -> Self {
         Self {
@@ -233,9 +236,9 @@ async fn primary_address(
 
 /// Reads the reply of CLUSTER SLOTS: ranges of slots, each with its servers, of which the first is
 /// the primary. A server that does not know its own address has an empty one.
-fn cluster(seed: &Address, reply: Value) -> Option<Vec<Node>> {
+fn cluster(seed: &Address, reply: Value) -> Option<Vec<Primary>> {
     let ranges: Vec<Vec<Value>> = Vec::from_redis_value(reply).ok()?;
-    let nodes: Option<Vec<Node>> = ranges
+    let primaries: Option<Vec<Primary>> = ranges
         .into_iter()
         .map(|range| {
             let mut range = range.into_iter();
@@ -251,12 +254,12 @@ fn cluster(seed: &Address, reply: Value) -> Option<Vec<Node>> {
                 host
             };
             let tls = seed.tls;
-            Some(Node {
+            Some(Primary {
                 address: Address { host, port, tls },
                 slots: first..=last,
                 link: None,
             })
         })
         .collect();
-    nodes.filter(|nodes| !nodes.is_empty())
+    primaries.filter(|primaries| !primaries.is_empty())
 }
