@@ -13,6 +13,9 @@ pub const FORMAT: &str = "1";
 
 /// The channel on which a change of the registry is announced, with the new version.
 pub const CHANGES: &str = "limiter:changes";
+/// The channel on which a server announces that it grants nothing for a while, because it has to
+/// learn which leases there are. The text is the incarnation of the server.
+pub const CLAIMS: &str = "limiter:claims";
 /// The channel on which recalls are announced.
 pub const RECALLS: &str = "limiter:recall";
 
@@ -50,6 +53,10 @@ pub struct Identity {
 /// The answer to a heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heartbeat {
+    /// The incarnation of the server with the registry. If it is another one than before, or if the
+    /// version of the registry has gone back, the host has to read the registry again from version
+    /// 0: the server may have forgotten changes, and may have given their versions to others.
+    pub incarnation: String,
     /// The time of the engine, since the Unix epoch.
     pub time: Duration,
     /// The version of the registry.

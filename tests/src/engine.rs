@@ -170,6 +170,20 @@ impl Engine {
         command
     }
 
+    /// Waits until this primary has `replicas` replicas that follow it. A replica that is connected
+    /// receives changes only after its first acknowledgement, which may take a second.
+    pub fn wait_for_replicas(&self, replicas: usize) {
+        eventually("the replicas follow the primary", || {
+            let info = self.cli(&["INFO", "replication"]);
+            let follows = |line: &&str| {
+                line.starts_with("slave")
+                    && line.contains("state=online")
+                    && !line.contains("offset=0,")
+            };
+            info.lines().filter(follows).count() == replicas
+        });
+    }
+
     /// Returns the process id of the server.
     #[must_use]
     pub fn pid(&self) -> u32 {

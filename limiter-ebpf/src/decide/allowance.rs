@@ -5,7 +5,7 @@
 
 use limiter_common::{
     abi::{LIMITS_LEASED, REFUSED_ALL_DAY, UNLIMITED, policy, reason},
-    day::DayCount,
+    day::{Day, DayCount},
 };
 
 use crate::kernel::{clock, global::global, maps, shared::ScopeLimits};
@@ -132,9 +132,10 @@ fn not_allowed(scope: u32, day: u32, boot_ns: u64) -> u32 {
 /// used up its lease at `boot_ns` but not its quota. `to_midnight` is the number of seconds to
 /// midnight.
 #[inline(always)]
-pub fn wait_s(scope: u32, limits: ScopeLimits, boot_ns: u64, to_midnight: u32) -> u32 {
+pub fn wait_s(scope: u32, limits: ScopeLimits, day: Day, boot_ns: u64, to_midnight: u32) -> u32 {
     if limits.flags() & LIMITS_LEASED != 0
         && let Some(lease) = maps::lease(scope)
+        && DayCount(lease.current()).day().0 == day.0
     {
         let until_ns = lease.refused_until_ns();
         if until_ns == REFUSED_ALL_DAY {

@@ -108,7 +108,7 @@ fn over_limit(work: &mut Work, scope: u32, reason: u32, boot_ns: u64) {
             let count = DayCount(counts.day_count().load()).on(Day::at(utc_ns));
             let to_midnight = seconds_to_midnight(utc_ns) as u32;
             if count.count() < limits.daily_quota() {
-                wait_s(scope, limits, boot_ns, to_midnight)
+                wait_s(scope, limits, count.day(), boot_ns, to_midnight)
             } else {
                 to_midnight
             }

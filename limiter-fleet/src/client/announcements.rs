@@ -7,13 +7,16 @@ use futures_util::StreamExt as _;
 use redis::aio::PubSub;
 
 use super::{Client, Error, link};
-use crate::registry::{CHANGES, RECALLS};
+use crate::registry::{CHANGES, CLAIMS, RECALLS};
 
 /// An announcement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Announcement {
     /// The registry has this version.
     Changed(u64),
+    /// A server with this incarnation grants nothing for a while. The hosts have to report their
+    /// leases to it.
+    Claimed(String),
     /// Parts of leases are to be given back. The text is that of the recall.
     Recall(String),
 }
@@ -30,9 +33,11 @@ impl Client {
     /// Returns an error if a server cannot be reached or used.
     pub async fn subscribe(&mut self) -> Result<Announcements, Error> {
         self.primaries.of_fleet(&self.settings).await?;
-        let address = self.primaries.address_of_fleet();
+        let Some(address) = self.primaries.address_of_fleet().cloned() else {
+            return Err(Error::NoUsableServer(Vec::new()));
+        };
         let mut connection = link::listen(&address, &self.settings.access).await?;
-        let subscribed = connection.subscribe(&[CHANGES, RECALLS]).await;
+        let subscribed = connection.subscribe(&[CHANGES, CLAIMS, RECALLS]).await;
         subscribed.map_err(|source| Error::Command { address, source })?;
         Ok(Announcements { connection })
     }
@@ -49,6 +54,7 @@ impl Announcements {
                     Ok(version) => return Some(Announcement::Changed(version)),
                     Err(_) => continue,
                 },
+                CLAIMS => return Some(Announcement::Claimed(text)),
                 _ => return Some(Announcement::Recall(text)),
             }
         }

@@ -26,7 +26,7 @@ pub enum Error {
         source: RedisError,
     },
     /// The answer of a server is not of the form that is expected.
-    #[error("{address} has answered with something else than {expected}")]
+    #[error("{address} sent an unexpected reply instead of {expected}")]
     Reply {
         /// The server.
         address: Address,
@@ -34,7 +34,7 @@ pub enum Error {
         expected: &'static str,
     },
     /// A server is a replica.
-    #[error("{0} is a replica, and only a primary grants leases")]
+    #[error("{0} is a replica, and only a primary can grant leases")]
     Replica(Address),
     /// A server is too old.
     #[error("{address} is {version}; limiter needs Redis 6.2 or Valkey 7.2, or later")]
@@ -54,16 +54,21 @@ pub enum Error {
         /// The policy.
         policy: String,
     },
-    /// The Sentinels know no primary of this name.
-    #[error("the Sentinels know no primary {0:?}")]
-    UnknownPrimary(String),
+    /// A Sentinel knows no primary of this name.
+    #[error("the Sentinel {address} knows no primary with the name {primary:?}")]
+    UnknownPrimary {
+        /// The Sentinel.
+        address: Address,
+        /// The name.
+        primary: String,
+    },
     /// No server serves a slot of the cluster.
     #[error("no server of the cluster serves slot {0}")]
     NoServer(u16),
     /// The engine has no fleet.
     #[error(
-        "the engine has no fleet; `limiter fleet init` makes one, and `limiter fleet seed` \
-             restores the one of this host"
+        "the engine has no fleet; `limiter fleet init` creates a new one, and `limiter fleet seed` \
+             restores the fleet of this host"
     )]
     NoFleet,
     /// The engine has another fleet than that of the host.
@@ -73,17 +78,18 @@ pub enum Error {
     #[error("the engine has a fleet already; `limiter fleet join` makes this host a part of it")]
     FleetExists,
     /// Another machine has the identity of this host.
-    #[error("another machine uses the identity of this host, as if its disk had been cloned")]
+    #[error("another machine uses the identity of this host; its disk may have been cloned")]
     Duplicate,
-    /// A change was made, but no replica has confirmed it in time, so that it may be lost.
-    #[error("{0} has made the change, but no replica has confirmed it, so it may be lost")]
+    /// The server has executed calls, but too few replicas confirmed them in time, so they may be
+    /// lost.
+    #[error("too few replicas of {0} have confirmed the change, so it may be lost")]
     Unconfirmed(Address),
     /// The certificates cannot be used.
     #[error("cannot use the certificates: {0}")]
     Certificates(RedisError),
     /// None of the addresses led to a server that can be used.
     #[error("{}", list(.0))]
-    None(Vec<Error>),
+    NoUsableServer(Vec<Error>),
 }
 
 impl Error {
@@ -116,6 +122,9 @@ impl Error {
 
 /// Returns the messages of several errors as one.
 fn list(errors: &[Error]) -> String {
+    if errors.is_empty() {
+        return "no address of the engine is configured".to_owned();
+    }
     let messages: Vec<String> = errors.iter().map(ToString::to_string).collect();
     messages.join("; ")
 }

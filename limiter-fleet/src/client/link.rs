@@ -10,19 +10,21 @@ use redis::{
     cmd,
 };
 
-use super::{Access, address::Address, error::Error, server::Server};
+use super::{Access, CallResult, address::Address, error::Error, server::Server};
 use crate::{
     account::{Bucket, account_key},
     call::{Answer, Call},
     host::Failure,
-    script::{self, LEARNING, OTHER_SERVER},
+    script::{self, OTHER_SERVER},
 };
 
 /// The time to connect to a server, and the time for the answer to a command.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// The time for which a server waits for its replicas. It is well below [`RESPONSE_TIMEOUT`].
-const CONFIRM_TIMEOUT: Duration = Duration::from_millis(200);
+/// The times for which a server waits for its replicas after calls for leases, which are repeated
+/// soon, and after a change. They are below [`RESPONSE_TIMEOUT`].
+const LEASE_CONFIRM_TIMEOUT: Duration = Duration::from_millis(200);
+const CHANGE_CONFIRM_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// Calls about scopes of one bucket on one day, each with the name of the scope.
 #[derive(Debug, Clone)]
@@ -31,8 +33,17 @@ pub(super) struct Batch {
     pub(super) calls: Vec<(String, Call)>,
 }
 
-/// The result of a call.
-pub(super) type CallResult = Result<Answer, Failure>;
+/// The replies to some batches.
+pub(super) struct Replies {
+    /// The results of each batch.
+    pub(super) results: Vec<Vec<CallResult>>,
+    /// Whether enough replicas have confirmed the calls.
+    pub(super) confirmed: bool,
+    /// The buckets that another server has written.
+    pub(super) unclaimed: Vec<Bucket>,
+    /// The first error.
+    pub(super) error: Option<Error>,
+}
 
 /// A connection to one server.
 pub(super) struct Link {
@@ -107,14 +118,15 @@ impl Link {
 
     /// Sends batches in one pipeline, and waits until `confirmations` replicas have the results.
     ///
-    /// # Errors Returns an error if the server does not answer. Then the calls may have been
-    /// executed or not.
+    /// # Errors
+    /// Returns an error if the server does not answer. In that case, the calls may or may not have
+    /// been executed.
     pub(super) async fn lease(
         &mut self,
         host: &str,
         batches: &[Batch],
         confirmations: u32,
-    ) -> Result<Vec<Vec<CallResult>>, Error> {
+    ) -> Result<Replies, Error> {
         let mut pipeline = Pipeline::new();
         for batch in batches {
             let calls: Vec<Call> = batch.calls.iter().map(|(_, call)| *call).collect();
@@ -123,53 +135,89 @@ impl Link {
             for (scope, of_scope) in &batch.calls {
                 call.arg(account_key(scope, of_scope.day));
             }
-            call.arg(script::lease_arguments(&self.server.name, host, &calls));
+            call.arg(script::lease_arguments(
+                &self.server.incarnation,
+                host,
+                &calls,
+            ));
         }
-        confirmed_by(&mut pipeline, confirmations);
+        add_wait(&mut pipeline, confirmations, LEASE_CONFIRM_TIMEOUT);
         let mut replies = self.send(&pipeline).await?;
         let confirmed = confirmations == 0
             || replies.pop().is_some_and(|reply| {
                 u32::from_redis_value(reply).is_ok_and(|replicas| replicas >= confirmations)
             });
         let mut results = Vec::new();
+        let mut unclaimed = Vec::new();
+        let mut error = None;
         for (batch, reply) in batches.iter().zip(replies) {
-            if let Value::ServerError(error) = &reply
-                && error.code() == OTHER_SERVER
-            {
-                let (address, bucket) = (&self.address, batch.bucket);
-                log::info!("{address} is another server than before, or has lost bucket {bucket}");
-                self.name(bucket, LEARNING).await?;
-                results.push(vec![Err(Failure::OtherServer); batch.calls.len()]);
+            let number = batch.calls.len();
+            if has_code(&reply, OTHER_SERVER) {
+                unclaimed.push(batch.bucket);
+                results.push(vec![Err(Failure::OtherServer); number]);
                 continue;
             }
-            if let Value::ServerError(error) = reply {
-                return Err(self.failed(RedisError::from(error)));
-            }
-            let answers = answers(reply).filter(|answers| answers.len() == batch.calls.len());
-            let Some(answers) = answers else {
-                return Err(Error::Reply {
-                    address: self.address.clone(),
-                    expected: "the results of the script for leases",
-                });
-            };
-            let usable = |answer: Answer| match confirmed {
-                true => Ok(answer),
-                false => Err(Failure::Unanswered),
-            };
-            results.push(answers.into_iter().map(usable).collect());
+            // An error of one batch does not concern the others.
+            let answers = self.answers(reply, number);
+            results.push(match answers {
+                Ok(answers) if confirmed => answers.into_iter().map(Ok).collect(),
+                Ok(_) => vec![Err(Failure::Unanswered); number],
+                Err(reason) => {
+                    error.get_or_insert(reason);
+                    vec![Err(Failure::Unanswered); number]
+                }
+            });
         }
-        Ok(results)
+        if !confirmed {
+            error.get_or_insert_with(|| Error::Unconfirmed(self.address.clone()));
+        }
+        Ok(Replies {
+            results,
+            confirmed,
+            unclaimed,
+            error,
+        })
     }
 
-    /// Makes this server the one that grants leases of a bucket, after it has learned for
-    /// `learning` which leases there are.
+    /// Reads the reply to a batch of `number` calls.
+    fn answers(&self, reply: Value, number: usize) -> Result<Vec<Answer>, Error> {
+        let reply = reply.extract_error().map_err(|error| self.failed(error))?;
+        let rows = Vec::<Vec<i64>>::from_redis_value(reply).ok();
+        let answers: Option<Vec<Answer>> = rows.and_then(|rows| {
+            let answers = rows.iter().map(|row| script::lease_answer(row).ok());
+            answers.collect()
+        });
+        answers
+            .filter(|answers| answers.len() == number)
+            .ok_or_else(|| Error::Reply {
+                address: self.address.clone(),
+                expected: "the reply of lease.lua",
+            })
+    }
+
+    /// Records this server as the current server of `buckets`. If it was not, or if `force` is set,
+    /// it grants nothing for `learning`, so that the hosts can report their leases.
     ///
-    /// # Errors Returns an error if the server does not answer.
-    pub(super) async fn name(&mut self, bucket: Bucket, learning: Duration) -> Result<(), Error> {
-        let key = bucket.state_key();
-        let arguments = [self.server.name.clone(), learning.as_millis().to_string()];
-        let named = self.script(Script::Claim, &[&key], &arguments, 0).await;
-        named.map(drop)
+    /// # Errors
+    /// Returns an error if the server does not answer.
+    pub(super) async fn claim(
+        &mut self,
+        buckets: &[Bucket],
+        learning: Duration,
+        force: bool,
+    ) -> Result<(), Error> {
+        let mut pipeline = Pipeline::new();
+        for bucket in buckets {
+            let call = pipeline.cmd("EVALSHA").arg(Script::Claim.hash());
+            call.arg(1).arg(bucket.state_key());
+            call.arg(&self.server.incarnation);
+            call.arg(learning.as_millis() as u64).arg(u8::from(force));
+        }
+        pipeline.ignore_errors();
+        for reply in self.send(&pipeline).await? {
+            reply.extract_error().map_err(|error| self.failed(error))?;
+        }
+        Ok(())
     }
 
     /// Runs a script, and waits until `confirmations` replicas have its changes.
@@ -186,26 +234,26 @@ impl Link {
         let mut pipeline = Pipeline::new();
         let call = pipeline.cmd("EVALSHA").arg(script.hash());
         call.arg(keys.len()).arg(keys).arg(arguments);
-        confirmed_by(&mut pipeline, confirmations);
+        add_wait(&mut pipeline, confirmations, CHANGE_CONFIRM_TIMEOUT);
         let mut replies = self.send(&pipeline).await?.into_iter();
         let failed = |source| Error::of_reply(&self.address, source);
         let reply = replies.next().unwrap_or(Value::Nil);
         let reply = reply.extract_error().map_err(failed)?;
-        let confirmations = replies
+        let replicas = replies
             .next()
             .map_or(Ok(confirmations), u32::from_redis_value);
-        match confirmations {
+        match replicas {
             Ok(replicas) if replicas >= confirmations => Ok(reply),
             _ => Err(Error::Unconfirmed(self.address.clone())),
         }
     }
 
     /// Sends a pipeline. If the server does not have a script, loads all scripts, and sends the
-    /// pipeline again. This executes no call twice: the calls whose script was missing were not
-    /// executed, and the numbers of the others protect them.
+    /// pipeline again. That is harmless: a call whose script was missing was not executed, and the
+    /// script for leases ignores a call whose number it has seen.
     async fn send(&mut self, pipeline: &Pipeline) -> Result<Vec<Value>, Error> {
         let replies = self.send_once(pipeline).await?;
-        if !replies.iter().any(|reply| is(reply, "NOSCRIPT")) {
+        if !replies.iter().any(|reply| has_code(reply, "NOSCRIPT")) {
             return Ok(replies);
         }
         let mut load = Pipeline::new();
@@ -235,25 +283,19 @@ impl Link {
     }
 }
 
-/// Makes a pipeline wait until `confirmations` replicas have its changes, and return errors as replies.
-fn confirmed_by(pipeline: &mut Pipeline, confirmations: u32) {
+/// Makes a pipeline wait until `confirmations` replicas have its changes, and return errors as
+/// replies.
+fn add_wait(pipeline: &mut Pipeline, confirmations: u32, timeout: Duration) {
     if confirmations > 0 {
-        let timeout = CONFIRM_TIMEOUT.as_millis() as u64;
+        let timeout = timeout.as_millis() as u64;
         pipeline.cmd("WAIT").arg(confirmations).arg(timeout);
     }
     pipeline.ignore_errors();
 }
 
 /// Returns whether a reply is an error with this code.
-fn is(reply: &Value, code: &str) -> bool {
+fn has_code(reply: &Value, code: &str) -> bool {
     matches!(reply, Value::ServerError(error) if error.code() == code)
-}
-
-fn answers(reply: Value) -> Option<Vec<Answer>> {
-    let rows: Vec<Vec<i64>> = Vec::from_redis_value(reply).ok()?;
-    rows.iter()
-        .map(|row| script::lease_answer(row).ok())
-        .collect()
 }
 
 /// Connects to a server or a Sentinel.

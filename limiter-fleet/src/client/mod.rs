@@ -36,8 +36,6 @@ use primaries::Primaries;
 /// The number of calls in a batch, which is one run of the script. A run of this length takes less
 /// than a millisecond, in which the server does nothing else.
 const CALLS: usize = 100;
-/// The number of batches in a pipeline.
-const BATCHES: usize = 16;
 
 /// The kind of an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +60,7 @@ pub struct Settings {
     pub addresses: Vec<Address>,
     /// The user, the password and the certificates.
     pub access: Access,
-    /// The number of replicas that have to confirmations a grant. `None` means 1 if there are replicas.
+    /// The number of replicas that have to confirm a grant. `None` means 1 if there are replicas.
     pub confirmations: Option<u32>,
 }
 
@@ -88,109 +86,67 @@ impl Client {
         }
     }
 
-    /// Sends calls, each with the name of its scope. Returns the results in the same order, and the
-    /// first error.
+    /// Sends calls, each with the name of its scope. Returns the results in the order of the calls,
+    /// and the first error. A call that an error concerns has [`Failure::Unanswered`].
     pub async fn lease(&mut self, calls: &[(String, Call)]) -> (Vec<CallResult>, Option<Error>) {
+        let (groups, batches): (Vec<Vec<usize>>, Vec<Batch>) = batches(calls).into_iter().unzip();
+        let sent = self.primaries.lease(&self.settings, &self.host, batches);
+        let (answers, error) = sent.await;
         let mut results = vec![Err(Failure::Unanswered); calls.len()];
-        let mut first_error = None;
-        if let Err(error) = self.primaries.find(&self.settings).await {
-            return (results, Some(error));
+        for (index, answer) in groups
+            .into_iter()
+            .flatten()
+            .zip(answers.into_iter().flatten())
+        {
+            results[index] = answer;
         }
-        let mut of_node: BTreeMap<usize, Vec<Vec<usize>>> = BTreeMap::new();
-        for (bucket, some) in batches(calls) {
-            match self.primaries.of(bucket) {
-                Ok(primary) => of_node.entry(primary).or_default().push(some),
-                Err(error) => first_error = first_error.or(Some(error)),
-            }
-        }
-        for (primary, batches) in of_node {
-            for some in batches.chunks(BATCHES) {
-                let sent: Vec<Batch> = some.iter().map(|batch| batch_of(calls, batch)).collect();
-                match self.send(primary, &sent).await {
-                    Ok(answers) => {
-                        let indices = some.iter().flatten();
-                        for (&index, answer) in indices.zip(answers.into_iter().flatten()) {
-                            results[index] = answer;
-                        }
-                    }
-                    Err(error) => {
-                        first_error = first_error.or(Some(error));
-                        break;
-                    }
-                }
-            }
-        }
-        if first_error.is_some() {
-            // The servers may have other roles now.
-            self.primaries.forget();
-        }
-        (results, first_error)
+        (results, error)
     }
 
-    async fn send(
-        &mut self,
-        primary: usize,
-        sent: &[Batch],
-    ) -> Result<Vec<Vec<CallResult>>, Error> {
-        let confirmations = self.primaries.confirmations(&self.settings);
-        let link = self.primaries.link(primary, &self.settings).await?;
-        link.lease(&self.host, sent, confirmations).await
-    }
-
-    /// Connects to all primaries, and returns what they say of themselves. A server that was
-    /// demoted and promoted has another name than before.
+    /// Connects to all primaries, and returns a description of each, or the reason why it cannot be
+    /// used. The incarnation of a server has changed if the server was demoted and promoted in
+    /// between ([`Server::incarnation`]).
     ///
-    /// # Errors Returns an error if one of them cannot be reached or used.
-    pub async fn describe(&mut self) -> Result<Vec<(Address, Server)>, Error> {
-        let surveyed = self.primaries.describe(&self.settings).await;
-        if surveyed.is_err() {
-            self.primaries.forget();
-        }
-        surveyed
+    /// # Errors
+    /// Returns an error if the primaries cannot be found.
+    pub async fn describe(&mut self) -> Result<Vec<(Address, Result<Server, Error>)>, Error> {
+        self.primaries.describe(&self.settings).await
     }
 
-    /// Names the present servers in the states of all buckets, so that they grant leases at once.
-    /// This is only right for an engine on which there are no leases yet.
+    /// Records the present primaries as the servers of all buckets, so that they grant leases at
+    /// once. This is safe only on an engine that has never granted a lease.
     ///
     /// # Errors
     /// Returns an error if a server cannot be reached or used.
     pub async fn claim_buckets(&mut self) -> Result<(), Error> {
-        let begun = self.primaries.claim_buckets(&self.settings).await;
-        if begun.is_err() {
+        let claimed = self.primaries.claim(&self.settings).await;
+        if claimed.is_err() {
             self.primaries.forget();
         }
-        begun
+        claimed
     }
 
-    /// Returns the number of replicas that have to confirmations a grant.
+    /// Returns the number of replicas that have to confirm a grant.
     #[must_use]
     pub fn confirmations(&self) -> u32 {
         self.primaries.confirmations(&self.settings)
     }
 }
 
-/// Groups calls by bucket and day, and returns the indices of each group. No group is larger than
-/// [`CALLS`].
-fn batches(calls: &[(String, Call)]) -> Vec<(Bucket, Vec<usize>)> {
+/// Groups calls by bucket and day, with at most [`CALLS`] in each group. Returns the indices of the
+/// calls in each group, and the group itself.
+fn batches(calls: &[(String, Call)]) -> Vec<(Vec<usize>, Batch)> {
     let mut groups: BTreeMap<(Bucket, u32), Vec<usize>> = BTreeMap::new();
     for (index, (scope, call)) in calls.iter().enumerate() {
         let group = (Bucket::of(scope), call.day.0);
         groups.entry(group).or_default().push(index);
     }
-    groups
-        .into_iter()
-        .flat_map(|((bucket, _), indices)| {
-            let some = indices.chunks(CALLS).map(<[usize]>::to_vec);
-            some.map(move |some| (bucket, some)).collect::<Vec<_>>()
-        })
-        .collect()
-}
-
-fn batch_of(calls: &[(String, Call)], indices: &[usize]) -> Batch {
-    let calls: Vec<(String, Call)> = indices.iter().map(|&index| calls[index].clone()).collect();
-    let name = calls.first().map_or("", |(name, _)| name);
-    Batch {
-        bucket: Bucket::of(name),
-        calls,
+    let mut batches = Vec::new();
+    for ((bucket, _), indices) in groups {
+        for some in indices.chunks(CALLS) {
+            let calls = some.iter().map(|&index| calls[index].clone()).collect();
+            batches.push((some.to_vec(), Batch { bucket, calls }));
+        }
     }
+    batches
 }

@@ -1,42 +1,69 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The primaries of an engine.
+//! The primaries of an engine: one, or those of a cluster.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{
+    collections::BTreeMap,
+    ops::RangeInclusive,
+    time::{Duration, Instant},
+};
 
+use futures_util::future::join_all;
 use redis::{FromRedisValue as _, RedisResult, Value, cmd};
 
 use super::{
-    Kind, Settings,
+    CallResult, Kind, Settings,
     access::choose_provider,
     address::Address,
     error::Error,
-    link::{Link, connect},
+    link::{Batch, Link, connect},
     server::Server,
     slots::{SLOTS, slot, slot_of_fleet},
 };
-use crate::account::Bucket;
+use crate::{account::Bucket, host::Failure, script::LEARNING};
+
+/// The number of batches in a pipeline.
+const BATCHES: usize = 16;
+/// The shortest time between two searches for the primaries.
+const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
+/// The time without confirmations after which other servers are looked for.
+const SUSPICIOUS_AFTER: Duration = Duration::from_secs(1);
+/// The time without confirmations after which a server first has to learn which leases there are.
+/// Meanwhile, another server with the replicas may have granted leases.
+const DOUBTFUL_AFTER: Duration = Duration::from_secs(5);
 
 /// The primaries of an engine, which are found when they are needed.
 #[derive(Default)]
 pub(super) struct Primaries {
     primaries: Vec<Primary>,
+    /// The time of the last search.
+    searched_at: Option<Instant>,
+    /// Whether the primaries have to be looked for again.
+    is_stale: bool,
+    /// The index of the address at which the next search begins. After a failure, it is another
+    /// one, because a server that is cut off may answer with an outdated view.
+    first: usize,
     /// Whether a primary has ever had a replica. From then on, grants have to be confirmed even
     /// while no replica is connected.
     had_replicas: bool,
 }
 
 /// A primary.
-struct Primary {
+pub(super) struct Primary {
     address: Address,
-    slots: RangeInclusive<u16>,
+    slots: Vec<RangeInclusive<u16>>,
     link: Option<Link>,
+    /// The time of the first call since the last confirmation that was not confirmed.
+    unconfirmed_since: Option<Instant>,
 }
 
 impl Primaries {
-    /// Forgets all servers, so that they are found anew.
+    /// Makes the next call look for the primaries again.
     pub(super) fn forget(&mut self) {
-        self.primaries.clear();
+        if !self.is_stale {
+            self.is_stale = true;
+            self.first += 1;
+        }
     }
 
     /// Finds the primaries, if they are not known.
@@ -44,38 +71,47 @@ impl Primaries {
     /// # Errors
     /// Returns an error if there is none that can be used.
     pub(super) async fn find(&mut self, settings: &Settings) -> Result<(), Error> {
-        if !self.primaries.is_empty() {
+        let is_known = !self.primaries.is_empty();
+        let is_recent = self
+            .searched_at
+            .is_some_and(|at| at.elapsed() < SEARCH_INTERVAL);
+        if is_known && (!self.is_stale || is_recent) {
             return Ok(());
         }
         choose_provider();
-        let mut errors = Vec::new();
-        for address in &settings.addresses {
-            match found(address, settings).await {
-                Ok(primaries) => {
-                    self.primaries = primaries;
-                    self.note_replicas();
-                    return Ok(());
+        self.searched_at = Some(Instant::now());
+        match search(settings, self.first).await {
+            Ok(mut found) => {
+                for primary in &mut found {
+                    let before = self.primaries.iter_mut();
+                    let same = before
+                        .into_iter()
+                        .find(|old| old.address == primary.address);
+                    if let Some(same) = same {
+                        primary.link = primary.link.take().or(same.link.take());
+                        primary.unconfirmed_since = same.unconfirmed_since;
+                    }
                 }
-                Err(error) => errors.push(error),
+                self.primaries = found;
+                self.is_stale = false;
+                self.note_replicas();
+                Ok(())
+            }
+            Err(error) if is_known => {
+                log::debug!("the servers of the engine cannot be found: {error}");
+                self.first += 1;
+                Ok(())
+            }
+            Err(error) => {
+                self.first += 1;
+                Err(error)
             }
         }
-        Err(Error::NoUsableServer(errors))
     }
 
     fn note_replicas(&mut self) {
-        let links = self
-            .primaries
-            .iter()
-            .filter_map(|primary| primary.link.as_ref());
-        self.had_replicas |= links.into_iter().any(|link| link.server.replicas > 0);
-    }
-
-    /// Returns the index of the primary with the keys of a bucket.
-    ///
-    /// # Errors
-    /// Returns an error if no server serves the slot of the bucket.
-    pub(super) fn of(&self, bucket: Bucket) -> Result<usize, Error> {
-        self.of_slot(slot(bucket))
+        let mut links = self.primaries.iter().filter_map(|one| one.link.as_ref());
+        self.had_replicas |= links.any(|link| link.server.replicas > 0);
     }
 
     /// Returns the connection to the primary with the keys of the fleet, which is found if it is
@@ -86,123 +122,262 @@ impl Primaries {
     pub(super) async fn of_fleet(&mut self, settings: &Settings) -> Result<&mut Link, Error> {
         self.find(settings).await?;
         let primary = self.of_slot(slot_of_fleet())?;
-        self.link(primary, settings).await
+        let link = self.primaries[primary].link(settings).await?;
+        self.had_replicas |= link.server.replicas > 0;
+        Ok(link)
+    }
+
+    /// Drops the connection to the primary with the keys of the fleet.
+    pub(super) fn drop_link_of_fleet(&mut self) {
+        if let Ok(primary) = self.of_slot(slot_of_fleet()) {
+            self.primaries[primary].link = None;
+        }
+        self.forget();
     }
 
     /// Returns the address of the primary with the keys of the fleet, as far as it is known.
-    pub(super) fn address_of_fleet(&self) -> Address {
-        let primary = self.of_slot(slot_of_fleet()).ok();
-        match primary.and_then(|primary| self.primaries.get(primary)) {
-            Some(primary) => primary.address.clone(),
-            None => Address {
-                host: String::new(),
-                port: 0,
-                tls: false,
-            },
-        }
+    pub(super) fn address_of_fleet(&self) -> Option<&Address> {
+        let primary = self.of_slot(slot_of_fleet()).ok()?;
+        Some(&self.primaries[primary].address)
     }
 
+    /// Returns the index of the primary with a slot.
     fn of_slot(&self, slot: u16) -> Result<usize, Error> {
-        let primary = self
-            .primaries
-            .iter()
-            .position(|primary| primary.slots.contains(&slot));
+        let has = |one: &Primary| one.slots.iter().any(|slots| slots.contains(&slot));
+        let primary = self.primaries.iter().position(has);
         primary.ok_or(Error::NoServer(slot))
     }
 
-    /// Returns the connection to the primary with the index `primary`.
-    ///
-    /// # Errors
-    /// Returns an error if the server cannot be reached or used.
-    pub(super) async fn link(
+    /// Sends batches of calls to their primaries, to all primaries at the same time. Returns the
+    /// results of each batch, and the first error.
+    pub(super) async fn lease(
         &mut self,
-        primary: usize,
         settings: &Settings,
-    ) -> Result<&mut Link, Error> {
-        let primary = &mut self.primaries[primary];
-        let link = match primary.link.take() {
-            Some(link) => link,
-            None => Link::open(&primary.address, &settings.access).await?,
+        host: &str,
+        batches: Vec<Batch>,
+    ) -> (Vec<Vec<CallResult>>, Option<Error>) {
+        let unanswered = |batch: &Batch| vec![Err(Failure::Unanswered); batch.calls.len()];
+        let mut results: Vec<Vec<CallResult>> = batches.iter().map(unanswered).collect();
+        if let Err(error) = self.find(settings).await {
+            return (results, Some(error));
+        }
+        let mut error = None;
+        let mut of_primary: BTreeMap<usize, Vec<(usize, Batch)>> = BTreeMap::new();
+        for (index, batch) in batches.into_iter().enumerate() {
+            match self.of_slot(slot(batch.bucket)) {
+                Ok(primary) => of_primary.entry(primary).or_default().push((index, batch)),
+                Err(missing) => error = error.or(Some(missing)),
+            }
+        }
+        let confirmations = self.confirmations(settings);
+        let primaries = self.primaries.iter_mut().enumerate();
+        let exchanges = primaries.filter_map(|(index, primary)| {
+            let batches = of_primary.remove(&index)?;
+            Some(primary.lease(settings, host, batches, confirmations))
+        });
+        for (answered, failed) in join_all(exchanges).await {
+            for (index, result) in answered {
+                results[index] = result;
+            }
+            error = error.or(failed);
+        }
+        let is_suspicious = |one: &Primary| {
+            one.unconfirmed_since
+                .is_some_and(|since| since.elapsed() >= SUSPICIOUS_AFTER)
         };
-        self.had_replicas |= link.server.replicas > 0;
-        Ok(primary.link.insert(link))
+        let is_unconfirmed = matches!(error, Some(Error::Unconfirmed(_)));
+        if error.is_some() && !is_unconfirmed || self.primaries.iter().any(is_suspicious) {
+            self.forget();
+        }
+        self.note_replicas();
+        (results, error)
     }
 
     /// Reads the descriptions of all primaries.
     ///
     /// # Errors
-    /// Returns an error if one of them cannot be reached or used.
+    /// Returns an error if the primaries cannot be found.
     pub(super) async fn describe(
         &mut self,
         settings: &Settings,
-    ) -> Result<Vec<(Address, Server)>, Error> {
+    ) -> Result<Vec<(Address, Result<Server, Error>)>, Error> {
         self.find(settings).await?;
-        let mut servers: Vec<(Address, Server)> = Vec::new();
-        for primary in 0..self.primaries.len() {
-            let link = self.link(primary, settings).await?;
-            link.refresh().await?;
-            let server = (link.address.clone(), link.server.clone());
-            if !servers.contains(&server) {
-                servers.push(server);
+        let descriptions = self.primaries.iter_mut().map(async |primary| {
+            let described = primary.describe(settings).await;
+            if described.is_err() {
+                primary.link = None;
             }
+            (primary.address.clone(), described)
+        });
+        let servers = join_all(descriptions).await;
+        if servers.iter().any(|(_, server)| server.is_err()) {
+            self.forget();
         }
         self.note_replicas();
         Ok(servers)
     }
 
-    /// Names the present servers in the states of all buckets.
+    /// Records the present primaries as the servers of all buckets.
     ///
     /// # Errors
     /// Returns an error if a server cannot be reached or used.
-    pub(super) async fn claim_buckets(&mut self, settings: &Settings) -> Result<(), Error> {
+    pub(super) async fn claim(&mut self, settings: &Settings) -> Result<(), Error> {
         self.find(settings).await?;
-        for bucket in Bucket::all() {
-            let primary = self.of(bucket)?;
-            let link = self.link(primary, settings).await?;
-            link.name(bucket, Duration::ZERO).await?;
+        for primary in &mut self.primaries {
+            let buckets = primary.buckets();
+            let link = primary.link(settings).await?;
+            link.claim(&buckets, Duration::ZERO, false).await?;
         }
         Ok(())
     }
 
-    /// Returns the number of replicas that have to confirmations a grant.
+    /// Returns the number of replicas that have to confirm a grant.
     pub(super) fn confirmations(&self, settings: &Settings) -> u32 {
         let has_replicas = self.had_replicas || settings.kind != Kind::Single;
         settings.confirmations.unwrap_or(u32::from(has_replicas))
     }
 }
 
-/// Returns the primaries that `address` leads to.
-async fn found(address: &Address, settings: &Settings) -> Result<Vec<Primary>, Error> {
-    let access = &settings.access;
-    match &settings.kind {
-        Kind::Single => {
-            let link = Link::open(address, access).await?;
-            Ok(vec![Primary::alone(link)])
+impl Primary {
+    fn new(address: Address, slots: RangeInclusive<u16>) -> Self {
+        Self {
+            address,
+            slots: vec![slots],
+            link: None,
+            unconfirmed_since: None,
         }
-        Kind::Sentinel { primary } => {
-            let address = primary_address(address, settings, primary).await?;
-            let link = Link::open(&address, access).await?;
-            Ok(vec![Primary::alone(link)])
+    }
+
+    /// Returns the only server of an engine.
+    fn single(link: Link) -> Self {
+        let address = link.address.clone();
+        Self {
+            link: Some(link),
+            ..Self::new(address, 0..=SLOTS - 1)
         }
-        Kind::Cluster => {
-            let reply = ask(address, settings, &["CLUSTER", "SLOTS"]).await?;
-            cluster(address, reply).ok_or_else(|| Error::Reply {
-                address: address.clone(),
-                expected: "the slots of a cluster",
-            })
+    }
+
+    /// Returns the buckets of this primary.
+    fn buckets(&self) -> Vec<Bucket> {
+        let has = |bucket: &Bucket| {
+            let slot = slot(*bucket);
+            self.slots.iter().any(|slots| slots.contains(&slot))
+        };
+        Bucket::all().filter(has).collect()
+    }
+
+    /// Returns the connection to this primary.
+    async fn link(&mut self, settings: &Settings) -> Result<&mut Link, Error> {
+        let link = match self.link.take() {
+            Some(link) => link,
+            None => Link::open(&self.address, &settings.access).await?,
+        };
+        Ok(self.link.insert(link))
+    }
+
+    async fn describe(&mut self, settings: &Settings) -> Result<Server, Error> {
+        let link = self.link(settings).await?;
+        link.refresh().await?;
+        Ok(link.server.clone())
+    }
+
+    /// Sends batches to this primary. Returns the results of the batches that were sent, each with
+    /// its index, and the first error.
+    async fn lease(
+        &mut self,
+        settings: &Settings,
+        host: &str,
+        batches: Vec<(usize, Batch)>,
+        confirmations: u32,
+    ) -> (Vec<(usize, Vec<CallResult>)>, Option<Error>) {
+        let mut results = Vec::new();
+        let mut error = None;
+        let (indices, batches): (Vec<usize>, Vec<Batch>) = batches.into_iter().unzip();
+        for (indices, batches) in indices.chunks(BATCHES).zip(batches.chunks(BATCHES)) {
+            match self.exchange(settings, host, batches, confirmations).await {
+                Ok((some, failed)) => {
+                    results.extend(indices.iter().copied().zip(some));
+                    error = error.or(failed);
+                }
+                Err(failed) => {
+                    // The connection may have been dropped, or the server may have another role.
+                    self.link = None;
+                    error = error.or(Some(failed));
+                    break;
+                }
+            }
         }
+        (results, error)
+    }
+
+    /// Sends batches in one pipeline, and lets the server learn which leases there are, if that is
+    /// necessary.
+    async fn exchange(
+        &mut self,
+        settings: &Settings,
+        host: &str,
+        batches: &[Batch],
+        confirmations: u32,
+    ) -> Result<(Vec<Vec<CallResult>>, Option<Error>), Error> {
+        let link = self.link(settings).await?;
+        let mut replies = link.lease(host, batches, confirmations).await?;
+        if !replies.unclaimed.is_empty() {
+            // The incarnation of the server may have changed while the connection has stayed.
+            link.refresh().await?;
+            let address = &link.address;
+            log::info!("{address} is another server than before, or has lost its data");
+            link.claim(&replies.unclaimed, LEARNING, false).await?;
+        }
+        if !replies.confirmed {
+            self.unconfirmed_since.get_or_insert_with(Instant::now);
+        } else if let Some(since) = self.unconfirmed_since.take()
+            && since.elapsed() >= DOUBTFUL_AFTER
+        {
+            log::info!("{} confirms calls again", self.address);
+            let buckets = self.buckets();
+            let link = self.link(settings).await?;
+            link.claim(&buckets, LEARNING, true).await?;
+            for result in replies.results.iter_mut().flatten() {
+                *result = Err(Failure::OtherServer);
+            }
+        }
+        Ok((replies.results, replies.error))
     }
 }
 
-impl Primary {
-    /// Returns the only server of an engine.
-    fn alone(link: Link) -> Self {
-        Self {
-            address: link.address.clone(),
-            slots: 0..=SLOTS - 1,
-            link: Some(link),
+/// Looks for the primaries. The search begins at the address with the index `first`.
+async fn search(settings: &Settings, first: usize) -> Result<Vec<Primary>, Error> {
+    if let Kind::Sentinel { primary } = &settings.kind {
+        let address = primary_of_sentinels(settings, primary).await?;
+        let link = Link::open(&address, &settings.access).await?;
+        return Ok(vec![Primary::single(link)]);
+    }
+    let mut errors = Vec::new();
+    let addresses = settings
+        .addresses
+        .iter()
+        .cycle()
+        .skip(first % settings.addresses.len().max(1));
+    for address in addresses.take(settings.addresses.len()) {
+        match found(address, settings).await {
+            Ok(primaries) => return Ok(primaries),
+            Err(error) => errors.push(error),
         }
     }
+    Err(Error::NoUsableServer(errors))
+}
+
+/// Returns the primaries that `address` leads to.
+async fn found(address: &Address, settings: &Settings) -> Result<Vec<Primary>, Error> {
+    if settings.kind != Kind::Cluster {
+        let link = Link::open(address, &settings.access).await?;
+        return Ok(vec![Primary::single(link)]);
+    }
+    let reply = ask(address, settings, &["CLUSTER", "SLOTS"]).await?;
+    cluster(address, reply).ok_or_else(|| Error::Reply {
+        address: address.clone(),
+        expected: "the reply of CLUSTER SLOTS",
+    })
 }
 
 async fn ask(address: &Address, settings: &Settings, words: &[&str]) -> Result<Value, Error> {
@@ -215,51 +390,75 @@ async fn ask(address: &Address, settings: &Settings, words: &[&str]) -> Result<V
     })
 }
 
-/// Asks a Sentinel for the address of a primary.
-async fn primary_address(
-    sentinel: &Address,
-    settings: &Settings,
-    primary: &str,
-) -> Result<Address, Error> {
-    let words = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", primary];
-    let reply = ask(sentinel, settings, &words).await?;
-    if reply == Value::Nil {
-        return Err(Error::UnknownPrimary(primary.to_owned()));
+/// Asks all Sentinels for the address of a primary, and returns the one of the latest configuration.
+/// A Sentinel that is cut off has an earlier one.
+async fn primary_of_sentinels(settings: &Settings, primary: &str) -> Result<Address, Error> {
+    let words = ["SENTINEL", "MASTER", primary];
+    let asked = settings.addresses.iter().map(async |sentinel| {
+        let reply = ask(sentinel, settings, &words).await?;
+        primary_of_sentinel(sentinel, reply).ok_or_else(|| Error::Reply {
+            address: sentinel.clone(),
+            expected: "the reply of SENTINEL MASTER",
+        })
+    });
+    let (mut latest, mut errors) = (None, Vec::new());
+    for answer in join_all(asked).await {
+        match answer {
+            Ok((epoch, address)) => match &latest {
+                Some((known, _)) if *known >= epoch => {}
+                _ => latest = Some((epoch, address)),
+            },
+            Err(Error::Command { address, source }) if source.to_string().contains(UNKNOWN) => {
+                let primary = primary.to_owned();
+                errors.push(Error::UnknownPrimary { address, primary });
+            }
+            Err(error) => errors.push(error),
+        }
     }
-    let (host, port) = <(String, u16)>::from_redis_value(reply).map_err(|_| Error::Reply {
-        address: sentinel.clone(),
-        expected: "the address of a primary",
-    })?;
-    let tls = sentinel.tls;
-    Ok(Address { host, port, tls })
+    match latest {
+        Some((_, address)) => Ok(address),
+        None => Err(Error::NoUsableServer(errors)),
+    }
+}
+
+/// A part of the error of a Sentinel that does not know a primary.
+const UNKNOWN: &str = "No such master";
+
+/// Reads the reply of SENTINEL MASTER, and returns the number of the configuration and the address.
+fn primary_of_sentinel(sentinel: &Address, reply: Value) -> Option<(u64, Address)> {
+    let fields: BTreeMap<String, String> = BTreeMap::from_redis_value(reply).ok()?;
+    let address = Address {
+        host: fields.get("ip")?.clone(),
+        port: fields.get("port")?.parse().ok()?,
+        tls: sentinel.tls,
+    };
+    Some((fields.get("config-epoch")?.parse().ok()?, address))
 }
 
 /// Reads the reply of CLUSTER SLOTS: ranges of slots, each with its servers, of which the first is
 /// the primary. A server that does not know its own address has an empty one.
 fn cluster(seed: &Address, reply: Value) -> Option<Vec<Primary>> {
     let ranges: Vec<Vec<Value>> = Vec::from_redis_value(reply).ok()?;
-    let primaries: Option<Vec<Primary>> = ranges
-        .into_iter()
-        .map(|range| {
-            let mut range = range.into_iter();
-            let first = u16::from_redis_value(range.next()?).ok()?;
-            let last = u16::from_redis_value(range.next()?).ok()?;
-            let primary: Vec<Value> = Vec::from_redis_value(range.next()?).ok()?;
-            let mut primary = primary.into_iter();
-            let host = String::from_redis_value(primary.next()?).unwrap_or_default();
-            let port = u16::from_redis_value(primary.next()?).ok()?;
-            let host = if host.is_empty() {
-                seed.host.clone()
-            } else {
-                host
-            };
-            let tls = seed.tls;
-            Some(Primary {
-                address: Address { host, port, tls },
-                slots: first..=last,
-                link: None,
-            })
-        })
-        .collect();
-    primaries.filter(|primaries| !primaries.is_empty())
+    let mut primaries: Vec<Primary> = Vec::new();
+    for range in ranges {
+        let mut range = range.into_iter();
+        let first = u16::from_redis_value(range.next()?).ok()?;
+        let last = u16::from_redis_value(range.next()?).ok()?;
+        let server: Vec<Value> = Vec::from_redis_value(range.next()?).ok()?;
+        let mut server = server.into_iter();
+        let host = String::from_redis_value(server.next()?).unwrap_or_default();
+        let port = u16::from_redis_value(server.next()?).ok()?;
+        let host = if host.is_empty() {
+            seed.host.clone()
+        } else {
+            host
+        };
+        let tls = seed.tls;
+        let address = Address { host, port, tls };
+        match primaries.iter_mut().find(|one| one.address == address) {
+            Some(known) => known.slots.push(first..=last),
+            None => primaries.push(Primary::new(address, first..=last)),
+        }
+    }
+    (!primaries.is_empty()).then_some(primaries)
 }

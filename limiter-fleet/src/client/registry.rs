@@ -16,15 +16,16 @@ use crate::registry::{
 const RESTORED: &str = "-1";
 
 impl Client {
-    /// Makes a fleet on an engine that has none.
+    /// Creates a fleet on an engine that has none. A new fleet, which has no leases yet, is followed
+    /// by [`Self::claim_buckets`].
     ///
     /// # Errors
     /// Returns [`Error::FleetExists`] if the engine has a fleet, and other errors if a server cannot be
     /// reached or used.
     pub async fn create_fleet(&mut self, id: &str, check: &str) -> Result<(), Error> {
         let arguments = [id, FORMAT, check].map(str::to_owned);
-        self.confirmed(Script::Create, &[FLEET], &arguments).await?;
-        self.claim_buckets().await
+        let created = self.confirmed(Script::Create, &[FLEET], &arguments).await;
+        created.map(drop)
     }
 
     /// Returns the fleet of the engine, or `None` if it has none.
@@ -64,9 +65,9 @@ impl Client {
         let arguments = [fleet, host, session, machine, text, &recall, &wants];
         let arguments = arguments.map(str::to_owned);
         let keys = [FLEET, HOSTS, RECALLED];
-        let reply = self
-            .unconfirmed(Script::Heartbeat, &keys, &arguments)
-            .await?;
+        let incarnation = self.incarnation().await?;
+        let heartbeat = self.unconfirmed(Script::Heartbeat, &keys, &arguments);
+        let reply = heartbeat.await?;
         self.read(reply, "the reply of a heartbeat", |reply| {
             type Reply = (u64, u64, u64, Vec<String>, Vec<(String, String)>);
             let (time, version, recall, recalls, hosts) = Reply::from_redis_value(reply).ok()?;
@@ -75,6 +76,7 @@ impl Client {
                 .map(|(id, entry)| Host::of(id, &entry))
                 .collect();
             Some(Heartbeat {
+                incarnation,
                 time: Duration::from_millis(time),
                 version,
                 recall,
@@ -82,6 +84,18 @@ impl Client {
                 hosts: hosts?,
             })
         })
+    }
+
+    /// Returns the present incarnation of the server with the keys of the fleet.
+    async fn incarnation(&mut self) -> Result<String, Error> {
+        let refresh = async {
+            let link = self.primaries.of_fleet(&self.settings).await?;
+            link.refresh().await?;
+            Ok(link.server.incarnation.clone())
+        };
+        let result = refresh.await;
+        self.forget_after(&result);
+        result
     }
 
     /// Removes a host that has left the fleet.
@@ -185,8 +199,7 @@ impl Client {
         keys: &[&str],
         arguments: &[String],
     ) -> Result<Value, Error> {
-        let confirmations = self.confirmations();
-        self.run(script, keys, arguments, confirmations).await
+        self.run(script, keys, arguments, true).await
     }
 
     async fn unconfirmed(
@@ -195,7 +208,7 @@ impl Client {
         keys: &[&str],
         arguments: &[String],
     ) -> Result<Value, Error> {
-        self.run(script, keys, arguments, 0).await
+        self.run(script, keys, arguments, false).await
     }
 
     /// Runs a script on the server with the keys of the fleet.
@@ -204,9 +217,15 @@ impl Client {
         script: Script,
         keys: &[&str],
         arguments: &[String],
-        confirmations: u32,
+        confirmed: bool,
     ) -> Result<Value, Error> {
         let run = async {
+            // Only a connection shows whether there are replicas.
+            self.primaries.of_fleet(&self.settings).await?;
+            let confirmations = match confirmed {
+                true => self.primaries.confirmations(&self.settings),
+                false => 0,
+            };
             let link = self.primaries.of_fleet(&self.settings).await?;
             link.script(script, keys, arguments, confirmations).await
         };
@@ -228,7 +247,7 @@ impl Client {
     /// Forgets the servers after an error for which another server may be the reason.
     fn forget_after<T>(&mut self, result: &Result<T, Error>) {
         if result.as_ref().is_err_and(Error::may_differ_elsewhere) {
-            self.primaries.forget();
+            self.primaries.drop_link_of_fleet();
         }
     }
 
@@ -238,9 +257,14 @@ impl Client {
         expected: &'static str,
         read: impl FnOnce(Value) -> Option<T>,
     ) -> Result<T, Error> {
-        read(reply).ok_or_else(|| Error::Reply {
-            address: self.primaries.address_of_fleet(),
-            expected,
-        })
+        let address = self.primaries.address_of_fleet();
+        match (read(reply), address) {
+            (Some(value), _) => Ok(value),
+            (None, Some(address)) => Err(Error::Reply {
+                address: address.clone(),
+                expected,
+            }),
+            (None, None) => Err(Error::NoUsableServer(Vec::new())),
+        }
     }
 }

@@ -9,10 +9,10 @@ use super::{address::Address, error::Error};
 /// A server, as its command INFO describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
-    /// The name by which a bucket knows the server that has written it: `run_id` and
-    /// `master_replid`. A restart changes the first, and a promotion the second. (The first alone
-    /// stays the same when a primary is demoted and becomes a primary again.)
-    pub name: String,
+    /// The incarnation of the server, as a bucket records it: `run_id` and `master_replid`, separated
+    /// by a colon. A restart changes `run_id`, and a promotion changes `master_replid`. `run_id`
+    /// alone does not suffice, because it stays the same if a primary is demoted and promoted again.
+    pub incarnation: String,
     /// The name and the version of the server's program, for example `Valkey 9.1.2`.
     pub version: String,
     /// Whether the server is a primary.
@@ -43,7 +43,7 @@ impl Server {
             None => format!("Redis {}", field("redis_version")?),
         };
         Some(Self {
-            name: format!("{}:{}", field("run_id")?, field("master_replid")?),
+            incarnation: format!("{}:{}", field("run_id")?, field("master_replid")?),
             version,
             is_primary: field("role")? == "master",
             replicas: field("connected_slaves")?.parse().ok()?,
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn a_server_is_known_by_its_run_and_its_history() {
         let server = Server::of(&info(&["# Server", "redis_version:7.0.15"])).unwrap();
-        assert_eq!(server.name, "aa:bb");
+        assert_eq!(server.incarnation, "aa:bb");
         assert_eq!(
             (server.version.as_str(), server.replicas),
             ("Redis 7.0.15", 2)

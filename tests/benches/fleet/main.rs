@@ -24,7 +24,6 @@ use limiter_tests::{
     bench::{self, Args, Target, Targets, quantile},
     clock::unix_now,
     engine::{Engine, Program},
-    eventually,
 };
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -70,10 +69,7 @@ impl Engines {
             servers.push(start(6380 + number as u16, &options));
         }
         let engines = Self { lab, servers };
-        eventually("the replicas are connected", || {
-            let info = engines.servers[0].cli(&["INFO", "replication"]);
-            info.matches("state=online").count() == replicas
-        });
+        engines.servers[0].wait_for_replicas(replicas);
         engines
     }
 

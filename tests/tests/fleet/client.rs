@@ -6,7 +6,7 @@ use std::{fs, process::Command};
 
 use limiter_fleet::{
     Failure, Purpose, Status,
-    client::{Access, Certificates, Kind, Settings},
+    client::{Access, Certificates, Error, Kind, Settings},
 };
 use limiter_tests::{
     Lab,
@@ -117,11 +117,7 @@ fn a_grant_counts_only_when_a_replica_has_it() {
         run(async |lab| {
             let primary = server(program, lab, 6379, &[]);
             let replica = server(of_replica, lab, 6380, &["--replicaof", "127.0.0.1 6379"]);
-            eventually("the replica is connected", || {
-                replica
-                    .cli(&["INFO", "replication"])
-                    .contains("master_link_status:up")
-            });
+            primary.wait_for_replicas(1);
             let mut host = Host::new(single(&primary), "a");
             host.client.claim_buckets().await.expect("a server");
             assert_eq!(host.client.confirmations(), 1, "there is a replica");
@@ -132,7 +128,7 @@ fn a_grant_counts_only_when_a_replica_has_it() {
             replica.signal(Signal::SIGSTOP);
             let (answer, error) = host.ask(10, Purpose::Extend(20)).await;
             assert_eq!(answer, Err(Failure::Unanswered));
-            assert!(error.is_none(), "{error:?}");
+            assert!(matches!(error, Some(Error::Unconfirmed(_))), "{error:?}");
             replica.signal(Signal::SIGCONT);
             // The grant was executed, and is confirmed now.
             let answer = host.ask_until_granted(10, Purpose::Extend(20)).await;
@@ -168,12 +164,9 @@ fn a_server_that_is_demoted_or_may_drop_counts_is_not_used() {
         let error = error.expect("a reason").to_string();
         assert!(error.contains("6379 is a replica"), "{error}");
         second.cli(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
-        let error = host
-            .client
-            .describe()
-            .await
-            .expect_err("a reason")
-            .to_string();
+        let servers = host.client.describe().await.expect("an address");
+        let (_, described) = &servers[0];
+        let error = described.as_ref().expect_err("a reason").to_string();
         assert!(error.contains("maxmemory-policy allkeys-lru"), "{error}");
     });
 }
