@@ -2,7 +2,11 @@
 
 //! The client, with one server or with a primary and a replica.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use limiter_fleet::{
     Failure, Purpose, Status,
@@ -11,7 +15,7 @@ use limiter_fleet::{
 use limiter_tests::{
     Lab,
     engine::{Engine, Program},
-    eventually, process,
+    process,
 };
 use nix::sys::signal::Signal;
 use zeroize::Zeroizing;
@@ -139,6 +143,72 @@ fn a_grant_counts_only_when_a_replica_has_it() {
             assert_eq!(answer, Err(Failure::Unanswered));
         });
     }
+}
+
+#[test]
+fn a_server_that_could_not_confirm_for_long_first_learns_which_leases_there_are() {
+    run(async |lab| {
+        let primary = server(Program::Redis7, lab, 6379, &[]);
+        let replica = server(
+            Program::Redis7,
+            lab,
+            6380,
+            &["--replicaof", "127.0.0.1 6379"],
+        );
+        primary.wait_for_replicas(1);
+        let mut host = Host::new(single(&primary), "a");
+        host.client.claim_buckets().await.expect("a server");
+        let answer = host.ask_until_granted(0, Purpose::Extend(10)).await;
+        assert_eq!(answer.lease, 10);
+        replica.signal(Signal::SIGSTOP);
+        let stopped = Instant::now();
+        while stopped.elapsed() < Duration::from_secs(6) {
+            let (answer, _) = host.ask(10, Purpose::Extend(20)).await;
+            assert_eq!(answer, Err(Failure::Unanswered));
+        }
+        replica.signal(Signal::SIGCONT);
+        // Meanwhile, another primary may have granted the same requests to other hosts.
+        let first = loop {
+            match host.ask(10, Purpose::Extend(20)).await.0 {
+                Err(Failure::Unanswered) => {}
+                first => break first,
+            }
+        };
+        assert_eq!(first, Err(Failure::OtherServer));
+        let (answer, error) = host.ask(10, Purpose::Report).await;
+        assert!(answer.is_ok(), "{error:?}");
+        let (answer, _) = host.ask(10, Purpose::Extend(20)).await;
+        assert_eq!(answer.expect("an answer").status, Status::Learning);
+        let answer = host.ask_until_granted(10, Purpose::Extend(20)).await;
+        assert_eq!((answer.lease, answer.free), (20, (QUOTA - 20) as i64));
+    });
+}
+
+#[test]
+fn a_primary_without_confirmations_is_left_for_another_one() {
+    run(async |lab| {
+        // The first server is a primary whose replicas have followed another primary.
+        let old = server(Program::Redis7, lab, 6379, &[]);
+        let new = server(Program::Redis7, lab, 6380, &[]);
+        let _replica = server(
+            Program::Redis7,
+            lab,
+            6381,
+            &["--replicaof", "127.0.0.1 6380"],
+        );
+        new.wait_for_replicas(1);
+        let both = Settings {
+            confirmations: Some(1),
+            ..settings(Kind::Single, &[&old, &new])
+        };
+        let mut host = Host::new(both, "a");
+        let (answer, error) = host.ask(0, Purpose::Extend(10)).await;
+        assert!(answer.is_err(), "{error:?}");
+        let answer = host.ask_until_granted(0, Purpose::Extend(10)).await;
+        assert_eq!(answer.lease, 10);
+        let scope = limiter_fleet::account_key(SCOPE, crate::support::today());
+        assert_eq!(new.cli(&["HGET", &scope, "g"]), "10");
+    });
 }
 
 #[test]

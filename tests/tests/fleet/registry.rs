@@ -12,7 +12,6 @@ use limiter_tests::{
     Lab,
     clock::TIMEOUT,
     engine::{Engine, Program},
-    eventually,
 };
 use nix::sys::signal::Signal;
 
