@@ -149,9 +149,10 @@ pub const LIMITS_OBSERVE: u32 = 2;
 /// [`Limits::ahead`].
 pub const LIMITS_LEASED: u32 = 4;
 
-/// The value of the map `LEASES` (array by scope id, `BPF_F_MMAPABLE`): the part of the daily quota
-/// of a fleet that this host may use. The daemon never sets [`Limits::allowed`] to more, and writes
-/// the entry one word at a time. The map has one entry if the host belongs to no fleet.
+/// The value of the map `LEASES` (array by scope id, `BPF_F_MMAPABLE`): the number of requests of a
+/// shared daily quota that this host may admit. The daemon never sets [`Limits::allowed`] to more
+/// than the lease, and writes this value one 64-bit word at a time. If the host belongs to no
+/// fleet, the map has only one entry.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lease {
@@ -160,9 +161,10 @@ pub struct Lease {
     pub current: u64,
     /// The same for a later day. On any other day, nothing is admitted.
     pub next: u64,
-    /// The time on `CLOCK_BOOTTIME`, in ns, until which requests beyond `current` are refused.
-    /// Later ones are held while the daemon asks for more. [`REFUSED_ALL_DAY`] means until
-    /// midnight. This word applies only to the day of `current`.
+    /// The time on `CLOCK_BOOTTIME`, in ns, until which requests beyond `current` are refused; 0 if
+    /// they are held. After this time, they are held while the daemon asks for a longer lease.
+    /// [`REFUSED_ALL_DAY`] means until midnight UTC. This field applies only to the day of
+    /// `current`. If no daemon runs, requests beyond the lease are refused in any case.
     pub refused_until_ns: u64,
 }
 

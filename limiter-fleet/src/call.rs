@@ -23,53 +23,54 @@ pub struct Call {
     pub lease: u64,
     /// The requests of this day that the host has admitted.
     pub used: u64,
-    /// The purpose.
+    /// The purpose of the call: a longer lease, or a report.
     pub purpose: Purpose,
-    /// The number of the call. It grows from call to call of a host.
+    /// The number of the call, which is higher than that of each earlier call of this host.
     pub number: u64,
 }
 
 /// The purpose of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// The host wants a lease of this many requests since the day began.
+    /// The host wants its lease to be this number of requests since the day began.
     Extend(u64),
-    /// The host gives back all that the engine has granted beyond [`Call::lease`].
+    /// The host reports its lease and its count, and gives back everything beyond [`Call::lease`].
     Report,
 }
 
 /// The engine's answer to a [`Call`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {
-    /// The host's lease, in requests since the day began.
+    /// The host's lease, in requests since the day began. If the call is [`Status::Superseded`], it
+    /// is the number of the last call instead.
     pub lease: u64,
-    /// The part of the quota that is in no lease, in requests. It is negative if the leases exceed
-    /// the quota, for example because the quota was lowered.
+    /// The free part of the quota, which is in no lease, in requests. It is negative if the leases
+    /// exceed the quota, for example because the quota was lowered.
     pub free: i64,
-    /// The result of the call.
+    /// The engine's decision.
     pub status: Status,
-    /// The time after which another call may get more: the rest of the time of learning, or the
-    /// time until the next recall.
+    /// The time after which another call may get more: the rest of the time for which the server
+    /// grants nothing, or the time until the next recall. Zero if a call may get more at once.
     pub retry_after: Duration,
     /// Whether the other hosts should give back some of their leases.
     pub recall: Option<Recall>,
 }
 
-/// The result of a call.
+/// The engine's decision on a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// The lease is valid. It may be smaller than the purpose.
+    /// The lease is valid. It may be smaller than the host wants it to be.
     Granted,
-    /// The rest of the quota is leased to other hosts, which have not used all of it.
+    /// The free part of the quota is leased to other hosts, which have not used all of it.
     LeasedOut,
     /// The quota is used up.
     UsedUp,
     /// The engine grants nothing yet, because it may have lost its last writes and is waiting for
     /// the reports of the hosts.
     Learning,
-    /// The engine has seen a later call of this host, and has ignored this one.
+    /// The engine has already seen a later call of this host, and has ignored this one.
     Superseded,
-    /// The scope was reset, and this host does not know of it yet.
+    /// The scope has been reset, and this call is of a generation before the reset.
     OldGeneration,
     /// The day is neither today nor tomorrow by the clock of the engine.
     OtherDay,

@@ -49,8 +49,8 @@ impl Demand {
         self.average == 0.0 && self.last == 0 && self.current == 0
     }
 
-    /// Returns the requests that the host asks for: the average for the time `lease`, or twice the
-    /// requests of the last second, and at least one.
+    /// Returns the number of requests that the host asks for: the average demand for the time
+    /// `lease` or twice the requests of the last second, whichever is larger, and at least 1.
     pub(crate) fn wanted(&self, lease: Duration) -> u64 {
         let average = (self.average * lease.as_secs_f64()).ceil() as u64;
         average
@@ -58,7 +58,7 @@ impl Demand {
             .max(1)
     }
 
-    /// Returns the requests that come within `time`, as a fraction.
+    /// Returns the expected number of requests within `time`, which may be a fraction.
     pub(crate) fn within(&self, time: Duration) -> f64 {
         self.average * time.as_secs_f64()
     }

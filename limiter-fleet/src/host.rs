@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The decisions of one host.
+//! When a host calls the engine, what its kernel may admit, and how much of its leases it gives
+//! back.
 
 use std::{
     collections::HashMap,

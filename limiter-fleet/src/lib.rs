@@ -2,16 +2,17 @@
 
 //! The daily quotas that the hosts of a fleet share.
 //!
-//! A fleet has one **engine**, a Redis or Valkey, which holds an account of each scope and day. A
-//! host asks the engine for a part of the quota, its **lease**. A lease is a total: a host with a
-//! lease of 40 may admit requests of this day until it has admitted 40. There is no time in it, so
-//! no clock can be wrong, and nothing that a network loses or repeats changes it.
+//! A fleet has one **engine**: a Redis or Valkey server, a primary with replicas, or a cluster. The
+//! engine keeps an account for each scope and day. A host asks the engine for a part of the daily
+//! quota, which is its **lease**. A lease is a total: a host with a lease of 40 may admit requests
+//! of this day until it has admitted 40. A lease does not expire before its day ends, so clocks
+//! matter only at midnight. A message that is lost or repeated changes nothing.
 //!
-//! [`HostLeases`] is the part of a host: it decides when the host asks ([`Call`]), what it may
-//! admit ([`Bound`]), and when it gives back what others need. It does no input or output and
-//! receives the time as an argument. The daemon and the simulation (`limiter-fleet/simulation`)
-//! both run it. [`script`] has the scripts that the engine runs, and the form of their arguments
-//! and replies.
+//! [`HostLeases`] makes the decisions of one host. It decides when the host calls the engine
+//! ([`Call`]), how many requests the host may admit ([`Bound`]), and how much of its lease the host
+//! gives back. It does no input or output, and receives the time as an argument. The simulation
+//! (`limiter-fleet/simulation`) runs the same code. [`script`] contains the scripts that the engine
+//! runs, and converts their arguments and replies.
 
 mod account;
 mod call;

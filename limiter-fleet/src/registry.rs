@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The fleet, its hosts, and the registry of scopes and keys that they share.
+//! The types of a fleet, of its hosts, and of the registry of scopes and keys that they share.
 //!
-//! The registry consists of objects with names. What an object is, only the daemon knows: here, its
-//! value is a text. Each change raises the **revision** of an object by one, and the **version** of
-//! the whole registry. A host reads the objects that are newer than the version that it knows.
+//! The registry consists of named objects. The daemon defines their contents, and this crate treats
+//! the value of an object as an opaque string. A change by an operator raises the **revision** of
+//! the object by one, and each change raises the **version** of the whole registry by one. A host
+//! reads the objects that have changed since the version that it knows.
 
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ pub struct Fleet {
     pub check: String,
 }
 
-/// A host, as it presents itself at each heartbeat.
+/// The identity that a host presents at each heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The id of the fleet.
@@ -74,9 +75,10 @@ pub struct Heartbeat {
 pub struct Host {
     /// The id of the host.
     pub id: String,
-    /// The time at which the host was last heard of, since the Unix epoch.
+    /// The time at which the engine last received a heartbeat of the host, since the Unix epoch.
     pub seen: Duration,
-    /// What the host says of itself.
+    /// The description that the host gave of itself at its last heartbeat. This crate does not read
+    /// it.
     pub text: String,
 }
 
@@ -95,7 +97,7 @@ impl Host {
 pub struct Object {
     /// The name.
     pub name: String,
-    /// The number of changes, from 1 on. 0 means that there is no such object.
+    /// The revision, from 1 on. 0 means that there is no such object.
     pub revision: u64,
     /// The value.
     pub value: String,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The scripts that the engine runs, with the form of their arguments and replies. Each script
-//! describes itself in its first lines.
+//! The scripts that the engine runs, and the conversion of the arguments and replies of the script
+//! for leases. The first lines of each script describe it.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use crate::call::{Answer, Call, Purpose, Recall, Status};
 
 /// Grants and takes back leases.
 pub const LEASE: &str = include_str!("scripts/lease.lua");
-/// Makes a server the one that grants leases.
+/// Records a server as the current server of a bucket.
 pub const CLAIM: &str = include_str!("scripts/claim.lua");
 
-/// Makes a fleet.
+/// Creates a fleet.
 pub const CREATE: &str = include_str!("scripts/create.lua");
-/// Records that a host is there.
+/// Records that a host is alive.
 pub const HEARTBEAT: &str = include_str!("scripts/heartbeat.lua");
-/// Calls on all hosts to give back leases.
+/// Asks all hosts to give back leases.
 pub const RECALL: &str = include_str!("scripts/recall.lua");
 /// Changes objects of the registry.
 pub const CHANGE: &str = include_str!("scripts/change.lua");
@@ -26,7 +26,7 @@ pub const READ: &str = include_str!("scripts/read.lua");
 /// The time for which a server that may lack the last writes grants nothing.
 pub const LEARNING: Duration = Duration::from_secs(3);
 
-/// The first letters of the error of [`LEASE`] for a bucket that another server has written.
+/// The code of the error with which [`LEASE`] refuses a bucket that another server has written.
 pub const OTHER_SERVER: &str = "OTHERSERVER";
 
 /// The argument that stands for [`Purpose::Report`].
@@ -35,17 +35,17 @@ const KEEP: &str = "-1";
 /// The number of integers in a reply.
 const NUMBERS: usize = 5;
 
-/// A reply that the script does not give.
+/// An error for a reply that does not have the form of a reply of [`LEASE`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the engine's reply {0:?} is not one of the script for leases")]
+#[error("the engine's reply {0:?} does not have the form of a reply of lease.lua")]
 pub struct BadReply(Vec<i64>);
 
-/// Returns the arguments of [`LEASE`] for `calls`, which are of one bucket and day, and which have
-/// number numbers up to that of the last. `server` is the name of the server, and `host` the id
-/// of this host.
+/// Returns the arguments of [`LEASE`] for `calls`, all of which concern one bucket and one day. The
+/// script receives one number for all of them, which is the highest. `incarnation` is that of the
+/// server, and `host` is the id of this host.
 #[must_use]
-pub fn lease_arguments(server: &str, host: &str, calls: &[Call]) -> Vec<String> {
-    let mut arguments = vec![server.to_owned(), host.to_owned()];
+pub fn lease_arguments(incarnation: &str, host: &str, calls: &[Call]) -> Vec<String> {
+    let mut arguments = vec![incarnation.to_owned(), host.to_owned()];
     let number = calls.iter().map(|call| call.number).max();
     let day = calls.first().map(|call| call.day.0);
     arguments.push(number.unwrap_or_default().to_string());

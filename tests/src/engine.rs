@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Real servers of Redis and Valkey, the engines of fleets.
+//! Redis and Valkey servers for the tests.
 
 use std::{
     env, fs,
@@ -14,10 +14,10 @@ use crate::{Namespace, eventually, process, process::Process};
 /// versions than Debian's. `cargo xtask test` sets it.
 const ENGINES_VARIABLE: &str = "LIMITER_ENGINES";
 
-/// A program of a server.
+/// A server program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
-    /// Redis 6.2, the oldest Redis that limiter uses.
+    /// Redis 6.2, the oldest version of Redis that limiter supports.
     Redis6,
     /// The Redis of Debian 12, version 7.0, which has TLS.
     Redis7,
@@ -59,12 +59,13 @@ impl Program {
 pub struct Engine {
     process: Process,
     namespace: String,
-    /// The address of the server, `HOST:PORT`.
+    /// The IP address of the server.
     pub host: String,
     /// The port of the server.
     pub port: u16,
     /// The options of `redis-cli` for this server, besides its address.
     login: Vec<String>,
+    /// The options with which the server was started.
     start: Vec<String>,
     program: Program,
     directory: PathBuf,
@@ -89,7 +90,7 @@ impl Engine {
         engine
     }
 
-    /// Does the same, but does not wait until the server answers.
+    /// Starts a server like [`Self::start`], but does not wait until it answers.
     ///
     /// # Panics
     /// Panics if the server does not start.
@@ -140,7 +141,7 @@ impl Engine {
         }
     }
 
-    /// Sets the options of `redis-cli` that this server requires, for example those of TLS.
+    /// Sets the options of `redis-cli` that this server requires, for example for TLS.
     #[must_use]
     pub fn with_cli_options(mut self, login: &[&str]) -> Self {
         self.login = login.iter().map(|&option| option.to_owned()).collect();
@@ -206,7 +207,7 @@ impl Engine {
         self.process.signal(signal);
     }
 
-    /// Returns the URL of the server without TLS.
+    /// Returns the `redis://` URL of the server, for a connection without TLS.
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://{}:{}", self.host, self.port)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! `cargo xtask simulate`: simulates what cannot be tried on one machine.
+//! `cargo xtask simulate` simulates situations that one machine cannot reproduce.
 
 use crate::{context::Context, process};
 
@@ -15,9 +15,10 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Subject {
-    /// Hosts that share one daily quota: admitted beyond the quota, left of it, refused too early
+    /// Simulates hosts that share a daily quota, and prints how far they exceed it, how much of it
+    /// they leave, and how many requests they refuse too early
     Fleet {
-        /// Parts of the names of the cases to run, all by default
+        /// Parts of the names of the cases to run; without any, all cases are run
         cases: Vec<String>,
     },
 }

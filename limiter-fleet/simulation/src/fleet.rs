@@ -19,10 +19,11 @@ use std::time::{Duration, Instant};
 
 /// The name of the only scope.
 const NAME: &str = "acme";
-/// The least and the mean additional time from a host to the engine or back, in µs.
+/// The latency of one direction between a host and the engine: its minimum, and the mean of the
+/// exponentially distributed addition, in µs.
 const LATENCY: (u64, f64) = (300, 300.0);
-/// The additional time until a replica has confirmed a grant, and the time after which the host no
-/// longer waits, in µs.
+/// The additional time of a confirmation by a replica, and the time after which the host gives up
+/// waiting for one, in µs.
 const CONFIRMATION: (u64, u64) = (300, 100_000);
 /// The first timeout of a client's retransmissions, in µs.
 const RETRANSMISSION: u64 = 200_000;
@@ -77,9 +78,9 @@ pub struct Fleet {
     schedule: Schedule<Action>,
     servers: Vec<Engine>,
     engine_up: bool,
-    /// The data that a lagging replica has.
+    /// The data of the replica, as of the time at which it began to lag.
     replica: Option<HashMap<String, HashMap<String, String>>>,
-    /// The time before which the replica has not confirmed anything since it lags, in µs.
+    /// The start and the end of the time in which the replica lags and confirms nothing, in µs.
     lags: Option<(u64, u64)>,
     hosts: Vec<Host>,
     /// The cumulative weights of the hosts.
@@ -92,7 +93,8 @@ pub struct Fleet {
     generation: u64,
     /// The admitted requests by day and generation.
     admitted: HashMap<(usize, u64), u64>,
-    /// The requests of the first day when the last change of the quota was known everywhere.
+    /// The requests of the first day that had been admitted when all hosts knew the last change of
+    /// the quota.
     settled: u64,
     second: (u64, u64),
     outcome: Outcome,
@@ -196,7 +198,7 @@ impl Fleet {
         self.judge()
     }
 
-    /// Computes what was admitted too much and what was left.
+    /// Computes the excess over the quota and the unused quota of each day.
     fn judge(mut self) -> Outcome {
         let last = (self.scenario.from + self.scenario.duration - 1) / DAY;
         for (&(day, generation), &admitted) in &self.admitted {

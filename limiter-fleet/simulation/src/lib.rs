@@ -4,7 +4,8 @@
 //!
 //! The hosts run the lease logic of the daemon (`limiter_fleet::HostLeases`), and the engine runs
 //! the real scripts in Lua, on hashes in memory. The clients, the network, the kernel's counts and
-//! the time are simulated. `cargo xtask simulate fleet` prints the table.
+//! the time are simulated. `cargo xtask simulate fleet` prints a table of the
+//! results.
 
 pub mod engine;
 pub mod fleet;

@@ -18,11 +18,14 @@ fn main() -> ExitCode {
     };
     let cases: Vec<Case> = scenarios::all().into_iter().filter(is_wanted).collect();
     if cases.is_empty() {
-        eprintln!("error: no case has a name with {}", wanted.join(" or "));
+        eprintln!(
+            "error: no case has a name that contains {}",
+            wanted.join(" or ")
+        );
         return ExitCode::from(2);
     }
     println!(
-        "| case | hosts | quota | over, max | unused, max | early 429 | stranded | held once | calls a request | calls a second, max | recalls | lost |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
+        "| case | hosts | quota | over quota, max | unused quota, max | early 429 | stranded | held once | calls per request | calls per second, max | recalls | lost by crashes |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
     );
     let mut broken = 0;
     let workers = thread::available_parallelism().map_or(1, usize::from);
@@ -30,7 +33,7 @@ fn main() -> ExitCode {
         let outcomes = run(&case, workers);
         println!("{}", row(&case, &outcomes));
         if case.exact && outcomes.iter().any(|outcome| outcome.over > 0) {
-            eprintln!("error: {:?} must not exceed the quota", case.scenario.name);
+            eprintln!("error: {:?} has exceeded the quota", case.scenario.name);
             broken += 1;
         }
     }

@@ -2,26 +2,27 @@
 
 //! The result of a simulation.
 
-/// The result of a simulation. All numbers are requests, unless the comment says otherwise.
+/// The numbers that a simulation has counted.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Outcome {
-    /// Sent by clients.
+    /// The requests that clients sent.
     pub asked: u64,
-    /// Admitted.
+    /// The requests that were admitted.
     pub admitted: u64,
-    /// Admitted beyond the quota of a day, at most over the days.
+    /// The requests that were admitted beyond the daily quota, on the day with the most of them.
     pub over: u64,
-    /// Left of the quota of a day at its end, at most over the days on which clients wanted more.
+    /// The quota that was left at the end of a day on which clients wanted more, on the day with the
+    /// most of it.
     pub unused: u64,
-    /// Refused because the quota was used up.
+    /// The requests that were refused because the quota was used up.
     pub refused: u64,
-    /// Refused although some host or the engine had some of the quota left.
+    /// The requests that were refused although the engine or a host that is alive had quota left.
     pub early: u64,
-    /// Refused while only hosts that are dead or cut off held some of the quota.
+    /// The requests that were refused while only dead or disconnected hosts had quota left.
     pub stranded: u64,
-    /// Held at least once, and admitted then.
+    /// The requests that were admitted after they had been held at least once.
     pub held: u64,
-    /// Leased to hosts that crashed, and not used.
+    /// The unused requests in the leases of hosts that crashed.
     pub lost: u64,
     /// The calls to the engine.
     pub calls: u64,

@@ -13,7 +13,8 @@ pub const HOUR: u64 = 3_600 * SECOND;
 /// A day, in µs.
 pub const DAY: u64 = 24 * HOUR;
 
-/// The parameters of a simulation. Times are in µs since its first midnight.
+/// The parameters of a simulation. A time is in µs since the first midnight of the simulation, and
+/// a duration of the type `u64` is in µs.
 #[derive(Debug, Clone)]
 pub struct Scenario {
     /// The name of the case.
@@ -28,7 +29,7 @@ pub struct Scenario {
     pub demand: f64,
     /// The time of the first request.
     pub from: u64,
-    /// The time in which the requests come.
+    /// The duration for which clients send requests.
     pub duration: u64,
     /// The way in which requests are spread over the hosts.
     pub spread: Spread,
@@ -38,7 +39,7 @@ pub struct Scenario {
     pub engine_lost: EngineLost,
     /// Whether grants have to be confirmed by a replica.
     pub confirm: bool,
-    /// The time for which a new server grants nothing.
+    /// The duration for which a new server grants nothing.
     pub learning: u64,
     /// Whether hosts give back leases that others need.
     pub recalls: bool,
@@ -48,7 +49,7 @@ pub struct Scenario {
     pub repeated_calls: f64,
     /// The largest difference between the clock of a host and that of the engine.
     pub skew: u64,
-    /// The events.
+    /// The events, each with its time.
     pub events: Vec<(u64, Event)>,
 }
 

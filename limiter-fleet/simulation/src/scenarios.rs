@@ -8,7 +8,7 @@ use limiter_fleet::EngineLost;
 
 use crate::scenario::{DAY, Event, HOUR, SECOND, Scenario, Spread};
 
-/// A case, with its promise.
+/// A case of the table.
 #[derive(Debug, Clone)]
 pub struct Case {
     /// The parameters.
@@ -56,7 +56,7 @@ fn named(name: &'static str) -> Scenario {
     }
 }
 
-/// A case in which all requests come within `seconds`.
+/// Returns a case in which all requests come within `seconds`.
 fn burst(name: &'static str, seconds: u64) -> Scenario {
     Scenario {
         duration: seconds * SECOND,
@@ -191,7 +191,7 @@ fn hosts_that_come_and_go() -> Vec<Case> {
             10,
             Scenario {
                 events: half(DAY / 3).chain(back).collect(),
-                ..named("the same, and they are back after 10 min")
+                ..named("half of the hosts crash at 08:00 and are back at 08:10")
             },
         ),
         exact(
@@ -335,7 +335,7 @@ fn lost_writes() -> Vec<Case> {
             Scenario {
                 confirm: true,
                 events: cut(20).chain([failover(20)]).collect(),
-                ..busy("the same with confirmations")
+                ..busy("failover loses 1 s, 10 hosts are cut off, confirmed")
             },
         ),
         exact(
@@ -343,7 +343,7 @@ fn lost_writes() -> Vec<Case> {
             Scenario {
                 confirm: true,
                 events: cut(39).chain([failover(39)]).chain(mend(45)).collect(),
-                ..busy("the same near the end, for 6 s")
+                ..busy("failover loses 1 s near the end, 10 hosts are cut off for 6 s, confirmed")
             },
         ),
         inexact(
@@ -358,7 +358,7 @@ fn lost_writes() -> Vec<Case> {
             Scenario {
                 confirm: true,
                 events: split,
-                ..busy("the same with confirmations")
+                ..busy("a primary is cut off with half of the hosts for 10 s, confirmed")
             },
         ),
         exact(

@@ -73,7 +73,10 @@ fn hosts_on_both_sides_of_a_partition_need_confirmations() {
         ])
     };
     assert_eq!(over(&split(true)), 0);
-    assert!(over(&split(false)) > 0, "the test shows the danger");
+    assert!(
+        over(&split(false)) > 0,
+        "without confirmations, the quota should be exceeded"
+    );
 }
 
 #[test]
@@ -91,7 +94,7 @@ fn each_rule_for_a_lost_engine_has_its_bound() {
 }
 
 #[test]
-fn midnight_with_clocks_that_differ_belongs_to_one_day_for_each_host() {
+fn clocks_that_differ_at_midnight_neither_exceed_nor_waste_the_quota() {
     let midnight = Scenario {
         from: DAY - 15 * SECOND,
         skew: SECOND / 2,

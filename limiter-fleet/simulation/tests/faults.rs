@@ -13,7 +13,7 @@ const QUOTA: u64 = 1_000;
 const DURATION: u64 = 30 * SECOND;
 const SEQUENCES: u64 = 200;
 
-/// Returns a random event for a random host. The fleet has two replicas and confirms grants.
+/// Returns a random event for a random host.
 fn event(random: &mut Random) -> Event {
     let host = random.below(HOSTS as u64) as usize;
     match random.below(12) {
@@ -30,6 +30,8 @@ fn event(random: &mut Random) -> Event {
     }
 }
 
+/// Returns a scenario with random faults. The fleet confirms its grants, so that a failover loses no
+/// lease.
 fn scenario(random: &mut Random) -> Scenario {
     let mut events: Vec<(u64, Event)> = (0..random.below(12))
         .map(|_| (random.below(DURATION), event(random)))

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::address::Address;
 
-/// The user, the password and the certificates of a connection.
+/// The credentials of a connection.
 #[derive(Clone, Default)]
 pub struct Access {
     /// The name of the user (ACL), or `None` for the default user.
@@ -25,10 +25,11 @@ pub struct Access {
 /// The certificates of a connection, in PEM format.
 #[derive(Clone, Default)]
 pub struct Certificates {
-    /// The certificates of authorities. `None` means those of the host's operating system.
+    /// The certificates of the certificate authorities that sign the server's certificate. `None`
+    /// means the authorities that the operating system trusts.
     pub authorities: Option<Vec<u8>>,
-    /// The certificate of this host with its key, if the server asks for one.
-    pub own: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
+    /// The client certificate and its private key, if the server requires them.
+    pub client: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
 }
 
 impl fmt::Debug for Access {
@@ -57,9 +58,9 @@ impl Access {
     }
 
     pub(super) fn certificates(&self) -> TlsCertificates {
-        let own = self.certificates.own.as_ref();
+        let client = self.certificates.client.as_ref();
         TlsCertificates {
-            client_tls: own.map(|(certificate, key)| ClientTlsConfig {
+            client_tls: client.map(|(certificate, key)| ClientTlsConfig {
                 client_cert: certificate.clone(),
                 client_key: key.to_vec(),
             }),
@@ -68,7 +69,7 @@ impl Access {
     }
 }
 
-/// Chooses ring for TLS in this process, unless something else was chosen.
+/// Makes ring the TLS provider of this process, unless another one was installed before.
 pub(super) fn choose_provider() {
     // An error means that a provider was chosen before.
     let _chosen = rustls::crypto::ring::default_provider().install_default();

@@ -6,7 +6,8 @@ use std::{fmt, str::FromStr};
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 
-/// The address of a server of the engine, or of a Sentinel.
+/// The address of a server of the engine, or of a Sentinel. It is read from `redis://HOST:PORT`, or
+/// from `rediss://HOST:PORT` for a connection with TLS. The default port is 6379.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
     /// The name or IP address of the host.
@@ -17,22 +18,22 @@ pub struct Address {
     pub tls: bool,
 }
 
-/// The reason why a text is not an address.
+/// The reason why a string is not an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadAddress {
-    /// The text is not a URL of the form that is expected.
-    #[error("{0:?} is not an address; write redis://HOST:PORT, or rediss://HOST:PORT with TLS")]
+    /// The string is not a URL of one of these forms.
+    #[error("{0:?} is not an address; write redis://HOST:PORT, or rediss://HOST:PORT for TLS")]
     Form(String),
-    /// The URL has a user, a password or the number of a database.
+    /// The URL contains a user, a password or the number of a database.
     #[error(
-        "the address of {0} may have neither user nor password nor database; use `user` and \
-         `password_file`"
+        "the address of {0} must not contain a user, a password or the number of a database; use \
+         `user` and `password_file`"
     )]
     Extra(String),
 }
 
 impl Address {
-    /// Returns whether the address is one of this host, on which traffic cannot be read by others.
+    /// Returns whether the address is a loopback address, so that the traffic stays on this host.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
         let ip = self.host.parse::<std::net::IpAddr>();

@@ -106,8 +106,7 @@ impl Link {
         })
     }
 
-    /// Reads the description of the server again. It has another name after it has been demoted and
-    /// promoted, even if the connection has stayed.
+    /// Reads the description of the server again ([`Server::incarnation`]).
     ///
     /// # Errors
     /// Returns an error if the server does not answer or can no longer be used.
@@ -352,6 +351,6 @@ async fn describe(
     })?;
     Server::of(&info).ok_or_else(|| Error::Reply {
         address: address.clone(),
-        expected: "the fields of INFO",
+        expected: "the reply of INFO",
     })
 }

@@ -3,7 +3,7 @@
 //! The connection to the fleet's engine, which is one server, a primary that Sentinels watch, or a
 //! cluster.
 //!
-//! The library `redis` has connections, TLS and the protocol. Its clients for Sentinel and clusters
+//! The library `redis` provides connections, TLS and the protocol. Its clients for Sentinel and clusters
 //! are not used, because a call and the WAIT that confirms it have to be on one connection, and
 //! because a host has to know which server has answered.
 
@@ -33,8 +33,8 @@ use crate::{
 use link::Batch;
 use primaries::Primaries;
 
-/// The number of calls in a batch, which is one run of the script. A run of this length takes less
-/// than a millisecond, in which the server does nothing else.
+/// The largest number of calls in a batch. One run of the script processes one batch. A run with
+/// this number of calls takes about a millisecond, during which the server does nothing else.
 const CALLS: usize = 100;
 
 /// The kind of an engine.
@@ -60,7 +60,8 @@ pub struct Settings {
     pub addresses: Vec<Address>,
     /// The user, the password and the certificates.
     pub access: Access,
-    /// The number of replicas that have to confirm a grant. `None` means 1 if there are replicas.
+    /// The number of replicas that have to confirm a grant; 0 for none. `None` means 1 for Sentinels
+    /// and clusters, and for a single server that has or has had a replica, and otherwise 0.
     pub confirmations: Option<u32>,
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The fleet, its hosts and its registry, as a host reads and changes them.
+//! The commands of the client on the fleet and its registry.
 
 use std::time::Duration;
 
@@ -43,10 +43,11 @@ impl Client {
         })
     }
 
-    /// Tells the engine that the host is there. `text` is what the host says of itself, and
-    /// `recall` the number of the last recall that it knows.
+    /// Sends a heartbeat, which tells the engine that the host is alive. `text` is a description of
+    /// the host, and `recall` is the number of the last recall that the host knows.
     ///
-    /// # Errors Returns [`Error::NoFleet`], [`Error::OtherFleet`] or [`Error::Duplicate`], and
+    /// # Errors
+    /// Returns [`Error::NoFleet`], [`Error::OtherFleet`] or [`Error::Duplicate`], and
     /// other errors if a server cannot be reached or used.
     pub async fn heartbeat(
         &mut self,
@@ -68,7 +69,7 @@ impl Client {
         let incarnation = self.incarnation().await?;
         let heartbeat = self.unconfirmed(Script::Heartbeat, &keys, &arguments);
         let reply = heartbeat.await?;
-        self.read(reply, "the reply of a heartbeat", |reply| {
+        self.read(reply, "the reply of heartbeat.lua", |reply| {
             type Reply = (u64, u64, u64, Vec<String>, Vec<(String, String)>);
             let (time, version, recall, recalls, hosts) = Reply::from_redis_value(reply).ok()?;
             let hosts: Option<Vec<Host>> = hosts
@@ -98,7 +99,7 @@ impl Client {
         result
     }
 
-    /// Removes a host that has left the fleet.
+    /// Removes a host that has left the fleet. Returns whether the engine knew it.
     ///
     /// # Errors
     /// Returns an error if a server cannot be reached or used.
@@ -109,7 +110,8 @@ impl Client {
         Ok(removed > 0)
     }
 
-    /// Calls on all hosts to give back parts of their leases, which `texts` name.
+    /// Asks all hosts to give back parts of their leases. The daemon defines the form of the texts,
+    /// and this crate passes them on unchanged.
     ///
     /// # Errors
     /// Returns an error if a server cannot be reached or used.
@@ -120,8 +122,9 @@ impl Client {
             .map(drop)
     }
 
-    /// Changes objects. Returns the version of the registry and the results in the order of the
-    /// objects. The changes are confirmed by a replica, if there are any.
+    /// Changes objects. Each [`Object`] has the new revision and the new value. Returns the version
+    /// of the registry, and the results in the order of the objects. The call waits until as many
+    /// replicas as [`Self::confirmations`] returns have the changes.
     ///
     /// # Errors
     /// Returns [`Error::NoFleet`] or [`Error::OtherFleet`], [`Error::Unconfirmed`] if the changes
@@ -142,7 +145,7 @@ impl Client {
         }
         let keys = [FLEET, OBJECTS, VERSIONS];
         let reply = self.confirmed(Script::Change, &keys, &arguments).await?;
-        self.read(reply, "the reply of a change", |reply| {
+        self.read(reply, "the reply of change.lua", |reply| {
             let mut values = Vec::<Value>::from_redis_value(reply).ok()?.into_iter();
             let version = u64::from_redis_value(values.next()?).ok()?;
             let results: Option<Vec<ChangeResult>> = objects
@@ -175,7 +178,7 @@ impl Client {
         let arguments = [fleet.to_owned(), version.to_string(), limit.to_string()];
         let keys = [FLEET, OBJECTS, VERSIONS];
         let reply = self.unconfirmed(Script::Read, &keys, &arguments).await?;
-        self.read(reply, "the reply of a reading", |reply| {
+        self.read(reply, "the reply of read.lua", |reply| {
             let mut values = Vec::<Value>::from_redis_value(reply).ok()?.into_iter();
             let version = u64::from_redis_value(values.next()?).ok()?;
             let complete_to = u64::from_redis_value(values.next()?).ok()?;

@@ -19,7 +19,7 @@ pub struct Server {
     pub is_primary: bool,
     /// The number of connected replicas.
     pub replicas: u32,
-    /// The policy for the case that the memory is full (`maxmemory-policy`).
+    /// The policy for full memory (`maxmemory-policy`).
     pub eviction: String,
     /// Whether the server writes each change to an append-only file.
     pub has_append_only_file: bool,
@@ -37,7 +37,7 @@ impl Server {
             .filter_map(|line| line.trim_end().split_once(':'))
             .collect();
         let field = |name: &str| fields.get(name).copied();
-        // Valkey also has `redis_version`, which is the version whose commands it has.
+        // Valkey also reports `redis_version`, the version of Redis with which it is compatible.
         let version = match field("valkey_version") {
             Some(version) => format!("Valkey {version}"),
             None => format!("Redis {}", field("redis_version")?),
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_known_by_its_run_and_its_history() {
+    fn the_incarnation_consists_of_the_run_and_the_replication_id() {
         let server = Server::of(&info(&["# Server", "redis_version:7.0.15"])).unwrap();
         assert_eq!(server.incarnation, "aa:bb");
         assert_eq!(
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_primary_that_is_new_enough_and_keeps_everything_is_used() {
+    fn only_a_recent_primary_that_evicts_nothing_is_accepted() {
         let check = |lines: &[&str]| {
             let server = Server::of(&info(lines)).unwrap();
             server.check(&address()).map_err(|error| error.to_string())

@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: MIT OR Apache-2.0
 --
--- Changes objects of the registry: scopes and keys.
+-- Changes objects of the registry, which are scopes and keys.
 --
 -- KEYS[1]  the fleet (create.lua)
 -- KEYS[2]  the objects, a hash: for the name of each object its revision and its value: "3 {...}"
@@ -8,14 +8,15 @@
 --          registry in which it last changed
 -- ARGV[1]  the id of the fleet
 -- ARGV[2..] for each object: its name, the revision on which the change is based, the new revision,
---          and the new value. If the base is -1, the object is not changed by an operator, but
---          restored by a host, and the higher revision wins.
+--          and the new value. The base -1 means that a host restores the object. In that case, the
+--          higher revision wins.
 --
--- Each change of an object raises its revision by one. A change that is based on another revision
--- than the present one is refused, so that no host undoes a change that it does not know.
+-- A change that is based on another revision than the present one is refused, so that no host
+-- undoes a change that it does not know.
 --
 -- Returns the version of the registry, and then for each object 1 or 0 (changed or refused), and
--- the revision and value that the object has now. Fails like heartbeat.lua.
+-- the revision and value that the object has now. Fails with "NOFLEET", or with "OTHERFLEET" and the
+-- id of that fleet.
 
 local fleet = redis.call('HMGET', KEYS[1], 'id', 'version')
 if not fleet[1] then

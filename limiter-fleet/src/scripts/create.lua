@@ -1,10 +1,11 @@
 -- SPDX-License-Identifier: MIT OR Apache-2.0
 --
--- Makes a fleet on an engine that has none.
+-- Creates a fleet on an engine that has none.
 --
 -- KEYS[1]  the fleet, a hash: its id ("id"), the version of the format ("format"), the check value
--- of the secret with which keys are hashed ("check"), the version of the registry ("version"), and
--- the number of the last recall ("recall") ARGV     id, format, check
+--          of the secret with which keys are hashed ("check"), the version of the registry
+--          ("version"), and the number of the last recall ("recall")
+-- ARGV     the id, the version of the format, and the check value
 --
 -- Returns 1. Fails with "EXISTS" if there is a fleet already.
 

@@ -1,20 +1,22 @@
 -- SPDX-License-Identifier: MIT OR Apache-2.0
 --
--- Records that a host is there, and tells it what is new. Each host calls this once a second.
+-- Records that a host is alive, and returns the news to it. Each host calls this once a second.
 --
--- KEYS[1]  the fleet (create.lua) KEYS[2]  the hosts, a hash: for the id of each host, the time at
--- which it was last heard of (ms), its session, its machine, and what it says of itself:
--- "1700000000000 S M {...}" KEYS[3]  the recalls, a sorted set: texts, each with its number ARGV
--- the id of the fleet, the id of the host, its session, its machine, what it says of itself, the
--- number of the last recall that it knows, and 1 if it wants to know the others
+-- KEYS[1]  the fleet (create.lua)
+-- KEYS[2]  the hosts, a hash: for the id of each host the time of its last heartbeat (ms), its
+--          session, its machine, and its description: "1700000000000 S M {...}"
+-- KEYS[3]  the recalls, a sorted set: the texts of the recalls, each with its number
+-- ARGV     the id of the fleet, the id of the host, its session, its machine, its description, the
+--          number of the last recall that it knows, and 1 if it wants the list of the hosts
 --
 -- A session is one run of a daemon. A daemon that starts again on the same machine replaces its own
--- session at once. One on another machine has to wait until the session has been silent for five
--- seconds, since two hosts with one identity would share leases that only one of them may use.
+-- session at once. A daemon on another machine has to wait until the session has been silent for
+-- five seconds, because two hosts with one identity would share leases that only one of them may
+-- use.
 --
 -- Returns the time (ms), the version of the registry, the number of the last recall, the recalls
--- that the host does not know, and the hosts (id and text by turns), if it wants to know them.
--- Fails with "NOFLEET", with "OTHERFLEET" and the id of that fleet, or with "DUPLICATE".
+-- that the host does not know, and the list of the hosts (id and entry by turns), if the host wants
+-- it. Fails with "NOFLEET", with "OTHERFLEET" and the id of that fleet, or with "DUPLICATE".
 
 local SILENCE = 5000
 

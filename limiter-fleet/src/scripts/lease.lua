@@ -1,34 +1,33 @@
 -- SPDX-License-Identifier: MIT OR Apache-2.0
 --
--- Grants one host more of the daily quotas of some scopes, or takes back what the host no longer
--- needs. The scopes are in one bucket, so that all keys are in one slot of a cluster.
+-- Extends the leases of one host on the quotas of some scopes, or takes back the parts that the
+-- host no longer needs. The scopes share a bucket, so all keys are in one slot of a cluster.
 --
--- KEYS[1]    the state of the bucket, a hash: the name of the server that wrote it ("server"), and
---            the time until which nothing is granted ("learning", ms)
+-- KEYS[1]    the state of the bucket, a hash: the incarnation of the server that wrote it
+--            ("server"), and the time until which nothing is granted ("learning", ms)
 -- KEYS[2..]  the account of each scope for the day, a hash:
 --              n  the generation, which each reset of the scope raises
 --              g  the sum of all leases
 --              u  the sum of all requests that the hosts have reported
 --              a  the number of hosts
 --              r  the time of the last recall (ms), and w the wait after it (ms)
---              h:HOST  for each host its lease, its requests and its last operation: "10:4:17"
--- ARGV[1]    the name of the server to which the host is connected
+--              h:HOST  for each host its lease, its requests and its last number: "10:4:17"
+-- ARGV[1]    the incarnation of the server to which the host is connected
 -- ARGV[2]    the id of the host
--- ARGV[3]    the number of this operation, which grows from call to call of a host
+-- ARGV[3]    the number of this call, which is higher than that of each earlier call of the host
 -- ARGV[4]    the day (days since 1970-01-01, UTC)
--- ARGV[5..]  for each scope five numbers: the generation, the quota, the lease of which the host
---            knows, the requests that the host has admitted, and the lease that the host wants. If
---            the last is -1, the host gives back all that it holds beyond the lease it knows of.
+-- ARGV[5..]  for each scope five numbers: the generation, the quota, the lease that the host knows,
+--            the requests that the host has admitted, and the lease that the host wants. If the
+--            last number is -1, the host gives back everything beyond the lease that it knows.
 --
--- A lease is a total: "the host may admit requests of this day until it has admitted n". Therefore
--- a call that is repeated, late, or whose reply was lost changes nothing twice, and a lease that
--- this server has forgotten is restored by the host that knows of it.
+-- A lease is a total. Therefore a call that is late or repeated, or whose reply was lost, changes
+-- nothing twice, and a host restores a lease that this server has forgotten.
 --
--- Returns for each scope: the lease (or the last number, if this call is not later), the part of the
--- quota that is in no lease (negative if the
--- leases exceed the quota), a status, the time in ms after which asking again may help, and
--- whether the other hosts should give back what they do not need (0 no, 1 most of it, 2 all).
--- Fails with "OTHERSERVER" if the state of the bucket was written by another server.
+-- Returns for each scope: the lease (or the number of the last call, if this one is not later), the
+-- free part of the quota (negative if the leases exceed the quota), the status, the time after which
+-- another call may get more (ms), and the recall that the other hosts should follow (0 none, 1 most
+-- of the requests that they do not use, 2 nearly all of them). Fails with "OTHERSERVER" if another
+-- server has written the state of the bucket.
 
 local GRANTED, LEASED_OUT, USED_UP, LEARNING = 0, 1, 2, 3
 local SUPERSEDED, OLD_GENERATION, OTHER_DAY = 4, 5, 6
@@ -47,8 +46,8 @@ local clock = call('TIME')
 local seconds = tonumber(clock[1])
 local now = seconds * 1000 + floor(tonumber(clock[2]) / 1000)
 local learning = max(tonumber(state[2] or 0) - now, 0)
--- The names of the other fields have one letter.
-local host, operation, day = 'h:' .. ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+-- The prefix distinguishes the field of a host from the other fields, whose names have one letter.
+local host, number, day = 'h:' .. ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local today = floor(seconds / DAY_S)
 
 -- Returns the status of a request for more, the grant, and the kind of the recall.
@@ -61,8 +60,9 @@ local function grant(account, quota, wanted)
   -- Before a day begins, at most a tenth of its quota is leased.
   local most = day > today and floor(quota / 10) or quota
   local free = most - account.granted
-  -- No host gets so much of a small rest that the others are left without, and none holds more
-  -- than a twentieth of the quota that it does not use, since it may crash.
+  -- A grant is at most half of the host's equal share of the free quota, so that something is left
+  -- for the other hosts. The unused parts of all leases together are at most a twentieth of the
+  -- quota (but one request for each host), because a host that crashes loses its unused part.
   local share = max(floor(free / (2 * account.hosts)), 1)
   local hold = max(floor(quota / (20 * account.hosts)), 1) - (account.lease - account.used)
   local given = max(min(wanted, share, hold, free), 0)
@@ -109,7 +109,7 @@ for i = 2, #KEYS do
       account.hosts = account.hosts + 1
     end
     local status, recall = SUPERSEDED, 0
-    if operation > last then
+    if number > last then
       status = GRANTED
       if known > account.lease then
         account.granted = account.granted + known - account.lease
@@ -143,7 +143,7 @@ for i = 2, #KEYS do
         end
         recalled = now
       end
-      -- Lua writes numbers of up to 14 digits exactly. The number of the operation may have more.
+      -- Lua writes numbers of up to 14 digits exactly. The number of the call may have more.
       local entry = account.lease .. ':' .. account.used .. ':' .. ARGV[3]
       if present < 0 then
         call('HSET', KEYS[i], 'n', generation, 'g', account.granted, 'u', account.reported, 'a',
@@ -160,15 +160,15 @@ for i = 2, #KEYS do
         call('HSET', KEYS[i], 'r', recalled, 'w', wait)
       end
     end
-    local again = learning
+    local wait_for = learning
     if recall == 2 then
       -- The leases that the other hosts give back are here soon.
-      again = FIRST_WAIT
+      wait_for = FIRST_WAIT
     elseif status == LEASED_OUT then
-      again = max(recalled + wait - now, 0)
+      wait_for = max(recalled + wait - now, 0)
     end
     local lease = status == SUPERSEDED and last or account.lease
-    replies[i - 1] = { lease, quota - account.granted, status, again, recall }
+    replies[i - 1] = { lease, quota - account.granted, status, wait_for, recall }
   end
 end
 return replies

@@ -1,12 +1,13 @@
 -- SPDX-License-Identifier: MIT OR Apache-2.0
 --
--- Reads objects of the registry that are newer than a version.
+-- Reads the objects of the registry that have changed after a version.
 --
 -- KEYS     the fleet, the objects and the versions (change.lua)
 -- ARGV     the id of the fleet, the version, and the largest number of objects
 --
 -- Returns the version of the registry, the version up to which the objects are complete, and then
--- for each object its name, and its revision and value. Fails like heartbeat.lua.
+-- for each object its name, and its revision and value. Fails with "NOFLEET", or with "OTHERFLEET"
+-- and the id of that fleet.
 
 local fleet = redis.call('HMGET', KEYS[1], 'id', 'version')
 if not fleet[1] then

@@ -1,13 +1,14 @@
 -- SPDX-License-Identifier: MIT OR Apache-2.0
 --
--- Calls on all hosts to give back parts of their leases.
+-- Asks all hosts to give back parts of their leases.
 --
--- KEYS[1]  the fleet (create.lua) KEYS[2]  the recalls (heartbeat.lua) ARGV     texts that name what is
--- to be given back
+-- KEYS[1]  the fleet (create.lua)
+-- KEYS[2]  the recalls (heartbeat.lua)
+-- ARGV     the texts of the recalls, each of which names the leases to give back
 --
--- Each text goes to the channel limiter:recall at once. The hosts that do not hear it find it at
--- their next heartbeat. Only the last recalls are kept, because a recall that brings nothing is
--- repeated.
+-- Each text is published on the channel limiter:recall at once. A host that misses it receives it
+-- with the answer to its next heartbeat. Only the last 1,000 recalls are kept. An older one is not
+-- needed, because a host that still lacks requests makes the engine ask for another recall.
 --
 -- Returns the number of the last recall.
 

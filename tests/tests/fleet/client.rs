@@ -55,7 +55,7 @@ fn hosts_share_a_quota() {
 }
 
 #[test]
-fn many_scopes_are_asked_for_in_one_call() {
+fn leases_of_many_scopes_are_asked_for_together() {
     run(async |lab| {
         let engine = server(Program::Valkey9, lab, 6379, &[]);
         let mut host = Host::new(single(&engine), "a");
@@ -100,7 +100,7 @@ fn a_server_that_forgot_scripts_or_data_is_used_again() {
         assert_eq!(answer.expect("an answer").status, Status::Learning);
         let answer = host.ask_until_granted(20, Purpose::Extend(30)).await;
         assert_eq!((answer.lease, answer.free), (30, (QUOTA - 30) as i64));
-        // The same after a restart, which the client notices at its next call.
+        // The client also notices a restart at its next call.
         engine.kill();
         let (answer, error) = host.ask(30, Purpose::Extend(40)).await;
         assert_eq!(answer, Err(Failure::Unanswered));
@@ -134,7 +134,7 @@ fn a_grant_counts_only_when_a_replica_has_it() {
             assert_eq!(answer, Err(Failure::Unanswered));
             assert!(matches!(error, Some(Error::Unconfirmed(_))), "{error:?}");
             replica.signal(Signal::SIGCONT);
-            // The grant was executed, and is confirmed now.
+            // The engine has executed the call, and the repeated call confirms the grant.
             let answer = host.ask_until_granted(10, Purpose::Extend(20)).await;
             assert_eq!((answer.lease, answer.free), (20, (QUOTA - 20) as i64));
             // Without any replica, confirmations stay necessary.
@@ -350,7 +350,7 @@ fn tls_and_a_user_with_few_rights_suffice() {
                 password: Some(Zeroizing::new(password.to_owned())),
                 certificates: Certificates {
                     authorities,
-                    own: None,
+                    client: None,
                 },
             },
             ..single(&engine)

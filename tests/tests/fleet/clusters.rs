@@ -18,7 +18,7 @@ use crate::support::{Host, run, settings};
 
 const PORTS: [u16; 6] = [7000, 7001, 7002, 7003, 7004, 7005];
 
-/// Leases five more requests of each scope.
+/// Extends the lease of each scope from `lease` to `lease + 5` requests.
 async fn lease_all(host: &mut Host, names: &[String], lease: u64) {
     let start = Instant::now();
     let mut open = names.to_vec();

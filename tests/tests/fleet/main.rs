@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The engine of a fleet: leases from real servers of Redis and Valkey.
+//! Tests of `limiter-fleet` with Redis and Valkey servers.
 
 mod client;
 mod clusters;
+mod leases;
 mod registry;
 mod scripts;
 mod sentinels;

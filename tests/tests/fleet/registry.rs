@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The fleet, its hosts and its registry on real servers.
+//! Tests of the registry with real servers.
 
 use std::time::Duration;
 
@@ -163,7 +163,7 @@ fn a_large_registry_is_read_in_parts() {
 }
 
 #[test]
-fn of_two_machines_with_one_identity_the_second_is_refused() {
+fn a_second_machine_with_the_same_identity_is_refused() {
     run(async |lab| {
         let engine = server(Program::Redis7, lab, 6379, &[]);
         let mut host = host_of_new_fleet(&engine).await;
@@ -175,17 +175,17 @@ fn of_two_machines_with_one_identity_the_second_is_refused() {
         let heartbeat = heartbeat.expect("an answer");
         assert_eq!(heartbeat.hosts.len(), 1);
         assert_eq!(heartbeat.hosts[0].text, "{\"name\": \"web 1\"}");
-        // The clone of the host's disk.
+        // A clone of the host's disk runs on another machine.
         let clone = identity("host-1", "s2", "m2");
         let refused = host.client.heartbeat(&clone, "{}", 0, false).await;
         assert!(matches!(refused, Err(Error::Duplicate)), "{refused:?}");
-        // A daemon that starts again on the same machine.
+        // The daemon starts again on the same machine.
         let again = identity("host-1", "s3", "m1");
         host.client
             .heartbeat(&again, "{}", 0, false)
             .await
             .expect("an answer");
-        // The old session may not come back on another machine either, until the host is silent.
+        // The clone is refused until the host has sent no heartbeat for five seconds.
         let start = std::time::Instant::now();
         while host.client.heartbeat(&clone, "{}", 0, false).await.is_err() {
             assert!(start.elapsed() < TIMEOUT);

@@ -6,14 +6,14 @@ use std::{fs, path::Path};
 
 use limiter_fleet::{Purpose, client::Kind};
 use limiter_tests::{
-    Namespace,
+    Lab, Namespace,
     engine::{Engine, Program},
     eventually,
 };
 
 use crate::support::{Host, QUOTA, run, settings};
 
-const PRIMARY: &str = "limiter";
+pub const PRIMARY: &str = "limiter";
 
 fn sentinel(namespace: &Namespace, port: u16, directory: &Path) -> Engine {
     let file = directory.join(format!("sentinel-{port}.conf"));
@@ -28,34 +28,40 @@ fn sentinel(namespace: &Namespace, port: u16, directory: &Path) -> Engine {
     Engine::start(Program::Redis7, namespace, place, directory, &options)
 }
 
+/// Starts a primary with two replicas, and three Sentinels that watch it.
+pub fn watched(lab: &Lab) -> (Engine, [Engine; 2], [Engine; 3]) {
+    let (namespace, directory) = (lab.server(), lab.directory());
+    let start = |port, options: &[&str]| {
+        Engine::start(
+            Program::Redis7,
+            namespace,
+            ("127.0.0.1", port),
+            directory,
+            options,
+        )
+    };
+    let primary = start(6379, &[]);
+    let replica = ["--replicaof", "127.0.0.1 6379"];
+    let replicas = [6380, 6381].map(|port| start(port, &replica));
+    primary.wait_for_replicas(2);
+    let sentinels = [26379, 26380, 26381].map(|port| sentinel(namespace, port, directory));
+    eventually("the Sentinels know each other and the replicas", || {
+        sentinels.iter().all(|sentinel| {
+            let state = sentinel.cli(&["SENTINEL", "MASTER", PRIMARY]);
+            let number = |name: &str| {
+                let value = state.lines().skip_while(|line| *line != name).nth(1);
+                value.and_then(|value| value.parse::<u32>().ok())
+            };
+            number("num-other-sentinels") == Some(2) && number("num-slaves") == Some(2)
+        })
+    });
+    (primary, replicas, sentinels)
+}
+
 #[test]
 fn after_a_failover_no_lease_is_forgotten() {
     run(async |lab| {
-        let (namespace, directory) = (lab.server(), lab.directory());
-        let start = |port, options: &[&str]| {
-            Engine::start(
-                Program::Redis7,
-                namespace,
-                ("127.0.0.1", port),
-                directory,
-                options,
-            )
-        };
-        let mut primary = start(6379, &[]);
-        let replica = ["--replicaof", "127.0.0.1 6379"];
-        let _replicas = [6380, 6381].map(|port| start(port, &replica));
-        primary.wait_for_replicas(2);
-        let sentinels = [26379, 26380, 26381].map(|port| sentinel(namespace, port, directory));
-        eventually("the Sentinels know each other and the replicas", || {
-            sentinels.iter().all(|sentinel| {
-                let state = sentinel.cli(&["SENTINEL", "MASTER", PRIMARY]);
-                let number = |name: &str| {
-                    let value = state.lines().skip_while(|line| *line != name).nth(1);
-                    value.and_then(|value| value.parse::<u32>().ok())
-                };
-                number("num-other-sentinels") == Some(2) && number("num-slaves") == Some(2)
-            })
-        });
+        let (mut primary, _replicas, sentinels) = watched(lab);
         let kind = Kind::Sentinel {
             primary: PRIMARY.to_owned(),
         };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Clients of engines.
+//! Helpers of the tests.
 
 use std::{
     cell::Cell,
@@ -22,8 +22,8 @@ use limiter_tests::{
 pub const SCOPE: &str = "acme";
 pub const QUOTA: u64 = 1_000;
 
-/// A time within which each test ends, so that it does not claim_buckets before midnight UTC and end after
-/// it.
+/// The maximum duration of a test. A test waits until midnight UTC has passed if it could not end
+/// before it.
 const MAX_DURATION: Duration = Duration::from_secs(120);
 
 /// Returns the settings for servers without TLS.
@@ -37,7 +37,7 @@ pub fn settings(kind: Kind, engines: &[&Engine]) -> Settings {
     }
 }
 
-/// Runs `work` in the namespace of a new lab. Connections and servers last until it ends.
+/// Runs `work` in the network namespace of a new lab, which exists until `work` ends.
 pub fn run(work: impl AsyncFnOnce(&Lab) + Send) {
     avoid_midnight(MAX_DURATION);
     let lab = Lab::loopback();
@@ -90,7 +90,7 @@ impl Host {
         (results.remove(0), error)
     }
 
-    /// Asks until the server no longer learns, and returns the answer.
+    /// Asks until the engine grants leases again, and returns the answer.
     pub async fn ask_until_granted(&mut self, lease: u64, purpose: Purpose) -> Answer {
         let start = Instant::now();
         loop {

@@ -14,7 +14,7 @@ use crate::support::{KEY, SCOPE, boot_ns, get, limited};
 const TODAY: Day = Day(20_000);
 const TOMORROW: Day = Day(20_001);
 
-/// A minute before the end of that day, in nanoseconds since the epoch.
+/// One minute before the end of [`TODAY`], in nanoseconds since the Unix epoch.
 const LATE_NS: u64 = 20_001 * DAY_NS - 60_000_000_000;
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -76,7 +76,7 @@ fn a_lease_applies_without_a_daemon_whatever_the_policy_is() {
 }
 
 #[test]
-fn requests_beyond_a_lease_that_cannot_be_extended_yet_are_refused_with_the_rest_of_the_time() {
+fn a_lease_that_cannot_be_extended_yet_refuses_with_the_remaining_time() {
     let refused = |until_ns| Lease {
         refused_until_ns: until_ns,
         ..lease(1)
@@ -115,13 +115,13 @@ fn a_new_day_begins_with_its_own_lease() {
     };
     let mut programs = leased(shared(0), used_up);
     assert_ne!(ask(&mut programs), "passed");
-    let offset = LATE_NS + 120 * SECOND_NS;
-    programs.set_clock(offset.wrapping_sub(boot_ns()));
-    // What no longer applies is the refusal, and what applies is the lease for the new day.
+    let after_midnight_ns = LATE_NS + 120 * SECOND_NS;
+    programs.set_clock(after_midnight_ns.wrapping_sub(boot_ns()));
+    // The refusal no longer applies, and the lease of the new day does.
     assert_eq!([(); 2].map(|()| ask(&mut programs)), ["passed", "held"]);
     drop(programs);
     let mut programs = leased(shared(5), lease(5));
-    programs.set_clock(offset.wrapping_sub(boot_ns()));
+    programs.set_clock(after_midnight_ns.wrapping_sub(boot_ns()));
     assert_eq!(ask(&mut programs), "held", "no lease for the new day");
 }
 
@@ -134,7 +134,7 @@ fn observed_requests_need_no_lease() {
 }
 
 #[test]
-fn an_adopted_key_gets_nothing_unasked() {
+fn an_adopted_key_passes_only_after_its_scope_has_a_lease() {
     let mut programs = leased(shared(1), lease(1));
     programs.configure(|config| {
         config.unknown_key = policy::ADOPT;

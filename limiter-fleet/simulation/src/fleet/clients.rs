@@ -34,7 +34,7 @@ impl Fleet {
         }
     }
 
-    /// A request that was first sent at `sent_at` arrives after `tries` retransmissions.
+    /// Judges a request that was first sent at `sent_at` and has been retransmitted `tries` times.
     pub(super) fn arrives(&mut self, host: usize, sent_at: u64, tries: u32) {
         let now = self.now();
         let day = self.hosts[host].day(self.at);

@@ -50,7 +50,7 @@ impl Fleet {
         }
     }
 
-    /// The engine has answered a call.
+    /// Schedules the answer to a call, or its failure if it is not confirmed.
     pub(super) fn granted(&mut self, host: usize, call: Call, answer: Answer, server: usize) {
         let mut back = self.latency();
         if self.scenario.confirm {
@@ -93,7 +93,7 @@ impl Fleet {
         self.apply(host, step);
     }
 
-    /// A host calls on the others to give back what they do not need.
+    /// Asks the other hosts to give back the requests that they do not need.
     pub(super) fn recall(&mut self, host: usize, day: usize, recall: Recall) {
         self.outcome.recalls += 1;
         for other in 0..self.hosts.len() {

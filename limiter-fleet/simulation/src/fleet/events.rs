@@ -91,7 +91,7 @@ impl Fleet {
         self.reconnect_all(behind);
     }
 
-    /// All hosts from number `first` on reconnect within half a second.
+    /// Lets the hosts from number `first` on reconnect within half a second.
     pub(super) fn reconnect_all(&mut self, first: usize) {
         for host in first..self.hosts.len() {
             let at = self.at + self.random.below(SECOND / 2);
@@ -99,7 +99,7 @@ impl Fleet {
         }
     }
 
-    /// All hosts learn of a change within a second.
+    /// Tells all hosts the quota and the generation within a second.
     pub(super) fn tell_all(&mut self) {
         for host in 0..self.hosts.len() {
             let at = self.at + self.random.below(SECOND);

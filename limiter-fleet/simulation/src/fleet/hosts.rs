@@ -8,7 +8,7 @@ use crate::scenario::SECOND;
 use limiter_fleet::{Bucket, Call, Step};
 
 impl Fleet {
-    /// The kernel of a host tells its daemon of a request.
+    /// Tells the daemon of a host about a request that its kernel has admitted or held.
     pub(super) fn count(&mut self, host: usize, day: usize, held: bool) {
         let now = self.now();
         let host_index = host;
@@ -29,7 +29,7 @@ impl Fleet {
         self.look(host);
     }
 
-    /// Makes sure that the host is asked for calls when it has some.
+    /// Schedules the event that takes the calls of a host.
     pub(super) fn look(&mut self, host: usize) {
         let Some(next) = self.hosts[host].leases.next_call() else {
             return;
@@ -79,8 +79,8 @@ impl Fleet {
         host.alive && host.attended && !host.cut && self.engine_up
     }
 
-    /// Makes sure that the host does what it does every second. A host without requests sleeps,
-    /// because this changes nothing.
+    /// Schedules the event that a host has every second. A host without requests has none, because
+    /// the event would change nothing.
     pub(super) fn wake(&mut self, host: usize) {
         if !self.hosts[host].ticks {
             self.hosts[host].ticks = true;
@@ -126,7 +126,7 @@ impl Fleet {
         self.look(host);
     }
 
-    /// The host connects to the newest server.
+    /// Connects a host to the newest server.
     pub(super) fn reconnect(&mut self, host: usize) {
         if !self.reaches(host) {
             return;
@@ -142,7 +142,7 @@ impl Fleet {
         self.look(host);
     }
 
-    /// The host learns the quota and the generation.
+    /// Tells a host the quota and the generation.
     pub(super) fn learns(&mut self, host: usize) {
         let (now, generation) = (self.now(), self.generation);
         if generation != self.hosts[host].generation {
