@@ -98,8 +98,8 @@ impl HostLeases {
     }
 
     /// Sets the quota of a scope, and the generation of its counts. A new generation begins with an
-    /// empty lease. If the quota has been lowered, the host gives back the part of its lease that it
-    /// does not need. Returns the steps that follow.
+    /// empty lease. If the quota has been lowered, the host gives back the part of its lease that
+    /// it does not need. Returns the steps that follow.
     pub fn set_quota(
         &mut self,
         now: Instant,
@@ -416,8 +416,8 @@ impl HostLeases {
         }
     }
 
-    /// Gives back all leases, because the host leaves the fleet or stops. From now on, the host asks
-    /// for nothing. Returns the steps that follow.
+    /// Gives back all leases, because the host leaves the fleet or stops. From now on, the host
+    /// asks for nothing. Returns the steps that follow.
     pub fn give_back_all(&mut self, now: Instant) -> Vec<Step> {
         self.leaving = true;
         let mut days: Vec<(ScopeId, Day)> = Vec::new();

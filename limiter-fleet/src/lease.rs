@@ -270,8 +270,9 @@ impl Lease {
     }
 
     /// Records the answer to the call with the number `number`, in which the host has named the
-    /// quota `quota`. Returns whether [`Self::bound`] has changed. An answer to an earlier call than
-    /// the last one changes nothing, because the host may have given back some of that lease since.
+    /// quota `quota`. Returns whether [`Self::bound`] has changed. An answer to an earlier call
+    /// than the last one changes nothing, because the host may have given back some of that lease
+    /// since.
     pub(crate) fn answered(
         &mut self,
         now: Instant,
@@ -328,8 +329,8 @@ impl Lease {
         before != (self.total, self.left_after_grant, self.excess)
     }
 
-    /// Lowers the lease so that `keep` requests remain. The bound with the number `number` tells the
-    /// kernel of it. Returns whether that has lowered the lease.
+    /// Lowers the lease so that `keep` requests remain. The bound with the number `number` tells
+    /// the kernel of it. Returns whether that has lowered the lease.
     pub(crate) fn lower(&mut self, keep: u64, number: u64) -> bool {
         let total = self.used.saturating_add(keep);
         if total >= self.total {

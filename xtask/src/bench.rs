@@ -34,8 +34,8 @@ const PARTS: [&str; 5] = ["program", "traffic", "precision", "scale", "fleet"];
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The parts to run (program, traffic, precision, scale, fleet), all by default; a single part may be
-    /// followed by texts that select cases by their names
+    /// The parts to run (program, traffic, precision, scale, fleet), all by default; a single part
+    /// may be followed by texts that select cases by their names
     names: Vec<String>,
     /// Runs fewer and shorter rounds
     #[arg(long)]

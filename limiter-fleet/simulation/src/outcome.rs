@@ -11,8 +11,8 @@ pub struct Outcome {
     pub admitted: u64,
     /// The requests that were admitted beyond the daily quota, on the day with the most of them.
     pub over: u64,
-    /// The quota that was left at the end of a day on which clients wanted more, on the day with the
-    /// most of it.
+    /// The quota that was left at the end of a day on which clients wanted more, on the day with
+    /// the most of it.
     pub unused: u64,
     /// The requests that were refused because the quota was used up.
     pub refused: u64,

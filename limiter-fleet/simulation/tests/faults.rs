@@ -30,8 +30,8 @@ fn event(random: &mut Random) -> Event {
     }
 }
 
-/// Returns a scenario with random faults. The fleet confirms its grants, so that a failover loses no
-/// lease.
+/// Returns a scenario with random faults. The fleet confirms its grants, so that a failover loses
+/// no lease.
 fn scenario(random: &mut Random) -> Scenario {
     let mut events: Vec<(u64, Event)> = (0..random.below(12))
         .map(|_| (random.below(DURATION), event(random)))

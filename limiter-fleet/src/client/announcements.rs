@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The announcements of changes, recalls and claims. A host that misses a change or a recall receives
-//! the same information with the answer to its next heartbeat.
+//! The announcements of changes, recalls and claims. A host that misses a change or a recall
+//! receives the same information with the answer to its next heartbeat.
 
 use futures_util::StreamExt as _;
 use redis::aio::PubSub;

@@ -3,9 +3,9 @@
 //! The connection to the fleet's engine, which is one server, a primary that Sentinels watch, or a
 //! cluster.
 //!
-//! The library `redis` provides connections, TLS and the protocol. Its clients for Sentinel and clusters
-//! are not used, because a call and the WAIT that confirms it have to be on one connection, and
-//! because a host has to know which server has answered.
+//! The library `redis` provides connections, TLS and the protocol. Its clients for Sentinel and
+//! clusters are not used, because a call and the WAIT that confirms it have to be on one
+//! connection, and because a host has to know which server has answered.
 
 mod access;
 mod address;
@@ -60,8 +60,9 @@ pub struct Settings {
     pub addresses: Vec<Address>,
     /// The user, the password and the certificates.
     pub access: Access,
-    /// The number of replicas that have to confirm a grant; 0 for none. `None` means 1 for Sentinels
-    /// and clusters, and for a single server that has or has had a replica, and otherwise 0.
+    /// The number of replicas that have to confirm a grant; 0 for none. `None` means 1 for
+    /// Sentinels and clusters, and for a single server that has or has had a replica, and otherwise
+    /// 0.
     pub confirmations: Option<u32>,
 }
 

@@ -390,8 +390,8 @@ async fn ask(address: &Address, settings: &Settings, words: &[&str]) -> Result<V
     })
 }
 
-/// Asks all Sentinels for the address of a primary, and returns the one of the latest configuration.
-/// A Sentinel that is cut off has an earlier one.
+/// Asks all Sentinels for the address of a primary, and returns the one of the latest
+/// configuration. A Sentinel that is cut off has an earlier one.
 async fn primary_of_sentinels(settings: &Settings, primary: &str) -> Result<Address, Error> {
     let words = ["SENTINEL", "MASTER", primary];
     let asked = settings.addresses.iter().map(async |sentinel| {

@@ -16,12 +16,12 @@ use crate::registry::{
 const RESTORED: &str = "-1";
 
 impl Client {
-    /// Creates a fleet on an engine that has none. A new fleet, which has no leases yet, is followed
-    /// by [`Self::claim_buckets`].
+    /// Creates a fleet on an engine that has none. A new fleet, which has no leases yet, is
+    /// followed by [`Self::claim_buckets`].
     ///
     /// # Errors
-    /// Returns [`Error::FleetExists`] if the engine has a fleet, and other errors if a server cannot be
-    /// reached or used.
+    /// Returns [`Error::FleetExists`] if the engine has a fleet, and other errors if a
+    /// server cannot be reached or used.
     pub async fn create_fleet(&mut self, id: &str, check: &str) -> Result<(), Error> {
         let arguments = [id, FORMAT, check].map(str::to_owned);
         let created = self.confirmed(Script::Create, &[FLEET], &arguments).await;

@@ -9,9 +9,10 @@ use super::{address::Address, error::Error};
 /// A server, as its command INFO describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
-    /// The incarnation of the server, as a bucket records it: `run_id` and `master_replid`, separated
-    /// by a colon. A restart changes `run_id`, and a promotion changes `master_replid`. `run_id`
-    /// alone does not suffice, because it stays the same if a primary is demoted and promoted again.
+    /// The incarnation of the server, as a bucket records it: `run_id` and `master_replid`,
+    /// separated by a colon. A restart changes `run_id`, and a promotion changes `master_replid`.
+    /// `run_id` alone does not suffice, because it stays the same if a primary is demoted and
+    /// promoted again.
     pub incarnation: String,
     /// The name and the version of the server's program, for example `Valkey 9.1.2`.
     pub version: String,
