@@ -3,6 +3,8 @@
 //! When a host calls the engine, what its kernel may admit, and how much of its leases it gives
 //! back.
 
+mod lost_engine;
+
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
@@ -111,6 +113,7 @@ impl HostLeases {
             .scopes
             .entry(scope)
             .or_insert_with(|| ScopeLeases::new(generation, quota, day));
+        leases.begin(day);
         if generation > leases.generation {
             let mut fresh = ScopeLeases::new(generation, quota, day);
             fresh.demand = leases.demand;
@@ -346,16 +349,6 @@ impl HostLeases {
         }
     }
 
-    /// Records that the engine has answered a heartbeat.
-    pub fn engine_answered(&mut self) {
-        self.silence.answered();
-    }
-
-    /// Records that a heartbeat has failed.
-    pub fn engine_failed(&mut self, now: Instant) {
-        self.silence.failed(now);
-    }
-
     /// Makes the host report all its leases, because the engine may have forgotten some.
     pub fn report_all(&mut self, now: Instant) {
         for (&scope, leases) in &mut self.scopes {
@@ -431,51 +424,6 @@ impl HostLeases {
         days.into_iter()
             .filter_map(|(scope, day)| self.lower(scope, day, 0))
             .collect()
-    }
-
-    /// Checks whether the engine is lost. The caller calls this every second. Returns the bounds
-    /// that change because the engine has just been lost or has just answered again, and, while it
-    /// is lost, those of the scopes whose refusal is renewed.
-    pub fn check_engine(&mut self, now: Instant) -> Vec<Step> {
-        self.unreachable = self.silence.is_long(now);
-        let scopes: Vec<ScopeId> = self.scopes.keys().copied().collect();
-        scopes
-            .into_iter()
-            .filter_map(|scope| self.check_scope(now, scope))
-            .collect()
-    }
-
-    fn check_scope(&mut self, now: Instant, scope: ScopeId) -> Option<Step> {
-        let (unreachable, rule) = (self.unreachable, self.settings.engine_lost);
-        let leases = self.scopes.get_mut(&scope)?;
-        let (day, is_short) = (leases.today.day, leases.today.holds_or_refuses());
-        let lost = unreachable || leases.today.outage.is_long(now);
-        let was_lost = std::mem::replace(&mut leases.lost, lost);
-        if lost && (is_short || rule == EngineLost::Closed) {
-            leases.today.refuse_until(now + REFUSED_FOR);
-        }
-        if lost && !was_lost {
-            if rule == EngineLost::Share {
-                // The free part is shared once, until the engine names another one.
-                let part = std::mem::take(&mut leases.today.free) / self.hosts;
-                leases.outage_limit = Some(leases.today.total.saturating_add(part));
-            }
-            // The host finds out by this report that the engine answers again.
-            leases.today.report();
-            self.queue.push(scope, now);
-        }
-        if !lost && was_lost {
-            let allowed_more = matches!(rule, EngineLost::Share | EngineLost::Open);
-            leases.outage_limit = None;
-            leases.today.reconsider();
-            leases.today.report();
-            self.queue.push(scope, now);
-            if allowed_more {
-                // The requests that were admitted beyond the lease count as leased.
-                return self.enforce(scope, day);
-            }
-        }
-        (lost != was_lost || lost && is_short).then(|| self.publish(scope, day))
     }
 
     /// Returns the step that publishes the bound of a scope on a day, with the effect of the rule

@@ -175,6 +175,8 @@ impl Engine {
     /// receives changes only after its first acknowledgement, which may take a second.
     pub fn wait_for_replicas(&self, replicas: usize) {
         eventually("the replicas follow the primary", || {
+            // An idle primary sends nothing that a replica could acknowledge for ten seconds.
+            self.cli(&["PUBLISH", "limiter-tests", ""]);
             let info = self.cli(&["INFO", "replication"]);
             let follows = |line: &&str| {
                 line.starts_with("slave")

@@ -181,7 +181,7 @@ fn command(lua: &Lua, data: &mut Data, words: &[String]) -> mlua::Result<Value> 
             }
             integer(pairs.len() / 2)
         }
-        // Nobody listens.
+        // The simulation has no subscribers.
         ["PUBLISH", _, _] => integer(0),
         ["DEL", key] => integer(usize::from(data.hashes.remove(*key).is_some())),
         // The simulated time is too short for an account to expire.

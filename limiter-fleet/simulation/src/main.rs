@@ -25,7 +25,9 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     println!(
-        "| case | hosts | quota | over quota, max | unused quota, max | early 429 | stranded | held once | calls per request | calls per second, max | recalls | lost by crashes |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
+        "| case | hosts | quota | over quota, max | unused quota, max | early 429 | \
+         stranded | held once | calls per request | calls per second, max | recalls | \
+         lost by crashes |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
     );
     let mut broken = 0;
     let workers = thread::available_parallelism().map_or(1, usize::from);

@@ -15,8 +15,8 @@
 -- undoes a change that it does not know.
 --
 -- Returns the version of the registry, and then for each object 1 or 0 (changed or refused), and
--- the revision and value that the object has now. Fails with "NOFLEET", or with "OTHERFLEET" and the
--- id of that fleet.
+-- the revision and value that the object has now. Fails with "NOFLEET", or with "OTHERFLEET" and
+-- the id of that fleet.
 
 local fleet = redis.call('HMGET', KEYS[1], 'id', 'version')
 if not fleet[1] then
@@ -27,7 +27,8 @@ end
 local version = tonumber(fleet[2] or 0)
 local replies = { version }
 for i = 2, #ARGV, 4 do
-  local name, base, revision, value = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), ARGV[i + 3]
+  local name, value = ARGV[i], ARGV[i + 3]
+  local base, revision = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
   local before = redis.call('HGET', KEYS[2], name)
   local present = before and tonumber(string.match(before, '^%d+')) or 0
   local wins = base == present

@@ -12,4 +12,5 @@
 if redis.call('EXISTS', KEYS[1]) == 1 then
   return redis.error_reply('EXISTS there is a fleet already')
 end
-return redis.call('HSET', KEYS[1], 'id', ARGV[1], 'format', ARGV[2], 'check', ARGV[3], 'version', 0) and 1
+redis.call('HSET', KEYS[1], 'id', ARGV[1], 'format', ARGV[2], 'check', ARGV[3], 'version', 0)
+return 1

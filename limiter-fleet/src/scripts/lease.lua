@@ -24,8 +24,8 @@
 -- nothing twice, and a host restores a lease that this server has forgotten.
 --
 -- Returns for each scope: the lease (or the number of the last call, if this one is not later), the
--- free part of the quota (negative if the leases exceed the quota), the status, the time after which
--- another call may get more (ms), and the recall that the other hosts should follow (0 none, 1 most
+-- free part of the quota (negative if the leases exceed the quota), the status, the time after
+-- which another call may get more (ms), and the recall that the other hosts should follow (0 none, 1 most
 -- of the requests that they do not use, 2 nearly all of them). Fails with "OTHERSERVER" if another
 -- server has written the state of the bucket.
 

@@ -17,7 +17,8 @@ elseif fleet[1] ~= ARGV[1] then
 end
 local version = tonumber(fleet[2] or 0)
 local most = tonumber(ARGV[3])
-local found = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. ARGV[2], '+inf', 'WITHSCORES', 'LIMIT', 0, most)
+local found = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. ARGV[2], '+inf', 'WITHSCORES', 'LIMIT', 0,
+  most)
 local upto = version
 if #found >= 2 * most then
   upto = tonumber(found[#found])

@@ -13,19 +13,13 @@ use limiter_fleet::{
     client::{Access, Certificates, Error, Kind, Settings},
 };
 use limiter_tests::{
-    Lab,
     engine::{Engine, Program},
     process,
 };
 use nix::sys::signal::Signal;
 use zeroize::Zeroizing;
 
-use crate::support::{Host, QUOTA, SCOPE, run, settings};
-
-fn server(program: Program, lab: &Lab, port: u16, options: &[&str]) -> Engine {
-    let place = ("127.0.0.1", port);
-    Engine::start(program, lab.server(), place, lab.directory(), options)
-}
+use crate::support::{Host, QUOTA, SCOPE, pair, run, server, settings};
 
 fn single(engine: &Engine) -> Settings {
     settings(Kind::Single, &[engine])
@@ -114,14 +108,9 @@ fn a_server_that_forgot_scripts_or_data_is_used_again() {
 
 #[test]
 fn a_grant_counts_only_when_a_replica_has_it() {
-    for (program, of_replica) in [
-        (Program::Valkey9, Program::Valkey9),
-        (Program::Redis7, Program::Redis7),
-    ] {
+    for program in [Program::Valkey9, Program::Redis7] {
         run(async |lab| {
-            let primary = server(program, lab, 6379, &[]);
-            let replica = server(of_replica, lab, 6380, &["--replicaof", "127.0.0.1 6379"]);
-            primary.wait_for_replicas(1);
+            let (primary, replica) = pair(program, lab);
             let mut host = Host::new(single(&primary), "a");
             host.client.claim_buckets().await.expect("a server");
             assert_eq!(host.client.confirmations(), 1, "there is a replica");
@@ -148,14 +137,7 @@ fn a_grant_counts_only_when_a_replica_has_it() {
 #[test]
 fn a_server_that_could_not_confirm_for_long_first_learns_which_leases_there_are() {
     run(async |lab| {
-        let primary = server(Program::Redis7, lab, 6379, &[]);
-        let replica = server(
-            Program::Redis7,
-            lab,
-            6380,
-            &["--replicaof", "127.0.0.1 6379"],
-        );
-        primary.wait_for_replicas(1);
+        let (primary, replica) = pair(Program::Redis7, lab);
         let mut host = Host::new(single(&primary), "a");
         host.client.claim_buckets().await.expect("a server");
         let answer = host.ask_until_granted(0, Purpose::Extend(10)).await;

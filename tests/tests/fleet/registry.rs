@@ -9,20 +9,14 @@ use limiter_fleet::{
     registry::{Base, ChangeResult, Identity, Object},
 };
 use limiter_tests::{
-    Lab,
     clock::TIMEOUT,
     engine::{Engine, Program},
 };
 use nix::sys::signal::Signal;
 
-use crate::support::{Host, run, settings};
+use crate::support::{Host, pair, run, server, settings};
 
 const FLEET: &str = "fleet-1";
-
-fn server(program: Program, lab: &Lab, port: u16, options: &[&str]) -> Engine {
-    let place = ("127.0.0.1", port);
-    Engine::start(program, lab.server(), place, lab.directory(), options)
-}
 
 async fn host_of_new_fleet(engine: &Engine) -> Host {
     let mut host = Host::new(settings(Kind::Single, &[engine]), "host-1");
@@ -246,14 +240,7 @@ fn recalls_and_changes_are_announced_and_found_at_the_next_beat() {
 #[test]
 fn a_change_that_no_replica_has_is_reported() {
     run(async |lab| {
-        let primary = server(Program::Redis7, lab, 6379, &[]);
-        let replica = server(
-            Program::Redis7,
-            lab,
-            6380,
-            &["--replicaof", "127.0.0.1 6379"],
-        );
-        primary.wait_for_replicas(1);
+        let (primary, replica) = pair(Program::Redis7, lab);
         let mut host = host_of_new_fleet(&primary).await;
         replica.signal(Signal::SIGSTOP);
         let new = [(Base::Revision(0), object("s:acme", 1, "{}"))];

@@ -15,7 +15,7 @@ use limiter_fleet::{
 use limiter_tests::{
     Lab, avoid_midnight,
     clock::{TIMEOUT, unix_now},
-    engine::Engine,
+    engine::{Engine, Program},
 };
 
 /// The scope of most calls.
@@ -35,6 +35,20 @@ pub fn settings(kind: Kind, engines: &[&Engine]) -> Settings {
         access: Access::default(),
         confirmations: None,
     }
+}
+
+/// Starts a server at a port of the lab's loopback address.
+pub fn server(program: Program, lab: &Lab, port: u16, options: &[&str]) -> Engine {
+    let place = ("127.0.0.1", port);
+    Engine::start(program, lab.server(), place, lab.directory(), options)
+}
+
+/// Starts a primary and a replica that follows it.
+pub fn pair(program: Program, lab: &Lab) -> (Engine, Engine) {
+    let primary = server(program, lab, 6379, &[]);
+    let replica = server(program, lab, 6380, &["--replicaof", "127.0.0.1 6379"]);
+    primary.wait_for_replicas(1);
+    (primary, replica)
 }
 
 /// Runs `work` in the network namespace of a new lab, which exists until `work` ends.
