@@ -168,11 +168,16 @@ impl HostLeases {
     }
 
     /// Enters a lease that the store or the kernel has from an earlier run of the daemon. The host
-    /// reports it to the engine.
-    pub fn restore(&mut self, now: Instant, scope: ScopeId, day: Day, lease: u64, used: u64) {
-        let Some(leases) = self.scopes.get_mut(&scope) else {
-            return;
-        };
+    /// reports it to the engine. Returns the step that follows, unless the day has ended.
+    pub fn restore(
+        &mut self,
+        now: Instant,
+        scope: ScopeId,
+        day: Day,
+        lease: u64,
+        used: u64,
+    ) -> Option<Step> {
+        let leases = self.scopes.get_mut(&scope)?;
         let mut restored = Lease::new(day, leases.today.quota, lease, used);
         restored.report();
         match day.cmp(&leases.today.day) {
@@ -183,7 +188,9 @@ impl HostLeases {
             }
             std::cmp::Ordering::Greater => leases.tomorrow = Some(restored),
         }
+        let is_open = day >= leases.today.day;
         self.queue.push(scope, now);
+        is_open.then(|| self.publish(scope, day))
     }
 
     /// Removes a scope.

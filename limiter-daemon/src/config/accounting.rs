@@ -2,6 +2,8 @@
 
 //! The section `[accounting]`, which states how far counts may run ahead of the store.
 
+use limiter_fleet::EngineLost;
+
 use super::document::{Document, Section};
 
 /// The largest value of `ahead`, in requests.
@@ -69,6 +71,32 @@ impl Accounting {
                     &[("pass", Unattended::Pass), ("reject", Unattended::Reject)],
                 )
                 .unwrap_or(base.unattended),
+        }
+    }
+
+    /// Makes requests beyond the allowance be refused while no daemon runs, which is the default in
+    /// a fleet. Reports a problem if the file says the opposite although the fleet must not exceed
+    /// its quotas.
+    pub(super) fn join_fleet<'a>(
+        &mut self,
+        document: &mut Document<'a>,
+        root: &Section<'a>,
+        engine_lost: EngineLost,
+    ) {
+        let section = document.section(root, "accounting");
+        let entry = section.and_then(|section| section.entry("unattended"));
+        match entry {
+            Some(entry)
+                if self.unattended == Unattended::Pass && engine_lost == EngineLost::Lease =>
+            {
+                let message = format!(
+                    "`{} = \"pass\"` contradicts `fleet.engine_lost = \"lease\"`, with which a host admits no request beyond its lease: write \"reject\", or choose another rule for a lost engine",
+                    entry.path
+                );
+                document.problem(&entry.span, message);
+            }
+            Some(_) => {}
+            None => self.unattended = Unattended::Reject,
         }
     }
 

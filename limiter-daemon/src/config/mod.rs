@@ -8,6 +8,7 @@ mod attach;
 mod control;
 mod document;
 mod error;
+mod fleet;
 mod healing;
 mod history;
 mod identify;
@@ -22,6 +23,7 @@ pub use accounting::{Accounting, Unattended};
 pub use attach::{Attach, AttachHook, InterfacePattern, Order, Origin};
 pub use control::Control;
 pub use error::{ConfigError, Problem};
+pub use fleet::{Fleet, engine_lost_as_str, is_name};
 pub use healing::Healing;
 pub use history::{Days, History};
 pub use identify::{HeaderName, MAX_HEADER_SOURCES, Source};
@@ -64,6 +66,8 @@ pub struct Config {
     pub control: Control,
     /// The page of metrics.
     pub metrics: Metrics,
+    /// The fleet to which this host belongs, if any.
+    pub fleet: Option<Fleet>,
 }
 
 /// The sizes of the kernel's tables, in entries. The memory of a table is allocated when the table
@@ -200,18 +204,21 @@ impl Config {
                 "history",
                 "control",
                 "metrics",
+                "fleet",
             ],
         );
         let tiers = Tiers::read(document, &root);
         let attach = Attach::read(document, &root, overlay);
         let sources = identify::read(document, &root);
         let policy = Policy::read(document, &root, &tiers);
-        let tables = read_tables(document, &root);
+        let mut tables = read_tables(document, &root);
         let healing = Healing::read(document, &root);
-        let accounting = Accounting::read(document, &root);
+        let mut accounting = Accounting::read(document, &root);
         let history = History::read(document, &root);
         let control = Control::read(document, &root);
         let metrics = Metrics::read(document, &root, &attach);
+        let fleet = Fleet::read(document, &root, &mut accounting);
+        tables.leases = fleet.is_some();
         Self {
             file: path.map(Path::to_path_buf),
             attach,
@@ -224,6 +231,7 @@ impl Config {
             history,
             control,
             metrics,
+            fleet,
         }
     }
 }

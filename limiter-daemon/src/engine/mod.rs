@@ -6,6 +6,7 @@ pub mod caller;
 pub mod counts;
 mod error;
 pub mod events;
+pub mod fleet;
 pub mod flows;
 pub mod health;
 pub mod keys;

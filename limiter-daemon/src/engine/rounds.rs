@@ -7,6 +7,7 @@ use limiter_common::abi::{Suspect, Sweep};
 
 use super::{
     caller::Caller,
+    counts::flush::Occasion,
     events::refusal_sums::{Lookup, RefusalCounts, WindowSums},
     flows::{corrections::Drifts, orphans::Forgotten, recount::Recount, table::SweepReport},
     publish::clock::ClockPublisher,
@@ -29,14 +30,15 @@ impl Engine {
         }
         let expired = self.expire_overrides(now);
         self.note_result("overrides", expired);
-        let flushed = self.flush(now).and_then(|()| {
+        let flushed = self.flush_all(Occasion::Tick, now).and_then(|()| {
             self.record.note_day(&mut self.store, now)?;
             Ok(())
         });
         if flushed.is_ok() {
             self.clock.words().attend();
         }
-        self.note_result("store", flushed);
+        let leased = flushed.and_then(|()| self.tick_leases(now));
+        self.note_result("store", leased);
         let maintained = self.maintain_unknown(now);
         self.note_result("unknown_keys", maintained);
         let keep = self.setup.config().history.keep;

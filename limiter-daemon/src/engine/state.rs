@@ -13,6 +13,7 @@ use super::{
         day_counts::DayCounts, departed::Departed, lost::charge_lost, maps_record::MapsRecord,
     },
     events::log::EventLog,
+    fleet::member::Member,
     flows::{corrections::Corrections, table::FlowTable},
     health::PartStates,
     keys::unknown::Unknown,
@@ -46,6 +47,8 @@ pub struct Engine {
     pub(super) health: PartStates,
     pub(super) events: Arc<EventLog>,
     pub(super) started_at: DateTime<Utc>,
+    /// The host's part in its fleet, if it belongs to one.
+    pub(super) fleet: Option<Member>,
     /// Whether the programs and maps have been removed. After that, nothing is put into force until
     /// the daemon ends.
     pub(super) detached: bool,
@@ -104,6 +107,7 @@ impl Engine {
         // The overrides are ended before anything is published, so that an override that ended
         // while no daemon ran does not come into force again.
         engine.end_overrides(now)?;
+        engine.begin_fleet()?;
         if !kept {
             engine.count_as_lost(day_of(now), now)?;
         }
@@ -163,6 +167,7 @@ impl Engine {
             health: PartStates::default(),
             events: Arc::default(),
             started_at: now,
+            fleet: None,
             detached: false,
         })
     }
@@ -225,7 +230,8 @@ impl Engine {
             return Ok(());
         };
         let plane = self.plane.as_ref();
-        charge_lost(&lost, &mut self.scopes, &self.setup, plane, today)?;
+        let parts = (&self.setup, plane, &self.store);
+        charge_lost(&lost, &mut self.scopes, parts, self.fleet.is_some(), today)?;
         if lost.were_open {
             self.raise_unknown_begin(today)?;
         }

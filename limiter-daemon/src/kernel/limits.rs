@@ -32,6 +32,14 @@ impl LimitsMap {
         self.0.copy(&from.0);
     }
 
+    /// Sets `Limits::ahead` of a scope.
+    pub(super) fn set_ahead(&self, scope: u32, ahead: u32) {
+        let limits = self.get(scope);
+        if limits.ahead != ahead {
+            self.set(scope, &Limits { ahead, ..limits });
+        }
+    }
+
     /// Sets the limits of a scope except `Limits::allowed`. Returns false if there is no such
     /// entry.
     pub(super) fn set(&self, scope: u32, limits: &Limits) -> bool {

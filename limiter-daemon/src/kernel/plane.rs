@@ -113,6 +113,9 @@ pub trait Plane: Send {
     /// Sets the day and the count of [`Self::allowed`], which [`Self::set_limits`] does not change.
     fn set_allowed(&self, scope: u32, allowed: DayCount);
 
+    /// Sets the number of requests of `Limits::ahead`.
+    fn set_ahead(&self, scope: u32, ahead: u32);
+
     /// Returns the lease of a scope, or zeros for an id past the end of the table.
     fn lease(&self, scope: u32) -> abi::Lease;
 

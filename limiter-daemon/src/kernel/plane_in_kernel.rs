@@ -121,6 +121,10 @@ impl Plane for Kernel {
         self.set.limits.set_allowed(scope, allowed);
     }
 
+    fn set_ahead(&self, scope: u32, ahead: u32) {
+        self.set.limits.set_ahead(scope, ahead);
+    }
+
     fn lease(&self, scope: u32) -> abi::Lease {
         self.set.leases.get(scope)
     }

@@ -10,6 +10,7 @@
 mod audit;
 mod history;
 mod keys;
+mod leases;
 mod private;
 mod schema;
 mod scopes;

@@ -5,7 +5,7 @@
 use rusqlite::Connection;
 
 /// The version of the schema after [`upgrade`] (`PRAGMA user_version`).
-pub(super) const SCHEMA_VERSION: i64 = 4;
+pub(super) const SCHEMA_VERSION: i64 = 5;
 
 /// Version 1 of the schema.
 ///
@@ -183,12 +183,34 @@ WHEN OLD.state = 'revoked'
 BEGIN SELECT RAISE(ABORT, 'a revoked key stays revoked'); END;
 ";
 
+/// Version 5, for hosts that share daily quotas. `leases` has the number of requests that this host
+/// may admit for a scope on a day. The kernel is never told of a lease that is not in this table.
+/// `generation` is raised by each reset of a scope. `revisions` has the revision of each object of
+/// the shared registry of scopes and keys that this host has, including objects that were removed.
+const V5_FLEET: &str = "
+CREATE TABLE leases (
+    scope TEXT NOT NULL,
+    day   INTEGER NOT NULL,
+    lease INTEGER NOT NULL,
+    PRIMARY KEY (scope, day)
+) STRICT, WITHOUT ROWID;
+
+ALTER TABLE scopes ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
+
+CREATE TABLE revisions (
+    object     TEXT PRIMARY KEY,
+    revision   INTEGER NOT NULL,
+    removed_at INTEGER
+) STRICT, WITHOUT ROWID;
+";
+
 /// The changes from each version to the next one.
 const VERSIONS: [&[&str]; SCHEMA_VERSION as usize] = [
     &[V1],
     &[V2_USAGE, V2_AUDIT, V2_HISTORY, V2_MODE],
     &[V3_UNKNOWN],
     &[V4_REVOKED],
+    &[V5_FLEET],
 ];
 
 /// Upgrades a file from the version `found` to [`SCHEMA_VERSION`] in one transaction.

@@ -8,6 +8,7 @@ use limiter_common::abi::Digest;
 use super::{
     Store, StoreError,
     keys::{from_bytes, to_bytes},
+    usage::{signed, unsigned},
 };
 use crate::domain::{
     limits::{Changes, Override},
@@ -33,6 +34,8 @@ pub struct ScopeRecord {
     /// The digest of the scope's key, if the kernel programs have created the scope for an unknown
     /// key.
     pub unknown: Option<Digest>,
+    /// The generation of the scope's counts, which each reset in a fleet raises.
+    pub generation: u64,
 }
 
 impl ScopeRecord {
@@ -46,6 +49,7 @@ impl ScopeRecord {
             limits_override: None,
             mode: None,
             unknown: None,
+            generation: 0,
         }
     }
 }
@@ -66,10 +70,11 @@ impl Store {
             Option<String>,
             Option<String>,
             Option<Vec<u8>>,
+            u64,
         );
         let rows: Vec<Row> = self.query(
             "SELECT s.id, s.name, s.tier, s.created_at, o.changes, o.until, o.note, s.mode,
-                    s.unknown
+                    s.unknown, s.generation
              FROM scopes s LEFT JOIN overrides o ON o.scope = s.id ORDER BY s.name",
             [],
             |row| {
@@ -83,12 +88,14 @@ impl Store {
                     row.get(6)?,
                     row.get(7)?,
                     row.get(8)?,
+                    unsigned(row, 9)?,
                 ))
             },
         )?;
         rows.into_iter()
             .map(|row| {
-                let (id, name, tier, created_at, changes, until, note, mode, unknown) = row;
+                let (id, name, tier, created_at, changes, until, note, mode, unknown, generation) =
+                    row;
                 let limits_override = match changes {
                     None => None,
                     Some(changes) => Some(Override {
@@ -114,6 +121,7 @@ impl Store {
                         ),
                     },
                     unknown: unknown.as_deref().and_then(from_bytes),
+                    generation,
                 })
             })
             .collect()
@@ -264,6 +272,18 @@ impl Store {
         self.execute(
             "UPDATE scopes SET mode = ?2 WHERE id = ?1",
             params![scope, mode.map(Mode::as_str)],
+        )?;
+        Ok(())
+    }
+
+    /// Sets the generation of a scope's counts.
+    ///
+    /// # Errors
+    /// Returns an error if SQLite fails.
+    pub fn set_generation(&self, scope: u32, generation: u64) -> Result<(), StoreError> {
+        self.execute(
+            "UPDATE scopes SET generation = ?2 WHERE id = ?1",
+            params![scope, signed(generation)],
         )?;
         Ok(())
     }

@@ -49,11 +49,11 @@ pub struct CounterReading {
 
 /// Converts a count for SQLite, whose integers are signed. A count that does not fit is replaced by
 /// the largest integer.
-fn signed(count: u64) -> i64 {
+pub(super) fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+pub(super) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     row.get::<_, i64>(column)
         .map(|count| u64::try_from(count).unwrap_or(0))
 }

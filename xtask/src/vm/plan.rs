@@ -32,7 +32,7 @@ const MACHINE: &str = "vm";
 const LOAD: &str = "verifier";
 
 /// The memory of a machine in MiB, for all plans that do not test the use of memory.
-const MEMORY_MIB: u32 = 2048;
+const MEMORY_MIB: u32 = 3072;
 
 /// A plan for one run of a machine.
 #[derive(Debug)]

@@ -8,23 +8,26 @@ use super::maps_record::LostMaps;
 use crate::{
     domain::plain::counted,
     engine::{
+        fleet::leases::needs_lease,
         scopes::registry::{Scope, Scopes},
         setup::Setup,
     },
     kernel::Plane,
     protocol::error::ApiError,
+    store::Store,
 };
 
 /// Charges the requests that lost maps may have admitted. Their number is calculated from the
-/// allowances in the store.
+/// allowances in the store, and from the leases of the scopes that share their quotas with other
+/// hosts (`in_fleet`).
 ///
 /// # Errors
 /// Returns an error if the configuration lacks the tier of a scope.
 pub(crate) fn charge_lost(
     lost: &LostMaps,
     scopes: &mut Scopes,
-    setup: &Setup,
-    plane: &dyn Plane,
+    (setup, plane, store): (&Setup, &dyn Plane, &Store),
+    in_fleet: bool,
     today: Day,
 ) -> Result<(), ApiError> {
     let (mut charged, mut requests) = (0u64, 0u64);
@@ -33,12 +36,18 @@ pub(crate) fn charge_lost(
             // This scope is about to be removed, because unknown keys no longer have scopes.
             continue;
         }
-        let (limits, _) = setup.effective(&scope.record)?;
+        let (limits, mode) = setup.effective(&scope.record)?;
         let Some(quota) = limits.daily_quota else {
             continue;
         };
-        let ahead = u64::from(setup.config().accounting.ahead_of(Some(quota)));
-        let free_requests = if lost.were_open { ahead } else { 0 };
+        let free_requests = if !lost.were_open {
+            0
+        } else if in_fleet && needs_lease(&limits, mode) {
+            // On a day that has just begun, the kernel admits the lease.
+            store.lease_of(scope.record.name.as_str(), today)?
+        } else {
+            u64::from(setup.config().accounting.ahead_of(Some(quota)))
+        };
         let more = charge_allowance(scope, free_requests, quota, today);
         if more > 0 {
             plane.raise_day_count(scope.record.id, today, scope.counts.usage.used);

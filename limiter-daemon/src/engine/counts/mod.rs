@@ -7,7 +7,7 @@ pub mod allowance;
 pub mod day_counts;
 pub mod departed;
 pub mod figures;
-mod flush;
+pub(crate) mod flush;
 pub mod history;
 pub mod lost;
 pub mod maps_record;

@@ -9,7 +9,7 @@ use limiter_common::{abi::ScopeState, day::DayCount};
 
 use super::{
     day_counts::seen,
-    flush,
+    flush::{self, Occasion, Reader},
     history::{self, end_of},
 };
 use crate::{
@@ -33,11 +33,34 @@ impl Engine {
     /// Returns an error if the store cannot be written. The next flush writes these counts again,
     /// and the kernel continues to count in any case.
     pub fn flush(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
-        let accounting = &self.setup.config().accounting;
-        let plane = self.plane.as_ref();
-        let pending = flush::read_all(&mut self.scopes, plane, accounting, now);
-        flush::write(pending, &mut self.scopes, plane, &mut self.store)?;
+        self.flush_all(Occasion::Other, now)
+    }
+
+    /// Does the same as [`Self::flush`] on the occasion `occasion`.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Self::flush`].
+    pub(crate) fn flush_all(
+        &mut self,
+        occasion: Occasion,
+        now: DateTime<Utc>,
+    ) -> Result<(), ApiError> {
+        let reader = Reader {
+            plane: self.plane.as_ref(),
+            accounting: &self.setup.config().accounting,
+            leases: self.fleet.as_mut().map(|member| &mut member.leases),
+            occasion,
+            now,
+        };
+        let pending = reader.read_all(&mut self.scopes);
+        flush::write(
+            pending,
+            &mut self.scopes,
+            self.plane.as_ref(),
+            &mut self.store,
+        )?;
         self.clock.words().stay_attended();
+        self.finish_lowering();
         Ok(())
     }
 
@@ -48,18 +71,30 @@ impl Engine {
     pub(crate) fn flush_some(
         &mut self,
         ids: &HashSet<u32>,
+        occasion: Occasion,
         now: DateTime<Utc>,
     ) -> Result<(), ApiError> {
-        let accounting = &self.setup.config().accounting;
-        let plane = self.plane.as_ref();
-        let pending = flush::read_some(ids, &mut self.scopes, plane, accounting, now);
+        let reader = Reader {
+            plane: self.plane.as_ref(),
+            accounting: &self.setup.config().accounting,
+            leases: self.fleet.as_mut().map(|member| &mut member.leases),
+            occasion,
+            now,
+        };
+        let pending = reader.read_some(ids, &mut self.scopes);
         // A flush that writes nothing does not show that the store works, and therefore does not
         // extend the time for which the store counts as attended.
         let writes = !pending.is_empty();
-        flush::write(pending, &mut self.scopes, plane, &mut self.store)?;
+        flush::write(
+            pending,
+            &mut self.scopes,
+            self.plane.as_ref(),
+            &mut self.store,
+        )?;
         if writes {
             self.clock.words().stay_attended();
         }
+        self.finish_lowering();
         Ok(())
     }
 
@@ -76,7 +111,7 @@ impl Engine {
         if self.detached {
             return Ok(());
         }
-        self.flush_some(scopes, now)
+        self.flush_some(scopes, Occasion::Report, now)
     }
 
     /// Returns the usage of all scopes today, or on a past day.

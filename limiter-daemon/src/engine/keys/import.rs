@@ -187,8 +187,10 @@ impl Engine {
         }
         let today = day_of(caller.now);
         for new in import.scopes {
+            let (name, in_force) = (new.record.name.clone(), new.in_force);
             let scope = Scope::new(new.record, new.in_force, new.usage, today);
             self.scopes.insert(scope);
+            self.follow_quota(&name, &in_force)?;
         }
         let adopted: Vec<Digest> = import.adopted.iter().map(|(key, _)| *key).collect();
         self.drop_unknown(&adopted, caller.now)
@@ -332,6 +334,7 @@ fn enter(
         let id = scope.record.id;
         plane.clear_state(id);
         plane.set_allowed(id, DayCount::default());
+        plane.set_lease(id, &abi::Lease::default());
         plane.set_ended(id, None)?;
         plane.raise_day_count(id, day_of(now), scope.usage.used);
         plane.set_limits(id, &scope.published)?;

@@ -4,13 +4,16 @@
 
 use std::collections::HashSet;
 
-use limiter_common::{abi, day::DayCount};
+use limiter_common::{
+    abi::{self, LIMITS_LEASED},
+    day::DayCount,
+};
 
 use super::{keys, plane, text_sets::TextSets};
 use crate::{
     config::OnLimit,
     domain::{limits::Limits, mode::Mode, scope::ScopeName},
-    engine::{setup::Setup, state::Engine},
+    engine::{fleet::leases::needs_lease, setup::Setup, state::Engine},
     kernel::{KernelError, Plane},
     protocol::error::ApiError,
     store::ScopeRecord,
@@ -24,10 +27,15 @@ pub(crate) fn kernel_limits(
     plane: &mut dyn Plane,
     setup: &Setup,
     (limits, mode): &(Limits, Mode),
+    in_fleet: bool,
 ) -> Result<abi::Limits, KernelError> {
     let set = texts.number(plane, limits)?;
     let ahead = setup.config().accounting.ahead_of(limits.daily_quota);
-    Ok(plane::limits(limits, *mode, set, ahead))
+    let mut own = plane::limits(limits, *mode, set, ahead);
+    if in_fleet && needs_lease(limits, *mode) {
+        own.flags |= LIMITS_LEASED;
+    }
+    Ok(own)
 }
 
 impl Engine {
@@ -36,6 +44,9 @@ impl Engine {
         let record = self.scopes.find(name)?.record.clone();
         let in_force = self.setup.effective(&record)?;
         let mut own = self.kernel_limits(&in_force)?;
+        if let Some(bounds) = self.scopes.find(name)?.bounds {
+            own.ahead = own.ahead.min(bounds.ahead(own.ahead));
+        }
         let until = record
             .limits_override
             .as_ref()
@@ -69,14 +80,21 @@ impl Engine {
             scope.limits = limits;
             scope.mode = mode;
         }
-        Ok(())
+        self.follow_quota(name, &in_force)
     }
 
     pub(crate) fn kernel_limits(
         &mut self,
         in_force: &(Limits, Mode),
     ) -> Result<abi::Limits, KernelError> {
-        kernel_limits(&mut self.texts, self.plane.as_mut(), &self.setup, in_force)
+        let in_fleet = self.fleet.is_some();
+        kernel_limits(
+            &mut self.texts,
+            self.plane.as_mut(),
+            &self.setup,
+            in_force,
+            in_fleet,
+        )
     }
 
     /// Writes the responses that concern no scope to the kernel.

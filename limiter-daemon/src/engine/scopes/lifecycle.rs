@@ -67,6 +67,7 @@ impl Engine {
         let usage = usage.unwrap_or_default();
         self.plane.clear_state(id);
         self.plane.set_allowed(id, DayCount::default());
+        self.plane.set_lease(id, &abi::Lease::default());
         self.plane.raise_day_count(id, today, usage.used);
         let in_force = self.setup.effective(&record)?;
         self.scopes.search_after(id);

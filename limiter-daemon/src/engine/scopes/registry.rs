@@ -12,7 +12,10 @@ use limiter_common::{abi::ScopeState, day::Day};
 use super::pace::Pace;
 use crate::{
     domain::{limits::Limits, mode::Mode, scope::ScopeName},
-    engine::counts::day_counts::DayCounts,
+    engine::{
+        counts::day_counts::DayCounts,
+        fleet::{bounds::Bounds, leases::needs_lease},
+    },
     protocol::error::ApiError,
     store::{CounterReading, DayUsage, ScopeRecord},
     suggest::did_you_mean,
@@ -30,6 +33,8 @@ pub(crate) struct Scope {
     pub(crate) unsaved: bool,
     /// The rate of the scope's requests, and the times since which its limits have been used up.
     pub(crate) pace: Pace,
+    /// The bounds in the kernel, if this host has shared the scope's quota with other hosts.
+    pub(crate) bounds: Option<Bounds>,
 }
 
 impl Scope {
@@ -66,7 +71,13 @@ impl Scope {
             mode,
             unsaved: false,
             pace: Pace::default(),
+            bounds: None,
         }
+    }
+
+    /// Returns the bounds in the kernel, if this host shares the scope's quota with other hosts.
+    pub(crate) fn shared_bounds(&self) -> Option<Bounds> {
+        self.bounds.filter(|_| needs_lease(&self.limits, self.mode))
     }
 }
 

@@ -172,6 +172,12 @@ impl Plane for MemoryPlane {
         self.tables().allowed.insert(scope, allowed);
     }
 
+    fn set_ahead(&self, scope: u32, ahead: u32) {
+        if let Some(limits) = self.tables().limits.get_mut(&scope) {
+            limits.ahead = ahead;
+        }
+    }
+
     fn lease(&self, scope: u32) -> abi::Lease {
         self.tables()
             .leases

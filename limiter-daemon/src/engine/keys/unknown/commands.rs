@@ -13,7 +13,10 @@ use limiter_common::{
 use super::{first_counts, is_adopted, names};
 use crate::{
     domain::scope::ScopeName,
-    engine::{publish::keys, scopes::registry::Scope, state::Engine, time::day_of},
+    engine::{
+        counts::flush::Occasion, publish::keys, scopes::registry::Scope, state::Engine,
+        time::day_of,
+    },
     protocol::error::ApiError,
     store::ScopeRecord,
 };
@@ -119,8 +122,14 @@ impl Engine {
         let Some(tier) = self.setup.unknown_tier() else {
             return Ok(());
         };
-        let quota = self.setup.tier(tier.as_str())?.limits.daily_quota;
-        let Some(quota) = quota else { return Ok(()) };
+        let tier = *self.setup.tier(tier.as_str())?;
+        let Some(quota) = tier.limits.daily_quota else {
+            return Ok(());
+        };
+        // A scope that needs a lease had none before the daemon knew the scope.
+        if self.shares(&(tier.limits, self.setup.mode_of(&tier))) {
+            return Ok(());
+        }
         let ahead = u64::from(self.setup.config().accounting.ahead_of(Some(quota)));
         self.unknown
             .raise_begin(&mut self.store, ahead, quota, today)?;
@@ -174,7 +183,7 @@ impl Engine {
             .filter_map(|(key, _)| self.scopes.get(self.unknown.scope(key)?))
             .map(|scope| scope.record.id)
             .collect();
-        self.flush_some(&old, now)?;
+        self.flush_some(&old, Occasion::Other, now)?;
         let named = self.unknown.choose_names(new, &self.scopes);
         if named.is_empty() {
             return Ok(());
@@ -196,7 +205,7 @@ impl Engine {
         for (key, id, name) in named {
             self.add_to_memory(key, id, name, &tier, now)?;
         }
-        self.flush_some(&ids, now)
+        self.flush_some(&ids, Occasion::Other, now)
     }
 
     /// Returns the entries of `adopted` for which scopes have to be added. Skips an entry if its
@@ -292,7 +301,8 @@ impl Engine {
         if dropped.is_empty() {
             return Ok(());
         }
-        self.flush_some(&dropped.iter().map(|(_, id)| *id).collect(), now)?;
+        let ids = dropped.iter().map(|(_, id)| *id).collect();
+        self.flush_some(&ids, Occasion::Other, now)?;
         self.forget_unknown(&dropped)
     }
 
@@ -311,8 +321,10 @@ impl Engine {
         })?;
         self.departed = departed;
         for (key, _) in keys {
-            if let Some(name) = self.unknown.forget(key) {
-                self.scopes.remove(&name);
+            if let Some(name) = self.unknown.forget(key)
+                && let Some(scope) = self.scopes.remove(&name)
+            {
+                self.forget_leases(scope.record.id);
             }
         }
         Ok(())

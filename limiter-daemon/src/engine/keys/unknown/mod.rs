@@ -15,7 +15,7 @@ use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use limiter_common::{
-    abi::{Digest, KEY_ADOPTED, KeyEntry, ScopeState},
+    abi::{Digest, KEY_ADOPTED, KeyEntry, Lease, ScopeState},
     day::{Day, DayCount},
 };
 
@@ -163,6 +163,8 @@ impl Unknown {
         for id in &ids {
             plane.clear_state(*id);
             plane.set_ended(*id, None)?;
+            // The kernel admits no request of a new scope without a lease.
+            plane.set_lease(*id, &Lease::default());
         }
         plane.add_unused(&ids);
         self.offered.extend(ids);

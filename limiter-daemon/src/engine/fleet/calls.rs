@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The calls of this host to the fleet's engine, and recalls.
+
+use std::{fmt, str::FromStr, time::Instant};
+
+use limiter_common::day::Day;
+use limiter_fleet::{Call, Recall, client::CallResult};
+
+use crate::{domain::scope::ScopeName, engine::state::Engine, protocol::error::ApiError};
+
+/// A recall as it is announced: the host that needs requests, the day, the amount and the scope,
+/// separated by spaces. For example `4f… 20781 all acme/web`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RecallText {
+    /// The id of the host that needs requests, and that does not give any back.
+    pub(crate) host: String,
+    pub(crate) day: Day,
+    pub(crate) recall: Recall,
+    pub(crate) scope: ScopeName,
+}
+
+impl fmt::Display for RecallText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            host,
+            day,
+            recall,
+            scope,
+        } = self;
+        let amount = match recall {
+            Recall::Most => "most",
+            Recall::All => "all",
+        };
+        write!(f, "{host} {} {amount} {scope}", day.0)
+    }
+}
+
+/// The error for a text that is not a recall.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NotRecall;
+
+impl FromStr for RecallText {
+    type Err = NotRecall;
+
+    fn from_str(text: &str) -> Result<Self, NotRecall> {
+        let mut words = text.splitn(4, ' ');
+        let mut word = || words.next().ok_or(NotRecall);
+        Ok(Self {
+            host: word()?.to_owned(),
+            day: Day(word()?.parse().map_err(|_| NotRecall)?),
+            recall: match word()? {
+                "most" => Recall::Most,
+                "all" => Recall::All,
+                _ => return Err(NotRecall),
+            },
+            scope: word()?.parse().map_err(|_| NotRecall)?,
+        })
+    }
+}
+
+impl Engine {
+    /// Returns up to `most` calls that are to be sent now, each with the name of its scope.
+    pub(crate) fn fleet_calls(&mut self, most: usize) -> Vec<(String, Call)> {
+        let Some(member) = &mut self.fleet else {
+            return Vec::new();
+        };
+        let calls = member.leases.calls(Instant::now(), most);
+        calls
+            .into_iter()
+            .filter_map(|call| Some((self.scopes.name_of(call.scope)?.to_string(), call)))
+            .collect()
+    }
+
+    /// Returns the time at which there may be calls to send.
+    pub(crate) fn next_fleet_call(&mut self) -> Option<Instant> {
+        self.fleet.as_mut()?.leases.next_call()
+    }
+
+    /// Records the results of `calls`. Returns the recalls that the engine asks for.
+    ///
+    /// # Errors
+    /// Returns an error if the store cannot be written. The kernel then keeps the earlier bounds,
+    /// and the next flush tries again.
+    pub(crate) fn note_results(
+        &mut self,
+        calls: &[(String, Call)],
+        results: Vec<CallResult>,
+        host: &str,
+    ) -> (Vec<String>, Result<(), ApiError>) {
+        let Some(member) = &mut self.fleet else {
+            return (Vec::new(), Ok(()));
+        };
+        let now = Instant::now();
+        let mut steps = Vec::new();
+        let mut recalls = Vec::new();
+        for ((name, call), result) in calls.iter().zip(results) {
+            match result {
+                Ok(answer) => {
+                    member.results.note(answer.status);
+                    steps.extend(member.leases.answered(now, call, &answer));
+                    if let (Some(recall), Ok(scope)) = (answer.recall, name.parse()) {
+                        let text = RecallText {
+                            host: host.to_owned(),
+                            day: call.day,
+                            recall,
+                            scope,
+                        };
+                        recalls.push(text.to_string());
+                    }
+                }
+                Err(failure) => {
+                    member.results.note_failure();
+                    member.leases.failed(now, call, failure);
+                }
+            }
+        }
+        let applied = self.apply(steps);
+        self.wake_calls();
+        (recalls, applied)
+    }
+
+    /// Gives back the requests that other hosts need.
+    ///
+    /// # Errors
+    /// Returns an error if the store cannot be written.
+    pub(crate) fn note_recalls(&mut self, texts: &[String], host: &str) -> Result<(), ApiError> {
+        let Some(member) = &mut self.fleet else {
+            return Ok(());
+        };
+        let now = Instant::now();
+        let mut steps = Vec::new();
+        for text in texts {
+            // A text of another form is from a host with a newer version.
+            let Ok(recall) = text.parse::<RecallText>() else {
+                continue;
+            };
+            if recall.host == host {
+                continue;
+            }
+            let Some(scope) = self.scopes.get(&recall.scope) else {
+                continue;
+            };
+            if scope.bounds.is_none() {
+                continue;
+            }
+            member.recalls += 1;
+            let id = scope.record.id;
+            steps.extend(member.leases.recall(now, id, recall.day, recall.recall));
+        }
+        let applied = self.apply(steps);
+        self.wake_calls();
+        applied
+    }
+
+    /// Makes this host report all its leases.
+    pub(crate) fn report_leases(&mut self) {
+        if let Some(member) = &mut self.fleet {
+            member.leases.report_all(Instant::now());
+        }
+        self.wake_calls();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recall_is_read_as_it_is_written() {
+        for recall in [Recall::Most, Recall::All] {
+            let text = RecallText {
+                host: "4f".to_owned(),
+                day: Day(20_781),
+                recall,
+                scope: "acme/web".parse().unwrap(),
+            };
+            assert_eq!(text.to_string().parse(), Ok(text));
+        }
+        for text in [
+            "",
+            "4f 20781 all",
+            "4f x all acme",
+            "4f 1 some acme",
+            "4f 1 all A B",
+        ] {
+            assert_eq!(text.parse::<RecallText>(), Err(NotRecall), "{text}");
+        }
+    }
+}

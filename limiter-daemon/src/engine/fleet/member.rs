@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The membership of this host in a fleet.
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use limiter_common::siphash::siphash128;
+use limiter_fleet::{Bound, HostLeases, Settings, Status};
+use tokio::sync::Notify;
+
+use crate::{
+    config::Fleet,
+    secret::Secret,
+    store::{Store, StoreError},
+};
+
+/// The name of the store's entry with the id of the fleet.
+const FLEET: &str = "fleet";
+/// The name of the store's entry with the id of this host.
+const HOST: &str = "fleet_host";
+
+/// The part of a host in its fleet.
+pub(crate) struct Member {
+    /// The id of the fleet.
+    pub(crate) fleet: String,
+    pub(crate) leases: HostLeases,
+    /// The lower bounds that the kernel has, but of which the store may not know yet. The engine
+    /// must not hear of them before.
+    pub(crate) lowered: Vec<Bound>,
+    /// The notification that there may be calls to send.
+    pub(crate) calls: Arc<Notify>,
+    /// The number of answers of each kind.
+    pub(crate) results: Results,
+    /// The number of recalls that this host has followed.
+    pub(crate) recalls: u64,
+}
+
+/// The numbers of the engine's answers to calls since the daemon started.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Results {
+    pub(crate) granted: u64,
+    pub(crate) leased_out: u64,
+    pub(crate) used_up: u64,
+    pub(crate) learning: u64,
+    /// The engine refused the call, for example because a reset was not known here yet.
+    pub(crate) refused: u64,
+    pub(crate) failed: u64,
+}
+
+impl Results {
+    pub(crate) fn note(&mut self, status: Status) {
+        let count = match status {
+            Status::Granted => &mut self.granted,
+            Status::LeasedOut => &mut self.leased_out,
+            Status::UsedUp => &mut self.used_up,
+            Status::Learning => &mut self.learning,
+            Status::Superseded | Status::OldGeneration | Status::OtherDay => &mut self.refused,
+        };
+        *count += 1;
+    }
+
+    pub(crate) fn note_failure(&mut self) {
+        self.failed += 1;
+    }
+}
+
+impl Member {
+    /// Returns the part of a host that has no leases yet.
+    pub(crate) fn new(fleet: String, config: &Fleet) -> Self {
+        let leases = HostLeases::new(Settings {
+            lease: config.lease.0,
+            engine_lost: config.engine_lost,
+            last_number: first_number(),
+        });
+        Self {
+            fleet,
+            leases,
+            lowered: Vec::new(),
+            calls: Arc::default(),
+            results: Results::default(),
+            recalls: 0,
+        }
+    }
+}
+
+/// Returns a number that is higher than those of an earlier daemon on this host, which sent fewer
+/// than a million calls a second. If the clock was set back since, the engine names the last number
+/// of the host in its first answer.
+fn first_number() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| {
+        u64::try_from(now.as_micros()).unwrap_or(0).min(1 << 52)
+    })
+}
+
+/// Returns the id of the fleet to which this host belongs, if any.
+pub(crate) fn fleet_of(store: &Store) -> Result<Option<String>, StoreError> {
+    let fleet = store.meta(FLEET)?;
+    Ok(fleet.filter(|fleet| !fleet.is_empty()))
+}
+
+/// Records the fleet to which this host belongs. The caller does this in a transaction.
+pub(crate) fn set_fleet(store: &Store, fleet: &str) -> Result<(), StoreError> {
+    store.set_meta(FLEET, fleet)
+}
+
+/// Returns the id of this host. It is made when it is first needed.
+pub(crate) fn host_id(store: &mut Store) -> Result<String, crate::protocol::error::ApiError> {
+    if let Some(host) = store.meta(HOST)?.filter(|host| !host.is_empty()) {
+        return Ok(host);
+    }
+    let host = random_id()?;
+    store.change(|store| store.set_meta(HOST, &host))?;
+    Ok(host)
+}
+
+/// Returns an id of 128 random bits, in hexadecimal digits.
+pub(crate) fn random_id() -> Result<String, getrandom::Error> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)?;
+    Ok(format!("{:032x}", u128::from_le_bytes(bytes)))
+}
+
+/// Returns the check value of the hash secret. Hosts with the same secret have the same check
+/// value, and the secret cannot be computed from it.
+pub(crate) fn check_value(secret: &Secret) -> String {
+    let [first, second] = siphash128(**secret, b"the check value of the secret of a fleet");
+    format!("{first:016x}{second:016x}")
+}
