@@ -147,15 +147,55 @@ fn halves(bytes: &[u8]) -> Option<Secret> {
     ]))
 }
 
-/// Creates the file with a new secret. The file appears completely or not at all, because a file
-/// with only a part of the secret could not be used at the next start.
+/// Returns the secret that `input` contains: 16 bytes, or 32 hexadecimal digits, perhaps with a line
+/// end.
+pub fn from_input(input: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    if input.len() == BYTES {
+        return Some(Zeroizing::new(input.to_vec()));
+    }
+    let digits = input.trim_ascii_end();
+    if digits.len() != 2 * BYTES || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    let digits = std::str::from_utf8(digits).ok()?;
+    let number = u128::from_str_radix(digits, 16).ok()?;
+    Some(Zeroizing::new(number.to_be_bytes().to_vec()))
+}
+
+/// Returns the bytes of a secret as hexadecimal digits.
+pub fn to_hex(bytes: &[u8]) -> Zeroizing<String> {
+    let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
+    Zeroizing::new(digits.collect())
+}
+
+/// Returns the secret that consists of `bytes`.
+pub fn of_bytes(bytes: &[u8]) -> Option<Secret> {
+    halves(bytes)
+}
+
+/// Puts a secret in the place of that of `directory`. The caller makes sure that no key was hashed
+/// with the previous one.
+///
+/// # Errors
+/// Returns an error if the file cannot be written.
+pub fn install(directory: &Path, bytes: &[u8]) -> Result<Secret, SecretError> {
+    write(directory, &directory.join(FILE), bytes)
+}
+
+/// Creates the file with a new secret.
 fn create(directory: &Path, path: &Path) -> Result<Secret, SecretError> {
+    let mut bytes = Zeroizing::new([0u8; BYTES]);
+    getrandom::fill(bytes.as_mut_slice())?;
+    write(directory, path, bytes.as_slice())
+}
+
+/// Writes the file. It appears completely or not at all, because a file with only a part of the
+/// secret could not be used at the next start.
+fn write(directory: &Path, path: &Path, bytes: &[u8]) -> Result<Secret, SecretError> {
     let io_error = |source| SecretError::Io {
         path: path.to_path_buf(),
         source,
     };
-    let mut bytes = Zeroizing::new([0u8; BYTES]);
-    getrandom::fill(bytes.as_mut_slice())?;
     let temporary = directory.join("hash.key.new");
     // A file that an earlier start has left behind is removed, because it may be incomplete and may
     // have any owner and mode.
@@ -172,21 +212,42 @@ fn create(directory: &Path, path: &Path) -> Result<Secret, SecretError> {
     // The umask may have removed some of the permissions.
     let private = fs::Permissions::from_mode(0o600);
     file.set_permissions(private).map_err(io_error)?;
-    file.write_all(bytes.as_slice()).map_err(io_error)?;
+    file.write_all(bytes).map_err(io_error)?;
     file.sync_all().map_err(io_error)?;
     fs::rename(&temporary, path).map_err(io_error)?;
     fs::File::open(directory)
         .and_then(|directory| directory.sync_all())
         .map_err(io_error)?;
-    halves(bytes.as_slice()).ok_or(SecretError::Damaged {
+    halves(bytes).ok_or(SecretError::Damaged {
         path: path.to_path_buf(),
-        len: BYTES,
+        len: bytes.len(),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_is_read_as_bytes_or_as_digits() {
+        let bytes: Vec<u8> = (0..16).collect();
+        let digits = to_hex(&bytes);
+        assert_eq!(digits.as_str(), "000102030405060708090a0b0c0d0e0f");
+        assert_eq!(*from_input(&bytes).unwrap(), bytes);
+        assert_eq!(*from_input(digits.as_bytes()).unwrap(), bytes);
+        assert_eq!(
+            *from_input(format!("{}\n", *digits).as_bytes()).unwrap(),
+            bytes
+        );
+        for other in [&bytes[..15], b"000102030405060708090a0b0c0d0e0g", b""] {
+            assert!(from_input(other).is_none());
+        }
+        let directory = tempfile::tempdir().unwrap();
+        load_or_create(directory.path(), 0).unwrap();
+        install(directory.path(), &bytes).unwrap();
+        let loaded = load_or_create(directory.path(), 1).unwrap();
+        assert_eq!(*loaded, *of_bytes(&bytes).unwrap());
+    }
 
     #[test]
     fn the_secret_is_made_once_and_private() {

@@ -16,7 +16,6 @@ use axum::{
 };
 use chrono::Utc;
 use serde::Serialize;
-use tokio::task::JoinError;
 
 use super::peer::Peer;
 use crate::{
@@ -97,23 +96,6 @@ impl From<BytesRejection> for ApiError {
     }
 }
 
-/// Runs `work` with the engine on a thread that may block, because `work` may wait for the disk.
-pub(super) async fn with_engine<T: Send + 'static>(
-    shared: &Arc<Shared>,
-    work: impl FnOnce(&mut Engine) -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
-    let shared = Arc::clone(shared);
-    tokio::task::spawn_blocking(move || work(&mut shared.engine()))
-        .await
-        .map_err(|error| unfinished(&error))?
-}
-
-pub(super) fn unfinished(error: &JoinError) -> ApiError {
-    ApiError::failed(format!(
-        "the daemon failed while it handled the request: {error}"
-    ))
-}
-
 pub(super) fn caller(ConnectInfo(peer): &Sender) -> Caller {
     Caller {
         who: peer.name(),
@@ -138,7 +120,7 @@ pub(super) async fn answer<T: Send + 'static>(
     shared: &Arc<Shared>,
     work: impl FnOnce(&mut Engine) -> Result<T, ApiError> + Send + 'static,
 ) -> Answer<T> {
-    with_engine(shared, work).await.map(Json)
+    shared.with(work).await.map(Json)
 }
 
 /// Runs `work` on the engine, and responds with status 201 and the object that `work` has created.
@@ -146,5 +128,5 @@ pub(super) async fn create<T: Send + 'static>(
     shared: &Arc<Shared>,
     work: impl FnOnce(&mut Engine) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<Created<T>, ApiError> {
-    with_engine(shared, work).await.map(Created)
+    shared.with(work).await.map(Created)
 }

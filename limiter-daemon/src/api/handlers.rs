@@ -11,11 +11,11 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::extract::{
-    Answer, App, Body, Created, Csv, Part, QueryOf, Sender, answer, caller, create, unfinished,
+    Answer, App, Body, Created, Csv, Part, QueryOf, Sender, answer, caller, create,
 };
 use crate::{
     domain::{key_state::KeyState, scope::ScopeName},
-    engine::shared::Shared,
+    engine::shared::{Shared, unfinished},
     protocol::{
         error::ApiError,
         fields,

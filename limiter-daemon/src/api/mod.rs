@@ -8,6 +8,7 @@ mod describe;
 mod error;
 mod events;
 mod extract;
+mod fleet;
 pub(crate) mod fuzzing;
 mod handlers;
 mod insight;

@@ -9,7 +9,7 @@ use axum::{Router, extract::DefaultBodyLimit, middleware::from_fn_with_state};
 use super::{
     access::{self, Access},
     body::{self, CSV_PATH},
-    events, handlers, insight,
+    events, fleet, handlers, insight,
     route::{Route, delete, get, post, put},
 };
 use crate::{engine::shared::Shared, http::Bounds};
@@ -39,6 +39,7 @@ pub(super) fn routes() -> Vec<Route> {
         of_usage(),
         of_keys(),
         of_imports(),
+        of_fleet(),
     ];
     parts.into_iter().flatten().collect()
 }
@@ -216,6 +217,47 @@ fn of_imports() -> Vec<Route> {
             handlers::import_progress,
             "importProgress",
             "Report the progress of the import that is running",
+        ),
+    ]
+}
+
+fn of_fleet() -> Vec<Route> {
+    vec![
+        get(
+            "/v1/fleet",
+            fleet::status,
+            "fleetStatus",
+            "Report the engine, the leases of this host, and all hosts of the fleet",
+        ),
+        post(
+            "/v1/fleet/init",
+            fleet::init,
+            "initFleet",
+            "Create a fleet on the engine, with this host as its first one",
+        ),
+        post(
+            "/v1/fleet/join",
+            fleet::join,
+            "joinFleet",
+            "Make this host a part of the fleet that the engine has",
+        ),
+        post(
+            "/v1/fleet/leave",
+            fleet::leave,
+            "leaveFleet",
+            "Give back the leases of this host, and make it independent again",
+        ),
+        post(
+            "/v1/fleet/seed",
+            fleet::seed,
+            "seedFleet",
+            "Give an engine that has lost its registry the scopes and keys of this host",
+        ),
+        post(
+            "/v1/fleet/hosts/{host}/forget",
+            fleet::forget,
+            "forgetHost",
+            "Remove a host that will not come back from the list of hosts",
         ),
     ]
 }

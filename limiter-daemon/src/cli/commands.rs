@@ -20,7 +20,7 @@ use super::{
     client::{Client, escape},
     events,
     exit::Failure,
-    explain, import,
+    explain, fleet, import,
     moment::Date,
     render, status, top,
 };
@@ -75,6 +75,7 @@ pub(super) fn run(command: Command, socket: Option<&Path>, json: bool) -> Result
             let path = format!("/v1/events?limit={}", args.limit);
             events::recent(&client.get::<Vec<_>>(&path)?, json)
         }
+        Command::Fleet(command) => fleet::run(&client, command, json),
         Command::Top(args) => top::top(client, &args, json),
         Command::Reload => {
             let report: Report = client.post("/v1/reload")?;

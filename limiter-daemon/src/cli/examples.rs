@@ -163,6 +163,44 @@ Examples:
   limiter top --by quota --filter acme
   limiter top --json                     # once, for programs";
 
+pub(super) const FLEET: &str = "\
+Examples:
+  limiter fleet init                     # on the first host
+  limiter fleet join < hash.key          # on each other host
+  limiter fleet status";
+
+pub(super) const FLEET_INIT: &str = "\
+Examples:
+  limiter fleet init                     # `[fleet] engine` in the configuration names the engine";
+
+pub(super) const FLEET_JOIN: &str = "\
+Examples:
+  limiter fleet join < hash.key          # /var/lib/limiter/hash.key of a host of the fleet
+  limiter fleet join --replace < hash.key
+  limiter fleet join --state-dir /var/lib/other < hash.key";
+
+pub(super) const FLEET_LEAVE: &str = "\
+Examples:
+  limiter fleet leave                    # then remove [fleet] from the configuration";
+
+pub(super) const FLEET_STATUS: &str = "\
+Examples:
+  limiter fleet status
+  limiter fleet status --json            # `engine.up`, `hosts`, `problems`";
+
+pub(super) const FLEET_FORGET: &str = "\
+Examples:
+  limiter fleet forget web-17            # after the host was taken out of service";
+
+pub(super) const FLEET_SEED: &str = "\
+Examples:
+  limiter fleet seed                     # on the host with the latest scopes and keys";
+
+pub(super) const FLEET_ACL: &str = "\
+Examples:
+  limiter fleet acl                      # replace PASSWORD in the line
+  limiter fleet acl --user gateway";
+
 pub(super) const RELOAD: &str = "\
 Examples:
   limiter check && limiter reload";

@@ -12,6 +12,7 @@ mod events;
 mod examples;
 mod exit;
 mod explain;
+mod fleet;
 mod forwarding;
 mod import;
 mod listed;
@@ -29,7 +30,7 @@ mod typed;
 
 use std::{os::unix::net::UnixStream, path::PathBuf, process::ExitCode};
 
-use args::{Cli, Command};
+use args::{Cli, Command, FleetCommand};
 use exit::Failure;
 use socket::SocketSettings;
 
@@ -86,6 +87,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
                 directory.display()
             ))
         }),
+        Command::Fleet(FleetCommand::Acl { user }) => fleet::acl(&user, cli.json),
         Command::Detach(args) => detach::detach(&args, &socket_settings, cli.json),
         command => commands::run(command, Some(&socket_settings.to_ask()), cli.json),
     }

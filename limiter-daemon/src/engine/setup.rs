@@ -60,6 +60,11 @@ impl Setup {
         &self.secret
     }
 
+    /// Replaces the hash secret.
+    pub(crate) fn replace_secret(&mut self, secret: Secret) {
+        self.secret = secret;
+    }
+
     /// Returns the digest by which the kernel programs identify the key `raw`.
     pub(crate) fn digest(&self, raw: &str) -> Digest {
         siphash128(*self.secret, raw.as_bytes())

@@ -7,11 +7,11 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::SeqCst},
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::JoinError};
 
 use crate::{
-    engine::{events::log::EventLog, pulse::Pulse, state::Engine},
-    protocol::views::ImportView,
+    engine::{events::log::EventLog, fleet::link::FleetLink, pulse::Pulse, state::Engine},
+    protocol::{error::ApiError, views::ImportView},
 };
 
 /// The state that the control interface and the daemon's recurring tasks share.
@@ -22,6 +22,8 @@ pub struct Shared {
     pub(crate) import: Mutex<Option<ImportView>>,
     pub(crate) pulse: Pulse,
     pub(crate) events: Arc<EventLog>,
+    /// The connection to the fleet's engine, if the configuration names one.
+    fleet: Option<Arc<FleetLink>>,
     pub(crate) stop: Notify,
     pub(crate) detached: AtomicBool,
 }
@@ -34,9 +36,37 @@ impl Shared {
             engine: Mutex::new(engine),
             import: Mutex::new(None),
             pulse: Pulse::default(),
+            fleet: None,
             stop: Notify::new(),
             detached: AtomicBool::new(false),
         }
+    }
+
+    /// Returns the same state with a connection to the fleet's engine.
+    pub fn with_fleet(self, fleet: Option<FleetLink>) -> Self {
+        Self {
+            fleet: fleet.map(Arc::new),
+            ..self
+        }
+    }
+
+    pub(crate) fn fleet(&self) -> Option<Arc<FleetLink>> {
+        self.fleet.clone()
+    }
+
+    /// Runs `work` with the engine on a thread that may block, because `work` may wait for the
+    /// disk.
+    ///
+    /// # Errors
+    /// Returns the error of `work`, or an error if `work` panicked.
+    pub(crate) async fn with<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&mut Engine) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let shared = Arc::clone(self);
+        tokio::task::spawn_blocking(move || work(&mut shared.engine()))
+            .await
+            .map_err(|error| unfinished(&error))?
     }
 
     /// Locks the engine and returns it. The caller must not wait for anything while it holds the
@@ -62,4 +92,11 @@ impl Shared {
         self.detached.store(true, SeqCst);
         self.stop.notify_one();
     }
+}
+
+/// Returns the error for work that did not end because it panicked.
+pub(crate) fn unfinished(error: &JoinError) -> ApiError {
+    ApiError::failed(format!(
+        "the daemon failed while it handled the request: {error}"
+    ))
 }

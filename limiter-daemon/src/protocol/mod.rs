@@ -8,6 +8,7 @@
 pub mod error;
 pub mod events;
 pub mod fields;
+pub mod fleet;
 pub mod insight;
 pub mod requests;
 pub mod schema;

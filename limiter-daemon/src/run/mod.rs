@@ -31,7 +31,9 @@ pub use start::SOCKET_NAME;
 use crate::{
     api::{self, Access},
     config::Config,
-    engine::{caller::Caller, publish::clock::ClockPublisher, shared::Shared},
+    engine::{
+        caller::Caller, fleet::tasks as fleet, publish::clock::ClockPublisher, shared::Shared,
+    },
     http::Bounds,
     kernel::{mounts::Keeper, rights},
     metrics,
@@ -68,7 +70,7 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
     let stored = (resources.store, resources.secret);
     let in_force = Enforcement::begin(config, options, stored, &resources.interfaces)?;
     let (clock, kept) = (in_force.clock, in_force.kept);
-    let shared = Arc::new(Shared::new(in_force.engine));
+    let shared = Arc::new(Shared::new(in_force.engine).with_fleet(resources.fleet));
     if !options.private_mounts {
         shared.engine().note_pins(kept);
     }
@@ -99,6 +101,7 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
         notify("READY=1");
     }
     notify("STOPPING=1");
+    fleet::give_back(&shared).await;
     for task in tasks {
         task.abort();
     }

@@ -11,6 +11,7 @@ use crate::{
     engine::{
         counts::allowance,
         events::refusals::{self, NewRefusals},
+        fleet::tasks as fleet,
         flows::healing,
         publish::{
             clock::{ClockPublisher, ClockWatch},
@@ -43,6 +44,9 @@ pub(super) fn spawn(
         tokio::spawn(publish_clock(Arc::clone(shared), Arc::clone(clock))),
         tokio::spawn(watch_clock(clock_watch, Arc::clone(clock))),
         tokio::spawn(interfaces::watch(Arc::clone(shared))),
+        tokio::spawn(fleet::exchange(Arc::clone(shared))),
+        tokio::spawn(fleet::beats(Arc::clone(shared))),
+        tokio::spawn(fleet::listen(Arc::clone(shared))),
     ]
 }
 

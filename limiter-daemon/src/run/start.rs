@@ -20,6 +20,7 @@ use crate::{
     api::{self, Access},
     config::{Config, Overlay},
     engine::{
+        fleet::link::FleetLink,
         flows::older::Arrival,
         publish::{
             clock::{ClockPublisher, ClockWatch},
@@ -55,6 +56,8 @@ pub(super) struct Resources {
     pub(super) listener: UnixListener,
     /// The listener of the metrics page.
     pub(super) page: Option<TcpListener>,
+    /// The connection to the fleet's engine.
+    pub(super) fleet: Option<FleetLink>,
     /// The socket file. It is removed before the locks are released, because fields are dropped in
     /// the order of their declaration.
     _socket_file: SocketFile,
@@ -76,9 +79,13 @@ impl Resources {
         let state = &make_directory(&directories.state, 0o700)?;
         let runtime = &make_open_directory(&directories.runtime)?;
         let locks = [DirectoryLock::take(state)?, DirectoryLock::take(runtime)?];
-        let store = Store::open(state)?;
+        let mut store = Store::open(state)?;
         check_tiers(&store.scopes()?, config)?;
         let secret = secret::load_or_create(state, store.key_count()?)?;
+        let fleet = match &config.fleet {
+            Some(fleet) => Some(FleetLink::open(fleet, &mut store, &secret, state).await?),
+            None => None,
+        };
         let clock_watch = ClockWatch::new().context("cannot watch the system's clock")?;
         let socket = directories.socket.clone();
         let socket = socket.unwrap_or_else(|| runtime.join(SOCKET_NAME));
@@ -97,6 +104,7 @@ impl Resources {
             access,
             listener,
             page,
+            fleet,
             _socket_file: socket_file,
             _locks: locks,
         })

@@ -313,6 +313,11 @@ impl Store {
         result
     }
 
+    /// Returns the directory of the file.
+    pub fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
+    }
+
     /// Returns the statistics of the writes since the store was opened.
     pub fn writes(&self) -> Writes {
         self.writes.clone()

@@ -2,10 +2,11 @@
 
 //! The calls of this host to the fleet's engine, and recalls.
 
-use std::{fmt, str::FromStr, time::Instant};
+use std::{fmt, str::FromStr, sync::Arc, time::Instant};
 
 use limiter_common::day::Day;
 use limiter_fleet::{Call, Recall, client::CallResult};
+use tokio::sync::Notify;
 
 use crate::{domain::scope::ScopeName, engine::state::Engine, protocol::error::ApiError};
 
@@ -65,6 +66,9 @@ impl Engine {
         let Some(member) = &mut self.fleet else {
             return Vec::new();
         };
+        if member.suspended.is_some() {
+            return Vec::new();
+        }
         let calls = member.leases.calls(Instant::now(), most);
         calls
             .into_iter()
@@ -74,7 +78,42 @@ impl Engine {
 
     /// Returns the time at which there may be calls to send.
     pub(crate) fn next_fleet_call(&mut self) -> Option<Instant> {
-        self.fleet.as_mut()?.leases.next_call()
+        let member = self.fleet.as_mut()?;
+        member
+            .leases
+            .next_call()
+            .filter(|_| member.suspended.is_none())
+    }
+
+    /// Returns whether there are calls to send, or calls that wait for an answer.
+    pub(crate) fn has_fleet_calls(&mut self) -> bool {
+        self.next_fleet_call().is_some()
+    }
+
+    /// Returns the notification that there may be calls to send.
+    pub(crate) fn fleet_notification(&self) -> Option<Arc<Notify>> {
+        self.fleet.as_ref().map(|member| Arc::clone(&member.calls))
+    }
+
+    /// Records whether the engine has answered a heartbeat. `suspended` is the reason why this host
+    /// must not use its leases, if the engine has named one.
+    pub(crate) fn note_beat(&mut self, answered: bool, suspended: Option<String>) {
+        let Some(member) = &mut self.fleet else {
+            return;
+        };
+        match answered {
+            true => member.leases.engine_answered(),
+            false => member.leases.engine_failed(Instant::now()),
+        }
+        if answered || suspended.is_some() {
+            member.suspended = suspended;
+        }
+    }
+
+    pub(crate) fn set_fleet_hosts(&mut self, hosts: u64) {
+        if let Some(member) = &mut self.fleet {
+            member.leases.set_hosts(hosts);
+        }
     }
 
     /// Records the results of `calls`. Returns the recalls that the engine asks for.

@@ -231,6 +231,20 @@ impl Engine {
         self.apply(steps)
     }
 
+    /// Returns whether this host has neither scopes nor keys of operators.
+    pub(crate) fn is_new(&self) -> bool {
+        let has_scopes = self
+            .scopes
+            .iter()
+            .any(|scope| scope.record.unknown.is_none());
+        !has_scopes && self.store.key_count().is_ok_and(|keys| keys == 0)
+    }
+
+    /// Returns the version of the registry that this host has.
+    pub(crate) fn registry_version(&self) -> u64 {
+        self.fleet.as_ref().map_or(0, |member| member.version)
+    }
+
     /// Forgets the leases of a scope that has been removed.
     pub(crate) fn forget_leases(&mut self, id: ScopeId) {
         if let Some(member) = &mut self.fleet {

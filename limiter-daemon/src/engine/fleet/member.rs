@@ -26,12 +26,16 @@ const HOST: &str = "fleet_host";
 pub(crate) struct Member {
     /// The id of the fleet.
     pub(crate) fleet: String,
+    /// The version of the registry that this host has.
+    pub(crate) version: u64,
     pub(crate) leases: HostLeases,
     /// The lower bounds that the kernel has, but of which the store may not know yet. The engine
     /// must not hear of them before.
     pub(crate) lowered: Vec<Bound>,
     /// The notification that there may be calls to send.
     pub(crate) calls: Arc<Notify>,
+    /// The reason why this host must not call the engine, if there is one.
+    pub(crate) suspended: Option<String>,
     /// The number of answers of each kind.
     pub(crate) results: Results,
     /// The number of recalls that this host has followed.
@@ -77,9 +81,11 @@ impl Member {
         });
         Self {
             fleet,
+            version: 0,
             leases,
             lowered: Vec::new(),
             calls: Arc::default(),
+            suspended: None,
             results: Results::default(),
             recalls: 0,
         }

@@ -2,7 +2,13 @@
 
 //! The host's part in a fleet, whose hosts share daily quotas.
 
+pub mod access;
 pub(crate) mod bounds;
 pub(crate) mod calls;
+pub(crate) mod describe;
+pub mod identity;
+pub(crate) mod join;
 pub(crate) mod leases;
+pub mod link;
 pub(crate) mod member;
+pub(crate) mod tasks;

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! `limiter fleet`.
+
+use std::io::{self, IsTerminal as _, Read as _};
+
+use anyhow::Context as _;
+use hyper::Method;
+use zeroize::Zeroizing;
+
+use super::{
+    args::{FleetCommand, JoinArgs},
+    client::{Client, escape},
+    exit::Failure,
+    render,
+    table::Table,
+    terminal::{BAD, GOOD, NOTABLE},
+};
+use crate::{
+    domain::plain::counted,
+    protocol::{
+        fleet::{EngineView, FleetView, HostView, JoinFleet, LeasesView},
+        views::{Report, rfc3339},
+    },
+    secret,
+};
+
+/// The rights that the user of limiter needs at the engine, as rules of an ACL
+/// (<https://redis.io/docs/latest/operate/oss_and_stack/management/security/acl/>).
+const RULES: &str = "resetkeys ~limiter:* resetchannels &limiter:* -@all +auth +hello +ping +select \
+    +client|setinfo +client|setname +info +role +wait +eval +evalsha +script|load +hget +hset \
+    +hmget +hgetall +hdel +hincrby +exists +del +expireat +time +zadd +zrangebyscore \
+    +zremrangebyrank +publish +subscribe +unsubscribe +cluster|slots +cluster|shards";
+
+pub(super) fn run(client: &Client, command: FleetCommand, json: bool) -> Result<(), Failure> {
+    let report = |report: Report| render::report(&report, "nothing was changed", json);
+    match command {
+        FleetCommand::Init => report(client.post("/v1/fleet/init")?),
+        FleetCommand::Join(args) => join(client, &args, json),
+        FleetCommand::Leave => report(client.post("/v1/fleet/leave")?),
+        FleetCommand::Seed => report(client.post("/v1/fleet/seed")?),
+        FleetCommand::Forget { host } => {
+            report(client.post(&format!("/v1/fleet/hosts/{}/forget", escape(&host)))?)
+        }
+        FleetCommand::Status => status(&client.get("/v1/fleet")?, json),
+        // `dispatch` handles this command itself, since it needs no daemon.
+        FleetCommand::Acl { user } => acl(&user, json),
+    }
+}
+
+/// Prints the rule for the user of limiter in the engine's list of users.
+pub(super) fn acl(user: &str, json: bool) -> Result<(), Failure> {
+    let rules: Vec<&str> = RULES.split_whitespace().collect();
+    let line = format!("user {user} on >PASSWORD {}", rules.join(" "));
+    if json {
+        return render::json(&serde_json::json!({ "user": user, "rules": rules, "line": line }));
+    }
+    render::lines(&[line])
+}
+
+/// Joins the fleet of the engine. If no daemon runs, only the secret is put into its place, and the
+/// daemon joins when it starts.
+fn join(client: &Client, args: &JoinArgs, json: bool) -> Result<(), Failure> {
+    let bytes = read_secret()?;
+    let request = JoinFleet {
+        secret: bytes
+            .as_ref()
+            .map(|bytes| secret::to_hex(bytes).to_string()),
+        replace: args.replace,
+    };
+    let report: Report = match client.send(Method::POST, "/v1/fleet/join", &request) {
+        Err(Failure::Unreachable(_)) if bytes.is_some() => {
+            let bytes = bytes.unwrap_or_default();
+            secret::install(&args.state_dir(), &bytes)
+                .map_err(|error| Failure::failed(error.to_string()))?;
+            Report {
+                done: vec![
+                    "the hash secret is in its place: the daemon joins the fleet when it starts"
+                        .to_owned(),
+                ],
+                warnings: Vec::new(),
+            }
+        }
+        answer => answer?,
+    };
+    render::report(&report, "nothing was changed", json)
+}
+
+/// Reads the secret from standard input: the content of `hash.key`, or the same as hexadecimal
+/// digits. Returns `None` if standard input is a terminal or empty.
+fn read_secret() -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        return Ok(None);
+    }
+    let mut bytes = Zeroizing::new(Vec::new());
+    stdin
+        .take(256)
+        .read_to_end(&mut bytes)
+        .context("cannot read the secret from standard input")?;
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let secret = secret::from_input(&bytes);
+    secret.map(Some).ok_or_else(|| {
+        Failure::Usage(
+            "standard input is not a hash secret: pass the file hash.key of a host of the fleet"
+                .to_owned(),
+        )
+    })
+}
+
+fn status(view: &FleetView, json: bool) -> Result<(), Failure> {
+    if json {
+        return render::json(view);
+    }
+    let FleetView {
+        fleet,
+        name,
+        host,
+        engine,
+        version,
+        leases,
+        hosts,
+        problems,
+    } = view;
+    let mut lines = vec![
+        match fleet {
+            Some(fleet) => format!("fleet     {fleet}"),
+            None => "fleet     none".to_owned(),
+        },
+        format!("host      {name} ({host})"),
+        format!("registry  version {version} of {}", engine.version),
+    ];
+    lines.extend(engine_lines(engine));
+    lines.push(lease_line(leases));
+    render::lines(&lines)?;
+    if !hosts.is_empty() {
+        render::lines(&[String::new()])?;
+        render::lines(&host_table(hosts).lines())?;
+    }
+    let problems: Vec<String> = problems
+        .iter()
+        .map(|problem| format!("problem: {problem}"))
+        .collect();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    render::lines(&[String::new()])?;
+    render::lines(&problems)
+}
+
+fn engine_lines(engine: &EngineView) -> Vec<String> {
+    let state = match (engine.up, &engine.answered_at) {
+        (true, _) => "up".to_owned(),
+        (false, Some(at)) => format!("away, last answer at {}", rfc3339(at)),
+        (false, None) => "away, no answer yet".to_owned(),
+    };
+    let mut lines = vec![format!(
+        "engine    {}, {state}, {} for a grant",
+        engine.kind,
+        counted(engine.confirm, "confirmation")
+    )];
+    for server in &engine.servers {
+        lines.push(match (&server.version, &server.problem) {
+            (_, Some(problem)) => format!("          {}: {problem}", server.address),
+            (version, None) => format!(
+                "          {}: {}, {}{}",
+                server.address,
+                version.as_deref().unwrap_or("?"),
+                counted(server.replicas, "replica"),
+                if server.append_only_file {
+                    ", append-only file"
+                } else {
+                    ""
+                }
+            ),
+        });
+    }
+    lines
+}
+
+fn lease_line(leases: &LeasesView) -> String {
+    format!(
+        "leases    {} left for {}; calls: {} granted, {} leased out, {} used up, {} failed",
+        counted(leases.left, "request"),
+        counted(leases.scopes, "scope"),
+        leases.granted,
+        leases.leased_out,
+        leases.used_up,
+        leases.failed
+    )
+}
+
+fn host_table(hosts: &[HostView]) -> Table {
+    let mut table = Table::new(&["~HOST", "STATE", ">VERSION", ">CLOCK", "?LIMITER", "?ID"])
+        .styled("STATE", |text| match text {
+            "alive" => GOOD,
+            "silent" => BAD,
+            _ => NOTABLE,
+        });
+    for host in hosts {
+        let mut states = Vec::new();
+        if host.silent {
+            states.push("silent");
+        }
+        if host.behind {
+            states.push("behind");
+        }
+        if host.differs {
+            states.push("differs");
+        }
+        let state = match states.as_slice() {
+            [] => "alive".to_owned(),
+            states => states.join(", "),
+        };
+        table.row([
+            host.name.clone(),
+            state,
+            host.version.to_string(),
+            format!("{:+} ms", host.clock_ms),
+            host.limiter.clone(),
+            host.id.clone(),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! The connection of the daemon to the fleet's engine, for heartbeats, the registry and commands.
+//! The calls for leases have a connection of their own ([`super::tasks`]).
+
+use std::{
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use limiter_fleet::{
+    client::{Address, Client, Error, Server, Settings},
+    registry::{Heartbeat, Host, Identity},
+};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard};
+
+use super::{
+    access::settings,
+    identity::{HostIdentity, host_name, machine_id},
+    join::other_secret,
+    member::{self, check_value, random_id},
+};
+use crate::{config::Fleet, secret::Secret, store::Store};
+
+/// The time without an answer after which the engine counts as away.
+pub(crate) const AWAY: Duration = Duration::from_secs(5);
+
+/// The connection of the daemon to the fleet's engine.
+pub struct FleetLink {
+    settings: Settings,
+    identity: HostIdentity,
+    client: AsyncMutex<Client>,
+    news: Mutex<News>,
+}
+
+/// The last news of the engine.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct News {
+    /// The time of the last answer to a heartbeat.
+    pub(crate) answered_at: Option<DateTime<Utc>>,
+    /// The error of the last heartbeat.
+    pub(crate) problem: Option<String>,
+    /// The version of the registry.
+    pub(crate) version: u64,
+    /// The incarnation of the server with the registry.
+    pub(crate) incarnation: String,
+    /// The number of the last recall that this host knows.
+    pub(crate) recall: u64,
+    /// The time by which this host's clock is ahead of the engine's, in milliseconds.
+    pub(crate) clock_ms: i64,
+    /// The hosts, as of the last heartbeat that asked for them.
+    pub(crate) hosts: Vec<Host>,
+    /// The engine's time when it listed the hosts, since the Unix epoch.
+    pub(crate) listed_at: Duration,
+    /// The servers, as of their last description.
+    pub(crate) servers: Vec<(Address, Result<Server, String>)>,
+    /// The number of replicas that have to confirm a grant.
+    pub(crate) confirm: u32,
+}
+
+impl News {
+    /// Returns whether the engine has answered lately.
+    pub(crate) fn is_up(&self, now: DateTime<Utc>) -> bool {
+        self.answered_at
+            .is_some_and(|at| (now - at).to_std().unwrap_or_default() < AWAY)
+    }
+}
+
+impl FleetLink {
+    /// Returns a connection for the host `identity`. It connects when it is used.
+    pub fn new(settings: Settings, identity: HostIdentity) -> Self {
+        let client = Client::new(settings.clone(), &identity.id);
+        Self {
+            settings,
+            identity,
+            client: AsyncMutex::new(client),
+            news: Mutex::default(),
+        }
+    }
+
+    /// Returns the connection of this host to the engine that `fleet` names, and asks the engine
+    /// whether this host may use it. An engine that does not answer is not an error, since this
+    /// host has its own copy of everything that it enforces.
+    ///
+    /// # Errors
+    /// Returns an error if a file cannot be read, if the fleet has another hash secret, or if
+    /// another machine uses the identity of this host.
+    pub async fn open(
+        fleet: &Fleet,
+        store: &mut Store,
+        secret: &Secret,
+        state: &Path,
+    ) -> anyhow::Result<Self> {
+        let identity = HostIdentity {
+            id: member::host_id(store)?,
+            name: host_name(fleet.host.as_deref())?,
+            session: random_id()?,
+            machine: machine_id(state)?,
+        };
+        let link = Self::new(settings(fleet)?, identity);
+        let known = member::fleet_of(store)?;
+        match tokio::time::timeout(AWAY, link.check(known.as_deref(), secret)).await {
+            Ok(checked) => checked?,
+            Err(_) => log::warn!("fleet: the engine does not answer: going on without it"),
+        }
+        Ok(link)
+    }
+
+    async fn check(&self, known: Option<&str>, secret: &Secret) -> anyhow::Result<()> {
+        let found = match self.client.lock().await.fleet().await {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                log::warn!("fleet: {error}: going on without the engine");
+                return Ok(());
+            }
+        };
+        if found.check != check_value(secret) {
+            anyhow::bail!(other_secret(&found.id));
+        }
+        if known == Some(found.id.as_str()) {
+            let beat = self.beat(&found.id, "{}", false).await;
+            if let Err(error @ Error::Duplicate) = beat {
+                anyhow::bail!(error);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn identity(&self) -> &HostIdentity {
+        &self.identity
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Returns a connection of its own to the same engine.
+    pub(crate) fn another(&self) -> Client {
+        Client::new(self.settings.clone(), &self.identity.id)
+    }
+
+    /// Waits for the connection.
+    pub(crate) async fn client(&self) -> AsyncMutexGuard<'_, Client> {
+        self.client.lock().await
+    }
+
+    pub(crate) fn news(&self) -> MutexGuard<'_, News> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the identity that this host presents in the fleet `fleet`.
+    pub(crate) fn presented(&self, fleet: &str) -> Identity {
+        let HostIdentity {
+            id,
+            session,
+            machine,
+            ..
+        } = &self.identity;
+        Identity {
+            fleet: fleet.to_owned(),
+            host: id.clone(),
+            session: session.clone(),
+            machine: machine.clone(),
+        }
+    }
+
+    /// Sends a heartbeat. `text` describes this host.
+    ///
+    /// # Errors
+    /// Returns the error of the engine.
+    pub(crate) async fn beat(
+        &self,
+        fleet: &str,
+        text: &str,
+        wants_hosts: bool,
+    ) -> Result<Heartbeat, Error> {
+        let recall = self.news().recall;
+        let identity = self.presented(fleet);
+        let mut client = self.client.lock().await;
+        client.heartbeat(&identity, text, recall, wants_hosts).await
+    }
+
+    /// Asks the servers for descriptions of themselves.
+    pub(crate) async fn describe(&self) {
+        let mut client = self.client.lock().await;
+        let described = client.describe().await;
+        let confirm = client.confirmations();
+        drop(client);
+        let mut news = self.news();
+        news.confirm = confirm;
+        if let Ok(servers) = described {
+            news.servers = servers
+                .into_iter()
+                .map(|(address, server)| (address, server.map_err(|error| error.to_string())))
+                .collect();
+        }
+    }
+}
