@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The commands that change and list keys.
+//! The commands that check and list keys and change their states.
 
 use chrono::{DateTime, Utc};
 use limiter_common::abi::Digest;
@@ -17,10 +17,10 @@ use crate::{
     kernel::KernelError,
     protocol::{
         error::ApiError,
-        requests::{CheckKey, CreateKey, ImportKey},
-        views::{CreatedKey, KeyCheck, KeyView},
+        requests::CheckKey,
+        views::{KeyCheck, KeyView},
     },
-    store::{KeyFilter, KeyRecord, NewKey, Store},
+    store::{KeyFilter, KeyRecord, Store},
     suggest::did_you_mean,
 };
 
@@ -28,46 +28,14 @@ use crate::{
 /// other commands have to wait during the search.
 const MAX_COMPARED: u64 = 10_000;
 
+/// A state that a key is to get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KeyStateChange {
+    /// The key with the new state.
+    pub(crate) record: KeyRecord,
+}
+
 impl Engine {
-    /// Creates a key, and returns its text, which cannot be retrieved again later.
-    ///
-    /// # Errors
-    /// Returns an error if there is no such scope or the table of keys is full.
-    pub fn create_key(
-        &mut self,
-        request: CreateKey,
-        caller: &Caller,
-    ) -> Result<CreatedKey, ApiError> {
-        let raw = key::generate()?;
-        let CreateKey { scope, label } = request;
-        let label = some_label(label);
-        let id = self.register(&scope, label.clone(), &raw, "key create", caller)?;
-        Ok(CreatedKey {
-            id,
-            scope,
-            label,
-            key: raw.to_string(),
-        })
-    }
-
-    /// Registers a key that the operator provides.
-    ///
-    /// # Errors
-    /// Returns an error if there is no such scope, a request cannot carry the key, the key is
-    /// already registered, or the table of keys is full.
-    pub fn import_key(&mut self, request: ImportKey, caller: &Caller) -> Result<KeyView, ApiError> {
-        let ImportKey {
-            scope,
-            label,
-            key: raw,
-        } = request;
-        let label = some_label(label);
-        let raw = RawKey::new(raw);
-        key::validate(&raw).map_err(|error| ApiError::invalid_key(error.to_string()))?;
-        let id = self.register(&scope, label, &raw, "key import", caller)?;
-        self.key_view(&id)
-    }
-
     /// Returns whether the key in `request` is well formed, its record if it is registered, and its
     /// scope if it is an unknown key with a scope.
     ///
@@ -88,47 +56,8 @@ impl Engine {
         })
     }
 
-    fn register(
-        &mut self,
-        scope: &ScopeName,
-        label: Option<String>,
-        raw: &str,
-        action: &'static str,
-        caller: &Caller,
-    ) -> Result<String, ApiError> {
-        check_label(label.as_deref())?;
-        self.check_registered(scope)?;
-        let scope_id = self.scopes.find(scope)?.record.id;
-        self.check_room(1)?;
-        let new = NewKey {
-            id: free_key_id(&self.store)?,
-            scope_id,
-            digest: self.setup.digest(raw),
-            label,
-        };
-        self.store.change(|store| {
-            store.add_key(&new, caller.now)?;
-            let detail = format!("of {scope}");
-            store.audit(&caller.entry(action, &new.id, &detail))
-        })?;
-        self.enter_key(&new.id)?;
-        self.drop_unknown(&[new.digest], caller.now)?;
-        let message = format!("key {} of {scope} registered", new.id);
-        self.events
-            .add_change(caller, action, Some(scope), Some(&new.id), message);
-        Ok(new.id)
-    }
-
-    fn check_room(&self, more: u64) -> Result<(), ApiError> {
-        let size = self.setup.config().tables.keys;
-        if self.store.key_count()?.saturating_add(more) > u64::from(size) {
-            return Err(keys_full(&self.store, size)?);
-        }
-        Ok(())
-    }
-
     /// Enters into the kernel a key that is already in the store.
-    fn enter_key(&mut self, id: &str) -> Result<(), ApiError> {
+    pub(super) fn enter_key(&mut self, id: &str) -> Result<(), ApiError> {
         let record = self.key_record(id)?;
         let last_used = self
             .plane
@@ -178,6 +107,67 @@ impl Engine {
         state: KeyState,
         caller: &Caller,
     ) -> Result<KeyView, ApiError> {
+        let change = self.prepare_set_key_state(id, state, caller)?;
+        self.commit_set_key_state(change, caller)
+    }
+
+    /// Prepares [`Engine::set_key_state`].
+    ///
+    /// # Errors
+    /// Returns an error if there is no such key, or if the key was revoked and `state` is a
+    /// different state.
+    pub(crate) fn prepare_set_key_state(
+        &self,
+        id: &str,
+        state: KeyState,
+        caller: &Caller,
+    ) -> Result<KeyStateChange, ApiError> {
+        let before = self.key_for(id, state)?;
+        let revoked_at = (state == KeyState::Revoked).then_some(caller.now);
+        Ok(KeyStateChange {
+            record: KeyRecord {
+                state,
+                revoked_at: before.revoked_at.or(revoked_at),
+                ..before
+            },
+        })
+    }
+
+    /// Changes the state of a key as prepared.
+    ///
+    /// # Errors
+    /// Returns an error if the key was revoked in the meantime and its new state is a different
+    /// state, or if the store or the kernel reports an error.
+    pub(crate) fn commit_set_key_state(
+        &mut self,
+        change: KeyStateChange,
+        caller: &Caller,
+    ) -> Result<KeyView, ApiError> {
+        let KeyRecord { id, state, .. } = change.record;
+        let before = self.key_for(&id, state)?;
+        let action = match state {
+            KeyState::Active => "key enable",
+            KeyState::Disabled => "key disable",
+            KeyState::Revoked => "key revoke",
+        };
+        self.store.change(|store| {
+            store.set_key_state(&id, state, caller.now)?;
+            let detail = format!("of {}, was {}", before.scope, before.state);
+            store.audit(&caller.entry(action, &id, &detail))
+        })?;
+        self.enter_key(&id)?;
+        let message = format!("key {id} of {} is {state}", before.scope);
+        self.events
+            .add_change(caller, action, Some(&before.scope), Some(&id), message);
+        self.key_view(&id)
+    }
+
+    /// Returns the record of a key that may get the state `state`.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such key, or if the key was revoked and `state` is a
+    /// different state.
+    fn key_for(&self, id: &str, state: KeyState) -> Result<KeyRecord, ApiError> {
         let record = self.key_record(id)?;
         if record.state == KeyState::Revoked && state != KeyState::Revoked {
             return Err(ApiError::conflict(format!(
@@ -189,21 +179,7 @@ impl Engine {
                 }
             )));
         }
-        let action = match state {
-            KeyState::Active => "key enable",
-            KeyState::Disabled => "key disable",
-            KeyState::Revoked => "key revoke",
-        };
-        self.store.change(|store| {
-            store.set_key_state(id, state, caller.now)?;
-            let detail = format!("of {}, was {}", record.scope, record.state);
-            store.audit(&caller.entry(action, id, &detail))
-        })?;
-        self.enter_key(id)?;
-        let message = format!("key {id} of {} is {state}", record.scope);
-        self.events
-            .add_change(caller, action, Some(&record.scope), Some(id), message);
-        self.key_view(id)
+        Ok(record)
     }
 
     /// Returns the keys of `scope`, or of all present scopes if `scope` is `None`.
@@ -235,7 +211,7 @@ impl Engine {
             .collect()
     }
 
-    fn key_view(&self, id: &str) -> Result<KeyView, ApiError> {
+    pub(super) fn key_view(&self, id: &str) -> Result<KeyView, ApiError> {
         self.view_key(self.key_record(id)?)
     }
 
@@ -276,22 +252,6 @@ pub(crate) fn keys_full(store: &Store, size: u32) -> Result<ApiError, ApiError> 
             full.message
         )),
     })
-}
-
-/// Returns an id that no key has. Ids are generated until one is free, since an id has only 50
-/// random bits and may be in use.
-fn free_key_id(store: &Store) -> Result<String, ApiError> {
-    loop {
-        let id = key::generate_id()?;
-        if store.key(&id)?.is_none() {
-            return Ok(id);
-        }
-    }
-}
-
-/// Returns the label, or `None` if it is empty.
-fn some_label(label: Option<String>) -> Option<String> {
-    label.filter(|label| !label.is_empty())
 }
 
 pub(crate) fn check_label(label: Option<&str>) -> Result<(), ApiError> {

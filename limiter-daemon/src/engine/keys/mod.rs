@@ -7,5 +7,6 @@ pub mod csv_rows;
 pub mod import;
 pub mod import_plan;
 pub mod lifecycle;
+pub mod registration;
 pub mod unknown;
 pub mod view;

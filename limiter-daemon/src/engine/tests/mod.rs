@@ -16,6 +16,7 @@ mod import;
 mod keys;
 mod modes;
 mod plane;
+mod preparation;
 pub(crate) mod testing;
 mod top;
 mod unknown;
