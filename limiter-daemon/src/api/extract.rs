@@ -122,11 +122,3 @@ pub(super) async fn answer<T: Send + 'static>(
 ) -> Answer<T> {
     shared.with(work).await.map(Json)
 }
-
-/// Runs `work` on the engine, and responds with status 201 and the object that `work` has created.
-pub(super) async fn create<T: Send + 'static>(
-    shared: &Arc<Shared>,
-    work: impl FnOnce(&mut Engine) -> Result<T, ApiError> + Send + 'static,
-) -> Result<Created<T>, ApiError> {
-    shared.with(work).await.map(Created)
-}

@@ -10,15 +10,14 @@ use chrono::{DateTime, NaiveDate, Utc};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::extract::{
-    Answer, App, Body, Created, Csv, Part, QueryOf, Sender, answer, caller, create,
-};
+use super::extract::{Answer, App, Body, Created, Csv, Part, QueryOf, Sender, answer, caller};
 use crate::{
     domain::{key_state::KeyState, scope::ScopeName},
-    engine::shared::{Shared, unfinished},
+    engine::{shared::Shared, state::Engine},
     protocol::{
         error::ApiError,
         fields,
+        fleet::Changed,
         requests::{AddScope, CheckKey, CreateKey, ImportKey, Noted, SetLimits, SetMode},
         schema,
         views::{
@@ -45,9 +44,13 @@ pub(super) async fn add_scope(
     State(shared): App,
     from: Sender,
     Body(body): Body<AddScope>,
-) -> Result<Created<ChangedScope>, ApiError> {
-    let caller = caller(&from);
-    create(&shared, move |engine| engine.add_scope(body, &caller)).await
+) -> Result<Created<Changed<ChangedScope>>, ApiError> {
+    let changed = shared.change(
+        caller(&from),
+        move |engine, caller| engine.prepare_add_scope(body, caller),
+        Engine::commit_add_scope,
+    );
+    changed.await.map(Created)
 }
 
 pub(super) async fn show_scope(
@@ -70,12 +73,13 @@ pub(super) async fn remove_scope(
     from: Sender,
     Part(name): Part<ScopeName>,
     QueryOf(query): QueryOf<RemoveQuery>,
-) -> Answer<Report> {
-    let caller = caller(&from);
-    answer(&shared, move |engine| {
-        engine.remove_scope(&name, query.with_keys, &caller)
-    })
-    .await
+) -> Answer<Changed<Report>> {
+    let changed = shared.change(
+        caller(&from),
+        move |engine, _| engine.prepare_remove_scope(&name, query.with_keys),
+        Engine::commit_remove_scope,
+    );
+    changed.await.map(Json)
 }
 
 pub(super) async fn set_limits(
@@ -83,12 +87,13 @@ pub(super) async fn set_limits(
     from: Sender,
     Part(name): Part<ScopeName>,
     Body(body): Body<SetLimits>,
-) -> Answer<ChangedScope> {
-    let caller = caller(&from);
-    answer(&shared, move |engine| {
-        engine.set_limits(&name, body, &caller)
-    })
-    .await
+) -> Answer<Changed<ChangedScope>> {
+    let changed = shared.change(
+        caller(&from),
+        move |engine, caller| engine.prepare_set_limits(&name, body, caller),
+        Engine::commit_set_limits,
+    );
+    changed.await.map(Json)
 }
 
 pub(super) async fn clear_limits(
@@ -96,12 +101,13 @@ pub(super) async fn clear_limits(
     from: Sender,
     Part(name): Part<ScopeName>,
     Body(body): Body<Noted>,
-) -> Answer<ChangedScope> {
-    let caller = caller(&from);
-    answer(&shared, move |engine| {
-        engine.clear_limits(&name, &body.note, &caller)
-    })
-    .await
+) -> Answer<Changed<ChangedScope>> {
+    let changed = shared.change(
+        caller(&from),
+        move |engine, _| engine.prepare_clear_limits(&name, &body.note),
+        Engine::commit_clear_limits,
+    );
+    changed.await.map(Json)
 }
 
 pub(super) async fn set_mode(
@@ -109,12 +115,13 @@ pub(super) async fn set_mode(
     from: Sender,
     Part(name): Part<ScopeName>,
     Body(body): Body<SetMode>,
-) -> Answer<ChangedScope> {
-    let caller = caller(&from);
-    answer(&shared, move |engine| {
-        engine.set_mode(&name, &body, &caller)
-    })
-    .await
+) -> Answer<Changed<ChangedScope>> {
+    let changed = shared.change(
+        caller(&from),
+        move |engine, _| engine.prepare_set_mode(&name, &body),
+        Engine::commit_set_mode,
+    );
+    changed.await.map(Json)
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -181,12 +188,13 @@ pub(super) async fn reset(
     from: Sender,
     Part(name): Part<ScopeName>,
     Body(body): Body<Noted>,
-) -> Answer<UsageView> {
-    let caller = caller(&from);
-    answer(&shared, move |engine| {
-        engine.reset(&name, &body.note, &caller)
-    })
-    .await
+) -> Answer<Changed<UsageView>> {
+    let changed = shared.change(
+        caller(&from),
+        move |engine, _| engine.prepare_reset(&name, &body.note),
+        Engine::commit_reset,
+    );
+    changed.await.map(Json)
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -220,18 +228,26 @@ pub(super) async fn create_key(
     State(shared): App,
     from: Sender,
     Body(body): Body<CreateKey>,
-) -> Result<Created<CreatedKey>, ApiError> {
-    let caller = caller(&from);
-    create(&shared, move |engine| engine.create_key(body, &caller)).await
+) -> Result<Created<Changed<CreatedKey>>, ApiError> {
+    let changed = shared.change(
+        caller(&from),
+        move |engine, caller| engine.prepare_create_key(body, caller),
+        Engine::commit_create_key,
+    );
+    changed.await.map(Created)
 }
 
 pub(super) async fn import_key(
     State(shared): App,
     from: Sender,
     Body(body): Body<ImportKey>,
-) -> Result<Created<KeyView>, ApiError> {
-    let caller = caller(&from);
-    create(&shared, move |engine| engine.import_key(body, &caller)).await
+) -> Result<Created<Changed<KeyView>>, ApiError> {
+    let changed = shared.change(
+        caller(&from),
+        move |engine, caller| engine.prepare_import_key(body, caller),
+        Engine::commit_import_key,
+    );
+    changed.await.map(Created)
 }
 
 pub(super) async fn check_key(State(shared): App, Body(body): Body<CheckKey>) -> Answer<KeyCheck> {
@@ -244,10 +260,7 @@ pub(super) async fn import_csv(
     Csv(body): Csv,
 ) -> Result<Created<Imported>, ApiError> {
     let caller = caller(&from);
-    tokio::task::spawn_blocking(move || shared.import_csv(&body, &caller))
-        .await
-        .map_err(|error| unfinished(&error))?
-        .map(Created)
+    shared.import_keys(body, caller).await.map(Created)
 }
 
 /// Returns the progress of the running import, or `null` if no import runs. The client requests it
@@ -260,7 +273,7 @@ pub(super) async fn disable_key(
     State(shared): App,
     from: Sender,
     Part(id): Part<String>,
-) -> Answer<KeyView> {
+) -> Answer<Changed<KeyView>> {
     change_key(&shared, &from, id, KeyState::Disabled).await
 }
 
@@ -268,7 +281,7 @@ pub(super) async fn enable_key(
     State(shared): App,
     from: Sender,
     Part(id): Part<String>,
-) -> Answer<KeyView> {
+) -> Answer<Changed<KeyView>> {
     change_key(&shared, &from, id, KeyState::Active).await
 }
 
@@ -276,7 +289,7 @@ pub(super) async fn revoke_key(
     State(shared): App,
     from: Sender,
     Part(id): Part<String>,
-) -> Answer<KeyView> {
+) -> Answer<Changed<KeyView>> {
     change_key(&shared, &from, id, KeyState::Revoked).await
 }
 
@@ -285,12 +298,13 @@ async fn change_key(
     from: &Sender,
     id: String,
     state: KeyState,
-) -> Answer<KeyView> {
-    let caller = caller(from);
-    answer(shared, move |engine| {
-        engine.set_key_state(&id, state, &caller)
-    })
-    .await
+) -> Answer<Changed<KeyView>> {
+    let changed = shared.change(
+        caller(from),
+        move |engine, caller| engine.prepare_set_key_state(&id, state, caller),
+        Engine::commit_set_key_state,
+    );
+    changed.await.map(Json)
 }
 
 pub(super) async fn reload(State(shared): App, from: Sender) -> Answer<Report> {

@@ -26,11 +26,14 @@ use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::{net::UnixStream, task::JoinHandle};
 
-use super::exit::Failure;
+use super::{exit::Failure, terminal::warn};
 use crate::{
     domain::plain::{self, Shown},
     files,
-    protocol::error::{ApiError, ProblemBody},
+    protocol::{
+        error::{ApiError, ProblemBody},
+        fleet::Changed,
+    },
 };
 
 /// The time limit for a response. It is long, because an import of a million keys takes a while.
@@ -65,11 +68,24 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<T, Failure> {
         let body = serde_json::to_vec(body).context("cannot write the request")?;
-        self.ask(method, path, "application/json", body)
+        self.change(method, path, body)
     }
 
     pub(super) fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.ask(Method::POST, path, "application/json", Vec::new())
+        self.change(Method::POST, path, Vec::new())
+    }
+
+    /// Sends a request that may make a change. Warns about the hosts of a fleet that do not have
+    /// the change yet.
+    fn change<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<T, Failure> {
+        let changed: Changed<T> = self.ask(method, path, "application/json", body)?;
+        changed.behind.iter().for_each(|text| warn(text));
+        Ok(changed.value)
     }
 
     fn ask<T: DeserializeOwned>(

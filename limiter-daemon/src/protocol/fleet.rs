@@ -22,6 +22,17 @@ pub struct JoinFleet {
     pub replace: bool,
 }
 
+/// The result of a change of scopes or keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Changed<T> {
+    /// The object after the change.
+    #[serde(flatten)]
+    pub value: T,
+    /// In a fleet, the hosts that do not have the change yet, each with a sentence about it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub behind: Vec<String>,
+}
+
 /// `fleet status`: the engine, and the hosts of the fleet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FleetView {

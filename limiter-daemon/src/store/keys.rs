@@ -349,6 +349,27 @@ impl Store {
         Ok(())
     }
 
+    /// Adds a key of a scope that has been removed. The key is revoked.
+    ///
+    /// # Errors
+    /// Returns an error if SQLite fails, or if the id or the digest is registered already.
+    pub fn add_removed_key(&self, key: &KeyRecord) -> Result<(), StoreError> {
+        let revoked_at = key.revoked_at.unwrap_or(key.created_at);
+        self.execute(
+            "INSERT INTO keys (id, removed_scope, digest, label, state, created_at, revoked_at)
+             VALUES (?1, ?2, ?3, ?4, 'revoked', ?5, ?6)",
+            params![
+                key.id,
+                key.scope.as_str(),
+                to_bytes(key.digest).as_slice(),
+                key.label,
+                key.created_at.timestamp_millis(),
+                revoked_at.timestamp_millis()
+            ],
+        )?;
+        Ok(())
+    }
+
     /// Stores the time at which a key was last used, unless a later time is stored already.
     ///
     /// # Errors

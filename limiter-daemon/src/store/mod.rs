@@ -12,6 +12,7 @@ mod history;
 mod keys;
 mod leases;
 mod private;
+mod revisions;
 mod schema;
 mod scopes;
 mod usage;

@@ -187,6 +187,8 @@ BEGIN SELECT RAISE(ABORT, 'a revoked key stays revoked'); END;
 /// may admit for a scope on a day. The kernel is never told of a lease that is not in this table.
 /// `generation` is raised by each reset of a scope. `revisions` has the revision of each object of
 /// the shared registry of scopes and keys that this host has, including objects that were removed.
+/// `pending` marks an object that was changed while the engine could not be reached. The generation
+/// of a scope that was removed is kept there, too, in case that the scope is added again.
 const V5_FLEET: &str = "
 CREATE TABLE leases (
     scope TEXT NOT NULL,
@@ -200,7 +202,8 @@ ALTER TABLE scopes ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
 CREATE TABLE revisions (
     object     TEXT PRIMARY KEY,
     revision   INTEGER NOT NULL,
-    removed_at INTEGER
+    pending    INTEGER NOT NULL DEFAULT 0,
+    generation INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 ";
 

@@ -25,6 +25,16 @@ use crate::{
     store::{AuditEntry, DayUsage, date_of},
 };
 
+/// A reset of the count of a scope.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CountReset {
+    pub(crate) name: ScopeName,
+    /// The generation of the counts after the reset, which the hosts of a fleet share.
+    pub(crate) generation: u64,
+    /// The reason, for the audit trail.
+    pub(crate) note: String,
+}
+
 impl Engine {
     /// Reads the counters of all scopes, writes the changed counts, and closes a day that has
     /// ended.
@@ -170,11 +180,48 @@ impl Engine {
         note: &str,
         caller: &Caller,
     ) -> Result<UsageView, ApiError> {
+        let reset = self.prepare_reset(name, note)?;
+        self.commit_reset(reset, caller)
+    }
+
+    /// Prepares [`Engine::reset`].
+    ///
+    /// # Errors
+    /// Returns an error if there is no such scope or the note is not one line of text.
+    pub(crate) fn prepare_reset(
+        &self,
+        name: &ScopeName,
+        note: &str,
+    ) -> Result<CountReset, ApiError> {
         check_note(note)?;
-        let id = self.scopes.find(name)?.record.id;
+        Ok(CountReset {
+            name: name.clone(),
+            generation: self.scopes.find(name)?.record.generation + 1,
+            note: note.to_owned(),
+        })
+    }
+
+    /// Resets the count of a scope as prepared.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such scope any more, or if the store cannot be written.
+    pub(crate) fn commit_reset(
+        &mut self,
+        reset: CountReset,
+        caller: &Caller,
+    ) -> Result<UsageView, ApiError> {
+        let CountReset {
+            name,
+            generation,
+            note,
+        } = reset;
+        let id = self.scopes.find(&name)?.record.id;
         self.flush(caller.now)?;
         let today = day_of(caller.now);
-        let used = self.scopes.find(name)?.counts.usage.used;
+        let used = self.scopes.find(&name)?.counts.usage.used;
+        // The host has no lease in the new generation. The kernel hears of this before the count is
+        // reset, so that it admits nothing in between.
+        let lowered = self.begin_generation(&name, generation, today);
         // The store is changed before the kernel. If the daemon crashes between the two steps, the
         // kernel still has the old, higher count, and the reset has no effect.
         self.store.change(|store| {
@@ -186,10 +233,14 @@ impl Engine {
                 ..usage
             };
             store.set_usage(name.as_str(), today, &reset)?;
+            if lowered {
+                store.set_generation(id, generation)?;
+                store.set_lease(name.as_str(), today, 0)?;
+            }
             let detail = format!("was {used}");
             let entry = caller.entry("reset", name.as_str(), &detail);
             store.audit(&AuditEntry {
-                note: Some(note),
+                note: Some(&note),
                 ..entry
             })
         })?;
@@ -197,7 +248,7 @@ impl Engine {
         // The scope now has no allowance, as on a day that has just begun.
         self.plane.set_allowed(id, DayCount::default());
         let admitted = seen(&self.plane.state(id)).admitted;
-        if let Some(scope) = self.scopes.get_mut(name) {
+        if let Some(scope) = self.scopes.get_mut(&name) {
             // Requests that were charged before the reset no longer belong to the count of this
             // day.
             scope.counts.day = today;
@@ -211,8 +262,8 @@ impl Engine {
         self.flush(caller.now)?;
         let message = format!("today's count of {name} was reset from {used} to 0");
         self.events
-            .add_change(caller, "reset", Some(name), None, message);
-        self.usage_of(name, None, caller.now)
+            .add_change(caller, "reset", Some(&name), None, message);
+        self.usage_of(&name, None, caller.now)
     }
 }
 

@@ -11,10 +11,16 @@ use zeroize::Zeroizing;
 use super::{
     link::FleetLink,
     member::{self, Member, check_value, random_id},
+    objects::ObjectName,
+    registry::RegistryState,
+    sync::sync,
     tasks,
 };
 use crate::{
-    domain::plain::{Shown, counted},
+    domain::{
+        key_state::KeyState,
+        plain::{Shown, counted},
+    },
     engine::{caller::Caller, shared::Shared, state::Engine},
     protocol::{
         error::ApiError,
@@ -22,6 +28,7 @@ use crate::{
         views::Report,
     },
     secret,
+    store::KeyFilter,
     suggest::did_you_mean,
 };
 
@@ -49,7 +56,7 @@ impl Engine {
     ///
     /// # Errors
     /// Returns an error if the store or the kernel reports one.
-    fn enter_fleet(&mut self, fleet: &str, caller: &Caller) -> Result<(), ApiError> {
+    pub(crate) fn enter_fleet(&mut self, fleet: &str, caller: &Caller) -> Result<(), ApiError> {
         let Some(config) = &self.setup.config().fleet else {
             return Err(no_section());
         };
@@ -59,6 +66,7 @@ impl Engine {
             store.audit(&caller.entry("fleet join", fleet, ""))
         })?;
         self.fleet = Some(entered);
+        self.set_registry_state(RegistryState::default())?;
         // From now on, the kernel admits no request beyond a lease.
         self.publish_limits()?;
         self.publish_config()?;
@@ -95,13 +103,50 @@ impl Engine {
         self.publish_config()
     }
 
+    /// Removes the scopes that this host has and its fleet does not have, and revokes such keys.
+    fn drop_own(&mut self) -> Result<(), ApiError> {
+        let caller = Caller {
+            who: "limiter".to_owned(),
+            now: Utc::now(),
+        };
+        let mut own = Vec::new();
+        for scope in self
+            .scopes
+            .iter()
+            .filter(|scope| scope.record.unknown.is_none())
+        {
+            let name = &scope.record.name;
+            if self
+                .store
+                .revision(&ObjectName::Scope(name.clone()).to_string())?
+                == 0
+            {
+                own.push(name.clone());
+            }
+        }
+        for name in own {
+            self.remove_scope(&name, true, &caller)?;
+        }
+        for key in self.store.keys(KeyFilter::All)? {
+            if self
+                .store
+                .revision(&ObjectName::Key(key.digest).to_string())?
+                == 0
+            {
+                self.set_key_state(&key.id, KeyState::Revoked, &caller)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes this host independent of its fleet.
-    fn leave_fleet(&mut self, caller: &Caller) -> Result<Report, ApiError> {
+    pub(crate) fn exit_fleet(&mut self, caller: &Caller) -> Result<Report, ApiError> {
         let Some(fleet) = self.fleet_id() else {
             return Err(ApiError::conflict("this host is not a part of a fleet"));
         };
         self.store.change(|store| {
             member::set_fleet(store, "")?;
+            store.clear_revisions()?;
             store.audit(&caller.entry("fleet leave", &fleet, ""))
         })?;
         self.fleet = None;
@@ -165,9 +210,13 @@ impl Shared {
         client.claim_buckets().await?;
         drop(client);
         let fleet = id.clone();
-        self.with(move |engine| engine.enter_fleet(&fleet, &caller))
-            .await?;
+        self.with(move |engine| {
+            engine.enter_fleet(&fleet, &caller)?;
+            engine.mark_all_pending()
+        })
+        .await?;
         tasks::beat(self, &link, true).await;
+        sync(self, &link).await;
         Ok(Report {
             done: vec![format!("created the fleet {id}")],
             warnings: Vec::new(),
@@ -204,6 +253,10 @@ impl Shared {
         self.with(move |engine| engine.enter_fleet(&id, &caller))
             .await?;
         tasks::beat(self, &link, true).await;
+        sync(self, &link).await;
+        if request.replace {
+            self.with(Engine::drop_own).await?;
+        }
         Ok(Report {
             done: vec![format!("joined the fleet {}", fleet.id)],
             warnings: Vec::new(),
@@ -238,7 +291,7 @@ impl Shared {
     pub(crate) async fn leave_fleet(self: &Arc<Self>, caller: Caller) -> Result<Report, ApiError> {
         let link = self.fleet_or_refuse()?;
         tasks::give_back(self).await;
-        let mut report = self.with(move |engine| engine.leave_fleet(&caller)).await?;
+        let mut report = self.with(move |engine| engine.exit_fleet(&caller)).await?;
         let removed = link.client().await.remove_host(&link.identity().id).await;
         if let Err(error) = removed {
             report
@@ -267,6 +320,8 @@ impl Shared {
             engine
                 .store
                 .change(|store| store.audit(&caller.entry("fleet seed", &name, "")))?;
+            // Everything is compared with the empty registry, and sent.
+            engine.set_registry_state(RegistryState::default())?;
             let message = format!("the fleet {name} is on the engine again");
             engine
                 .events
@@ -275,6 +330,7 @@ impl Shared {
         })
         .await?;
         tasks::beat(self, &link, true).await;
+        sync(self, &link).await;
         Ok(Report {
             done: vec![format!("restored the fleet {fleet} on the engine")],
             warnings: Vec::new(),

@@ -22,6 +22,7 @@ use crate::{
         state::Engine,
         time::day_of,
     },
+    kernel::boot_ns,
     protocol::error::ApiError,
     store::ScopeRecord,
 };
@@ -42,7 +43,9 @@ impl Engine {
             return Ok(());
         };
         if let Some(fleet) = member::fleet_of(&self.store)? {
-            self.fleet = Some(Member::new(fleet, config));
+            let mut member = Member::new(fleet, config);
+            member.registry = self.read_registry_state()?;
+            self.fleet = Some(member);
         }
         Ok(())
     }
@@ -114,6 +117,14 @@ impl Engine {
     /// # Errors
     /// Returns an error if the store cannot be written. The next flush tries again.
     pub(crate) fn apply(&mut self, steps: Vec<Step>) -> Result<(), ApiError> {
+        let changed = self.take_steps(steps);
+        let now = self.clock.words().utc(boot_ns()).unwrap_or_else(Utc::now);
+        self.flush_some(&changed, Occasion::Other, now)
+    }
+
+    /// Takes over the bounds of `steps`, and publishes those that are lower to the kernel. Returns
+    /// the scopes whose counts have to be written, which publishes the others.
+    pub(crate) fn take_steps(&mut self, steps: Vec<Step>) -> HashSet<u32> {
         let mut changed = HashSet::new();
         let mut lowers = false;
         for step in steps {
@@ -143,7 +154,28 @@ impl Engine {
         if lowers {
             self.plane.wait_for_programs();
         }
-        self.flush_some(&changed, Occasion::Other, Utc::now())
+        changed
+    }
+
+    /// Begins a generation of a scope's counts, in which this host has no lease. The kernel then
+    /// admits no request of a scope that shares its quota. Returns false if this host belongs to no
+    /// fleet.
+    pub(crate) fn begin_generation(&mut self, name: &ScopeName, generation: u64, day: Day) -> bool {
+        let Some(member) = &mut self.fleet else {
+            return false;
+        };
+        let Some(scope) = self.scopes.get_mut(name) else {
+            return false;
+        };
+        scope.record.generation = generation;
+        if scope.bounds.is_some() {
+            let quota = scope.limits.daily_quota.unwrap_or(0);
+            let of_scope = (generation, quota);
+            let now = Instant::now();
+            let steps = member.leases.set_quota(now, scope.record.id, day, of_scope);
+            self.take_steps(steps);
+        }
+        true
     }
 
     /// Tells the leases of the lower bounds that the kernel and the store have now.
@@ -242,7 +274,9 @@ impl Engine {
 
     /// Returns the version of the registry that this host has.
     pub(crate) fn registry_version(&self) -> u64 {
-        self.fleet.as_ref().map_or(0, |member| member.version)
+        self.fleet
+            .as_ref()
+            .map_or(0, |member| member.registry.version)
     }
 
     /// Forgets the leases of a scope that has been removed.

@@ -32,6 +32,8 @@ pub struct FleetLink {
     settings: Settings,
     identity: HostIdentity,
     client: AsyncMutex<Client>,
+    /// The turn of a change of scopes and keys, by an operator or by other hosts.
+    turn: AsyncMutex<()>,
     news: Mutex<News>,
 }
 
@@ -76,6 +78,7 @@ impl FleetLink {
             settings,
             identity,
             client: AsyncMutex::new(client),
+            turn: AsyncMutex::default(),
             news: Mutex::default(),
         }
     }
@@ -145,6 +148,11 @@ impl FleetLink {
     /// Waits for the connection.
     pub(crate) async fn client(&self) -> AsyncMutexGuard<'_, Client> {
         self.client.lock().await
+    }
+
+    /// Waits until no other change of scopes and keys is in progress.
+    pub(crate) async fn turn(&self) -> AsyncMutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
     pub(crate) fn news(&self) -> MutexGuard<'_, News> {

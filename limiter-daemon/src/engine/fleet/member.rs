@@ -11,6 +11,7 @@ use limiter_common::siphash::siphash128;
 use limiter_fleet::{Bound, HostLeases, Settings, Status};
 use tokio::sync::Notify;
 
+use super::registry::RegistryState;
 use crate::{
     config::Fleet,
     secret::Secret,
@@ -26,8 +27,8 @@ const HOST: &str = "fleet_host";
 pub(crate) struct Member {
     /// The id of the fleet.
     pub(crate) fleet: String,
-    /// The version of the registry that this host has.
-    pub(crate) version: u64,
+    /// The state of the registry that this host has.
+    pub(crate) registry: RegistryState,
     pub(crate) leases: HostLeases,
     /// The lower bounds that the kernel has, but of which the store may not know yet. The engine
     /// must not hear of them before.
@@ -81,7 +82,7 @@ impl Member {
         });
         Self {
             fleet,
-            version: 0,
+            registry: RegistryState::default(),
             leases,
             lowered: Vec::new(),
             calls: Arc::default(),

@@ -5,10 +5,14 @@
 pub mod access;
 pub(crate) mod bounds;
 pub(crate) mod calls;
+pub(crate) mod change;
 pub(crate) mod describe;
 pub mod identity;
 pub(crate) mod join;
 pub(crate) mod leases;
 pub mod link;
 pub(crate) mod member;
+pub(crate) mod objects;
+pub(crate) mod registry;
+pub(crate) mod sync;
 pub(crate) mod tasks;

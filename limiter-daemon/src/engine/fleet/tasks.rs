@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use limiter_fleet::client::{Announcement, Client, Error};
 use tokio::time::MissedTickBehavior;
 
-use super::{describe::HostText, link::FleetLink};
+use super::{describe::HostText, link::FleetLink, sync::sync};
 use crate::engine::{pulse::TICK, shared::Shared, state::Engine};
 
 /// The largest number of calls that are sent at once. Sending them takes a fraction of a second.
@@ -114,6 +114,7 @@ pub(crate) async fn beats(shared: Arc<Shared>) {
             link.describe().await;
         }
         beat(&shared, &link, count.is_multiple_of(HOSTS_EVERY)).await;
+        sync(&shared, &link).await;
         count += 1;
     }
 }
@@ -234,7 +235,15 @@ async fn follow(shared: &Arc<Shared>, link: &Arc<FleetLink>, announcement: Annou
         Announcement::Claimed(_) => {
             with(shared, Engine::report_leases).await;
         }
-        Announcement::Changed(_) => {}
+        Announcement::Changed(version) => {
+            {
+                let mut news = link.news();
+                news.version = news.version.max(version);
+            }
+            sync(shared, link).await;
+            // The host that made the change waits for this heartbeat.
+            beat(shared, link, false).await;
+        }
     }
 }
 

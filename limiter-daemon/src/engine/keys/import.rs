@@ -18,8 +18,8 @@ use super::{
 use crate::{
     domain::{key, key_state::KeyState, plain::counted},
     engine::{
-        caller::Caller, publish::keys::adopted, scopes::registry::Scope, shared::Shared,
-        state::Engine, time::day_of,
+        caller::Caller, fleet::objects::ObjectName, publish::keys::adopted,
+        scopes::registry::Scope, shared::Shared, state::Engine, time::day_of,
     },
     kernel::{KernelError, Plane},
     protocol::{
@@ -87,6 +87,8 @@ struct Import {
     warnings: Vec<String>,
     /// Whether anything may have been entered into the kernel.
     entered: bool,
+    /// Whether other hosts have to get the scopes and keys, too.
+    in_fleet: bool,
 }
 
 impl Engine {
@@ -163,6 +165,7 @@ impl Engine {
             adopted,
             warnings,
             entered: false,
+            in_fleet: self.fleet.is_some(),
         })
     }
 
@@ -250,6 +253,9 @@ impl Import {
         if imported.keys == 0 {
             return Ok(imported);
         }
+        if self.in_fleet {
+            self.mark_pending(store)?;
+        }
         let detail = format!(
             "{}, {}",
             counted(imported.keys, "key"),
@@ -263,6 +269,20 @@ impl Import {
         enter(plane, self, caller.now, progress)?;
         progress(ImportPhase::Committing, 0, 0);
         Ok(imported)
+    }
+}
+
+impl Import {
+    /// Marks the scopes and keys as objects that the fleet's engine does not know yet.
+    fn mark_pending(&self, store: &Store) -> Result<(), ApiError> {
+        for scope in &self.scopes {
+            let name = ObjectName::Scope(scope.record.name.clone());
+            store.set_pending(&name.to_string())?;
+        }
+        for (_, key) in &self.keys {
+            store.set_pending(&ObjectName::Key(key.digest).to_string())?;
+        }
+        Ok(())
     }
 }
 

@@ -157,8 +157,32 @@ impl Engine {
         })
     }
 
+    /// Registers a key of a scope that has been removed. The key is revoked.
+    ///
+    /// # Errors
+    /// Returns an error if the table of keys is full, or if the store or the kernel reports an
+    /// error.
+    pub(crate) fn register_removed(
+        &mut self,
+        record: &KeyRecord,
+        caller: &Caller,
+    ) -> Result<(), ApiError> {
+        self.check_room(1)?;
+        self.store.change(|store| {
+            store.add_removed_key(record)?;
+            let detail = format!("of {}, which was removed", record.scope);
+            store.audit(&caller.entry("key revoke", &record.id, &detail))
+        })?;
+        self.enter_key(&record.id)?;
+        self.drop_unknown(&[record.digest], caller.now)
+    }
+
     /// Registers a key for the scope that has the name in `record` now.
-    fn register(
+    ///
+    /// # Errors
+    /// Returns an error if there is no such scope, if the key is registered already, if the table of
+    /// keys is full, or if the store or the kernel reports an error.
+    pub(crate) fn register(
         &mut self,
         record: &KeyRecord,
         action: &'static str,

@@ -88,14 +88,23 @@ impl Engine {
         caller: &Caller,
     ) -> Result<ChangedScope, ApiError> {
         let ScopeRecord { name, tier, .. } = &addition.record;
+        let id = self.id_for(name, tier)?;
+        let generation = self.store.removed_generation(name.as_str())?;
         let record = ScopeRecord {
-            id: self.id_for(name, tier)?,
+            id,
+            // The counts of a removed scope with the same name continue.
+            generation: addition.record.generation.max(generation),
+            limits_override: None,
+            mode: None,
             ..addition.record
         };
         let (name, tier) = (record.name.clone(), record.tier.clone());
         self.store.change(|store| {
             store.add_scope(record.id, &name, &tier, record.created_at)?;
             store.release(record.id)?;
+            if record.generation > 0 {
+                store.set_generation(record.id, record.generation)?;
+            }
             let detail = format!("tier {tier}");
             store.audit(&caller.entry("scope add", name.as_str(), &detail))
         })?;
@@ -212,6 +221,7 @@ impl Engine {
             return Err(error);
         }
         self.scopes.retire(&name);
+        self.forget_leases(id);
         let message = format!(
             "scope {name} removed, {} revoked",
             counted(keys.len(), "key")
@@ -274,8 +284,12 @@ impl Engine {
         self.plane.set_limits(id, &abi::Limits::default())?;
         self.flush(caller.now)?;
         let departed = self.departed.with([id], &self.scopes, self.plane.as_ref());
+        let generation = self.scopes.find(name)?.record.generation;
         self.store.change(|store| {
             store.remove_scope(id, caller.now)?;
+            if generation > 0 {
+                store.remember_generation(name.as_str(), generation)?;
+            }
             departed.save(store)?;
             let detail = format!("{}, revoked permanently", counted(entries.len(), "key"));
             store.audit(&caller.entry("scope remove", name.as_str(), &detail))?;

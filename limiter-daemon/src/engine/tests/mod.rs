@@ -8,6 +8,7 @@ mod counts;
 mod engine;
 mod explain;
 mod figures;
+mod fleet;
 mod flows;
 mod healing;
 mod history;
