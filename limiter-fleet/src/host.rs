@@ -312,6 +312,13 @@ impl HostLeases {
         self.queue.next().filter(|_| !self.unreachable)
     }
 
+    /// Returns whether the engine has answered everything that this host has to tell or to ask.
+    #[must_use]
+    pub fn is_settled(&mut self, now: Instant) -> bool {
+        let mut leases = self.scopes.values_mut().flat_map(ScopeLeases::all);
+        leases.all(|lease| lease.due(now) == Due::Nothing)
+    }
+
     /// Records the answer to `call`. Returns the step that follows, if there is one.
     pub fn answered(&mut self, now: Instant, call: &Call, answer: &Answer) -> Option<Step> {
         if answer.status == Status::Superseded {

@@ -6,6 +6,8 @@ use std::io::{self, IsTerminal as _, Read as _};
 
 use anyhow::Context as _;
 use hyper::Method;
+use schemars::JsonSchema;
+use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::{
@@ -32,6 +34,18 @@ const RULES: &str = "resetkeys ~limiter:* resetchannels &limiter:* -@all +auth +
     +hmget +hgetall +hdel +hincrby +exists +del +expireat +time +zadd +zrangebyscore \
     +zremrangebyrank +publish +subscribe +unsubscribe +cluster|slots +cluster|shards";
 
+/// `fleet acl`: the rights that limiter needs at the engine.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct AclView {
+    /// The name of the user.
+    user: String,
+    /// The rules of the user's rights.
+    rules: Vec<String>,
+    /// The line for the file of users (`aclfile`) or the configuration of the engine. PASSWORD
+    /// stands for the password.
+    line: String,
+}
+
 pub(super) fn run(client: &Client, command: FleetCommand, json: bool) -> Result<(), Failure> {
     let report = |report: Report| render::report(&report, "nothing was changed", json);
     match command {
@@ -53,7 +67,9 @@ pub(super) fn acl(user: &str, json: bool) -> Result<(), Failure> {
     let rules: Vec<&str> = RULES.split_whitespace().collect();
     let line = format!("user {user} on >PASSWORD {}", rules.join(" "));
     if json {
-        return render::json(&serde_json::json!({ "user": user, "rules": rules, "line": line }));
+        let user = user.to_owned();
+        let rules = rules.into_iter().map(ToOwned::to_owned).collect();
+        return render::json(&AclView { user, rules, line });
     }
     render::lines(&[line])
 }

@@ -8,9 +8,10 @@ use std::{collections::BTreeSet, fs, path::Path};
 use clap::CommandFactory as _;
 use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 
-use super::{args::Cli, check::CheckView};
+use super::{args::Cli, check::CheckView, fleet::AclView};
 use crate::protocol::{
     events::EventView,
+    fleet::FleetView,
     insight::{ExplainView, TopView},
     views::{
         AuditView, ChangedScope, CreatedKey, Imported, KeyCheck, KeyView, Report, ScopeDetail,
@@ -37,6 +38,8 @@ fn schemas() -> Vec<(&'static str, Schema)> {
         ("event", of::<EventView>()),
         ("events", of::<Vec<EventView>>()),
         ("explain", of::<ExplainView>()),
+        ("fleet", of::<FleetView>()),
+        ("fleet-acl", of::<AclView>()),
         ("imported", of::<Imported>()),
         ("key", of::<KeyView>()),
         ("key-check", of::<KeyCheck>()),

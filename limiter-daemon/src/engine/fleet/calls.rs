@@ -4,7 +4,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc, time::Instant};
 
-use limiter_common::day::Day;
+use limiter_common::day::{Day, DayCount};
 use limiter_fleet::{Call, Recall, client::CallResult};
 use tokio::sync::Notify;
 
@@ -87,7 +87,9 @@ impl Engine {
 
     /// Returns whether there are calls to send, or calls that wait for an answer.
     pub(crate) fn has_fleet_calls(&mut self) -> bool {
-        self.next_fleet_call().is_some()
+        self.fleet
+            .as_mut()
+            .is_some_and(|member| !member.leases.is_settled(Instant::now()))
     }
 
     /// Returns the notification that there may be calls to send.
@@ -185,6 +187,14 @@ impl Engine {
             }
             member.recalls += 1;
             let id = scope.record.id;
+            // What the host keeps is counted from what it has used by now.
+            let word = DayCount(self.plane.state(id).day_count);
+            if word.day() == recall.day {
+                let counted = member
+                    .leases
+                    .count(now, id, recall.day, word.count(), false);
+                steps.extend(counted);
+            }
             steps.extend(member.leases.recall(now, id, recall.day, recall.recall));
         }
         let applied = self.apply(steps);

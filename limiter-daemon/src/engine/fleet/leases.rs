@@ -55,6 +55,22 @@ impl Engine {
         self.fleet.is_some() && needs_lease(limits, *mode)
     }
 
+    /// Makes the kernel's allowance of a scope at most its lease, before the scope begins to share
+    /// its quota. Until then, the allowance may have been any number.
+    pub(crate) fn limit_allowance(&self, name: &ScopeName, in_force: &(Limits, Mode)) {
+        let scope = self.scopes.get(name).filter(|_| self.shares(in_force));
+        let Some((scope, bounds)) = scope.and_then(|scope| Some((scope, scope.bounds?))) else {
+            return;
+        };
+        let (id, today) = (scope.record.id, bounds.today);
+        self.plane.set_lease(id, &bounds.in_kernel());
+        let allowed = self.plane.allowed(id);
+        if allowed.day() == today.day && allowed.count() > today.limit {
+            let lease = DayCount::new(today.day, today.limit);
+            self.plane.set_allowed(id, lease);
+        }
+    }
+
     /// Makes the leases of a scope follow its limits.
     ///
     /// # Errors
@@ -118,8 +134,12 @@ impl Engine {
     /// Returns an error if the store cannot be written. The next flush tries again.
     pub(crate) fn apply(&mut self, steps: Vec<Step>) -> Result<(), ApiError> {
         let changed = self.take_steps(steps);
-        let now = self.clock.words().utc(boot_ns()).unwrap_or_else(Utc::now);
-        self.flush_some(&changed, Occasion::Other, now)
+        self.flush_some(&changed, Occasion::Other, self.utc_now())
+    }
+
+    fn utc_now(&self) -> DateTime<Utc> {
+        let now = self.clock.words().utc(boot_ns());
+        now.unwrap_or_else(Utc::now)
     }
 
     /// Takes over the bounds of `steps`, and publishes those that are lower to the kernel. Returns
@@ -256,6 +276,9 @@ impl Engine {
     /// # Errors
     /// Returns an error if the store cannot be written.
     pub(crate) fn give_back(&mut self) -> Result<(), ApiError> {
+        if self.fleet.is_some() {
+            self.flush(self.utc_now())?;
+        }
         let Some(member) = &mut self.fleet else {
             return Ok(());
         };

@@ -68,6 +68,7 @@ impl Engine {
         if let Some(after) = &after {
             self.plane.set_ended(record.id, Some(after))?;
         }
+        self.limit_allowance(name, &in_force);
         self.plane.set_limits(record.id, &own)?;
         if after.is_none() {
             self.plane.set_ended(record.id, None)?;
