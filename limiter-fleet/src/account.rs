@@ -43,6 +43,17 @@ impl fmt::Display for Bucket {
     }
 }
 
+/// The account of a scope on a day, as the engine knows it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Account {
+    /// The sum of all leases, in requests.
+    pub leased: u64,
+    /// The sum of the requests that the hosts have reported.
+    pub used: u64,
+    /// The number of hosts that have asked for a lease.
+    pub hosts: u64,
+}
+
 /// Returns the name of the key with the account of the scope `scope` on `day`.
 #[must_use]
 pub fn account_key(scope: &str, day: Day) -> String {

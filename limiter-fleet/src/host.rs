@@ -398,6 +398,16 @@ impl HostLeases {
         self.lower(scope, day, keep)
     }
 
+    /// Makes the host report the count of a scope, unless the engine knows it already.
+    pub fn report_count(&mut self, now: Instant, scope: ScopeId, day: Day) {
+        if let Some(leases) = self.scopes.get_mut(&scope)
+            && let Some(lease) = leases.of_day(day)
+            && lease.report_use()
+        {
+            self.queue.push(scope, now);
+        }
+    }
+
     fn lower(&mut self, scope: ScopeId, day: Day, keep: u64) -> Option<Step> {
         let number = self.bounds + 1;
         let lease = self.scopes.get_mut(&scope)?.of_day(day)?;

@@ -28,7 +28,7 @@ pub mod registry;
 mod scope;
 pub mod script;
 
-pub use account::{Bucket, account_key};
+pub use account::{Account, Bucket, account_key};
 pub use call::{Answer, Call, Purpose, Recall, Status};
 pub use host::{Failure, HostLeases, Settings, Step};
 pub use lease::{Bound, Excess};

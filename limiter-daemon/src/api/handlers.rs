@@ -145,10 +145,10 @@ pub(super) async fn usage_of(
     Part(name): Part<ScopeName>,
     QueryOf(query): QueryOf<UsageQuery>,
 ) -> Answer<UsageView> {
-    answer(&shared, move |engine| {
-        engine.usage_of(&name, query.date, Utc::now())
-    })
-    .await
+    shared
+        .usage_of(name, query.date, Utc::now())
+        .await
+        .map(Json)
 }
 
 /// The maximum number of changes in one response to a request for the audit trail.

@@ -158,7 +158,12 @@ pub(super) fn usage_of(view: &UsageView, as_json: bool) -> Result<(), Failure> {
     let mut text = vec![
         format!("scope        {} ({})", view.scope, tier(view)),
         format!("day          {} (UTC)", view.day),
-        format!("used         {}{}", view.used, lost(view.lost)),
+        format!(
+            "used         {}{}{}",
+            view.used,
+            of_host(view.host_used),
+            lost(view.lost)
+        ),
         format!("daily quota  {}", limit(view, view.daily_quota)),
         format!("left         {}", limit(view, view.remaining)),
         format!("rate         {}", limit(view, view.rate)),
@@ -166,11 +171,19 @@ pub(super) fn usage_of(view: &UsageView, as_json: bool) -> Result<(), Failure> {
         format!("connections  {}", or_dash(view.connections)),
         format!("refused      {}", refusals(view.refused)),
     ];
+    if let Some(leased) = view.leased {
+        text.insert(4, format!("leased       {leased}"));
+    }
     if view.would_refuse.total() > 0 {
         text.push(format!("would refuse {}", refusals(view.would_refuse)));
     }
     text.push(format!("resets at    {}", rfc3339(&view.resets_at)));
     lines(&text)
+}
+
+/// Returns a note about this host's part of the count of a fleet.
+fn of_host(used: Option<u64>) -> String {
+    used.map_or_else(String::new, |used| format!(" ({used} on this host)"))
 }
 
 /// Returns a note about the part of the count that a crash made uncertain, or an empty text if

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     counts::figures::{Figures, ScopeFigures, Survey},
+    fleet::figures::FleetFigures,
     scopes::{
         audit::view_entry,
         explain::Explainer,
@@ -189,6 +190,7 @@ impl Engine {
             programs: self.plane.program_times()?,
             started_at: self.started_at,
             since: self.record.since(),
+            fleet: FleetFigures::default(),
             now,
         })
     }

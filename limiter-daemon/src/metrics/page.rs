@@ -21,6 +21,7 @@ impl Page {
         page.tables(figures);
         page.counters(figures);
         page.health(figures);
+        page.fleet(figures);
         page.attachments(figures);
         page.programs(figures);
         page.daemon(figures);
@@ -226,6 +227,85 @@ impl Page {
             "store_write_failures",
             "Writes to the store that failed or were refused, since the daemon started.",
             writes.failures,
+        );
+    }
+
+    fn fleet(&mut self, figures: &Figures) {
+        let fleet = &figures.fleet;
+        self.gauge(
+            "fleet_engine_up",
+            None,
+            "1 if the engine of the fleet has answered within the last five seconds, and otherwise 0, also if this host belongs to no fleet.",
+            f64::from(u8::from(fleet.engine_up)),
+        );
+        self.add(
+            MetricType::Histogram,
+            ("fleet_engine", Some(Unit::Seconds)),
+            "Time that calls for leases took until the engine had answered, since the daemon started. A call concerns many scopes.",
+            vec![(Labels::new(), Value::Distribution(fleet.seconds.clone()))],
+        );
+        let results = fleet.results.map(|(result, count)| {
+            let labels = vec![("result", result.to_owned())];
+            (labels, Value::Count(count))
+        });
+        self.add(
+            MetricType::Counter,
+            ("fleet_leases", None),
+            "Leases for which this host has asked, or which it has reported, by the engine's answer, since the daemon started.",
+            results.into(),
+        );
+        self.gauge(
+            "fleet_leased_requests",
+            None,
+            "Requests that this host may still admit today without asking the engine, of all scopes that share their quotas.",
+            fleet.leased as f64,
+        );
+        for (name, help, count) in [
+            (
+                "fleet_unconfirmed",
+                "Grants that were not used because too few replicas of the engine have confirmed them, since the daemon started.",
+                fleet.unconfirmed,
+            ),
+            (
+                "fleet_held",
+                "Reports of the kernel about requests that wait for a longer lease, since the daemon started. A request that is retransmitted counts again.",
+                fleet.held,
+            ),
+            (
+                "fleet_recalls",
+                "Recalls after which this host has given back requests that other hosts needed, since the daemon started.",
+                fleet.recalls,
+            ),
+        ] {
+            self.counter(name, help, count);
+        }
+        self.gauge(
+            "fleet_learning",
+            None,
+            "1 while the engine grants nothing because it may have lost its last writes and is waiting for the reports of the hosts.",
+            f64::from(u8::from(fleet.learning)),
+        );
+        self.gauge(
+            "fleet_registry_behind_changes",
+            None,
+            "Changes of scopes and keys by other hosts that this host does not have yet.",
+            fleet.behind as f64,
+        );
+        let hosts = fleet.hosts.map(|(state, count)| {
+            let labels = vec![("state", state.to_owned())];
+            (labels, Value::Count(count))
+        });
+        self.add(
+            MetricType::Gauge,
+            ("fleet_hosts", None),
+            "Hosts of the fleet, by state. A host is alive or silent, and may also be behind (it lacks changes of scopes or keys) or different (its configuration differs from that of this host).",
+            hosts.into(),
+        );
+        self.gauge(
+            "fleet_clock_difference",
+            Some(Unit::Seconds),
+            "Time by which this host's clock is ahead of the engine's; negative if it is behind.",
+            fleet.clock_seconds,
         );
     }
 

@@ -25,8 +25,10 @@ pub use server::Server;
 
 use std::collections::BTreeMap;
 
+use limiter_common::day::Day;
+
 use crate::{
-    account::Bucket,
+    account::{Account, Bucket},
     call::{Answer, Call},
     host::Failure,
 };
@@ -126,6 +128,18 @@ impl Client {
             self.primaries.forget();
         }
         claimed
+    }
+
+    /// Reads the account of a scope on a day, as far as the hosts have reported.
+    ///
+    /// # Errors
+    /// Returns an error if a server cannot be reached or used.
+    pub async fn account(&mut self, scope: &str, day: Day) -> Result<Account, Error> {
+        let account = self.primaries.account(&self.settings, scope, day).await;
+        if account.is_err() {
+            self.primaries.forget();
+        }
+        account
     }
 
     /// Returns the number of replicas that have to confirm a grant.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use limiter_common::day::Day;
 use redis::{FromRedisValue as _, RedisResult, Value, cmd};
 
 use super::{
@@ -20,7 +21,11 @@ use super::{
     server::Server,
     slots::{SLOTS, slot, slot_of_fleet},
 };
-use crate::{account::Bucket, host::Failure, script::LEARNING};
+use crate::{
+    account::{Account, Bucket, account_key},
+    host::Failure,
+    script::LEARNING,
+};
 
 /// The number of batches in a pipeline.
 const BATCHES: usize = 16;
@@ -215,6 +220,30 @@ impl Primaries {
         }
         self.note_replicas();
         Ok(servers)
+    }
+
+    /// Reads the account of a scope on a day.
+    ///
+    /// # Errors
+    /// Returns an error if a server cannot be reached or used.
+    pub(super) async fn account(
+        &mut self,
+        settings: &Settings,
+        scope: &str,
+        day: Day,
+    ) -> Result<Account, Error> {
+        self.find(settings).await?;
+        let primary = self.of_slot(slot(Bucket::of(scope)))?;
+        let link = self.primaries[primary].link(settings).await?;
+        let mut command = cmd("HMGET");
+        command.arg(account_key(scope, day)).arg(&["g", "u", "a"]);
+        let fields: [Option<u64>; 3] = link.query(&command).await?;
+        let [leased, used, hosts] = fields.map(Option::unwrap_or_default);
+        Ok(Account {
+            leased,
+            used,
+            hosts,
+        })
     }
 
     /// Records the present primaries as the servers of all buckets.

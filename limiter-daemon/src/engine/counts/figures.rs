@@ -21,6 +21,7 @@ use crate::{
         scope::ScopeName,
     },
     engine::{
+        fleet::figures::FleetFigures,
         scopes::registry::{Scope, Scopes},
         setup::Setup,
         shared::Shared,
@@ -84,6 +85,8 @@ pub struct Figures {
     pub started_at: DateTime<Utc>,
     /// The time since which limits have been in force without interruption.
     pub since: DateTime<Utc>,
+    /// The numbers that concern the fleet.
+    pub fleet: FleetFigures,
     /// The time at which the survey of the scopes began.
     pub now: DateTime<Utc>,
 }
@@ -315,7 +318,11 @@ impl Figures {
         loop {
             let engine = shared.engine();
             if engine.survey(&mut survey, AT_ONCE) {
-                return engine.figures(survey);
+                let mut figures = engine.figures(survey)?;
+                if let Some(link) = shared.fleet() {
+                    figures.fleet = engine.fleet_figures(&link, now);
+                }
+                return Ok(figures);
             }
             drop(engine);
             // The pause lets other tasks lock the engine before the next group is read.

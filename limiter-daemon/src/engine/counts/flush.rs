@@ -6,14 +6,13 @@ use std::{collections::HashSet, time::Instant};
 
 use chrono::{DateTime, Utc};
 use limiter_common::day::{Day, DayCount};
-use limiter_fleet::HostLeases;
 
 use super::day_counts::{DayCounts, Reading};
 use crate::{
     config::Accounting,
     domain::scope::ScopeName,
     engine::{
-        fleet::bounds::Bounds,
+        fleet::{bounds::Bounds, member::Member},
         scopes::registry::{Scope, Scopes},
         time::day_of,
     },
@@ -36,8 +35,8 @@ pub(crate) enum Occasion {
 pub(crate) struct Reader<'a> {
     pub(crate) plane: &'a dyn Plane,
     pub(crate) accounting: &'a Accounting,
-    /// The leases of this host, if it shares quotas.
-    pub(crate) leases: Option<&'a mut HostLeases>,
+    /// The host's part in its fleet, if it belongs to one.
+    pub(crate) member: Option<&'a mut Member>,
     pub(crate) occasion: Occasion,
     pub(crate) now: DateTime<Utc>,
 }
@@ -122,7 +121,7 @@ impl Reader<'_> {
 
     /// Tells the leases of a reading, if the scope shares its quota.
     fn note_lease(&mut self, scope: &mut Scope, reading: &Reading) {
-        let Some(leases) = &mut self.leases else {
+        let Some(member) = &mut self.member else {
             return;
         };
         if scope.shared_bounds().is_none() {
@@ -132,6 +131,7 @@ impl Reader<'_> {
             return;
         };
         let (id, now) = (scope.record.id, Instant::now());
+        let leases = &mut member.leases;
         if let Some((day, usage)) = reading.closed {
             // The bound of a day that has ended no longer matters.
             let _ended = leases.count(now, id, day, usage.used, false);
@@ -141,7 +141,10 @@ impl Reader<'_> {
         let is_at_end = usage.used >= bounds.today.limit;
         let step = match self.occasion {
             Occasion::Tick => leases.tick(now, id, day, usage.used),
-            Occasion::Report => leases.count(now, id, day, usage.used, is_at_end),
+            Occasion::Report => {
+                member.held += u64::from(is_at_end);
+                leases.count(now, id, day, usage.used, is_at_end)
+            }
             Occasion::Other => leases.count(now, id, day, usage.used, false),
         };
         if let Some(step) = step {

@@ -104,6 +104,8 @@ fn past_view(name: ScopeName, day: Day, usage: &DayUsage, scopes: &Scopes) -> Us
         removed: scope.is_none(),
         day: date_of(day).unwrap_or(NaiveDate::MAX),
         used: usage.used,
+        host_used: None,
+        leased: None,
         lost: usage.lost,
         daily_quota: quota,
         remaining: quota.map(|quota| quota.saturating_sub(usage.used)),

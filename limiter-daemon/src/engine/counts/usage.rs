@@ -58,7 +58,7 @@ impl Engine {
         let reader = Reader {
             plane: self.plane.as_ref(),
             accounting: &self.setup.config().accounting,
-            leases: self.fleet.as_mut().map(|member| &mut member.leases),
+            member: self.fleet.as_mut(),
             occasion,
             now,
         };
@@ -87,7 +87,7 @@ impl Engine {
         let reader = Reader {
             plane: self.plane.as_ref(),
             accounting: &self.setup.config().accounting,
-            leases: self.fleet.as_mut().map(|member| &mut member.leases),
+            member: self.fleet.as_mut(),
             occasion,
             now,
         };
@@ -279,6 +279,8 @@ fn usage_view(scope: &Scope, plane: &dyn Plane, now: DateTime<Utc>) -> UsageView
         removed: false,
         day: date_of(counts.day).unwrap_or(NaiveDate::MAX),
         used: counts.usage.used,
+        host_used: None,
+        leased: None,
         lost: counts.usage.lost,
         daily_quota: quota,
         remaining: quota.map(|quota| quota.saturating_sub(counts.usage.used)),

@@ -5,35 +5,49 @@
 use std::{fmt, str::FromStr, sync::Arc, time::Instant};
 
 use limiter_common::day::{Day, DayCount};
-use limiter_fleet::{Call, Recall, client::CallResult};
+use limiter_fleet::{Call, Recall, Status, client::CallResult};
 use tokio::sync::Notify;
 
 use crate::{domain::scope::ScopeName, engine::state::Engine, protocol::error::ApiError};
 
-/// A recall as it is announced: the host that needs requests, the day, the amount and the scope,
-/// separated by spaces. For example `4f… 20781 all acme/web`.
+/// A recall as it is announced: the host that asks, the day, the demand and the scope, separated by
+/// spaces. For example `4f… 20781 all acme/web`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RecallText {
-    /// The id of the host that needs requests, and that does not give any back.
+    /// The id of the host that asks, and that does not follow the recall itself.
     pub(crate) host: String,
     pub(crate) day: Day,
-    pub(crate) recall: Recall,
+    pub(crate) demand: Demand,
     pub(crate) scope: ScopeName,
 }
+
+/// The demand of a recall.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Demand {
+    /// The hosts give back parts of their leases.
+    Leases(Recall),
+    /// The hosts report their counts.
+    Counts,
+}
+
+/// The demands, with the words for them.
+const DEMANDS: [(&str, Demand); 3] = [
+    ("most", Demand::Leases(Recall::Most)),
+    ("all", Demand::Leases(Recall::All)),
+    ("count", Demand::Counts),
+];
 
 impl fmt::Display for RecallText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             host,
             day,
-            recall,
+            demand,
             scope,
         } = self;
-        let amount = match recall {
-            Recall::Most => "most",
-            Recall::All => "all",
-        };
-        write!(f, "{host} {} {amount} {scope}", day.0)
+        let word = DEMANDS.iter().find(|(_, other)| other == demand);
+        let word = word.map_or("count", |(word, _)| *word);
+        write!(f, "{host} {} {word} {scope}", day.0)
     }
 }
 
@@ -50,10 +64,10 @@ impl FromStr for RecallText {
         Ok(Self {
             host: word()?.to_owned(),
             day: Day(word()?.parse().map_err(|_| NotRecall)?),
-            recall: match word()? {
-                "most" => Recall::Most,
-                "all" => Recall::All,
-                _ => return Err(NotRecall),
+            demand: {
+                let text = word()?;
+                let demand = DEMANDS.iter().find(|(word, _)| *word == text);
+                demand.ok_or(NotRecall)?.1
             },
             scope: word()?.parse().map_err(|_| NotRecall)?,
         })
@@ -139,12 +153,15 @@ impl Engine {
             match result {
                 Ok(answer) => {
                     member.results.note(answer.status);
+                    if answer.status == Status::Learning {
+                        member.learning_until = Some(now + answer.retry_after);
+                    }
                     steps.extend(member.leases.answered(now, call, &answer));
                     if let (Some(recall), Ok(scope)) = (answer.recall, name.parse()) {
                         let text = RecallText {
                             host: host.to_owned(),
                             day: call.day,
-                            recall,
+                            demand: Demand::Leases(recall),
                             scope,
                         };
                         recalls.push(text.to_string());
@@ -161,7 +178,7 @@ impl Engine {
         (recalls, applied)
     }
 
-    /// Gives back the requests that other hosts need.
+    /// Gives back the requests that other hosts need, and reports the counts that they ask for.
     ///
     /// # Errors
     /// Returns an error if the store cannot be written.
@@ -185,9 +202,9 @@ impl Engine {
             if scope.bounds.is_none() {
                 continue;
             }
-            member.recalls += 1;
             let id = scope.record.id;
-            // What the host keeps is counted from what it has used by now.
+            // The part that the host keeps is counted from the requests that it has admitted by
+            // now.
             let word = DayCount(self.plane.state(id).day_count);
             if word.day() == recall.day {
                 let counted = member
@@ -195,11 +212,25 @@ impl Engine {
                     .count(now, id, recall.day, word.count(), false);
                 steps.extend(counted);
             }
-            steps.extend(member.leases.recall(now, id, recall.day, recall.recall));
+            match recall.demand {
+                Demand::Leases(amount) => {
+                    member.recalls += 1;
+                    steps.extend(member.leases.recall(now, id, recall.day, amount));
+                }
+                Demand::Counts => member.leases.report_count(now, id, recall.day),
+            }
         }
         let applied = self.apply(steps);
         self.wake_calls();
         applied
+    }
+
+    /// Records the time that calls took, and how many of them too few replicas have confirmed.
+    pub(crate) fn note_exchange(&mut self, seconds: f64, unconfirmed: u64) {
+        if let Some(member) = &mut self.fleet {
+            member.seconds.observe(seconds);
+            member.results.unconfirmed += unconfirmed;
+        }
     }
 
     /// Makes this host report all its leases.
@@ -217,11 +248,11 @@ mod tests {
 
     #[test]
     fn a_recall_is_read_as_it_is_written() {
-        for recall in [Recall::Most, Recall::All] {
+        for (_, demand) in DEMANDS {
             let text = RecallText {
                 host: "4f".to_owned(),
                 day: Day(20_781),
-                recall,
+                demand,
                 scope: "acme/web".parse().unwrap(),
             };
             assert_eq!(text.to_string().parse(), Ok(text));

@@ -36,7 +36,7 @@ impl HostText {
         Self {
             name: link.identity().name.clone(),
             version: engine.registry_version(),
-            configuration: digest(engine.config()),
+            configuration: engine.configuration_digest(),
             clock_ms: link.news().clock_ms,
             limiter: env!("CARGO_PKG_VERSION").to_owned(),
         }
@@ -65,15 +65,16 @@ fn digest(config: &Config) -> String {
 }
 
 impl Engine {
-    pub(crate) fn config(&self) -> &Config {
-        self.setup.config()
+    /// Returns the digest of the settings that have to be the same on all hosts.
+    pub(super) fn configuration_digest(&self) -> String {
+        digest(self.setup.config())
     }
 
     /// Returns the state of the fleet.
     pub(crate) fn fleet_view(&self, link: &FleetLink, now: DateTime<Utc>) -> FleetView {
         let news = link.news().clone();
         let is_up = news.is_up(now);
-        let own = digest(self.setup.config());
+        let own = self.configuration_digest();
         let mut hosts: Vec<HostView> = news
             .hosts
             .iter()
@@ -123,7 +124,8 @@ impl Engine {
         }
     }
 
-    fn leases_view(&self) -> LeasesView {
+    /// Returns the sums over the leases of this host.
+    pub(super) fn leases_view(&self) -> LeasesView {
         let Some(member) = &self.fleet else {
             return LeasesView::default();
         };

@@ -4,11 +4,12 @@
 
 use std::{
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use limiter_common::siphash::siphash128;
 use limiter_fleet::{Bound, HostLeases, Settings, Status};
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::Notify;
 
 use super::registry::RegistryState;
@@ -22,6 +23,9 @@ use crate::{
 const FLEET: &str = "fleet";
 /// The name of the store's entry with the id of this host.
 const HOST: &str = "fleet_host";
+
+/// The upper bounds of the buckets of [`Member::seconds`].
+pub(crate) const SECONDS: [f64; 9] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0];
 
 /// The part of a host in its fleet.
 pub(crate) struct Member {
@@ -41,6 +45,12 @@ pub(crate) struct Member {
     pub(crate) results: Results,
     /// The number of recalls that this host has followed.
     pub(crate) recalls: u64,
+    /// The number of reports of the kernel about requests that wait for a longer lease.
+    pub(crate) held: u64,
+    /// The time until which the engine was learning which leases there are, at the last answer.
+    pub(crate) learning_until: Option<Instant>,
+    /// The times that calls took.
+    pub(crate) seconds: Histogram,
 }
 
 /// The numbers of the engine's answers to calls since the daemon started.
@@ -53,6 +63,8 @@ pub(crate) struct Results {
     /// The engine refused the call, for example because a reset was not known here yet.
     pub(crate) refused: u64,
     pub(crate) failed: u64,
+    /// The part of `failed` that too few replicas have confirmed.
+    pub(crate) unconfirmed: u64,
 }
 
 impl Results {
@@ -89,6 +101,9 @@ impl Member {
             suspended: None,
             results: Results::default(),
             recalls: 0,
+            held: 0,
+            learning_until: None,
+            seconds: Histogram::new(SECONDS),
         }
     }
 }

@@ -25,6 +25,10 @@ pub(crate) async fn sync(shared: &Arc<Shared>, link: &Arc<FleetLink>) {
     let Some(fleet) = shared.engine().fleet_id() else {
         return;
     };
+    // The problem of the engine is reported with the heartbeats.
+    if link.news().problem.is_some() {
+        return;
+    }
     let (version, incarnation) = {
         let news = link.news();
         (news.version, news.incarnation.clone())

@@ -59,12 +59,21 @@ async fn send_due_calls(shared: &Arc<Shared>, link: &Arc<FleetLink>, client: &mu
         let Some(calls) = calls.filter(|calls| !calls.is_empty()) else {
             return;
         };
+        let began = Instant::now();
         let (results, error) = client.lease(&calls).await;
+        let seconds = began.elapsed().as_secs_f64();
+        let unconfirmed = match &error {
+            Some(Error::Unconfirmed(_)) => {
+                results.iter().filter(|result| result.is_err()).count() as u64
+            }
+            _ => 0,
+        };
         if let Some(error) = error {
             log::debug!("fleet: {error}");
         }
         let host = link.identity().id.clone();
         let noted = with(shared, move |engine| {
+            engine.note_exchange(seconds, unconfirmed);
             let (recalls, noted) = engine.note_results(&calls, results, &host);
             if let Err(error) = noted {
                 engine.note_health("store", Some(error.message));
