@@ -179,7 +179,18 @@ pub fn of_bytes(bytes: &[u8]) -> Option<Secret> {
 /// # Errors
 /// Returns an error if the file cannot be written.
 pub fn install(directory: &Path, bytes: &[u8]) -> Result<Secret, SecretError> {
-    write(directory, &directory.join(FILE), bytes)
+    let path = directory.join(FILE);
+    let secret = write(directory, &path, bytes)?;
+    // Root may do this for a daemon that runs as another user, who owns the directory.
+    let io_error = |source| SecretError::Io {
+        path: path.clone(),
+        source,
+    };
+    let owner = fs::metadata(directory).map_err(io_error)?;
+    if owner.uid() != Uid::effective().as_raw() {
+        std::os::unix::fs::lchown(&path, Some(owner.uid()), Some(owner.gid())).map_err(io_error)?;
+    }
+    Ok(secret)
 }
 
 /// Creates the file with a new secret.

@@ -11,11 +11,11 @@ use super::{
     advice::{Host, likely_mistakes},
     args::CheckArgs,
     exit::Failure,
-    render,
+    fleet, render,
     terminal::warn,
 };
 use crate::{
-    config::{Config, Healing},
+    config::{Config, Healing, engine_lost_as_str},
     domain::{limits::Limits, plain::counted},
     engine::publish::reload::resolve_or_refuse,
     protocol::views::TierView,
@@ -31,6 +31,9 @@ pub(super) fn check(args: &CheckArgs, as_json: bool) -> Result<(), Failure> {
         .collect();
     let mut warnings: Vec<String> = found.warnings.iter().map(ToString::to_string).collect();
     warnings.extend(likely_mistakes(&config, &names, &Host::inspect(&names)));
+    if let Some(fleet) = &config.fleet {
+        warnings.extend(fleet::engine_problems(fleet));
+    }
     if as_json {
         return render::json(&CheckView::new(&config, &names, warnings));
     }
@@ -91,9 +94,23 @@ fn text(config: &Config, interfaces: &[&str]) -> Vec<String> {
             config.control.group, config.control.admin_group
         ),
         format!("metrics      {metrics}"),
+        format!("fleet        {}", fleet_text(config)),
         String::new(),
     ]);
     lines
+}
+
+fn fleet_text(config: &Config) -> String {
+    let Some(fleet) = &config.fleet else {
+        return "none: this host grants the whole quotas by itself".to_owned();
+    };
+    format!(
+        "{} engine at {}, leases for {}, if it is lost: {}",
+        fleet.kind_as_str(),
+        joined(&fleet.engine),
+        fleet.lease,
+        engine_lost_as_str(fleet.engine_lost)
+    )
 }
 
 fn joined(values: &[impl ToString]) -> String {
@@ -138,7 +155,9 @@ pub(super) struct CheckView {
     history: HistoryView,
     /// The page of metrics.
     metrics: MetricsView,
-    /// Settings that are probably mistakes.
+    /// The fleet of the host; `null` if the configuration names none.
+    fleet: Option<FleetSettingsView>,
+    /// Settings that are probably mistakes, and problems of the fleet's engine.
     warnings: Vec<String>,
 }
 
@@ -173,9 +192,33 @@ impl CheckView {
                 top_scopes: config.metrics.top_scopes,
                 program_time: config.metrics.program_time,
             },
+            fleet: config.fleet.as_ref().map(|fleet| FleetSettingsView {
+                kind: fleet.kind_as_str().to_owned(),
+                engine: fleet.engine.iter().map(ToString::to_string).collect(),
+                host: fleet.host.clone(),
+                engine_lost: engine_lost_as_str(fleet.engine_lost).to_owned(),
+                confirm: fleet.confirm,
+                lease: fleet.lease.to_string(),
+            }),
             warnings,
         }
     }
+}
+
+/// The section `[fleet]`. The duration includes its unit.
+#[derive(Debug, Serialize, JsonSchema)]
+struct FleetSettingsView {
+    /// `single`, `sentinel` or `cluster`.
+    kind: String,
+    /// The addresses of the engine's servers, or of the Sentinels.
+    engine: Vec<String>,
+    /// The name of this host in the fleet; `null` for the name of the system.
+    host: Option<String>,
+    engine_lost: String,
+    /// The number of replicas that have to confirm a grant; `null` for the default of the kind.
+    confirm: Option<u32>,
+    /// The time for which a lease should last.
+    lease: String,
 }
 
 /// A tier.

@@ -2,12 +2,18 @@
 
 //! `limiter fleet`.
 
-use std::io::{self, IsTerminal as _, Read as _};
+use std::{
+    io::{self, IsTerminal as _, Read as _},
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use hyper::Method;
+use limiter_fleet::client::{Client as EngineClient, Server};
 use schemars::JsonSchema;
 use serde::Serialize;
+use tokio::runtime::Builder;
 use zeroize::Zeroizing;
 
 use super::{
@@ -19,19 +25,23 @@ use super::{
     terminal::{BAD, GOOD, NOTABLE},
 };
 use crate::{
+    config::Fleet,
     domain::plain::counted,
+    engine::fleet::access,
     protocol::{
         fleet::{EngineView, FleetView, HostView, JoinFleet, LeasesView},
         views::{Report, rfc3339},
     },
+    run::lock::DirectoryLock,
     secret,
+    store::Store,
 };
 
 /// The rights that the user of limiter needs at the engine, as rules of an ACL
 /// (<https://redis.io/docs/latest/operate/oss_and_stack/management/security/acl/>).
 const RULES: &str = "resetkeys ~limiter:* resetchannels &limiter:* -@all +auth +hello +ping +select \
     +client|setinfo +client|setname +info +role +wait +eval +evalsha +script|load +hget +hset \
-    +hmget +hgetall +hdel +hincrby +exists +del +expireat +time +zadd +zrangebyscore \
+    +hmget +hgetall +hlen +hexists +hdel +hincrby +exists +del +expireat +time +zadd +zrangebyscore \
     +zremrangebyrank +publish +subscribe +unsubscribe +cluster|slots +cluster|shards";
 
 /// `fleet acl`: the rights that limiter needs at the engine.
@@ -74,6 +84,62 @@ pub(super) fn acl(user: &str, json: bool) -> Result<(), Failure> {
     render::lines(&[line])
 }
 
+/// The longest time for which `limiter check` waits for the engine.
+const CHECK_TIME: Duration = Duration::from_secs(5);
+
+/// Connects to the engine, and returns its problems.
+pub(super) fn engine_problems(fleet: &Fleet) -> Vec<String> {
+    let settings = match access::settings(fleet) {
+        Ok(settings) => settings,
+        Err(error) => return vec![error.to_string()],
+    };
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let Ok(runtime) = runtime else {
+        return vec!["cannot start the runtime".to_owned()];
+    };
+    let mut client = EngineClient::new(settings, "check");
+    let described = runtime.block_on(async {
+        let described = tokio::time::timeout(CHECK_TIME, client.describe()).await;
+        described.map(|described| (described, client.confirmations()))
+    });
+    let (servers, confirmations) = match described {
+        Err(_) => return vec!["the engine of the fleet does not answer".to_owned()],
+        Ok((Err(error), _)) => return vec![format!("the engine of the fleet: {error}")],
+        Ok((Ok(servers), confirmations)) => (servers, confirmations),
+    };
+    let mut problems = Vec::new();
+    for (address, server) in servers {
+        match server {
+            Err(error) => problems.push(format!("the engine of the fleet: {error}")),
+            Ok(server) => problems.extend(
+                server_problems(&server, confirmations)
+                    .map(|problem| format!("the engine of the fleet: {address} {problem}")),
+            ),
+        }
+    }
+    problems
+}
+
+fn server_problems(server: &Server, confirmations: u32) -> impl Iterator<Item = String> {
+    let replicas = server.replicas;
+    let too_few = (replicas < confirmations).then(|| {
+        format!(
+            "has {}, and a grant needs {}: nothing is granted",
+            counted(replicas, "replica"),
+            counted(confirmations, "confirmation")
+        )
+    });
+    let one = (replicas == 1 && confirmations > 0).then(|| {
+        "has one replica: after a failover, nothing is granted until the other server is back"
+            .to_owned()
+    });
+    let forgets = (replicas == 0 && !server.has_append_only_file).then(|| {
+        "has no replica and no append-only file: it forgets scopes and keys when it ends, which `limiter fleet seed` then restores"
+            .to_owned()
+    });
+    [too_few, one, forgets].into_iter().flatten()
+}
+
 /// Joins the fleet of the engine. If no daemon runs, only the secret is put into its place, and the
 /// daemon joins when it starts.
 fn join(client: &Client, args: &JoinArgs, json: bool) -> Result<(), Failure> {
@@ -87,8 +153,7 @@ fn join(client: &Client, args: &JoinArgs, json: bool) -> Result<(), Failure> {
     let report: Report = match client.send(Method::POST, "/v1/fleet/join", &request) {
         Err(Failure::Unreachable(_)) if bytes.is_some() => {
             let bytes = bytes.unwrap_or_default();
-            secret::install(&args.state_dir(), &bytes)
-                .map_err(|error| Failure::failed(error.to_string()))?;
+            install(&args.state_dir(), &bytes)?;
             Report {
                 done: vec![
                     "the hash secret is in its place: the daemon joins the fleet when it starts"
@@ -100,6 +165,29 @@ fn join(client: &Client, args: &JoinArgs, json: bool) -> Result<(), Failure> {
         answer => answer?,
     };
     render::report(&report, "nothing was changed", json)
+}
+
+/// Puts the secret into the state directory of a daemon that does not run.
+fn install(state: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::failed(error.to_string());
+    let _lock = DirectoryLock::take(state).map_err(|error| failed(&error))?;
+    if Store::exists(state) {
+        let store = Store::open_as_owner(state).map_err(|error| failed(&error))?;
+        let keys = store.key_count().map_err(|error| failed(&error))?;
+        store.close();
+        let present = secret::load_or_create(state, keys).map_err(|error| failed(&error))?;
+        let new = secret::of_bytes(bytes);
+        if keys > 0 && new.is_none_or(|new| *new != *present) {
+            return Err(Failure::failed(format!(
+                "the store in {} has {} that would not work with another hash secret: remove the directory, and join again",
+                state.display(),
+                counted(keys, "key")
+            )));
+        }
+    }
+    secret::install(state, bytes)
+        .map(drop)
+        .map_err(|error| failed(&error))
 }
 
 /// Reads the secret from standard input: the content of `hash.key`, or the same as hexadecimal

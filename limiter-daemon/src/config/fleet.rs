@@ -68,6 +68,15 @@ const RULES: [(&str, EngineLost); 4] = [
 ];
 
 impl Fleet {
+    /// Returns the word for the kind of the engine.
+    pub fn kind_as_str(&self) -> &'static str {
+        match self.kind {
+            Kind::Single => "single",
+            Kind::Sentinel { .. } => "sentinel",
+            Kind::Cluster => "cluster",
+        }
+    }
+
     pub(super) fn read<'a>(
         document: &mut Document<'a>,
         root: &Section<'a>,

@@ -43,6 +43,16 @@ impl Client {
         })
     }
 
+    /// Returns the number of hosts that have sent a heartbeat, and have not been removed since.
+    ///
+    /// # Errors
+    /// Returns an error if a server cannot be reached or used.
+    pub async fn host_count(&mut self) -> Result<u64, Error> {
+        let mut command = redis::cmd("HLEN");
+        command.arg(HOSTS);
+        self.query(&command).await
+    }
+
     /// Sends a heartbeat, which tells the engine that the host is alive. `text` is a description of
     /// the host, and `recall` is the number of the last recall that the host knows.
     ///

@@ -9,7 +9,7 @@
 --
 -- Returns 1. Fails with "EXISTS" if there is a fleet already.
 
-if redis.call('EXISTS', KEYS[1]) == 1 then
+if redis.call('HEXISTS', KEYS[1], 'id') == 1 then
   return redis.error_reply('EXISTS there is a fleet already')
 end
 redis.call('HSET', KEYS[1], 'id', ARGV[1], 'format', ARGV[2], 'check', ARGV[3], 'version', 0)

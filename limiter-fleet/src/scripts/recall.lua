@@ -14,6 +14,13 @@
 
 local KEPT = 1000
 
+-- An engine that has lost its fleet must not get a part of one.
+if redis.call('HEXISTS', KEYS[1], 'id') == 0 then
+  for i = 1, #ARGV do
+    redis.call('PUBLISH', 'limiter:recall', ARGV[i])
+  end
+  return 0
+end
 local number = 0
 for i = 1, #ARGV do
   number = redis.call('HINCRBY', KEYS[1], 'recall', 1)

@@ -194,9 +194,15 @@ impl Engine {
         note: &str,
     ) -> Result<CountReset, ApiError> {
         check_note(note)?;
+        let record = &self.scopes.find(name)?.record;
+        if record.unknown.is_some() && self.fleet.is_some() {
+            return Err(ApiError::conflict(format!(
+                "the scope {name} belongs to a key that is not registered, so the other hosts of the fleet cannot be told of a reset: register the key first"
+            )));
+        }
         Ok(CountReset {
             name: name.clone(),
-            generation: self.scopes.find(name)?.record.generation + 1,
+            generation: record.generation + 1,
             note: note.to_owned(),
         })
     }

@@ -119,10 +119,6 @@ impl RegistryChange for ModeChange {
 impl RegistryChange for CountReset {
     fn objects(&self, engine: &Engine, caller: &Caller) -> Result<Vec<NewValue>, ApiError> {
         let record = &engine.scopes.find(&self.name)?.record;
-        // The scope of an unknown key is no object of the registry.
-        if record.unknown.is_some() {
-            return Ok(Vec::new());
-        }
         let object = ScopeObject {
             generation: self.generation,
             ..ScopeObject::of(record, Origin::of(caller, Some(&self.note)))
@@ -162,7 +158,7 @@ enum Sent {
     Accepted(u64),
     /// Another host was faster. These are its objects.
     Refused(Vec<Object>),
-    /// The engine cannot be reached.
+    /// The engine cannot be used.
     Away(Error),
 }
 
@@ -202,9 +198,9 @@ impl Shared {
                 Ok((prepared, objects, caller))
             })
             .await?;
-        let version = match send(&link, &fleet, &objects).await? {
+        let version = match send(&link, &fleet, &objects).await {
             Sent::Accepted(version) => Some(version),
-            Sent::Away(error) if !prepared.is_urgent() => return Err(away(&error)),
+            Sent::Away(error) if !prepared.is_urgent() => return Err(away(error)),
             Sent::Away(_) => None,
             Sent::Refused(objects) => {
                 self.with(move |engine| {
@@ -231,7 +227,7 @@ impl Shared {
         let behind = match version {
             Some(version) => self.wait_for_others(&link, &fleet, version).await,
             None => vec![
-                "the engine cannot be reached: the change is in force on this host only, and the other hosts get it when the engine answers".to_owned(),
+                "the engine cannot be used: the change is in force on this host only, and the other hosts get it when the engine answers".to_owned(),
             ],
         };
         Ok(Changed { value, behind })
@@ -269,8 +265,8 @@ impl Shared {
         let turn = link.turn().await;
         let mut imported = import(Arc::clone(self), caller).await?;
         drop(turn);
-        sync(self, &link).await;
-        if self.engine().has_pending() {
+        let synced = sync(self, &link).await;
+        if synced.is_err() || self.engine().has_pending() {
             imported.warnings.push(
                 "the engine does not have all of these keys yet: this host sends the rest when the engine answers"
                     .to_owned(),
@@ -323,7 +319,7 @@ impl Shared {
 }
 
 /// Sends objects to the engine.
-async fn send(link: &FleetLink, fleet: &str, objects: &[(Base, Object)]) -> Result<Sent, ApiError> {
+async fn send(link: &FleetLink, fleet: &str, objects: &[(Base, Object)]) -> Sent {
     let mut version = link.news().version;
     let mut client = link.client().await;
     let mut refused = Vec::new();
@@ -336,25 +332,25 @@ async fn send(link: &FleetLink, fleet: &str, objects: &[(Base, Object)]) -> Resu
                     ChangeResult::Refused(present) => Some(present),
                 }));
             }
-            Err(
-                error @ (Error::NoFleet
-                | Error::OtherFleet(_)
-                | Error::Duplicate
-                | Error::Unconfirmed(_)),
-            ) => return Err(error.into()),
-            Err(error) => return Ok(Sent::Away(error)),
+            Err(error) => return Sent::Away(error),
         }
     }
     match refused.is_empty() {
-        true => Ok(Sent::Accepted(version)),
-        false => Ok(Sent::Refused(refused)),
+        true => Sent::Accepted(version),
+        false => Sent::Refused(refused),
     }
 }
 
-fn away(error: &Error) -> ApiError {
-    ApiError::failed(format!(
-        "the engine of the fleet cannot be reached, so nothing was changed: {error}"
-    ))
+fn away(error: Error) -> ApiError {
+    match error {
+        Error::NoFleet | Error::OtherFleet(_) | Error::Duplicate => error.into(),
+        Error::Unconfirmed(_) => ApiError::failed(format!(
+            "the change was made on the engine, but may be lost: {error}. This host makes the change if the engine keeps it"
+        )),
+        _ => ApiError::failed(format!(
+            "the engine of the fleet cannot be reached, so nothing was changed: {error}"
+        )),
+    }
 }
 
 impl Engine {

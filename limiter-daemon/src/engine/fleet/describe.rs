@@ -6,12 +6,12 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use limiter_common::siphash::siphash128;
-use limiter_fleet::{client::Kind, registry::Host};
+use limiter_fleet::registry::Host;
 use serde::{Deserialize, Serialize};
 
 use super::link::{AWAY, FleetLink};
 use crate::{
-    config::Config,
+    config::{Config, Fleet},
     engine::state::Engine,
     protocol::fleet::{EngineView, FleetView, HostView, LeasesView, ServerView},
 };
@@ -72,6 +72,7 @@ impl Engine {
 
     /// Returns the state of the fleet.
     pub(crate) fn fleet_view(&self, link: &FleetLink, now: DateTime<Utc>) -> FleetView {
+        let config = self.setup.config().fleet.as_ref();
         let news = link.news().clone();
         let is_up = news.is_up(now);
         let own = self.configuration_digest();
@@ -93,12 +94,7 @@ impl Engine {
             name: link.identity().name.clone(),
             engine: EngineView {
                 up: is_up,
-                kind: match link.settings().kind {
-                    Kind::Single => "single",
-                    Kind::Sentinel { .. } => "sentinel",
-                    Kind::Cluster => "cluster",
-                }
-                .to_owned(),
+                kind: config.map_or("", Fleet::kind_as_str).to_owned(),
                 servers: news
                     .servers
                     .iter()

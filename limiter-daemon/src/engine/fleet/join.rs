@@ -204,9 +204,16 @@ impl Shared {
         let link = self.fleet_or_refuse()?;
         self.engine().check_alone()?;
         let check = check_value(&self.engine().secret());
-        let id = random_id()?;
         let mut client = link.client().await;
-        client.create_fleet(&id, &check).await?;
+        let mut id = random_id()?;
+        match client.create_fleet(&id, &check).await {
+            // An earlier attempt may have created the fleet without an answer.
+            Err(Error::FleetExists) if client.host_count().await? == 0 => {
+                let found = client.fleet().await?.filter(|fleet| fleet.check == check);
+                id = found.ok_or(Error::FleetExists)?.id;
+            }
+            created => created?,
+        }
         client.claim_buckets().await?;
         drop(client);
         let fleet = id.clone();
@@ -216,10 +223,10 @@ impl Shared {
         })
         .await?;
         tasks::beat(self, &link, true).await;
-        sync(self, &link).await;
+        let synced = sync(self, &link).await;
         Ok(Report {
             done: vec![format!("created the fleet {id}")],
-            warnings: Vec::new(),
+            warnings: warnings_of(synced),
         })
     }
 
@@ -253,13 +260,20 @@ impl Shared {
         self.with(move |engine| engine.enter_fleet(&id, &caller))
             .await?;
         tasks::beat(self, &link, true).await;
-        sync(self, &link).await;
-        if request.replace {
-            self.with(Engine::drop_own).await?;
+        let synced = sync(self, &link).await;
+        let mut warnings = Vec::new();
+        match synced {
+            // Nothing is removed before this host knows all scopes and keys of the fleet.
+            Ok(()) if request.replace => self.with(Engine::drop_own).await?,
+            Ok(()) => {}
+            Err(error) => warnings.push(format!(
+                "this host does not have all scopes and keys of the fleet yet: {}",
+                error.message
+            )),
         }
         Ok(Report {
             done: vec![format!("joined the fleet {}", fleet.id)],
-            warnings: Vec::new(),
+            warnings,
         })
     }
 }
@@ -330,10 +344,10 @@ impl Shared {
         })
         .await?;
         tasks::beat(self, &link, true).await;
-        sync(self, &link).await;
+        let synced = sync(self, &link).await;
         Ok(Report {
             done: vec![format!("restored the fleet {fleet} on the engine")],
-            warnings: Vec::new(),
+            warnings: warnings_of(synced),
         })
     }
 
@@ -408,6 +422,17 @@ pub(super) fn other_secret(fleet: &str) -> ApiError {
     ApiError::conflict(format!(
         "the fleet {fleet} has another hash secret than this host, so keys would not be recognized: copy the file hash.key from a host of the fleet, for example with `limiter fleet join < hash.key`"
     ))
+}
+
+/// Returns the warning that the engine does not have all scopes and keys of this host.
+fn warnings_of(synced: Result<(), ApiError>) -> Vec<String> {
+    let warning = |error: ApiError| {
+        format!(
+            "the engine does not have all scopes and keys of this host yet: {}",
+            error.message
+        )
+    };
+    synced.err().map(warning).into_iter().collect()
 }
 
 /// Returns the error for a host that has scopes of its own.

@@ -136,10 +136,6 @@ impl FleetLink {
         &self.identity
     }
 
-    pub(crate) fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
     /// Returns a connection of its own to the same engine.
     pub(crate) fn another(&self) -> Client {
         Client::new(self.settings.clone(), &self.identity.id)

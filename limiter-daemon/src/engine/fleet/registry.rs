@@ -22,7 +22,7 @@ use crate::{
         state::Engine,
     },
     protocol::error::ApiError,
-    store::KeyRecord,
+    store::{KeyRecord, ScopeRecord},
 };
 
 /// The name of the store's entry with the version of the registry that this host has.
@@ -133,7 +133,23 @@ impl Engine {
             return Ok(());
         }
         let wanted = object.record(name);
-        if present.is_none() {
+        let object_name = ObjectName::Scope(name.clone()).to_string();
+        let is_of_fleet = self.store.revision(&object_name)? > 0;
+        let was_replaced = |record: &ScopeRecord| {
+            let [one, other] = [record, &wanted].map(|record| record.created_at);
+            is_of_fleet && one.timestamp_millis() != other.timestamp_millis()
+        };
+        let replaced = present.as_ref().filter(|record| was_replaced(record));
+        if let Some(record) = replaced {
+            // The scope was removed, which has revoked its keys, and added again.
+            let removal = ScopeRemoval {
+                name: name.clone(),
+                id: record.id,
+                keys: Vec::new(),
+            };
+            self.commit_remove_scope(removal, &caller)?;
+        }
+        if present.is_none() || replaced.is_some() {
             let record = wanted.clone();
             self.commit_add_scope(ScopeAddition { record }, &caller)?;
         }
@@ -188,9 +204,14 @@ impl Engine {
             self.add_key_of_fleet(digest, object, &caller)?;
             return Ok(false);
         };
-        // A revoked key stays revoked.
-        if present.state == object.state || present.state == KeyState::Revoked {
-            return Ok(present.state != object.state);
+        if present.state == object.state {
+            return Ok(false);
+        }
+        if present.state == KeyState::Revoked {
+            // A revoked key stays revoked. If it was revoked before this host joined the fleet, that
+            // concerns this host only.
+            let name = ObjectName::Key(digest).to_string();
+            return Ok(self.store.revision(&name)? > 0);
         }
         let record = KeyRecord {
             state: object.state,

@@ -21,35 +21,41 @@ use crate::{
 const PAGE: usize = 2_000;
 
 /// Makes the changes of other hosts, and sends the changes that the engine lacks, if there are any.
-pub(crate) async fn sync(shared: &Arc<Shared>, link: &Arc<FleetLink>) {
+///
+/// # Errors
+/// Returns an error if the engine cannot be used, or if some changes could not be made. The error is
+/// also in the health of the daemon.
+pub(crate) async fn sync(shared: &Arc<Shared>, link: &Arc<FleetLink>) -> Result<(), ApiError> {
     let Some(fleet) = shared.engine().fleet_id() else {
-        return;
+        return Ok(());
     };
-    // The problem of the engine is reported with the heartbeats.
-    if link.news().problem.is_some() {
-        return;
-    }
-    let (version, incarnation) = {
+    let (version, incarnation, problem) = {
         let news = link.news();
-        (news.version, news.incarnation.clone())
+        (news.version, news.incarnation.clone(), news.problem.clone())
     };
+    // The heartbeats report the problem.
+    if let Some(problem) = problem {
+        return Err(ApiError::failed(problem));
+    }
     let (state, has_pending) = {
         let engine = shared.engine();
         (engine.registry_state(), engine.has_pending())
     };
     let is_other = state.incarnation != incarnation || version < state.version;
     if !is_other && version == state.version && !has_pending {
-        return;
+        return Ok(());
     }
     let turn = link.turn().await;
     let synced = exchange(shared, link, &fleet, &incarnation).await;
     drop(turn);
-    let problem = match synced {
-        Ok(problems) if problems.is_empty() => None,
-        Ok(problems) => Some(problems.join("; ")),
-        Err(error) => Some(error.message),
+    let result = match synced {
+        Ok(problems) if problems.is_empty() => Ok(()),
+        Ok(problems) => Err(ApiError::failed(problems.join("; "))),
+        Err(error) => Err(error),
     };
+    let problem = result.as_ref().err().map(|error| error.message.clone());
     shared.engine().note_health("registry", problem);
+    result
 }
 
 /// Returns the problems of single objects.

@@ -107,7 +107,9 @@ pub(crate) async fn give_back(shared: &Arc<Shared>) {
         }
     };
     if tokio::time::timeout(GIVE_BACK_TIME, give).await.is_err() {
-        log::warn!("the engine does not answer: this host keeps its leases");
+        log::warn!(
+            "the engine does not answer: the part of the leases that this host has not used stays leased today"
+        );
     }
 }
 
@@ -123,7 +125,8 @@ pub(crate) async fn beats(shared: Arc<Shared>) {
             link.describe().await;
         }
         beat(&shared, &link, count.is_multiple_of(HOSTS_EVERY)).await;
-        sync(&shared, &link).await;
+        // The health of the daemon has the error.
+        let _synced = sync(&shared, &link).await;
         count += 1;
     }
 }
@@ -249,7 +252,8 @@ async fn follow(shared: &Arc<Shared>, link: &Arc<FleetLink>, announcement: Annou
                 let mut news = link.news();
                 news.version = news.version.max(version);
             }
-            sync(shared, link).await;
+            // The health of the daemon has the error.
+            let _synced = sync(shared, link).await;
             // The host that made the change waits for this heartbeat.
             beat(shared, link, false).await;
         }

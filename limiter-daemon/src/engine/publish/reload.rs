@@ -176,6 +176,12 @@ fn keep_fixed(config: &mut Config, before: &Config) -> Vec<String> {
         config.metrics = before.metrics.clone();
         changed.push("[metrics]");
     }
+    if config.fleet != before.fleet {
+        config.fleet = before.fleet.clone();
+        // Its default depends on whether there is a fleet.
+        config.accounting.unattended = before.accounting.unattended;
+        changed.push("[fleet]");
+    }
     let warning = |entry| format!("{entry} has changed: that takes a restart");
     changed.into_iter().map(warning).collect()
 }
