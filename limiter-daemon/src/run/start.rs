@@ -261,6 +261,9 @@ fn load_and_attach(
     clock.publish()?;
     *attaching = true;
     engine.attach_first(arrival, interfaces)?;
+    // Attaching may have taken most of the time for which the store counts as attended.
+    engine.tick(Utc::now());
+    clock.publish()?;
     if engine.prepare_tables(&wanted) {
         // No round of the engine has extended `Clock::attended_until_ns` while the larger tables
         // were prepared, so one is run now.

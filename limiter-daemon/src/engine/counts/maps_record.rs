@@ -187,8 +187,11 @@ impl MapsRecord {
         if self.pruned == Some((today, keep)) {
             return Ok(());
         }
-        let removed =
-            store.change_without_sync(|store| store.remove_usage_beyond(today, keep.0))?;
+        let removed = store.change_without_sync(|store| {
+            // The lease of yesterday may still be reported.
+            store.remove_leases_before(Day(today.0.saturating_sub(1)))?;
+            store.remove_usage_beyond(today, keep.0)
+        })?;
         self.pruned = Some((today, keep));
         if removed > 0 {
             log::info!(

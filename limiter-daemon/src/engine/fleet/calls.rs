@@ -149,11 +149,14 @@ impl Engine {
         let now = Instant::now();
         let mut steps = Vec::new();
         let mut recalls = Vec::new();
+        let mut learns = false;
         for ((name, call), result) in calls.iter().zip(results) {
             match result {
                 Ok(answer) => {
                     member.results.note(answer.status);
                     if answer.status == Status::Learning {
+                        let was_learning = member.learning_until.is_some_and(|until| until > now);
+                        learns |= !was_learning;
                         member.learning_until = Some(now + answer.retry_after);
                     }
                     steps.extend(member.leases.answered(now, call, &answer));
@@ -172,6 +175,12 @@ impl Engine {
                     member.leases.failed(now, call, failure);
                 }
             }
+        }
+        if learns {
+            self.events.add_health(
+                "fleet: the engine may have lost its last writes, and grants nothing until the hosts have reported their leases"
+                    .to_owned(),
+            );
         }
         let applied = self.apply(steps);
         self.wake_calls();

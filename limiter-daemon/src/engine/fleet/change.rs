@@ -176,7 +176,7 @@ impl Shared {
         prepare: impl FnOnce(&Engine, &Caller) -> Result<P, ApiError> + Send + 'static,
         commit: impl FnOnce(&mut Engine, P, &Caller) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<Changed<T>, ApiError> {
-        let fleet = self.engine().fleet_id();
+        let fleet = self.with(|engine| Ok(engine.fleet_id())).await?;
         let Some((link, fleet)) = self.fleet().zip(fleet) else {
             let value = self.with(move |engine| {
                 let prepared = prepare(engine, &caller)?;
@@ -244,7 +244,7 @@ impl Shared {
         file: axum::body::Bytes,
         caller: Caller,
     ) -> Result<Imported, ApiError> {
-        let fleet = self.engine().fleet_id();
+        let fleet = self.with(|engine| Ok(engine.fleet_id())).await?;
         let import = |shared: Arc<Self>, caller: Caller| async move {
             tokio::task::spawn_blocking(move || shared.import_csv(&file, &caller))
                 .await
@@ -266,7 +266,8 @@ impl Shared {
         let mut imported = import(Arc::clone(self), caller).await?;
         drop(turn);
         let synced = sync(self, &link).await;
-        if synced.is_err() || self.engine().has_pending() {
+        let has_pending = self.with(|engine| Ok(engine.has_pending())).await?;
+        if synced.is_err() || has_pending {
             imported.warnings.push(
                 "the engine does not have all of these keys yet: this host sends the rest when the engine answers"
                     .to_owned(),
@@ -289,7 +290,7 @@ impl Shared {
     ) -> Vec<String> {
         let until = Instant::now() + OTHERS;
         loop {
-            let text = HostText::of(&self.engine(), link).to_string();
+            let text = HostText::of(self, link).await;
             let beat = match link.beat(fleet, &text, true).await {
                 Ok(beat) => beat,
                 Err(error) => {

@@ -2,17 +2,20 @@
 
 //! The description that each host gives of itself with its heartbeats, and the view of the fleet.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use limiter_common::siphash::siphash128;
 use limiter_fleet::registry::Host;
 use serde::{Deserialize, Serialize};
 
-use super::link::{AWAY, FleetLink};
+use super::{
+    link::{AWAY, FleetLink},
+    tasks::with,
+};
 use crate::{
     config::{Config, Fleet},
-    engine::state::Engine,
+    engine::{shared::Shared, state::Engine},
     protocol::fleet::{EngineView, FleetView, HostView, LeasesView, ServerView},
 };
 
@@ -32,14 +35,20 @@ pub(crate) struct HostText {
 }
 
 impl HostText {
-    pub(crate) fn of(engine: &Engine, link: &FleetLink) -> Self {
-        Self {
+    /// Returns the description of this host as JSON.
+    pub(super) async fn of(shared: &Arc<Shared>, link: &FleetLink) -> String {
+        let state = with(shared, |engine| {
+            (engine.registry_version(), engine.configuration_digest())
+        });
+        let (version, configuration) = state.await.unwrap_or_default();
+        let text = Self {
             name: link.identity().name.clone(),
-            version: engine.registry_version(),
-            configuration: engine.configuration_digest(),
+            version,
+            configuration,
             clock_ms: link.news().clock_ms,
             limiter: env!("CARGO_PKG_VERSION").to_owned(),
-        }
+        };
+        text.to_string()
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     objects::ObjectName,
     registry::RegistryState,
     sync::sync,
-    tasks,
+    tasks::{self, with},
 };
 use crate::{
     domain::{
@@ -202,8 +202,11 @@ impl Shared {
     /// engine cannot be used.
     pub(crate) async fn init_fleet(self: &Arc<Self>, caller: Caller) -> Result<Report, ApiError> {
         let link = self.fleet_or_refuse()?;
-        self.engine().check_alone()?;
-        let check = check_value(&self.engine().secret());
+        let check = self.with(|engine| {
+            engine.check_alone()?;
+            Ok(check_value(&engine.secret()))
+        });
+        let check = check.await?;
         let mut client = link.client().await;
         let mut id = random_id()?;
         match client.create_fleet(&id, &check).await {
@@ -241,7 +244,7 @@ impl Shared {
         caller: Caller,
     ) -> Result<Report, ApiError> {
         let link = self.fleet_or_refuse()?;
-        self.engine().check_alone()?;
+        self.with(|engine| engine.check_alone()).await?;
         if let Some(secret) = request.secret {
             let secret = Zeroizing::new(secret);
             let bytes = secret::from_input(secret.as_bytes())
@@ -249,11 +252,14 @@ impl Shared {
             self.with(move |engine| engine.replace_secret(&bytes))
                 .await?;
         }
-        if !request.replace && !self.engine().is_new() {
+        let (is_new, check) = self
+            .with(|engine| Ok((engine.is_new(), check_value(&engine.secret()))))
+            .await?;
+        if !request.replace && !is_new {
             return Err(not_new());
         }
         let fleet = link.client().await.fleet().await?.ok_or(Error::NoFleet)?;
-        if fleet.check != check_value(&self.engine().secret()) {
+        if fleet.check != check {
             return Err(other_secret(&fleet.id));
         }
         let id = fleet.id.clone();
@@ -295,7 +301,8 @@ impl Shared {
         };
         // If the engine does not answer in time, the last news are shown.
         let _fresh = tokio::time::timeout(FRESH, fresh).await;
-        Ok(self.engine().fleet_view(&link, now))
+        self.with(move |engine| Ok(engine.fleet_view(&link, now)))
+            .await
     }
 
     /// Gives back the leases of this host, and makes it independent.
@@ -322,12 +329,14 @@ impl Shared {
     /// engine cannot be used.
     pub(crate) async fn seed_fleet(self: &Arc<Self>, caller: Caller) -> Result<Report, ApiError> {
         let link = self.fleet_or_refuse()?;
-        let Some(fleet) = self.engine().fleet_id() else {
+        let (fleet, check) = self
+            .with(|engine| Ok((engine.fleet_id(), check_value(&engine.secret()))))
+            .await?;
+        let Some(fleet) = fleet else {
             return Err(ApiError::conflict(
                 "this host is not a part of a fleet: `limiter fleet init` creates one",
             ));
         };
-        let check = check_value(&self.engine().secret());
         link.client().await.create_fleet(&fleet, &check).await?;
         let name = fleet.clone();
         self.with(move |engine| {
@@ -446,10 +455,11 @@ fn not_new() -> ApiError {
 /// joins only by command.
 pub(super) async fn look(shared: &Arc<Shared>, link: &Arc<FleetLink>) {
     let found = link.client().await.fleet().await;
-    let (is_new, check) = {
-        let engine = shared.engine();
+    let state = with(shared, |engine| {
         (engine.is_new(), check_value(&engine.secret()))
-    };
+    })
+    .await;
+    let Some((is_new, check)) = state else { return };
     let problem = match found {
         Err(error) => error.to_string(),
         Ok(None) => "this host is not a part of a fleet, and the engine has none: `limiter fleet init` creates one".to_owned(),
@@ -467,5 +477,5 @@ pub(super) async fn look(shared: &Arc<Shared>, link: &Arc<FleetLink>) {
         }
     };
     link.news().problem = Some(problem.clone());
-    shared.engine().note_health("fleet", Some(problem));
+    with(shared, |engine| engine.note_health("fleet", Some(problem))).await;
 }

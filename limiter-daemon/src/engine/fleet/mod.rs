@@ -8,6 +8,7 @@ pub(crate) mod calls;
 pub(crate) mod change;
 pub(crate) mod describe;
 pub mod figures;
+mod hosts;
 pub mod identity;
 pub(crate) mod join;
 pub(crate) mod leases;

@@ -13,7 +13,7 @@ use limiter_fleet::{
 
 use super::{change::OBJECTS, link::FleetLink, registry::RegistryState};
 use crate::{
-    engine::{caller::Caller, shared::Shared},
+    engine::{caller::Caller, shared::Shared, state::Engine},
     protocol::error::ApiError,
 };
 
@@ -26,7 +26,12 @@ const PAGE: usize = 2_000;
 /// Returns an error if the engine cannot be used, or if some changes could not be made. The error is
 /// also in the health of the daemon.
 pub(crate) async fn sync(shared: &Arc<Shared>, link: &Arc<FleetLink>) -> Result<(), ApiError> {
-    let Some(fleet) = shared.engine().fleet_id() else {
+    let known = |engine: &mut Engine| {
+        let state = engine.registry_state();
+        Ok((engine.fleet_id(), state, engine.has_pending()))
+    };
+    let (fleet, state, has_pending) = shared.with(known).await?;
+    let Some(fleet) = fleet else {
         return Ok(());
     };
     let (version, incarnation, problem) = {
@@ -37,10 +42,6 @@ pub(crate) async fn sync(shared: &Arc<Shared>, link: &Arc<FleetLink>) -> Result<
     if let Some(problem) = problem {
         return Err(ApiError::failed(problem));
     }
-    let (state, has_pending) = {
-        let engine = shared.engine();
-        (engine.registry_state(), engine.has_pending())
-    };
     let is_other = state.incarnation != incarnation || version < state.version;
     if !is_other && version == state.version && !has_pending {
         return Ok(());
@@ -54,7 +55,11 @@ pub(crate) async fn sync(shared: &Arc<Shared>, link: &Arc<FleetLink>) -> Result<
         Err(error) => Err(error),
     };
     let problem = result.as_ref().err().map(|error| error.message.clone());
-    shared.engine().note_health("registry", problem);
+    let noted = shared.with(|engine| {
+        engine.note_health("registry", problem);
+        Ok(())
+    });
+    noted.await?;
     result
 }
 
@@ -65,7 +70,7 @@ async fn exchange(
     fleet: &str,
     incarnation: &str,
 ) -> Result<Vec<String>, ApiError> {
-    let state = shared.engine().registry_state();
+    let state = shared.with(|engine| Ok(engine.registry_state())).await?;
     let first = read(link, fleet, state.version).await?;
     // After a failover, the server may have given a version that this host knows to another change.
     let is_other = state.incarnation != incarnation || first.version < state.version;

@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use limiter_fleet::client::{Announcement, Client, Error};
 use tokio::time::MissedTickBehavior;
 
-use super::{describe::HostText, link::FleetLink, sync::sync};
+use super::{describe::HostText, hosts::differences, link::FleetLink, sync::sync};
 use crate::engine::{pulse::TICK, shared::Shared, state::Engine};
 
 /// The largest number of calls that are sent at once. Sending them takes a fraction of a second.
@@ -33,10 +33,10 @@ pub(crate) async fn exchange(shared: Arc<Shared>) {
     let mut client = link.another();
     loop {
         send_due_calls(&shared, &link, &mut client).await;
-        let (next, woken) = {
-            let mut engine = shared.engine();
+        let state = with(&shared, |engine| {
             (engine.next_fleet_call(), engine.fleet_notification())
-        };
+        });
+        let (next, woken) = state.await.unwrap_or_default();
         let latest = Instant::now() + LOOK;
         let next = next.map_or(latest, |next| next.min(latest));
         let woken = async {
@@ -101,7 +101,7 @@ pub(crate) async fn give_back(shared: &Arc<Shared>) {
     let mut client = link.another();
     let until = Instant::now() + GIVE_BACK_TIME;
     let give = async {
-        while shared.engine().has_fleet_calls() && Instant::now() < until {
+        while with(shared, Engine::has_fleet_calls).await == Some(true) && Instant::now() < until {
             send_due_calls(shared, &link, &mut client).await;
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -133,11 +133,17 @@ pub(crate) async fn beats(shared: Arc<Shared>) {
 
 /// Sends a heartbeat, or looks for a fleet if this host belongs to none.
 pub(crate) async fn beat(shared: &Arc<Shared>, link: &Arc<FleetLink>, wants_hosts: bool) {
-    let Some(fleet) = shared.engine().fleet_id() else {
+    let state = with(shared, |engine| {
+        (engine.fleet_id(), engine.configuration_digest())
+    });
+    let Some((fleet, own)) = state.await else {
+        return;
+    };
+    let Some(fleet) = fleet else {
         super::join::look(shared, link).await;
         return;
     };
-    let text = HostText::of(&shared.engine(), link).to_string();
+    let text = HostText::of(shared, link).await;
     let sent_at = Utc::now();
     let beat = link.beat(&fleet, &text, wants_hosts).await;
     let now = Utc::now();
@@ -145,6 +151,7 @@ pub(crate) async fn beat(shared: &Arc<Shared>, link: &Arc<FleetLink>, wants_host
     let mut reports = false;
     let mut recalls = Vec::new();
     let mut suspended = None;
+    let mut sentences = Vec::new();
     let answered = {
         let mut news = link.news();
         match &beat {
@@ -157,6 +164,11 @@ pub(crate) async fn beat(shared: &Arc<Shared>, link: &Arc<FleetLink>, wants_host
                 news.clock_ms = difference(sent_at, now, beat.time);
                 recalls.clone_from(&beat.recalls);
                 if wants_hosts {
+                    sentences = differences(
+                        (&news.hosts, news.listed_at),
+                        (&beat.hosts, beat.time),
+                        &own,
+                    );
                     news.hosts.clone_from(&beat.hosts);
                     news.listed_at = beat.time;
                 }
@@ -179,6 +191,10 @@ pub(crate) async fn beat(shared: &Arc<Shared>, link: &Arc<FleetLink>, wants_host
         .filter(|_| wants_hosts)
         .map(|beat| beat.hosts.len());
     let host = link.identity().id.clone();
+    for sentence in sentences {
+        log::info!("fleet: {sentence}");
+        shared.events().add_health(format!("fleet: {sentence}"));
+    }
     with(shared, move |engine| {
         engine.note_beat(answered, suspended);
         if let Some(hosts) = hosts {
@@ -261,7 +277,7 @@ async fn follow(shared: &Arc<Shared>, link: &Arc<FleetLink>, announcement: Annou
 }
 
 /// Runs `work` with the engine on a thread that may block. Returns `None` if it panicked.
-async fn with<T: Send + 'static>(
+pub(super) async fn with<T: Send + 'static>(
     shared: &Arc<Shared>,
     work: impl FnOnce(&mut Engine) -> T + Send + 'static,
 ) -> Option<T> {
