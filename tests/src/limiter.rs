@@ -106,6 +106,12 @@ impl Limiter {
     #[track_caller]
     pub fn run(&mut self, arguments: &[&str]) {
         self.launch(arguments);
+        self.wait_until_ready();
+    }
+
+    /// Waits until the daemon answers, after [`Self::launch`].
+    #[track_caller]
+    pub fn wait_until_ready(&mut self) {
         let what = "the daemon answers";
         clock::eventually(what, || {
             let process = self.process.as_mut().expect("just launched");
