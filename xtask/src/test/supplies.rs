@@ -58,7 +58,7 @@ impl Supplies {
         if chosen.has("daemon", "metrics") {
             variables.push((GRAFANA_VARIABLE, python::grafana(context)?));
         }
-        if chosen.has_some("fleet") {
+        if chosen.has_some("fleet") || chosen.has_some("hosts") {
             variables.push((ENGINES_VARIABLE, python::engines(context)?));
         }
         if chosen.has("guide", "terminators") || chosen.has("traffic", "proxies") {

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+//! Several hosts that share daily quotas through an engine.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+
+use serde_json::Value;
+
+use crate::{
+    Config, Conn, GUARDED, Lab, Limiter, Net, Nginx, Response, Rig,
+    clock::{self, Span},
+    engine::{Engine, Program},
+    limiter::exit,
+};
+
+/// The address of the engine, which is the same for all hosts.
+const ENGINE: &str = "198.51.100.1";
+const PORT: u16 = 6379;
+
+/// The bridge in the engine's namespace to which all hosts are connected.
+const BRIDGE: &str = "hosts";
+/// The interface of each host that leads to the engine. The limits do not apply to it.
+const ENGINE_INTERFACE: &str = "e0";
+
+/// The hash secret of all hosts.
+pub const SECRET: [u8; 16] = *b"the same for all";
+
+/// The name of the file with the hash secret in the state directory.
+const SECRET_FILE: &str = "hash.key";
+
+/// With these options, an engine that is killed has lost no change that it has confirmed.
+pub const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
+
+/// Some hosts, each with a client, nginx and a daemon, and an engine that all of them can reach.
+/// The namespaces of the hosts are connected to that of the engine, and not to each other. Fields
+/// are dropped in the order of their declaration, so the daemons end first.
+#[derive(Debug)]
+pub struct Hosts {
+    pub rigs: Vec<Rig>,
+    pub engine: Engine,
+    /// The namespace and the directory of the engine.
+    lab: Lab,
+    /// The number of connections to the bridge so far.
+    links: usize,
+}
+
+/// An answer to a request, as a client of a fleet has to understand it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Admitted,
+    /// The quota is used up: the client is told to come back at midnight.
+    UsedUp,
+    /// The client is told to come back after these seconds.
+    Later(u64),
+}
+
+impl Hosts {
+    /// Starts an engine and `count` hosts, which form a fleet. `configure` changes the
+    /// configuration of each host.
+    #[track_caller]
+    pub fn in_fleet(
+        program: Program,
+        count: usize,
+        configure: impl Fn(Config) -> Config + Copy,
+    ) -> Self {
+        let mut hosts = Self::alone(program);
+        for _ in 0..count {
+            hosts.add(&SECRET, configure);
+        }
+        for rig in &mut hosts.rigs {
+            rig.limiter.launch(&[]);
+        }
+        for rig in &mut hosts.rigs {
+            rig.limiter.wait_until_ready();
+        }
+        hosts.rigs[0].limiter.done(&["fleet", "init"]);
+        // The other hosts have no scopes yet, so they join by themselves.
+        hosts.wait_for_members(count);
+        hosts
+    }
+
+    /// Starts an engine that has no hosts yet.
+    #[track_caller]
+    pub fn alone(program: Program) -> Self {
+        let lab = Lab::loopback();
+        let namespace = lab.server();
+        namespace.ip(&format!("link add {BRIDGE} type bridge"));
+        namespace.ip(&format!("addr add {ENGINE}/24 dev {BRIDGE}"));
+        namespace.ip(&format!("link set {BRIDGE} up"));
+        let place = (ENGINE, PORT);
+        let engine = Engine::start(program, namespace, place, lab.directory(), &DURABLE);
+        Self {
+            rigs: Vec::new(),
+            engine,
+            lab,
+            links: 0,
+        }
+    }
+
+    /// Adds a host with the hash secret `secret`, whose daemon does not run yet, and returns it.
+    pub fn add(&mut self, secret: &[u8], configure: impl FnOnce(Config) -> Config) -> &mut Rig {
+        let lab = Lab::new(Net::Veth);
+        // A request that the kernel holds is sent again sooner.
+        lab.tune_for_packet_loss();
+        self.links += 1;
+        let number = self.links;
+        self.connect(&lab, number);
+        let nginx = Nginx::start(&lab, &[GUARDED]);
+        let fleet = format!(
+            "engine = [\"{}\"]\nallow_plain = true\nhost = \"web-{number}\"\n",
+            self.engine.url()
+        );
+        let config = configure(Config::new(&lab).section("fleet", &fleet));
+        let limiter = Limiter::prepare(&lab, "limiter", &config);
+        write_secret(&limiter, secret);
+        self.rigs.push(Rig {
+            limiter,
+            nginx,
+            lab,
+        });
+        self.rigs.last_mut().expect("just added")
+    }
+
+    /// Connects the server's namespace of a host to the engine.
+    fn connect(&self, lab: &Lab, number: usize) {
+        let (engine, host) = (self.lab.server(), lab.server());
+        engine.ip(&format!(
+            "link add h{number} type veth peer name {ENGINE_INTERFACE} netns {}",
+            host.name()
+        ));
+        engine.ip(&format!("link set h{number} master {BRIDGE}"));
+        engine.ip(&format!("link set h{number} up"));
+        let address = format!("198.51.100.{}/24", 10 + number);
+        host.ip(&format!("addr add {address} dev {ENGINE_INTERFACE}"));
+        host.ip(&format!("link set {ENGINE_INTERFACE} up"));
+    }
+
+    /// Waits until each host is a part of the fleet and knows `count` hosts.
+    #[track_caller]
+    pub fn wait_for_members(&self, count: usize) {
+        for rig in &self.rigs {
+            clock::eventually("the host has joined the fleet", || {
+                let status = status(rig);
+                let hosts = status["hosts"].as_array().map_or(0, Vec::len);
+                status["fleet"].is_string() && hosts == count
+            });
+        }
+    }
+
+    /// Registers a scope and a key for it on all hosts, and returns the key.
+    #[track_caller]
+    pub fn key(&self, scope: &str) -> String {
+        let (first, others) = self.rigs.split_first().expect("there is a host");
+        let key = first.limiter.key(scope);
+        for rig in others {
+            rig.limiter.scope(scope);
+            let import = ["key", "import", scope];
+            let imported = rig.limiter.cli_with_input(&import, &key);
+            assert_eq!(imported.code, exit::DONE, "{imported:?}");
+        }
+        key
+    }
+
+    /// Changes the daily quota of a scope on all hosts.
+    #[track_caller]
+    pub fn set_quota(&self, scope: &str, daily: u64) {
+        for rig in &self.rigs {
+            rig.limiter.set_quota(scope, daily);
+        }
+    }
+
+    /// Returns the number of requests with `key` that have reached the servers of all hosts.
+    pub fn served(&self, key: &str) -> u64 {
+        self.rigs.iter().map(|rig| rig.nginx.served(key)).sum()
+    }
+
+    /// Asserts that the servers have received `expected` requests with `key`, and that the hosts
+    /// have charged the same number to the scope of the key. All daemons must be running.
+    #[track_caller]
+    pub fn assert_charged_as_served(&self, scope: &str, key: &str, expected: u64) {
+        let usages: Vec<_> = self
+            .rigs
+            .iter()
+            .map(|rig| rig.limiter.usage(scope))
+            .collect();
+        let used: u64 = usages.iter().map(|usage| usage.used).sum();
+        assert_eq!(
+            (self.served(key), used),
+            (expected, expected),
+            "served and charged: {usages:?}"
+        );
+    }
+}
+
+/// Writes the hash secret into the state directory of a daemon that has not been started yet.
+fn write_secret(limiter: &Limiter, secret: &[u8]) {
+    let state = limiter.state_dir();
+    fs::create_dir_all(&state).expect("the state directory");
+    let mode = |path: &Path, mode| {
+        let permissions = fs::Permissions::from_mode(mode);
+        fs::set_permissions(path, permissions).expect("the mode of a private file");
+    };
+    mode(&state, 0o700);
+    let file = state.join(SECRET_FILE);
+    fs::write(&file, secret).expect("write the secret");
+    mode(&file, 0o600);
+}
+
+/// Returns the output of `limiter fleet status` on a host.
+#[track_caller]
+pub fn status(rig: &Rig) -> Value {
+    rig.limiter.json(&["fleet", "status"])
+}
+
+/// Returns the number of requests that a host may still admit from its leases.
+#[track_caller]
+pub fn left(rig: &Rig) -> u64 {
+    let status = status(rig);
+    let left = status["leases"]["left"].as_u64();
+    left.unwrap_or_else(|| panic!("no leases in {status}"))
+}
+
+impl Verdict {
+    /// Returns the meaning of a response to a request that was sent and answered within `span`.
+    ///
+    /// # Panics
+    /// Panics if the response is neither that of the server nor a refusal by the daily quota.
+    #[track_caller]
+    pub fn of(response: &Response, span: Span) -> Self {
+        if response.status == 200 {
+            return Self::Admitted;
+        }
+        assert_eq!(response.status, 429, "{response:?}");
+        assert_eq!(response.violated(), ["daily-quota"]);
+        let wait = response.required("retry-after").trim().parse();
+        let seconds = wait.unwrap_or_else(|_| panic!("no seconds in {response:?}"));
+        if span.leads_to_midnight(seconds) {
+            Self::UsedUp
+        } else {
+            Self::Later(seconds)
+        }
+    }
+}
+
+/// Sends one request to a host, on a connection of its own.
+#[track_caller]
+pub fn ask(lab: &Lab, key: &str) -> Verdict {
+    ask_on(&mut lab.connect(GUARDED), key)
+}
+
+/// Sends one request on a connection.
+#[track_caller]
+pub fn ask_on(conn: &mut Conn, key: &str) -> Verdict {
+    let (response, span) = Span::around(|| conn.get("/", key));
+    Verdict::of(&response, span)
+}
