@@ -10,7 +10,6 @@ use crate::{
     Config, Conn, GUARDED, Lab, Limiter, Net, Nginx, Response, Rig,
     clock::{self, Span},
     engine::{Engine, Program},
-    limiter::exit,
 };
 
 /// The address of the engine, which is the same for all hosts.
@@ -147,25 +146,31 @@ impl Hosts {
         }
     }
 
-    /// Registers a scope and a key for it on all hosts, and returns the key.
+    /// Creates a scope and a key for it on the first host, waits until all hosts have both, and
+    /// returns the key.
     #[track_caller]
     pub fn key(&self, scope: &str) -> String {
-        let (first, others) = self.rigs.split_first().expect("there is a host");
-        let key = first.limiter.key(scope);
-        for rig in others {
-            rig.limiter.scope(scope);
-            let import = ["key", "import", scope];
-            let imported = rig.limiter.cli_with_input(&import, &key);
-            assert_eq!(imported.code, exit::DONE, "{imported:?}");
-        }
+        let key = self.rigs[0].limiter.key(scope);
+        self.wait_for_changes();
         key
     }
 
-    /// Changes the daily quota of a scope on all hosts.
+    /// Changes the daily quota of a scope on the first host, and waits until all hosts have the
+    /// change.
     #[track_caller]
     pub fn set_quota(&self, scope: &str, daily: u64) {
+        self.rigs[0].limiter.set_quota(scope, daily);
+        self.wait_for_changes();
+    }
+
+    /// Waits until all hosts have the present version of the registry.
+    #[track_caller]
+    pub fn wait_for_changes(&self) {
         for rig in &self.rigs {
-            rig.limiter.set_quota(scope, daily);
+            clock::eventually("the host has all changes", || {
+                let status = status(rig);
+                status["version"] == status["engine"]["version"]
+            });
         }
     }
 
@@ -204,6 +209,18 @@ fn write_secret(limiter: &Limiter, secret: &[u8]) {
     let file = state.join(SECRET_FILE);
     fs::write(&file, secret).expect("write the secret");
     mode(&file, 0o600);
+}
+
+/// Cuts the connection between a host and the engine.
+pub fn cut_off(rig: &Rig) {
+    let server = rig.lab.server();
+    server.ip(&format!("link set {ENGINE_INTERFACE} down"));
+}
+
+/// Restores the connection between a host and the engine.
+pub fn reconnect(rig: &Rig) {
+    let server = rig.lab.server();
+    server.ip(&format!("link set {ENGINE_INTERFACE} up"));
 }
 
 /// Returns the output of `limiter fleet status` on a host.

@@ -5,5 +5,6 @@
 
 mod membership;
 mod outages;
+mod registry;
 mod shared;
 mod support;

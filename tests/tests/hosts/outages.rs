@@ -3,7 +3,10 @@
 //! Daemons and engines that stop or crash: the hosts never admit more than the quota, and the rest
 //! of it is not lost.
 
-use std::fs;
+use std::{
+    fs,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+};
 
 use limiter_tests::{
     Hosts, Limiter, eventually,
@@ -140,5 +143,37 @@ fn a_daemon_that_starts_without_the_engine_goes_on_with_its_lease() {
     engine.restart();
     admitted += use_up(&*rigs, &key);
     assert_eq!(admitted, QUOTA);
+    hosts.assert_charged_as_served(SCOPE, &key, QUOTA);
+}
+
+#[test]
+fn a_host_that_is_cut_off_keeps_its_lease() {
+    let (hosts, key) = fleet();
+    let (cut_off, others) = hosts.rigs.split_first().expect("there is a host");
+    let mut admitted = admit_until_some_is_left(cut_off, &key);
+    hosts::cut_off(cut_off);
+    let left = hosts::left(cut_off);
+    // The other hosts can use everything else, and are then told to come back later.
+    let rest = QUOTA - admitted - left;
+    let labs = others.iter().map(|rig| &rig.lab);
+    let has_ended = AtomicBool::new(false);
+    admitted += load(
+        labs,
+        &key,
+        |_| has_ended.load(SeqCst),
+        |load| {
+            load.wait_for(rest);
+            has_ended.store(true, SeqCst);
+        },
+    );
+    assert_eq!(admitted, QUOTA - left);
+    for rig in others {
+        let verdict = hosts::ask(&rig.lab, &key);
+        assert!(matches!(verdict, Verdict::Later(_)), "{verdict:?}");
+    }
+    admitted += load([&cut_off.lab], &key, |verdict| verdict == AWAY, |_| {});
+    assert_eq!(admitted, QUOTA);
+    hosts::reconnect(cut_off);
+    assert_eq!(use_up(&hosts.rigs, &key), 0);
     hosts.assert_charged_as_served(SCOPE, &key, QUOTA);
 }
