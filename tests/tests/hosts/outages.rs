@@ -15,6 +15,9 @@ use limiter_tests::{
 
 use crate::support::{QUOTA, SCOPE, admit, admit_until_some_is_left, fleet, load, use_up};
 
+/// A quota that clients do not use up before a process has been killed.
+const LARGE: u64 = 3_000;
+
 /// The answer of a host that has used up its leases while the engine is away.
 const AWAY: Verdict = Verdict::Later(5);
 
@@ -31,6 +34,7 @@ fn forget_kernel(limiter: &Limiter) {
 #[test]
 fn a_daemon_that_is_killed_admits_and_loses_nothing() {
     let (mut hosts, key) = fleet();
+    hosts.set_quota(SCOPE, LARGE);
     let (labs, mut limiters): (Vec<_>, Vec<_>) = hosts
         .rigs
         .iter_mut()
@@ -38,12 +42,12 @@ fn a_daemon_that_is_killed_admits_and_loses_nothing() {
         .unzip();
     let used_up = |verdict| verdict == Verdict::UsedUp;
     let admitted = load(labs, &key, used_up, |load| {
-        load.wait_for(QUOTA / 3);
+        load.wait_for(LARGE / 10);
         limiters[0].kill();
         limiters[0].run(&[]);
     });
-    assert_eq!(admitted, QUOTA);
-    hosts.assert_charged_as_served(SCOPE, &key, QUOTA);
+    assert_eq!(admitted, LARGE);
+    hosts.assert_charged_as_served(SCOPE, &key, LARGE);
 }
 
 #[test]
@@ -88,6 +92,7 @@ fn a_daemon_that_starts_again_takes_part_again() {
 #[test]
 fn an_engine_that_is_killed_loses_nothing() {
     let (mut hosts, key) = fleet();
+    hosts.set_quota(SCOPE, LARGE);
     let Hosts { rigs, engine, .. } = &mut hosts;
     let labs = rigs.iter().map(|rig| &rig.lab);
     let mut admitted = load(
@@ -95,11 +100,11 @@ fn an_engine_that_is_killed_loses_nothing() {
         &key,
         |verdict| verdict == AWAY,
         |load| {
-            load.wait_for(QUOTA / 3);
+            load.wait_for(LARGE / 10);
             engine.kill();
         },
     );
-    assert!((QUOTA / 3..QUOTA).contains(&admitted), "{admitted}");
+    assert!((LARGE / 10..LARGE).contains(&admitted), "{admitted}");
     // The refusals go on for as long as the engine is away.
     for rig in &*rigs {
         eventually("the engine counts as away", || {
@@ -113,8 +118,8 @@ fn an_engine_that_is_killed_loses_nothing() {
     }
     engine.restart();
     admitted += use_up(&*rigs, &key);
-    assert_eq!(admitted, QUOTA);
-    hosts.assert_charged_as_served(SCOPE, &key, QUOTA);
+    assert_eq!(admitted, LARGE);
+    hosts.assert_charged_as_served(SCOPE, &key, LARGE);
 }
 
 #[test]
