@@ -180,7 +180,8 @@ impl Hosts {
     }
 
     /// Asserts that the servers have received `expected` requests with `key`, and that the hosts
-    /// have charged the same number to the scope of the key. All daemons must be running.
+    /// have charged the same number to the scope of the key. All daemons must be running, and so must
+    /// the engine.
     #[track_caller]
     pub fn assert_charged_as_served(&self, scope: &str, key: &str, expected: u64) {
         let usages: Vec<_> = self
@@ -188,12 +189,17 @@ impl Hosts {
             .iter()
             .map(|rig| rig.limiter.usage(scope))
             .collect();
-        let used: u64 = usages.iter().map(|usage| usage.used).sum();
+        let charged = usages.iter().map(|usage| usage.host_used);
+        let charged = charged.map(|part| part.expect("the part of a host"));
         assert_eq!(
-            (self.served(key), used),
+            (self.served(key), charged.sum()),
             (expected, expected),
             "served and charged: {usages:?}"
         );
+        // Each host knows the sum over all hosts.
+        for usage in &usages {
+            assert_eq!(usage.used, expected, "{usages:?}");
+        }
     }
 }
 

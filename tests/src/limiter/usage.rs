@@ -20,7 +20,10 @@ pub struct Usage {
     pub scope: String,
     pub tier: String,
     pub day: String,
+    /// The number of requests. In a fleet, it is the sum over all hosts.
     pub used: u64,
+    /// This host's part of a sum over all hosts.
+    pub host_used: Option<u64>,
     pub lost: u64,
     /// The daily quota; `None` means unlimited.
     pub daily_quota: Option<u64>,
@@ -42,6 +45,7 @@ impl Usage {
             tier: text(json, "tier"),
             day: text(json, "day"),
             used: number(json, "used"),
+            host_used: limit(json, "host_used"),
             lost: number(json, "lost"),
             daily_quota: limit(json, "daily_quota"),
             remaining: limit(json, "remaining"),
