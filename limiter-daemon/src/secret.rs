@@ -147,8 +147,8 @@ fn halves(bytes: &[u8]) -> Option<Secret> {
     ]))
 }
 
-/// Returns the secret that `input` contains: 16 bytes, or 32 hexadecimal digits, perhaps with a line
-/// end.
+/// Returns the secret that `input` contains: 16 bytes, or 32 hexadecimal digits, perhaps with a
+/// line end.
 pub fn from_input(input: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     if input.len() == BYTES {
         return Some(Zeroizing::new(input.to_vec()));

@@ -180,8 +180,8 @@ impl Hosts {
     }
 
     /// Asserts that the servers have received `expected` requests with `key`, and that the hosts
-    /// have charged the same number to the scope of the key. All daemons must be running, and so must
-    /// the engine.
+    /// have charged the same number to the scope of the key. All daemons must be running, and so
+    /// must the engine.
     #[track_caller]
     pub fn assert_charged_as_served(&self, scope: &str, key: &str, expected: u64) {
         let usages: Vec<_> = self

@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::Context as _;
 use hyper::Method;
-use limiter_fleet::client::{Client as EngineClient, Server};
+use limiter_fleet::{
+    client::{Client as EngineClient, Error, Server},
+    registry::Identity,
+};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::runtime::Builder;
@@ -98,16 +101,22 @@ pub(super) fn engine_problems(fleet: &Fleet) -> Vec<String> {
         return vec!["cannot start the runtime".to_owned()];
     };
     let mut client = EngineClient::new(settings, "check");
-    let described = runtime.block_on(async {
-        let described = tokio::time::timeout(CHECK_TIME, client.describe()).await;
-        described.map(|described| (described, client.confirmations()))
+    let asked = runtime.block_on(async {
+        let ask = async {
+            let servers = client.describe().await?;
+            Ok::<_, Error>((
+                servers,
+                client.confirmations(),
+                missing_rights(&mut client).await,
+            ))
+        };
+        tokio::time::timeout(CHECK_TIME, ask).await
     });
-    let (servers, confirmations) = match described {
+    let (servers, confirmations, mut problems) = match asked {
         Err(_) => return vec!["the engine of the fleet does not answer".to_owned()],
-        Ok((Err(error), _)) => return vec![format!("the engine of the fleet: {error}")],
-        Ok((Ok(servers), confirmations)) => (servers, confirmations),
+        Ok(Err(error)) => return vec![format!("the engine of the fleet: {error}")],
+        Ok(Ok(answer)) => answer,
     };
-    let mut problems = Vec::new();
     for (address, server) in servers {
         match server {
             Err(error) => problems.push(format!("the engine of the fleet: {error}")),
@@ -118,6 +127,35 @@ pub(super) fn engine_problems(fleet: &Fleet) -> Vec<String> {
         }
     }
     problems
+}
+
+/// Returns what the user may not do at the engine.
+async fn missing_rights(client: &mut EngineClient) -> Vec<String> {
+    let mut missing = Vec::new();
+    let mut note = |what: &str, error: &Error| {
+        missing.push(format!(
+            "the engine of the fleet does not let this user {what} (`limiter fleet acl` prints the rights): {error}"
+        ));
+    };
+    if let Err(error) = client.fleet().await {
+        note("read the fleet", &error);
+        return missing;
+    }
+    // No fleet has this id, so the script changes nothing.
+    let nobody = Identity {
+        fleet: "check".to_owned(),
+        host: "check".to_owned(),
+        session: "check".to_owned(),
+        machine: "check".to_owned(),
+    };
+    match client.heartbeat(&nobody, "{}", 0, false).await {
+        Err(Error::NoFleet | Error::OtherFleet(_)) | Ok(_) => {}
+        Err(error) => note("run scripts", &error),
+    }
+    if let Err(error) = client.subscribe().await {
+        note("subscribe to announcements", &error);
+    }
+    missing
 }
 
 fn server_problems(server: &Server, confirmations: u32) -> impl Iterator<Item = String> {

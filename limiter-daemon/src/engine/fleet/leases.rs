@@ -94,8 +94,8 @@ impl Engine {
         let of_scope = (scope.record.generation, quota);
         let steps = match (shares, scope.bounds.is_some()) {
             (false, false) => return Ok(()),
-            // Other hosts may need the rest of the lease. The bounds stay for the case that the scope
-            // shares its quota again.
+            // Other hosts may need the rest of the lease. The bounds stay for the case that the
+            // scope shares its quota again.
             (false, true) => {
                 let recalled = member.leases.recall(now, id, day, Recall::All);
                 recalled.into_iter().collect()

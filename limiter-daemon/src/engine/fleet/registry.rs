@@ -208,8 +208,8 @@ impl Engine {
             return Ok(false);
         }
         if present.state == KeyState::Revoked {
-            // A revoked key stays revoked. If it was revoked before this host joined the fleet, that
-            // concerns this host only.
+            // A revoked key stays revoked. If it was revoked before this host joined the fleet,
+            // that concerns this host only.
             let name = ObjectName::Key(digest).to_string();
             return Ok(self.store.revision(&name)? > 0);
         }
@@ -272,8 +272,8 @@ impl Engine {
         })
     }
 
-    /// Returns the objects that this host has and that the engine lacks or has in an older revision.
-    /// `of_engine` has the revisions of the engine's objects.
+    /// Returns the objects that this host has and that the engine lacks or has in an older
+    /// revision. `of_engine` has the revisions of the engine's objects.
     pub(crate) fn objects_to_restore(
         &self,
         of_engine: &HashMap<String, u64>,
@@ -355,8 +355,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Gives up changes that this host has made while the engine could not be reached, because other
-    /// hosts have changed the same objects since. A revoked key stays revoked: it is sent again.
+    /// Gives up changes that this host has made while the engine could not be reached, because
+    /// other hosts have changed the same objects since. A revoked key stays revoked: it is sent
+    /// again.
     pub(crate) fn yield_to(&mut self, objects: Vec<Object>) {
         for object in objects {
             let applied = self.store.change(|store| {

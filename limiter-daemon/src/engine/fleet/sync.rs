@@ -23,8 +23,8 @@ const PAGE: usize = 2_000;
 /// Makes the changes of other hosts, and sends the changes that the engine lacks, if there are any.
 ///
 /// # Errors
-/// Returns an error if the engine cannot be used, or if some changes could not be made. The error is
-/// also in the health of the daemon.
+/// Returns an error if the engine cannot be used, or if some changes could not be made. The error
+/// is also in the health of the daemon.
 pub(crate) async fn sync(shared: &Arc<Shared>, link: &Arc<FleetLink>) -> Result<(), ApiError> {
     let known = |engine: &mut Engine| {
         let state = engine.registry_state();

@@ -23,7 +23,8 @@ use crate::{
 
 /// The longest time for which the counts of the other hosts are awaited.
 const COUNTS: Duration = Duration::from_millis(500);
-/// The time between two looks at the account. If nothing changes within it, the counts are complete.
+/// The time between two looks at the account. If nothing changes within it, the counts are
+/// complete.
 const LOOK: Duration = Duration::from_millis(100);
 
 impl Shared {
@@ -31,7 +32,8 @@ impl Shared {
     /// asked for their counts first.
     ///
     /// # Errors
-    /// Returns an error if there is no such scope, or if the day has not begun or is no longer kept.
+    /// Returns an error if there is no such scope, or if the day has not begun or is no longer
+    /// kept.
     pub(crate) async fn usage_of(
         self: &Arc<Self>,
         name: ScopeName,

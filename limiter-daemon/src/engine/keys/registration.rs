@@ -180,8 +180,8 @@ impl Engine {
     /// Registers a key for the scope that has the name in `record` now.
     ///
     /// # Errors
-    /// Returns an error if there is no such scope, if the key is registered already, if the table of
-    /// keys is full, or if the store or the kernel reports an error.
+    /// Returns an error if there is no such scope, if the key is registered already, if the table
+    /// of keys is full, or if the store or the kernel reports an error.
     pub(crate) fn register(
         &mut self,
         record: &KeyRecord,

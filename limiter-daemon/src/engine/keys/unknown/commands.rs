@@ -254,7 +254,11 @@ impl Engine {
         let initial = usage.used.saturating_add(begin.on(today).count());
         let counts = first_counts(&self.plane.state(id), initial, usage, today);
         let record = match self.scopes.remove(&name) {
-            Some(known) => ScopeRecord { id, ..known.record },
+            Some(known) => {
+                // The leases of the scope continue under the new id.
+                self.forget_leases(known.record.id);
+                ScopeRecord { id, ..known.record }
+            }
             None => ScopeRecord {
                 unknown: Some(key),
                 ..ScopeRecord::new(id, name.clone(), tier.to_owned(), now)
