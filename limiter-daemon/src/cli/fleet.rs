@@ -43,7 +43,7 @@ use crate::{
 /// The rights that the user of limiter needs at the engine, as rules of an ACL
 /// (<https://redis.io/docs/latest/operate/oss_and_stack/management/security/acl/>).
 const RULES: &str = "resetkeys ~limiter:* resetchannels &limiter:* -@all +auth +hello +ping +select \
-    +client|setinfo +client|setname +info +role +wait +eval +evalsha +script|load +hget +hset \
+    +info +role +wait +eval +evalsha +script|load +hget +hset \
     +hmget +hgetall +hlen +hexists +hdel +hincrby +exists +del +expireat +time +zadd +zrangebyscore \
     +zremrangebyrank +publish +subscribe +unsubscribe +cluster|slots +cluster|shards";
 

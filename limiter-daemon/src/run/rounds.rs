@@ -36,7 +36,7 @@ pub(super) fn spawn(
 ) -> Vec<JoinHandle<()>> {
     // This happens before the start is reported, so that each later refusal becomes an event.
     let refusals = NewRefusals::begin(shared, rings.refusals);
-    vec![
+    let mut tasks = vec![
         tokio::spawn(rounds(Arc::clone(shared), Arc::clone(clock))),
         tokio::spawn(healing::rounds(Arc::clone(shared))),
         tokio::spawn(allowance::rounds(Arc::clone(shared), rings.events)),
@@ -44,10 +44,16 @@ pub(super) fn spawn(
         tokio::spawn(publish_clock(Arc::clone(shared), Arc::clone(clock))),
         tokio::spawn(watch_clock(clock_watch, Arc::clone(clock))),
         tokio::spawn(interfaces::watch(Arc::clone(shared))),
-        tokio::spawn(fleet::exchange(Arc::clone(shared))),
-        tokio::spawn(fleet::beats(Arc::clone(shared))),
-        tokio::spawn(fleet::listen(Arc::clone(shared))),
-    ]
+    ];
+    // A task that has ended counts as a fault, so these tasks begin only on a host with an engine.
+    if let Some(link) = shared.fleet() {
+        tasks.extend([
+            tokio::spawn(fleet::exchange(Arc::clone(shared), Arc::clone(&link))),
+            tokio::spawn(fleet::beats(Arc::clone(shared), Arc::clone(&link))),
+            tokio::spawn(fleet::listen(Arc::clone(shared), link)),
+        ]);
+    }
+    tasks
 }
 
 /// Publishes the clock every second, regardless of the engine's other work.

@@ -59,6 +59,45 @@ impl Store {
         Ok(())
     }
 
+    /// Returns whether there are objects that this host has changed and the engine does not know.
+    ///
+    /// # Errors
+    /// Returns an error if SQLite fails or the store is damaged.
+    pub fn has_pending(&self) -> Result<bool, StoreError> {
+        let found = self.query(
+            "SELECT EXISTS (SELECT 1 FROM revisions WHERE pending <> 0)",
+            [],
+            |row| row.get(0),
+        )?;
+        Ok(found.first().copied().unwrap_or(false))
+    }
+
+    /// Marks a key that was revoked on this host before it joined the fleet.
+    ///
+    /// # Errors
+    /// Returns an error if SQLite fails.
+    pub fn set_only_here(&self, object: &str) -> Result<(), StoreError> {
+        self.execute(
+            "INSERT INTO revisions (object, revision, only_here) VALUES (?1, 0, 1)
+             ON CONFLICT (object) DO UPDATE SET only_here = 1",
+            [object],
+        )?;
+        Ok(())
+    }
+
+    /// Returns whether a key was revoked on this host before it joined the fleet.
+    ///
+    /// # Errors
+    /// Returns an error if SQLite fails or the store is damaged.
+    pub fn is_only_here(&self, object: &str) -> Result<bool, StoreError> {
+        let found = self.query(
+            "SELECT only_here <> 0 FROM revisions WHERE object = ?1",
+            [object],
+            |row| row.get(0),
+        )?;
+        Ok(found.first().copied().unwrap_or(false))
+    }
+
     /// Returns the objects that this host has changed and the engine does not know, with the
     /// revisions on which the changes are based.
     ///

@@ -189,6 +189,7 @@ BEGIN SELECT RAISE(ABORT, 'a revoked key stays revoked'); END;
 /// the shared registry of scopes and keys that this host has, including objects that were removed.
 /// `pending` marks an object that was changed while the engine could not be reached. The generation
 /// of a scope that was removed is kept there, too, in case that the scope is added again.
+/// `only_here` marks a key that was revoked on this host before it joined the fleet.
 const V5_FLEET: &str = "
 CREATE TABLE leases (
     scope TEXT NOT NULL,
@@ -203,8 +204,10 @@ CREATE TABLE revisions (
     object     TEXT PRIMARY KEY,
     revision   INTEGER NOT NULL,
     pending    INTEGER NOT NULL DEFAULT 0,
-    generation INTEGER NOT NULL DEFAULT 0
+    generation INTEGER NOT NULL DEFAULT 0,
+    only_here  INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX revisions_pending ON revisions (object) WHERE pending <> 0;
 ";
 
 /// The changes from each version to the next one.

@@ -12,7 +12,8 @@
 --          higher revision wins.
 --
 -- A change that is based on another revision than the present one is refused, so that no host
--- undoes a change that it does not know.
+-- undoes a change that it does not know. The other changes of the call that are based on a revision
+-- are then refused too.
 --
 -- Returns the version of the registry, and then for each object 1 or 0 (changed or refused), and
 -- the revision and value that the object has now. Fails with "NOFLEET", or with "OTHERFLEET" and
@@ -24,14 +25,23 @@ if not fleet[1] then
 elseif fleet[1] ~= ARGV[1] then
   return redis.error_reply('OTHERFLEET ' .. fleet[1])
 end
+local function revision_of(name)
+  local before = redis.call('HGET', KEYS[2], name)
+  return before and tonumber(string.match(before, '^%d+')) or 0, before
+end
+
+local conflicts = false
+for i = 2, #ARGV, 4 do
+  local base = tonumber(ARGV[i + 1])
+  conflicts = conflicts or (base >= 0 and base ~= revision_of(ARGV[i]))
+end
 local version = tonumber(fleet[2] or 0)
 local replies = { version }
 for i = 2, #ARGV, 4 do
   local name, value = ARGV[i], ARGV[i + 3]
   local base, revision = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
-  local before = redis.call('HGET', KEYS[2], name)
-  local present = before and tonumber(string.match(before, '^%d+')) or 0
-  local wins = base == present
+  local present, before = revision_of(name)
+  local wins = not conflicts
   if base < 0 then
     wins = revision > present
   end

@@ -50,6 +50,8 @@ pub(crate) struct Pending {
     allowed: Option<DayCount>,
     /// The bounds to publish, if the scope shares its quota.
     bounds: Option<Bounds>,
+    /// The bounds to store. A scope has some even if it does not share its quota at present.
+    stored: Option<Bounds>,
     /// The number of requests by which the count may run ahead of the store.
     ahead: u32,
     id: u32,
@@ -109,6 +111,7 @@ impl Reader<'_> {
             before,
             allowed,
             bounds,
+            stored: scope.bounds,
             ahead: self.accounting.ahead_of(scope.limits.daily_quota),
             id: scope.record.id,
             name: scope.record.name.clone(),
@@ -210,7 +213,7 @@ pub(crate) fn write(
             if !scope.usage.is_empty() || scope.closed.is_none() {
                 store.set_usage(name, scope.day, &scope.usage)?;
             }
-            for (day, lease) in scope.bounds.iter().flat_map(Bounds::leases) {
+            for (day, lease) in scope.stored.iter().flat_map(Bounds::leases) {
                 store.set_lease(name, day, lease)?;
             }
             store.set_seen(scope.id, &map, &scope.seen)?;

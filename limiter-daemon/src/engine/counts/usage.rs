@@ -5,7 +5,10 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, NaiveDate, Utc};
-use limiter_common::{abi::ScopeState, day::DayCount};
+use limiter_common::{
+    abi::{Lease, ScopeState},
+    day::DayCount,
+};
 
 use super::{
     day_counts::seen,
@@ -55,22 +58,8 @@ impl Engine {
         occasion: Occasion,
         now: DateTime<Utc>,
     ) -> Result<(), ApiError> {
-        let reader = Reader {
-            plane: self.plane.as_ref(),
-            accounting: &self.setup.config().accounting,
-            member: self.fleet.as_mut(),
-            occasion,
-            now,
-        };
-        let pending = reader.read_all(&mut self.scopes);
-        flush::write(
-            pending,
-            &mut self.scopes,
-            self.plane.as_ref(),
-            &mut self.store,
-        )?;
+        self.write_counts(None, occasion, now)?;
         self.clock.words().stay_attended();
-        self.finish_lowering();
         Ok(())
     }
 
@@ -84,28 +73,38 @@ impl Engine {
         occasion: Occasion,
         now: DateTime<Utc>,
     ) -> Result<(), ApiError> {
+        // A flush that writes nothing does not show that the store works, and therefore does not
+        // extend the time for which the store counts as attended.
+        if self.write_counts(Some(ids), occasion, now)? {
+            self.clock.words().stay_attended();
+        }
+        Ok(())
+    }
+
+    /// Reads the counters of the scopes with the ids in `ids`, or of all scopes, and writes the
+    /// changed counts. Returns whether there were any.
+    fn write_counts(
+        &mut self,
+        ids: Option<&HashSet<u32>>,
+        occasion: Occasion,
+        now: DateTime<Utc>,
+    ) -> Result<bool, ApiError> {
+        let plane = self.plane.as_ref();
         let reader = Reader {
-            plane: self.plane.as_ref(),
+            plane,
             accounting: &self.setup.config().accounting,
             member: self.fleet.as_mut(),
             occasion,
             now,
         };
-        let pending = reader.read_some(ids, &mut self.scopes);
-        // A flush that writes nothing does not show that the store works, and therefore does not
-        // extend the time for which the store counts as attended.
+        let pending = match ids {
+            Some(ids) => reader.read_some(ids, &mut self.scopes),
+            None => reader.read_all(&mut self.scopes),
+        };
         let writes = !pending.is_empty();
-        flush::write(
-            pending,
-            &mut self.scopes,
-            self.plane.as_ref(),
-            &mut self.store,
-        )?;
-        if writes {
-            self.clock.words().stay_attended();
-        }
+        flush::write(pending, &mut self.scopes, plane, &mut self.store)?;
         self.finish_lowering();
-        Ok(())
+        Ok(writes)
     }
 
     /// Writes the counts of the scopes with the ids in `scopes`, and thereby extends their
@@ -227,10 +226,10 @@ impl Engine {
         let used = self.scopes.find(&name)?.counts.usage.used;
         // The host has no lease in the new generation. The kernel hears of this before the count is
         // reset, so that it admits nothing in between.
-        let lowered = self.begin_generation(&name, generation, today);
+        let before = self.begin_generation(&name, generation, today);
         // The store is changed before the kernel. If the daemon crashes between the two steps, the
         // kernel still has the old, higher count, and the reset has no effect.
-        self.store.change(|store| {
+        let stored = self.store.change(|store| {
             let usage = store.usage_of(name.as_str(), today)?.unwrap_or_default();
             // The old allowance remains in the store until the kernel has the lower one.
             let reset = DayUsage {
@@ -239,17 +238,26 @@ impl Engine {
                 ..usage
             };
             store.set_usage(name.as_str(), today, &reset)?;
-            if lowered {
+            if before.is_some() {
                 store.set_generation(id, generation)?;
-                store.set_lease(name.as_str(), today, 0)?;
             }
+            store.set_lease(name.as_str(), today, 0)?;
             let detail = format!("was {used}");
             let entry = caller.entry("reset", name.as_str(), &detail);
             store.audit(&AuditEntry {
                 note: Some(&note),
                 ..entry
             })
-        })?;
+        });
+        if let Err(error) = stored {
+            if let Some(before) = before {
+                self.restart_leases(&name, before)?;
+            }
+            return Err(error.into());
+        }
+        if self.scopes.find(&name)?.bounds.is_none() {
+            self.plane.set_lease(id, &Lease::default());
+        }
         self.plane.set_day_count(id, DayCount::new(today, 0));
         // The scope now has no allowance, as on a day that has just begun.
         self.plane.set_allowed(id, DayCount::default());

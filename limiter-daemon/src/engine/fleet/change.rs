@@ -319,7 +319,9 @@ impl Shared {
     }
 }
 
-/// Sends objects to the engine.
+/// Sends objects to the engine. It accepts all objects of a call or none, so a change of more
+/// than [`OBJECTS`] objects, which only the removal of a scope with many keys is, may be made in
+/// part. The scope is sent last.
 async fn send(link: &FleetLink, fleet: &str, objects: &[(Base, Object)]) -> Sent {
     let mut version = link.news().version;
     let mut client = link.client().await;

@@ -58,16 +58,26 @@ impl Engine {
     /// Makes the kernel's allowance of a scope at most its lease, before the scope begins to share
     /// its quota. Until then, the allowance may have been any number.
     pub(crate) fn limit_allowance(&self, name: &ScopeName, in_force: &(Limits, Mode)) {
-        let scope = self.scopes.get(name).filter(|_| self.shares(in_force));
-        let Some((scope, bounds)) = scope.and_then(|scope| Some((scope, scope.bounds?))) else {
+        let Some(scope) = self.scopes.get(name).filter(|_| self.shares(in_force)) else {
             return;
         };
-        let (id, today) = (scope.record.id, bounds.today);
-        self.plane.set_lease(id, &bounds.in_kernel());
+        let id = scope.record.id;
         let allowed = self.plane.allowed(id);
-        if allowed.day() == today.day && allowed.count() > today.limit {
-            let lease = DayCount::new(today.day, today.limit);
-            self.plane.set_allowed(id, lease);
+        match scope
+            .bounds
+            .filter(|bounds| bounds.today.day == allowed.day())
+        {
+            Some(bounds) => {
+                if !bounds.unsaved {
+                    self.plane.set_lease(id, &bounds.in_kernel());
+                }
+                if allowed.count() > bounds.today.limit {
+                    let lease = DayCount::new(allowed.day(), bounds.today.limit);
+                    self.plane.set_allowed(id, lease);
+                }
+            }
+            // Without an allowance of the day, the kernel goes by the lease that it has.
+            None => self.plane.set_allowed(id, DayCount::default()),
         }
     }
 
@@ -178,16 +188,17 @@ impl Engine {
     }
 
     /// Begins a generation of a scope's counts, in which this host has no lease. The kernel then
-    /// admits no request of a scope that shares its quota. Returns false if this host belongs to no
-    /// fleet.
-    pub(crate) fn begin_generation(&mut self, name: &ScopeName, generation: u64, day: Day) -> bool {
-        let Some(member) = &mut self.fleet else {
-            return false;
-        };
-        let Some(scope) = self.scopes.get_mut(name) else {
-            return false;
-        };
-        scope.record.generation = generation;
+    /// admits no request of a scope that shares its quota. Returns the previous generation, or
+    /// `None` if this host belongs to no fleet.
+    pub(crate) fn begin_generation(
+        &mut self,
+        name: &ScopeName,
+        generation: u64,
+        day: Day,
+    ) -> Option<u64> {
+        let member = self.fleet.as_mut()?;
+        let scope = self.scopes.get_mut(name)?;
+        let before = std::mem::replace(&mut scope.record.generation, generation);
         if scope.bounds.is_some() {
             let quota = scope.limits.daily_quota.unwrap_or(0);
             let of_scope = (generation, quota);
@@ -195,7 +206,26 @@ impl Engine {
             let steps = member.leases.set_quota(now, scope.record.id, day, of_scope);
             self.take_steps(steps);
         }
-        true
+        Some(before)
+    }
+
+    /// Makes the counts of a scope those of another generation, and reports them in it.
+    ///
+    /// # Errors
+    /// Returns an error if the store or the kernel reports one.
+    pub(crate) fn restart_leases(
+        &mut self,
+        name: &ScopeName,
+        generation: u64,
+    ) -> Result<(), ApiError> {
+        let Some(scope) = self.scopes.get_mut(name) else {
+            return Ok(());
+        };
+        scope.record.generation = generation;
+        scope.bounds = None;
+        let id = scope.record.id;
+        self.forget_leases(id);
+        self.publish_scope(name)
     }
 
     /// Tells the leases of the lower bounds that the kernel and the store have now.

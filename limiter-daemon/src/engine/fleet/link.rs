@@ -4,6 +4,7 @@
 //! The calls for leases have a connection of their own ([`super::tasks`]).
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -11,7 +12,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use limiter_fleet::{
-    client::{Address, Client, Error, Server, Settings},
+    client::{Address, Client, Error, Kind, Server, Settings},
     registry::{Heartbeat, Host, Identity},
 };
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard};
@@ -60,9 +61,18 @@ pub(crate) struct News {
     pub(crate) servers: Vec<(Address, Result<Server, String>)>,
     /// The number of replicas that have to confirm a grant.
     pub(crate) confirm: u32,
+    /// Whether the engine has no fleet.
+    pub(crate) is_empty: bool,
+    /// The last known incarnation of each server.
+    incarnations: BTreeMap<String, String>,
 }
 
 impl News {
+    /// Returns whether a heartbeat has succeeded or failed.
+    pub(crate) fn is_known(&self) -> bool {
+        self.answered_at.is_some() || self.problem.is_some()
+    }
+
     /// Returns whether the engine has answered lately.
     pub(crate) fn is_up(&self, now: DateTime<Utc>) -> bool {
         self.answered_at
@@ -187,19 +197,32 @@ impl FleetLink {
         client.heartbeat(&identity, text, recall, wants_hosts).await
     }
 
-    /// Asks the servers for descriptions of themselves.
-    pub(crate) async fn describe(&self) {
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.settings.kind == Kind::Cluster
+    }
+
+    /// Asks the servers for descriptions of themselves. Returns whether one of them is another
+    /// server than before, or has restarted, so that it may have forgotten leases.
+    pub(crate) async fn describe(&self) -> bool {
         let mut client = self.client.lock().await;
         let described = client.describe().await;
         let confirm = client.confirmations();
         drop(client);
         let mut news = self.news();
         news.confirm = confirm;
+        let mut has_changed = false;
         if let Ok(servers) = described {
+            for (address, server) in &servers {
+                let Ok(server) = server else { continue };
+                let incarnation = server.incarnation.clone();
+                let before = news.incarnations.insert(address.to_string(), incarnation);
+                has_changed |= before.is_some_and(|before| before != server.incarnation);
+            }
             news.servers = servers
                 .into_iter()
                 .map(|(address, server)| (address, server.map_err(|error| error.to_string())))
                 .collect();
         }
+        has_changed
     }
 }

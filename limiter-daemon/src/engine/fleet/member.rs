@@ -3,12 +3,13 @@
 //! The membership of this host in a fleet.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use limiter_common::siphash::siphash128;
-use limiter_fleet::{Bound, HostLeases, Settings, Status};
+use limiter_fleet::{Bound, HostLeases, Settings, Status, registry::Object};
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::Notify;
 
@@ -33,6 +34,8 @@ pub(crate) struct Member {
     pub(crate) fleet: String,
     /// The state of the registry that this host has.
     pub(crate) registry: RegistryState,
+    /// The objects of the registry that could not be applied, by name.
+    pub(crate) failed: BTreeMap<String, Object>,
     pub(crate) leases: HostLeases,
     /// The lower bounds that the kernel has, but of which the store may not know yet. The engine
     /// must not hear of them before.
@@ -95,6 +98,7 @@ impl Member {
         Self {
             fleet,
             registry: RegistryState::default(),
+            failed: BTreeMap::new(),
             leases,
             lowered: Vec::new(),
             calls: Arc::default(),

@@ -2,7 +2,7 @@
 
 //! The changes that other hosts have made to scopes and keys, and those that the engine lacks.
 
-use std::collections::HashMap;
+use std::{cmp::Ordering, collections::HashMap};
 
 use chrono::Utc;
 use limiter_common::abi::Digest;
@@ -10,7 +10,7 @@ use limiter_fleet::registry::{Base, Object};
 
 use super::objects::{KeyObject, NewValue, ObjectName, Origin, ScopeObject};
 use crate::{
-    domain::{key_state::KeyState, scope::ScopeName},
+    domain::{key_state::KeyState, limits::Override, scope::ScopeName},
     engine::{
         caller::Caller,
         counts::usage::CountReset,
@@ -60,8 +60,12 @@ impl Engine {
 
     /// Records the state of the registry that this host has.
     pub(crate) fn set_registry_state(&mut self, state: RegistryState) -> Result<(), ApiError> {
+        // After a restart, objects that could not be applied are read again.
+        let member = self.fleet.as_ref();
+        let has_failed = member.is_some_and(|member| !member.failed.is_empty());
+        let stored = if has_failed { 0 } else { state.version };
         self.store.change_without_sync(|store| {
-            store.set_meta(VERSION, &state.version.to_string())?;
+            store.set_meta(VERSION, &stored.to_string())?;
             store.set_meta(INCARNATION, &state.incarnation)
         })?;
         if let Some(member) = &mut self.fleet {
@@ -72,18 +76,32 @@ impl Engine {
 
     /// Makes the changes of other hosts. Scopes come before keys, because a key needs its scope.
     pub(crate) fn apply_objects(&mut self, mut objects: Vec<Object>) -> Applied {
-        objects.sort_by(|one, other| other.name.cmp(&one.name));
+        objects.sort_by(scopes_first);
         let mut applied = Applied::default();
         for object in objects {
-            match self.apply_object(&object) {
-                Ok(changed) => applied.changed += u64::from(changed),
+            let result = self.apply_object(&object);
+            let Some(member) = &mut self.fleet else {
+                continue;
+            };
+            match result {
+                Ok(changed) => {
+                    applied.changed += u64::from(changed);
+                    member.failed.remove(&object.name);
+                }
                 Err(error) => {
-                    let name = object.name.as_str();
-                    applied.problems.push(format!("{name}: {}", error.message));
+                    let shown = shown_name(&object);
+                    applied.problems.push(format!("{shown}: {}", error.message));
+                    member.failed.insert(object.name.clone(), object);
                 }
             }
         }
         applied
+    }
+
+    /// Returns the objects that could not be applied.
+    pub(crate) fn failed_objects(&self) -> Vec<Object> {
+        let failed = self.fleet.as_ref().map(|member| member.failed.values());
+        failed.into_iter().flatten().cloned().collect()
     }
 
     /// Makes the change of one object. Returns whether anything has changed.
@@ -126,7 +144,9 @@ impl Engine {
                     keys: Vec::new(),
                 };
                 self.commit_remove_scope(removal, &caller)?;
-            } else if object.generation > 0 {
+            }
+            let generation = self.store.removed_generation(name.as_str())?;
+            if object.generation > generation {
                 self.store
                     .change(|store| store.remember_generation(name.as_str(), object.generation))?;
             }
@@ -149,7 +169,8 @@ impl Engine {
             };
             self.commit_remove_scope(removal, &caller)?;
         }
-        if present.is_none() || replaced.is_some() {
+        let is_new = present.is_none() || replaced.is_some();
+        if is_new {
             let record = wanted.clone();
             self.commit_add_scope(ScopeAddition { record }, &caller)?;
         }
@@ -161,7 +182,11 @@ impl Engine {
             )));
         }
         let note = object.origin.note.clone().unwrap_or_default();
-        match (&present.limits_override, wanted.limits_override.clone()) {
+        // Each host ends an override by itself.
+        let has_ended = |own: &Override| own.until.is_some_and(|until| until <= caller.now);
+        let wanted_override = wanted.limits_override.clone();
+        let wanted_override = wanted_override.filter(|own| !has_ended(own));
+        match (&present.limits_override, wanted_override) {
             (before, Some(limits_override)) if before.as_ref() != Some(&limits_override) => {
                 let change = LimitsChange {
                     record: wanted.clone(),
@@ -186,7 +211,14 @@ impl Engine {
             };
             self.commit_set_mode(change, &caller)?;
         }
-        if present.generation < wanted.generation {
+        if !is_of_fleet && !is_new && present.generation != wanted.generation {
+            // The counts of a host that has just joined are reported in the generation of the
+            // fleet.
+            let id = present.id;
+            self.store
+                .change(|store| store.set_generation(id, wanted.generation))?;
+            self.restart_leases(name, wanted.generation)?;
+        } else if present.generation < wanted.generation {
             let reset = CountReset {
                 name: name.clone(),
                 generation: wanted.generation,
@@ -201,17 +233,29 @@ impl Engine {
     fn apply_key(&mut self, digest: Digest, object: &KeyObject) -> Result<bool, ApiError> {
         let caller = caller_of(&object.origin);
         let Some(present) = self.store.key_by_digest(digest)? else {
-            self.add_key_of_fleet(digest, object, &caller)?;
-            return Ok(false);
+            return self.add_key_of_fleet(digest, object, &caller);
         };
-        if present.state == object.state {
-            return Ok(false);
-        }
         if present.state == KeyState::Revoked {
+            if object.state == KeyState::Revoked {
+                return Ok(false);
+            }
             // A revoked key stays revoked. If it was revoked before this host joined the fleet,
             // that concerns this host only.
             let name = ObjectName::Key(digest).to_string();
-            return Ok(self.store.revision(&name)? > 0);
+            let is_of_fleet = self.store.revision(&name)? > 0;
+            if !is_of_fleet {
+                self.store.change(|store| store.set_only_here(&name))?;
+            }
+            return Ok(is_of_fleet && !self.store.is_only_here(&name)?);
+        }
+        if present.scope != object.scope {
+            return Err(ApiError::conflict(format!(
+                "the key belongs to {} on this host, and to {} in the fleet",
+                present.scope, object.scope
+            )));
+        }
+        if present.state == object.state {
+            return Ok(false);
         }
         let record = KeyRecord {
             state: object.state,
@@ -221,12 +265,13 @@ impl Engine {
         Ok(false)
     }
 
+    /// Adds a key. Returns whether the fleet has lost its revocation.
     fn add_key_of_fleet(
         &mut self,
         digest: Digest,
         object: &KeyObject,
         caller: &Caller,
-    ) -> Result<(), ApiError> {
+    ) -> Result<bool, ApiError> {
         let scope = self.scopes.get(&object.scope);
         let scope_id = scope
             .filter(|scope| scope.record.unknown.is_none())
@@ -234,20 +279,21 @@ impl Engine {
         let record = object.record(digest, scope_id);
         if scope_id.is_none() {
             let name = ObjectName::Scope(object.scope.clone()).to_string();
-            if object.state != KeyState::Revoked && self.store.revision(&name)? == 0 {
+            let member = self.fleet.as_ref();
+            let has_failed = member.is_some_and(|member| member.failed.contains_key(&name));
+            let is_known = self.store.revision(&name)? > 0 && !has_failed;
+            if object.state != KeyState::Revoked && !is_known {
                 return Err(ApiError::not_found(format!(
                     "this host has no scope {}",
                     object.scope
                 )));
             }
-            // The scope was removed, and its keys stay revoked.
-            return self.register_removed(&record, caller);
+            // The scope was removed, and its keys stay revoked, which the fleet may not know.
+            self.register_removed(&record, caller)?;
+            return Ok(object.state != KeyState::Revoked);
         }
         self.register(&record, "key import", caller)?;
-        if object.state != KeyState::Active {
-            self.commit_set_key_state(KeyStateChange { record }, caller)?;
-        }
-        Ok(())
+        Ok(false)
     }
 
     /// Returns the present value of an object, or `None` if this host has no such object.
@@ -368,7 +414,7 @@ impl Engine {
                 .map_err(ApiError::from)
                 .and_then(|()| self.apply_object(&object));
             if let Err(error) = applied {
-                log::error!("fleet: {}: {}", object.name, error.message);
+                log::error!("fleet: {}: {}", shown_name(&object), error.message);
             }
         }
     }
@@ -381,9 +427,7 @@ impl Engine {
 
     /// Returns whether there are changes that the engine does not know.
     pub(crate) fn has_pending(&self) -> bool {
-        self.store
-            .pending()
-            .is_ok_and(|pending| !pending.is_empty())
+        self.store.has_pending().is_ok_and(|pending| pending)
     }
 
     /// Returns the base and the new revision for each of `values`.
@@ -401,6 +445,23 @@ impl Engine {
                 Ok((Base::Revision(base), object))
             })
             .collect()
+    }
+}
+
+/// Orders objects so that scopes come before keys.
+pub(crate) fn scopes_first(one: &Object, other: &Object) -> Ordering {
+    other.name.cmp(&one.name)
+}
+
+/// Returns the name of an object for people. The digest of a key is not shown.
+fn shown_name(object: &Object) -> String {
+    match ObjectName::parse(&object.name) {
+        Some(ObjectName::Scope(name)) => format!("the scope {name}"),
+        Some(ObjectName::Key(_)) => match serde_json::from_str::<KeyObject>(&object.value) {
+            Ok(key) => format!("the key {} of {}", key.id, key.scope),
+            Err(_) => "a key".to_owned(),
+        },
+        None => "an object".to_owned(),
     }
 }
 

@@ -3,7 +3,10 @@
 //! The exchange of the registry with the engine: changes of other hosts, changes that the engine
 //! has lost, and changes that this host has made while the engine could not be reached.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use chrono::Utc;
 use limiter_fleet::{
@@ -11,12 +14,18 @@ use limiter_fleet::{
     registry::{Base, ChangeResult, Object},
 };
 
-use super::{change::OBJECTS, link::FleetLink, registry::RegistryState};
+use super::{
+    change::OBJECTS,
+    link::FleetLink,
+    registry::{RegistryState, scopes_first},
+};
 use crate::{
     engine::{caller::Caller, shared::Shared, state::Engine},
     protocol::error::ApiError,
 };
 
+/// The number of objects that are applied while the engine is locked once.
+const APPLIED: usize = 50;
 /// The largest number of objects that are read at once.
 const PAGE: usize = 2_000;
 
@@ -28,9 +37,10 @@ const PAGE: usize = 2_000;
 pub(crate) async fn sync(shared: &Arc<Shared>, link: &Arc<FleetLink>) -> Result<(), ApiError> {
     let known = |engine: &mut Engine| {
         let state = engine.registry_state();
-        Ok((engine.fleet_id(), state, engine.has_pending()))
+        let is_unsettled = engine.has_pending() || !engine.failed_objects().is_empty();
+        Ok((engine.fleet_id(), state, is_unsettled))
     };
-    let (fleet, state, has_pending) = shared.with(known).await?;
+    let (fleet, state, is_unsettled) = shared.with(known).await?;
     let Some(fleet) = fleet else {
         return Ok(());
     };
@@ -43,7 +53,7 @@ pub(crate) async fn sync(shared: &Arc<Shared>, link: &Arc<FleetLink>) -> Result<
         return Err(ApiError::failed(problem));
     }
     let is_other = state.incarnation != incarnation || version < state.version;
-    if !is_other && version == state.version && !has_pending {
+    if !is_other && version == state.version && !is_unsettled {
         return Ok(());
     }
     let turn = link.turn().await;
@@ -86,10 +96,21 @@ async fn exchange(
                 .map(|object| (object.name.clone(), object.revision)),
         );
     }
-    let objects = read.objects;
-    let applied = shared
-        .with(move |engine| Ok(engine.apply_objects(objects)))
-        .await?;
+    // Objects that could not be applied before are tried again.
+    let failed = shared.with(|engine| Ok(engine.failed_objects())).await?;
+    let new: HashSet<&str> = read.objects.iter().map(|new| new.name.as_str()).collect();
+    let is_latest = |object: &Object| !new.contains(object.name.as_str());
+    let mut objects: Vec<Object> = failed.into_iter().filter(is_latest).collect();
+    objects.extend(read.objects);
+    objects.sort_by(scopes_first);
+    let mut problems = Vec::new();
+    for some in objects.chunks(APPLIED) {
+        // Other work gets the engine in between.
+        let some = some.to_vec();
+        let applied = shared.with(move |engine| Ok(engine.apply_objects(some)));
+        problems.extend(applied.await?.problems);
+        shared.pulse.step();
+    }
     let host = link.identity().name.clone();
     let caller = Caller {
         who: format!("limiter on {host}"),
@@ -107,20 +128,25 @@ async fn exchange(
         .await?;
     let mut version = read.version;
     for some in missing.chunks(OBJECTS) {
-        version = send(shared, link, fleet, some).await?.max(version);
+        let sent = send(shared, link, fleet, some).await?;
+        version = version.max(sent.version);
+        if sent.has_conflicts {
+            // One conflict refuses all changes of a call.
+            for one in some.chunks(1) {
+                let sent = send(shared, link, fleet, one).await?;
+                version = version.max(sent.version);
+            }
+        }
     }
-    let problems = applied.problems;
-    if problems.is_empty() {
-        let state = RegistryState {
-            // The changes that were just sent are read once more, and change nothing.
-            version: read.version,
-            incarnation: incarnation.to_owned(),
-        };
-        shared
-            .with(move |engine| engine.set_registry_state(state))
-            .await?;
-        link.news().version = version;
-    }
+    let state = RegistryState {
+        // The changes that were just sent are read once more, and change nothing.
+        version: read.version,
+        incarnation: incarnation.to_owned(),
+    };
+    shared
+        .with(move |engine| engine.set_registry_state(state))
+        .await?;
+    link.news().version = version;
     Ok(problems)
 }
 
@@ -146,13 +172,21 @@ async fn read(link: &FleetLink, fleet: &str, since: u64) -> Result<Read, Error> 
     }
 }
 
-/// Sends objects that the engine lacks, and returns the version of the registry.
+/// The result of sending objects.
+struct Sent {
+    /// The version of the registry.
+    version: u64,
+    /// Whether some of several changes were refused.
+    has_conflicts: bool,
+}
+
+/// Sends objects that the engine lacks. Gives up a change that is refused, if it was the only one.
 async fn send(
     shared: &Arc<Shared>,
     link: &FleetLink,
     fleet: &str,
     objects: &[(Base, Object)],
-) -> Result<u64, ApiError> {
+) -> Result<Sent, ApiError> {
     let (version, results) = link.client().await.change(fleet, objects).await?;
     let mut accepted = Vec::new();
     let mut newer = Vec::new();
@@ -162,12 +196,18 @@ async fn send(
             ChangeResult::Refused(present) => newer.push(present),
         }
     }
+    let has_conflicts = objects.len() > 1 && !newer.is_empty();
     shared
         .with(move |engine| {
             engine.note_accepted(&accepted)?;
-            engine.yield_to(newer);
+            if !has_conflicts {
+                engine.yield_to(newer);
+            }
             Ok(())
         })
         .await?;
-    Ok(version)
+    Ok(Sent {
+        version,
+        has_conflicts,
+    })
 }

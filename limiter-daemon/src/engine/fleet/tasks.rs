@@ -24,13 +24,20 @@ const HOSTS_EVERY: u64 = 2;
 const SERVERS_EVERY: u64 = 10;
 /// The difference of clocks from which on it is a problem.
 const CLOCK_LIMIT_MS: i64 = 1_000;
+/// The time without announcements after which the connection for them is made again.
+const QUIET: Duration = Duration::from_secs(10);
+/// The time between two looks for the result of the first heartbeat.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
 /// The longest time for which the daemon goes on giving back leases when it ends.
 const GIVE_BACK_TIME: Duration = Duration::from_secs(2);
 
 /// Sends calls for leases, until the daemon ends.
-pub(crate) async fn exchange(shared: Arc<Shared>) {
-    let Some(link) = shared.fleet() else { return };
+pub(crate) async fn exchange(shared: Arc<Shared>, link: Arc<FleetLink>) {
     let mut client = link.another();
+    // The first heartbeat shows whether this is the engine of this host's fleet.
+    while !link.news().is_known() {
+        tokio::time::sleep(FIRST_LOOK).await;
+    }
     loop {
         send_due_calls(&shared, &link, &mut client).await;
         let state = with(&shared, |engine| {
@@ -114,15 +121,16 @@ pub(crate) async fn give_back(shared: &Arc<Shared>) {
 }
 
 /// Sends a heartbeat each second, until the daemon ends.
-pub(crate) async fn beats(shared: Arc<Shared>) {
-    let Some(link) = shared.fleet() else { return };
+pub(crate) async fn beats(shared: Arc<Shared>, link: Arc<FleetLink>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut count = 0u64;
     loop {
         ticks.tick().await;
-        if count.is_multiple_of(SERVERS_EVERY) {
-            link.describe().await;
+        // A heartbeat names the incarnation of one server only, and none if the engine is empty.
+        let is_partial = link.is_cluster() || link.news().is_empty;
+        if (is_partial || count.is_multiple_of(SERVERS_EVERY)) && link.describe().await {
+            with(&shared, Engine::report_leases).await;
         }
         beat(&shared, &link, count.is_multiple_of(HOSTS_EVERY)).await;
         // The health of the daemon has the error.
@@ -148,7 +156,7 @@ pub(crate) async fn beat(shared: &Arc<Shared>, link: &Arc<FleetLink>, wants_host
     let beat = link.beat(&fleet, &text, wants_hosts).await;
     let now = Utc::now();
     let mut problem = None;
-    let mut reports = false;
+    let reports;
     let mut recalls = Vec::new();
     let mut suspended = None;
     let mut sentences = Vec::new();
@@ -158,6 +166,7 @@ pub(crate) async fn beat(shared: &Arc<Shared>, link: &Arc<FleetLink>, wants_host
             Ok(beat) => {
                 reports = news.incarnation != beat.incarnation;
                 news.incarnation.clone_from(&beat.incarnation);
+                news.is_empty = false;
                 news.version = beat.version;
                 news.recall = beat.recall;
                 news.answered_at = Some(now);
@@ -180,8 +189,12 @@ pub(crate) async fn beat(shared: &Arc<Shared>, link: &Arc<FleetLink>, wants_host
             Err(error) => {
                 problem = Some(error.to_string());
                 suspended = suspends(error).then(|| error.to_string());
-                // An engine that has lost its registry still grants leases.
-                matches!(error, Error::NoFleet)
+                // An engine that has lost its registry still grants leases. It does not know those of
+                // this host.
+                let is_empty = matches!(error, Error::NoFleet);
+                reports = is_empty && !news.is_empty;
+                news.is_empty = is_empty;
+                is_empty
             }
         }
     };
@@ -233,19 +246,33 @@ fn clock_problem(clock_ms: i64) -> String {
 }
 
 /// Follows the announcements, until the daemon ends.
-pub(crate) async fn listen(shared: Arc<Shared>) {
-    let Some(link) = shared.fleet() else { return };
+pub(crate) async fn listen(shared: Arc<Shared>, link: Arc<FleetLink>) {
     let mut client = link.another();
+    let mut has_missed = false;
     loop {
         match client.subscribe().await {
             Ok(mut announcements) => {
-                while let Some(announcement) = announcements.next().await {
+                // The announcement that a server learns which leases there are may have been missed.
+                if std::mem::take(&mut has_missed) {
+                    with(&shared, Engine::report_leases).await;
+                }
+                // A connection to a server that was cut off does not end, so it is made again.
+                while let Ok(next) = tokio::time::timeout(QUIET, announcements.next()).await {
+                    let Some(announcement) = next else {
+                        has_missed = true;
+                        break;
+                    };
                     follow(&shared, &link, announcement).await;
                 }
             }
-            Err(error) => log::debug!("fleet: no announcements: {error}"),
+            Err(error) => {
+                log::debug!("fleet: no announcements: {error}");
+                has_missed = true;
+            }
         }
-        tokio::time::sleep(TICK).await;
+        if has_missed {
+            tokio::time::sleep(TICK).await;
+        }
     }
 }
 

@@ -171,6 +171,12 @@ impl Engine {
 
     /// Looks up the limits and today's usage of a scope that will be created.
     fn prepare(&mut self, record: ScopeRecord, now: DateTime<Utc>) -> Result<NewScope, ApiError> {
+        // The counts of a removed scope with the same name continue.
+        let generation = self.store.removed_generation(record.name.as_str())?;
+        let record = ScopeRecord {
+            generation,
+            ..record
+        };
         let in_force = self.setup.effective(&record)?;
         let published = self.kernel_limits(&in_force)?;
         // A scope that was removed and created again on the same day continues with its count.
@@ -230,8 +236,17 @@ impl Import {
         progress: Progress<'_>,
     ) -> Result<Imported, ApiError> {
         for scope in &self.scopes {
-            let ScopeRecord { id, name, tier, .. } = &scope.record;
+            let ScopeRecord {
+                id,
+                name,
+                tier,
+                generation,
+                ..
+            } = &scope.record;
             store.add_scope(*id, name, tier, caller.now)?;
+            if *generation > 0 {
+                store.set_generation(*id, *generation)?;
+            }
             store.release(*id)?;
         }
         let problems = &mut self.problems;

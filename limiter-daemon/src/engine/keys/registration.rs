@@ -198,6 +198,9 @@ impl Engine {
         self.check_room(1)?;
         self.store.change(|store| {
             store.add_key(&new, record.created_at)?;
+            if record.state != KeyState::Active {
+                store.set_key_state(&new.id, record.state, caller.now)?;
+            }
             let detail = format!("of {scope}");
             store.audit(&caller.entry(action, &new.id, &detail))
         })?;

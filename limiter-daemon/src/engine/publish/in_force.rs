@@ -131,7 +131,8 @@ impl Engine {
         let tier = *self.setup.tier(name.as_str())?;
         let mut limits = self.kernel_limits(&(tier.limits, self.setup.mode_of(&tier)))?;
         let begin = self.unknown.begin();
-        if begin.count() > 0 {
+        // A scope that shares its quota gets nothing before the engine has granted it.
+        if begin.count() > 0 && limits.flags & LIMITS_LEASED == 0 {
             // The initial count is in the store, and the programs may admit `ahead` more requests
             // of a new scope on their own. The first allowance is therefore the sum of both.
             let allowed = begin.count().saturating_add(limits.ahead.into());

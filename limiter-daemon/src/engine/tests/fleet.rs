@@ -367,3 +367,48 @@ fn a_host_that_leaves_has_its_whole_quotas_again() {
     host.start(noon()).unwrap();
     assert_eq!(flags(&host), 0);
 }
+
+#[test]
+fn a_lease_that_was_given_back_in_observe_mode_does_not_come_back() {
+    let mut member = Member::new();
+    member.lease(500);
+    member.host.plane.admit(member.id, TODAY, 10);
+    member.host.engine().flush(noon()).unwrap();
+    member.set_mode(ScopeMode::Observe);
+    assert_eq!(member.stored(TODAY), 10);
+    let call = member.call();
+    assert_eq!((call.purpose, call.lease), (Purpose::Report, 10));
+    member.answer(call, 10, Status::Granted);
+    member.host.start(noon()).unwrap();
+    member.set_mode(ScopeMode::Tier);
+    assert_eq!(member.admitted_by_kernel(), 10);
+}
+
+#[test]
+fn a_reset_in_observe_mode_forgets_the_lease_in_the_kernel() {
+    let mut member = Member::new();
+    member.lease(500);
+    member.host.plane.admit(member.id, TODAY, 500);
+    member.set_mode(ScopeMode::Observe);
+    member.host.start(noon()).unwrap();
+    let engine = member.host.engine();
+    engine
+        .reset(&name("acme"), "test", &caller(noon()))
+        .unwrap();
+    member.set_mode(ScopeMode::Tier);
+    assert_eq!(member.admitted_by_kernel(), 0);
+}
+
+#[test]
+fn a_reset_that_cannot_be_stored_keeps_the_generation() {
+    let mut member = Member::new();
+    member.lease(20);
+    member.host.plane.admit(member.id, TODAY, 5);
+    member.host.engine().flush(noon()).unwrap();
+    member.host.engine().store.refuse_changes();
+    let engine = member.host.engine();
+    let failed = engine.reset(&name("acme"), "test", &caller(noon()));
+    assert!(failed.is_err());
+    let scope = engine.scopes.find(&name("acme")).unwrap();
+    assert_eq!(scope.record.generation, 0);
+}

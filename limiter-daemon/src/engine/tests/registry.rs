@@ -5,14 +5,18 @@
 
 use std::collections::BTreeMap;
 
+use chrono::TimeDelta;
 use limiter_fleet::registry::{Base, Object};
 
 use super::host::{Host, TODAY, caller, name, noon};
 use crate::{
     domain::{bound::Bound, key_state::KeyState, limits::Changes},
-    engine::{fleet::change::RegistryChange, state::Engine},
+    engine::{
+        fleet::{change::RegistryChange, objects::ObjectName},
+        state::Engine,
+    },
     protocol::requests::{AddScope, CreateKey, ScopeMode, SetLimits, SetMode},
-    store::KeyFilter,
+    store::{KeyFilter, NewKey},
 };
 
 const FLEET: &str = "[fleet]\nengine = [\"redis://127.0.0.1:6379\"]\n";
@@ -125,6 +129,18 @@ fn set_state(host: &mut Host, registry: &mut Registry, id: &str, state: KeyState
                 .unwrap()
         },
     );
+}
+
+/// Changes the state of a key while the engine cannot be used.
+fn set_state_without_engine(host: &mut Host, id: &str, state: KeyState) {
+    let engine = host.engine();
+    engine.set_key_state(id, state, &caller(noon())).unwrap();
+    let key = engine.store.key(id).unwrap().unwrap();
+    let object = ObjectName::Key(key.digest).to_string();
+    engine
+        .store
+        .change(|store| store.set_pending(&object))
+        .unwrap();
 }
 
 fn remove_scope(host: &mut Host, registry: &mut Registry, scope: &str) {
@@ -300,16 +316,7 @@ fn a_key_that_was_revoked_without_the_engine_stays_revoked() {
     let id = create_key(&mut one, &mut registry, "acme");
     read(&mut two, &registry);
     // Host one cannot reach the engine, and revokes the key. Host two disables and enables it.
-    let engine = one.engine();
-    engine
-        .set_key_state(&id, KeyState::Revoked, &caller(noon()))
-        .unwrap();
-    let key = engine.store.key(&id).unwrap().unwrap();
-    let object = format!("k:{:016x}{:016x}", key.digest[0], key.digest[1]);
-    engine
-        .store
-        .change(|store| store.set_pending(&object))
-        .unwrap();
+    set_state_without_engine(&mut one, &id, KeyState::Revoked);
     set_state(&mut two, &mut registry, &id, KeyState::Disabled);
     set_state(&mut two, &mut registry, &id, KeyState::Active);
     // The engine can be reached again.
@@ -336,16 +343,7 @@ fn a_later_change_of_another_host_wins_over_one_without_the_engine() {
     add_scope(&mut one, &mut registry, "acme");
     let id = create_key(&mut one, &mut registry, "acme");
     read(&mut two, &registry);
-    let engine = one.engine();
-    engine
-        .set_key_state(&id, KeyState::Disabled, &caller(noon()))
-        .unwrap();
-    let key = engine.store.key(&id).unwrap().unwrap();
-    let object = format!("k:{:016x}{:016x}", key.digest[0], key.digest[1]);
-    engine
-        .store
-        .change(|store| store.set_pending(&object))
-        .unwrap();
+    set_state_without_engine(&mut one, &id, KeyState::Disabled);
     set_state(&mut two, &mut registry, &id, KeyState::Disabled);
     set_state(&mut two, &mut registry, &id, KeyState::Active);
     let pending = one.engine().pending_objects(&caller(noon())).unwrap();
@@ -410,8 +408,11 @@ fn objects_that_cannot_be_applied_are_named() {
     create_key(&mut one, &mut registry, "acme");
     let applied = two.engine().apply_objects(registry.objects());
     assert_eq!(applied.changed, 0);
-    assert!(applied.problems[0].contains("s:acme: there is no tier `gold`"));
-    assert!(applied.problems[1].contains("this host has no scope acme"));
+    let problems = applied.problems;
+    assert!(problems[0].contains("the scope acme: there is no tier `gold`"));
+    assert!(problems[1].contains("this host has no scope acme"));
+    // The digest of a key is not shown.
+    assert!(problems[1].starts_with("the key k_"), "{problems:?}");
     // An object of a kind that this version does not know changes nothing.
     let later = Object {
         name: "t:gold".to_owned(),
@@ -420,4 +421,109 @@ fn objects_that_cannot_be_applied_are_named() {
     };
     let applied = two.engine().apply_objects(vec![later]);
     assert_eq!((applied.changed, applied.problems.len()), (0, 0));
+}
+
+#[test]
+fn a_scope_whose_tier_is_missing_does_not_revoke_its_keys() {
+    let (mut one, mut two, mut registry) = (
+        Host::new(&format!("{FLEET}[tiers.gold]\ndaily_quota = 5\n")),
+        member(),
+        Registry::default(),
+    );
+    one.engine().enter_fleet("f", &caller(noon())).unwrap();
+    add_scope(&mut one, &mut registry, "acme");
+    read(&mut two, &registry);
+    remove_scope(&mut one, &mut registry, "acme");
+    let later = noon() + TimeDelta::seconds(1);
+    let request = AddScope {
+        scope: name("acme"),
+        tier: Some("gold".to_owned()),
+    };
+    change(
+        &mut one,
+        &mut registry,
+        |engine| engine.prepare_add_scope(request, &caller(later)).unwrap(),
+        |engine, addition| engine.commit_add_scope(addition, &caller(noon())).unwrap(),
+    );
+    let id = create_key(&mut one, &mut registry, "acme");
+    let applied = two.engine().apply_objects(registry.objects());
+    assert_eq!(applied.problems.len(), 2);
+    assert!(two.engine().store.key(&id).unwrap().is_none());
+    // With the tier, everything is there.
+    two.configure(&format!("{FLEET}[tiers.gold]\ndaily_quota = 5\n"));
+    two.engine().reload(&caller(noon())).unwrap();
+    let failed = two.engine().failed_objects();
+    let applied = two.engine().apply_objects(failed);
+    assert_eq!(applied.problems, Vec::<String>::new());
+    let key = two.engine().store.key(&id).unwrap().unwrap();
+    assert_eq!(key.state, KeyState::Active);
+}
+
+#[test]
+fn a_key_that_was_revoked_before_its_host_joined_is_revoked_only_there() {
+    let (mut one, mut registry) = (member(), Registry::default());
+    add_scope(&mut one, &mut registry, "acme");
+    let id = create_key(&mut one, &mut registry, "acme");
+    let digest = one.engine().store.key(&id).unwrap().unwrap().digest;
+    // Another host knows the same key from before.
+    let mut two = Host::new(FLEET);
+    two.add("acme");
+    let engine = two.engine();
+    let scope_id = engine.scopes.find(&name("acme")).unwrap().record.id;
+    let known = NewKey {
+        id: id.clone(),
+        scope_id,
+        digest,
+        label: None,
+    };
+    let added = engine.store.change(|store| store.add_key(&known, noon()));
+    added.unwrap();
+    engine
+        .set_key_state(&id, KeyState::Revoked, &caller(noon()))
+        .unwrap();
+    engine.enter_fleet("f", &caller(noon())).unwrap();
+    read(&mut two, &registry);
+    for state in [KeyState::Disabled, KeyState::Active] {
+        set_state(&mut one, &mut registry, &id, state);
+        read(&mut two, &registry);
+        assert!(!two.engine().has_pending(), "{state}");
+    }
+    let key = two.engine().store.key(&id).unwrap().unwrap();
+    assert_eq!(key.state, KeyState::Revoked);
+}
+
+#[test]
+fn the_generation_of_a_host_that_joins_is_that_of_the_fleet() {
+    let (mut one, mut registry) = (member(), Registry::default());
+    add_scope(&mut one, &mut registry, "acme");
+    // The other host comes from another fleet, where the scope was reset.
+    let mut two = member();
+    two.add("acme");
+    let engine = two.engine();
+    engine
+        .reset(&name("acme"), "test", &caller(noon()))
+        .unwrap();
+    engine.exit_fleet(&caller(noon())).unwrap();
+    engine.enter_fleet("f", &caller(noon())).unwrap();
+    read(&mut two, &registry);
+    let scope = two.engine().scopes.find(&name("acme")).unwrap();
+    assert_eq!(scope.record.generation, 0);
+}
+
+#[test]
+fn the_generation_of_a_removed_scope_is_the_highest_that_is_known() {
+    let (mut one, mut two, mut registry) = (member(), member(), Registry::default());
+    add_scope(&mut one, &mut registry, "acme");
+    read(&mut two, &registry);
+    // Host two misses a reset and the removal.
+    reset(&mut one, &mut registry, "acme");
+    remove_scope(&mut one, &mut registry, "acme");
+    read(&mut two, &registry);
+    let generation = two.engine().store.removed_generation("acme").unwrap();
+    assert_eq!(generation, 1);
+    // A file of keys adds the scope again.
+    two.import("scope,key\nacme,0123456789abcdef0123456789\n")
+        .unwrap();
+    let scope = two.engine().scopes.find(&name("acme")).unwrap();
+    assert_eq!(scope.record.generation, 1);
 }
