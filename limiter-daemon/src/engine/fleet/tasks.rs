@@ -189,8 +189,8 @@ pub(crate) async fn beat(shared: &Arc<Shared>, link: &Arc<FleetLink>, wants_host
             Err(error) => {
                 problem = Some(error.to_string());
                 suspended = suspends(error).then(|| error.to_string());
-                // An engine that has lost its registry still grants leases. It does not know those of
-                // this host.
+                // An engine that has lost its registry still grants leases. It does not know those
+                // of this host.
                 let is_empty = matches!(error, Error::NoFleet);
                 reports = is_empty && !news.is_empty;
                 news.is_empty = is_empty;
@@ -252,7 +252,8 @@ pub(crate) async fn listen(shared: Arc<Shared>, link: Arc<FleetLink>) {
     loop {
         match client.subscribe().await {
             Ok(mut announcements) => {
-                // The announcement that a server learns which leases there are may have been missed.
+                // The announcement that a server learns which leases there are may have been
+                // missed.
                 if std::mem::take(&mut has_missed) {
                     with(&shared, Engine::report_leases).await;
                 }
