@@ -15,7 +15,7 @@ use limiter_common::abi::{
 use limiter_common::flow::Idle;
 
 use super::{
-    link::TestDevice,
+    link::{OneProcessor, TestDevice},
     maps::{self, Plain},
     object::{Object, Tables},
     rules::{self, COMMON_TEXTS, SCOPE_TEXTS},
@@ -290,7 +290,8 @@ impl Programs {
     #[track_caller]
     pub fn run_with(&mut self, hook: Hook, packet: &[u8], extras: Extras) -> RunResult {
         let link = self.link();
-        link.caught();
+        link.discard();
+        let _processor = OneProcessor::new();
         let mut ran = run::run(self.object(), hook, link.ifindex(), packet, extras);
         ran.sent = link.caught();
         // The namespace's own network stack also sends IPv6 packets, none of which are TCP. Only
