@@ -28,8 +28,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::process;
 
-/// The name and the index of the device, and those of the other end of the veth pair, which discards
-/// all packets.
+/// The name and the index of the device, and those of the other end of the veth pair, which
+/// discards all packets.
 const DEVICE: &str = "p0";
 const IFINDEX: u32 = 42;
 const PEER: &str = "p1";
