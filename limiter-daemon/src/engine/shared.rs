@@ -43,11 +43,8 @@ impl Shared {
     }
 
     /// Returns the same state with a connection to the fleet's engine.
-    pub fn with_fleet(self, fleet: Option<FleetLink>) -> Self {
-        Self {
-            fleet: fleet.map(Arc::new),
-            ..self
-        }
+    pub fn with_fleet(self, fleet: Option<Arc<FleetLink>>) -> Self {
+        Self { fleet, ..self }
     }
 
     pub(crate) fn fleet(&self) -> Option<Arc<FleetLink>> {

@@ -79,6 +79,7 @@ async fn run_async(config: Config, options: &RunOptions) -> anyhow::Result<()> {
     }
     let server = Server::start(resources.listener, &shared, resources.access);
     let mut tasks = rounds::spawn(&shared, &clock, resources.clock_watch, in_force.rings);
+    drop(resources.heartbeats);
     log::info!("ready: control socket {}", resources.socket.display());
     let pid = std::process::id();
     shared.events.add_message(format!(

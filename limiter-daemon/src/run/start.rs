@@ -20,7 +20,7 @@ use crate::{
     api::{self, Access},
     config::{Config, Overlay},
     engine::{
-        fleet::link::FleetLink,
+        fleet::{link::FleetLink, start::StartHeartbeats},
         flows::older::Arrival,
         publish::{
             clock::{ClockPublisher, ClockWatch},
@@ -57,7 +57,9 @@ pub(super) struct Resources {
     /// The listener of the metrics page.
     pub(super) page: Option<TcpListener>,
     /// The connection to the fleet's engine.
-    pub(super) fleet: Option<FleetLink>,
+    pub(super) fleet: Option<Arc<FleetLink>>,
+    /// The heartbeats until the recurring tasks send them.
+    pub(super) heartbeats: Option<StartHeartbeats>,
     /// The socket file. It is removed before the locks are released, because fields are dropped in
     /// the order of their declaration.
     _socket_file: SocketFile,
@@ -82,9 +84,12 @@ impl Resources {
         let mut store = Store::open(state)?;
         check_tiers(&store.scopes()?, config)?;
         let secret = secret::load_or_create(state, store.key_count()?)?;
-        let fleet = match &config.fleet {
-            Some(fleet) => Some(FleetLink::open(fleet, &mut store, &secret, state).await?),
-            None => None,
+        let (fleet, heartbeats) = match &config.fleet {
+            Some(fleet) => {
+                let (link, heartbeats) = FleetLink::open(fleet, &mut store, &secret, state).await?;
+                (Some(link), heartbeats)
+            }
+            None => (None, None),
         };
         let clock_watch = ClockWatch::new().context("cannot watch the system's clock")?;
         let socket = directories.socket.clone();
@@ -105,6 +110,7 @@ impl Resources {
             listener,
             page,
             fleet,
+            heartbeats,
             _socket_file: socket_file,
             _locks: locks,
         })

@@ -89,7 +89,8 @@ impl TestDevice {
             unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace (needs root)");
             for words in [
                 format!(
-                    "link add {DEVICE} index {IFINDEX} type veth peer name {PEER} index {PEER_IFINDEX}"
+                    "link add {DEVICE} index {IFINDEX} type veth \
+                     peer name {PEER} index {PEER_IFINDEX}"
                 ),
                 format!("link set {PEER} up"),
                 format!("link set {DEVICE} up"),

@@ -2,19 +2,32 @@
 
 //! The hosts that may be parts of a fleet, and the view that each of them has of it.
 
-use std::{collections::BTreeSet, process::Command};
+use std::{collections::BTreeSet, process::Command, thread, time::Duration};
 
 use limiter_tests::{
     Hosts, Limiter,
-    engine::Program,
+    engine::{Engine, Program},
     eventually,
     hosts::{self, SECRET, Verdict},
     limiter::exit,
     process,
 };
+use nix::{
+    sys::{
+        ptrace,
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
 use serde_json::Value;
 
 use crate::support::{HOSTS, QUOTA, SCOPE, admit, begin, fleet, use_up, with_quota};
+
+/// The hash of the hosts in the engine.
+const MEMBERS: &str = "limiter:{fleet}:m";
+
+/// The time for which a stopped thread goes on at once.
+const SLICE: Duration = Duration::from_millis(2);
 
 /// Returns the health problems of the daemon that concern its fleet.
 #[track_caller]
@@ -123,8 +136,6 @@ fn a_copy_of_a_host_does_not_start() {
     process::succeed(Command::new("cp").arg("-a").arg(state.join(".")).arg(copy));
     let (original, copies) = hosts.rigs.split_first_mut().expect("there is a host");
     original.limiter.run(&[]);
-    // This sends a heartbeat. The original may have been silent for long while it started.
-    hosts::status(original);
     assert_does_not_start(
         &mut copies[0].limiter,
         "another machine uses the identity of this host",
@@ -132,6 +143,60 @@ fn a_copy_of_a_host_does_not_start() {
     // The original has not been disturbed.
     assert_eq!(problems(&original.limiter), [""; 0]);
     assert_eq!(use_up([&*original], &key), QUOTA - 10);
+}
+
+/// Returns the last heartbeat of the only host: its time in milliseconds, and the session.
+#[track_caller]
+fn last_heartbeat(engine: &Engine) -> (u64, String) {
+    let entry = engine.cli(&["HVALS", MEMBERS]);
+    let mut words = entry.split_whitespace();
+    let time = words.next().and_then(|word| word.parse().ok());
+    let time = time.unwrap_or_else(|| panic!("no time in {entry:?}"));
+    (time, words.next().unwrap_or_default().to_owned())
+}
+
+/// Starts a daemon and stops its main thread, which loads and attaches the programs, after the
+/// first heartbeat and before the end of the start. Returns the thread.
+#[track_caller]
+fn start_halfway(limiter: &mut Limiter, engine: &Engine) -> Pid {
+    let (_, before) = last_heartbeat(engine);
+    limiter.launch(&[]);
+    let main = Pid::from_raw(limiter.pid().cast_signed());
+    ptrace::seize(main, ptrace::Options::empty()).expect("the daemon is traced");
+    loop {
+        ptrace::interrupt(main).expect("the main thread is interrupted");
+        while let WaitStatus::Stopped(_, signal) =
+            waitpid(main, Some(WaitPidFlag::__WALL)).expect("the main thread stops")
+        {
+            ptrace::cont(main, signal).expect("the signal is delivered");
+        }
+        if last_heartbeat(engine).1 != before {
+            break;
+        }
+        ptrace::cont(main, None).expect("the main thread goes on");
+        // A start takes many of these slices.
+        thread::sleep(SLICE);
+    }
+    assert!(!limiter.log().contains("ready: control socket"), "too late");
+    main
+}
+
+#[test]
+fn a_host_that_starts_slowly_keeps_its_identity() {
+    begin();
+    let mut hosts = Hosts::in_fleet(Program::Redis7, 1, with_quota);
+    let limiter = &mut hosts.rigs[0].limiter;
+    limiter.terminate();
+    let main = start_halfway(limiter, &hosts.engine);
+    let (stopped_at, session) = last_heartbeat(&hosts.engine);
+    // A copy may take over the identity of a host that is silent for five seconds.
+    eventually("the host has sent heartbeats for five seconds", || {
+        last_heartbeat(&hosts.engine).0 > stopped_at + 5_000
+    });
+    ptrace::detach(main, None).expect("the main thread goes on");
+    limiter.wait_until_ready();
+    assert_eq!(problems(limiter), [""; 0]);
+    assert_eq!(last_heartbeat(&hosts.engine).1, session);
 }
 
 #[test]

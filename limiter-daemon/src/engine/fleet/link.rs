@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -19,9 +19,11 @@ use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard};
 
 use super::{
     access::settings,
+    describe::HostText,
     identity::{HostIdentity, host_name, machine_id},
     join::other_secret,
     member::{self, check_value, random_id},
+    start::StartHeartbeats,
 };
 use crate::{config::Fleet, secret::Secret, store::Store};
 
@@ -95,7 +97,8 @@ impl FleetLink {
 
     /// Returns the connection of this host to the engine that `fleet` names, and asks the engine
     /// whether this host may use it. An engine that does not answer is not an error, since this
-    /// host has its own copy of everything that it enforces.
+    /// host has its own copy of everything that it enforces. The heartbeats keep the identity of
+    /// this host while the daemon starts.
     ///
     /// # Errors
     /// Returns an error if a file cannot be read, if the fleet has another hash secret, or if
@@ -105,20 +108,21 @@ impl FleetLink {
         store: &mut Store,
         secret: &Secret,
         state: &Path,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<(Arc<Self>, Option<StartHeartbeats>)> {
         let identity = HostIdentity {
             id: member::host_id(store)?,
             name: host_name(fleet.host.as_deref())?,
             session: random_id()?,
             machine: machine_id(state)?,
         };
-        let link = Self::new(settings(fleet)?, identity);
+        let link = Arc::new(Self::new(settings(fleet)?, identity));
         let known = member::fleet_of(store)?;
         match tokio::time::timeout(AWAY, link.check(known.as_deref(), secret)).await {
             Ok(checked) => checked?,
             Err(_) => log::warn!("fleet: the engine does not answer: going on without it"),
         }
-        Ok(link)
+        let heartbeats = known.map(|known| StartHeartbeats::begin(Arc::clone(&link), known));
+        Ok((link, heartbeats))
     }
 
     async fn check(&self, known: Option<&str>, secret: &Secret) -> anyhow::Result<()> {
@@ -134,7 +138,7 @@ impl FleetLink {
             anyhow::bail!(other_secret(&found.id));
         }
         if known == Some(found.id.as_str()) {
-            let beat = self.beat(&found.id, "{}", false).await;
+            let beat = self.start_beat(&found.id).await;
             if let Err(error @ Error::Duplicate) = beat {
                 anyhow::bail!(error);
             }
@@ -195,6 +199,19 @@ impl FleetLink {
         let identity = self.presented(fleet);
         let mut client = self.client.lock().await;
         client.heartbeat(&identity, text, recall, wants_hosts).await
+    }
+
+    /// Sends a heartbeat of a daemon that starts.
+    ///
+    /// # Errors
+    /// Returns the error of the engine.
+    pub(super) async fn start_beat(&self, fleet: &str) -> Result<Heartbeat, Error> {
+        let text = HostText {
+            name: self.identity.name.clone(),
+            limiter: env!("CARGO_PKG_VERSION").to_owned(),
+            ..HostText::default()
+        };
+        self.beat(fleet, &text.to_string(), false).await
     }
 
     pub(crate) fn is_cluster(&self) -> bool {

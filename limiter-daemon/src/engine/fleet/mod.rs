@@ -16,6 +16,7 @@ pub mod link;
 pub(crate) mod member;
 pub(crate) mod objects;
 pub(crate) mod registry;
+pub mod start;
 pub(crate) mod sync;
 pub(crate) mod tasks;
 mod usage;

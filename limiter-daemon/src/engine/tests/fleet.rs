@@ -141,7 +141,7 @@ fn without_a_lease_nothing_is_admitted() {
     assert_ne!(limits.flags & LIMITS_LEASED, 0);
     assert!(limits.ahead > 0, "0 would mean that nothing is enforced");
     assert_eq!(member.admitted_by_kernel(), 0);
-    // Nobody has asked for anything yet.
+    // The host has had no request, so it has no reason to call the engine.
     assert_eq!(member.calls(), []);
 }
 
