@@ -20,7 +20,7 @@ use tokio::runtime::Builder;
 use zeroize::Zeroizing;
 
 use super::{
-    args::{FleetCommand, JoinArgs},
+    args::fleet::{FleetCommand, JoinArgs},
     client::{Client, escape},
     exit::Failure,
     render,
@@ -42,10 +42,10 @@ use crate::{
 
 /// The rights that the user of limiter needs at the engine, as rules of an ACL
 /// (<https://redis.io/docs/latest/operate/oss_and_stack/management/security/acl/>).
-const RULES: &str = "resetkeys ~limiter:* resetchannels &limiter:* -@all +auth +hello +ping +select \
-    +info +role +wait +eval +evalsha +script|load +hget +hset \
-    +hmget +hgetall +hlen +hexists +hdel +hincrby +exists +del +expireat +time +zadd +zrangebyscore \
-    +zremrangebyrank +publish +subscribe +unsubscribe +cluster|slots +cluster|shards";
+const RULES: &str = "resetkeys ~limiter:* resetchannels &limiter:* -@all +auth +hello +ping \
+    +select +info +role +wait +eval +evalsha +script|load +hget +hset +hmget +hgetall +hlen \
+    +hexists +hdel +hincrby +exists +del +expireat +time +zadd +zrangebyscore +zremrangebyrank \
+    +publish +subscribe +unsubscribe +cluster|slots +cluster|shards";
 
 /// `fleet acl`: the rights that limiter needs at the engine.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -134,7 +134,8 @@ async fn missing_rights(client: &mut EngineClient) -> Vec<String> {
     let mut missing = Vec::new();
     let mut note = |what: &str, error: &Error| {
         missing.push(format!(
-            "the engine of the fleet does not let this user {what} (`limiter fleet acl` prints the rights): {error}"
+            "the engine of the fleet does not let this user {what} (`limiter fleet acl` prints \
+             the rights): {error}"
         ));
     };
     if let Err(error) = client.fleet().await {
@@ -172,7 +173,8 @@ fn server_problems(server: &Server, confirmations: u32) -> impl Iterator<Item = 
             .to_owned()
     });
     let forgets = (replicas == 0 && !server.has_append_only_file).then(|| {
-        "has no replica and no append-only file: it forgets scopes and keys when it ends, which `limiter fleet seed` then restores"
+        "has no replica and no append-only file: it forgets scopes and keys when it ends, which \
+         `limiter fleet seed` then restores"
             .to_owned()
     });
     [too_few, one, forgets].into_iter().flatten()
@@ -217,7 +219,8 @@ fn install(state: &Path, bytes: &[u8]) -> Result<(), Failure> {
         let new = secret::of_bytes(bytes);
         if keys > 0 && new.is_none_or(|new| *new != *present) {
             return Err(Failure::failed(format!(
-                "the store in {} has {} that would not work with another hash secret: remove the directory, and join again",
+                "the store in {} has {} that would not work with another hash secret: remove the \
+                 directory, and join again",
                 state.display(),
                 counted(keys, "key")
             )));

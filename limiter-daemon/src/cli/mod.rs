@@ -30,7 +30,7 @@ mod typed;
 
 use std::{os::unix::net::UnixStream, path::PathBuf, process::ExitCode};
 
-use args::{Cli, Command, FleetCommand};
+use args::{Cli, Command, fleet::FleetCommand};
 use exit::Failure;
 use socket::SocketSettings;
 

@@ -15,12 +15,11 @@ impl Store {
     /// # Errors
     /// Returns an error if SQLite fails or the store is damaged.
     pub fn revision(&self, object: &str) -> Result<u64, StoreError> {
-        let mut rows = self.query(
+        self.first(
             "SELECT revision FROM revisions WHERE object = ?1",
             [object],
             |row| unsigned(row, 0),
-        )?;
-        Ok(rows.pop().unwrap_or(0))
+        )
     }
 
     /// Returns the revisions of all objects.
@@ -64,12 +63,11 @@ impl Store {
     /// # Errors
     /// Returns an error if SQLite fails or the store is damaged.
     pub fn has_pending(&self) -> Result<bool, StoreError> {
-        let found = self.query(
+        self.first(
             "SELECT EXISTS (SELECT 1 FROM revisions WHERE pending <> 0)",
             [],
             |row| row.get(0),
-        )?;
-        Ok(found.first().copied().unwrap_or(false))
+        )
     }
 
     /// Marks a key that was revoked on this host before it joined the fleet.
@@ -90,12 +88,11 @@ impl Store {
     /// # Errors
     /// Returns an error if SQLite fails or the store is damaged.
     pub fn is_only_here(&self, object: &str) -> Result<bool, StoreError> {
-        let found = self.query(
+        self.first(
             "SELECT only_here <> 0 FROM revisions WHERE object = ?1",
             [object],
             |row| row.get(0),
-        )?;
-        Ok(found.first().copied().unwrap_or(false))
+        )
     }
 
     /// Returns the objects that this host has changed and the engine does not know, with the
@@ -129,12 +126,11 @@ impl Store {
     /// # Errors
     /// Returns an error if SQLite fails or the store is damaged.
     pub fn removed_generation(&self, scope: &str) -> Result<u64, StoreError> {
-        let mut rows = self.query(
+        self.first(
             "SELECT generation FROM revisions WHERE object = 's:' || ?1",
             [scope],
             |row| unsigned(row, 0),
-        )?;
-        Ok(rows.pop().unwrap_or(0))
+        )
     }
 
     /// Forgets all revisions, because this host leaves the fleet.
@@ -144,5 +140,16 @@ impl Store {
     pub fn clear_revisions(&self) -> Result<(), StoreError> {
         self.execute("DELETE FROM revisions", [])?;
         Ok(())
+    }
+
+    /// Returns the only row of a query, or the default value if there is none.
+    fn first<T: Default>(
+        &self,
+        sql: &str,
+        params: impl rusqlite::Params,
+        read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let mut rows = self.query(sql, params, read)?;
+        Ok(rows.pop().unwrap_or_default())
     }
 }
