@@ -26,6 +26,9 @@ use crate::support::{HOSTS, QUOTA, SCOPE, admit, begin, fleet, use_up, with_quot
 /// The hash of the hosts in the engine.
 const MEMBERS: &str = "limiter:{fleet}:m";
 
+/// The words with which a daemon reports that its start has ended.
+const READY: &str = "ready: control socket";
+
 /// The time for which a stopped thread goes on at once.
 const SLICE: Duration = Duration::from_millis(2);
 
@@ -155,14 +158,18 @@ fn last_heartbeat(engine: &Engine) -> (u64, String) {
     (time, words.next().unwrap_or_default().to_owned())
 }
 
-/// Starts a daemon and stops its main thread, which loads and attaches the programs, after the
-/// first heartbeat and before the end of the start. Returns the thread.
+/// Starts a daemon and stops its main thread, which loads and attaches the programs, before the end
+/// of the start. The main thread sends the first heartbeat, and has to wait for its answer, so it is
+/// stopped when another one has been sent. Returns the thread.
 #[track_caller]
 fn start_halfway(limiter: &mut Limiter, engine: &Engine) -> Pid {
     let (_, before) = last_heartbeat(engine);
+    let starts = |limiter: &Limiter| limiter.log().matches(READY).count();
+    let earlier = starts(limiter);
     limiter.launch(&[]);
     let main = Pid::from_raw(limiter.pid().cast_signed());
     ptrace::seize(main, ptrace::Options::empty()).expect("the daemon is traced");
+    let mut first = None;
     loop {
         ptrace::interrupt(main).expect("the main thread is interrupted");
         while let WaitStatus::Stopped(_, signal) =
@@ -170,14 +177,15 @@ fn start_halfway(limiter: &mut Limiter, engine: &Engine) -> Pid {
         {
             ptrace::cont(main, signal).expect("the signal is delivered");
         }
-        if last_heartbeat(engine).1 != before {
+        let (time, session) = last_heartbeat(engine);
+        if session != before && *first.get_or_insert(time) != time {
             break;
         }
         ptrace::cont(main, None).expect("the main thread goes on");
         // A start takes many of these slices.
         thread::sleep(SLICE);
     }
-    assert!(!limiter.log().contains("ready: control socket"), "too late");
+    assert_eq!(starts(limiter), earlier, "the start has ended already");
     main
 }
 
