@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The names of the engine's keys for accounts.
+//! The names of the engine's keys for accounts and rates.
 
 use std::fmt;
 
@@ -58,6 +58,12 @@ pub struct Account {
 #[must_use]
 pub fn account_key(scope: &str, day: Day) -> String {
     format!("limiter:{}:d:{}:{scope}", Bucket::of(scope), day.0)
+}
+
+/// Returns the name of the key with the demands for the rate of the scope `scope`.
+#[must_use]
+pub fn rate_key(scope: &str) -> String {
+    format!("limiter:{}:r:{scope}", Bucket::of(scope))
 }
 
 #[cfg(test)]

@@ -19,6 +19,9 @@ pub const CHANGES: &str = "limiter:changes";
 pub const CLAIMS: &str = "limiter:claims";
 /// The channel on which recalls are announced.
 pub const RECALLS: &str = "limiter:recall";
+/// The channel on which a server announces the scopes whose rates may have to be divided. The text
+/// is the name of a scope.
+pub const RATES: &str = "limiter:rates";
 
 /// The keys of a fleet, which are in one slot of a cluster.
 pub(crate) const FLEET: &str = "limiter:{fleet}:f";

@@ -3,14 +3,20 @@
 //! The scripts that the engine runs, and the conversion of the arguments and replies of the script
 //! for leases. The first lines of each script describe it.
 
-use std::time::Duration;
+use std::{num::ParseFloatError, time::Duration};
 
-use crate::call::{Answer, Call, Purpose, Recall, Status};
+use crate::{
+    call::{Answer, Call, Purpose, Recall, Status},
+    rate::{RateAnswer, RateCall},
+};
 
 /// Grants and takes back leases.
 pub const LEASE: &str = include_str!("scripts/lease.lua");
 /// Records a server as the current server of a bucket.
 pub const CLAIM: &str = include_str!("scripts/claim.lua");
+
+/// Divides rates among the hosts.
+pub const RATE: &str = include_str!("scripts/rate.lua");
 
 /// Creates a fleet.
 pub const CREATE: &str = include_str!("scripts/create.lua");
@@ -94,5 +100,33 @@ pub fn lease_answer(reply: &[i64]) -> Result<Answer, BadReply> {
             2 => Some(Recall::All),
             _ => return Err(bad()),
         },
+    })
+}
+
+/// Returns the arguments of [`RATE`] for calls, each with the name of its scope. All of them concern
+/// one bucket. `host` is the id of this host.
+#[must_use]
+pub fn rate_arguments(host: &str, calls: &[(String, RateCall)]) -> Vec<String> {
+    let mut arguments = vec![host.to_owned()];
+    for (scope, call) in calls {
+        arguments.extend([
+            scope.clone(),
+            call.rate.to_string(),
+            call.demand.to_string(),
+        ]);
+    }
+    arguments
+}
+
+/// Reads the part of a reply of [`RATE`] that concerns one scope.
+///
+/// # Errors
+/// Returns an error if the text is not a number.
+pub fn rate_answer(reply: &str) -> Result<RateAnswer, ParseFloatError> {
+    let share: f64 = reply.parse()?;
+    Ok(if share > 0.0 {
+        RateAnswer::Share(share)
+    } else {
+        RateAnswer::Whole
     })
 }

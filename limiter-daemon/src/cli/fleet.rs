@@ -266,6 +266,7 @@ fn status(view: &FleetView, json: bool) -> Result<(), Failure> {
         engine,
         version,
         leases,
+        divided_rates,
         hosts,
         problems,
     } = view;
@@ -279,6 +280,10 @@ fn status(view: &FleetView, json: bool) -> Result<(), Failure> {
     ];
     lines.extend(engine_lines(engine));
     lines.push(lease_line(leases));
+    if *divided_rates > 0 {
+        let rates = counted(*divided_rates, "scope");
+        lines.push(format!("rates     divided among the hosts for {rates}"));
+    }
     render::lines(&lines)?;
     if !hosts.is_empty() {
         render::lines(&[String::new()])?;

@@ -50,6 +50,18 @@ pub struct Fleet {
     pub confirm: Option<u32>,
     /// The time for which a lease should last.
     pub lease: Interval,
+    /// Whether the hosts share the rates of scopes.
+    pub rate: FleetRate,
+}
+
+/// The rule for the rates of scopes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FleetRate {
+    /// Each host enforces the whole rate.
+    #[default]
+    Host,
+    /// While the demand of all hosts exceeds the rate of a scope, each host enforces a share of it.
+    Shared,
 }
 
 /// Returns the word for a rule in the configuration.
@@ -108,8 +120,8 @@ impl Fleet {
         let engine_lost = rule.unwrap_or_default();
         accounting.join_fleet(document, root, engine_lost);
         let confirm = document.integer(&section, "confirm", 0, MAX_CONFIRM);
-        // Only the rate of each host is known so far.
-        let _rate: Option<()> = document.choice(&section, "rate", &[("host", ())]);
+        let rates = [("host", FleetRate::Host), ("shared", FleetRate::Shared)];
+        let rate = document.choice(&section, "rate", &rates);
         Some(Self {
             kind,
             engine,
@@ -121,6 +133,7 @@ impl Fleet {
             engine_lost,
             confirm: confirm.and_then(|number| u32::try_from(number).ok()),
             lease: Interval::read(document, &section, "lease", LEASE),
+            rate: rate.unwrap_or_default(),
         })
     }
 }

@@ -23,7 +23,7 @@ pub use accounting::{Accounting, Unattended};
 pub use attach::{Attach, AttachHook, InterfacePattern, Order, Origin};
 pub use control::Control;
 pub use error::{ConfigError, Problem};
-pub use fleet::{Fleet, engine_lost_as_str, is_name};
+pub use fleet::{Fleet, FleetRate, engine_lost_as_str, is_name};
 pub use healing::Healing;
 pub use history::{Days, History};
 pub use identify::{HeaderName, MAX_HEADER_SOURCES, Source};

@@ -8,6 +8,7 @@ use aya::maps::MapData;
 use limiter_common::{
     abi::{Limits, map},
     day::DayCount,
+    gcra::Rate,
 };
 
 use super::{KernelError, words::Words};
@@ -17,6 +18,9 @@ pub(super) struct LimitsMap(Words);
 
 /// The number of words in an entry.
 const WORDS: usize = size_of::<Limits>() / size_of::<u64>();
+/// The offsets of the rate in an entry, in words.
+const INTERVAL: usize = offset_of!(Limits, interval_ns) / size_of::<u64>();
+const TOLERANCE: usize = offset_of!(Limits, tolerance_ns) / size_of::<u64>();
 /// The offset of `Limits::allowed` in an entry, in words.
 const ALLOWED: usize = offset_of!(Limits, allowed) / size_of::<u64>();
 
@@ -30,6 +34,15 @@ impl LimitsMap {
     /// caller makes sure that neither map changes during the copy.
     pub(super) fn copy(&self, from: &Self) {
         self.0.copy(&from.0);
+    }
+
+    /// Sets the rate of a scope.
+    pub(super) fn set_rate(&self, scope: u32, rate: Rate) {
+        for (at, value) in [(INTERVAL, rate.interval_ns), (TOLERANCE, rate.tolerance_ns)] {
+            if let Some(word) = self.0.word(scope, at) {
+                word.store(value, SeqCst);
+            }
+        }
     }
 
     /// Sets `Limits::ahead` of a scope.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use limiter_common::{
     abi::{self, Digest, KeyEntry, TextKey},
     day::{Day, DayCount},
+    gcra::Rate,
 };
 
 use super::{KernelError, netdev::Interface};
@@ -112,6 +113,9 @@ pub trait Plane: Send {
 
     /// Sets the day and the count of [`Self::allowed`], which [`Self::set_limits`] does not change.
     fn set_allowed(&self, scope: u32, allowed: DayCount);
+
+    /// Sets the rate of a scope. The other limits do not change.
+    fn set_rate(&self, scope: u32, rate: Rate);
 
     /// Sets the number of requests of `Limits::ahead`.
     fn set_ahead(&self, scope: u32, ahead: u32);

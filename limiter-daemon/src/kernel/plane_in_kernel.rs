@@ -121,6 +121,11 @@ impl Plane for Kernel {
         self.set.limits.set_allowed(scope, allowed);
     }
 
+    fn set_rate(&self, scope: u32, rate: Rate) {
+        self.set.limits.set_rate(scope, rate);
+        self.set.state.lower_tat(scope, rate, sys::boot_ns());
+    }
+
     fn set_ahead(&self, scope: u32, ahead: u32) {
         self.set.limits.set_ahead(scope, ahead);
     }

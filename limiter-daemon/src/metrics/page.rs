@@ -280,6 +280,12 @@ impl Page {
             self.counter(name, help, count);
         }
         self.gauge(
+            "fleet_divided_rates",
+            None,
+            "Scopes of whose rates this host enforces only a share, because the demand of all hosts exceeds them.",
+            fleet.divided_rates as f64,
+        );
+        self.gauge(
             "fleet_learning",
             None,
             "1 while the engine grants nothing because it may have lost its last writes and is waiting for the reports of the hosts.",

@@ -11,7 +11,7 @@ use crate::{
     engine::{
         counts::allowance,
         events::refusals::{self, NewRefusals},
-        fleet::tasks as fleet,
+        fleet::{rates, tasks as fleet},
         flows::healing,
         publish::{
             clock::{ClockPublisher, ClockWatch},
@@ -50,8 +50,11 @@ pub(super) fn spawn(
         tasks.extend([
             tokio::spawn(fleet::exchange(Arc::clone(shared), Arc::clone(&link))),
             tokio::spawn(fleet::beats(Arc::clone(shared), Arc::clone(&link))),
-            tokio::spawn(fleet::listen(Arc::clone(shared), link)),
+            tokio::spawn(fleet::listen(Arc::clone(shared), Arc::clone(&link))),
         ]);
+        if link.shares_rates() {
+            tasks.push(tokio::spawn(rates::divide(Arc::clone(shared), link)));
+        }
     }
     tasks
 }

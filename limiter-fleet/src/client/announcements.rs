@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! The announcements of changes, recalls and claims. A host that misses a change or a recall
-//! receives the same information with the answer to its next heartbeat.
+//! The announcements of changes, recalls, claims and rates. A host that misses a change or a recall
+//! receives the same information with the answer to its next heartbeat. Rates are announced again
+//! each second.
 
 use futures_util::StreamExt as _;
 use redis::aio::PubSub;
 
 use super::{Client, Error, link};
-use crate::registry::{CHANGES, CLAIMS, RECALLS};
+use crate::registry::{CHANGES, CLAIMS, RATES, RECALLS};
 
 /// An announcement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub enum Announcement {
     Claimed(String),
     /// Parts of leases are to be given back. The text is that of the recall.
     Recall(String),
+    /// The demands of all hosts may exceed the rate of the scope with this name.
+    Rate(String),
 }
 
 /// A connection on which a server announces changes and recalls.
@@ -37,7 +40,9 @@ impl Client {
             return Err(Error::NoUsableServer(Vec::new()));
         };
         let mut connection = link::listen(&address, &self.settings.access).await?;
-        let subscribed = connection.subscribe(&[CHANGES, CLAIMS, RECALLS]).await;
+        let subscribed = connection
+            .subscribe(&[CHANGES, CLAIMS, RECALLS, RATES])
+            .await;
         subscribed.map_err(|source| Error::Command { address, source })?;
         Ok(Announcements { connection })
     }
@@ -55,6 +60,7 @@ impl Announcements {
                     Err(_) => continue,
                 },
                 CLAIMS => return Some(Announcement::Claimed(text)),
+                RATES => return Some(Announcement::Rate(text)),
                 _ => return Some(Announcement::Recall(text)),
             }
         }

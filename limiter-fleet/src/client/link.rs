@@ -12,9 +12,10 @@ use redis::{
 
 use super::{Access, CallResult, address::Address, error::Error, server::Server};
 use crate::{
-    account::{Bucket, account_key},
+    account::{Bucket, account_key, rate_key},
     call::{Answer, Call},
     host::Failure,
+    rate::{RateAnswer, RateCall},
     script::{self, OTHER_SERVER},
 };
 
@@ -26,11 +27,12 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 const LEASE_CONFIRM_TIMEOUT: Duration = Duration::from_millis(200);
 const CHANGE_CONFIRM_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// Calls about scopes of one bucket on one day, each with the name of the scope.
+/// Calls about scopes of one bucket, each with the name of the scope. Calls for leases concern one
+/// day.
 #[derive(Debug, Clone)]
-pub(super) struct Batch {
+pub(super) struct Batch<C = Call> {
     pub(super) bucket: Bucket,
-    pub(super) calls: Vec<(String, Call)>,
+    pub(super) calls: Vec<(String, C)>,
 }
 
 /// The replies to some batches.
@@ -62,11 +64,12 @@ pub(super) enum Script {
     Recall,
     Change,
     Read,
+    Rate,
 }
 
 impl Script {
     /// All scripts with their texts, in the order of the numbers of their variants.
-    const ALL: [(Self, &str); 7] = [
+    const ALL: [(Self, &str); 8] = [
         (Self::Lease, script::LEASE),
         (Self::Claim, script::CLAIM),
         (Self::Create, script::CREATE),
@@ -74,11 +77,12 @@ impl Script {
         (Self::Recall, script::RECALL),
         (Self::Change, script::CHANGE),
         (Self::Read, script::READ),
+        (Self::Rate, script::RATE),
     ];
 
     /// Returns the hash of the script. The hashes are computed once.
     fn hash(self) -> &'static str {
-        static HASHES: OnceLock<[String; 7]> = OnceLock::new();
+        static HASHES: OnceLock<[String; 8]> = OnceLock::new();
         let hashes = HASHES.get_or_init(|| {
             Self::ALL.map(|(_, text)| {
                 let mut sha1 = sha1_smol::Sha1::new();
@@ -192,6 +196,43 @@ impl Link {
                 address: self.address.clone(),
                 expected: "the reply of lease.lua",
             })
+    }
+
+    /// Sends reports of demands in one pipeline. Returns the answer to each call of each batch.
+    ///
+    /// # Errors
+    /// Returns an error if the server does not answer, or refuses a batch.
+    pub(super) async fn divide_rates(
+        &mut self,
+        host: &str,
+        batches: &[Batch<RateCall>],
+    ) -> Result<Vec<Vec<RateAnswer>>, Error> {
+        let mut pipeline = Pipeline::new();
+        for batch in batches {
+            let call = pipeline.cmd("EVALSHA").arg(Script::Rate.hash());
+            call.arg(batch.calls.len());
+            for (scope, _) in &batch.calls {
+                call.arg(rate_key(scope));
+            }
+            call.arg(script::rate_arguments(host, &batch.calls));
+        }
+        pipeline.ignore_errors();
+        let replies = self.send(&pipeline).await?;
+        let answers = replies.into_iter().zip(batches).map(|(reply, batch)| {
+            let reply = reply.extract_error().map_err(|error| self.failed(error))?;
+            let texts = Vec::<String>::from_redis_value(reply).ok();
+            let answers: Option<Vec<RateAnswer>> = texts.and_then(|texts| {
+                let answers = texts.iter().map(|text| script::rate_answer(text).ok());
+                answers.collect()
+            });
+            answers
+                .filter(|answers| answers.len() == batch.calls.len())
+                .ok_or_else(|| Error::Reply {
+                    address: self.address.clone(),
+                    expected: "the reply of rate.lua",
+                })
+        });
+        answers.collect()
     }
 
     /// Records this server as the current server of `buckets`. If it was not, or if `force` is set,

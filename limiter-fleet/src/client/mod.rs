@@ -14,6 +14,7 @@ mod error;
 mod link;
 mod primaries;
 mod registry;
+mod search;
 mod server;
 mod slots;
 
@@ -31,6 +32,7 @@ use crate::{
     account::{Account, Bucket},
     call::{Answer, Call},
     host::Failure,
+    rate::{RateAnswer, RateCall},
 };
 use link::Batch;
 use primaries::Primaries;
@@ -93,7 +95,8 @@ impl Client {
     /// Sends calls, each with the name of its scope. Returns the results in the order of the calls,
     /// and the first error. A call that an error concerns has [`Failure::Unanswered`].
     pub async fn lease(&mut self, calls: &[(String, Call)]) -> (Vec<CallResult>, Option<Error>) {
-        let (groups, batches): (Vec<Vec<usize>>, Vec<Batch>) = batches(calls).into_iter().unzip();
+        let (groups, batches): (Vec<_>, Vec<_>) =
+            batches(calls, |call| call.day.0).into_iter().unzip();
         let sent = self.primaries.lease(&self.settings, &self.host, batches);
         let (answers, error) = sent.await;
         let mut results = vec![Err(Failure::Unanswered); calls.len()];
@@ -105,6 +108,27 @@ impl Client {
             results[index] = answer;
         }
         (results, error)
+    }
+
+    /// Reports the demand of this host for some rates, each with the name of its scope. Returns the
+    /// answers in the order of the calls, and the first error. There is no answer to a call that an
+    /// error concerns.
+    pub async fn divide_rates(
+        &mut self,
+        calls: &[(String, RateCall)],
+    ) -> (Vec<Option<RateAnswer>>, Option<Error>) {
+        let (groups, batches): (Vec<_>, Vec<_>) = batches(calls, |_| 0).into_iter().unzip();
+        let divided = self
+            .primaries
+            .divide_rates(&self.settings, &self.host, batches);
+        let (answers, error) = divided.await;
+        let mut shares = vec![None; calls.len()];
+        for (batch, some) in answers {
+            for (&index, share) in groups[batch].iter().zip(some) {
+                shares[index] = Some(share);
+            }
+        }
+        (shares, error)
     }
 
     /// Connects to all primaries, and returns a description of each, or the reason why it cannot be
@@ -149,12 +173,15 @@ impl Client {
     }
 }
 
-/// Groups calls by bucket and day, with at most [`CALLS`] in each group. Returns the indices of the
-/// calls in each group, and the group itself.
-fn batches(calls: &[(String, Call)]) -> Vec<(Vec<usize>, Batch)> {
+/// Groups calls by bucket and by the number that `kind` returns, with at most [`CALLS`] in each
+/// group. Returns the indices of the calls in each group, and the group itself.
+fn batches<C: Clone>(
+    calls: &[(String, C)],
+    kind: impl Fn(&C) -> u32,
+) -> Vec<(Vec<usize>, Batch<C>)> {
     let mut groups: BTreeMap<(Bucket, u32), Vec<usize>> = BTreeMap::new();
     for (index, (scope, call)) in calls.iter().enumerate() {
-        let group = (Bucket::of(scope), call.day.0);
+        let group = (Bucket::of(scope), kind(call));
         groups.entry(group).or_default().push(index);
     }
     let mut batches = Vec::new();

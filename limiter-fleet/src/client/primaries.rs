@@ -10,20 +10,22 @@ use std::{
 
 use futures_util::future::join_all;
 use limiter_common::day::Day;
-use redis::{FromRedisValue as _, RedisResult, Value, cmd};
+use redis::cmd;
 
 use super::{
     CallResult, Kind, Settings,
     access::choose_provider,
     address::Address,
     error::Error,
-    link::{Batch, Link, connect},
+    link::{Batch, Link},
+    search::search,
     server::Server,
     slots::{SLOTS, slot, slot_of_fleet},
 };
 use crate::{
     account::{Account, Bucket, account_key},
     host::Failure,
+    rate::{RateAnswer, RateCall},
     script::LEARNING,
 };
 
@@ -55,8 +57,8 @@ pub(super) struct Primaries {
 
 /// A primary.
 pub(super) struct Primary {
-    address: Address,
-    slots: Vec<RangeInclusive<u16>>,
+    pub(super) address: Address,
+    pub(super) slots: Vec<RangeInclusive<u16>>,
     link: Option<Link>,
     /// The time of the first call since the last confirmation that was not confirmed.
     unconfirmed_since: Option<Instant>,
@@ -166,14 +168,7 @@ impl Primaries {
         if let Err(error) = self.find(settings).await {
             return (results, Some(error));
         }
-        let mut error = None;
-        let mut of_primary: BTreeMap<usize, Vec<(usize, Batch)>> = BTreeMap::new();
-        for (index, batch) in batches.into_iter().enumerate() {
-            match self.of_slot(slot(batch.bucket)) {
-                Ok(primary) => of_primary.entry(primary).or_default().push((index, batch)),
-                Err(missing) => error = error.or(Some(missing)),
-            }
-        }
+        let (mut of_primary, mut error) = self.by_primary(batches);
         let confirmations = self.confirmations(settings);
         let primaries = self.primaries.iter_mut().enumerate();
         let exchanges = primaries.filter_map(|(index, primary)| {
@@ -196,6 +191,52 @@ impl Primaries {
         }
         self.note_replicas();
         (results, error)
+    }
+
+    /// Groups batches by the index of their primary. Returns the batches with their indices, and the
+    /// first error.
+    fn by_primary<C>(
+        &self,
+        batches: Vec<Batch<C>>,
+    ) -> (BTreeMap<usize, Vec<(usize, Batch<C>)>>, Option<Error>) {
+        let mut error = None;
+        let mut of_primary: BTreeMap<usize, Vec<_>> = BTreeMap::new();
+        for (index, batch) in batches.into_iter().enumerate() {
+            match self.of_slot(slot(batch.bucket)) {
+                Ok(primary) => of_primary.entry(primary).or_default().push((index, batch)),
+                Err(missing) => error = error.or(Some(missing)),
+            }
+        }
+        (of_primary, error)
+    }
+
+    /// Sends reports of demands to their primaries, to all primaries at the same time. Returns the
+    /// shares of the batches that were answered, each with the index of its batch, and the first
+    /// error.
+    pub(super) async fn divide_rates(
+        &mut self,
+        settings: &Settings,
+        host: &str,
+        batches: Vec<Batch<RateCall>>,
+    ) -> (Vec<(usize, Vec<RateAnswer>)>, Option<Error>) {
+        if let Err(error) = self.find(settings).await {
+            return (Vec::new(), Some(error));
+        }
+        let (mut of_primary, mut error) = self.by_primary(batches);
+        let primaries = self.primaries.iter_mut().enumerate();
+        let exchanges = primaries.filter_map(|(index, primary)| {
+            let batches = of_primary.remove(&index)?;
+            Some(primary.divide_rates(settings, host, batches))
+        });
+        let mut shares = Vec::new();
+        for (answered, failed) in join_all(exchanges).await {
+            shares.extend(answered);
+            error = error.or(failed);
+        }
+        if error.is_some() {
+            self.forget();
+        }
+        (shares, error)
     }
 
     /// Reads the descriptions of all primaries.
@@ -268,7 +309,7 @@ impl Primaries {
 }
 
 impl Primary {
-    fn new(address: Address, slots: RangeInclusive<u16>) -> Self {
+    pub(super) fn new(address: Address, slots: RangeInclusive<u16>) -> Self {
         Self {
             address,
             slots: vec![slots],
@@ -278,7 +319,7 @@ impl Primary {
     }
 
     /// Returns the only server of an engine.
-    fn single(link: Link) -> Self {
+    pub(super) fn single(link: Link) -> Self {
         let address = link.address.clone();
         Self {
             link: Some(link),
@@ -339,6 +380,32 @@ impl Primary {
         (results, error)
     }
 
+    /// Sends reports of demands to this primary. Returns the shares of the batches that were
+    /// answered, each with the index of its batch, and the first error.
+    async fn divide_rates(
+        &mut self,
+        settings: &Settings,
+        host: &str,
+        batches: Vec<(usize, Batch<RateCall>)>,
+    ) -> (Vec<(usize, Vec<RateAnswer>)>, Option<Error>) {
+        let mut shares = Vec::new();
+        let (indices, batches): (Vec<usize>, Vec<_>) = batches.into_iter().unzip();
+        for (indices, batches) in indices.chunks(BATCHES).zip(batches.chunks(BATCHES)) {
+            let divided = async {
+                let link = self.link(settings).await?;
+                link.divide_rates(host, batches).await
+            };
+            match divided.await {
+                Ok(some) => shares.extend(indices.iter().copied().zip(some)),
+                Err(error) => {
+                    self.link = None;
+                    return (shares, Some(error));
+                }
+            }
+        }
+        (shares, None)
+    }
+
     /// Sends batches in one pipeline, and lets the server learn which leases there are, if that is
     /// necessary.
     async fn exchange(
@@ -372,122 +439,4 @@ impl Primary {
         }
         Ok((replies.results, replies.error))
     }
-}
-
-/// Looks for the primaries. The search begins at the address with the index `first`.
-async fn search(settings: &Settings, first: usize) -> Result<Vec<Primary>, Error> {
-    if let Kind::Sentinel { primary } = &settings.kind {
-        let address = primary_of_sentinels(settings, primary).await?;
-        let link = Link::open(&address, &settings.access).await?;
-        return Ok(vec![Primary::single(link)]);
-    }
-    let mut errors = Vec::new();
-    let addresses = settings
-        .addresses
-        .iter()
-        .cycle()
-        .skip(first % settings.addresses.len().max(1));
-    for address in addresses.take(settings.addresses.len()) {
-        match found(address, settings).await {
-            Ok(primaries) => return Ok(primaries),
-            Err(error) => errors.push(error),
-        }
-    }
-    Err(Error::NoUsableServer(errors))
-}
-
-/// Returns the primaries that `address` leads to.
-async fn found(address: &Address, settings: &Settings) -> Result<Vec<Primary>, Error> {
-    if settings.kind != Kind::Cluster {
-        let link = Link::open(address, &settings.access).await?;
-        return Ok(vec![Primary::single(link)]);
-    }
-    let reply = ask(address, settings, &["CLUSTER", "SLOTS"]).await?;
-    cluster(address, reply).ok_or_else(|| Error::Reply {
-        address: address.clone(),
-        expected: "the reply of CLUSTER SLOTS",
-    })
-}
-
-async fn ask(address: &Address, settings: &Settings, words: &[&str]) -> Result<Value, Error> {
-    let mut connection = connect(address, &settings.access).await?;
-    let mut command = cmd(words[0]);
-    let reply: RedisResult<Value> = command.arg(&words[1..]).query_async(&mut connection).await;
-    reply.map_err(|source| Error::Command {
-        address: address.clone(),
-        source,
-    })
-}
-
-/// Asks all Sentinels for the address of a primary, and returns the one of the latest
-/// configuration. A Sentinel that is cut off has an earlier one.
-async fn primary_of_sentinels(settings: &Settings, primary: &str) -> Result<Address, Error> {
-    let words = ["SENTINEL", "MASTER", primary];
-    let asked = settings.addresses.iter().map(async |sentinel| {
-        let reply = ask(sentinel, settings, &words).await?;
-        primary_of_sentinel(sentinel, reply).ok_or_else(|| Error::Reply {
-            address: sentinel.clone(),
-            expected: "the reply of SENTINEL MASTER",
-        })
-    });
-    let (mut latest, mut errors) = (None, Vec::new());
-    for answer in join_all(asked).await {
-        match answer {
-            Ok((epoch, address)) => match &latest {
-                Some((known, _)) if *known >= epoch => {}
-                _ => latest = Some((epoch, address)),
-            },
-            Err(Error::Command { address, source }) if source.to_string().contains(UNKNOWN) => {
-                let primary = primary.to_owned();
-                errors.push(Error::UnknownPrimary { address, primary });
-            }
-            Err(error) => errors.push(error),
-        }
-    }
-    match latest {
-        Some((_, address)) => Ok(address),
-        None => Err(Error::NoUsableServer(errors)),
-    }
-}
-
-/// A part of the error of a Sentinel that does not know a primary.
-const UNKNOWN: &str = "No such master";
-
-/// Reads the reply of SENTINEL MASTER, and returns the number of the configuration and the address.
-fn primary_of_sentinel(sentinel: &Address, reply: Value) -> Option<(u64, Address)> {
-    let fields: BTreeMap<String, String> = BTreeMap::from_redis_value(reply).ok()?;
-    let address = Address {
-        host: fields.get("ip")?.clone(),
-        port: fields.get("port")?.parse().ok()?,
-        tls: sentinel.tls,
-    };
-    Some((fields.get("config-epoch")?.parse().ok()?, address))
-}
-
-/// Reads the reply of CLUSTER SLOTS: ranges of slots, each with its servers, of which the first is
-/// the primary. A server that does not know its own address has an empty one.
-fn cluster(seed: &Address, reply: Value) -> Option<Vec<Primary>> {
-    let ranges: Vec<Vec<Value>> = Vec::from_redis_value(reply).ok()?;
-    let mut primaries: Vec<Primary> = Vec::new();
-    for range in ranges {
-        let mut range = range.into_iter();
-        let first = u16::from_redis_value(range.next()?).ok()?;
-        let last = u16::from_redis_value(range.next()?).ok()?;
-        let server: Vec<Value> = Vec::from_redis_value(range.next()?).ok()?;
-        let mut server = server.into_iter();
-        let host = String::from_redis_value(server.next()?).unwrap_or_default();
-        let port = u16::from_redis_value(server.next()?).ok()?;
-        let host = if host.is_empty() {
-            seed.host.clone()
-        } else {
-            host
-        };
-        let tls = seed.tls;
-        let address = Address { host, port, tls };
-        match primaries.iter_mut().find(|one| one.address == address) {
-            Some(known) => known.slots.push(first..=last),
-            None => primaries.push(Primary::new(address, first..=last)),
-        }
-    }
-    (!primaries.is_empty()).then_some(primaries)
 }

@@ -154,7 +154,7 @@ impl Host {
             }
             Some(Some(Announcement::Claimed(_))) => self.leases.report_all(Instant::now()),
             Some(None) => self.announcements = None,
-            Some(Some(Announcement::Changed(_))) | None => {}
+            Some(Some(Announcement::Changed(_) | Announcement::Rate(_))) | None => {}
         }
     }
 

@@ -5,6 +5,7 @@
 mod client;
 mod clusters;
 mod leases;
+mod rates;
 mod registry;
 mod scripts;
 mod sentinels;

@@ -25,7 +25,7 @@ pub const HOSTS: usize = 3;
 /// no limit.
 const TOO_MANY: u64 = 10_000;
 /// The number of clients of each host.
-const CLIENTS: usize = 2;
+pub const CLIENTS: usize = 2;
 
 /// The maximum duration of a test. A test waits until midnight UTC has passed if it could not end
 /// before it.

@@ -129,6 +129,7 @@ impl Engine {
     pub(crate) fn set_fleet_hosts(&mut self, hosts: u64) {
         if let Some(member) = &mut self.fleet {
             member.leases.set_hosts(hosts);
+            member.rates.set_hosts(hosts);
         }
     }
 

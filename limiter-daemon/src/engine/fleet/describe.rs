@@ -66,9 +66,14 @@ fn digest(config: &Config) -> String {
         sources,
         policy,
         tiers,
+        fleet,
         ..
     } = config;
-    let text = format!("{:?} {sources:?} {policy:?} {tiers:?}", attach.ports);
+    let rate = fleet.as_ref().map(|fleet| fleet.rate);
+    let text = format!(
+        "{:?} {sources:?} {policy:?} {tiers:?} {rate:?}",
+        attach.ports
+    );
     let [first, _] = siphash128([0, 0], text.as_bytes());
     format!("{first:016x}")
 }
@@ -124,6 +129,7 @@ impl Engine {
             },
             version: self.registry_version(),
             leases: self.leases_view(),
+            divided_rates: self.divided_rates(),
             hosts,
             problems,
         }

@@ -31,6 +31,8 @@ pub struct FleetFigures {
     pub held: u64,
     /// The number of recalls that this host has followed.
     pub recalls: u64,
+    /// The number of scopes of whose rates this host enforces a share.
+    pub divided_rates: u64,
     /// Whether the engine was learning which leases there are, at the last answer.
     pub learning: bool,
     /// The number of changes of the registry that this host does not have yet.
@@ -51,6 +53,7 @@ impl Default for FleetFigures {
             leased: 0,
             held: 0,
             recalls: 0,
+            divided_rates: 0,
             learning: false,
             behind: 0,
             hosts: [("alive", 0), ("silent", 0), ("behind", 0), ("different", 0)],
@@ -95,6 +98,7 @@ impl Engine {
             leased: self.leases_view().left,
             held: member.held,
             recalls: member.recalls,
+            divided_rates: self.divided_rates(),
             learning: member
                 .learning_until
                 .is_some_and(|until| until > Instant::now()),

@@ -25,7 +25,11 @@ use super::{
     member::{self, check_value, random_id},
     start::StartHeartbeats,
 };
-use crate::{config::Fleet, secret::Secret, store::Store};
+use crate::{
+    config::{Fleet, FleetRate},
+    secret::Secret,
+    store::Store,
+};
 
 /// The time without an answer after which the engine counts as away.
 pub(crate) const AWAY: Duration = Duration::from_secs(5);
@@ -34,6 +38,8 @@ pub(crate) const AWAY: Duration = Duration::from_secs(5);
 pub struct FleetLink {
     settings: Settings,
     identity: HostIdentity,
+    /// Whether the hosts share the rates of scopes.
+    shares_rates: bool,
     client: AsyncMutex<Client>,
     /// The turn of a change of scopes and keys, by an operator or by other hosts.
     turn: AsyncMutex<()>,
@@ -84,11 +90,12 @@ impl News {
 
 impl FleetLink {
     /// Returns a connection for the host `identity`. It connects when it is used.
-    pub fn new(settings: Settings, identity: HostIdentity) -> Self {
+    fn new(settings: Settings, identity: HostIdentity, shares_rates: bool) -> Self {
         let client = Client::new(settings.clone(), &identity.id);
         Self {
             settings,
             identity,
+            shares_rates,
             client: AsyncMutex::new(client),
             turn: AsyncMutex::default(),
             news: Mutex::default(),
@@ -115,7 +122,8 @@ impl FleetLink {
             session: random_id()?,
             machine: machine_id(state)?,
         };
-        let link = Arc::new(Self::new(settings(fleet)?, identity));
+        let shares_rates = fleet.rate == FleetRate::Shared;
+        let link = Arc::new(Self::new(settings(fleet)?, identity, shares_rates));
         let known = member::fleet_of(store)?;
         match tokio::time::timeout(AWAY, link.check(known.as_deref(), secret)).await {
             Ok(checked) => checked?,
@@ -148,6 +156,11 @@ impl FleetLink {
 
     pub(crate) fn identity(&self) -> &HostIdentity {
         &self.identity
+    }
+
+    /// Returns whether the hosts of the fleet share the rates of scopes.
+    pub(crate) fn shares_rates(&self) -> bool {
+        self.shares_rates
     }
 
     /// Returns a connection of its own to the same engine.

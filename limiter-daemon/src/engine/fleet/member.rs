@@ -9,7 +9,7 @@ use std::{
 };
 
 use limiter_common::siphash::siphash128;
-use limiter_fleet::{Bound, HostLeases, Settings, Status, registry::Object};
+use limiter_fleet::{Bound, HostLeases, HostRates, Settings, Status, registry::Object};
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::Notify;
 
@@ -44,6 +44,8 @@ pub(crate) struct Member {
     pub(crate) calls: Arc<Notify>,
     /// The reason why this host must not call the engine, if there is one.
     pub(crate) suspended: Option<String>,
+    /// The rates that are divided among the hosts.
+    pub(crate) rates: HostRates,
     /// The number of answers of each kind.
     pub(crate) results: Results,
     /// The number of recalls that this host has followed.
@@ -103,6 +105,7 @@ impl Member {
             lowered: Vec::new(),
             calls: Arc::default(),
             suspended: None,
+            rates: HostRates::default(),
             results: Results::default(),
             recalls: 0,
             held: 0,

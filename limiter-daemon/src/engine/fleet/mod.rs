@@ -15,6 +15,7 @@ pub(crate) mod leases;
 pub mod link;
 pub(crate) mod member;
 pub(crate) mod objects;
+pub(crate) mod rates;
 pub(crate) mod registry;
 pub mod start;
 pub(crate) mod sync;

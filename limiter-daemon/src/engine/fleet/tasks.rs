@@ -291,6 +291,9 @@ async fn follow(shared: &Arc<Shared>, link: &Arc<FleetLink>, announcement: Annou
         Announcement::Claimed(_) => {
             with(shared, Engine::report_leases).await;
         }
+        Announcement::Rate(scope) => {
+            with(shared, move |engine| engine.note_announced_rate(&scope)).await;
+        }
         Announcement::Changed(version) => {
             {
                 let mut news = link.news();

@@ -43,7 +43,8 @@ impl Engine {
     pub(crate) fn publish_scope(&mut self, name: &ScopeName) -> Result<(), ApiError> {
         let record = self.scopes.find(name)?.record.clone();
         let in_force = self.setup.effective(&record)?;
-        let mut own = self.kernel_limits(&in_force)?;
+        let own = self.kernel_limits(&in_force)?;
+        let mut own = self.with_share(record.id, own);
         if let Some(bounds) = self.scopes.find(name)?.bounds {
             own.ahead = own.ahead.min(bounds.ahead(own.ahead));
         }

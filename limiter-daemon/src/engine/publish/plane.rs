@@ -28,13 +28,7 @@ pub(crate) const MAX_LINES: u32 = 128;
 /// Returns limits in the form that the kernel uses. The kernel's count of the scope can be up to
 /// `ahead` requests higher than the count in the store.
 pub(crate) fn limits(limits: &Limits, mode: Mode, text_set: u32, ahead: u32) -> abi::Limits {
-    let rate = limits
-        .rate
-        .and_then(|rate| gcra::Rate::new(1, rate.interval_ns(), u64::from(limits.burst)))
-        .unwrap_or(gcra::Rate {
-            interval_ns: 0,
-            tolerance_ns: 0,
-        });
+    let rate = rate(limits);
     let observe = if mode == Mode::Observe {
         LIMITS_OBSERVE
     } else {
@@ -54,6 +48,17 @@ pub(crate) fn limits(limits: &Limits, mode: Mode, text_set: u32, ahead: u32) -> 
         ahead: if mode == Mode::Observe { 0 } else { ahead },
         until_s: 0,
     }
+}
+
+/// Returns the rate of some limits in the form that the kernel uses.
+pub(crate) fn rate(limits: &Limits) -> gcra::Rate {
+    limits
+        .rate
+        .and_then(|rate| gcra::Rate::new(1, rate.interval_ns(), u64::from(limits.burst)))
+        .unwrap_or(gcra::Rate {
+            interval_ns: 0,
+            tolerance_ns: 0,
+        })
 }
 
 /// Returns the configuration in the form that the kernel uses. If the kernel creates scopes for

@@ -10,6 +10,7 @@ use std::{
 use limiter_common::{
     abi::{self, Digest, KeyEntry, TextKey, counter},
     day::{Day, DayCount},
+    gcra::Rate,
 };
 
 use super::flows::Flow;
@@ -170,6 +171,13 @@ impl Plane for MemoryPlane {
 
     fn set_allowed(&self, scope: u32, allowed: DayCount) {
         self.tables().allowed.insert(scope, allowed);
+    }
+
+    fn set_rate(&self, scope: u32, rate: Rate) {
+        if let Some(limits) = self.tables().limits.get_mut(&scope) {
+            limits.interval_ns = rate.interval_ns;
+            limits.tolerance_ns = rate.tolerance_ns;
+        }
     }
 
     fn set_ahead(&self, scope: u32, ahead: u32) {
