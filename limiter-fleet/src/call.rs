@@ -54,6 +54,8 @@ pub struct Answer {
     pub retry_after: Duration,
     /// Whether the other hosts should give back some of their leases.
     pub recall: Option<Recall>,
+    /// The number of requests that all hosts have reported for the day.
+    pub used: u64,
 }
 
 /// The engine's decision on a call.

@@ -260,6 +260,15 @@ impl HostLeases {
         }
     }
 
+    /// Returns the number of requests of today that all hosts have admitted, as far as this host
+    /// knows: its own, and those that the others had reported at the last answer of the engine.
+    /// Returns `None` if the scope has no lease.
+    #[must_use]
+    pub fn used_by_all(&self, scope: ScopeId) -> Option<u64> {
+        let today = &self.scopes.get(&scope)?.today;
+        Some(today.used.saturating_add(today.used_by_others))
+    }
+
     /// Returns up to `most` calls that are to be sent now.
     pub fn calls(&mut self, now: Instant, most: usize) -> Vec<Call> {
         let mut calls = Vec::new();

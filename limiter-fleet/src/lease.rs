@@ -78,6 +78,8 @@ pub(crate) struct Lease {
     pub(crate) used: u64,
     /// The part of the quota that was free at the last answer.
     pub(crate) free: u64,
+    /// The number of requests that the other hosts had reported at the last answer.
+    pub(crate) used_by_others: u64,
     /// The number of requests in the lease that were unused at the last answer. The host asks for
     /// more when half of them have been used.
     left_after_grant: u64,
@@ -120,6 +122,7 @@ impl Lease {
             total: total.max(used),
             used,
             free: 0,
+            used_by_others: 0,
             left_after_grant: 0,
             excess: Excess::Held,
             outstanding: None,
@@ -297,6 +300,7 @@ impl Lease {
             _ => {}
         }
         self.free = u64::try_from(answer.free).unwrap_or(0);
+        self.used_by_others = answer.used.saturating_sub(self.reported);
         if purpose == Purpose::Report {
             self.must_report = false;
             return false;

@@ -11,9 +11,9 @@
 //! [`HostLeases`] makes the decisions of one host. It decides when the host calls the engine
 //! ([`Call`]), how many requests the host may admit ([`Bound`]), and how much of its lease the host
 //! gives back. It does no input or output, and receives the time as an argument. The simulation
-//! (`limiter-fleet/simulation`) runs the same code. [`HostRates`] does the same for rates, which the
-//! engine divides among the hosts. [`script`] contains the scripts that the engine runs, and converts
-//! their arguments and replies.
+//! (`limiter-fleet/simulation`) runs the same code. [`HostRates`] does the same for rates, which
+//! the engine divides among the hosts. [`script`] contains the scripts that the engine runs, and
+//! converts their arguments and replies.
 
 mod account;
 mod call;

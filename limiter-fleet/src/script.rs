@@ -39,7 +39,7 @@ pub const OTHER_SERVER: &str = "OTHERSERVER";
 const KEEP: &str = "-1";
 
 /// The number of integers in a reply.
-const NUMBERS: usize = 5;
+const NUMBERS: usize = 6;
 
 /// An error for a reply that does not have the form of a reply of [`LEASE`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -79,7 +79,7 @@ pub fn lease_arguments(incarnation: &str, host: &str, calls: &[Call]) -> Vec<Str
 pub fn lease_answer(reply: &[i64]) -> Result<Answer, BadReply> {
     let bad = || BadReply(reply.to_vec());
     let numbers: [i64; NUMBERS] = reply.try_into().map_err(|_| bad())?;
-    let [lease, free, status, retry_after, recall] = numbers;
+    let [lease, free, status, retry_after, recall, used] = numbers;
     Ok(Answer {
         lease: u64::try_from(lease).map_err(|_| bad())?,
         free,
@@ -100,11 +100,12 @@ pub fn lease_answer(reply: &[i64]) -> Result<Answer, BadReply> {
             2 => Some(Recall::All),
             _ => return Err(bad()),
         },
+        used: u64::try_from(used).map_err(|_| bad())?,
     })
 }
 
-/// Returns the arguments of [`RATE`] for calls, each with the name of its scope. All of them concern
-/// one bucket. `host` is the id of this host.
+/// Returns the arguments of [`RATE`] for calls, each with the name of its scope. All of them
+/// concern one bucket. `host` is the id of this host.
 #[must_use]
 pub fn rate_arguments(host: &str, calls: &[(String, RateCall)]) -> Vec<String> {
     let mut arguments = vec![host.to_owned()];

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     account::{Account, Bucket, account_key},
+    call::Call,
     host::Failure,
     rate::{RateAnswer, RateCall},
     script::LEARNING,
@@ -54,6 +55,9 @@ pub(super) struct Primaries {
     /// while no replica is connected.
     had_replicas: bool,
 }
+
+/// Batches with their indices in a list.
+type Numbered<C> = Vec<(usize, Batch<C>)>;
 
 /// A primary.
 pub(super) struct Primary {
@@ -193,12 +197,12 @@ impl Primaries {
         (results, error)
     }
 
-    /// Groups batches by the index of their primary. Returns the batches with their indices, and the
-    /// first error.
+    /// Groups batches by the index of their primary. Returns the batches with their indices, and
+    /// the first error.
     fn by_primary<C>(
         &self,
         batches: Vec<Batch<C>>,
-    ) -> (BTreeMap<usize, Vec<(usize, Batch<C>)>>, Option<Error>) {
+    ) -> (BTreeMap<usize, Numbered<C>>, Option<Error>) {
         let mut error = None;
         let mut of_primary: BTreeMap<usize, Vec<_>> = BTreeMap::new();
         for (index, batch) in batches.into_iter().enumerate() {
@@ -357,7 +361,7 @@ impl Primary {
         &mut self,
         settings: &Settings,
         host: &str,
-        batches: Vec<(usize, Batch)>,
+        batches: Numbered<Call>,
         confirmations: u32,
     ) -> (Vec<(usize, Vec<CallResult>)>, Option<Error>) {
         let mut results = Vec::new();
@@ -386,7 +390,7 @@ impl Primary {
         &mut self,
         settings: &Settings,
         host: &str,
-        batches: Vec<(usize, Batch<RateCall>)>,
+        batches: Numbered<RateCall>,
     ) -> (Vec<(usize, Vec<RateAnswer>)>, Option<Error>) {
         let mut shares = Vec::new();
         let (indices, batches): (Vec<usize>, Vec<_>) = batches.into_iter().unzip();

@@ -65,6 +65,7 @@ impl Fixture {
             status,
             retry_after: Duration::from_millis(wait),
             recall: None,
+            used: 0,
         };
         self.leases.answered(self.now, call, &answer)
     }

@@ -25,9 +25,9 @@
 --
 -- Returns for each scope: the lease (or the number of the last call, if this one is not later), the
 -- free part of the quota (negative if the leases exceed the quota), the status, the time after
--- which another call may get more (ms), and the recall that the other hosts should follow (0 none, 1 most
--- of the requests that they do not use, 2 nearly all of them). Fails with "OTHERSERVER" if another
--- server has written the state of the bucket.
+-- which another call may get more (ms), the recall that the other hosts should follow (0 none, 1
+-- most of the requests that they do not use, 2 nearly all of them), and the requests that all hosts
+-- have reported. Fails with "OTHERSERVER" if another server has written the state of the bucket.
 
 local GRANTED, LEASED_OUT, USED_UP, LEARNING = 0, 1, 2, 3
 local SUPERSEDED, OLD_GENERATION, OTHER_DAY = 4, 5, 6
@@ -85,7 +85,7 @@ for i = 2, #KEYS do
   local fields = call('HMGET', KEYS[i], 'n', 'g', 'u', 'a', 'r', 'w', host)
   local present = tonumber(fields[1] or -1)
   if present > generation then
-    replies[i - 1] = { 0, 0, OLD_GENERATION, 0, 0 }
+    replies[i - 1] = { 0, 0, OLD_GENERATION, 0, 0, 0 }
   else
     if present >= 0 and present < generation then
       call('DEL', KEYS[i])
@@ -168,7 +168,9 @@ for i = 2, #KEYS do
       wait_for = max(recalled + wait - now, 0)
     end
     local lease = status == SUPERSEDED and last or account.lease
-    replies[i - 1] = { lease, quota - account.granted, status, wait_for, recall }
+    replies[i - 1] = {
+      lease, quota - account.granted, status, wait_for, recall, account.reported,
+    }
   end
 end
 return replies

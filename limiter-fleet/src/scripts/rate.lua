@@ -118,7 +118,7 @@ for i = 1, #KEYS do
   call('HSET', key, 'd', string.format('%.9g', demands + demand), 's',
     string.format('%.9g', shares + share), 'o', divided and 1 or 0, 'n', present, 'c',
     string.format('%.0f', checked), 'a', string.format('%.0f', announced))
-  call('EXPIRE', key, KEPT)
+  call('EXPIREAT', key, tonumber(clock[1]) + KEPT)
   replies[i] = divided and demand > 0 and string.format('%.9g', share) or '-1'
 end
 return replies

@@ -159,8 +159,8 @@ fn last_heartbeat(engine: &Engine) -> (u64, String) {
 }
 
 /// Starts a daemon and stops its main thread, which loads and attaches the programs, before the end
-/// of the start. The main thread sends the first heartbeat, and has to wait for its answer, so it is
-/// stopped when another one has been sent. Returns the thread.
+/// of the start. The main thread sends the first heartbeat, and has to wait for its answer, so it
+/// is stopped when another one has been sent. Returns the thread.
 #[track_caller]
 fn start_halfway(limiter: &mut Limiter, engine: &Engine) -> Pid {
     let (_, before) = last_heartbeat(engine);
