@@ -75,7 +75,8 @@ impl Engine {
 
     /// Returns the busiest scopes in the order that `query` specifies.
     pub fn top(&self, query: &TopQuery, now: DateTime<Utc>) -> TopView {
-        top(&self.scopes, self.plane.as_ref(), query, now)
+        let leases = self.fleet.as_ref().map(|member| &member.leases);
+        top(&self.scopes, self.plane.as_ref(), leases, query, now)
     }
 
     /// Explains whether a request would pass. `object` is the name of the request's scope or the id

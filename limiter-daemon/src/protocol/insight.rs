@@ -188,6 +188,11 @@ pub struct TopRow<Name = ScopeName> {
     pub refused_rate: f64,
     /// The number of requests charged today.
     pub used: u64,
+    /// The number of requests that all hosts of the fleet have charged today, as far as this host
+    /// knows; `null` if the scope does not share its quota. The counts of the other hosts are those
+    /// of the engine's last answer about the scope.
+    #[serde(default)]
+    pub fleet_used: Option<u64>,
     /// The daily quota in force.
     pub daily_quota: Option<u64>,
     /// The number of requests in flight now.
@@ -203,7 +208,7 @@ impl<Name> TopRow<Name> {
     pub fn quota_share(&self) -> Option<f64> {
         self.daily_quota.map(|quota| match quota {
             0 => 1.0,
-            quota => self.used as f64 / quota as f64,
+            quota => self.fleet_used.unwrap_or(self.used) as f64 / quota as f64,
         })
     }
 }

@@ -25,6 +25,8 @@ const HEAD: u16 = 4;
 const FOOT: u16 = 2;
 /// The minimum width of the column of names.
 const MIN_NAME_WIDTH: usize = 8;
+/// The number of terminal columns from which on the numbers of a fleet have a column.
+const WIDE: usize = 87;
 /// A quota is marked as nearly used up if at least this share of it is used.
 const NEARLY_USED_UP: f64 = 0.8;
 
@@ -52,8 +54,14 @@ const fn column(
     }
 }
 
-/// The columns of numbers. Together with 20 terminal columns for the name, the table is 80 columns
-/// wide.
+/// The column of the requests of all hosts of a fleet. It is shown if there are such numbers, and
+/// if the terminal is wide enough.
+const FLEET: Column = column("FLEET", 7, TopColumn::Used, |row| {
+    row.fleet_used.map_or_else(|| "-".to_owned(), short)
+});
+
+/// The other columns of numbers. Together with 20 terminal columns for the name, the table is 80
+/// columns wide.
 const COLUMNS: [Column; 10] = [
     column("REQ/S", 7, TopColumn::Rate, |row| pace(row.rate)),
     column("REF/S", 7, TopColumn::RefusedRate, |row| {
@@ -228,17 +236,18 @@ impl Screen {
         let area = frame.area();
         let width = usize::from(area.width);
         let height = area.height.saturating_sub(HEAD + FOOT);
-        let numbers: usize = COLUMNS.iter().map(|column| column.width).sum();
+        let columns = self.columns(width);
+        let numbers: usize = columns.iter().map(|column| column.width).sum();
         let name = width.saturating_sub(numbers).max(MIN_NAME_WIDTH);
         let mut lines = vec![self.sums(), self.state()];
-        lines.extend(self.head(name));
+        lines.extend(self.head(&columns, name));
         let shown = self.view.iter().flat_map(|view| &view.top);
         // A paused screen requests no new rows. The filter therefore selects among the rows that
         // the screen already has.
         let shown = shown.filter(|row| row.scope.as_str().contains(&self.filter));
         let rows: Vec<Line<'_>> = shown
             .take(height.into())
-            .map(|row| self.row(row, name))
+            .map(|row| self.row(row, &columns, name))
             .collect();
         if rows.is_empty() {
             lines.push(Line::raw(self.empty_note()));
@@ -248,6 +257,18 @@ impl Screen {
         let dim = Style::new().add_modifier(Modifier::DIM);
         lines.extend(HELP.map(|help| Line::styled(help, dim)));
         frame.render_widget(Paragraph::new(lines), area);
+    }
+
+    /// Returns the columns of numbers for a terminal of this width.
+    fn columns(&self, width: usize) -> Vec<&'static Column> {
+        let mut rows = self.view.iter().flat_map(|view| &view.top);
+        let has_fleet = width >= WIDE && rows.any(|row| row.fleet_used.is_some());
+        let mut columns: Vec<&Column> = COLUMNS.iter().collect();
+        if has_fleet {
+            let after = columns.iter().position(|column| column.head == "QUOTA");
+            columns.insert(after.unwrap_or(columns.len()), &FLEET);
+        }
+        columns
     }
 
     fn colour(&self, colour: Color) -> Style {
@@ -300,13 +321,14 @@ impl Screen {
         ))
     }
 
-    fn head(&self, name: usize) -> [Line<'_>; 2] {
-        let is_refused = |column: &&Column| column.by == TopColumn::Refused;
-        let width = |columns: &mut dyn Iterator<Item = &Column>| -> usize {
+    fn head(&self, columns: &[&Column], name: usize) -> [Line<'_>; 2] {
+        let width = |refused: bool| -> usize {
+            let columns = columns
+                .iter()
+                .filter(|column| (column.by == TopColumn::Refused) == refused);
             columns.map(|column| column.width).sum()
         };
-        let before = name + width(&mut COLUMNS.iter().filter(|column| !is_refused(column)));
-        let refused = width(&mut COLUMNS.iter().filter(is_refused));
+        let (before, refused) = (name + width(false), width(true));
         let group = format!("{:before$}{:>refused$}", "", "REFUSED TODAY: BY");
         let mark = |by| {
             if by == self.by {
@@ -320,7 +342,7 @@ impl Screen {
             Span::styled("SCOPE", mark(TopColumn::Scope)),
             Span::raw(" ".repeat(name.saturating_sub("SCOPE".len()))),
         ];
-        for column in &COLUMNS {
+        for column in columns {
             let space = column.width.saturating_sub(column.head.len());
             spans.push(Span::raw(" ".repeat(space)));
             spans.push(Span::styled(column.head, mark(column.by)));
@@ -331,9 +353,9 @@ impl Screen {
         ]
     }
 
-    fn row(&self, row: &TopRow, name: usize) -> Line<'_> {
+    fn row(&self, row: &TopRow, columns: &[&Column], name: usize) -> Line<'_> {
         let mut spans = vec![Span::raw(fit(row.scope.as_str(), name))];
-        for column in &COLUMNS {
+        for column in columns {
             let cell = format!("{:>width$}", (column.cell)(row), width = column.width);
             let style = match column.by {
                 TopColumn::Quota => match row.quota_share() {

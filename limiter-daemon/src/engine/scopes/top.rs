@@ -3,6 +3,7 @@
 //! The busiest scopes.
 
 use chrono::{DateTime, Utc};
+use limiter_fleet::HostLeases;
 
 use super::registry::{Scope, Scopes};
 use crate::{
@@ -24,6 +25,7 @@ const MAX_SCOPES: usize = 1000;
 pub(crate) fn top(
     scopes: &Scopes,
     plane: &dyn Plane,
+    leases: Option<&HostLeases>,
     query: &TopQuery,
     now: DateTime<Utc>,
 ) -> TopView {
@@ -38,7 +40,7 @@ pub(crate) fn top(
         if !scope.record.name.as_str().contains(&query.filter) {
             continue;
         }
-        let row = row(scope, plane);
+        let row = row(scope, plane, leases);
         matching += 1;
         rate += row.rate;
         refused_rate += row.refused_rate;
@@ -62,13 +64,22 @@ pub(crate) fn top(
     }
 }
 
-fn row<'a>(scope: &'a Scope, plane: &dyn Plane) -> TopRow<&'a ScopeName> {
+fn row<'a>(
+    scope: &'a Scope,
+    plane: &dyn Plane,
+    leases: Option<&HostLeases>,
+) -> TopRow<&'a ScopeName> {
     let state = plane.state(scope.record.id);
+    let used = scope.counts.usage.used;
+    let used_by_all = leases
+        .filter(|_| scope.shared_bounds().is_some())
+        .and_then(|leases| leases.used_by_all(scope.record.id));
     TopRow {
         scope: &scope.record.name,
         rate: scope.pace.admitted,
         refused_rate: scope.pace.refused,
-        used: scope.counts.usage.used,
+        used,
+        fleet_used: used_by_all.map(|by_all| by_all.max(used)),
         daily_quota: scope.limits.daily_quota,
         in_flight: state.in_flight,
         connections: state.connections,
@@ -83,6 +94,7 @@ fn owned(row: TopRow<&ScopeName>) -> TopRow {
         rate: row.rate,
         refused_rate: row.refused_rate,
         used: row.used,
+        fleet_used: row.fleet_used,
         daily_quota: row.daily_quota,
         in_flight: row.in_flight,
         connections: row.connections,

@@ -17,7 +17,10 @@ use super::{
 };
 use crate::{
     domain::{bound::Bound, limits::Changes},
-    protocol::requests::{ScopeMode, SetLimits, SetMode},
+    protocol::{
+        insight::TopQuery,
+        requests::{ScopeMode, SetLimits, SetMode},
+    },
 };
 
 const FLEET: &str = "[fleet]\nengine = [\"redis://127.0.0.1:6379\"]\n";
@@ -55,13 +58,11 @@ impl Member {
     }
 
     fn answer(&mut self, call: Call, lease: u64, status: Status) {
-        let answer = Answer {
-            lease,
-            free: 5_000,
-            status,
-            retry_after: Duration::ZERO,
-            recall: None,
-        };
+        let granted = granted(lease);
+        self.answer_with(call, Answer { status, ..granted });
+    }
+
+    fn answer_with(&mut self, call: Call, answer: Answer) {
         let calls = [("acme".to_owned(), call)];
         let engine = self.host.engine();
         let (recalls, noted) = engine.note_results(&calls, vec![Ok(answer)], HOST);
@@ -133,6 +134,17 @@ impl Member {
     }
 }
 
+fn granted(lease: u64) -> Answer {
+    Answer {
+        lease,
+        free: 5_000,
+        status: Status::Granted,
+        retry_after: Duration::ZERO,
+        recall: None,
+        used: 0,
+    }
+}
+
 #[test]
 fn without_a_lease_nothing_is_admitted() {
     let mut member = Member::new();
@@ -164,6 +176,34 @@ fn a_lease_reaches_the_store_and_then_the_kernel() {
 }
 
 #[test]
+fn the_busiest_scopes_are_shown_with_the_requests_of_all_hosts() {
+    let mut member = Member::new();
+    let top = |member: &mut Member| {
+        let query = TopQuery::default();
+        let view = member.host.engine().top(&query, noon());
+        (view.top[0].used, view.top[0].fleet_used)
+    };
+    assert_eq!(top(&mut member), (0, Some(0)));
+    member.lease(20);
+    member.host.plane.admit(member.id, TODAY, 15);
+    member.report();
+    let call = member.call();
+    assert_eq!(call.used, 15);
+    // The hosts have reported 700 requests, including those 15.
+    let answer = Answer {
+        used: 700,
+        ..granted(40)
+    };
+    member.answer_with(call, answer);
+    member.host.plane.admit(member.id, TODAY, 5);
+    member.host.engine().tick(noon());
+    assert_eq!(top(&mut member), (20, Some(705)));
+    // Quotas in observe mode are not shared.
+    member.set_mode(ScopeMode::Observe);
+    assert_eq!(top(&mut member), (20, None));
+}
+
+#[test]
 fn a_lease_that_cannot_be_stored_does_not_reach_the_kernel() {
     let mut member = Member::new();
     member.lease(20);
@@ -171,13 +211,7 @@ fn a_lease_that_cannot_be_stored_does_not_reach_the_kernel() {
     member.report();
     let call = member.call();
     member.host.engine().store.refuse_changes();
-    let answer = Answer {
-        lease: 60,
-        free: 5_000,
-        status: Status::Granted,
-        retry_after: Duration::ZERO,
-        recall: None,
-    };
+    let answer = granted(60);
     let calls = [("acme".to_owned(), call)];
     let engine = member.host.engine();
     let (_, noted) = engine.note_results(&calls, vec![Ok(answer)], HOST);

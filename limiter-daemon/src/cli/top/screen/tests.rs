@@ -11,6 +11,7 @@ fn row(scope: &str, rate: f64, used: u64) -> TopRow {
         rate,
         refused_rate: 2.5,
         used,
+        fleet_used: None,
         daily_quota: Some(1000),
         in_flight: 7,
         connections: 12,
@@ -88,6 +89,25 @@ fn the_screen_fits_eighty_by_twenty_four() {
     assert!(lines[21].starts_with("n15"), "{lines:#?}");
     assert!(lines[22].starts_with("sort: s scope"));
     assert!(lines[23].ends_with("q quit"));
+}
+
+#[test]
+fn the_requests_of_a_fleet_have_a_column_if_there_is_room() {
+    let fleet = TopRow {
+        fleet_used: Some(900),
+        ..row("acme/web", 1.0, 50)
+    };
+    let screen = screen(vec![fleet, row("acme", 1.0, 50)]);
+    let lines = drawn(&screen, 87, 24);
+    assert_eq!(
+        lines[3..6],
+        [
+            "SCOPE                 REQ/S  REF/S   USED  FLEET QUOTA  FLY  CONN  RATE  FLY CONN   DAY",
+            "acme/web                1.0    2.5     50    900   90%    7    12 12.3k    1    2     3",
+            "acme                    1.0    2.5     50      -    5%    7    12 12.3k    1    2     3",
+        ]
+    );
+    assert!(!drawn(&screen, 86, 24)[3].contains("FLEET"));
 }
 
 #[test]
