@@ -45,8 +45,8 @@ impl Member {
         Self { host, id, now }
     }
 
-    /// Clients ask for 400 requests a second, of which the rate refuses 100. The host gets the share
-    /// `answer`.
+    /// Clients ask for 400 requests a second, of which the rate refuses 100. The host gets the
+    /// share `answer`.
     fn ask(&mut self, answer: RateAnswer) {
         self.now += PERIOD;
         self.host.plane.admit(self.id, TODAY, 75);
