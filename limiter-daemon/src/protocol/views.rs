@@ -55,15 +55,16 @@ pub struct UsageView {
     pub removed: bool,
     /// The UTC day.
     pub day: NaiveDate,
-    /// The number of requests that were charged. For a single scope of a fleet, it is the sum over
-    /// all hosts, as far as they have reported to the engine.
+    /// The number of requests that were charged. For a past day, and for a single scope of a fleet,
+    /// it is the sum over all hosts, as far as they have reported to the engine.
     pub used: u64,
     /// The part of `used` that this host has admitted, if `used` is a sum over all hosts of a
     /// fleet; otherwise `null`.
     #[serde(default)]
     pub host_used: Option<u64>,
     /// The number of requests that all hosts of a fleet together may have admitted or may still
-    /// admit without asking the engine; `null` if `used` is not a sum over all hosts.
+    /// admit without asking the engine; `null` for a past day, and if `used` is not a sum over all
+    /// hosts.
     #[serde(default)]
     pub leased: Option<u64>,
     /// The part of `used` that is counted only because the host crashed and the exact count was

@@ -11,7 +11,7 @@ use crate::{
     engine::{
         counts::allowance,
         events::refusals::{self, NewRefusals},
-        fleet::{rates, tasks as fleet},
+        fleet::{history, rates, tasks as fleet},
         flows::healing,
         publish::{
             clock::{ClockPublisher, ClockWatch},
@@ -51,6 +51,7 @@ pub(super) fn spawn(
             tokio::spawn(fleet::exchange(Arc::clone(shared), Arc::clone(&link))),
             tokio::spawn(fleet::beats(Arc::clone(shared), Arc::clone(&link))),
             tokio::spawn(fleet::listen(Arc::clone(shared), Arc::clone(&link))),
+            tokio::spawn(history::copy(Arc::clone(shared), Arc::clone(&link))),
         ]);
         if link.shares_rates() {
             tasks.push(tokio::spawn(rates::divide(Arc::clone(shared), link)));

@@ -8,6 +8,7 @@
 //! the removal of old usage, can be lost when the host crashes.
 
 mod audit;
+mod fleet_usage;
 mod history;
 mod keys;
 mod leases;

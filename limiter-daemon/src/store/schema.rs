@@ -5,7 +5,7 @@
 use rusqlite::Connection;
 
 /// The version of the schema after [`upgrade`] (`PRAGMA user_version`).
-pub(super) const SCHEMA_VERSION: i64 = 5;
+pub(super) const SCHEMA_VERSION: i64 = 6;
 
 /// Version 1 of the schema.
 ///
@@ -210,6 +210,17 @@ CREATE TABLE revisions (
 CREATE INDEX revisions_pending ON revisions (object) WHERE pending <> 0;
 ";
 
+/// Version 6, which adds the requests that all hosts of a fleet have admitted on days that have
+/// ended.
+const V6_FLEET_USAGE: &str = "
+CREATE TABLE fleet_usage (
+    day   INTEGER NOT NULL,
+    scope TEXT NOT NULL,
+    used  INTEGER NOT NULL,
+    PRIMARY KEY (day, scope)
+) STRICT, WITHOUT ROWID;
+";
+
 /// The changes from each version to the next one.
 const VERSIONS: [&[&str]; SCHEMA_VERSION as usize] = [
     &[V1],
@@ -217,6 +228,7 @@ const VERSIONS: [&[&str]; SCHEMA_VERSION as usize] = [
     &[V3_UNKNOWN],
     &[V4_REVOKED],
     &[V5_FLEET],
+    &[V6_FLEET_USAGE],
 ];
 
 /// Upgrades a file from the version `found` to [`SCHEMA_VERSION`] in one transaction.

@@ -380,8 +380,13 @@ fn days_beyond_those_that_are_kept_are_removed() {
     for day in [89, 90, 95, 99, 100] {
         store.set_usage("acme", Day(day), &usage).unwrap();
     }
+    for day in [89, 90, 99] {
+        store.raise_fleet_usage("acme", Day(day), 5).unwrap();
+    }
     assert_eq!(keep(&mut store, 100, 11), [89, 90, 95, 99, 100]);
     assert_eq!(keep(&mut store, 100, 10), [90, 95, 99, 100]);
+    let of_fleet = |day| store.fleet_usage_of("acme", Day(day)).unwrap();
+    assert_eq!([89, 90, 99].map(of_fleet), [None, Some(5), Some(5)]);
     // The clock has been set to another century while traffic continues. Recent days must be kept.
     store.set_usage("acme", Day(20_000), &usage).unwrap();
     assert_eq!(keep(&mut store, 20_000, 10), [95, 99, 100, 20_000]);

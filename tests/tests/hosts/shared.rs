@@ -2,8 +2,11 @@
 
 //! All hosts together admit exactly the daily quota.
 
+use limiter_common::day::Day;
+use limiter_fleet::account_key;
 use limiter_tests::{
     Hosts,
+    clock::unix_now,
     engine::Program,
     eventually,
     hosts::{self, Verdict},
@@ -121,4 +124,23 @@ fn nothing_more_is_admitted_after_the_quota_is_lowered_below_the_count() {
     }
     assert_eq!(use_up(&hosts.rigs, &key), 0);
     hosts.assert_charged_as_served(SCOPE, &key, 90);
+}
+
+#[test]
+fn a_host_copies_the_total_of_a_day_that_has_ended() {
+    let (mut hosts, _) = fleet();
+    // The engine has the account of yesterday, on which other hosts have served 42 requests.
+    let yesterday = unix_now() / 86_400 - 1;
+    let account = account_key(SCOPE, Day(u32::try_from(yesterday).expect("a day")));
+    let fields = ["n", "0", "g", "50", "u", "42", "a", "2"];
+    hosts
+        .engine
+        .cli(&[&["HSET", &account], &fields[..]].concat());
+    let limiter = &mut hosts.rigs[0].limiter;
+    limiter.terminate();
+    limiter.run(&[]);
+    eventually("the host has copied the day", || {
+        let usage = limiter.json(&["usage", SCOPE, "--date", "yesterday"]);
+        usage["used"] == 42 && usage["host_used"] == 0
+    });
 }

@@ -56,14 +56,17 @@ pub(crate) fn usage_on(
         .iter()
         .filter(|scope| day_of(scope.record.created_at) <= day)
         .map(|scope| scope.record.name.clone());
+    let of_fleet: BTreeMap<String, u64> = store.fleet_usage_on(day)?.into_iter().collect();
     // A row with an invalid scope name is ignored, since the limiter never writes such a row.
-    let on_record = rows.keys().filter_map(|name| name.parse().ok());
+    let on_record = rows.keys().chain(of_fleet.keys());
+    let on_record = on_record.filter_map(|name| name.parse().ok());
     let names: BTreeSet<ScopeName> = present.chain(on_record).collect();
     Ok(names
         .into_iter()
         .map(|name| {
             let usage = rows.get(name.as_str()).copied().unwrap_or_default();
-            past_view(name, day, &usage, scopes)
+            let of_fleet = of_fleet.get(name.as_str()).copied();
+            past_view(name, day, (&usage, of_fleet), scopes)
         })
         .collect())
 }
@@ -80,7 +83,8 @@ pub(crate) fn usage_of(
     scopes: &Scopes,
 ) -> Result<UsageView, ApiError> {
     let row = store.usage_of(name.as_str(), day)?;
-    if row.is_none() {
+    let of_fleet = store.fleet_usage_of(name.as_str(), day)?;
+    if row.is_none() && of_fleet.is_none() {
         scopes.find(name).map_err(|error| {
             let date = date_of(day).unwrap_or(NaiveDate::MAX);
             ApiError::not_found(format!(
@@ -90,12 +94,19 @@ pub(crate) fn usage_of(
         })?;
     }
     let usage = row.unwrap_or_default();
-    Ok(past_view(name.clone(), day, &usage, scopes))
+    Ok(past_view(name.clone(), day, (&usage, of_fleet), scopes))
 }
 
-/// Returns the view of a past day. The tier and the limits in the view are those of today. The tier
+/// Returns the view of a past day. `of_fleet` is the number of requests that all hosts of a fleet
+/// have admitted, if it is known. The tier and the limits in the view are those of today. The tier
 /// and the limits that applied on that day can be found in the audit trail.
-fn past_view(name: ScopeName, day: Day, usage: &DayUsage, scopes: &Scopes) -> UsageView {
+fn past_view(
+    name: ScopeName,
+    day: Day,
+    (usage, of_fleet): (&DayUsage, Option<u64>),
+    scopes: &Scopes,
+) -> UsageView {
+    let used = of_fleet.map_or(usage.used, |of_fleet| of_fleet.max(usage.used));
     let scope = scopes.get(&name);
     let quota = scope.and_then(|scope| scope.limits.daily_quota);
     UsageView {
@@ -103,12 +114,12 @@ fn past_view(name: ScopeName, day: Day, usage: &DayUsage, scopes: &Scopes) -> Us
         tier: scope.map(|scope| scope.record.tier.clone()),
         removed: scope.is_none(),
         day: date_of(day).unwrap_or(NaiveDate::MAX),
-        used: usage.used,
-        host_used: None,
+        used,
+        host_used: of_fleet.map(|_| usage.used),
         leased: None,
         lost: usage.lost,
         daily_quota: quota,
-        remaining: quota.map(|quota| quota.saturating_sub(usage.used)),
+        remaining: quota.map(|quota| quota.saturating_sub(used)),
         rate: scope.and_then(|scope| scope.limits.rate),
         in_flight: None,
         connections: None,

@@ -133,3 +133,44 @@ fn days_that_are_no_longer_kept_are_removed_and_reported_as_such() {
     host.engine().tick(noon());
     assert_eq!(kept(&mut host), [1]);
 }
+
+#[test]
+fn a_past_day_of_a_fleet_is_the_sum_over_all_hosts() {
+    let mut host = Host::new("[tiers.profile]\ndaily_quota = 50\n");
+    let (web, app) = (host.add("acme/web"), host.add("acme/app"));
+    host.plane.admit(web, TODAY, 7);
+    host.plane.admit(app, TODAY, 4);
+    host.engine().tick(noon());
+    let next = at(NEXT_NOON);
+    host.engine().tick(next);
+    // This host has served nothing for the last one.
+    for (scope, used) in [("acme/web", 40), ("acme/gone", 5), ("acme/web", 39)] {
+        let usage = [(scope.to_owned(), used)];
+        host.engine().note_fleet_usage(TODAY, &usage).unwrap();
+    }
+    let yesterday = date("2026-11-24");
+    let views = host.engine().usage(yesterday, next).unwrap();
+    let rows: Vec<_> = views
+        .iter()
+        .map(|view| {
+            (
+                view.scope.as_str(),
+                view.used,
+                view.host_used,
+                view.remaining,
+            )
+        })
+        .collect();
+    assert_eq!(
+        rows,
+        [
+            ("acme/app", 4, None, Some(46)),
+            ("acme/gone", 5, Some(0), None),
+            ("acme/web", 40, Some(7), Some(10)),
+        ]
+    );
+    for (scope, used) in [("acme/web", 40), ("acme/gone", 5)] {
+        let view = host.engine().usage_of(&name(scope), yesterday, next);
+        assert_eq!(view.unwrap().used, used);
+    }
+}
