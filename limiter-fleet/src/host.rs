@@ -357,6 +357,13 @@ impl HostLeases {
         changed.then(|| self.publish(call.scope, call.day))
     }
 
+    /// Returns the number of requests that all hosts have reported if the last answer has shown
+    /// that it exceeds the quota, and the answer before has not.
+    pub fn take_overrun(&mut self, call: &Call) -> Option<u64> {
+        let leases = self.scopes.get_mut(&call.scope)?;
+        leases.of_day(call.day)?.take_overrun()
+    }
+
     /// Records that `call` has no answer.
     pub fn failed(&mut self, now: Instant, call: &Call, failure: Failure) {
         let Some(leases) = self.scopes.get_mut(&call.scope) else {

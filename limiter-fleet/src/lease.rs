@@ -80,6 +80,10 @@ pub(crate) struct Lease {
     pub(crate) free: u64,
     /// The number of requests that the other hosts had reported at the last answer.
     pub(crate) used_by_others: u64,
+    /// The quota at the last answer, and the number of requests that all hosts had reported.
+    reported_by_all: Option<(u64, u64)>,
+    /// The number of requests that all hosts had reported when it first exceeded the quota.
+    overrun: Option<u64>,
     /// The number of requests in the lease that were unused at the last answer. The host asks for
     /// more when half of them have been used.
     left_after_grant: u64,
@@ -123,6 +127,8 @@ impl Lease {
             used,
             free: 0,
             used_by_others: 0,
+            reported_by_all: None,
+            overrun: None,
             left_after_grant: 0,
             excess: Excess::Held,
             outstanding: None,
@@ -301,6 +307,7 @@ impl Lease {
         }
         self.free = u64::try_from(answer.free).unwrap_or(0);
         self.used_by_others = answer.used.saturating_sub(self.reported);
+        self.note_overrun(answer.used);
         if purpose == Purpose::Report {
             self.must_report = false;
             return false;
@@ -331,6 +338,24 @@ impl Lease {
             Status::Granted | Status::Superseded | Status::OldGeneration => {}
         }
         before != (self.total, self.left_after_grant, self.excess)
+    }
+
+    /// Records the number of requests that all hosts have reported. A quota that is lowered below
+    /// this number is not exceeded by any host.
+    fn note_overrun(&mut self, used: u64) {
+        let was_within = self
+            .reported_by_all
+            .replace((self.quota, used))
+            .is_some_and(|(quota, before)| quota == self.quota && before <= quota);
+        if was_within && used > self.quota {
+            self.overrun = Some(used);
+        }
+    }
+
+    /// Returns the number of requests that all hosts had reported when it first exceeded the quota,
+    /// but only once.
+    pub(crate) fn take_overrun(&mut self) -> Option<u64> {
+        self.overrun.take()
     }
 
     /// Lowers the lease so that `keep` requests remain. The bound with the number `number` tells

@@ -276,6 +276,11 @@ impl Page {
                 "Recalls after which this host has given back requests that other hosts needed, since the daemon started.",
                 fleet.recalls,
             ),
+            (
+                "fleet_overruns",
+                "Daily quotas that the hosts of the fleet have exceeded, since the daemon started. It stays 0 unless `fleet.engine_lost` allows more, or the engine has lost data.",
+                fleet.overruns,
+            ),
         ] {
             self.counter(name, help, count);
         }

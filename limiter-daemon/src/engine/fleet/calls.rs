@@ -74,6 +74,14 @@ impl FromStr for RecallText {
     }
 }
 
+/// Returns the sentence about a quota that the hosts have exceeded.
+fn overrun(scope: &str, call: &Call, used: u64) -> String {
+    format!(
+        "fleet: the hosts have admitted {used} requests of {scope}, more than its daily quota of {}",
+        call.quota
+    )
+}
+
 impl Engine {
     /// Returns up to `most` calls that are to be sent now, each with the name of its scope.
     pub(crate) fn fleet_calls(&mut self, most: usize) -> Vec<(String, Call)> {
@@ -161,6 +169,10 @@ impl Engine {
                         member.learning_until = Some(now + answer.retry_after);
                     }
                     steps.extend(member.leases.answered(now, call, &answer));
+                    if let Some(used) = member.leases.take_overrun(call) {
+                        member.overruns += 1;
+                        self.events.add_health(overrun(name, call, used));
+                    }
                     if let (Some(recall), Ok(scope)) = (answer.recall, name.parse()) {
                         let text = RecallText {
                             host: host.to_owned(),

@@ -31,6 +31,8 @@ pub struct FleetFigures {
     pub held: u64,
     /// The number of recalls that this host has followed.
     pub recalls: u64,
+    /// The number of daily quotas that the hosts have exceeded.
+    pub overruns: u64,
     /// The number of scopes of whose rates this host enforces a share.
     pub divided_rates: u64,
     /// Whether the engine was learning which leases there are, at the last answer.
@@ -53,6 +55,7 @@ impl Default for FleetFigures {
             leased: 0,
             held: 0,
             recalls: 0,
+            overruns: 0,
             divided_rates: 0,
             learning: false,
             behind: 0,
@@ -98,6 +101,7 @@ impl Engine {
             leased: self.leases_view().left,
             held: member.held,
             recalls: member.recalls,
+            overruns: member.overruns,
             divided_rates: self.divided_rates(),
             learning: member
                 .learning_until

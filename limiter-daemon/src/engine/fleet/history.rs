@@ -117,8 +117,8 @@ impl Engine {
         names
     }
 
-    /// Stores the numbers of requests that all hosts have admitted on a past day, each with the name
-    /// of its scope.
+    /// Stores the numbers of requests that all hosts have admitted on a past day, each with the
+    /// name of its scope.
     pub(crate) fn note_fleet_usage(
         &mut self,
         day: Day,

@@ -50,6 +50,8 @@ pub(crate) struct Member {
     pub(crate) results: Results,
     /// The number of recalls that this host has followed.
     pub(crate) recalls: u64,
+    /// The number of quotas that the hosts have exceeded.
+    pub(crate) overruns: u64,
     /// The number of reports of the kernel about requests that wait for a longer lease.
     pub(crate) held: u64,
     /// The time until which the engine was learning which leases there are, at the last answer.
@@ -108,6 +110,7 @@ impl Member {
             rates: HostRates::default(),
             results: Results::default(),
             recalls: 0,
+            overruns: 0,
             held: 0,
             learning_until: None,
             seconds: Histogram::new(SECONDS),

@@ -204,6 +204,42 @@ fn the_busiest_scopes_are_shown_with_the_requests_of_all_hosts() {
 }
 
 #[test]
+fn a_quota_that_the_hosts_exceed_is_an_event() {
+    let mut member = Member::new();
+    let answer = |member: &mut Member, used| {
+        member.host.engine().report_leases();
+        let call = member.call();
+        let answer = Answer {
+            used,
+            ..granted(call.lease)
+        };
+        member.answer_with(call, answer);
+        let events = member.host.engine().events.recent(100, 0);
+        let messages = events.iter().filter_map(|event| event.message.as_deref());
+        messages
+            .filter(|message| message.contains("more than its daily quota"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    member.lease(20);
+    member.host.plane.admit(member.id, TODAY, 15);
+    member.host.engine().tick(noon());
+    assert!(answer(&mut member, 10_000).is_empty());
+    let exceeded = answer(&mut member, 10_001);
+    assert_eq!(
+        exceeded,
+        [
+            "fleet: the hosts have admitted 10001 requests of acme, more than its daily quota of 10000"
+        ]
+    );
+    assert_eq!(answer(&mut member, 10_002), exceeded, "one event");
+    // A quota that is lowered is not exceeded by the hosts.
+    member.set_quota(Bound::At(5_000));
+    assert_eq!(answer(&mut member, 10_002), exceeded);
+    assert_eq!(answer(&mut member, 10_003), exceeded);
+}
+
+#[test]
 fn a_lease_that_cannot_be_stored_does_not_reach_the_kernel() {
     let mut member = Member::new();
     member.lease(20);
