@@ -35,6 +35,9 @@ const LOUD_PART: f64 = 0.5;
 /// A share of more than this part of the rate counts as the whole rate.
 const WHOLE_PART: f64 = 0.99;
 
+/// The longest time over which a demand is averaged, in seconds.
+const LONGEST_AVERAGE: f64 = 60.0;
+
 /// A report of the demand of this host for a scope.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RateCall {
@@ -98,6 +101,9 @@ impl Counters {
 #[derive(Debug, Clone, Copy)]
 struct ActiveRate {
     rate: f64,
+    /// An average of the requests per second that follows changes fast, and is noisy.
+    recent: f64,
+    /// An average over a longer time. A difference from `recent` that is not noise ends this time.
     demand: f64,
     /// The share that this host enforces.
     share: Option<f64>,
@@ -228,6 +234,7 @@ impl RateReadings<'_> {
         let answered_at = self.now;
         let active = self.rates.active.entry(scope).or_insert(ActiveRate {
             rate,
+            recent: 0.0,
             demand: 0.0,
             share: None,
             is_reported: false,
@@ -260,8 +267,8 @@ impl RateReadings<'_> {
 
 impl ActiveRate {
     /// Makes the demand follow the number of requests in the last `seconds`. A difference that
-    /// chance does not explain changes the demand at once. Otherwise the demand is a moving average
-    /// over half a second, or over the time of five requests at the full rate, up to a minute.
+    /// chance does not explain changes the demand at once. Otherwise the demand is an exponential
+    /// moving average. If the demand were noisy, hosts would get larger shares than they need.
     fn follow(&mut self, requests: u64, seconds: f64) {
         if seconds <= 0.0 {
             return;
@@ -271,10 +278,20 @@ impl ActiveRate {
         // Three standard deviations of a Poisson distribution.
         let chance = 3.0 * (expected.max(requests).sqrt() + 1.0);
         if (requests - expected).abs() > chance {
+            self.recent = now;
             self.demand = now;
-        } else {
-            let average_over = (5.0 / self.rate).clamp(0.5, 60.0);
-            self.demand += (now - self.demand) * (1.0 - (-seconds / average_over).exp());
+            return;
+        }
+        // Half a second, or the time of five requests at the full rate.
+        let short = (5.0 / self.rate).clamp(0.5, LONGEST_AVERAGE);
+        let long = (10.0 * short).min(LONGEST_AVERAGE);
+        let weight = |time: f64| 1.0 - (-seconds / time).exp();
+        self.recent += (now - self.recent) * weight(short);
+        self.demand += (now - self.demand) * weight(long);
+        // Three standard deviations of the shorter average.
+        let chance = 3.0 * (self.demand / (2.0 * short)).sqrt();
+        if (self.recent - self.demand).abs() > chance {
+            self.demand = self.recent;
         }
     }
 

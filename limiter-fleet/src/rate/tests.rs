@@ -58,6 +58,39 @@ fn change(share: Option<f64>) -> Option<ShareChange> {
     })
 }
 
+fn active(rate: f64) -> ActiveRate {
+    ActiveRate {
+        rate,
+        recent: 0.0,
+        demand: 0.0,
+        share: None,
+        is_reported: false,
+        announced_at: None,
+        answered_at: Instant::now(),
+    }
+}
+
+#[test]
+fn a_demand_follows_a_change_and_not_its_noise() {
+    let mut active = active(200.0);
+    // 60 or 76 requests per second by turns, which is noise.
+    let mut demands = Vec::new();
+    for period in 0..80 {
+        active.follow(15 + period % 2 * 4, 0.25);
+        demands.push(active.demand);
+    }
+    for demand in &demands[40..] {
+        assert!((66.0..70.0).contains(demand), "{demands:?}");
+    }
+    // A third of the requests is a change, of which a single period is no proof.
+    active.follow(6, 0.25);
+    assert!(active.demand > 60.0, "{}", active.demand);
+    for _ in 0..5 {
+        active.follow(6, 0.25);
+    }
+    assert!(active.demand < 35.0, "{}", active.demand);
+}
+
 #[test]
 fn a_sudden_demand_is_reported_at_once() {
     let mut host = Host::new();
@@ -67,21 +100,14 @@ fn a_sudden_demand_is_reported_at_once() {
     // A small difference may be chance.
     host.read(105);
     let demand = host.demand().unwrap();
-    assert!((401.0..419.0).contains(&demand), "{demand}");
+    assert!((400.5..405.0).contains(&demand), "{demand}");
     host.read(0);
     assert_eq!(host.demand(), Some(0.0));
 }
 
 #[test]
 fn the_demand_of_a_slow_rate_is_an_average() {
-    let mut active = ActiveRate {
-        rate: 0.5,
-        demand: 0.0,
-        share: None,
-        is_reported: false,
-        announced_at: None,
-        answered_at: Instant::now(),
-    };
+    let mut active = active(0.5);
     // One request in two seconds.
     for period in 0..400 {
         active.follow(u64::from(period % 8 == 0), 0.25);

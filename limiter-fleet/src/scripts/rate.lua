@@ -32,6 +32,8 @@ local END = 0.9
 -- A share within this part of the exact one does not change, so that the noise of the demands does
 -- not leave parts of the rate unused.
 local CLOSE = 0.05
+-- The texts of numbers are rounded to less than this part of the rate.
+local ROUNDING = 0.000001
 -- The smallest share, as a part of the rate.
 local LEAST = 0.001
 local ARGUMENTS = 3
@@ -71,8 +73,9 @@ end
 local function divide(rate, demand, demands, shares, own)
   local exact = rate * demand / (demands + demand)
   local free = rate - shares
-  if own > 0 and own <= free and math.abs(exact - own) <= CLOSE * own then
-    return own + (free - own) * exact / rate
+  local is_free = own <= free + ROUNDING * rate
+  if own > 0 and is_free and math.abs(exact - own) <= CLOSE * own then
+    return own + max(free - own, 0) * exact / rate
   end
   return max(min(exact, free), LEAST * rate)
 end

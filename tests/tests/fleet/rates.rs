@@ -110,6 +110,25 @@ fn the_shares_never_exceed_the_rate() {
 }
 
 #[test]
+fn the_noise_of_the_demands_leaves_nothing_unused() {
+    const HOSTS: usize = 3;
+    run(async |lab| {
+        let engine = server(Program::Redis7, lab, 6379, &[]);
+        let mut hosts = clients::<HOSTS>(&settings(Kind::Single, &[&engine]));
+        let mut random = Random::new(5);
+        let mut shares = [0.0; HOSTS];
+        for round in 0..60 {
+            for (host, number) in hosts.iter_mut().zip(0..) {
+                let demand = 3_000.0 * (0.985 + 0.03 * random.fraction());
+                shares[number] = report(host, demand).await.unwrap_or(RATE);
+                let sum: f64 = shares.iter().sum();
+                assert!(round < 3 || sum >= 0.995 * RATE, "{shares:?}");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_silent_host_loses_its_share() {
     run(async |lab| {
         let engine = server(Program::Valkey9, lab, 6379, &[]);
