@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config::{Config, Fleet},
-    engine::{shared::Shared, state::Engine},
+    engine::{scopes::registry::Scope, shared::Shared, state::Engine, time::day_of},
     protocol::fleet::{EngineView, FleetView, HostView, LeasesView, ServerView},
 };
 
@@ -128,22 +128,33 @@ impl Engine {
                 problem: news.problem,
             },
             version: self.registry_version(),
-            leases: self.leases_view(),
+            leases: self.leases_now(now),
             divided_rates: self.divided_rates(),
             hosts,
             problems,
         }
     }
 
-    /// Returns the sums over the leases of this host.
-    pub(super) fn leases_view(&self) -> LeasesView {
+    /// Returns the sums over the leases of this host, with the counts that the kernel has now.
+    pub(crate) fn leases_now(&self, now: DateTime<Utc>) -> LeasesView {
+        let today = day_of(now);
+        self.leases_view(|scope| {
+            // A copy of the counts is updated, because a view must not change the scope.
+            let mut counts = scope.counts;
+            counts.read(&self.plane.state(scope.record.id), today);
+            counts.usage.used
+        })
+    }
+
+    /// Returns the sums over the leases of this host. `used` returns the number of requests of a
+    /// scope that have been admitted today.
+    pub(super) fn leases_view(&self, used: impl Fn(&Scope) -> u64) -> LeasesView {
         let Some(member) = &self.fleet else {
             return LeasesView::default();
         };
         let shared = self.scopes.iter().filter_map(|scope| {
             let bounds = scope.shared_bounds()?;
-            let used = scope.counts.usage.used;
-            Some(bounds.today.limit.saturating_sub(used))
+            Some(bounds.today.limit.saturating_sub(used(scope)))
         });
         let (scopes, left) = shared.fold((0, 0u64), |(scopes, left), more| {
             (scopes + 1, left.saturating_add(more))

@@ -98,7 +98,7 @@ impl Engine {
             seconds: member.seconds.clone(),
             results: by_result(member.results),
             unconfirmed: member.results.unconfirmed,
-            leased: self.leases_view().left,
+            leased: self.leases_view(|scope| scope.counts.usage.used).left,
             held: member.held,
             recalls: member.recalls,
             overruns: member.overruns,

@@ -412,6 +412,15 @@ fn only_enforced_quotas_are_shared() {
 }
 
 #[test]
+fn the_rest_of_the_leases_is_counted_in_the_kernel() {
+    let mut member = Member::new();
+    member.lease(20);
+    member.host.plane.admit(member.id, TODAY, 5);
+    // The daemon has not read the count since.
+    assert_eq!(member.host.engine().leases_now(noon()).left, 15);
+}
+
+#[test]
 fn a_lower_quota_is_known_to_the_engine() {
     let mut member = Member::new();
     member.lease(20);
