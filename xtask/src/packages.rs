@@ -287,7 +287,14 @@ const MACHINES: [Requirement; 6] = [
 ];
 
 /// The packages that enable a service when they are installed. `ensure` disables the service again.
-const SERVICES: [&str; 5] = ["nginx", "haproxy", "lighttpd", "stunnel4", "prometheus"];
+const SERVICES: [&str; 6] = [
+    "nginx",
+    "haproxy",
+    "lighttpd",
+    "stunnel4",
+    "prometheus",
+    "redis-server",
+];
 
 /// The file that prevents services from starting when a package is installed. Port 80 of the host
 /// must stay free, and tests start their own nginx in a network namespace.
