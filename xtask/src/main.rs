@@ -68,7 +68,7 @@ enum Command {
     /// Runs the fuzz targets from the committed corpus
     Fuzz(fuzz::Args),
     /// Shows real clients being limited in front of a real server; needs root
-    Demo,
+    Demo(demo::Args),
     /// Measures the cost of a packet, and compares traffic through the limiter with traffic through
     /// its alternatives; needs root
     Bench(bench::Args),
@@ -88,7 +88,7 @@ impl Command {
             Self::Lint => lint::run(context),
             Self::Test(args) => test::run(context, args),
             Self::Fuzz(args) => fuzz::run(context, args),
-            Self::Demo => demo::run(context),
+            Self::Demo(args) => demo::run(context, args),
             Self::Bench(args) => bench::run(context, args),
             Self::Simulate(args) => simulate::run(context, args),
             Self::Package(args) => package::run(context, args),

@@ -307,6 +307,14 @@ pub fn for_demo() -> anyhow::Result<()> {
     ensure("the demo", &LAB)
 }
 
+/// Installs the missing packages of the demo of a fleet.
+pub fn for_fleet_demo() -> anyhow::Result<()> {
+    let engine = TESTS
+        .iter()
+        .filter(|needed| needed.package == "redis-server");
+    ensure("the demo", LAB.iter().chain(engine))
+}
+
 /// Installs the missing packages of the benches: those of the lab, those of the alternatives, and
 /// the engine of a fleet.
 pub fn for_benches() -> anyhow::Result<()> {

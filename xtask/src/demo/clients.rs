@@ -55,6 +55,33 @@ for connection in connections:
 print(json.dumps({"statuses": statuses}))
 "#;
 
+/// A program that sends one request after the other on one connection, until some requests have been
+/// admitted or one is refused. If it is patient, it comes back after the time that a refusal names,
+/// and ends only when it is told to come back at midnight UTC. It prints the number of admitted
+/// requests, and the last `Retry-After`.
+const UNTIL_REFUSED: &str = r#"
+import http.client, json, sys, time
+host, most, patient, key = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "patient", sys.argv[4]
+DAY = 86400
+def to_midnight(): return DAY - time.time() % DAY
+connection = http.client.HTTPConnection(host, timeout=30)
+admitted, wait, used_up = 0, None, False
+while admitted < most:
+    before = to_midnight()
+    connection.request("GET", "/", headers={"X-Api-Key": key})
+    response = connection.getresponse()
+    response.read()
+    if response.status == 200:
+        admitted += 1
+        continue
+    if response.status != 429: sys.exit(f"the status is {response.status}")
+    wait = int(response.headers["Retry-After"])
+    used_up = to_midnight() - 1 <= wait <= before + 1
+    if used_up or not patient: break
+    time.sleep(wait)
+print(json.dumps({"admitted": admitted, "wait": wait, "used_up": used_up}))
+"#;
+
 /// The number of responses with each status.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Statuses(BTreeMap<String, u64>);
@@ -129,6 +156,44 @@ pub fn at_once(lab: &Lab, key: &str, count: u32, meanwhile: impl FnOnce()) -> St
     // The log also contains the reports of earlier customers, so only the last line is used.
     let report = customer.log().lines().last().map(serde_json::from_str);
     Statuses::parse(&report.and_then(Result::ok).unwrap_or_default())
+}
+
+/// The time at which a customer ends.
+#[derive(Clone, Copy)]
+pub enum End {
+    /// This number of requests has been admitted, or one has been refused.
+    Admitted(u64),
+    /// A request has been refused.
+    Refused,
+    /// A request has been refused until midnight UTC. The customer comes back after other refusals.
+    UsedUp,
+}
+
+/// The results that a customer reports who asks until a request is refused.
+pub struct UntilRefused {
+    pub admitted: u64,
+    /// The value of the last `Retry-After`, in seconds.
+    pub wait: Option<u64>,
+    /// Whether the last `Retry-After` leads to midnight UTC.
+    pub is_used_up: bool,
+}
+
+/// Sends requests until `end`.
+pub fn until_refused(lab: &Lab, key: &str, end: End) -> UntilRefused {
+    /// More requests than any quota of the demo permits.
+    const TOO_MANY: u64 = 10_000;
+    let (most, patience) = match end {
+        End::Admitted(most) => (most, "impatient"),
+        End::Refused => (TOO_MANY, "impatient"),
+        End::UsedUp => (TOO_MANY, "patient"),
+    };
+    let (host, most) = (lab.v4().to_string(), most.to_string());
+    let report = python(lab, UNTIL_REFUSED, &[&host, &most, patience, key]);
+    UntilRefused {
+        admitted: report["admitted"].as_u64().unwrap_or_default(),
+        wait: report["wait"].as_u64(),
+        is_used_up: report["used_up"] == true,
+    }
 }
 
 /// Returns the status that curl gets for one request, or its error message.
