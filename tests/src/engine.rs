@@ -2,12 +2,20 @@
 
 //! Redis and Valkey servers for the tests.
 
+mod certificates;
+mod cluster;
+mod secured;
+mod sentinels;
+
 use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
+pub use self::{
+    certificates::Certificate, cluster::Cluster, secured::Secured, sentinels::Sentinels,
+};
 use crate::{Namespace, eventually, process, process::Process};
 
 /// The environment variable with the directory of a Python environment that has servers of other
@@ -54,6 +62,28 @@ impl Program {
     }
 }
 
+/// A place for a server.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    pub namespace: &'a Namespace,
+    /// An IP address of the namespace.
+    pub host: &'a str,
+    pub port: u16,
+}
+
+impl<'a> Place<'a> {
+    /// Returns a port of the loopback address of a namespace.
+    #[must_use]
+    pub fn local(namespace: &'a Namespace, port: u16) -> Self {
+        let host = "127.0.0.1";
+        Self {
+            namespace,
+            host,
+            port,
+        }
+    }
+}
+
 /// A running server, or a Sentinel. Dropping it kills it.
 #[derive(Debug)]
 pub struct Engine {
@@ -72,20 +102,13 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts a server at `host`:`port` in `namespace`, which keeps its files in a directory of its
-    /// own in `directory`. `options` are options of its configuration.
+    /// Starts a server at `place`, which keeps its files in a directory of its own in `directory`.
+    /// `options` are options of its configuration.
     ///
     /// # Panics
     /// Panics if the server does not start.
-    pub fn start(
-        program: Program,
-        namespace: &Namespace,
-        (host, port): (&str, u16),
-        directory: &Path,
-        options: &[&str],
-    ) -> Self {
-        let engine =
-            Self::start_without_waiting(program, namespace, (host, port), directory, options);
+    pub fn start(program: Program, place: Place<'_>, directory: &Path, options: &[&str]) -> Self {
+        let engine = Self::start_without_waiting(program, place, directory, options);
         engine.wait();
         engine
     }
@@ -96,11 +119,15 @@ impl Engine {
     /// Panics if the server does not start.
     pub fn start_without_waiting(
         program: Program,
-        namespace: &Namespace,
-        (host, port): (&str, u16),
+        place: Place<'_>,
         directory: &Path,
         options: &[&str],
     ) -> Self {
+        let Place {
+            namespace,
+            host,
+            port,
+        } = place;
         let directory = directory.join(format!("engine-{host}-{port}"));
         fs::create_dir_all(&directory).expect("a directory for the server");
         let usual = [

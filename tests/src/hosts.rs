@@ -2,24 +2,22 @@
 
 //! Several hosts that share daily quotas through an engine.
 
+mod network;
+
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use serde_json::Value;
 
+use self::network::INTERFACE;
+pub use self::network::{End, Network};
 use crate::{
     Config, Conn, GUARDED, Lab, Limiter, Net, Nginx, Response, Rig,
     clock::{self, Span},
-    engine::{Engine, Program},
+    engine::{Cluster, Engine, Program, Secured, Sentinels},
 };
 
-/// The address of the engine, which is the same for all hosts.
-const ENGINE: &str = "198.51.100.1";
+/// The port of each server of the engine.
 const PORT: u16 = 6379;
-
-/// The bridge in the engine's namespace to which all hosts are connected.
-const BRIDGE: &str = "hosts";
-/// The interface of each host that leads to the engine. The limits do not apply to it.
-const ENGINE_INTERFACE: &str = "e0";
 
 /// The hash secret of all hosts.
 pub const SECRET: [u8; 16] = *b"the same for all";
@@ -31,16 +29,59 @@ const SECRET_FILE: &str = "hash.key";
 pub const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 
 /// Some hosts, each with a client, nginx and a daemon, and an engine that all of them can reach.
-/// The namespaces of the hosts are connected to that of the engine, and not to each other. Fields
-/// are dropped in the order of their declaration, so the daemons end first.
+/// Fields are dropped in the order of their declaration, so the daemons end first.
 #[derive(Debug)]
-pub struct Hosts {
+pub struct Hosts<E = Engine> {
     pub rigs: Vec<Rig>,
-    pub engine: Engine,
-    /// The namespace and the directory of the engine.
-    lab: Lab,
-    /// The number of connections to the bridge so far.
-    links: usize,
+    pub engine: E,
+    pub network: Network,
+}
+
+/// An engine that the configuration of a host can name.
+pub trait ForHosts {
+    /// Returns the lines of the section `[fleet]` that lead to the engine.
+    fn entries(&self) -> String;
+}
+
+impl ForHosts for Engine {
+    fn entries(&self) -> String {
+        plain(&[self])
+    }
+}
+
+impl ForHosts for Sentinels {
+    fn entries(&self) -> String {
+        let addresses = plain(&self.sentinels.each_ref());
+        format!(
+            "{addresses}kind = \"sentinel\"\nmaster = \"{}\"\n",
+            Self::PRIMARY
+        )
+    }
+}
+
+impl ForHosts for Cluster {
+    fn entries(&self) -> String {
+        plain(&self.servers.each_ref()) + "kind = \"cluster\"\n"
+    }
+}
+
+impl ForHosts for Secured {
+    fn entries(&self) -> String {
+        let Engine { host, port, .. } = &self.engine;
+        let password = self.password_file(Self::PASSWORD);
+        format!(
+            "engine = [\"rediss://{host}:{port}\"]\nuser = {:?}\npassword_file = {password:?}\n\
+             ca_file = {:?}\n",
+            Self::USER,
+            self.authority.certificate
+        )
+    }
+}
+
+/// Returns the lines for servers or Sentinels without TLS.
+fn plain(servers: &[&Engine]) -> String {
+    let addresses: Vec<String> = servers.iter().map(|server| server.url()).collect();
+    format!("engine = {addresses:?}\nallow_plain = true\n")
 }
 
 /// An answer to a request, as a client of a fleet has to understand it.
@@ -54,8 +95,8 @@ pub enum Verdict {
 }
 
 impl Hosts {
-    /// Starts an engine and `count` hosts, which form a fleet. `configure` changes the
-    /// configuration of each host.
+    /// Starts an engine of one server and `count` hosts, which form a fleet. `configure` changes
+    /// the configuration of each host.
     #[track_caller]
     pub fn in_fleet(
         program: Program,
@@ -63,37 +104,95 @@ impl Hosts {
         configure: impl Fn(Config) -> Config + Copy,
     ) -> Self {
         let mut hosts = Self::alone(program);
-        for _ in 0..count {
-            hosts.add(&SECRET, configure);
-        }
-        for rig in &mut hosts.rigs {
-            rig.limiter.launch(&[]);
-        }
-        for rig in &mut hosts.rigs {
-            rig.limiter.wait_until_ready();
-        }
-        hosts.rigs[0].limiter.done(&["fleet", "init"]);
-        // The other hosts have no scopes yet, so they join by themselves.
-        hosts.wait_for_members(count);
+        hosts.form_fleet(count, configure);
         hosts
     }
 
-    /// Starts an engine that has no hosts yet.
+    /// Starts an engine of one server that has no hosts yet.
     #[track_caller]
     pub fn alone(program: Program) -> Self {
-        let lab = Lab::loopback();
-        let namespace = lab.server();
-        namespace.ip(&format!("link add {BRIDGE} type bridge"));
-        namespace.ip(&format!("addr add {ENGINE}/24 dev {BRIDGE}"));
-        namespace.ip(&format!("link set {BRIDGE} up"));
-        let place = (ENGINE, PORT);
-        let engine = Engine::start(program, namespace, place, lab.directory(), &DURABLE);
+        Self::on(1, |network| {
+            Engine::start(
+                program,
+                network.place(0, PORT),
+                network.directory(),
+                &DURABLE,
+            )
+        })
+    }
+}
+
+impl Hosts<Sentinels> {
+    /// Starts a primary with two replicas, and three Sentinels, which have no hosts yet.
+    #[track_caller]
+    pub fn with_sentinels(program: Program) -> Self {
+        Self::on(3, |network| {
+            let places = [0, 1, 2].map(|index| network.place(index, PORT));
+            Sentinels::start(
+                program,
+                places,
+                network.directory(),
+                &["--appendonly", "yes"],
+            )
+        })
+    }
+}
+
+impl Hosts<Cluster> {
+    /// Starts a cluster of six servers, which has no hosts yet.
+    #[track_caller]
+    pub fn with_cluster(program: Program) -> Self {
+        Self::on(6, |network| {
+            let places = [0, 1, 2, 3, 4, 5].map(|index| network.place(index, PORT));
+            Cluster::start(program, places, network.directory())
+        })
+    }
+}
+
+impl Hosts<Secured> {
+    /// Starts a server with TLS that has no hosts yet. The user of limiter has exactly the rights
+    /// that `limiter fleet acl` prints.
+    #[track_caller]
+    pub fn with_tls() -> Self {
+        let printed = Limiter::alone(&["fleet", "acl", "--user", Secured::USER]);
+        let user = printed.stdout.replace("PASSWORD", Secured::PASSWORD);
+        Self::on(1, |network| {
+            Secured::start(
+                network.place(0, PORT),
+                network.directory(),
+                user.trim(),
+                &DURABLE,
+            )
+        })
+    }
+}
+
+impl<E: ForHosts> Hosts<E> {
+    /// Starts an engine on a network with places for `servers` servers.
+    fn on(servers: usize, start: impl FnOnce(&Network) -> E) -> Self {
+        let network = Network::new(servers);
         Self {
             rigs: Vec::new(),
-            engine,
-            lab,
-            links: 0,
+            engine: start(&network),
+            network,
         }
+    }
+
+    /// Starts `count` hosts, which form a fleet. There must be no other hosts.
+    #[track_caller]
+    pub fn form_fleet(&mut self, count: usize, configure: impl Fn(Config) -> Config + Copy) {
+        for _ in 0..count {
+            self.add(&SECRET, configure);
+        }
+        for rig in &mut self.rigs {
+            rig.limiter.launch(&[]);
+        }
+        for rig in &mut self.rigs {
+            rig.limiter.wait_until_ready();
+        }
+        self.rigs[0].limiter.done(&["fleet", "init"]);
+        // The other hosts have no scopes yet, so they join by themselves.
+        self.wait_for_members(count);
     }
 
     /// Adds a host with the hash secret `secret`, whose daemon does not run yet, and returns it.
@@ -101,16 +200,12 @@ impl Hosts {
         let lab = Lab::new(Net::Veth);
         // A request that the kernel holds is sent again sooner.
         lab.tune_for_packet_loss();
-        self.links += 1;
-        let number = self.links;
-        self.connect(&lab, number);
+        let index = self.rigs.len();
+        self.network.connect_host(index, lab.server());
         let nginx = Nginx::start(&lab, &[GUARDED]);
-        let fleet = format!(
-            "engine = [\"{}\"]\nallow_plain = true\nhost = \"web-{number}\"\n",
-            self.engine.url()
-        );
-        let config = configure(Config::new(&lab).section("fleet", &fleet));
-        let limiter = Limiter::prepare(&lab, "limiter", &config);
+        let name = format!("host = \"web-{}\"\n", index + 1);
+        let config = Config::new(&lab).section("fleet", &(self.engine.entries() + &name));
+        let limiter = Limiter::prepare(&lab, "limiter", &configure(config));
         write_secret(&limiter, secret);
         self.rigs.push(Rig {
             limiter,
@@ -119,21 +214,9 @@ impl Hosts {
         });
         self.rigs.last_mut().expect("just added")
     }
+}
 
-    /// Connects the server's namespace of a host to the engine.
-    fn connect(&self, lab: &Lab, number: usize) {
-        let (engine, host) = (self.lab.server(), lab.server());
-        engine.ip(&format!(
-            "link add h{number} type veth peer name {ENGINE_INTERFACE} netns {}",
-            host.name()
-        ));
-        engine.ip(&format!("link set h{number} master {BRIDGE}"));
-        engine.ip(&format!("link set h{number} up"));
-        let address = format!("198.51.100.{}/24", 10 + number);
-        host.ip(&format!("addr add {address} dev {ENGINE_INTERFACE}"));
-        host.ip(&format!("link set {ENGINE_INTERFACE} up"));
-    }
-
+impl<E> Hosts<E> {
     /// Waits until each host is a part of the fleet and knows `count` hosts.
     #[track_caller]
     pub fn wait_for_members(&self, count: usize) {
@@ -220,13 +303,13 @@ fn write_secret(limiter: &Limiter, secret: &[u8]) {
 /// Cuts the connection between a host and the engine.
 pub fn cut_off(rig: &Rig) {
     let server = rig.lab.server();
-    server.ip(&format!("link set {ENGINE_INTERFACE} down"));
+    server.ip(&format!("link set {INTERFACE} down"));
 }
 
 /// Restores the connection between a host and the engine.
 pub fn reconnect(rig: &Rig) {
     let server = rig.lab.server();
-    server.ip(&format!("link set {ENGINE_INTERFACE} up"));
+    server.ip(&format!("link set {INTERFACE} up"));
 }
 
 /// Returns the output of `limiter fleet status` on a host.

@@ -22,7 +22,7 @@ use limiter_tests::{
     Lab, avoid_midnight,
     bench::{Args, Target, quantile},
     clock::unix_now,
-    engine::{Engine, Program},
+    engine::{Engine, Place, Program},
 };
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -55,8 +55,8 @@ impl Engines {
     fn start(program: Program, replicas: usize) -> Self {
         let lab = Lab::loopback();
         let start = |port: u16, options: &[&str]| {
-            let place = ("127.0.0.1", port);
-            Engine::start(program, lab.server(), place, lab.directory(), options)
+            let place = Place::local(lab.server(), port);
+            Engine::start(program, place, lab.directory(), options)
         };
         let mut servers = vec![start(6379, &[])];
         for number in 0..replicas {

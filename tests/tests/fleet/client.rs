@@ -4,7 +4,6 @@
 
 use std::{
     fs,
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -12,10 +11,7 @@ use limiter_fleet::{
     Failure, Purpose, Status,
     client::{Access, Certificates, Error, Kind, Settings},
 };
-use limiter_tests::{
-    engine::{Engine, Program},
-    process,
-};
+use limiter_tests::engine::{Engine, Place, Program, Secured};
 use nix::sys::signal::Signal;
 use zeroize::Zeroizing;
 
@@ -242,103 +238,28 @@ fn a_server_that_is_full_grants_nothing_and_says_why() {
 #[test]
 fn tls_and_a_user_with_few_rights_suffice() {
     run(async |lab| {
-        let pem = |name: &str| lab.file(name).to_string_lossy().into_owned();
-        let (ca, ca_key) = (pem("ca.pem"), pem("ca.key"));
-        let (certificate, key) = (pem("server.pem"), pem("server.key"));
-        let request = pem("server.csr");
-        let extensions = pem("server.ext");
-        fs::write(&extensions, "subjectAltName=IP:127.0.0.1").expect("a file");
-        let openssl = |words: &[&str]| process::succeed(Command::new("openssl").args(words));
-        let new_key = [
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-        ];
-        let authority = [
-            "req", "-x509", "-subj", "/CN=ca", "-keyout", &ca_key, "-out", &ca,
-        ];
-        openssl(&[&authority[..], &new_key].concat());
-        let server_key = [
-            "req",
-            "-subj",
-            "/CN=engine",
-            "-keyout",
-            &key,
-            "-out",
-            &request,
-        ];
-        openssl(&[&server_key[..], &new_key].concat());
-        openssl(&[
-            "x509",
-            "-req",
-            "-in",
-            &request,
-            "-CA",
-            &ca,
-            "-CAkey",
-            &ca_key,
-            "-CAcreateserial",
-            "-extfile",
-            &extensions,
-            "-out",
-            &certificate,
-        ]);
-        let place = ("127.0.0.1", 6379);
-        let tls = [
-            "--port",
-            "0",
-            "--tls-port",
-            "6379",
-            "--tls-cert-file",
-            &certificate,
-            "--tls-key-file",
-            &key,
-            "--tls-ca-cert-file",
-            &ca,
-            "--tls-auth-clients",
-            "no",
-        ];
-        let (namespace, directory) = (lab.server(), lab.directory());
-        let engine =
-            Engine::start_without_waiting(Program::Redis7, namespace, place, directory, &tls)
-                .with_cli_options(&["--tls", "--cacert", &ca]);
-        engine.wait();
-        engine.cli(&[
-            "ACL",
-            "SETUSER",
-            "limiter",
-            "on",
-            ">secret",
-            "~limiter:*",
-            "&limiter:*",
-            "-@all",
-            "+evalsha",
-            "+script|load",
-            "+wait",
-            "+info",
-            "+hmget",
-            "+hset",
-            "+del",
-            "+expireat",
-            "+time",
-            "+hello",
-        ]);
+        let user = format!(
+            "user {} on >{} ~limiter:* &limiter:* -@all +evalsha +script|load +wait +info +hmget \
+             +hset +del +expireat +time +hello",
+            Secured::USER,
+            Secured::PASSWORD
+        );
+        let place = Place::local(lab.server(), 6379);
+        let secured = Secured::start(place, lab.directory(), &user, &[]);
         let settings = |password: &str, authorities: Option<Vec<u8>>| Settings {
             addresses: vec!["rediss://127.0.0.1:6379".parse().expect("an address")],
             access: Access {
-                user: Some("limiter".to_owned()),
+                user: Some(Secured::USER.to_owned()),
                 password: Some(Zeroizing::new(password.to_owned())),
                 certificates: Certificates {
                     authorities,
                     client: None,
                 },
             },
-            ..single(&engine)
+            ..single(&secured.engine)
         };
-        let trusted = fs::read(&ca).expect("the certificate");
-        let mut host = Host::new(settings("secret", Some(trusted.clone())), "a");
+        let trusted = fs::read(&secured.authority.certificate).expect("the certificate");
+        let mut host = Host::new(settings(Secured::PASSWORD, Some(trusted.clone())), "a");
         host.client.claim_buckets().await.expect("a server");
         assert_eq!(
             host.ask_until_granted(0, Purpose::Extend(10)).await.lease,
@@ -346,7 +267,7 @@ fn tls_and_a_user_with_few_rights_suffice() {
         );
         for (password, authorities, words) in [
             ("wrong", Some(trusted), "authentication failed"),
-            ("secret", None, "certificate"),
+            (Secured::PASSWORD, None, "certificate"),
         ] {
             let mut host = Host::new(settings(password, authorities), "a");
             let (_, error) = host.ask(0, Purpose::Extend(1)).await;

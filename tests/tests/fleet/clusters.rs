@@ -10,8 +10,7 @@ use limiter_fleet::{
 };
 use limiter_tests::{
     clock::TIMEOUT,
-    engine::{Engine, Program},
-    eventually,
+    engine::{Cluster, Place, Program},
 };
 
 use crate::support::{Host, run, settings};
@@ -45,27 +44,8 @@ async fn lease_all(host: &mut Host, names: &[String], lease: u64) {
 fn each_call_goes_to_the_server_of_its_bucket_also_after_a_failover() {
     for program in [Program::Redis7, Program::Valkey9] {
         run(async |lab| {
-            let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
-            let mut engines = PORTS.map(|port| {
-                let place = ("127.0.0.1", port);
-                Engine::start(program, lab.server(), place, lab.directory(), &options)
-            });
-            let addresses = PORTS.map(|port| format!("127.0.0.1:{port}"));
-            let mut create = vec!["--cluster", "create"];
-            create.extend(addresses.iter().map(String::as_str));
-            create.extend(["--cluster-replicas", "1", "--cluster-yes"]);
-            engines[0].cli(&create);
-            let is_complete = |engine: &Engine| {
-                let info = engine.cli(&["CLUSTER", "INFO"]);
-                info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:6")
-            };
-            eventually("the cluster is complete", || {
-                engines.iter().all(is_complete)
-                    && engines.iter().all(|engine| {
-                        let info = engine.cli(&["INFO", "replication"]);
-                        info.contains("master_link_status:up") || info.contains("state=online")
-                    })
-            });
+            let places = PORTS.map(|port| Place::local(lab.server(), port));
+            let mut engines = Cluster::start(program, places, lab.directory()).servers;
             let mut host = Host::new(settings(Kind::Cluster, &[&engines[1], &engines[0]]), "a");
             let names: Vec<String> = (0..600).map(|number| format!("scope-{number}")).collect();
             host.client.claim_buckets().await.expect("the servers");
@@ -73,11 +53,7 @@ fn each_call_goes_to_the_server_of_its_bucket_also_after_a_failover() {
             let servers = host.client.describe().await.expect("the servers");
             assert_eq!(servers.len(), 3);
             engines[0].kill();
-            eventually("a replica is promoted", || {
-                let info = engines[1].cli(&["CLUSTER", "NODES"]);
-                info.matches(" master ").count() + info.matches("myself,master").count() >= 3
-                    && info.contains("fail")
-            });
+            Cluster::wait_for_promotion(&engines[1]);
             // The new primary has no replica, so it confirms nothing until the old one is back.
             let unconfirmed =
                 |results: Vec<CallResult>| results.iter().filter(|result| result.is_err()).count();

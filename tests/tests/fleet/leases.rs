@@ -17,11 +17,11 @@ use limiter_fleet::{
 use limiter_tests::{
     Lab,
     clock::TIMEOUT,
-    engine::{Engine, Program},
+    engine::{Engine, Place, Program, Sentinels},
 };
 
 use crate::{
-    sentinels::{PRIMARY, watched},
+    sentinels::{settings_of, watched},
     support::{QUOTA, SCOPE, run, settings, today},
 };
 
@@ -234,8 +234,8 @@ async fn use_up(hosts: &mut [Host], faults: Vec<Fault<'_>>) {
 }
 
 fn start(program: Program, lab: &Lab, options: &[&str]) -> Engine {
-    let place = ("127.0.0.1", 6379);
-    Engine::start(program, lab.server(), place, lab.directory(), options)
+    let place = Place::local(lab.server(), 6379);
+    Engine::start(program, place, lab.directory(), options)
 }
 
 #[test]
@@ -321,12 +321,9 @@ fn an_engine_that_is_killed_flushed_or_read_only_for_a_while_grants_nothing_twic
 #[test]
 fn a_failover_while_hosts_ask_grants_nothing_twice() {
     run(async |lab| {
-        let (mut primary, _replicas, sentinels) = watched(lab);
-        let kind = Kind::Sentinel {
-            primary: PRIMARY.to_owned(),
-        };
-        let addresses: Vec<&Engine> = sentinels.iter().collect();
-        let mut hosts = hosts(&settings(kind, &addresses)).await;
+        let mut engine = watched(lab);
+        let mut hosts = hosts(&settings_of(&engine, Sentinels::PRIMARY)).await;
+        let primary = &mut engine.servers[0];
         let faults: Vec<Fault<'_>> =
             vec![(Duration::from_millis(700), Box::new(|| primary.kill()))];
         use_up(&mut hosts, faults).await;

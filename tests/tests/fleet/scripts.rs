@@ -9,7 +9,7 @@ use limiter_fleet::{
     script,
 };
 use limiter_simulation::{engine::Engine as Simulated, random::Random};
-use limiter_tests::engine::{Engine, Program};
+use limiter_tests::engine::{Engine, Place, Program};
 
 use crate::support::{SCOPE, run, settings, today};
 
@@ -51,13 +51,8 @@ fn timeless(answer: Answer) -> impl PartialEq + std::fmt::Debug {
 fn real_servers_and_the_simulation_agree() {
     for program in Program::ALL {
         run(async |lab| {
-            let server = Engine::start(
-                program,
-                lab.server(),
-                ("127.0.0.1", 6379),
-                lab.directory(),
-                &[],
-            );
+            let place = Place::local(lab.server(), 6379);
+            let server = Engine::start(program, place, lab.directory(), &[]);
             let settings = settings(Kind::Single, &[&server]);
 
             let mut clients: Vec<Client> = (0..HOSTS)

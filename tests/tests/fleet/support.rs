@@ -15,7 +15,7 @@ use limiter_fleet::{
 use limiter_tests::{
     Lab, avoid_midnight,
     clock::{TIMEOUT, unix_now},
-    engine::{Engine, Program},
+    engine::{Engine, Place, Program},
 };
 
 /// The scope of most calls.
@@ -39,8 +39,8 @@ pub fn settings(kind: Kind, engines: &[&Engine]) -> Settings {
 
 /// Starts a server at a port of the lab's loopback address.
 pub fn server(program: Program, lab: &Lab, port: u16, options: &[&str]) -> Engine {
-    let place = ("127.0.0.1", port);
-    Engine::start(program, lab.server(), place, lab.directory(), options)
+    let place = Place::local(lab.server(), port);
+    Engine::start(program, place, lab.directory(), options)
 }
 
 /// Starts a primary and a replica that follows it.
