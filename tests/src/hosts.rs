@@ -267,15 +267,21 @@ impl<E> Hosts<E> {
     /// must the engine.
     #[track_caller]
     pub fn assert_charged_as_served(&self, scope: &str, key: &str, expected: u64) {
-        let usages: Vec<_> = self
-            .rigs
-            .iter()
-            .map(|rig| rig.limiter.usage(scope))
-            .collect();
-        let charged = usages.iter().map(|usage| usage.host_used);
-        let charged = charged.map(|part| part.expect("the part of a host"));
+        // After a failover, a host may need a moment to find the new primary.
+        let (usages, charged) = clock::eventually_some("each host asks all hosts", || {
+            let usages: Vec<_> = self
+                .rigs
+                .iter()
+                .map(|rig| rig.limiter.usage(scope))
+                .collect();
+            let charged = usages
+                .iter()
+                .map(|usage| usage.host_used)
+                .sum::<Option<u64>>();
+            Some((usages, charged?))
+        });
         assert_eq!(
-            (self.served(key), charged.sum()),
+            (self.served(key), charged),
             (expected, expected),
             "served and charged: {usages:?}"
         );

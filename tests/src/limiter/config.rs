@@ -84,6 +84,11 @@ impl Config {
         self.add("policy", line)
     }
 
+    /// Adds a line to `[fleet]`.
+    pub fn fleet(self, line: &str) -> Self {
+        self.add("fleet", line)
+    }
+
     /// Sets the sources of `[identify]`, as TOML.
     pub fn sources(self, sources: &str) -> Self {
         self.section("identify", &format!("sources = {sources}\n"))

@@ -3,9 +3,11 @@
 //! Tests of several hosts with daemons that share daily quotas and rates through an engine. Each
 //! host has a server of its own, whose access log shows the requests that were admitted.
 
+mod clusters;
 mod membership;
 mod outages;
 mod rates;
 mod registry;
+mod sentinels;
 mod shared;
 mod support;

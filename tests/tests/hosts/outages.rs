@@ -13,13 +13,9 @@ use limiter_tests::{
     hosts::{self, Verdict},
 };
 
-use crate::support::{QUOTA, SCOPE, admit, admit_until_some_is_left, fleet, load, use_up};
-
-/// A quota that clients do not use up before a process has been killed.
-const LARGE: u64 = 3_000;
-
-/// The answer of a host that has used up its leases while the engine is away.
-const AWAY: Verdict = Verdict::Later(5);
+use crate::support::{
+    AWAY, LARGE, QUOTA, SCOPE, admit, admit_until_some_is_left, fleet, load, use_up,
+};
 
 /// Removes the pins of all maps and links of the limiter, as a reboot does.
 fn forget_kernel(limiter: &Limiter) {

@@ -8,17 +8,24 @@ use std::{
     time::Duration,
 };
 
+use limiter_common::day::Day;
+use limiter_fleet::account_key;
 use limiter_tests::{
     Config, GUARDED, Hosts, Lab, Rig, avoid_midnight,
-    engine::Program,
+    clock::unix_now,
+    engine::{Engine, Program},
     eventually,
-    hosts::{self, Verdict},
+    hosts::{self, ForHosts, Verdict},
 };
 
 /// The scope of all tests.
 pub const SCOPE: &str = "acme/web";
 /// The daily quota of the fleet.
 pub const QUOTA: u64 = 300;
+/// A quota that clients do not use up before a fault has happened.
+pub const LARGE: u64 = 3_000;
+/// The answer of a host that has used up its leases while the engine is away.
+pub const AWAY: Verdict = Verdict::Later(5);
 /// The number of hosts.
 pub const HOSTS: usize = 3;
 /// A number of requests that no test may admit. Without it, clients would never end if there were
@@ -48,6 +55,26 @@ pub fn fleet() -> (Hosts, String) {
     let hosts = Hosts::in_fleet(Program::Redis7, HOSTS, with_quota);
     let key = hosts.key(SCOPE);
     (hosts, key)
+}
+
+/// Makes a fleet of [`HOSTS`] hosts of an engine that has none yet, with the quota [`QUOTA`], and
+/// registers a key on all of them.
+#[track_caller]
+pub fn fleet_of<E: ForHosts>(
+    hosts: &mut Hosts<E>,
+    configure: impl Fn(Config) -> Config + Copy,
+) -> String {
+    begin();
+    hosts.form_fleet(HOSTS, |config| configure(with_quota(config)));
+    hosts.key(SCOPE)
+}
+
+/// Returns the sum of all leases of a scope that a server has for today.
+#[track_caller]
+pub fn leased(server: &Engine, scope: &str) -> u64 {
+    let today = Day((unix_now() / 86_400) as u32);
+    let leased = server.cli(&["HGET", &account_key(scope, today), "g"]);
+    leased.parse().unwrap_or(0)
 }
 
 /// The clients of some hosts, which send requests at the same time.
