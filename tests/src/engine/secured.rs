@@ -50,14 +50,14 @@ impl Secured {
             ["--aclfile", users.to_str().expect("a path in UTF-8")],
         ];
         let options = [secured.as_flattened(), options].concat();
+        // The client of the tests accepts any certificate, because a test may replace it.
         let login = [
-            ["--cacert", &authority.certificate],
             ["--user", tester],
             ["--pass", password],
-            ["--tls", "--no-auth-warning"],
+            ["--tls", "--insecure"],
         ];
         let engine = Engine::start_without_waiting(Program::Redis7, place, directory, &options)
-            .with_cli_options(login.as_flattened());
+            .with_cli_options(&[login.as_flattened(), &["--no-auth-warning"]].concat());
         engine.wait();
         Self {
             engine,

@@ -8,6 +8,7 @@ mod membership;
 mod outages;
 mod rates;
 mod registry;
+mod secured;
 mod sentinels;
 mod shared;
 mod support;

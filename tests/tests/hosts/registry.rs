@@ -2,23 +2,11 @@
 
 //! Changes of scopes, keys and counts on one host are in force on all hosts.
 
-use limiter_tests::{Rig, eventually, hosts::SECRET, limiter::exit};
+use limiter_tests::{hosts::SECRET, limiter::exit};
 
-use crate::support::{HOSTS, QUOTA, SCOPE, admit, fleet, use_up, with_quota};
-
-/// Waits until a host refuses a key as unknown or disabled.
-#[track_caller]
-fn wait_until_refused(rig: &Rig, key: &str) {
-    eventually("the key is refused", || rig.get(key).status == 401);
-}
-
-/// Returns the id of the only key of a scope.
-#[track_caller]
-fn id_of_key(rig: &Rig, scope: &str) -> String {
-    let keys = rig.limiter.json(&["key", "list", scope]);
-    let id = keys[0]["id"].as_str();
-    id.unwrap_or_else(|| panic!("no key in {keys}")).to_owned()
-}
+use crate::support::{
+    HOSTS, QUOTA, SCOPE, admit, fleet, id_of_key, use_up, wait_until_refused, with_quota,
+};
 
 #[test]
 fn scopes_and_keys_of_one_host_are_those_of_all_hosts() {

@@ -3,7 +3,7 @@
 //! Hosts whose engine is a primary with two replicas and three Sentinels.
 
 use limiter_tests::{
-    Hosts,
+    Hosts, Rig,
     engine::{Program, Sentinels},
     eventually,
     hosts::{self, End, Verdict},
@@ -20,6 +20,13 @@ const REPLICAS: [usize; 2] = [1, 2];
 fn replicated(engine: &Sentinels) -> u64 {
     let leased = REPLICAS.map(|replica| leased(&engine.servers[replica], SCOPE));
     leased.into_iter().max().unwrap_or(0)
+}
+
+/// Returns the number of calls for leases of a host with a result.
+#[track_caller]
+fn calls(rig: &Rig, result: &str) -> u64 {
+    let calls = hosts::status(rig)["leases"][result].as_u64();
+    calls.unwrap_or_else(|| panic!("no calls with the result {result}"))
 }
 
 /// Uses up a quota while the primary is killed before its replicas have its last writes. `confirm`
@@ -53,17 +60,21 @@ fn use_up_while_the_primary_is_lost(confirm: u32) {
             eventually("hosts use leases that no replica has", || {
                 served() > replicated
             });
+        } else {
+            for rig in &*rigs {
+                eventually("calls are not confirmed", || calls(rig, "failed") > 0);
+            }
+            assert!(served() <= replicated, "{} of {replicated}", served());
         }
         engine.servers[PRIMARY].kill();
         network.cut(End::Server(PRIMARY));
-        if confirm > 0 {
-            assert!(served() <= replicated, "{} of {replicated}", served());
-        }
         network.heal(&REPLICAS.map(End::Server));
     });
     assert_eq!(admitted, LARGE);
     let promoted = engine.primary(REPLICAS[0]);
     assert!(matches!(promoted, Some(1 | 2)), "{promoted:?}");
+    let learning = hosts.rigs.iter().map(|rig| calls(rig, "learning"));
+    assert!(learning.sum::<u64>() > 0, "the new primary granted at once");
     hosts.assert_charged_as_served(SCOPE, &key, QUOTA + LARGE);
 }
 
@@ -100,9 +111,7 @@ fn a_primary_that_is_cut_off_with_a_host_grants_nothing() {
         });
         // The other hosts go on until all the rest is leased to the host that is cut off.
         for rig in &rigs[1..] {
-            eventually("the rest is leased out", || {
-                hosts::status(rig)["leases"]["leased_out"].as_u64() > Some(0)
-            });
+            eventually("the rest is leased out", || calls(rig, "leased_out") > 0);
         }
         let own = rigs[0].nginx.served(&key);
         assert!(own - before <= LARGE / 20, "{before} to {own}");

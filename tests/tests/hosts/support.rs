@@ -165,3 +165,17 @@ pub fn admit_until_some_is_left(rig: &Rig, key: &str) -> u64 {
     });
     admitted
 }
+
+/// Waits until a host refuses a key as unknown or disabled.
+#[track_caller]
+pub fn wait_until_refused(rig: &Rig, key: &str) {
+    eventually("the key is refused", || rig.get(key).status == 401);
+}
+
+/// Returns the id of the only key of a scope.
+#[track_caller]
+pub fn id_of_key(rig: &Rig, scope: &str) -> String {
+    let keys = rig.limiter.json(&["key", "list", scope]);
+    let id = keys[0]["id"].as_str();
+    id.unwrap_or_else(|| panic!("no key in {keys}")).to_owned()
+}
