@@ -4,6 +4,7 @@
 //! host has a server of its own, whose access log shows the requests that were admitted.
 
 mod clusters;
+mod faults;
 mod membership;
 mod outages;
 mod rates;

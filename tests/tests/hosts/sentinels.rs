@@ -3,13 +3,13 @@
 //! Hosts whose engine is a primary with two replicas and three Sentinels.
 
 use limiter_tests::{
-    Hosts, Rig,
+    Hosts,
     engine::{Program, Sentinels},
     eventually,
     hosts::{self, End, Verdict},
 };
 
-use crate::support::{AWAY, LARGE, QUOTA, SCOPE, fleet_of, leased, load, use_up};
+use crate::support::{AWAY, LARGE, QUOTA, SCOPE, calls, fleet_of, leased, load, use_up};
 
 /// The primary at the start.
 const PRIMARY: usize = 0;
@@ -20,13 +20,6 @@ const REPLICAS: [usize; 2] = [1, 2];
 fn replicated(engine: &Sentinels) -> u64 {
     let leased = REPLICAS.map(|replica| leased(&engine.servers[replica], SCOPE));
     leased.into_iter().max().unwrap_or(0)
-}
-
-/// Returns the number of calls for leases of a host with a result.
-#[track_caller]
-fn calls(rig: &Rig, result: &str) -> u64 {
-    let calls = hosts::status(rig)["leases"][result].as_u64();
-    calls.unwrap_or_else(|| panic!("no calls with the result {result}"))
 }
 
 /// Uses up a quota while the primary is killed before its replicas have its last writes. `confirm`

@@ -57,6 +57,11 @@ pub fn fleet() -> (Hosts, String) {
     (hosts, key)
 }
 
+/// Sets the daily quota [`LARGE`].
+pub fn with_large_quota(config: Config) -> Config {
+    config.tier("profile", &format!("daily_quota = {LARGE}"))
+}
+
 /// Makes a fleet of [`HOSTS`] hosts of an engine that has none yet, with the quota [`QUOTA`], and
 /// registers a key on all of them.
 #[track_caller]
@@ -75,6 +80,13 @@ pub fn leased(server: &Engine, scope: &str) -> u64 {
     let today = Day((unix_now() / 86_400) as u32);
     let leased = server.cli(&["HGET", &account_key(scope, today), "g"]);
     leased.parse().unwrap_or(0)
+}
+
+/// Returns the number of calls for leases of a host with a result.
+#[track_caller]
+pub fn calls(rig: &Rig, result: &str) -> u64 {
+    let calls = hosts::status(rig)["leases"][result].as_u64();
+    calls.unwrap_or_else(|| panic!("no calls with the result {result}"))
 }
 
 /// The clients of some hosts, which send requests at the same time.
