@@ -97,6 +97,8 @@ pub struct Engine {
     login: Vec<String>,
     /// The options with which the server was started.
     start: Vec<String>,
+    /// The environment variables that are set for the server.
+    environment: Vec<(String, String)>,
     program: Program,
     directory: PathBuf,
 }
@@ -155,7 +157,7 @@ impl Engine {
             options.iter().map(|&option| option.to_owned()).collect(),
         ]
         .concat();
-        let process = run(program, namespace.name(), &start, &directory);
+        let process = run(program, namespace.name(), &start, &[], &directory);
         Self {
             process,
             namespace: namespace.name().to_owned(),
@@ -163,6 +165,7 @@ impl Engine {
             port,
             login: Vec::new(),
             start,
+            environment: Vec::new(),
             program,
             directory,
         }
@@ -227,8 +230,19 @@ impl Engine {
 
     /// Starts the server again after [`Self::kill`], with the same options.
     pub fn restart(&mut self) {
-        self.process = run(self.program, &self.namespace, &self.start, &self.directory);
+        self.process = run(
+            self.program,
+            &self.namespace,
+            &self.start,
+            &self.environment,
+            &self.directory,
+        );
         self.wait();
+    }
+
+    /// Sets an environment variable for the server from its next start.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Sends a signal to the server.
@@ -243,9 +257,15 @@ impl Engine {
     }
 }
 
-fn run(program: Program, namespace: &str, options: &[String], directory: &Path) -> Process {
+fn run(
+    program: Program,
+    namespace: &str,
+    options: &[String],
+    environment: &[(String, String)],
+    directory: &Path,
+) -> Process {
     let path = program.path();
     let mut command = Namespace::command_in(namespace, &path.to_string_lossy());
-    command.args(options);
+    command.args(options).envs(environment.iter().cloned());
     Process::start("the engine", &mut command, &directory.join("log"))
 }

@@ -1,39 +1,74 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A different time for the daemon, which libfaketime provides. The daemon's UTC is ahead of the
-//! host's clock by a chosen offset, and its boot clock is unchanged.
+//! A different time for a daemon or an engine, which libfaketime provides. The UTC of the process is
+//! ahead of the host's clock by a chosen offset, and its boot clock is unchanged.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-use crate::Limiter;
+use crate::{Limiter, engine::Engine};
 
 /// The number of seconds in a UTC day.
 const DAY: i64 = 86_400;
 
-/// The time that one daemon sees, across all its restarts.
+/// The time that one daemon or engine sees, across all its restarts.
 #[derive(Debug)]
 pub struct FakeTime {
     file: PathBuf,
     ahead: i64,
+    /// The number of milliseconds that are added to `ahead`.
+    skew: i64,
 }
 
 impl FakeTime {
     /// Makes `limiter` use this time from its next start. The daemon must not be running. The
     /// offset is 0 at first.
     pub fn of(limiter: &mut Limiter, directory: &Path) -> Self {
+        let time = Self::in_directory(directory);
+        for (name, value) in time.variables() {
+            limiter.set_env(name, &value);
+        }
+        time
+    }
+
+    /// Makes `engine` use this time from its next start. The engine must not be running, and must
+    /// be one of the programs from Python packages. The Redis of Debian does not start with
+    /// libfaketime, because its allocator reads the time before libfaketime is ready. The offset
+    /// is 0 at first.
+    pub fn of_engine(engine: &mut Engine, directory: &Path) -> Self {
+        let time = Self::in_directory(directory);
+        for (name, value) in time.variables() {
+            engine.set_env(name, &value);
+        }
+        time
+    }
+
+    fn in_directory(directory: &Path) -> Self {
         let file = directory.join("faketime");
-        let library = library();
-        let text = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
-        limiter.set_env("LD_PRELOAD", &text(&library));
-        limiter.set_env("FAKETIME_TIMESTAMP_FILE", &text(&file));
-        limiter.set_env("FAKETIME_NO_CACHE", "1");
-        limiter.set_env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-        let mut time = Self { file, ahead: 0 };
+        let (ahead, skew) = (0, 0);
+        let mut time = Self { file, ahead, skew };
         time.set_ahead(0);
         time
+    }
+
+    /// Returns the variables of the environment that make a process use this time.
+    fn variables(&self) -> [(&'static str, String); 4] {
+        let text = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
+        [
+            ("LD_PRELOAD", text(&library())),
+            ("FAKETIME_TIMESTAMP_FILE", text(&self.file)),
+            ("FAKETIME_NO_CACHE", "1".to_owned()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ]
+    }
+
+    /// Sets the number of milliseconds by which the time is ahead of the one that the other
+    /// functions of this type return and set.
+    pub fn set_skew(&mut self, milliseconds: i64) {
+        self.skew = milliseconds;
+        self.set_ahead(self.ahead);
     }
 
     /// Sets the number of seconds by which the daemon's time is ahead of the real time. A running
@@ -41,7 +76,8 @@ impl FakeTime {
     pub fn set_ahead(&mut self, seconds: i64) {
         // The daemon may read the file at any moment, so the file is replaced atomically.
         let new = self.file.with_extension("new");
-        fs::write(&new, format!("{seconds:+}s\n")).expect("write the time");
+        let exact = seconds as f64 + self.skew as f64 / 1_000.0;
+        fs::write(&new, format!("{exact:+.3}s\n")).expect("write the time");
         fs::rename(&new, &self.file).expect("publish the time");
         self.ahead = seconds;
     }

@@ -184,6 +184,12 @@ impl<E: ForHosts> Hosts<E> {
         for _ in 0..count {
             self.add(&SECRET, configure);
         }
+        self.start_fleet();
+    }
+
+    /// Starts the daemons of all hosts, which form a fleet.
+    #[track_caller]
+    pub fn start_fleet(&mut self) {
         for rig in &mut self.rigs {
             rig.limiter.launch(&[]);
         }
@@ -192,7 +198,7 @@ impl<E: ForHosts> Hosts<E> {
         }
         self.rigs[0].limiter.done(&["fleet", "init"]);
         // The other hosts have no scopes yet, so they join by themselves.
-        self.wait_for_members(count);
+        self.wait_for_members(self.rigs.len());
     }
 
     /// Adds a host with the hash secret `secret`, whose daemon does not run yet, and returns it.

@@ -6,6 +6,7 @@
 mod clusters;
 mod faults;
 mod membership;
+mod midnight;
 mod outages;
 mod rates;
 mod registry;

@@ -77,8 +77,13 @@ pub fn fleet_of<E: ForHosts>(
 /// Returns the sum of all leases of a scope that a server has for today.
 #[track_caller]
 pub fn leased(server: &Engine, scope: &str) -> u64 {
-    let today = Day((unix_now() / 86_400) as u32);
-    let leased = server.cli(&["HGET", &account_key(scope, today), "g"]);
+    leased_on(Day((unix_now() / 86_400) as u32), server, scope)
+}
+
+/// Does the same as [`leased`] for another day.
+#[track_caller]
+pub fn leased_on(day: Day, server: &Engine, scope: &str) -> u64 {
+    let leased = server.cli(&["HGET", &account_key(scope, day), "g"]);
     leased.parse().unwrap_or(0)
 }
 
