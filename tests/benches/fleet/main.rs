@@ -5,6 +5,7 @@
 
 mod admissions;
 mod engines;
+mod rates;
 mod recalls;
 mod revocations;
 mod times;
@@ -14,7 +15,9 @@ use std::{fmt, process::ExitCode};
 use limiter_tests::bench::{self, Args, Targets};
 use serde_json::{Value, json};
 
-use self::{admissions::Admissions, engines::Rows, recalls::Recalls, revocations::Revocations};
+use self::{
+    admissions::Admissions, engines::Rows, rates::Rates, recalls::Recalls, revocations::Revocations,
+};
 
 fn main() -> ExitCode {
     bench::main("fleet", run)
@@ -32,6 +35,7 @@ fn run(args: &Args) -> Report {
         admissions: args
             .wants(admissions::NAME)
             .then(|| admissions::measure(args.quick)),
+        rates: args.wants(rates::NAME).then(|| rates::measure(args.quick)),
     }
 }
 
@@ -40,6 +44,7 @@ struct Report {
     recalls: Option<Recalls>,
     revocations: Option<Revocations>,
     admissions: Option<Admissions>,
+    rates: Option<Rates>,
 }
 
 impl Report {
@@ -47,7 +52,8 @@ impl Report {
         let recalls = self.recalls.iter().flat_map(Recalls::targets);
         let revocations = self.revocations.iter().flat_map(Revocations::targets);
         let admissions = self.admissions.iter().flat_map(Admissions::targets);
-        let hosts = recalls.chain(revocations).chain(admissions);
+        let rates = self.rates.iter().flat_map(Rates::targets);
+        let hosts = recalls.chain(revocations).chain(admissions).chain(rates);
         Targets(self.engines.targets().chain(hosts).collect())
     }
 }
@@ -59,6 +65,7 @@ impl bench::Report for Report {
             "recalls": self.recalls.as_ref().map(Recalls::json),
             "revocations": self.revocations.as_ref().map(Revocations::json),
             "admissions": self.admissions.as_ref().map(Admissions::json),
+            "rates": self.rates.as_ref().map(Rates::json),
             "targets": self.targets().json(),
         })
     }
@@ -71,6 +78,7 @@ impl fmt::Display for Report {
             self.recalls.as_ref().map(ToString::to_string),
             self.revocations.as_ref().map(ToString::to_string),
             self.admissions.as_ref().map(ToString::to_string),
+            self.rates.as_ref().map(ToString::to_string),
         ] {
             f.write_str(&part.unwrap_or_default())?;
         }

@@ -114,11 +114,6 @@ impl Config {
         self
     }
 
-    /// Adds a line to `[fleet]`.
-    pub fn fleet(self, line: &str) -> Self {
-        self.add("fleet", line)
-    }
-
     fn add(mut self, name: &str, line: &str) -> Self {
         let section = self.sections.entry(name.to_owned()).or_default();
         section.push_str(line);
