@@ -12,5 +12,6 @@ mod rates;
 mod registry;
 mod secured;
 mod sentinels;
+mod sequences;
 mod shared;
 mod support;
