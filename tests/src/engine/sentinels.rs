@@ -32,12 +32,13 @@ impl Sentinels {
         directory: &Path,
         options: &[&str],
     ) -> Self {
-        let primary = format!("{} {}", places[0].host, places[0].port);
+        let [host, port] = [places[0].host, &places[0].port.to_string()];
+        let primary = format!("{host} {port}");
         let mut is_primary = true;
         let servers = places.map(|place| {
             let replica: &[&str] = match std::mem::replace(&mut is_primary, false) {
                 true => &[],
-                false => &["--replicaof", &primary],
+                false => &["--replicaof", host, port],
             };
             Engine::start(program, place, directory, &[options, replica].concat())
         });

@@ -27,7 +27,7 @@ fn scope_of(primary: &Engine) -> String {
 
 #[test]
 fn scopes_of_all_primaries_admit_exactly_their_quotas_also_after_a_failover() {
-    let mut hosts = Hosts::with_cluster(Program::Redis7);
+    let mut hosts = Hosts::with_cluster(Program::Valkey8);
     fleet_of(&mut hosts, |config| config);
     let primaries = &hosts.engine.servers[..PRIMARIES];
     let scopes: Vec<String> = primaries.iter().map(scope_of).collect();

@@ -25,8 +25,8 @@ fn replicated(engine: &Sentinels) -> u64 {
 /// Uses up a quota while the primary is killed before its replicas have its last writes. `confirm`
 /// is the number of replicas that have to confirm a lease.
 #[track_caller]
-fn use_up_while_the_primary_is_lost(confirm: u32) {
-    let mut hosts = Hosts::with_sentinels(Program::Redis7);
+fn use_up_while_the_primary_is_lost(program: Program, confirm: u32) {
+    let mut hosts = Hosts::with_sentinels(program);
     let key = fleet_of(&mut hosts, |config| {
         config.fleet(&format!("confirm = {confirm}"))
     });
@@ -73,17 +73,17 @@ fn use_up_while_the_primary_is_lost(confirm: u32) {
 
 #[test]
 fn a_primary_that_is_killed_while_its_replicas_are_behind_loses_nothing() {
-    use_up_while_the_primary_is_lost(1);
+    use_up_while_the_primary_is_lost(Program::Redis7, 1);
 }
 
 #[test]
 fn leases_that_no_replica_has_are_learned_from_the_hosts() {
-    use_up_while_the_primary_is_lost(0);
+    use_up_while_the_primary_is_lost(Program::Redis6, 0);
 }
 
 #[test]
 fn a_primary_that_is_cut_off_with_a_host_grants_nothing() {
-    let mut hosts = Hosts::with_sentinels(Program::Redis7);
+    let mut hosts = Hosts::with_sentinels(Program::Valkey9);
     let key = fleet_of(&mut hosts, |config| config);
     hosts.set_quota(SCOPE, LARGE);
     let (rigs, network) = (&hosts.rigs, &hosts.network);
