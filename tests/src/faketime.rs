@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! A different time for a daemon or an engine, which libfaketime provides. The UTC of the process is
-//! ahead of the host's clock by a chosen offset, and its boot clock is unchanged.
+//! A different time for a daemon or an engine, which libfaketime provides. The UTC of the process
+//! is ahead of the host's clock by a chosen offset, and its boot clock is unchanged.
 
 use std::{
     fs,
