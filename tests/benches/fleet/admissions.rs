@@ -18,9 +18,9 @@ use serde_json::{Value, json};
 pub const NAME: &str = "admitted";
 
 const HOSTS: usize = 3;
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 21;
 const QUICK_ROUNDS: usize = 1;
-const SECONDS: u32 = 4;
+const SECONDS: u32 = 2;
 const QUICK_SECONDS: u32 = 1;
 /// The maximum duration of this part, which must not run past midnight UTC.
 const LONGEST: Duration = Duration::from_secs(300);
