@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! `cargo xtask demo`: shows how the kernel programs limit real clients in front of a real nginx, on
-//! one host or on the hosts of a fleet.
+//! `cargo xtask demo`: shows how the kernel programs limit real clients in front of a real nginx,
+//! on one host or on the hosts of a fleet.
 
 mod clients;
 mod fleet;

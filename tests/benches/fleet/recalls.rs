@@ -3,10 +3,10 @@
 //! The time until a host gets the lease that another host does not use.
 //!
 //! In each round, one host has used half of a new quota of two requests, and its lease contains the
-//! other one. After a while, another host receives a request. The kernel holds this request, the host asks
-//! the engine, which has nothing left and therefore asks for a recall, and the first host gives
-//! its lease back. A connection to the engine shows when that is recorded. The request is admitted
-//! when the client's TCP sends it again.
+//! other one. After a while, another host receives a request. The kernel holds this request, the
+//! host asks the engine, which has nothing left and therefore asks for a recall, and the first host
+//! gives its lease back. A connection to the engine shows when that is recorded. The request is
+//! admitted when the client's TCP sends it again.
 
 use std::{
     fmt,
@@ -44,8 +44,8 @@ const QUOTA: u64 = 2;
 /// The smallest retransmission timeout of Linux, in µs. The hosts of the tests have a shorter one.
 const RETRANSMISSION_TIMEOUT: &str = "200000";
 /// The time before the request. The holder has called for a recall when it leased the last request,
-/// in vain. The engine does not repeat this recall within 0.2 s, and the hosts hear of it again with
-/// their next heartbeat, up to a second later.
+/// in vain. The engine does not repeat this recall within 0.2 s, and the hosts hear of it again
+/// with their next heartbeat, up to a second later.
 const IDLE: Duration = Duration::from_millis(1_500);
 /// The interval between two looks at the engine's account.
 const LOOK: Duration = Duration::from_micros(500);

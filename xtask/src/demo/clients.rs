@@ -55,10 +55,10 @@ for connection in connections:
 print(json.dumps({"statuses": statuses}))
 "#;
 
-/// A program that sends one request after the other on one connection, until some requests have been
-/// admitted or one is refused. If it is patient, it comes back after the time that a refusal names,
-/// and ends only when it is told to come back at midnight UTC. It prints the number of admitted
-/// requests, and the last `Retry-After`.
+/// A program that sends one request after the other on one connection, until some requests have
+/// been admitted or one is refused. If it is patient, it comes back after the time that a refusal
+/// names, and ends only when it is told to come back at midnight UTC. It prints the number of
+/// admitted requests, and the last `Retry-After`.
 const UNTIL_REFUSED: &str = r#"
 import http.client, json, sys, time
 host, most, patient, key = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "patient", sys.argv[4]

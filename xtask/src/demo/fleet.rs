@@ -155,8 +155,8 @@ fn engine_back(hosts: &mut Hosts, keys: [&str; 2], table: &mut Table) {
     table.same("  used, say all hosts", all(QUOTA), used(hosts, SECOND));
 }
 
-/// Runs a customer at each host, all at once, until the quota is used up. `what` is the title of the
-/// row with the admitted requests, of which `rest` are expected.
+/// Runs a customer at each host, all at once, until the quota is used up. `what` is the title of
+/// the row with the admitted requests, of which `rest` are expected.
 fn use_up(hosts: &Hosts, key: &str, (what, rest): (&str, u64), table: &mut Table) {
     let results = at_once(hosts, key, End::UsedUp);
     let admitted: u64 = results.iter().map(|result| result.admitted).sum();
