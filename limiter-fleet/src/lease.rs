@@ -102,6 +102,9 @@ pub(crate) struct Lease {
     not_before: Option<Instant>,
     /// The time at which the first of the requests that wait now was held.
     held_since: Option<Instant>,
+    /// The time until which a request of the lease belongs to a held request, whose client has not
+    /// sent it again yet.
+    promised_until: Option<Instant>,
     /// The time without answers to the calls for this lease.
     pub(crate) outage: Outage,
 }
@@ -138,8 +141,15 @@ impl Lease {
             must_report: false,
             not_before: None,
             held_since: None,
+            promised_until: None,
             outage: Outage::default(),
         }
+    }
+
+    /// Returns the number of requests that the host must not give back, because clients have been
+    /// made to send requests again.
+    pub(crate) fn promised(&self, now: Instant) -> u64 {
+        u64::from(self.promised_until.is_some_and(|until| now < until))
     }
 
     pub(crate) fn left(&self) -> u64 {
@@ -174,6 +184,7 @@ impl Lease {
             self.held_since.get_or_insert(now);
         } else if grew {
             self.held_since = None;
+            self.promised_until = None;
         }
         if (grew || held) && self.left() <= self.left_after_grant / 2 && self.may_ask(now) {
             self.wants_more = true;
@@ -316,7 +327,9 @@ impl Lease {
         let gave_up = self.refuse_if_held_too_long(now);
         if answer.lease > self.total {
             self.total = answer.lease;
-            self.held_since = None;
+            if self.held_since.take().is_some() {
+                self.promised_until = Some(now + MAX_HELD);
+            }
             self.excess = Excess::Held;
         }
         self.left_after_grant = self.left();

@@ -67,10 +67,19 @@ pub struct Heartbeat {
     pub version: u64,
     /// The number of the last recall.
     pub recall: u64,
-    /// The recalls that the host did not know.
-    pub recalls: Vec<String>,
+    /// The recalls that the host did not know, in the order of their numbers.
+    pub recalls: Vec<NumberedRecall>,
     /// The hosts of the fleet, if they were asked for.
     pub hosts: Vec<Host>,
+}
+
+/// A recall with its number. The daemon defines the form of the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NumberedRecall {
+    /// The number, which grows by 1 with each recall. It is 0 if the engine has no fleet.
+    pub number: u64,
+    /// The text.
+    pub text: String,
 }
 
 /// A host of a fleet.

@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use redis::aio::PubSub;
 
 use super::{Client, Error, link};
-use crate::registry::{CHANGES, CLAIMS, RATES, RECALLS};
+use crate::registry::{CHANGES, CLAIMS, NumberedRecall, RATES, RECALLS};
 
 /// An announcement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,8 +18,8 @@ pub enum Announcement {
     /// A server with this incarnation grants nothing for a while. The hosts have to report their
     /// leases to it.
     Claimed(String),
-    /// Parts of leases are to be given back. The text is that of the recall.
-    Recall(String),
+    /// Parts of leases are to be given back.
+    Recall(NumberedRecall),
     /// The demands of all hosts may exceed the rate of the scope with this name.
     Rate(String),
 }
@@ -61,7 +61,16 @@ impl Announcements {
                 },
                 CLAIMS => return Some(Announcement::Claimed(text)),
                 RATES => return Some(Announcement::Rate(text)),
-                _ => return Some(Announcement::Recall(text)),
+                _ => match text
+                    .split_once(' ')
+                    .map(|(number, text)| (number.parse(), text))
+                {
+                    Some((Ok(number), text)) => {
+                        let text = text.to_owned();
+                        return Some(Announcement::Recall(NumberedRecall { number, text }));
+                    }
+                    _ => continue,
+                },
             }
         }
     }

@@ -8,8 +8,8 @@ use redis::{FromRedisValue, Value};
 
 use super::{Client, Error, link::Script};
 use crate::registry::{
-    Base, ChangeResult, Changes, FLEET, FORMAT, Fleet, HOSTS, Heartbeat, Host, Identity, OBJECTS,
-    Object, RECALLED, VERSIONS,
+    Base, ChangeResult, Changes, FLEET, FORMAT, Fleet, HOSTS, Heartbeat, Host, Identity,
+    NumberedRecall, OBJECTS, Object, RECALLED, VERSIONS,
 };
 
 /// The base of a restored object (`scripts/change.lua`).
@@ -80,8 +80,12 @@ impl Client {
         let heartbeat = self.unconfirmed(Script::Heartbeat, &keys, &arguments);
         let reply = heartbeat.await?;
         self.read(reply, "the reply of heartbeat.lua", |reply| {
-            type Reply = (u64, u64, u64, Vec<String>, Vec<(String, String)>);
+            type Reply = (u64, u64, u64, Vec<(String, u64)>, Vec<(String, String)>);
             let (time, version, recall, recalls, hosts) = Reply::from_redis_value(reply).ok()?;
+            let recalls = recalls
+                .into_iter()
+                .map(|(text, number)| NumberedRecall { number, text })
+                .collect();
             let hosts: Option<Vec<Host>> = hosts
                 .into_iter()
                 .map(|(id, entry)| Host::of(id, &entry))

@@ -15,7 +15,7 @@
 -- use.
 --
 -- Returns the time (ms), the version of the registry, the number of the last recall, the recalls
--- that the host does not know, and the list of the hosts (id and entry by turns), if the host wants
+-- that the host does not know (text and number by turns), and the list of the hosts (id and entry by turns), if the host wants
 -- it. Fails with "NOFLEET", with "OTHERFLEET" and the id of that fleet, or with "DUPLICATE".
 
 local SILENCE = 5000
@@ -40,7 +40,7 @@ redis.call('HSET', KEYS[2], host, string.format('%.0f %s %s %s', now, session, m
 local known = tonumber(ARGV[6])
 local recalls = {}
 if tonumber(fleet[3] or 0) > known then
-  recalls = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. ARGV[6], '+inf')
+  recalls = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. ARGV[6], '+inf', 'WITHSCORES')
 end
 local hosts = {}
 if ARGV[7] == '1' then

@@ -143,8 +143,8 @@ impl Host {
         };
         let announced = announcements.next().now_or_never();
         match announced {
-            Some(Some(Announcement::Recall(text))) => {
-                let recall = if text == ALL {
+            Some(Some(Announcement::Recall(recall))) => {
+                let recall = if recall.text == ALL {
                     Recall::All
                 } else {
                     Recall::Most

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use limiter_fleet::{
     client::{Announcement, Error, Kind},
-    registry::{Base, ChangeResult, Identity, Object},
+    registry::{Base, ChangeResult, Identity, NumberedRecall, Object},
 };
 use limiter_tests::{
     clock::TIMEOUT,
@@ -209,10 +209,12 @@ fn recalls_and_changes_are_announced_and_found_at_the_next_beat() {
                 .expect("an answer");
             let new = [(Base::Revision(0), object("s:acme", 1, "{}"))];
             host.client.change(FLEET, &new).await.expect("an answer");
-            assert_eq!(
-                hints.next().await,
-                Some(Announcement::Recall(recall.clone()))
-            );
+            let numbered = NumberedRecall {
+                number: 1,
+                text: recall,
+            };
+            let announced = Announcement::Recall(numbered.clone());
+            assert_eq!(hints.next().await, Some(announced));
             assert_eq!(hints.next().await, Some(Announcement::Changed(1)));
             let first = identity("host-1", "s1", "m1");
             let heartbeat = host
@@ -222,14 +224,14 @@ fn recalls_and_changes_are_announced_and_found_at_the_next_beat() {
                 .expect("an answer");
             assert_eq!(
                 (heartbeat.version, heartbeat.recall, heartbeat.recalls),
-                (1, 1, vec![recall])
+                (1, 1, vec![numbered])
             );
             let heartbeat = host
                 .client
                 .heartbeat(&first, "{}", 1, false)
                 .await
                 .expect("an answer");
-            assert_eq!(heartbeat.recalls, Vec::<String>::new());
+            assert_eq!(heartbeat.recalls, []);
             // When the server has ended, so have the announcements.
             drop(engine);
             assert_eq!(hints.next().await, None);

@@ -16,7 +16,7 @@ use limiter_fleet::{
 
 use super::{
     describe::HostText,
-    link::{AWAY, FleetLink},
+    link::{AWAY, FleetLink, NO_RECALLS},
     objects::{KeyObject, NewValue, Origin, ScopeObject},
     registry::removed_scope,
     sync::sync,
@@ -291,7 +291,7 @@ impl Shared {
         let until = Instant::now() + OTHERS;
         loop {
             let text = HostText::of(self, link).await;
-            let beat = match link.beat(fleet, &text, true).await {
+            let beat = match link.beat(fleet, &text, NO_RECALLS, true).await {
                 Ok(beat) => beat,
                 Err(error) => {
                     return vec![format!(

@@ -7,7 +7,7 @@ use std::{collections::HashSet, time::Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use limiter_common::day::{Day, DayCount};
-use limiter_fleet::{Recall, ScopeId, Step};
+use limiter_fleet::{ScopeId, Step};
 
 use super::{
     bounds::Bounds,
@@ -106,10 +106,7 @@ impl Engine {
             (false, false) => return Ok(()),
             // Other hosts may need the rest of the lease. The bounds stay for the case that the
             // scope shares its quota again.
-            (false, true) => {
-                let recalled = member.leases.recall(now, id, day, Recall::All);
-                recalled.into_iter().collect()
-            }
+            (false, true) => member.leases.give_back(id, day).into_iter().collect(),
             (true, true) => member.leases.set_quota(now, id, day, of_scope),
             (true, false) => {
                 let first = member.leases.set_quota(now, id, day, of_scope);

@@ -20,6 +20,7 @@ use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard};
 use super::{
     access::settings,
     describe::HostText,
+    followed::FollowedRecalls,
     identity::{HostIdentity, host_name, machine_id},
     join::other_secret,
     member::{self, check_value, random_id},
@@ -33,6 +34,10 @@ use crate::{
 
 /// The time without an answer after which the engine counts as away.
 pub(crate) const AWAY: Duration = Duration::from_secs(5);
+
+/// A number above those of all recalls, of which the answer to a heartbeat then has none. Lua's
+/// numbers are exact up to this one.
+pub(super) const NO_RECALLS: u64 = 1 << 53;
 
 /// The connection of the daemon to the fleet's engine.
 pub struct FleetLink {
@@ -57,8 +62,8 @@ pub(crate) struct News {
     pub(crate) version: u64,
     /// The incarnation of the server with the registry.
     pub(crate) incarnation: String,
-    /// The number of the last recall that this host knows.
-    pub(crate) recall: u64,
+    /// The recalls that this host has followed.
+    pub(crate) recalls: FollowedRecalls,
     /// The time by which this host's clock is ahead of the engine's, in milliseconds.
     pub(crate) clock_ms: i64,
     /// The hosts, as of the last heartbeat that asked for them.
@@ -198,7 +203,8 @@ impl FleetLink {
         }
     }
 
-    /// Sends a heartbeat. `text` describes this host.
+    /// Sends a heartbeat. `text` describes this host. The answer has the recalls with numbers above
+    /// `recall`.
     ///
     /// # Errors
     /// Returns the error of the engine.
@@ -206,9 +212,9 @@ impl FleetLink {
         &self,
         fleet: &str,
         text: &str,
+        recall: u64,
         wants_hosts: bool,
     ) -> Result<Heartbeat, Error> {
-        let recall = self.news().recall;
         let identity = self.presented(fleet);
         let mut client = self.client.lock().await;
         client.heartbeat(&identity, text, recall, wants_hosts).await
@@ -224,7 +230,8 @@ impl FleetLink {
             limiter: env!("CARGO_PKG_VERSION").to_owned(),
             ..HostText::default()
         };
-        self.beat(fleet, &text.to_string(), false).await
+        // The recurring tasks follow the recalls.
+        self.beat(fleet, &text.to_string(), NO_RECALLS, false).await
     }
 
     pub(crate) fn is_cluster(&self) -> bool {

@@ -8,6 +8,7 @@ pub(crate) mod calls;
 pub(crate) mod change;
 pub(crate) mod describe;
 pub mod figures;
+mod followed;
 pub(crate) mod history;
 mod hosts;
 pub mod identity;

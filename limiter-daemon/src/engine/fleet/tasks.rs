@@ -153,7 +153,8 @@ pub(crate) async fn beat(shared: &Arc<Shared>, link: &Arc<FleetLink>, wants_host
     };
     let text = HostText::of(shared, link).await;
     let sent_at = Utc::now();
-    let beat = link.beat(&fleet, &text, wants_hosts).await;
+    let known = link.news().recalls.upto();
+    let beat = link.beat(&fleet, &text, known, wants_hosts).await;
     let now = Utc::now();
     let mut problem = None;
     let reports;
@@ -168,10 +169,9 @@ pub(crate) async fn beat(shared: &Arc<Shared>, link: &Arc<FleetLink>, wants_host
                 news.incarnation.clone_from(&beat.incarnation);
                 news.is_empty = false;
                 news.version = beat.version;
-                news.recall = beat.recall;
                 news.answered_at = Some(now);
                 news.clock_ms = difference(sent_at, now, beat.time);
-                recalls.clone_from(&beat.recalls);
+                recalls = news.recalls.note_answer(known, beat.recall, &beat.recalls);
                 if wants_hosts {
                     sentences = differences(
                         (&news.hosts, news.listed_at),
@@ -279,8 +279,11 @@ pub(crate) async fn listen(shared: Arc<Shared>, link: Arc<FleetLink>) {
 
 async fn follow(shared: &Arc<Shared>, link: &Arc<FleetLink>, announcement: Announcement) {
     match announcement {
-        Announcement::Recall(text) => {
-            let host = link.identity().id.clone();
+        Announcement::Recall(recall) => {
+            if !link.news().recalls.note(recall.number) {
+                return;
+            }
+            let (host, text) = (link.identity().id.clone(), recall.text);
             with(shared, move |engine| {
                 if let Err(error) = engine.note_recalls(&[text], &host) {
                     engine.note_health("store", Some(error.message));

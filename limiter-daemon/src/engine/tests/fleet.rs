@@ -299,13 +299,14 @@ fn a_recall_lowers_the_kernel_before_the_engine_hears_of_it() {
 fn a_lower_bound_that_cannot_be_stored_is_not_reported() {
     let mut member = Member::new();
     member.lease(20);
+    member.host.plane.admit(member.id, TODAY, 1);
     member.host.engine().store.refuse_changes();
     let text = format!("other {} all acme", TODAY.0);
     let engine = member.host.engine();
     assert!(engine.note_recalls(&[text], HOST).is_err());
     // The kernel has the lower bound, which is safe. If the engine heard of it, a crash would bring
     // the higher one back from the store.
-    assert_eq!(member.admitted_by_kernel(), 0);
+    assert_eq!(member.admitted_by_kernel(), 1);
     assert_eq!(member.calls(), []);
 }
 

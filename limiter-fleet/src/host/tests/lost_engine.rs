@@ -18,6 +18,28 @@ fn a_recall_leaves_two_seconds_or_a_tenth_of_a_second_of_demand() {
 }
 
 #[test]
+fn a_recall_leaves_a_request_that_was_held_until_it_has_come_again() {
+    let recall = |scene: &mut Fixture| {
+        let step = scene.leases.recall(scene.now, SCOPE, TODAY, Recall::All);
+        step.map(|step| bound(Some(step)).limit)
+    };
+    let mut scene = Fixture::new(EngineLost::Lease);
+    // The lease is granted after a request was held.
+    scene.lease(5);
+    assert_eq!(recall(&mut scene), Some(1));
+    assert_eq!(recall(&mut scene), None);
+    scene.count(1, false);
+    assert_eq!(recall(&mut scene), None, "the lease is used up");
+    // A client that does not send the request again has given up.
+    let mut scene = Fixture::new(EngineLost::Lease);
+    scene.lease(5);
+    scene.wait(1_499);
+    assert_eq!(recall(&mut scene), Some(1));
+    scene.wait(1);
+    assert_eq!(recall(&mut scene), Some(0));
+}
+
+#[test]
 fn while_the_engine_is_lost_the_configured_rule_applies() {
     for (rule, expected) in [
         (EngineLost::Lease, 10),
