@@ -7,8 +7,17 @@ use std::path::Path;
 use super::{Engine, Place, Program};
 use crate::eventually;
 
-/// The options of each server. A server that is silent for a second is replaced by its replica.
-const OPTIONS: [&str; 4] = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
+/// The options of each server. A server that is silent is replaced by its replica only after a long
+/// time, because servers may be silent for seconds on a busy machine, and a test expects only its
+/// own failovers.
+const OPTIONS: [&str; 4] = [
+    "--cluster-enabled",
+    "yes",
+    "--cluster-node-timeout",
+    "60000",
+];
+/// The same time in milliseconds, for a failover that the test expects.
+const ALERT: &str = "1000";
 
 /// A cluster of three primaries, each of which has a replica.
 #[derive(Debug)]
@@ -48,12 +57,15 @@ impl Cluster {
         });
     }
 
-    /// Waits until `view`, one of the servers, has seen that a primary failed and that its replica
-    /// was promoted.
+    /// Lets `servers` notice that a primary has been killed, and waits until the first of them has
+    /// seen that its replica was promoted. All of them must be running.
     #[track_caller]
-    pub fn wait_for_promotion(view: &Engine) {
+    pub fn replace_primary(servers: &[&Engine]) {
+        for server in servers {
+            server.cli(&["CONFIG", "SET", "cluster-node-timeout", ALERT]);
+        }
         eventually("a replica is promoted", || {
-            let nodes = view.cli(&["CLUSTER", "NODES"]);
+            let nodes = servers[0].cli(&["CLUSTER", "NODES"]);
             let flags = nodes.lines().filter_map(|line| line.split(' ').nth(2));
             let (failed, alive): (Vec<&str>, Vec<&str>) =
                 flags.partition(|flags| flags.contains("fail"));

@@ -7,6 +7,12 @@ use std::{fs, path::Path};
 use super::{Engine, Place, Program};
 use crate::eventually;
 
+/// The time in milliseconds after which a silent server counts as down at first. It is long, because
+/// servers may be silent for seconds on a busy machine, and a test expects only its own failovers.
+const PATIENT: u32 = 60_000;
+/// The same time from [`Sentinels::be_alert`] on.
+const ALERT: u32 = 1_000;
+
 /// The difference between the port of a Sentinel and that of the server beside it.
 const SENTINEL_PORT: u16 = 20_000;
 
@@ -54,6 +60,16 @@ impl Sentinels {
         group
     }
 
+    /// Makes the Sentinels promote a replica when the primary has been silent for a second. Until
+    /// then, they do not notice that it is silent.
+    pub fn be_alert(&self) {
+        let alert = ALERT.to_string();
+        let option = ["down-after-milliseconds", &alert];
+        for sentinel in &self.sentinels {
+            sentinel.cli(&[&["SENTINEL", "SET", Self::PRIMARY][..], &option].concat());
+        }
+    }
+
     /// Returns the index of the server that is the primary in the view of the Sentinel with the
     /// index `sentinel`.
     #[must_use]
@@ -83,7 +99,7 @@ fn sentinel(program: Program, primary: &str, server: Place<'_>, directory: &Path
     let file = directory.join(format!("sentinel-{host}-{port}.conf"));
     let text = format!(
         "port {port}\nbind {host}\nprotected-mode no\nsentinel monitor {name} {primary} 2\n\
-         sentinel down-after-milliseconds {name} 500\nsentinel failover-timeout {name} 5000\n"
+         sentinel down-after-milliseconds {name} {PATIENT}\nsentinel failover-timeout {name} 5000\n"
     );
     fs::write(&file, text).expect("the configuration of a Sentinel");
     let options = [file.to_str().expect("a path"), "--sentinel"];

@@ -16,7 +16,9 @@ use crate::support::{Host, QUOTA, run, settings};
 /// Starts a primary with two replicas, and three Sentinels that watch it.
 pub fn watched(lab: &Lab) -> Sentinels {
     let places = [6379, 6380, 6381].map(|port| Place::local(lab.server(), port));
-    Sentinels::start(Program::Redis7, places, lab.directory(), &[])
+    let engine = Sentinels::start(Program::Redis7, places, lab.directory(), &[]);
+    engine.be_alert();
+    engine
 }
 
 /// Returns the settings for the primary that the Sentinels of `engine` know under the name

@@ -62,6 +62,7 @@ fn use_up_while_the_primary_is_lost(program: Program, confirm: u32) {
         engine.servers[PRIMARY].kill();
         network.cut(End::Server(PRIMARY));
         network.heal(&REPLICAS.map(End::Server));
+        engine.be_alert();
     });
     assert_eq!(admitted, LARGE);
     let promoted = engine.primary(REPLICAS[0]);
@@ -93,6 +94,7 @@ fn a_primary_that_is_cut_off_with_a_host_grants_nothing() {
     let admitted = load(labs, &key, used_up, |load| {
         load.wait_for(LARGE / 10);
         network.separate(&apart);
+        hosts.engine.be_alert();
         eventually("a replica is promoted", || {
             let primary = hosts.engine.primary(REPLICAS[0]);
             primary.is_some_and(|primary| primary != PRIMARY)
