@@ -61,8 +61,9 @@ pub fn account_key(scope: &str, day: Day) -> String {
 }
 
 /// Returns the name of the key with the demands for the rate of the scope `scope`.
+#[cfg(feature = "client")]
 #[must_use]
-pub fn rate_key(scope: &str) -> String {
+pub(crate) fn rate_key(scope: &str) -> String {
     format!("limiter:{}:r:{scope}", Bucket::of(scope))
 }
 

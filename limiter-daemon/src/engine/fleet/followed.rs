@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 //! The recalls that this host has followed. Each recall is announced, and is also in the answers to
-//! the heartbeats, so a host would follow most of them twice. By the second time, it may have leased
-//! the requests again that it has given back, because a held request needs them.
+//! the heartbeats, so a host would follow most of them twice. By the second time, it may have
+//! leased the requests again that it has given back, because a held request needs them.
 
 use std::collections::BTreeSet;
 
@@ -23,8 +23,8 @@ impl FollowedRecalls {
         self.upto
     }
 
-    /// Records that this host follows a recall. Returns whether it has not done so before. An engine
-    /// without a fleet does not number recalls, and announces them with the number 0.
+    /// Records that this host follows a recall. Returns whether it has not done so before. An
+    /// engine without a fleet does not number recalls, and announces them with the number 0.
     pub(crate) fn note(&mut self, number: u64) -> bool {
         if number == 0 {
             return true;
