@@ -7,8 +7,9 @@ use std::{fs, path::Path};
 use super::{Engine, Place, Program};
 use crate::eventually;
 
-/// The time in milliseconds after which a silent server counts as down at first. It is long, because
-/// servers may be silent for seconds on a busy machine, and a test expects only its own failovers.
+/// The time in milliseconds after which a silent server counts as down at first. It is long,
+/// because servers may be silent for seconds on a busy machine, and a test expects only its own
+/// failovers.
 const PATIENT: u32 = 60_000;
 /// The same time from [`Sentinels::be_alert`] on.
 const ALERT: u32 = 1_000;
