@@ -18,9 +18,12 @@ use std::{
     time::Duration,
 };
 
+use limiter_common::day::Day;
+use limiter_fleet::account_key;
 use limiter_simulation::random::Random;
 use limiter_tests::{
     GUARDED, Hosts, Lab,
+    clock::unix_now,
     engine::Program,
     eventually, eventually_some,
     hosts::{self, Verdict},
@@ -58,6 +61,29 @@ impl Drop for Seed {
     fn drop(&mut self) {
         if thread::panicking() {
             eprintln!("---- the seed of the sequence: {}", self.0);
+        }
+    }
+}
+
+/// Prints the account of a scope at the engine, and its usage on each host, if the test fails.
+struct State<'a> {
+    hosts: &'a Hosts,
+    scope: String,
+}
+
+impl Drop for State<'_> {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        let today = Day((unix_now() / 86_400) as u32);
+        let account = account_key(&self.scope, today);
+        let account = self.hosts.engine.cli(&["HGETALL", &account]);
+        eprintln!("---- the account of {}: {account:?}", self.scope);
+        for rig in &self.hosts.rigs {
+            let usage = rig.limiter.cli(&["usage", &self.scope, "--json"]);
+            let host = hosts::status(rig)["host"].clone();
+            eprintln!("---- its usage on {host}: {}", usage.stdout);
         }
     }
 }
@@ -133,6 +159,8 @@ impl Sequence {
     /// the number of requests that are now counted.
     fn use_up(&mut self, hosts: &Hosts) -> u64 {
         let _seed = Seed(self.seed);
+        let scope = self.scope.clone();
+        let _state = State { hosts, scope };
         let used = || {
             eventually_some("the host asks all hosts", || {
                 let usage = hosts.rigs[0].limiter.usage(&self.scope);
