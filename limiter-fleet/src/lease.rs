@@ -91,6 +91,9 @@ pub(crate) struct Lease {
     outstanding: Option<Outstanding>,
     /// The number of admitted requests that the last call reported.
     reported: u64,
+    /// Whether the engine has answered a call for this lease since the daemon started. If not, it
+    /// may have granted requests of which this host has not heard.
+    has_answer: bool,
     /// Whether the host wants a longer lease.
     wants_more: bool,
     /// The number of a lower bound that the kernel may not have yet. Until it has the bound, the
@@ -136,6 +139,7 @@ impl Lease {
             excess: Excess::Held,
             outstanding: None,
             reported: 0,
+            has_answer: false,
             wants_more: false,
             lowering: None,
             must_report: false,
@@ -316,6 +320,7 @@ impl Lease {
             _ if quota != self.quota => return false,
             _ => {}
         }
+        self.has_answer = true;
         self.free = u64::try_from(answer.free).unwrap_or(0);
         self.used_by_others = answer.used.saturating_sub(self.reported);
         self.note_overrun(answer.used);
@@ -411,9 +416,11 @@ impl Lease {
     }
 
     /// Makes the host report its count, unless the engine already knows it. Returns whether there
-    /// is something to report.
+    /// is something to report. The first report also gives back what an earlier daemon was granted
+    /// without hearing of it.
     pub(crate) fn report_use(&mut self) -> bool {
-        let news = self.used > self.reported && self.outstanding.is_none();
+        let is_unknown = self.used > self.reported || !self.has_answer;
+        let news = is_unknown && self.outstanding.is_none();
         self.must_report |= news;
         news
     }

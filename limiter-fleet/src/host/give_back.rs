@@ -25,8 +25,9 @@ impl HostLeases {
         }
         let keep = leases.reserve(recall).max(leases.today.promised(now));
         let lease = &mut leases.today;
-        if recall == Recall::All && lease.left() == 0 && lease.total > 0 {
-            // There is nothing to give back, but the engine may not know that all of it is used.
+        if recall == Recall::All && lease.left() == 0 {
+            // There is nothing to give back, but the engine may not know that all of it is used, or
+            // may have granted requests to an earlier daemon that was killed before the answer.
             if lease.report_use() {
                 self.queue.push(scope, now);
             }

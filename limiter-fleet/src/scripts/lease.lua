@@ -143,9 +143,14 @@ for i = 2, #KEYS do
         end
         recalled = now
       end
+      -- A host without a lease that reports nothing gets no entry, because each host with an entry
+      -- makes the shares of the others smaller.
+      local is_nothing = last < 0 and wanted < 0 and account.lease == 0 and account.used == 0
       -- Lua writes numbers of up to 14 digits exactly. The number of the call may have more.
       local entry = account.lease .. ':' .. account.used .. ':' .. ARGV[3]
-      if present < 0 then
+      if is_nothing then
+        -- Nothing is written.
+      elseif present < 0 then
         call('HSET', KEYS[i], 'n', generation, 'g', account.granted, 'u', account.reported, 'a',
           account.hosts, host, entry)
         -- The account is kept until two days after the end of its day.

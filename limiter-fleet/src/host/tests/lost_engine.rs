@@ -40,6 +40,21 @@ fn a_recall_leaves_a_request_that_was_held_until_it_has_come_again() {
 }
 
 #[test]
+fn a_host_gives_back_a_lease_of_which_an_earlier_daemon_has_not_heard() {
+    let mut scene = Fixture::new(EngineLost::Lease);
+    let recall = |scene: &mut Fixture| {
+        let step = scene.leases.recall(scene.now, SCOPE, TODAY, Recall::All);
+        assert_eq!(step, None);
+        scene.call()
+    };
+    let call = recall(&mut scene).expect("a report");
+    assert_eq!((call.purpose, call.lease), (Purpose::Report, 0));
+    assert_eq!(recall(&mut scene), None, "the answer is awaited");
+    scene.answer(&call, 0, 500, Status::Granted);
+    assert_eq!(recall(&mut scene), None, "the engine knows it");
+}
+
+#[test]
 fn while_the_engine_is_lost_the_configured_rule_applies() {
     for (rule, expected) in [
         (EngineLost::Lease, 10),
