@@ -184,7 +184,7 @@ fn a_primary_without_confirmations_is_left_for_another_one() {
         assert!(answer.is_err(), "{error:?}");
         let answer = host.ask_until_granted(0, Purpose::Extend(10)).await;
         assert_eq!(answer.lease, 10);
-        let scope = limiter_fleet::account_key(SCOPE, crate::support::today());
+        let scope = limiter_fleet::account_key(SCOPE, today());
         assert_eq!(new.cli(&["HGET", &scope, "g"]), "10");
     });
 }
@@ -205,7 +205,7 @@ fn a_server_that_is_demoted_or_may_drop_counts_is_not_used() {
         first.cli(&["REPLICAOF", "127.0.0.1", "6380"]);
         let answer = host.ask_until_granted(10, Purpose::Extend(20)).await;
         assert_eq!((answer.lease, answer.free), (20, (QUOTA - 20) as i64));
-        let scope = limiter_fleet::account_key(SCOPE, crate::support::today());
+        let scope = limiter_fleet::account_key(SCOPE, today());
         assert_eq!(second.cli(&["HGET", &scope, "g"]), "20");
         let mut of_replica = Host::new(single(&first), "b");
         let (_, error) = of_replica.ask(0, Purpose::Extend(1)).await;
