@@ -8,6 +8,7 @@ use limiter_common::day::{Day, DayCount};
 use limiter_fleet::{Call, Recall, Status, client::CallResult};
 use tokio::sync::Notify;
 
+use super::link::AWAY;
 use crate::{domain::scope::ScopeName, engine::state::Engine, protocol::error::ApiError};
 
 /// A recall as it is announced: the host that asks, the day, the demand and the scope, separated by
@@ -252,7 +253,23 @@ impl Engine {
         if let Some(member) = &mut self.fleet {
             member.seconds.observe(seconds);
             member.results.unconfirmed += unconfirmed;
+            match unconfirmed {
+                0 => member.unconfirmed_since = None,
+                _ => {
+                    member.unconfirmed_since.get_or_insert_with(Instant::now);
+                }
+            }
         }
+    }
+
+    /// Returns the problem that too few replicas have confirmed calls for five seconds, if it
+    /// exists at `now`.
+    pub(crate) fn unconfirmed_problem(&self, now: Instant) -> Option<String> {
+        let since = self.fleet.as_ref()?.unconfirmed_since?;
+        (now.saturating_duration_since(since) >= AWAY).then(|| {
+            "too few replicas of the engine confirm leases, so this host uses no new ones: look at the engine's replication"
+                .to_owned()
+        })
     }
 
     /// Makes this host report all its leases.

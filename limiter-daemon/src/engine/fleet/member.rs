@@ -58,6 +58,8 @@ pub(crate) struct Member {
     pub(crate) learning_until: Option<Instant>,
     /// The times that calls took.
     pub(crate) seconds: Histogram,
+    /// The time since which too few replicas confirm calls.
+    pub(crate) unconfirmed_since: Option<Instant>,
 }
 
 /// The numbers of the engine's answers to calls since the daemon started.
@@ -114,6 +116,7 @@ impl Member {
             held: 0,
             learning_until: None,
             seconds: Histogram::new(SECONDS),
+            unconfirmed_since: None,
         }
     }
 }

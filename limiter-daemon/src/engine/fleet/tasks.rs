@@ -219,6 +219,7 @@ pub(crate) async fn beat(shared: &Arc<Shared>, link: &Arc<FleetLink>, wants_host
         if let Err(error) = engine.note_recalls(&recalls, &host) {
             problem.get_or_insert(error.message);
         }
+        let problem = problem.or_else(|| engine.unconfirmed_problem(Instant::now()));
         engine.note_health("fleet", problem);
     })
     .await;

@@ -3,7 +3,7 @@
 //! Tests of a host whose scopes share their quotas with other hosts. The answers of the engine are
 //! made by the tests.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use limiter_common::{
     abi::{LIMITS_LEASED, REFUSED_ALL_DAY},
@@ -237,6 +237,21 @@ fn a_quota_that_the_hosts_exceed_is_an_event() {
     member.set_quota(Bound::At(5_000));
     assert_eq!(answer(&mut member, 10_002), exceeded);
     assert_eq!(answer(&mut member, 10_003), exceeded);
+}
+
+#[test]
+fn missing_confirmations_are_a_problem_after_five_seconds() {
+    let mut member = Member::new();
+    let engine = member.host.engine();
+    engine.note_exchange(0.1, 2);
+    engine.note_exchange(0.1, 1);
+    let start = Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    assert_eq!(engine.unconfirmed_problem(at(4)), None);
+    let problem = engine.unconfirmed_problem(at(6)).unwrap();
+    assert!(problem.contains("too few replicas"), "{problem}");
+    engine.note_exchange(0.1, 0);
+    assert_eq!(engine.unconfirmed_problem(at(6)), None);
 }
 
 #[test]
