@@ -1,3 +1,5 @@
+-- SPDX-License-Identifier: MIT OR Apache-2.0
+
 -- Runs wrk at full speed until it has received COUNT responses. The arguments after `--` are KEY
 -- COUNT get|post3m. The script prints a line for each response as common.py describes it, and wrk
 -- adds its summary.

@@ -16,7 +16,7 @@ use crate::{columns, mentions, process};
 
 /// The file name endings of the files that must name their licence, each with the characters that
 /// begin a comment in such a file.
-const COMMENTS: [(&str, &str); 3] = [(".rs", "//"), (".sh", "#"), (".py", "#")];
+const COMMENTS: [(&str, &str); 4] = [(".rs", "//"), (".lua", "--"), (".sh", "#"), (".py", "#")];
 
 const USER_SPACE: &str = "MIT OR Apache-2.0";
 const KERNEL: &str = "GPL-2.0-only OR MIT";

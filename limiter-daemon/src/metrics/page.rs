@@ -278,7 +278,8 @@ impl Page {
             ),
             (
                 "fleet_overruns",
-                "Daily quotas that the hosts of the fleet have exceeded, since the daemon started. It stays 0 unless `fleet.engine_lost` allows more, or the engine has lost data.",
+                "Daily quotas that the hosts of the fleet have exceeded, since the daemon started. \
+                 It stays 0 unless `fleet.engine_lost` allows more, or the engine has lost data.",
                 fleet.overruns,
             ),
         ] {
@@ -287,7 +288,8 @@ impl Page {
         self.gauge(
             "fleet_divided_rates",
             None,
-            "Scopes of whose rates this host enforces only a share, because the demand of all hosts exceeds them.",
+            "Scopes of whose rates this host enforces only a share, because the demand of all hosts \
+             exceeds them.",
             fleet.divided_rates as f64,
         );
         self.gauge(

@@ -15,8 +15,9 @@
 -- use.
 --
 -- Returns the time (ms), the version of the registry, the number of the last recall, the recalls
--- that the host does not know (text and number by turns), and the list of the hosts (id and entry by turns), if the host wants
--- it. Fails with "NOFLEET", with "OTHERFLEET" and the id of that fleet, or with "DUPLICATE".
+-- that the host does not know (text and number by turns), and the list of the hosts (id and entry
+-- by turns), if the host wants it. Fails with "NOFLEET", with "OTHERFLEET" and the id of that
+-- fleet, or with "DUPLICATE".
 
 local SILENCE = 5000
 

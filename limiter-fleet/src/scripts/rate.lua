@@ -16,8 +16,8 @@
 --
 -- A rate is divided from the time at which the demands exceed it until they are below nine tenths
 -- of it. The sum of the shares is at most the rate: a host whose share grows gets what the other
--- hosts have given up in their last calls. A host whose demand is 0 is forgotten, and so is one that
--- has been silent for two seconds.
+-- hosts have given up in their last calls. A host whose demand is 0 is forgotten, and so is one
+-- that has been silent for two seconds.
 --
 -- When the demands exceed half of a rate, the name of the scope is announced on the channel
 -- limiter:rates, so that hosts with little demand report it, too.

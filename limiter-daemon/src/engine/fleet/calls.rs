@@ -78,7 +78,8 @@ impl FromStr for RecallText {
 /// Returns the sentence about a quota that the hosts have exceeded.
 fn overrun(scope: &str, call: &Call, used: u64) -> String {
     format!(
-        "fleet: the hosts have admitted {used} requests of {scope}, more than its daily quota of {}",
+        "fleet: the hosts have admitted {used} requests of {scope}, more than its daily quota of \
+         {}",
         call.quota
     )
 }
@@ -267,7 +268,8 @@ impl Engine {
     pub(crate) fn unconfirmed_problem(&self, now: Instant) -> Option<String> {
         let since = self.fleet.as_ref()?.unconfirmed_since?;
         (now.saturating_duration_since(since) >= AWAY).then(|| {
-            "too few replicas of the engine confirm leases, so this host uses no new ones: look at the engine's replication"
+            "too few replicas of the engine confirm leases, so this host uses no new ones: look at \
+             the engine's replication"
                 .to_owned()
         })
     }

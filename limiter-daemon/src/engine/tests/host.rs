@@ -8,14 +8,18 @@ use limiter_common::day::Day;
 use super::plane::MemoryPlane;
 use crate::{
     config::{Config, Overlay},
-    domain::scope::ScopeName,
+    domain::{limits::Changes, scope::ScopeName},
     engine::{
         caller::Caller,
         keys::csv_import,
         state::{Engine, Parts},
         time::ClockWords,
     },
-    protocol::{error::ApiError, requests::AddScope, views::Imported},
+    protocol::{
+        error::ApiError,
+        requests::{AddScope, ScopeMode, SetLimits, SetMode},
+        views::Imported,
+    },
     secret,
     store::Store,
 };
@@ -117,6 +121,32 @@ impl Host {
         };
         self.engine().add_scope(request, &caller(noon())).unwrap();
         self.engine().scopes.find(&name(scope)).unwrap().record.id
+    }
+
+    /// Sets limits of a scope at noon, until they are cleared.
+    pub(crate) fn set_limits(&mut self, scope: &str, limits: Changes) {
+        let request = SetLimits {
+            limits,
+            until: None,
+            for_all: false,
+            note: "test".to_owned(),
+        };
+        let engine = self.engine();
+        engine
+            .set_limits(&name(scope), request, &caller(noon()))
+            .unwrap();
+    }
+
+    /// Sets the mode of a scope at noon.
+    pub(crate) fn set_mode(&mut self, scope: &str, mode: ScopeMode) {
+        let request = SetMode {
+            mode,
+            note: "test".to_owned(),
+        };
+        let engine = self.engine();
+        engine
+            .set_mode(&name(scope), &request, &caller(noon()))
+            .unwrap();
     }
 
     /// Imports a file of keys at noon.

@@ -18,7 +18,6 @@ mod keys;
 mod modes;
 mod plane;
 mod preparation;
-mod rates;
 mod registry;
 pub(crate) mod testing;
 mod top;

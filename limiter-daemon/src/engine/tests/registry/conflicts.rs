@@ -8,22 +8,18 @@ use limiter_fleet::registry::Object;
 use super::{
     super::host::{Host, caller, name, noon},
     FLEET, Registry, SharedKey, add_scope, change, content, create_key, member, read, remove_scope,
-    reset, set_state, set_state_without_engine,
+    reset, set_state,
 };
 use crate::{domain::key_state::KeyState, protocol::requests::AddScope, store::NewKey};
 
 #[test]
 fn a_key_that_was_revoked_without_the_engine_stays_revoked() {
-    let mut key = SharedKey::new();
-    // Host one cannot reach the engine, and revokes the key. Host two disables and enables it.
-    set_state_without_engine(&mut key.one, &key.id, KeyState::Revoked);
-    key.toggle();
     let SharedKey {
         mut one,
         mut two,
         mut registry,
         id,
-    } = key;
+    } = SharedKey::in_conflict(KeyState::Revoked);
     // The engine can be reached again.
     for _ in 0..2 {
         read(&mut one, &registry);
@@ -44,21 +40,14 @@ fn a_key_that_was_revoked_without_the_engine_stays_revoked() {
 
 #[test]
 fn a_later_change_of_another_host_wins_over_one_without_the_engine() {
-    let mut key = SharedKey::new();
-    set_state_without_engine(&mut key.one, &key.id, KeyState::Disabled);
-    key.toggle();
-    let SharedKey {
-        mut one,
-        mut registry,
-        id,
-        ..
-    } = key;
-    let pending = one.engine().pending_objects(&caller(noon())).unwrap();
-    let refused = registry.change(&pending);
+    let mut key = SharedKey::in_conflict(KeyState::Disabled);
+    let engine = key.one.engine();
+    let pending = engine.pending_objects(&caller(noon())).unwrap();
+    let refused = key.registry.change(&pending);
     assert_eq!(refused.len(), 1);
-    one.engine().yield_to(refused);
-    assert!(!one.engine().has_pending());
-    let key = one.engine().store.key(&id).unwrap().unwrap();
+    engine.yield_to(refused);
+    assert!(!engine.has_pending());
+    let key = engine.store.key(&key.id).unwrap().unwrap();
     assert_eq!(key.state, KeyState::Active);
 }
 

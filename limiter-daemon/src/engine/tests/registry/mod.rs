@@ -211,23 +211,22 @@ struct SharedKey {
 }
 
 impl SharedKey {
-    fn new() -> Self {
+    /// The first host cannot reach the engine, and gives the key the state `state`. The second host
+    /// disables the key, and enables it again.
+    fn in_conflict(state: KeyState) -> Self {
         let (mut one, mut two, mut registry) = (member(), member(), Registry::default());
         add_scope(&mut one, &mut registry, "acme");
         let id = create_key(&mut one, &mut registry, "acme");
         read(&mut two, &registry);
+        set_state_without_engine(&mut one, &id, state);
+        for state in [KeyState::Disabled, KeyState::Active] {
+            set_state(&mut two, &mut registry, &id, state);
+        }
         Self {
             one,
             two,
             registry,
             id,
-        }
-    }
-
-    /// Disables the key on the second host, and enables it again.
-    fn toggle(&mut self) {
-        for state in [KeyState::Disabled, KeyState::Active] {
-            set_state(&mut self.two, &mut self.registry, &self.id, state);
         }
     }
 }

@@ -7,10 +7,10 @@ use std::time::Instant;
 use limiter_common::{abi::reason, gcra::Rate};
 use limiter_fleet::{PERIOD, RateAnswer};
 
-use super::host::{Host, TODAY, caller, name, noon};
+use super::super::host::{Host, TODAY, caller, noon};
 use crate::{
     domain::{bound::Bound, limits::Changes},
-    protocol::requests::{ScopeMode, SetLimits, SetMode},
+    protocol::requests::ScopeMode,
 };
 
 const FLEET: &str = "[fleet]\nengine = [\"redis://127.0.0.1:6379\"]\nrate = \"shared\"\n";
@@ -68,19 +68,6 @@ impl Member {
             tolerance_ns: limits.tolerance_ns,
         }
     }
-
-    fn set(&mut self, limits: Changes) {
-        let request = SetLimits {
-            limits,
-            until: None,
-            for_all: false,
-            note: "test".to_owned(),
-        };
-        let engine = self.host.engine();
-        engine
-            .set_limits(&name("acme"), request, &caller(noon()))
-            .unwrap();
-    }
 }
 
 #[test]
@@ -104,22 +91,31 @@ fn a_share_is_in_force_until_the_division_ends() {
 fn other_changes_keep_a_share() {
     let mut member = Member::new();
     member.ask(RateAnswer::Share(250.0));
-    member.set(Changes {
-        daily_quota: Some(Bound::At(77)),
-        ..Changes::default()
-    });
+    member.host.set_limits(
+        "acme",
+        Changes {
+            daily_quota: Some(Bound::At(77)),
+            ..Changes::default()
+        },
+    );
     assert_eq!(member.rate(), QUARTER);
     // A share is never more than the rate.
     let rate = "100/s".parse().unwrap();
-    member.set(Changes {
-        rate: Some(Bound::At(rate)),
-        ..Changes::default()
-    });
+    member.host.set_limits(
+        "acme",
+        Changes {
+            rate: Some(Bound::At(rate)),
+            ..Changes::default()
+        },
+    );
     assert_eq!(member.rate().interval_ns, 10_000_000);
-    member.set(Changes {
-        rate: Some(Bound::Unlimited),
-        ..Changes::default()
-    });
+    member.host.set_limits(
+        "acme",
+        Changes {
+            rate: Some(Bound::Unlimited),
+            ..Changes::default()
+        },
+    );
     assert_eq!(member.rate().interval_ns, 0);
     member.host.engine().rate_calls(member.now + PERIOD);
     assert_eq!(member.host.engine().divided_rates(), 0);
@@ -138,14 +134,8 @@ fn a_host_that_leaves_enforces_the_whole_rate() {
 fn the_rate_of_an_observed_scope_is_not_divided() {
     let mut member = Member::new();
     member.ask(RateAnswer::Share(250.0));
-    let observe = SetMode {
-        mode: ScopeMode::Observe,
-        note: "test".to_owned(),
-    };
+    member.host.set_mode("acme", ScopeMode::Observe);
     let engine = member.host.engine();
-    engine
-        .set_mode(&name("acme"), &observe, &caller(noon()))
-        .unwrap();
     engine.rate_calls(member.now + PERIOD);
     assert_eq!(member.rate(), WHOLE);
 }
