@@ -21,6 +21,11 @@ pub const PERIOD: Duration = Duration::from_millis(250);
 /// in equal intervals, and without this tolerance much of a small share would stay unused.
 pub const TOLERANCE: Duration = Duration::from_millis(100);
 
+/// The time for which a rate stays divided after the demands have last exceeded it. If a division
+/// ended with the demand, a client that pauses again and again would get the whole rate of each
+/// host every time.
+pub(crate) const DIVIDED_FOR: Duration = Duration::from_secs(30);
+
 /// The time after which a host enforces the whole rate again if the engine does not answer.
 const LOST_AFTER: Duration = Duration::from_secs(5);
 /// The time for which a host with little demand reports it after an announcement.
@@ -110,8 +115,10 @@ struct ActiveRate {
     /// Whether the engine may know of a demand of this host.
     is_reported: bool,
     announced_at: Option<Instant>,
-    /// The time of the last answer.
-    answered_at: Instant,
+    /// The time of the last answer, or of the first report after it.
+    heard_at: Instant,
+    /// The time of the last answer with a share.
+    divided_at: Option<Instant>,
 }
 
 /// The readings of the counters of all scopes at one time.
@@ -157,7 +164,10 @@ impl HostRates {
                 (false, true) => (active.rate, 0.0),
                 (false, false) => continue,
             };
-            active.is_reported = true;
+            if !active.is_reported {
+                active.is_reported = true;
+                active.heard_at = now;
+            }
             calls.push(RateCall {
                 scope,
                 rate,
@@ -175,13 +185,24 @@ impl HostRates {
         answer: RateAnswer,
     ) -> Option<ShareChange> {
         let active = self.active.get_mut(&call.scope)?;
-        active.answered_at = now;
+        active.heard_at = now;
         active.is_reported = call.demand > 0.0;
         let share = match answer {
-            RateAnswer::Share(share) if share < WHOLE_PART * call.rate => Some(share),
-            RateAnswer::Share(_) | RateAnswer::Whole => None,
+            RateAnswer::Share(share) => {
+                active.divided_at = Some(now);
+                Some(share)
+            }
+            // Nothing is reserved for a host without demand. When it has demand again, it gets an
+            // equal share until the engine answers.
+            RateAnswer::Whole if !active.is_reported && active.is_divided(now) => {
+                Some(call.rate / self.hosts.max(1) as f64)
+            }
+            RateAnswer::Whole => None,
         };
-        active.enforce(call.scope, share)
+        active.enforce(
+            call.scope,
+            share.filter(|share| *share < WHOLE_PART * call.rate),
+        )
     }
 
     /// Records that the demands of all hosts may exceed the rate of a scope.
@@ -191,13 +212,16 @@ impl HostRates {
         }
     }
 
-    /// Gives up the shares about which the engine has not answered for five seconds.
+    /// Gives up the shares about which the engine has not answered for five seconds, and those of
+    /// divisions that have ended while this host had no demand.
     pub fn give_up(&mut self, now: Instant) -> Vec<ShareChange> {
         let lost = self.active.iter_mut().filter_map(|(scope, active)| {
-            let silence = now.saturating_duration_since(active.answered_at);
-            (silence >= LOST_AFTER)
-                .then(|| active.enforce(*scope, None))
-                .flatten()
+            let silence = now.saturating_duration_since(active.heard_at);
+            let has_ended = match active.is_reported {
+                true => silence >= LOST_AFTER,
+                false => !active.is_divided(now),
+            };
+            has_ended.then(|| active.enforce(*scope, None)).flatten()
         });
         lost.collect()
     }
@@ -231,7 +255,7 @@ impl RateReadings<'_> {
         if requests == 0 && !self.rates.active.contains_key(&scope) {
             return;
         }
-        let answered_at = self.now;
+        let heard_at = self.now;
         let active = self.rates.active.entry(scope).or_insert(ActiveRate {
             rate,
             recent: 0.0,
@@ -239,7 +263,8 @@ impl RateReadings<'_> {
             share: None,
             is_reported: false,
             announced_at: None,
-            answered_at,
+            heard_at,
+            divided_at: None,
         });
         active.rate = rate;
         active.follow(requests, passed);
@@ -293,6 +318,12 @@ impl ActiveRate {
         if (self.recent - self.demand).abs() > chance {
             self.demand = self.recent;
         }
+    }
+
+    /// Returns whether the rate may be divided, as far as this host knows.
+    fn is_divided(&self, now: Instant) -> bool {
+        self.divided_at
+            .is_some_and(|at| now.saturating_duration_since(at) < DIVIDED_FOR)
     }
 
     /// Returns whether the demand is a negligible part of the rate.

@@ -7,7 +7,7 @@ use std::{num::ParseFloatError, time::Duration};
 
 use crate::{
     call::{Answer, Call, Purpose, Recall, Status},
-    rate::{RateAnswer, RateCall},
+    rate::{DIVIDED_FOR, RateAnswer, RateCall},
 };
 
 /// Grants and takes back leases.
@@ -108,7 +108,7 @@ pub fn lease_answer(reply: &[i64]) -> Result<Answer, BadReply> {
 /// concern one bucket. `host` is the id of this host.
 #[must_use]
 pub fn rate_arguments(host: &str, calls: &[(String, RateCall)]) -> Vec<String> {
-    let mut arguments = vec![host.to_owned()];
+    let mut arguments = vec![host.to_owned(), DIVIDED_FOR.as_millis().to_string()];
     for (scope, call) in calls {
         arguments.extend([
             scope.clone(),

@@ -66,7 +66,8 @@ fn active(rate: f64) -> ActiveRate {
         share: None,
         is_reported: false,
         announced_at: None,
-        answered_at: Instant::now(),
+        heard_at: Instant::now(),
+        divided_at: None,
     }
 }
 
@@ -156,6 +157,41 @@ fn a_share_is_enforced_until_it_ends() {
     // Nearly the whole rate is the whole rate, which is enforced more strictly.
     assert_eq!(host.answer(RateAnswer::Share(995.0)), change(None));
     assert_eq!(host.rates.shares(), 0);
+}
+
+#[test]
+fn a_host_that_pauses_has_an_equal_share_until_the_division_ends() {
+    let mut host = Host::new();
+    host.read(100);
+    host.demand();
+    host.answer(RateAnswer::Share(600.0));
+    host.read(0);
+    assert_eq!(host.demand(), Some(0.0));
+    let equal = change(Some(RATE / HOSTS as f64));
+    assert_eq!(host.answer(RateAnswer::Whole), equal);
+    for _ in 0..30 {
+        host.read(0);
+        assert_eq!(
+            (host.demand(), host.rates.give_up(host.now)),
+            (None, vec![])
+        );
+    }
+    // The last answer is more than five seconds old, but the engine has not been asked since.
+    host.read(100);
+    assert_eq!(host.demand(), Some(400.0));
+    assert_eq!(host.rates.give_up(host.now), []);
+    assert_eq!(host.answer(RateAnswer::Share(600.0)), change(Some(600.0)));
+    host.read(0);
+    host.demand();
+    host.answer(RateAnswer::Whole);
+    host.now += DIVIDED_FOR;
+    assert_eq!(host.rates.give_up(host.now), Vec::from_iter(change(None)));
+    // The engine says that the rate is not divided any more.
+    host.read(0);
+    host.read(100);
+    host.demand();
+    host.answer(RateAnswer::Share(600.0));
+    assert_eq!(host.answer(RateAnswer::Whole), change(None));
 }
 
 #[test]

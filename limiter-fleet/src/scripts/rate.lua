@@ -7,17 +7,21 @@
 --              d  the sum of the demands
 --              s  the sum of the shares
 --              o  1 while the rate is divided, and n the number of this division
+--              x  the last time at which the demands exceeded the rate (ms)
 --              c  the time of the last search for silent hosts (ms)
 --              a  the time of the last announcement (ms)
 --              h:HOST  for each host its demand, its share, the number of the division to which the
 --                      share belongs, and the time of its last call (ms): "400 320.5 3 1700000000"
 -- ARGV[1]    the id of the host
--- ARGV[2..]  for each scope its name, its rate, and the demand of the host
+-- ARGV[2]    the time for which a rate stays divided after the demands have last exceeded it (ms)
+-- ARGV[3..]  for each scope its name, its rate, and the demand of the host
 --
--- A rate is divided from the time at which the demands exceed it until they are below nine tenths
--- of it. The sum of the shares is at most the rate: a host whose share grows gets what the other
--- hosts have given up in their last calls. A host whose demand is 0 is forgotten, and so is one
--- that has been silent for two seconds.
+-- A rate is divided from the time at which the demands exceed it. It stays divided for a while, so
+-- that a client that pauses again and again does not get the whole rate of each host every time.
+--
+-- The sum of the shares is at most the rate: a host whose share grows gets what the other hosts
+-- have given up in their last calls. A host whose demand is 0 is forgotten, and so is one that has
+-- been silent for two seconds.
 --
 -- When the demands exceed half of a rate, the name of the scope is announced on the channel
 -- limiter:rates, so that hosts with little demand report it, too.
@@ -25,10 +29,6 @@
 -- Returns for each scope the share of the host as text, or "-1" if the rate is not divided.
 
 local SILENCE, CHECK, ANNOUNCEMENT = 2000, 1000, 1000
--- A rate that nobody asks for is forgotten after this time (s).
-local KEPT = 10
--- The demands below this part of the rate end its division.
-local END = 0.9
 -- A share within this part of the exact one does not change, so that the noise of the demands does
 -- not leave parts of the rate unused.
 local CLOSE = 0.05
@@ -42,7 +42,7 @@ local call, floor, max, min = redis.call, math.floor, math.max, math.min
 
 local clock = call('TIME')
 local now = tonumber(clock[1]) * 1000 + floor(tonumber(clock[2]) / 1000)
-local host = 'h:' .. ARGV[1]
+local host, divided_for = 'h:' .. ARGV[1], tonumber(ARGV[2])
 
 -- Returns the demand of a host, its share, the number of the division and the time.
 local function read(entry)
@@ -82,17 +82,18 @@ end
 
 local replies = {}
 for i = 1, #KEYS do
-  local key, at = KEYS[i], 2 + (i - 1) * ARGUMENTS
+  local key, at = KEYS[i], 3 + (i - 1) * ARGUMENTS
   local name, rate, demand = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
-  local fields = call('HMGET', key, 'd', 's', 'o', 'n', 'c', 'a', host)
+  local fields = call('HMGET', key, 'd', 's', 'o', 'n', 'c', 'a', 'x', host)
   local demands, shares = tonumber(fields[1] or 0), tonumber(fields[2] or 0)
   local divided, present = fields[3] == '1', tonumber(fields[4] or 0)
   -- After a failover, the clock may be behind that of the earlier server.
   local checked = min(tonumber(fields[5] or 0), now)
   local announced = min(tonumber(fields[6] or 0), now)
+  local exceeded = min(tonumber(fields[7] or 0), now)
   local own = 0
-  if fields[7] then
-    local before, share, division = read(fields[7])
+  if fields[8] then
+    local before, share, division = read(fields[8])
     own = division == present and share or 0
     demands, shares = max(demands - before, 0), max(shares - own, 0)
   end
@@ -100,10 +101,13 @@ for i = 1, #KEYS do
     demands, shares = others(key, present)
     checked = now
   end
-  if not divided and demands + demand > rate then
-    divided, present, shares, own = true, present + 1, 0, 0
-  elseif divided and demands + demand < END * rate then
-    divided = false
+  if demands + demand > rate then
+    exceeded = now
+  end
+  local was_divided = divided
+  divided = now - exceeded < divided_for
+  if divided and not was_divided then
+    present, shares, own = present + 1, 0, 0
   end
   local share = 0
   if divided and demand > 0 then
@@ -120,8 +124,9 @@ for i = 1, #KEYS do
   end
   call('HSET', key, 'd', string.format('%.9g', demands + demand), 's',
     string.format('%.9g', shares + share), 'o', divided and 1 or 0, 'n', present, 'c',
-    string.format('%.0f', checked), 'a', string.format('%.0f', announced))
-  call('EXPIREAT', key, tonumber(clock[1]) + KEPT)
+    string.format('%.0f', checked), 'a', string.format('%.0f', announced), 'x',
+    string.format('%.0f', exceeded))
+  call('EXPIREAT', key, tonumber(clock[1]) + floor(divided_for / 1000) + 1)
   replies[i] = divided and demand > 0 and string.format('%.9g', share) or '-1'
 end
 return replies
