@@ -427,6 +427,7 @@ const _: () = {
     assert!(size_of::<Text>() == 24 + MAX_TEXT + 8);
     assert!(offset_of!(FlowEntry, flow) == 8);
     assert!(offset_of!(Flow, key) == 0 && offset_of!(Flow, last_seen_ns) == 48);
+    assert!(offset_of!(Flow, held_since) == 348 && offset_of!(Flow, part) == 352);
     assert!(offset_of!(Flow, records).is_multiple_of(8) && size_of::<Record>() == 16);
     assert!(size_of::<Flow>().is_multiple_of(8) && OFFERS.is_power_of_two());
     assert!(size_of::<Suspect>() == 80 && offset_of!(Suspect, last_seen_ns) == 48);

@@ -5,8 +5,8 @@
 
 use limiter_common::{
     abi::{
-        Config, FLOW_DEFERRED, FLOW_DROP_COUNTED, FLOW_SWITCHING, FLOW_WITHHOLDING, Flow,
-        MAX_OUTSTANDING, REQUESTS, counter, phase, policy,
+        Config, FLOW_DEFERRED, FLOW_DROP_COUNTED, FLOW_HELD, FLOW_SWITCHING, FLOW_WITHHOLDING,
+        Flow, MAX_OUTSTANDING, REQUESTS, counter, phase, policy,
     },
     http,
 };
@@ -323,7 +323,7 @@ fn admit(skb: Skb, work: &mut Work, flow: &mut Flow, from: u32) -> Action {
     unfinished::end(work, flow, REQUESTS);
     records::keep(skb, work, flow, done);
     flow.next = work.packet.seq.plus(done);
-    flow.flags &= !(FLOW_DROP_COUNTED | FLOW_DEFERRED);
+    flow.flags &= !(FLOW_DROP_COUNTED | FLOW_DEFERRED | FLOW_HELD);
     flow.conflicts = 0;
     passed(done - from, from);
     let len = work.packet.len;

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use limiter_common::day::Day;
+use limiter_common::{abi::MAX_HELD_NS, day::Day};
 
 use crate::{
     ScopeId,
@@ -21,7 +21,7 @@ const SLOW_RETRY: Duration = Duration::from_secs(1);
 /// The longest wait for the next recall during which requests are held and not refused.
 const SHORT_WAIT: Duration = Duration::from_secs(1);
 /// The time for which requests are held before they are refused.
-const MAX_HELD: Duration = Duration::from_millis(1_500);
+const MAX_HELD: Duration = Duration::from_nanos(MAX_HELD_NS);
 /// The time for which requests are refused if the engine does not answer, or if its answer names
 /// no other time.
 pub(crate) const REFUSED_FOR: Duration = Duration::from_secs(5);
@@ -105,8 +105,8 @@ pub(crate) struct Lease {
     not_before: Option<Instant>,
     /// The time at which the first of the requests that wait now was held.
     held_since: Option<Instant>,
-    /// The time until which a request of the lease belongs to a held request, whose client has not
-    /// sent it again yet.
+    /// The time until which one request of the lease is reserved for a held request, which the
+    /// client has not sent again yet.
     promised_until: Option<Instant>,
     /// The time without answers to the calls for this lease.
     pub(crate) outage: Outage,
@@ -150,8 +150,8 @@ impl Lease {
         }
     }
 
-    /// Returns the number of requests that the host must not give back, because clients have been
-    /// made to send requests again.
+    /// Returns the number of requests that the host must not give back, because they are reserved
+    /// for held requests that clients will send again.
     pub(crate) fn promised(&self, now: Instant) -> u64 {
         u64::from(self.promised_until.is_some_and(|until| now < until))
     }
@@ -358,8 +358,8 @@ impl Lease {
         before != (self.total, self.left_after_grant, self.excess)
     }
 
-    /// Records the number of requests that all hosts have reported. A quota that is lowered below
-    /// this number is not exceeded by any host.
+    /// Records the number of requests that all hosts have reported, and whether it has come to
+    /// exceed the quota. A quota that is lowered below this number does not count as exceeded.
     fn note_overrun(&mut self, used: u64) {
         let was_within = self
             .reported_by_all
@@ -370,8 +370,8 @@ impl Lease {
         }
     }
 
-    /// Returns the number of requests that all hosts had reported when it first exceeded the quota,
-    /// but only once.
+    /// Returns the number of requests that all hosts had reported when it first exceeded the quota.
+    /// Each excess is returned once.
     pub(crate) fn take_overrun(&mut self) -> Option<u64> {
         self.overrun.take()
     }

@@ -144,6 +144,16 @@ pub const FLOW_SWITCHING: u32 = 1 << 16;
 /// connection.
 pub const FLOW_UNSURE: u32 = 1 << 17;
 
+/// The request that starts at `next` waits for a longer lease since [`Flow::held_since`].
+pub const FLOW_HELD: u32 = 1 << 18;
+
+/// The time after which a request that still waits for a longer lease is refused, in ns. A client's
+/// TCP retransmits at growing intervals, so the refusal comes with the first retransmission after
+/// this time.
+pub const MAX_HELD_NS: u64 = 1_500_000_000;
+/// The unit of [`Flow::held_since`] is `1 << HELD_SHIFT` ns, about a millisecond.
+pub const HELD_SHIFT: u32 = 20;
+
 /// The maximum number of offers of another kind of HTTP that a flow remembers until the server has
 /// acknowledged them. If the client retransmits such an offer, the programs remove it again.
 pub const OFFERS: usize = 4;
@@ -340,6 +350,9 @@ pub struct Flow {
     /// The number of entries that have been added to `offers`. The number does not wrap, but stays
     /// at `u32::MAX`.
     pub offers_next: u32,
+    /// The time at which the request that starts at `next` was first held, if `FLOW_HELD` is set:
+    /// `CLOCK_BOOTTIME` in units of `1 << HELD_SHIFT` ns (wraps).
+    pub held_since: u32,
     /// The fingerprint of a segment that was dropped because it retransmitted only a part of one of
     /// the `records`. If the client also retransmits the rest, both fingerprints together are
     /// compared with the record.

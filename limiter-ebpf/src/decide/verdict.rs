@@ -5,8 +5,9 @@
 
 use limiter_common::{
     abi::{
-        Config, Event, FLOW_RESPONSE_LOST, FLOW_SWITCHING, FLOW_UNSURE, Flow, KEY_ADOPTED,
-        KEY_DISABLED, KeyEntry, NO_SCOPE, TextKey, counter, event, policy, reason,
+        Config, Event, FLOW_HELD, FLOW_RESPONSE_LOST, FLOW_SWITCHING, FLOW_UNSURE, Flow,
+        HELD_SHIFT, KEY_ADOPTED, KEY_DISABLED, KeyEntry, LIMITS_LEASED, MAX_HELD_NS, NO_SCOPE,
+        TextKey, counter, event, policy, reason,
     },
     http::{self, ASKS_TUNNEL, METHOD, METHOD_CONNECT, METHOD_CONNECT_LIKE},
 };
@@ -40,6 +41,10 @@ global! {
     /// Returns [`ADMITS`] if the rules for tunnels admit the request in `Work::scan`. Otherwise,
     /// returns another verdict. `demands` are the demands of the request (`http::demands`).
     fn limiter_tunnel(work, flow; demands: u32) -> u32 = tunnel, or WAITS;
+
+    /// Returns whether the request in `Work::scan` has waited for a longer lease of `scope` for as
+    /// long as a request may wait ([`MAX_HELD_NS`]). `boot_ns` is the time on `CLOCK_BOOTTIME`.
+    fn limiter_waited(work, flow; scope: u32, boot_ns: u64) -> bool = waited, or false;
 
     /// Makes a scope for the unknown key of the request in `Work`. Returns false if there is no
     /// room.
@@ -205,6 +210,25 @@ fn adopt(work: &mut Work, boot_ns: u64) -> bool {
     true
 }
 
+/// The body of [`limiter_waited`].
+///
+/// The daemon also ends the wait, for all requests of a scope. That does not suffice: a request
+/// whose retransmissions come just after each of these refusals would wait for ever.
+#[inline(always)]
+fn waited(_: &mut Work, flow: &mut Flow, scope: u32, boot_ns: u64) -> bool {
+    let is_leased = maps::limits(scope).is_some_and(|limits| limits.flags() & LIMITS_LEASED != 0);
+    if !is_leased {
+        // The store of this host records the request soon, or the daemon stops attending.
+        return false;
+    }
+    let now = (boot_ns >> HELD_SHIFT) as u32;
+    if flow.flags & FLOW_HELD == 0 {
+        flow.flags |= FLOW_HELD;
+        flow.held_since = now;
+    }
+    now.wrapping_sub(flow.held_since) > (MAX_HELD_NS >> HELD_SHIFT) as u32
+}
+
 /// Charges a request to a scope, and returns the verdict.
 #[inline(always)]
 fn scoped(
@@ -240,8 +264,11 @@ fn scoped(
         return anonymous(work, flow, config, demands, reason::UNKNOWN_KEY, rule);
     }
     if verdict == allowance::WAITS {
-        maps::count(counter::HELD);
-        return WAITS;
+        if !limiter_waited(work, flow, scope, boot_ns) {
+            maps::count(counter::HELD);
+            return WAITS;
+        }
+        verdict = reason::DAILY_QUOTA;
     }
     limiter_over_limit(work, scope, verdict, boot_ns);
     REFUSES

@@ -8,9 +8,9 @@ use core::mem::MaybeUninit;
 
 use limiter_common::{
     abi::{
-        Config, FLOW_CLIENT_FIN, FLOW_DEFERRED, FLOW_DROP_COUNTED, FLOW_SERVER_FIN, FLOW_SIGNED,
-        FLOW_SPLICED, FLOW_WITHHOLDING, Flow, MAX_WITHHELD, MAX_WITHHELD_BODY, NO_SCOPE, REQUESTS,
-        Splice, TOMB_HEAD, TOMB_KEPT, Tomb, counter, policy, reason,
+        Config, FLOW_CLIENT_FIN, FLOW_DEFERRED, FLOW_DROP_COUNTED, FLOW_HELD, FLOW_SERVER_FIN,
+        FLOW_SIGNED, FLOW_SPLICED, FLOW_WITHHOLDING, Flow, MAX_WITHHELD, MAX_WITHHELD_BODY,
+        NO_SCOPE, REQUESTS, Splice, TOMB_HEAD, TOMB_KEPT, Tomb, counter, policy, reason,
     },
     http::{self, Persistence},
 };
@@ -285,7 +285,7 @@ fn insert_response(work: &Work, flow: &mut Flow) -> bool {
     flow.response_next = end;
     // If the handshake was deferred, the acknowledgement that is passed on to the server completes
     // it.
-    flow.flags = flow.flags & !(FLOW_DROP_COUNTED | FLOW_DEFERRED) | FLOW_SPLICED;
+    flow.flags = flow.flags & !(FLOW_DROP_COUNTED | FLOW_DEFERRED | FLOW_HELD) | FLOW_SPLICED;
     // The server may be silent for as long as the client's requests are refused.
     flow.last_seen_ns = coarse_ns();
     true

@@ -13,6 +13,7 @@ use crate::outcome::Outcome;
 use crate::random::Random;
 use crate::scenario::{DAY, Event, HOUR, SECOND, Scenario, Spread};
 use crate::schedule::Schedule;
+use limiter_common::abi::MAX_HELD_NS;
 use limiter_fleet::{Answer, Bucket, Call, Failure, Recall, Settings};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -27,8 +28,10 @@ const LATENCY: (u64, f64) = (300, 300.0);
 const CONFIRMATION: (u64, u64) = (300, 100_000);
 /// The first timeout of a client's retransmissions, in µs.
 const RETRANSMISSION: u64 = 200_000;
-/// The time after which a client gives up, in µs.
-const CLIENT_TIMEOUT: u64 = 10 * SECOND;
+/// The time for which the simulation goes on after the last request, in µs.
+const SETTLING: u64 = 10 * SECOND;
+/// The time after which the kernel refuses a request that it still holds, in µs.
+const MAX_HELD: u64 = MAX_HELD_NS / 1_000;
 
 /// A thing that perform at some time.
 #[derive(Debug, Clone, Copy)]
@@ -187,7 +190,7 @@ impl Fleet {
     /// Panics if a script fails.
     #[must_use]
     pub fn run(mut self) -> Outcome {
-        let end = self.scenario.from + self.scenario.duration + CLIENT_TIMEOUT;
+        let end = self.scenario.from + self.scenario.duration + SETTLING;
         while let Some((at, perform)) = self.schedule.next() {
             if at > end {
                 break;

@@ -3,10 +3,15 @@
 //! The part of a daily quota that a host of a fleet may use.
 
 use limiter_common::{
-    abi::{LIMITS_LEASED, LIMITS_OBSERVE, Lease, Limits, REFUSED_ALL_DAY, event, policy},
+    abi::{
+        LIMITS_LEASED, LIMITS_OBSERVE, Lease, Limits, MAX_HELD_NS, REFUSED_ALL_DAY, event, policy,
+    },
     day::{DAY_NS, Day, DayCount},
 };
-use limiter_tests::program::{Programs, Shape, Talk, Verdict, no_limits};
+use limiter_tests::{
+    eventually_some,
+    program::{Programs, Shape, Talk, Verdict, no_limits},
+};
 
 use crate::support::{KEY, SCOPE, boot_ns, get, limited};
 
@@ -18,6 +23,8 @@ const TOMORROW: Day = Day(20_001);
 const LATE_NS: u64 = 20_001 * DAY_NS - 60_000_000_000;
 
 const SECOND_NS: u64 = 1_000_000_000;
+/// The precision of [`boot_ns`] and of the time for which a request has been held.
+const CLOCK_NS: u64 = 20_000_000;
 
 /// The limits of a scope of a fleet, which allow `allowed` requests today.
 fn shared(allowed: u64) -> Limits {
@@ -47,17 +54,29 @@ fn leased(limits: Limits, lease: Lease) -> Programs {
     programs
 }
 
-/// Sends a request on a new connection. Returns "passed", "held", or the value of `Retry-After`.
+/// Sends a request on a new connection. Returns the same as [`send`].
 #[track_caller]
 fn ask(programs: &mut Programs) -> String {
     let mut talk = Talk::open(programs, Shape::v4());
-    let segment = talk.client(get("/").as_bytes());
-    let ran = talk.run(programs, true, &segment);
-    if ran.verdict != Verdict::Pass {
-        return "held".to_owned();
-    }
+    send(programs, &mut talk)
+}
+
+/// Opens a connection that stays open when [`ask`] makes another one.
+#[track_caller]
+fn open(programs: &mut Programs, client_port: u16) -> Talk {
+    let mut talk = Talk::new(Shape::v4());
+    talk.ends.client_port = client_port;
+    talk.opened(programs)
+}
+
+/// Sends a request, which is the next one of the client until it has passed. Returns "passed",
+/// "held", or the value of `Retry-After`.
+#[track_caller]
+fn send(programs: &mut Programs, talk: &mut Talk) -> String {
+    let ran = talk.ask(programs, get("/"));
     let Some(answer) = ran.sent.first() else {
-        return "passed".to_owned();
+        let passed = ran.verdict == Verdict::Pass;
+        return if passed { "passed" } else { "held" }.to_owned();
     };
     let text = String::from_utf8_lossy(answer);
     let wait = text.split("Retry-After: ").nth(1);
@@ -104,6 +123,50 @@ fn a_lease_that_cannot_be_extended_yet_refuses_with_the_remaining_time() {
     programs.lease(SCOPE, refused(REFUSED_ALL_DAY));
     let wait: u64 = ask(&mut programs).parse().expect("seconds");
     assert!((40..=60).contains(&wait), "{wait}");
+}
+
+#[test]
+fn a_request_is_refused_after_it_has_waited_for_a_longer_lease() {
+    let mut programs = leased(shared(1), lease(1));
+    assert_eq!(ask(&mut programs), "passed");
+    let mut talk = open(&mut programs, 40_001);
+    let start_ns = boot_ns();
+    assert_eq!(send(&mut programs, &mut talk), "held");
+    let wait = eventually_some("the request is refused", || {
+        let answer = send(&mut programs, &mut talk);
+        assert_eq!(ask(&mut programs), "held", "each request waits by itself");
+        (answer != "held").then_some(answer)
+    });
+    assert_eq!(wait, "5");
+    assert!(boot_ns() - start_ns >= MAX_HELD_NS - CLOCK_NS);
+    assert_eq!(programs.state(SCOPE).refused, [0, 0, 0, 1]);
+}
+
+#[test]
+fn each_request_of_a_connection_may_wait() {
+    let mut programs = leased(shared(0), lease(0));
+    programs.configure(|config| config.on_limit = policy::ON_LIMIT_KEEPALIVE);
+    let [mut admitted, mut refused] = [40_001, 40_002].map(|port| open(&mut programs, port));
+    for talk in [&mut admitted, &mut refused] {
+        assert_eq!(send(&mut programs, talk), "held");
+    }
+    let refusal = eventually_some("the request is refused", || {
+        let ran = refused.ask(&mut programs, get("/"));
+        (!ran.sent.is_empty()).then(|| ran.answer())
+    });
+    // The other request has waited for as long, and is admitted.
+    programs.limit(SCOPE, shared(1));
+    programs.lease(SCOPE, lease(1));
+    assert_eq!(send(&mut programs, &mut admitted), "passed");
+    admitted.answers(
+        &mut programs,
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    );
+    assert_eq!(send(&mut programs, &mut admitted), "held");
+    let answer = refusal.payload;
+    refused.asked += u32::try_from(get("/").len()).expect("a short request");
+    refused.answered += u32::try_from(answer.len()).expect("a short answer");
+    assert_eq!(send(&mut programs, &mut refused), "held");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 //! The clients, and the verdicts of the kernels on their requests.
 
-use super::{Action, CLIENT_TIMEOUT, Fleet, NAME, RETRANSMISSION};
+use super::{Action, Fleet, MAX_HELD, NAME, RETRANSMISSION};
 use crate::host::{Host, Verdict, day_at};
 use limiter_fleet::account_key;
 
@@ -51,10 +51,10 @@ impl Fleet {
             }
             Verdict::Held => {
                 self.count(host, day, true);
-                let again = self.at + (RETRANSMISSION << tries);
-                if again > sent_at + CLIENT_TIMEOUT {
+                if self.at > sent_at + MAX_HELD {
                     self.refuse(host, day);
                 } else {
+                    let again = self.at + (RETRANSMISSION << tries);
                     let tries = tries + 1;
                     let event = Action::Again {
                         host,
