@@ -358,8 +358,8 @@ impl HostLeases {
         changed.then(|| self.publish(call.scope, call.day))
     }
 
-    /// Returns the number of requests that all hosts have reported if the last answer has shown
-    /// that it exceeds the quota, and the answer before has not.
+    /// Returns the number of requests that all hosts have reported, if it exceeds the quota in the
+    /// answer to `call` and did not in the answer before. Each excess is returned once.
     pub fn take_overrun(&mut self, call: &Call) -> Option<u64> {
         let leases = self.scopes.get_mut(&call.scope)?;
         leases.of_day(call.day)?.take_overrun()

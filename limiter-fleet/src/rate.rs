@@ -17,8 +17,9 @@ use crate::ScopeId;
 /// the demands within a few of these times.
 pub const PERIOD: Duration = Duration::from_millis(250);
 
-/// The time for which a host saves up unused parts of its share, at least. Requests do not arrive
-/// in equal intervals, and without this tolerance much of a small share would stay unused.
+/// The least tolerance with which a host enforces its share: it admits requests that come this much
+/// too early. Requests do not arrive in equal intervals, and without this tolerance much of a small
+/// share would stay unused.
 pub const TOLERANCE: Duration = Duration::from_millis(100);
 
 /// The time for which a rate stays divided after the demands have last exceeded it. If a division
@@ -30,8 +31,8 @@ pub(crate) const DIVIDED_FOR: Duration = Duration::from_secs(30);
 const LOST_AFTER: Duration = Duration::from_secs(5);
 /// The time for which a host with little demand reports it after an announcement.
 const ANNOUNCED_FOR: Duration = Duration::from_secs(3);
-/// A host with less than this part of its equal share of the rate reports nothing, so the hosts
-/// that report nothing have less than a hundredth of the rate together.
+/// A host with less than this part of its equal share of the rate reports nothing, even after an
+/// announcement. Together such hosts have less than a hundredth of the rate.
 const SILENT_PART: f64 = 0.01;
 /// A host with more than this part of its equal share of the rate reports its demand without an
 /// announcement. If the demands exceed the rate, there is such a host, and the hosts that have
@@ -57,7 +58,7 @@ pub struct RateCall {
 /// The answer to a report.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum RateAnswer {
-    /// The rate is not divided.
+    /// The rate is not divided, or the reported demand was 0.
     Whole,
     /// The rate is divided, and this is the share of this host in requests a second.
     Share(f64),
@@ -75,7 +76,7 @@ pub struct ShareChange {
 /// The demands of one host, and its shares.
 #[derive(Debug, Default)]
 pub struct HostRates {
-    /// The numbers of requests that clients have asked for at the last readings.
+    /// For each scope, the number of requests that clients had sent by the last readings.
     asked: Counters,
     /// The time of the last readings.
     read_at: Option<Instant>,
@@ -108,14 +109,15 @@ struct ActiveRate {
     rate: f64,
     /// An average of the requests per second that follows changes fast, and is noisy.
     recent: f64,
-    /// An average over a longer time. A difference from `recent` that is not noise ends this time.
+    /// An average over a longer time, which is set to `recent` when the two differ by more than
+    /// chance explains.
     demand: f64,
     /// The share that this host enforces.
     share: Option<f64>,
     /// Whether the engine may know of a demand of this host.
     is_reported: bool,
     announced_at: Option<Instant>,
-    /// The time of the last answer, or of the first report after it.
+    /// The time of the last answer, or of the first report if there has been no answer since.
     heard_at: Instant,
     /// The time of the last answer with a share.
     divided_at: Option<Instant>,
@@ -242,9 +244,8 @@ impl HostRates {
 }
 
 impl RateReadings<'_> {
-    /// Records the number of requests for a scope that clients have asked for since it exists:
-    /// those that were admitted and those that its rate has refused. `rate` is in requests a
-    /// second.
+    /// Records the number of requests for a scope since the scope exists that were admitted or
+    /// refused because of the rate. `rate` is in requests a second.
     pub fn add(&mut self, scope: ScopeId, asked: u64, rate: f64) {
         self.asked.set(scope, asked);
         let (Some(passed), Some(before)) = (self.passed, self.rates.asked.get(scope)) else {

@@ -60,7 +60,8 @@ pub enum FleetRate {
     /// Each host enforces the whole rate.
     #[default]
     Host,
-    /// While the demand of all hosts exceeds the rate of a scope, each host enforces a share of it.
+    /// While the demand of all hosts exceeds the rate of a scope, and for 30 seconds afterwards,
+    /// each host enforces a share of it.
     Shared,
 }
 

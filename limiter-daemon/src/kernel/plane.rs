@@ -114,7 +114,8 @@ pub trait Plane: Send {
     /// Sets the day and the count of [`Self::allowed`], which [`Self::set_limits`] does not change.
     fn set_allowed(&self, scope: u32, allowed: DayCount);
 
-    /// Sets the rate of a scope. The other limits do not change.
+    /// Sets the rate of a scope, and lowers its theoretical arrival time if the new rate would not
+    /// have allowed it. The other limits do not change.
     fn set_rate(&self, scope: u32, rate: Rate);
 
     /// Sets the number of requests of `Limits::ahead`.

@@ -279,7 +279,7 @@ impl Page {
             (
                 "fleet_overruns",
                 "Daily quotas that the hosts of the fleet have exceeded, since the daemon started. \
-                 It stays 0 unless `fleet.engine_lost` allows more, or the engine has lost data.",
+                 Each host counts the same excesses, so do not add up the hosts. It stays 0 unless `fleet.engine_lost` allows more, or the engine has lost data.",
                 fleet.overruns,
             ),
         ] {
@@ -288,8 +288,7 @@ impl Page {
         self.gauge(
             "fleet_divided_rates",
             None,
-            "Scopes of whose rates this host enforces only a share, because the demand of all hosts \
-             exceeds them.",
+            "Scopes whose rate is divided, so that this host enforces only a share of it.",
             fleet.divided_rates as f64,
         );
         self.gauge(

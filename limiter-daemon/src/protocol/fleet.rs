@@ -48,8 +48,8 @@ pub struct FleetView {
     pub version: u64,
     /// The leases of this host.
     pub leases: LeasesView,
-    /// The number of scopes of whose rates this host enforces only its share, because the demand of
-    /// all hosts exceeds them (`fleet.rate = "shared"`).
+    /// The number of scopes whose rate is divided, so that this host enforces only a share of it
+    /// (`fleet.rate = "shared"`).
     pub divided_rates: u64,
     /// The hosts of the fleet, sorted by name.
     pub hosts: Vec<HostView>,

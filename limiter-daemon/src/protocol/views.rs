@@ -55,8 +55,8 @@ pub struct UsageView {
     pub removed: bool,
     /// The UTC day.
     pub day: NaiveDate,
-    /// The number of requests that were charged. For a past day, and for a single scope of a fleet,
-    /// it is the sum over all hosts, as far as they have reported to the engine.
+    /// The number of requests that were charged. In a fleet, this is the sum over all hosts, as far
+    /// as they have reported to the engine, for a past day and for a single scope.
     pub used: u64,
     /// The part of `used` that this host has admitted, if `used` is a sum over all hosts of a
     /// fleet; otherwise `null`.

@@ -143,9 +143,9 @@ for i = 2, #KEYS do
         end
         recalled = now
       end
-      -- A host without a lease that reports nothing gets no entry, because each host with an entry
+      -- A host that has no lease and reports no use gets no entry, because each host with an entry
       -- makes the shares of the others smaller. A new account is always written, because its
-      -- generation is the reason to refuse calls of older ones.
+      -- generation is needed to refuse calls of older generations.
       local is_nothing = present >= 0 and last < 0 and wanted < 0 and account.lease == 0
         and account.used == 0
       -- Lua writes numbers of up to 14 digits exactly. The number of the call may have more.

@@ -11,7 +11,7 @@
 --              c  the time of the last search for silent hosts (ms)
 --              a  the time of the last announcement (ms)
 --              h:HOST  for each host its demand, its share, the number of the division to which the
---                      share belongs, and the time of its last call (ms): "400 320.5 3 1700000000"
+--                      share belongs, and the time of its last call (ms): "400 320.5 3 1700000000000"
 -- ARGV[1]    the id of the host
 -- ARGV[2]    the time for which a rate stays divided after the demands have last exceeded it (ms)
 -- ARGV[3..]  for each scope its name, its rate, and the demand of the host
@@ -19,18 +19,19 @@
 -- A rate is divided from the time at which the demands exceed it. It stays divided for a while, so
 -- that a client that pauses again and again does not get the whole rate of each host every time.
 --
--- The sum of the shares is at most the rate: a host whose share grows gets what the other hosts
--- have given up in their last calls. A host whose demand is 0 is forgotten, and so is one that has
--- been silent for two seconds.
+-- The sum of the shares is at most the rate, except that each host with demand gets at least a
+-- thousandth of it: a host whose share grows gets what the other hosts have given up in their last
+-- calls. A host whose demand is 0 is forgotten, and so is one that has been silent for two seconds.
 --
 -- When the demands exceed half of a rate, the name of the scope is announced on the channel
 -- limiter:rates, so that hosts with little demand report it, too.
 --
--- Returns for each scope the share of the host as text, or "-1" if the rate is not divided.
+-- Returns for each scope the share of the host as text, or "-1" if the rate is not divided or the
+-- demand of the host is 0.
 
 local SILENCE, CHECK, ANNOUNCEMENT = 2000, 1000, 1000
--- A share within this part of the exact one does not change, so that the noise of the demands does
--- not leave parts of the rate unused.
+-- A share within this part of the exact one is not lowered, and grows only into free parts of the
+-- rate, so that the noise of the demands does not leave parts of the rate unused.
 local CLOSE = 0.05
 -- The texts of numbers are rounded to less than this part of the rate.
 local ROUNDING = 0.000001

@@ -6,8 +6,8 @@
 -- KEYS[2]  the recalls (heartbeat.lua)
 -- ARGV     the texts of the recalls, each of which names the leases to give back
 --
--- Each text is published on the channel limiter:recall at once, after its number and a space. A
--- host that misses it receives it with the answer to its next heartbeat. Only the last 1,000
+-- Each text is published on the channel limiter:recall at once, preceded by its number and a space.
+-- A host that misses it receives it with the answer to its next heartbeat. Only the last 1,000
 -- recalls are kept. An older one is not needed, because a host that still lacks requests makes the
 -- engine ask for another recall.
 --

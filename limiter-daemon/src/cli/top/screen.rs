@@ -25,7 +25,7 @@ const HEAD: u16 = 4;
 const FOOT: u16 = 2;
 /// The minimum width of the column of names.
 const MIN_NAME_WIDTH: usize = 8;
-/// The number of terminal columns from which on the numbers of a fleet have a column.
+/// The least width of a terminal, in characters, at which the numbers of a fleet have a column.
 const WIDE: usize = 87;
 /// A quota is marked as nearly used up if at least this share of it is used.
 const NEARLY_USED_UP: f64 = 0.8;

@@ -263,8 +263,7 @@ impl Engine {
         }
     }
 
-    /// Returns the problem that too few replicas have confirmed calls for five seconds, if it
-    /// exists at `now`.
+    /// Returns the text of a problem if too few replicas have confirmed calls for five seconds.
     pub(crate) fn unconfirmed_problem(&self, now: Instant) -> Option<String> {
         let since = self.fleet.as_ref()?.unconfirmed_since?;
         (now.saturating_duration_since(since) >= AWAY).then(|| {

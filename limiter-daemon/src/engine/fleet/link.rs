@@ -35,8 +35,8 @@ use crate::{
 /// The time without an answer after which the engine counts as away.
 pub(crate) const AWAY: Duration = Duration::from_secs(5);
 
-/// A number above those of all recalls, of which the answer to a heartbeat then has none. Lua's
-/// numbers are exact up to this one.
+/// A number that is higher than that of any recall. A heartbeat with it is answered without
+/// recalls. It is the highest integer up to which all integers are exact in Lua.
 pub(super) const NO_RECALLS: u64 = 1 << 53;
 
 /// The connection of the daemon to the fleet's engine.
@@ -109,8 +109,8 @@ impl FleetLink {
 
     /// Returns the connection of this host to the engine that `fleet` names, and asks the engine
     /// whether this host may use it. An engine that does not answer is not an error, since this
-    /// host has its own copy of everything that it enforces. The heartbeats keep the identity of
-    /// this host while the daemon starts.
+    /// host has its own copy of everything that it enforces. `heartbeats` are those that keep the
+    /// identity of this host while the daemon starts.
     ///
     /// # Errors
     /// Returns an error if a file cannot be read, if the fleet has another hash secret, or if

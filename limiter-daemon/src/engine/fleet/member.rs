@@ -44,7 +44,7 @@ pub(crate) struct Member {
     pub(crate) calls: Arc<Notify>,
     /// The reason why this host must not call the engine, if there is one.
     pub(crate) suspended: Option<String>,
-    /// The rates that are divided among the hosts.
+    /// The demands of this host for rates, and its shares of those that are divided.
     pub(crate) rates: HostRates,
     /// The number of answers of each kind.
     pub(crate) results: Results,
@@ -58,7 +58,8 @@ pub(crate) struct Member {
     pub(crate) learning_until: Option<Instant>,
     /// The times that calls took.
     pub(crate) seconds: Histogram,
-    /// The time since which too few replicas confirm calls.
+    /// The time since which too few replicas have confirmed calls, or `None` if enough of them
+    /// confirmed the last ones.
     pub(crate) unconfirmed_since: Option<Instant>,
 }
 
