@@ -24,6 +24,8 @@ const ROUNDS: usize = 5;
 const TIME: Duration = Duration::from_secs(2);
 const QUICK_ROUNDS: usize = 1;
 const QUICK_TIME: Duration = Duration::from_secs(1);
+/// The number of times that a comparison which guards against a regression is measured at most.
+const GUARD_ATTEMPTS: u32 = 4;
 
 /// The peers that are compared while they admit all requests.
 const ADMITTING: [Peer; 5] = [
@@ -78,9 +80,11 @@ const FLOODS: [Flood; 3] = [
     Flood::ManyAddresses { threads: 8 },
 ];
 
-/// The comparisons of the limiter that `--guard` checks for regressions. Each has a name, the key
-/// of its requests, the other peer, and the client.
-const REGRESSIONS: [(&str, &str, Peer, Client); 2] = [
+/// A comparison of the limiter: a name, the key of the requests, the other peer, and the client.
+type Regression = (&'static str, &'static str, Peer, Client);
+
+/// The comparisons that `--guard` checks for regressions.
+const REGRESSIONS: [Regression; 2] = [
     (
         "admitted",
         WITHIN,
@@ -109,13 +113,9 @@ fn run(args: &Args) -> Report {
     let stage = Stage::set();
     let mut report = Report::default();
     if args.guard {
-        for (what, key, other, client) in REGRESSIONS {
-            let peers = vec![other, Peer::Limiter];
-            let name = format!("{what}: {}", client.name());
-            report.compared.push(compare(
-                &stage, name, key, peers, client, ROUNDS, QUICK_TIME,
-            ));
-        }
+        report.compared = REGRESSIONS
+            .map(|regression| guard(&stage, regression))
+            .into();
         report.guard = true;
         return report;
     }
@@ -141,6 +141,26 @@ fn run(args: &Args) -> Report {
         }
     }
     report
+}
+
+/// Measures a comparison that guards against a regression. Other work on the machine may make it
+/// miss its bound, so it is measured again then. A regression misses the bound every time.
+fn guard(stage: &Stage, (what, key, other, client): Regression) -> Comparison {
+    let measure = || {
+        let peers = vec![other, Peer::Limiter];
+        let name = format!("{what}: {}", client.name());
+        compare(stage, name, key, peers, client, ROUNDS, QUICK_TIME)
+    };
+    let mut compared = measure();
+    for _ in 1..GUARD_ATTEMPTS {
+        let bound = report::bound(&compared);
+        if bound.reached() {
+            break;
+        }
+        println!("{}: {:.2}, measured again", bound.what, bound.seen);
+        compared = measure();
+    }
+    compared
 }
 
 /// Sends the same requests to each peer in each round.

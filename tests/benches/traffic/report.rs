@@ -262,28 +262,28 @@ pub struct Report {
     pub mixed: Vec<Mixed>,
 }
 
+/// Returns the bound that detects a regression. It is loose enough for a machine that does other
+/// work at the same time. docs/BENCHMARKS.md has the figures of a machine without other work.
+pub fn bound(compared: &Comparison) -> Target {
+    let [other, ours] = [compared.peers[0], Peer::Limiter];
+    if compared.name.starts_with("admitted") {
+        let what = format!("{}: requests, of {}", compared.name, other.name());
+        let rate = compared.ratio(ours, other, |sample| sample.rate);
+        Target::at_least(what, LEAST_ADMITTED, rate)
+    } else {
+        let what = format!("{}: CPU, of {}", compared.name, other.name());
+        let cpu = compared.ratio(ours, other, |sample| sample.servers);
+        Target::at_most(what, MOST_REFUSED, cpu)
+    }
+}
+
 impl Report {
     fn compared(&self, name: &str) -> Option<&Comparison> {
         self.compared.iter().find(|compared| compared.name == name)
     }
 
-    /// Returns the bounds that detect regressions. They are loose enough for a machine that does
-    /// other work at the same time. docs/BENCHMARKS.md has the figures of a machine without other
-    /// work.
     fn bounds(&self) -> Targets {
-        let bounds = self.compared.iter().map(|compared| {
-            let [other, ours] = [compared.peers[0], Peer::Limiter];
-            if compared.name.starts_with("admitted") {
-                let what = format!("{}: requests, of {}", compared.name, other.name());
-                let rate = compared.ratio(ours, other, |sample| sample.rate);
-                Target::at_least(what, LEAST_ADMITTED, rate)
-            } else {
-                let what = format!("{}: CPU, of {}", compared.name, other.name());
-                let cpu = compared.ratio(ours, other, |sample| sample.servers);
-                Target::at_most(what, MOST_REFUSED, cpu)
-            }
-        });
-        Targets(bounds.collect())
+        Targets(self.compared.iter().map(bound).collect())
     }
 
     fn targets(&self) -> Targets {
