@@ -28,7 +28,8 @@ pub mod reason;
 pub use config::{Config, Ports, policy};
 pub use flow::*;
 pub use limits::{
-    LIMITS_IN_USE, LIMITS_LEASED, LIMITS_OBSERVE, Lease, Limits, REFUSED_ALL_DAY, UNLIMITED,
+    ENDS, Ended, LIMITS_IN_USE, LIMITS_LEASED, LIMITS_OBSERVE, Lease, Limits, REFUSED_ALL_DAY,
+    UNLIMITED,
 };
 
 /// The value of the map `CLOCK` (array, one entry).

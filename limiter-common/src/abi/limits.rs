@@ -2,9 +2,8 @@
 
 //! The limits of scopes, and their leases.
 
-/// The value of two maps. `LIMITS` (array by scope id, `BPF_F_MMAPABLE`) holds the limits that
-/// apply until `until_s`, and the daemon writes it one 64-bit word at a time. `ENDED` (hash by
-/// scope id) holds the limits that apply from then on.
+/// The value of the map `LIMITS` (array by scope id, `BPF_F_MMAPABLE`): the limits that apply until
+/// `until_s`. The daemon writes them one 64-bit word at a time. [`Ended`] has the later ones.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -32,9 +31,31 @@ pub struct Limits {
     /// The number of requests that are admitted on a new day before the store has a record of that
     /// day; 0 if `allowed` is not enforced.
     pub ahead: u32,
-    /// The time from which the entry in `ENDED` applies instead of this entry, in seconds since the
-    /// Unix epoch (UTC); 0 for never.
+    /// The time from which the limits in `ENDED` apply instead of these, in seconds since the Unix
+    /// epoch (UTC); 0 for never.
     pub until_s: u32,
+}
+
+/// The maximum number of times at which the limits of a scope change by themselves: each of the
+/// five limits of a scope's own may have an end.
+pub const ENDS: usize = 5;
+
+/// The value of the map `ENDED` (hash by scope id): the limits that apply from [`Limits::until_s`]
+/// on. Each of these stages applies until its own `until_s`, and the next one from then on.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// The stages in the order of their times. The last one has no end. Those after it are unused.
+    pub stages: [Limits; ENDS],
+}
+
+impl Limits {
+    /// Returns whether the limits still apply at `utc_ns`, a time in ns since the Unix epoch.
+    #[inline(always)]
+    #[must_use]
+    pub const fn last_until(until_s: u32, utc_ns: u64) -> bool {
+        until_s == 0 || utc_ns < until_s as u64 * 1_000_000_000
+    }
 }
 
 /// The value for no limit in the fields of [`Limits`] whose comments mention it.
@@ -73,6 +94,6 @@ pub const REFUSED_ALL_DAY: u64 = u64::MAX;
 
 const _: () = {
     use core::mem::{offset_of, size_of};
-    assert!(size_of::<Limits>() == 64);
+    assert!(size_of::<Limits>() == 64 && size_of::<Ended>() == 64 * ENDS);
     assert!(size_of::<Lease>() == 24 && offset_of!(Lease, refused_until_ns) == 16);
 };

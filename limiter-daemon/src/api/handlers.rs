@@ -18,7 +18,10 @@ use crate::{
         error::ApiError,
         fields,
         fleet::Changed,
-        requests::{AddScope, CheckKey, CreateKey, ImportKey, Noted, SetLimits, SetMode},
+        requests::{
+            AddScope, CheckKey, ClearLimits, CreateKey, ImportKey, Noted, SetLimits, SetMode,
+            SetTier,
+        },
         schema,
         views::{
             AuditView, ChangedScope, CreatedKey, ImportView, Imported, KeyCheck, KeyView, Report,
@@ -91,7 +94,7 @@ pub(super) async fn set_limits(
     let changed = shared.change(
         caller(&from),
         move |engine, caller| engine.prepare_set_limits(&name, body, caller),
-        Engine::commit_set_limits,
+        Engine::commit_limits,
     );
     changed.await.map(Json)
 }
@@ -100,12 +103,26 @@ pub(super) async fn clear_limits(
     State(shared): App,
     from: Sender,
     Part(name): Part<ScopeName>,
-    Body(body): Body<Noted>,
+    Body(body): Body<ClearLimits>,
 ) -> Answer<Changed<ChangedScope>> {
     let changed = shared.change(
         caller(&from),
-        move |engine, _| engine.prepare_clear_limits(&name, &body.note),
-        Engine::commit_clear_limits,
+        move |engine, _| engine.prepare_clear_limits(&name, &body),
+        Engine::commit_limits,
+    );
+    changed.await.map(Json)
+}
+
+pub(super) async fn set_tier(
+    State(shared): App,
+    from: Sender,
+    Part(name): Part<ScopeName>,
+    Body(body): Body<SetTier>,
+) -> Answer<Changed<ChangedScope>> {
+    let changed = shared.change(
+        caller(&from),
+        move |engine, _| engine.prepare_set_tier(&name, &body),
+        Engine::commit_set_tier,
     );
     changed.await.map(Json)
 }

@@ -116,7 +116,13 @@ fn of_scopes() -> Vec<Route> {
             "/v1/scopes/{scope}/limits",
             handlers::clear_limits,
             "clearLimits",
-            "Remove the override of a scope",
+            "End limits of a scope's own",
+        ),
+        put(
+            "/v1/scopes/{scope}/tier",
+            handlers::set_tier,
+            "setTier",
+            "Move a scope to another tier",
         ),
         put(
             "/v1/scopes/{scope}/mode",

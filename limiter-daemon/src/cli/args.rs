@@ -3,6 +3,8 @@
 //! The command-line arguments.
 
 pub(super) mod fleet;
+pub(super) mod limits;
+pub(super) mod scopes;
 
 use std::{
     io,
@@ -12,21 +14,18 @@ use std::{
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
-use self::fleet::FleetCommand;
+use self::{fleet::FleetCommand, limits::LimitsCommand, scopes::ScopeCommand};
 use super::{
     examples,
-    moment::{Date, Since, Until},
+    moment::{Date, Since},
 };
 use crate::{
     config::Overlay,
     domain::{
-        bound::{BURST, Bound, CONCURRENCY, CONNECTIONS, DAILY_QUOTA},
-        limits::Changes,
         plain::{self, InvisibleError},
-        rate::Rate,
         scope::ScopeName,
     },
-    protocol::{insight::TopColumn, requests::ScopeMode},
+    protocol::insight::TopColumn,
     run::{Directories, RunOptions, SOCKET_NAME, offline::Pinned},
 };
 
@@ -239,54 +238,6 @@ impl DetachArgs {
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum ScopeCommand {
-    /// Add an account (`acme`) or a profile (`acme/web`), which does not need an account
-    #[command(after_help = examples::SCOPE_ADD)]
-    Add {
-        /// The name of the scope
-        #[arg(value_name = "SCOPE")]
-        scope: ScopeName,
-        /// The tier [default: master for an account, profile for a profile]
-        #[arg(long, value_name = "TIER")]
-        tier: Option<String>,
-    },
-    /// List all scopes
-    #[command(after_help = examples::SCOPE_LIST)]
-    List,
-    /// Show one scope with its tier, limits, override and keys
-    #[command(after_help = examples::SCOPE_SHOW)]
-    Show {
-        /// The name of the scope
-        #[arg(value_name = "SCOPE")]
-        scope: ScopeName,
-    },
-    /// Enforce a scope's limits, or only count the requests that they would refuse
-    #[command(after_help = examples::SCOPE_MODE)]
-    Mode {
-        /// The name of the scope
-        #[arg(value_name = "SCOPE")]
-        scope: ScopeName,
-        /// The mode from the scope's next request on
-        #[arg(value_name = "MODE")]
-        mode: ScopeMode,
-        /// The reason, for the audit trail
-        #[arg(long, value_name = "TEXT", value_parser = note)]
-        note: String,
-    },
-    /// Remove a scope and revoke its keys for good; its usage is kept
-    #[command(after_help = examples::SCOPE_REMOVE)]
-    Remove {
-        /// The name of the scope
-        #[arg(value_name = "SCOPE")]
-        scope: ScopeName,
-        /// Remove the scope even if it has active keys, which get 401 from then on and cannot be
-        /// registered again
-        #[arg(long)]
-        with_keys: bool,
-    },
-}
-
-#[derive(Debug, Subcommand)]
 pub(super) enum KeyCommand {
     /// Generate a key and print it; it is not shown again
     #[command(after_help = examples::KEY_CREATE)]
@@ -352,75 +303,6 @@ pub(super) enum KeyCommand {
         #[arg(value_name = "ID")]
         id: String,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum LimitsCommand {
-    /// Override limits of a scope; limits that are not named stay as they are
-    #[command(after_help = examples::LIMITS_SET)]
-    Set(SetArgs),
-    /// Remove the override of a scope, so that the limits of its tier apply
-    #[command(after_help = examples::LIMITS_CLEAR)]
-    Clear {
-        /// The scope
-        #[arg(value_name = "SCOPE")]
-        scope: ScopeName,
-        /// The reason, for the audit trail
-        #[arg(long, value_name = "TEXT", value_parser = note)]
-        note: String,
-    },
-}
-
-#[derive(Debug, Args)]
-#[command(group(clap::ArgGroup::new("limit").required(true).multiple(true)
-    .args(["daily_quota", "rate", "burst", "concurrency", "connections"])))]
-pub(super) struct SetArgs {
-    /// The scope
-    #[arg(value_name = "SCOPE")]
-    pub(super) scope: ScopeName,
-    /// The maximum number of requests in a UTC day
-    #[arg(long, value_name = "N|unlimited",
-        value_parser = |text: &str| DAILY_QUOTA.parse(text))]
-    daily_quota: Option<Bound<u64>>,
-    /// The maximum number of requests in a window, like 1/ms, 100/s, 30/min
-    #[arg(long, value_name = "R|unlimited")]
-    rate: Option<Bound<Rate>>,
-    /// The maximum number of requests that may arrive at once after a pause
-    #[arg(long, value_name = "N",
-        value_parser = |text: &str| BURST.parse_number(text))]
-    burst: Option<u64>,
-    /// The maximum number of requests in flight
-    #[arg(long, value_name = "N|unlimited",
-        value_parser = |text: &str| CONCURRENCY.parse(text))]
-    concurrency: Option<Bound<u64>>,
-    /// The maximum number of open connections
-    #[arg(long, value_name = "N|unlimited",
-        value_parser = |text: &str| CONNECTIONS.parse(text))]
-    connections: Option<Bound<u64>>,
-    /// The end of the override: 2026-12-31, 2026-12-31T18:00:00Z, after 90m, 36h or 7d, or never
-    ///
-    /// All limits of an override have the same end. To add a limit to an override that has an end,
-    /// give that end with --until. To change the end of limits that were set before, add --for-all.
-    #[arg(long, value_name = "T|never")]
-    pub(super) until: Option<Until>,
-    /// Let --until also change the end of limits that were set before
-    #[arg(long, requires = "until")]
-    pub(super) for_all: bool,
-    /// The reason, for the audit trail
-    #[arg(long, value_name = "TEXT", value_parser = note)]
-    pub(super) note: String,
-}
-
-impl SetArgs {
-    pub(super) fn changes(&self) -> Changes {
-        Changes {
-            daily_quota: self.daily_quota,
-            rate: self.rate,
-            burst: self.burst,
-            concurrency: self.concurrency,
-            connections: self.connections,
-        }
-    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -14,8 +14,8 @@ use zeroize::Zeroizing;
 
 use super::{
     args::{
-        AuditArgs, Command, KeyCommand, LimitsCommand, ScopeCommand, SetArgs, TierCommand,
-        default_socket,
+        AuditArgs, Command, KeyCommand, TierCommand, default_socket, limits::LimitsCommand,
+        scopes::ScopeCommand,
     },
     client::{Client, escape},
     events,
@@ -27,7 +27,10 @@ use super::{
 use crate::{
     domain::{plain, scope::ScopeName},
     protocol::{
-        requests::{AddScope, CheckKey, CreateKey, ImportKey, Noted, SetLimits, SetMode},
+        requests::{
+            AddScope, CheckKey, ClearLimits, CreateKey, ImportKey, Noted, SetLimits, SetMode,
+            SetTier,
+        },
         views::{AuditView, CreatedKey, KeyCheck, KeyView, Report, rfc3339},
     },
 };
@@ -101,6 +104,11 @@ fn scope(client: &Client, command: ScopeCommand, json: bool) -> Result<(), Failu
         ScopeCommand::List => render::scopes(&client.get::<Vec<_>>("/v1/scopes")?, json),
         ScopeCommand::Show { scope } => {
             render::scope_detail(&client.get(&scope_path(&scope, ""))?, json)
+        }
+        ScopeCommand::Set { scope, tier, note } => {
+            let path = scope_path(&scope, "/tier");
+            let view = client.send(Method::PUT, &path, &SetTier { tier, note })?;
+            render::changed_scope(&view, json)
         }
         ScopeCommand::Mode { scope, mode, note } => {
             let path = scope_path(&scope, "/mode");
@@ -205,25 +213,22 @@ fn read_key() -> Result<Zeroizing<String>, Failure> {
 fn limits(client: &Client, command: LimitsCommand, json: bool) -> Result<(), Failure> {
     match command {
         LimitsCommand::Set(args) => {
-            let SetArgs {
-                scope,
-                until,
-                for_all,
-                note,
-                ..
-            } = &args;
             let request = SetLimits {
                 limits: args.changes(),
-                until: until.map(|until| until.end()),
-                for_all: *for_all,
-                note: note.clone(),
+                until: args.until.map(|until| until.end()),
+                note: args.note.clone(),
             };
-            let view = client.send(Method::PUT, &scope_path(scope, "/limits"), &request)?;
+            let path = scope_path(&args.scope, "/limits");
+            let view = client.send(Method::PUT, &path, &request)?;
             render::changed_scope(&view, json)
         }
-        LimitsCommand::Clear { scope, note } => {
-            let path = scope_path(&scope, "/limits");
-            let view = client.send(Method::DELETE, &path, &Noted { note })?;
+        LimitsCommand::Clear(args) => {
+            let request = ClearLimits {
+                limits: args.limits(),
+                note: args.note.clone(),
+            };
+            let path = scope_path(&args.scope, "/limits");
+            let view = client.send(Method::DELETE, &path, &request)?;
             render::changed_scope(&view, json)
         }
     }

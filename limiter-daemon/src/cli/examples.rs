@@ -56,6 +56,10 @@ Examples:
   limiter scope mode acme/web observe --note \"trial until Friday\"
   limiter scope mode acme/web tier --note \"trial is over\"";
 
+pub(super) const SCOPE_SET: &str = "\
+Examples:
+  limiter scope set acme/web --tier gold --note \"contract 17\"";
+
 pub(super) const SCOPE_REMOVE: &str = "\
 Examples:
   limiter scope remove acme/web
@@ -111,12 +115,13 @@ pub(super) const LIMITS_SET: &str = "\
 Examples:
   limiter limits set acme/web --daily-quota 5000 --note \"syncs 300 profiles\"
   limiter limits set acme --rate 5/ms --burst 10 --until 7d --note \"migration\"
-  limiter limits set acme --burst 20 --until never --for-all --note \"for good\"
+  limiter limits set acme --rate 5/ms --until never --note \"for good\"
   limiter limits set acme --daily-quota unlimited --until 2099-01-01 --note \"contract 17\"";
 
 pub(super) const LIMITS_CLEAR: &str = "\
 Examples:
-  limiter limits clear acme/web --note \"back to normal\"";
+  limiter limits clear acme/web --note \"back to normal\"
+  limiter limits clear acme --burst --rate --note \"the migration is over\"";
 
 pub(super) const USAGE: &str = "\
 Examples:

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     exit::Failure,
-    render::{json, lines},
+    render::{json, lines, override_lines},
     table::Table,
     terminal::{BAD, GOOD, NOTABLE, paint},
 };
@@ -45,17 +45,7 @@ fn text(view: &ExplainView) -> Vec<String> {
     if let (Some(mode), Some(from)) = (&view.mode, &view.mode_from) {
         text.push(format!("mode         {mode} (from the {from})"));
     }
-    if let Some(limits_override) = &view.limits_override {
-        let until = limits_override.until.as_ref().map(rfc3339);
-        let until = until.map(|until| format!(", until {until}"));
-        let names: Vec<&str> = limits_override.limits.keys().map(String::as_str).collect();
-        text.push(format!(
-            "override     {}{}: {}",
-            names.join(", "),
-            until.unwrap_or_default(),
-            limits_override.note
-        ));
-    }
+    text.extend(view.limits_override.iter().flat_map(override_lines));
     if !view.limits.is_empty() {
         text.push(String::new());
         text.extend(limits(&view.limits));
@@ -125,7 +115,8 @@ mod tests {
             "verdict": "refused", "reason": "daily_quota", "status": 429,
             "since": "2026-11-24T11:00:00Z", "until": "2026-11-25T00:00:00Z",
             "tier": "profile", "mode": "enforce", "mode_from": "policy",
-            "override": {"daily_quota": 5, "until": null, "note": "a trial"},
+            "override": {"daily_quota": 5, "until": null, "note": "a trial",
+                "terms": {"daily_quota": {"until": null, "note": "a trial"}}},
             "limits": [
                 {"limit": "daily_quota", "value": 5, "from": "override", "used": 5, "reached": true,
                  "since": "2026-11-24T11:00:00Z", "until": "2026-11-25T00:00:00Z"},

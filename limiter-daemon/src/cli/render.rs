@@ -23,9 +23,12 @@ use crate::{
         refusals::Refusals,
         scope::ScopeName,
     },
-    protocol::views::{
-        AuditView, ChangedScope, CreatedKey, Imported, KeyCheck, KeyView, Replaced, Report,
-        ScopeDetail, ScopeView, TierView, UsageView, rfc3339,
+    protocol::{
+        overrides::{OverrideView, Replaced},
+        views::{
+            AuditView, ChangedScope, CreatedKey, Imported, KeyCheck, KeyView, Report, ScopeDetail,
+            ScopeView, TierView, UsageView, rfc3339,
+        },
     },
 };
 
@@ -379,20 +382,24 @@ fn scope_lines(view: &ScopeView) -> Vec<String> {
             None => format!("mode         {}", view.mode),
         },
     ];
-    if let Some(limits_override) = &view.limits_override {
-        let names: Vec<&str> = limits_override.limits.keys().map(String::as_str).collect();
-        let until = limits_override
-            .until
-            .as_ref()
-            .map(|until| format!(", until {}", rfc3339(until)));
-        text.push(format!(
-            "override     {}{}: {}",
-            names.join(", "),
-            until.unwrap_or_default(),
-            limits_override.note
-        ));
-    }
+    text.extend(view.limits_override.iter().flat_map(override_lines));
     text
+}
+
+/// Returns a line for each limit of a scope's own, with its end and its note.
+pub(super) fn override_lines(view: &OverrideView) -> Vec<String> {
+    let lines = view
+        .terms
+        .iter()
+        .enumerate()
+        .map(|(number, (limit, terms))| {
+            let title = if number == 0 { "override" } else { "" };
+            let until = terms.until.as_ref().map(rfc3339);
+            let until = until.map(|until| format!(", until {until}"));
+            let until = until.unwrap_or_default();
+            format!("{title:<12} {limit}{until}: {}", terms.note)
+        });
+    lines.collect()
 }
 
 /// Prints a scope after a change. Without `as_json`, the replaced values and the warnings go to
@@ -414,11 +421,11 @@ pub(super) fn changed_scope(view: &ChangedScope, as_json: bool) -> Result<(), Fa
 
 /// Returns the text of a value before or after a change.
 fn replaced(what: &str, value: &Value) -> String {
-    match (value, what) {
-        (Value::Null, "note") => "none".to_owned(),
-        (Value::Null, "until") => "never".to_owned(),
+    let part = what.split_once('.').map(|(_, part)| part);
+    match (value, part) {
+        (Value::Null, Some("until")) => "never".to_owned(),
         (Value::Null, _) => "unlimited".to_owned(),
-        (Value::String(text), "note") => format!("`{text}`"),
+        (Value::String(text), Some("note")) => format!("`{text}`"),
         (Value::String(text), _) => text.clone(),
         (other, _) => other.to_string(),
     }

@@ -147,10 +147,9 @@ mod tests {
                 "after the year 9999",
             ),
             (
-                "limits set a --rate 1/s --until never --for-all --note '-5 of them'",
+                "limits set a --rate 1/s --until never --note '-5 of them'",
                 "parsed",
             ),
-            ("limits set a --rate 1/s --for-all --note x", "--until"),
             (
                 "limits set a --rate --note x",
                 "a value is required for '--rate",

@@ -2,9 +2,12 @@
 
 //! The limits of a scope. They are the limits of its tier, except those that an override changes.
 
+use std::{collections::BTreeMap, fmt};
+
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::bound::{
     BURST, Bound, CONCURRENCY, CONNECTIONS, DAILY_QUOTA, LimitError, Range, burst, concurrency,
@@ -82,6 +85,40 @@ impl Changes {
         *self == Self::default()
     }
 
+    /// Returns whether `limit` is changed.
+    pub fn has(&self, limit: LimitName) -> bool {
+        !self.only(limit).is_empty()
+    }
+
+    /// Returns the change of `limit` alone.
+    pub fn only(&self, limit: LimitName) -> Self {
+        let mut only = Self::default();
+        match limit {
+            LimitName::DailyQuota => only.daily_quota = self.daily_quota,
+            LimitName::Rate => only.rate = self.rate,
+            LimitName::Burst => only.burst = self.burst,
+            LimitName::Concurrency => only.concurrency = self.concurrency,
+            LimitName::Connections => only.connections = self.connections,
+        }
+        only
+    }
+
+    /// Returns the change of `limit` to a value as it is written in JSON.
+    ///
+    /// # Errors
+    /// Returns an error if the value is not valid for the limit.
+    pub fn of(limit: LimitName, value: Value) -> Result<Self, serde_json::Error> {
+        let fields = serde_json::Map::from_iter([(limit.as_str().to_owned(), value)]);
+        serde_json::from_value(Value::Object(fields))
+    }
+
+    /// Returns the value of `limit` as it is written in JSON, or `null` if it is not changed.
+    pub fn value(&self, limit: LimitName) -> Value {
+        // Numbers and short texts can always be written as JSON.
+        let value = serde_json::to_value(self).unwrap_or_default();
+        value.get(limit.as_str()).cloned().unwrap_or_default()
+    }
+
     /// Returns the changes in `self`, together with the changes in `earlier` to limits that `self`
     /// does not change.
     pub fn over(&self, earlier: &Self) -> Self {
@@ -91,17 +128,6 @@ impl Changes {
             burst: self.burst.or(earlier.burst),
             concurrency: self.concurrency.or(earlier.concurrency),
             connections: self.connections.or(earlier.connections),
-        }
-    }
-
-    /// Returns the changes in `self`, except those to limits that `others` also changes.
-    pub fn without(&self, others: &Self) -> Self {
-        Self {
-            daily_quota: self.daily_quota.filter(|_| others.daily_quota.is_none()),
-            rate: self.rate.filter(|_| others.rate.is_none()),
-            burst: self.burst.filter(|_| others.burst.is_none()),
-            concurrency: self.concurrency.filter(|_| others.concurrency.is_none()),
-            connections: self.connections.filter(|_| others.connections.is_none()),
         }
     }
 
@@ -131,16 +157,146 @@ impl Changes {
     }
 }
 
-/// The limits of a scope that replace limits of its tier, the time at which they end, and the
-/// reason for them.
+/// The name of a limit in the configuration and in JSON.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitName {
+    /// `daily_quota`
+    DailyQuota,
+    /// `rate`
+    Rate,
+    /// `burst`
+    Burst,
+    /// `concurrency`
+    Concurrency,
+    /// `connections`
+    Connections,
+}
+
+impl LimitName {
+    /// All limits, in the order in which they are shown.
+    pub const ALL: [Self; 5] = [
+        Self::DailyQuota,
+        Self::Rate,
+        Self::Burst,
+        Self::Concurrency,
+        Self::Connections,
+    ];
+
+    /// Returns the name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::DailyQuota => "daily_quota",
+            Self::Rate => "rate",
+            Self::Burst => "burst",
+            Self::Concurrency => "concurrency",
+            Self::Connections => "connections",
+        }
+    }
+
+    /// Returns the limit with this name, if there is one.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|limit| limit.as_str() == name)
+    }
+}
+
+impl fmt::Display for LimitName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The end of a limit of a scope's own, and the reason for the limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Override {
-    /// The limits that differ from those of the tier.
-    pub changes: Changes,
-    /// The time at which the override ends by itself, if any.
+pub struct Terms {
+    /// The time at which the limit of the tier applies again, if there is one.
     pub until: Option<DateTime<Utc>>,
     /// The reason that the operator gave.
     pub note: String,
+}
+
+impl Terms {
+    /// Returns whether the end has passed at `now`.
+    fn has_ended(&self, now: DateTime<Utc>) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
+}
+
+/// The limits of a scope that replace limits of its tier. Each of them has an end and a note of its
+/// own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Override {
+    changes: Changes,
+    terms: BTreeMap<LimitName, Terms>,
+}
+
+impl Override {
+    /// Returns the limits in `changes`, all with the same end and note.
+    pub fn new(changes: &Changes, terms: &Terms) -> Self {
+        let mut own = Self::default();
+        for limit in LimitName::ALL {
+            own.set(limit, changes, terms.clone());
+        }
+        own
+    }
+
+    /// Returns the limits that differ from those of the tier.
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    /// Returns the end and the note of each limit.
+    pub fn terms(&self) -> &BTreeMap<LimitName, Terms> {
+        &self.terms
+    }
+
+    /// Returns whether there are no limits.
+    pub fn is_empty(&self) -> bool {
+        self.terms.is_empty()
+    }
+
+    /// Sets `limit` to its value in `changes`. Does nothing if `changes` does not have the limit.
+    pub fn set(&mut self, limit: LimitName, changes: &Changes, terms: Terms) {
+        let only = changes.only(limit);
+        if !only.is_empty() {
+            self.changes = only.over(&self.changes);
+            self.terms.insert(limit, terms);
+        }
+    }
+
+    /// Returns the limits without those in `names`.
+    #[must_use]
+    pub fn without(&self, names: &[LimitName]) -> Self {
+        self.filtered(|limit, _| !names.contains(&limit))
+    }
+
+    /// Returns the earliest end of the limits, if one of them has an end.
+    pub fn next_end(&self) -> Option<DateTime<Utc>> {
+        self.terms.values().filter_map(|terms| terms.until).min()
+    }
+
+    /// Returns the limits that have not ended at `now`.
+    #[must_use]
+    pub fn at(&self, now: DateTime<Utc>) -> Self {
+        self.filtered(|_, terms| !terms.has_ended(now))
+    }
+
+    fn filtered(&self, keeps: impl Fn(LimitName, &Terms) -> bool) -> Self {
+        let mut kept = Self::default();
+        for (&limit, terms) in &self.terms {
+            if keeps(limit, terms) {
+                kept.set(limit, &self.changes, terms.clone());
+            }
+        }
+        kept
+    }
+
+    /// Returns the override, or `None` if it has no limits.
+    pub fn non_empty(self) -> Option<Self> {
+        (!self.is_empty()).then_some(self)
+    }
 }
 
 #[cfg(test)]
@@ -187,6 +343,49 @@ mod tests {
         let both = second.over(&first);
         assert_eq!(both.burst, Some(4));
         assert_eq!(both.daily_quota, Some(Bound::At(9)));
+    }
+
+    #[test]
+    fn each_limit_of_an_override_has_its_own_end() {
+        let at = |seconds| DateTime::from_timestamp(seconds, 0).expect("a time");
+        let terms = |until: Option<i64>, note: &str| Terms {
+            until: until.map(at),
+            note: note.to_owned(),
+        };
+        let quota = Changes {
+            daily_quota: Some(Bound::At(7)),
+            burst: Some(3),
+            ..Changes::default()
+        };
+        let mut own = Override::new(&quota, &terms(Some(20), "a week"));
+        let other = Changes {
+            burst: Some(4),
+            connections: Some(Bound::Unlimited),
+            ..Changes::default()
+        };
+        own.set(LimitName::Burst, &other, terms(Some(10), "a day"));
+        own.set(LimitName::Rate, &other, terms(None, "not in the changes"));
+        own.set(LimitName::Connections, &other, terms(None, "for good"));
+        assert_eq!(own.next_end(), Some(at(10)));
+        let left = |seconds| -> Vec<&'static str> {
+            let left = own.at(at(seconds));
+            assert_eq!(left.is_empty(), left.changes().is_empty());
+            let names = left.terms().keys();
+            names.map(|limit| limit.as_str()).collect()
+        };
+        assert_eq!(left(9), ["daily_quota", "burst", "connections"]);
+        assert_eq!(left(10), ["daily_quota", "connections"]);
+        assert_eq!(left(20), ["connections"]);
+        assert_eq!(own.changes().burst, Some(4));
+        assert_eq!(own.terms()[&LimitName::DailyQuota].note, "a week");
+        let names = [
+            LimitName::Connections,
+            LimitName::DailyQuota,
+            LimitName::Rate,
+        ];
+        let without = own.without(&names);
+        assert_eq!(without.terms().len(), 1);
+        assert_eq!(without.without(&LimitName::ALL).non_empty(), None);
     }
 
     #[test]

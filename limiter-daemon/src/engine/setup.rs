@@ -100,7 +100,7 @@ impl Setup {
     pub(crate) fn effective(&self, record: &ScopeRecord) -> Result<(Limits, Mode), ApiError> {
         let tier = self.tier(&record.tier)?;
         let limits = match &record.limits_override {
-            Some(limits_override) => limits_override.changes.apply(tier.limits)?,
+            Some(own) => own.changes().apply(tier.limits)?,
             None => tier.limits,
         };
         Ok((limits, record.mode.unwrap_or_else(|| self.mode_of(tier))))

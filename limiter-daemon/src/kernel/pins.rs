@@ -10,9 +10,10 @@ use std::{
 use aya::maps::{MapInfo, MapType};
 use limiter_common::{
     abi::{
-        ABI_VERSION, Client, ClientKey, Clock, Config, Digest, EVENT_BYTES, FlowEntry, FlowKey,
-        KeyEntry, Lease, Limits, MAX_SUSPECTS, Ports, REFUSAL_BYTES, RefusedClient, ScopeState,
-        Suspect, Sweep, Text, TextKey, Tomb, UnfinishedKey, UntrackedConnection, counter, map,
+        ABI_VERSION, Client, ClientKey, Clock, Config, Digest, EVENT_BYTES, Ended, FlowEntry,
+        FlowKey, KeyEntry, Lease, Limits, MAX_SUSPECTS, Ports, REFUSAL_BYTES, RefusedClient,
+        ScopeState, Suspect, Sweep, Text, TextKey, Tomb, UnfinishedKey, UntrackedConnection,
+        counter, map,
     },
     http::Unfinished,
 };
@@ -241,7 +242,7 @@ pub(super) fn shapes(tables: &Tables) -> [Shape; 22] {
         shape::<Digest, KeyEntry>(map::KEYS, 1, MapType::Hash, keys),
         shape::<u32, Limits>(map::LIMITS, 3, MapType::Array, scopes),
         shape::<u32, Lease>(map::LEASES, 8, MapType::Array, lease_entries(tables)),
-        shape::<u32, Limits>(map::ENDED, 3, MapType::Hash, scopes),
+        shape::<u32, Ended>(map::ENDED, 8, MapType::Hash, scopes),
         Shape {
             name: map::EVENTS,
             since: 4,
@@ -328,7 +329,7 @@ mod tests {
         ("KEYS", 1, 16, 16),
         ("LIMITS", 3, 4, 64),
         ("LEASES", 8, 4, 24),
-        ("ENDED", 3, 4, 64),
+        ("ENDED", 8, 4, 320),
         ("EVENTS", 4, 0, 0),
         ("REFUSALS", 4, 0, 0),
         ("UNUSED", 4, 4, 8),

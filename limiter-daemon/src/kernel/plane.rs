@@ -91,12 +91,12 @@ pub trait Plane: Send {
     fn set_limits(&mut self, scope: u32, limits: &abi::Limits) -> Result<(), KernelError>;
 
     /// Publishes the limits that apply to a scope from `Limits::until_s` on, or removes them if
-    /// `limits` is `None`. If a scope gets limits with an end, call this function before
+    /// `ended` is `None`. If a scope gets limits with an end, call this function before
     /// [`Self::set_limits`], so that the programs find the later limits when the end comes.
     ///
     /// # Errors
     /// Returns an error if the kernel cannot write the entry.
-    fn set_ended(&mut self, scope: u32, limits: Option<&abi::Limits>) -> Result<(), KernelError>;
+    fn set_ended(&mut self, scope: u32, ended: Option<&abi::Ended>) -> Result<(), KernelError>;
 
     /// Returns the limits of a scope, including `Limits::allowed`, as the programs read them.
     fn limits(&self, scope: u32) -> abi::Limits;
@@ -105,7 +105,7 @@ pub trait Plane: Send {
     ///
     /// # Errors
     /// Returns an error if the kernel cannot read the entry.
-    fn ended(&self, scope: u32) -> Result<Option<abi::Limits>, KernelError>;
+    fn ended(&self, scope: u32) -> Result<Option<abi::Ended>, KernelError>;
 
     /// Returns the day and the count up to which requests of a scope are admitted before the store
     /// has to allow more (`Limits::allowed`).

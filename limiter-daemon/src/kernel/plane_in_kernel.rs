@@ -89,14 +89,14 @@ impl Plane for Kernel {
         Ok(())
     }
 
-    fn set_ended(&mut self, scope: u32, limits: Option<&abi::Limits>) -> Result<(), KernelError> {
-        match limits {
-            Some(limits) => {
+    fn set_ended(&mut self, scope: u32, ended: Option<&abi::Ended>) -> Result<(), KernelError> {
+        match ended {
+            Some(ended) => {
                 let full = KernelError::scopes_full(self.set.tables.scopes);
                 insert(
                     &mut self.set.maps.ended,
                     scope,
-                    Plain(*limits),
+                    Plain(*ended),
                     map::ENDED,
                     full,
                 )
@@ -109,8 +109,8 @@ impl Plane for Kernel {
         self.set.limits.get(scope)
     }
 
-    fn ended(&self, scope: u32) -> Result<Option<abi::Limits>, KernelError> {
-        Ok(lookup(&self.set.maps.ended, &scope, map::ENDED)?.map(|limits| limits.0))
+    fn ended(&self, scope: u32) -> Result<Option<abi::Ended>, KernelError> {
+        Ok(lookup(&self.set.maps.ended, &scope, map::ENDED)?.map(|ended| ended.0))
     }
 
     fn allowed(&self, scope: u32) -> DayCount {

@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     domain::{refusals::Refusals, scope::ScopeName},
     protocol::{
-        fields, schema,
-        views::{KeyView, OverrideView, optional_time, time},
+        fields,
+        overrides::OverrideView,
+        schema,
+        views::{KeyView, optional_time, time},
     },
 };
 

@@ -10,6 +10,7 @@ pub mod events;
 pub mod fields;
 pub mod fleet;
 pub mod insight;
+pub mod overrides;
 pub mod requests;
 pub mod schema;
 pub mod views;

@@ -11,7 +11,12 @@ use serde_json::Value;
 
 use super::schema;
 use crate::{
-    domain::{limits::Changes, mode::Mode, plain::Shown, scope::ScopeName},
+    domain::{
+        limits::{Changes, LimitName},
+        mode::Mode,
+        plain::Shown,
+        scope::ScopeName,
+    },
     protocol::{fields, views::rfc3339},
 };
 
@@ -63,12 +68,12 @@ pub struct CheckKey {
     pub key: String,
 }
 
-/// The end of an override in a request.
+/// The end of limits in a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// The override does not end by itself.
+    /// The limits do not end by themselves.
     Never,
-    /// The override ends at this time.
+    /// The limits end at this time.
     At(DateTime<Utc>),
 }
 
@@ -120,13 +125,36 @@ impl<'de> Deserialize<'de> for End {
 pub struct SetLimits {
     /// The limits to change.
     pub limits: Changes,
-    /// The end of the whole override: a time, or `never`. By default, the end does not change.
+    /// The end of these limits: a time, or `never`. By default, each limit keeps its end, and a new
+    /// one has none.
     #[serde(default)]
     #[schemars(schema_with = "schema::end")]
     pub until: Option<End>,
-    /// Whether `until` may also change the end of limits that an earlier request has set.
+    /// The reason, which becomes the note of these limits.
+    #[serde(deserialize_with = "fields::text")]
+    #[schemars(schema_with = "schema::note")]
+    pub note: String,
+}
+
+/// The body of `DELETE /v1/scopes/{scope}/limits`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClearLimits {
+    /// The limits to end. By default, all limits of the scope's own end.
     #[serde(default)]
-    pub for_all: bool,
+    pub limits: Vec<LimitName>,
+    /// The reason.
+    #[serde(deserialize_with = "fields::text")]
+    #[schemars(schema_with = "schema::note")]
+    pub note: String,
+}
+
+/// The body of `PUT /v1/scopes/{scope}/tier`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetTier {
+    /// The new tier.
+    pub tier: String,
     /// The reason.
     #[serde(deserialize_with = "fields::text")]
     #[schemars(schema_with = "schema::note")]

@@ -11,7 +11,7 @@ use crate::{
         plain::{self, MAX_LABEL, MAX_NOTE},
         schema::RATE,
     },
-    protocol::views::OverrideView,
+    protocol::overrides::{OverrideView, TermsView},
 };
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -71,7 +71,7 @@ impl JsonSchema for OverrideView {
         "OverrideView".into()
     }
 
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let number = json_schema!({"type": ["integer", "null"], "minimum": 0});
         json_schema!({
             "description": "The override of a scope. It has the limits that differ from the tier's, with `null` for unlimited.",
@@ -83,13 +83,21 @@ impl JsonSchema for OverrideView {
                 "concurrency": number,
                 "connections": number,
                 "until": {
-                    "description": "The time at which it ends by itself.",
+                    "description": "The earliest end of these limits.",
                     "type": ["string", "null"],
                     "format": "date-time",
                 },
-                "note": {"description": "The reason for it.", "type": "string"},
+                "note": {
+                    "description": "The notes of these limits. Different notes are separated by semicolons.",
+                    "type": "string",
+                },
+                "terms": {
+                    "description": "The end and the note of each limit.",
+                    "type": "object",
+                    "additionalProperties": generator.subschema_for::<TermsView>(),
+                },
             },
-            "required": ["until", "note"],
+            "required": ["until", "note", "terms"],
         })
     }
 }

@@ -8,12 +8,12 @@ use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::overrides::{OverrideView, Replaced};
 use crate::domain::{
-    bound::Bound,
     hook::{Hook, Mechanism, Missing, Standing},
     key::Form,
     key_state::KeyState,
-    limits::{Changes, Limits, Override},
+    limits::Limits,
     rate::Rate,
     refusals::Refusals,
     scope::ScopeName,
@@ -153,59 +153,6 @@ pub struct KeyCheck {
     pub unknown_scope: Option<ScopeName>,
 }
 
-/// The override of a scope.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OverrideView {
-    /// The limits that differ from those of the tier, with `null` for unlimited.
-    #[serde(flatten)]
-    pub limits: serde_json::Map<String, serde_json::Value>,
-    /// The time at which the override ends by itself.
-    #[serde(serialize_with = "optional_time")]
-    pub until: Option<DateTime<Utc>>,
-    /// The reason for the override.
-    pub note: String,
-}
-
-impl From<&Override> for OverrideView {
-    fn from(limits_override: &Override) -> Self {
-        Self {
-            limits: Self::limits_of(&limits_override.changes),
-            until: limits_override.until,
-            note: limits_override.note.clone(),
-        }
-    }
-}
-
-impl OverrideView {
-    /// Returns the limits that `changes` contains, with `null` for unlimited.
-    pub fn limits_of(changes: &Changes) -> serde_json::Map<String, serde_json::Value> {
-        let mut limits = serde_json::Map::new();
-        let Changes {
-            daily_quota,
-            rate,
-            burst,
-            concurrency,
-            connections,
-        } = changes.clone();
-        let mut number = |name: &str, bound: Option<Bound<u64>>| {
-            if let Some(bound) = bound {
-                limits.insert(name.to_owned(), bound.limit().into());
-            }
-        };
-        number("daily_quota", daily_quota);
-        number("burst", burst.map(Bound::At));
-        number("concurrency", concurrency);
-        number("connections", connections);
-        if let Some(rate) = rate {
-            limits.insert(
-                "rate".to_owned(),
-                rate.limit().map(|rate| rate.to_string()).into(),
-            );
-        }
-        limits
-    }
-}
-
 /// `scope list`: one scope.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ScopeView {
@@ -239,7 +186,7 @@ pub struct ChangedScope {
     /// The scope, in the form of `scope list`.
     #[serde(flatten)]
     pub scope: ScopeView,
-    /// The values of the override that the change has replaced: limits, the end and the note.
+    /// The limits in force, ends and notes that the change has replaced.
     #[serde(default)]
     pub changed: Vec<Replaced>,
     /// Warnings for the operator.
@@ -255,18 +202,6 @@ impl From<ScopeView> for ChangedScope {
             warnings: Vec::new(),
         }
     }
-}
-
-/// A value of an override that was replaced.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Replaced {
-    /// The name of a limit, `until` or `note`.
-    pub what: String,
-    /// The earlier value. For a limit, `null` means unlimited. For `until`, it means that there was
-    /// no end.
-    pub from: serde_json::Value,
-    /// The new value. For `note`, `null` means that the note has been removed.
-    pub to: serde_json::Value,
 }
 
 /// `scope show`: a scope with its keys.

@@ -5,7 +5,7 @@
 use rusqlite::Connection;
 
 /// The version of the schema after [`upgrade`] (`PRAGMA user_version`).
-pub(super) const SCHEMA_VERSION: i64 = 6;
+pub(super) const SCHEMA_VERSION: i64 = 7;
 
 /// Version 1 of the schema.
 ///
@@ -221,6 +221,30 @@ CREATE TABLE fleet_usage (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// Version 7, in which each limit of a scope's own has a row, with an end and a note of its own.
+/// `value` is the limit as JSON. The limits of an earlier version all have the end and the note of
+/// their override.
+const V7_LIMITS: &str = "
+ALTER TABLE overrides RENAME TO overrides_before;
+
+CREATE TABLE overrides (
+    scope  INTEGER NOT NULL REFERENCES scopes (id),
+    name   TEXT NOT NULL,
+    value  TEXT NOT NULL,
+    until  INTEGER,
+    note   TEXT NOT NULL,
+    set_at INTEGER NOT NULL,
+    PRIMARY KEY (scope, name)
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO overrides (scope, name, value, until, note, set_at)
+SELECT before.scope, change.key, json_quote(change.value), before.until, before.note,
+       before.created_at
+FROM overrides_before AS before, json_each(before.changes) AS change;
+
+DROP TABLE overrides_before;
+";
+
 /// The changes from each version to the next one.
 const VERSIONS: [&[&str]; SCHEMA_VERSION as usize] = [
     &[V1],
@@ -229,6 +253,7 @@ const VERSIONS: [&[&str]; SCHEMA_VERSION as usize] = [
     &[V4_REVOKED],
     &[V5_FLEET],
     &[V6_FLEET_USAGE],
+    &[V7_LIMITS],
 ];
 
 /// Upgrades a file from the version `found` to [`SCHEMA_VERSION`] in one transaction.

@@ -11,11 +11,13 @@ use super::{
     usage::{signed, unsigned},
 };
 use crate::domain::{
-    limits::{Changes, Override},
+    limits::{Changes, LimitName, Override, Terms},
     mode::Mode,
     scope::ScopeName,
 };
 use rusqlite::params;
+use serde_json::Value;
+use std::collections::HashMap;
 
 /// A scope in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,16 +68,13 @@ impl Store {
             String,
             i64,
             Option<String>,
-            Option<i64>,
-            Option<String>,
-            Option<String>,
             Option<Vec<u8>>,
             u64,
         );
+        let mut overrides = self.overrides()?;
         let rows: Vec<Row> = self.query(
-            "SELECT s.id, s.name, s.tier, s.created_at, o.changes, o.until, o.note, s.mode,
-                    s.unknown, s.generation
-             FROM scopes s LEFT JOIN overrides o ON o.scope = s.id ORDER BY s.name",
+            "SELECT id, name, tier, created_at, mode, unknown, generation
+             FROM scopes ORDER BY name",
             [],
             |row| {
                 Ok((
@@ -85,26 +84,13 @@ impl Store {
                     row.get(3)?,
                     row.get(4)?,
                     row.get(5)?,
-                    row.get(6)?,
-                    row.get(7)?,
-                    row.get(8)?,
-                    unsigned(row, 9)?,
+                    unsigned(row, 6)?,
                 ))
             },
         )?;
         rows.into_iter()
             .map(|row| {
-                let (id, name, tier, created_at, changes, until, note, mode, unknown, generation) =
-                    row;
-                let limits_override = match changes {
-                    None => None,
-                    Some(changes) => Some(Override {
-                        changes: serde_json::from_str::<Changes>(&changes)
-                            .map_err(|_| self.corrupt("an override", &changes))?,
-                        until: until.map(|until| self.moment(until)).transpose()?,
-                        note: note.unwrap_or_default(),
-                    }),
-                };
+                let (id, name, tier, created_at, mode, unknown, generation) = row;
                 Ok(ScopeRecord {
                     id,
                     name: name
@@ -112,7 +98,7 @@ impl Store {
                         .map_err(|_| self.corrupt("a scope's name", &name))?,
                     tier,
                     created_at: self.moment(created_at)?,
-                    limits_override,
+                    limits_override: overrides.remove(&id),
                     mode: match mode {
                         None => None,
                         Some(mode) => Some(
@@ -125,6 +111,35 @@ impl Store {
                 })
             })
             .collect()
+    }
+
+    /// Returns the overrides of all scopes that have one, by the ids of the scopes.
+    fn overrides(&self) -> Result<HashMap<u32, Override>, StoreError> {
+        type Row = (u32, String, String, Option<i64>, String);
+        let rows: Vec<Row> = self.query(
+            "SELECT scope, name, value, until, note FROM overrides",
+            [],
+            |row| {
+                Ok((
+                    row.get(0)?,
+                    row.get(1)?,
+                    row.get(2)?,
+                    row.get(3)?,
+                    row.get(4)?,
+                ))
+            },
+        )?;
+        let mut overrides: HashMap<u32, Override> = HashMap::new();
+        for (scope, name, value, until, note) in rows {
+            let corrupt = || self.corrupt("a limit of a scope", format!("{name} {value}"));
+            let limit = LimitName::named(&name).ok_or_else(corrupt)?;
+            let value: Value = serde_json::from_str(&value).map_err(|_| corrupt())?;
+            let changes = Changes::of(limit, value).map_err(|_| corrupt())?;
+            let until = until.map(|until| self.moment(until)).transpose()?;
+            let own = overrides.entry(scope).or_default();
+            own.set(limit, &changes, Terms { until, note });
+        }
+        Ok(overrides)
     }
 
     /// Adds a scope with the id `id`.
@@ -248,18 +263,41 @@ impl Store {
         limits_override: &Override,
         now: DateTime<Utc>,
     ) -> Result<(), StoreError> {
-        let changes = serde_json::to_string(&limits_override.changes)
-            .map_err(|error| self.corrupt("an override", error))?;
+        for limit in LimitName::ALL {
+            let Some(terms) = limits_override.terms().get(&limit) else {
+                self.execute(
+                    "DELETE FROM overrides WHERE scope = ?1 AND name = ?2",
+                    params![scope, limit.as_str()],
+                )?;
+                continue;
+            };
+            self.execute(
+                "INSERT INTO overrides (scope, name, value, until, note, set_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT (scope, name) DO UPDATE
+                 SET value = ?3, until = ?4, note = ?5, set_at = ?6
+                 WHERE value <> ?3 OR until IS NOT ?4 OR note <> ?5",
+                params![
+                    scope,
+                    limit.as_str(),
+                    limits_override.changes().value(limit).to_string(),
+                    terms.until.map(|until| until.timestamp_millis()),
+                    terms.note,
+                    now.timestamp_millis()
+                ],
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Sets the tier of a scope.
+    ///
+    /// # Errors
+    /// Returns an error if SQLite fails.
+    pub fn set_tier(&self, scope: u32, tier: &str) -> Result<(), StoreError> {
         self.execute(
-            "INSERT OR REPLACE INTO overrides (scope, changes, until, note, created_at)
-             VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![
-                scope,
-                changes,
-                limits_override.until.map(|until| until.timestamp_millis()),
-                limits_override.note,
-                now.timestamp_millis()
-            ],
+            "UPDATE scopes SET tier = ?2 WHERE id = ?1",
+            params![scope, tier],
         )?;
         Ok(())
     }

@@ -9,7 +9,7 @@ use super::*;
 use crate::domain::{
     bound::Bound,
     key_state::KeyState,
-    limits::{Changes, Override},
+    limits::{Changes, LimitName, Override, Terms},
     refusals::Refusals,
     scope::ScopeName,
 };
@@ -44,14 +44,20 @@ fn scopes_keys_and_overrides_survive_a_restart() {
         .add_scope(4, &name("acme/web"), "profile", now())
         .unwrap();
     store.add_key(&key("k_1", 4, [1, u64::MAX]), now()).unwrap();
-    let limits_override = Override {
-        changes: Changes {
-            daily_quota: Some(Bound::Unlimited),
-            ..Changes::default()
-        },
-        until: Some(now()),
-        note: "sync".to_owned(),
+    let changes = Changes {
+        daily_quota: Some(Bound::Unlimited),
+        rate: Some("5/s".parse().unwrap()),
+        burst: Some(3),
+        ..Changes::default()
     };
+    let terms = |until, note: &str| Terms {
+        until,
+        note: note.to_owned(),
+    };
+    let first = Override::new(&changes, &terms(Some(now()), "sync"));
+    store.set_override(4, &first, now()).unwrap();
+    let mut limits_override = first.without(&[LimitName::Rate]);
+    limits_override.set(LimitName::Burst, &changes, terms(None, "for good"));
     store.set_override(4, &limits_override, now()).unwrap();
     drop(store);
     let store = Store::open(directory.path()).unwrap();
@@ -243,16 +249,31 @@ fn a_store_of_the_first_schema_is_upgraded_without_a_loss() {
     let old = Connection::open(directory.path().join("limiter.db")).unwrap();
     old.execute_batch(schema::V1).unwrap();
     old.execute_batch(
-        "INSERT INTO scopes VALUES (3, 'acme', 'master', 0);
+        r#"INSERT INTO scopes VALUES (3, 'acme', 'master', 0);
          INSERT INTO audit VALUES (1, 0, 'uid 0', 'scope add', 'acme', 'tier master', NULL);
          INSERT INTO usage VALUES ('acme', 5, 9, 0, 0, 0, 0, 0, 0, 0, 0);
-         PRAGMA user_version = 1;",
+         INSERT INTO overrides VALUES
+             (3, '{"daily_quota":"unlimited","rate":"5/s","burst":3}', 90, 'it''s a sync', 7);
+         PRAGMA user_version = 1;"#,
     )
     .unwrap();
     drop(old);
+    let changes = Changes {
+        daily_quota: Some(Bound::Unlimited),
+        rate: Some("5/s".parse().unwrap()),
+        burst: Some(3),
+        ..Changes::default()
+    };
+    let terms = Terms {
+        until: DateTime::from_timestamp_millis(90),
+        note: "it's a sync".to_owned(),
+    };
+    let limits = Override::new(&changes, &terms);
     for _ in 0..2 {
         let store = Store::open(directory.path()).unwrap();
-        assert_eq!(store.scopes().unwrap()[0].id, 3);
+        let scope = &store.scopes().unwrap()[0];
+        assert_eq!(scope.id, 3);
+        assert_eq!(scope.limits_override.as_ref(), Some(&limits));
         assert_eq!(store.audit_trail(&everything()).unwrap().len(), 1);
         assert_eq!(store.usage_of("acme", Day(5)).unwrap().unwrap().used, 9);
         let kept = store.connection.execute("DELETE FROM audit", []);

@@ -3,7 +3,9 @@
 //! The charge of a request to its scope. Either all limits of the scope are charged, or none.
 
 use limiter_common::{
-    abi::{Event, LIMITS_IN_USE, LIMITS_OBSERVE, TextKey, UNLIMITED, counter, event, reason},
+    abi::{
+        Event, LIMITS_IN_USE, LIMITS_OBSERVE, Limits, TextKey, UNLIMITED, counter, event, reason,
+    },
     day::{Day, DayCount, seconds_to_midnight},
     gcra::Rate,
 };
@@ -81,15 +83,14 @@ fn charge(scope: u32, connects: u32, boot_ns: u64) -> u32 {
     verdict
 }
 
-/// Returns the limits that are in force for a scope at `utc_ns`. Limits may have an end, which
+/// Returns the limits that are in force for a scope at `utc_ns`. Each limit may have an end, which
 /// takes effect even while no daemon runs.
 #[inline(always)]
 fn in_force(scope: u32, limits: ScopeLimits, utc_ns: u64) -> ScopeLimits {
-    let until_s = limits.until_s();
-    if until_s == 0 || utc_ns < u64::from(until_s) * 1_000_000_000 {
+    if Limits::last_until(limits.until_s(), utc_ns) {
         return limits;
     }
-    match maps::ended(scope) {
+    match maps::ended(scope, utc_ns) {
         Some(next) => next,
         None => limits,
     }

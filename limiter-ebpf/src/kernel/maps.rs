@@ -13,10 +13,10 @@ use aya_ebpf::{
 };
 use limiter_common::{
     abi::{
-        Client, ClientKey, Config, Digest, EVENT_BYTES, Event, Flow, FlowEntry, FlowKey, KeyEntry,
-        Lease, Limits, MAX_SUSPECTS, Ports, REFUSAL_BYTES, RefusalRecord, RefusedClient,
-        ScopeState, Suspect, Sweep, Text, TextKey, Tomb, UnfinishedKey, UntrackedConnection,
-        Unused, counter, switch,
+        Client, ClientKey, Config, Digest, ENDS, EVENT_BYTES, Ended, Event, Flow, FlowEntry,
+        FlowKey, KeyEntry, Lease, Limits, MAX_SUSPECTS, Ports, REFUSAL_BYTES, RefusalRecord,
+        RefusedClient, ScopeState, Suspect, Sweep, Text, TextKey, Tomb, UnfinishedKey,
+        UntrackedConnection, Unused, counter, switch,
     },
     http::Unfinished,
 };
@@ -47,7 +47,7 @@ static LIMITS: Array<Limits> = Array::pinned(1024, BPF_F_MMAPABLE);
 #[map]
 static LEASES: Array<Lease> = Array::pinned(1024, BPF_F_MMAPABLE);
 #[map]
-static ENDED: HashMap<u32, Limits> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
+static ENDED: HashMap<u32, Ended> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
 #[map]
 static STATE: Array<ScopeState> = Array::pinned(1024, BPF_F_MMAPABLE);
 #[map]
@@ -218,13 +218,18 @@ pub fn lease(scope: u32) -> Option<ScopeLease> {
         .map(|lease| unsafe { ScopeLease::at(lease) })
 }
 
-/// Returns the limits that apply to a scope after its own limits have ended.
+/// Returns the limits that apply to a scope at `utc_ns`, after the end of those in `LIMITS`.
 #[inline(always)]
-pub fn ended(scope: u32) -> Option<ScopeLimits> {
-    // SAFETY: the kernel has returned the map value, which is only used through handles.
-    ENDED
-        .get_ptr_mut(scope)
-        .map(|limits| unsafe { ScopeLimits::at(limits) })
+pub fn ended(scope: u32, utc_ns: u64) -> Option<ScopeLimits> {
+    let ended = ENDED.get_ptr_mut(scope)?;
+    for number in 0..ENDS {
+        // SAFETY: the kernel has returned the map value, which is only used through handles.
+        let stage = unsafe { ScopeLimits::at(&raw mut (*ended).stages[number]) };
+        if Limits::last_until(stage.until_s(), utc_ns) {
+            return Some(stage);
+        }
+    }
+    None
 }
 
 #[inline(always)]

@@ -11,9 +11,9 @@ use aya::{
 };
 use limiter_common::{
     abi::{
-        Client, ClientKey, Clock, Config, Digest, Event, FlowEntry, FlowKey, KeyEntry, Lease,
-        Limits, Ports, RefusalRecord, RefusedClient, ScopeState, Suspect, Sweep, Text, TextKey,
-        Tomb, UnfinishedKey, UntrackedConnection, counter, map, switch,
+        Client, ClientKey, Clock, Config, Digest, Ended, Event, FlowEntry, FlowKey, KeyEntry,
+        Lease, Limits, Ports, RefusalRecord, RefusedClient, ScopeState, Suspect, Sweep, Text,
+        TextKey, Tomb, UnfinishedKey, UntrackedConnection, counter, map, switch,
     },
     http::Unfinished,
 };
@@ -38,6 +38,7 @@ plain!(
     Client,
     Clock,
     Config,
+    Ended,
     FlowEntry,
     FlowKey,
     KeyEntry,
@@ -70,7 +71,7 @@ pub struct Maps {
     pub forget: One<Suspect>,
     pub limits: One<Limits>,
     pub leases: One<Lease>,
-    pub ended: Table<u32, Limits>,
+    pub ended: Table<u32, Ended>,
     pub events: RingBuf<MapData>,
     pub refusals: RingBuf<MapData>,
     pub state: One<ScopeState>,

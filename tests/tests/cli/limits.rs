@@ -47,86 +47,98 @@ fn limits_are_set_shown_and_cleared() {
 }
 
 #[test]
-fn override_expiry_changes_only_if_the_command_names_it() {
+fn each_limit_has_an_end_and_a_note_of_its_own() {
     let (limiter, _lab) = Limiter::idle();
     limiter.scope("acme");
-    let set = |arguments: &[&str]| {
-        limiter.cli(&[&["limits", "set", "acme", "--note", "two"], arguments].concat())
+    let set = |arguments: &[&str]| limiter.cli(&[&["limits", "set", "acme"], arguments].concat());
+    let done = |arguments: &[&str], stderr: &str| {
+        let output = set(arguments);
+        assert_eq!((output.code, output.stderr.as_str()), (exit::DONE, stderr));
     };
-    let own = || limiter.json(&["scope", "show", "acme"])["override"].clone();
+    let terms = || limiter.json(&["scope", "show", "acme"])["override"]["terms"].clone();
     let end = "2999-01-01T00:00:00Z";
-    let with_quota = ["--daily-quota", "5000", "--until", end, "--note", "one"];
-    limiter.done(&[&["limits", "set", "acme"], &with_quota[..]].concat());
-    let before = own();
-    // All limits of an override have the same end. A command that sets only the rate, and does not
-    // name the end of the quota, is therefore refused: it must neither change the end of the quota,
-    // nor give that end to the rate unasked.
-    set(&["--rate", "5/s"]).assert_fails(
-        exit::FAILED,
-        &[
-            "daily_quota 5000",
-            end,
-            "--until",
-            "--for-all",
-            "nothing was changed",
-        ],
+    done(
+        &["--daily-quota", "5000", "--until", end, "--note", "a sync"],
+        "limiter: changed: daily_quota was 10000 and is now 5000\n",
     );
-    for until in ["never", "2998-01-01", "7d"] {
-        let output = set(&["--rate", "5/s", "--until", until]);
-        output.assert_fails(exit::FAILED, &["daily_quota 5000", end, "--for-all"]);
-    }
-    assert_eq!(own(), before);
-    // This command names the same end, so the output reports no change of the end.
-    let same = set(&["--rate", "5/s", "--until", end]);
-    assert_eq!(same.code, exit::DONE, "{same:?}");
-    assert_eq!(
-        same.stderr,
-        "limiter: changed: note was `one` and is now `two`\n"
+    done(
+        &["--rate", "5/s", "--note", "for good"],
+        "limiter: changed: rate was 1/ms and is now 5/s\n",
     );
+    let quota = json!({"until": end, "note": "a sync"});
+    let rate = json!({"until": null, "note": "for good"});
+    assert_eq!(terms(), json!({"daily_quota": quota, "rate": rate}));
     let moved = set(&[
-        "--burst",
-        "3",
+        "--rate",
+        "5/s",
         "--until",
         "2998-01-01",
-        "--for-all",
+        "--note",
+        "for good",
         "--json",
     ])
     .json();
+    let until = "2998-01-01T00:00:00Z";
     assert_eq!(
         moved["changed"],
-        json!([{"what": "until", "from": end, "to": "2998-01-01T00:00:00Z"}])
+        json!([{"what": "rate.until", "from": null, "to": until}])
     );
-    assert_eq!(moved["override"]["until"], "2998-01-01T00:00:00Z");
+    assert_eq!(moved["override"]["until"], until);
     // A command without `--until` keeps the end, and its output states that end.
-    let kept = set(&["--burst", "4"]);
+    let kept = set(&["--daily-quota", "7000", "--note", "more"]);
     assert_eq!(kept.code, exit::DONE, "{kept:?}");
     for word in [
-        "burst was 3 and is now 4",
-        "the end 2998-01-01T00:00:00Z stays",
-        "never",
+        "daily_quota was 5000 and is now 7000",
+        "daily_quota.note was `a sync` and is now `more`",
+        "daily_quota still ends at 2999-01-01T00:00:00Z",
+        "--until never",
     ] {
         assert!(kept.stderr.contains(word), "no {word} in {kept:?}");
     }
-    let ever = set(&["--burst", "4", "--until", "never", "--for-all"]);
-    assert!(
-        ever.stderr
-            .contains("until was 2998-01-01T00:00:00Z and is now never"),
-        "{ever:?}"
+    done(
+        &[
+            "--daily-quota",
+            "7000",
+            "--until",
+            "never",
+            "--note",
+            "more",
+        ],
+        "limiter: changed: daily_quota.until was 2999-01-01T00:00:00Z and is now never\n",
     );
-    // Now the override has no end. A command can add another limit without an end, but a command
-    // that would give all limits an end is refused without `--for-all`.
-    assert_eq!(set(&["--concurrency", "9"]).stderr, "");
-    set(&["--concurrency", "9", "--until", "7d"])
-        .assert_fails(exit::FAILED, &["burst 4", "have no end", "--for-all"]);
-    assert_eq!(own()["until"], Value::Null);
-    let cleared = limiter.cli(&["limits", "clear", "acme", "--note", "x"]);
-    for word in [
-        "daily_quota was 5000 and is now 10000",
-        "rate was 5/s and is now 1/ms",
-        "note was `two`",
+    let shown = limiter.cli(&["scope", "show", "acme"]).stdout;
+    for line in [
+        "override     daily_quota: more\n",
+        "             rate, until 2998-01-01T00:00:00Z: for good\n",
     ] {
-        assert!(cleared.stderr.contains(word), "no {word} in {cleared:?}");
+        assert!(shown.contains(line), "no {line:?} in {shown}");
     }
+    let clear = |names: &[&str]| {
+        limiter.cli(&[&["limits", "clear", "acme", "--note", "x"], names].concat())
+    };
+    clear(&["--daily-quota", "--burst"])
+        .assert_fails(exit::FAILED, &["no burst of its own", "daily_quota, rate"]);
+    let cleared = clear(&["--daily-quota"]);
+    assert_eq!(
+        (cleared.code, cleared.stderr.as_str()),
+        (
+            exit::DONE,
+            "limiter: changed: daily_quota was 7000 and is now 10000\n"
+        )
+    );
+    assert_eq!(
+        terms(),
+        json!({"rate": {"until": until, "note": "for good"}})
+    );
+    let cleared = clear(&[]);
+    assert_eq!(
+        cleared.stderr,
+        "limiter: changed: rate was 5/s and is now 1/ms\n"
+    );
+    assert_eq!(
+        limiter.json(&["scope", "show", "acme"])["override"],
+        Value::Null
+    );
 }
 
 #[test]

@@ -32,7 +32,8 @@ use crate::{
         },
         scopes::{
             lifecycle::{ScopeAddition, ScopeRemoval},
-            limits::{LimitsChange, LimitsRemoval, ModeChange},
+            limits::{LimitsChange, ModeChange},
+            tiers::TierChange,
         },
         shared::{Shared, unfinished},
         state::Engine,
@@ -91,14 +92,14 @@ impl RegistryChange for ScopeRemoval {
 
 impl RegistryChange for LimitsChange {
     fn objects(&self, _: &Engine, caller: &Caller) -> Result<Vec<NewValue>, ApiError> {
-        let origin = Origin::of(caller, Some(&self.limits_override.note));
+        let origin = Origin::of(caller, Some(&self.note));
         Ok(vec![
             ScopeObject::of(&self.record, origin).value(&self.record.name),
         ])
     }
 }
 
-impl RegistryChange for LimitsRemoval {
+impl RegistryChange for TierChange {
     fn objects(&self, _: &Engine, caller: &Caller) -> Result<Vec<NewValue>, ApiError> {
         let origin = Origin::of(caller, Some(&self.note));
         Ok(vec![

@@ -340,17 +340,14 @@ impl Engine {
 /// Returns the quota that a scope will have when `day` begins, if it has one then.
 fn quota_at_midnight(scope: &Scope, setup: &Setup, day: Day) -> Option<u64> {
     let record = &scope.record;
-    let limits_override = record.limits_override.as_ref();
-    let until = limits_override.and_then(|limits_override| limits_override.until);
-    // An override that ends at midnight no longer applies to the next day.
-    let ends_before = until.is_some_and(|until| until <= end_of(Day(day.0 - 1)));
-    if !ends_before {
+    let Some(own) = &record.limits_override else {
         return scope.limits.daily_quota;
-    }
-    let without = ScopeRecord {
-        limits_override: None,
+    };
+    // A limit that ends at midnight no longer applies to the next day.
+    let then = ScopeRecord {
+        limits_override: own.at(end_of(Day(day.0 - 1))).non_empty(),
         ..record.clone()
     };
-    let (limits, _) = setup.effective(&without).ok()?;
+    let (limits, _) = setup.effective(&then).ok()?;
     limits.daily_quota
 }

@@ -5,14 +5,17 @@
 //! A field that this version does not know is ignored, so that hosts can be upgraded one after the
 //! other.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use limiter_common::abi::Digest;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     domain::{
         key_state::KeyState,
-        limits::{Changes, Override},
+        limits::{Changes, LimitName, Override, Terms},
         mode::Mode,
         scope::ScopeName,
     },
@@ -51,8 +54,9 @@ pub(crate) struct ScopeObject {
     pub(crate) tier: String,
     /// The time at which the scope was added, in milliseconds since 1970.
     pub(crate) created: i64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) limits: Option<OverrideObject>,
+    /// The limits of the scope's own, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) limits: BTreeMap<String, LimitObject>,
     /// The scope's own mode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) mode: Option<String>,
@@ -62,11 +66,11 @@ pub(crate) struct ScopeObject {
     pub(crate) origin: Origin,
 }
 
-/// An override in the registry.
+/// A limit of a scope's own in the registry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct OverrideObject {
-    pub(crate) changes: Changes,
-    /// The time at which the override ends, in milliseconds since 1970.
+pub(crate) struct LimitObject {
+    pub(crate) value: Value,
+    /// The time at which the limit ends, in milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) until: Option<i64>,
     pub(crate) note: String,
@@ -126,29 +130,42 @@ pub(crate) struct NewValue {
 
 impl ScopeObject {
     pub(crate) fn of(record: &ScopeRecord, origin: Origin) -> Self {
-        let limits_override = record.limits_override.as_ref();
+        let limits = record.limits_override.iter().flat_map(|own| {
+            own.terms().iter().map(|(limit, terms)| {
+                let object = LimitObject {
+                    value: own.changes().value(*limit),
+                    until: terms.until.map(|until| until.timestamp_millis()),
+                    note: terms.note.clone(),
+                };
+                (limit.to_string(), object)
+            })
+        });
         Self {
             removed: false,
             tier: record.tier.clone(),
             created: record.created_at.timestamp_millis(),
-            limits: limits_override.map(|own| OverrideObject {
-                changes: own.changes.clone(),
-                until: own.until.map(|until| until.timestamp_millis()),
-                note: own.note.clone(),
-            }),
+            limits: limits.collect(),
             mode: record.mode.map(|mode| mode.as_str().to_owned()),
             generation: record.generation,
             origin,
         }
     }
 
-    /// Returns the override, if the scope has one.
+    /// Returns the limits of the scope's own, if it has any. A limit that this version does not
+    /// know, or whose value it does not accept, is left out.
     pub(crate) fn limits_override(&self) -> Option<Override> {
-        self.limits.as_ref().map(|own| Override {
-            changes: own.changes.clone(),
-            until: own.until.and_then(DateTime::from_timestamp_millis),
-            note: own.note.clone(),
-        })
+        let mut own = Override::default();
+        for (name, object) in &self.limits {
+            let Some(limit) = LimitName::named(name) else {
+                continue;
+            };
+            if let Ok(changes) = Changes::of(limit, object.value.clone()) {
+                let until = object.until.and_then(DateTime::from_timestamp_millis);
+                let note = object.note.clone();
+                own.set(limit, &changes, Terms { until, note });
+            }
+        }
+        own.non_empty()
     }
 
     /// Returns the record of the scope, without an id.
@@ -226,16 +243,26 @@ mod tests {
     #[test]
     fn a_scope_is_read_as_it_is_written() {
         let name: ScopeName = "acme/web".parse().unwrap();
-        let record = ScopeRecord {
-            limits_override: Some(Override {
-                changes: Changes {
-                    daily_quota: Some(Bound::Unlimited),
-                    burst: Some(3),
-                    ..Changes::default()
-                },
+        let changes = Changes {
+            daily_quota: Some(Bound::Unlimited),
+            burst: Some(3),
+            rate: Some("5/s".parse().unwrap()),
+            ..Changes::default()
+        };
+        let mut limits = Override::new(
+            &changes,
+            &Terms {
                 until: DateTime::from_timestamp_millis(5_000),
                 note: "sync".to_owned(),
-            }),
+            },
+        );
+        let for_good = Terms {
+            until: None,
+            note: "for good".to_owned(),
+        };
+        limits.set(LimitName::Burst, &changes, for_good);
+        let record = ScopeRecord {
+            limits_override: Some(limits),
             mode: Some(Mode::Observe),
             generation: 4,
             ..ScopeRecord::new(0, name.clone(), "gold".to_owned(), time(7))

@@ -2,7 +2,10 @@
 
 //! The changes that other hosts have made to scopes and keys, and those that the engine lacks.
 
-use std::{cmp::Ordering, collections::HashMap};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, HashMap},
+};
 
 use chrono::Utc;
 use limiter_common::abi::Digest;
@@ -10,14 +13,15 @@ use limiter_fleet::registry::{Base, Object};
 
 use super::objects::{KeyObject, NewValue, ObjectName, Origin, ScopeObject};
 use crate::{
-    domain::{key_state::KeyState, limits::Override, scope::ScopeName},
+    domain::{key_state::KeyState, scope::ScopeName},
     engine::{
         caller::Caller,
         counts::usage::CountReset,
         keys::lifecycle::KeyStateChange,
         scopes::{
             lifecycle::{ScopeAddition, ScopeRemoval},
-            limits::{LimitsChange, LimitsRemoval, ModeChange},
+            limits::{LimitsAction, LimitsChange, ModeChange},
+            tiers::TierChange,
         },
         state::Engine,
     },
@@ -175,34 +179,31 @@ impl Engine {
             self.commit_add_scope(ScopeAddition { record }, &caller)?;
         }
         let present = self.scopes.find(name)?.record.clone();
-        if present.tier != wanted.tier {
-            return Err(ApiError::conflict(format!(
-                "the tier is {} in the fleet and {} on this host",
-                wanted.tier, present.tier
-            )));
-        }
         let note = object.origin.note.clone().unwrap_or_default();
-        // Each host ends an override by itself.
-        let has_ended = |own: &Override| own.until.is_some_and(|until| until <= caller.now);
-        let wanted_override = wanted.limits_override.clone();
-        let wanted_override = wanted_override.filter(|own| !has_ended(own));
-        match (&present.limits_override, wanted_override) {
-            (before, Some(limits_override)) if before.as_ref() != Some(&limits_override) => {
-                let change = LimitsChange {
-                    record: wanted.clone(),
+        if present.tier != wanted.tier {
+            let change = TierChange {
+                record: wanted.clone(),
+                note: note.clone(),
+            };
+            self.commit_set_tier(change, &caller)?;
+        }
+        // Each host ends limits by itself.
+        let limits_override = wanted.limits_override.as_ref();
+        let limits_override = limits_override.and_then(|own| own.at(caller.now).non_empty());
+        if present.limits_override != limits_override {
+            let change = LimitsChange {
+                action: match limits_override.is_some() {
+                    true => LimitsAction::Set,
+                    false => LimitsAction::Clear,
+                },
+                record: ScopeRecord {
                     limits_override,
-                    warnings: Vec::new(),
-                };
-                self.commit_set_limits(change, &caller)?;
-            }
-            (Some(_), None) => {
-                let removal = LimitsRemoval {
-                    record: wanted.clone(),
-                    note: note.clone(),
-                };
-                self.commit_clear_limits(removal, &caller)?;
-            }
-            _ => {}
+                    ..wanted.clone()
+                },
+                note: note.clone(),
+                warnings: Vec::new(),
+            };
+            self.commit_limits(change, &caller)?;
         }
         if present.mode != wanted.mode {
             let change = ModeChange {
@@ -471,7 +472,7 @@ pub(crate) fn removed_scope(origin: Origin) -> ScopeObject {
         removed: true,
         tier: String::new(),
         created: 0,
-        limits: None,
+        limits: BTreeMap::new(),
         mode: None,
         generation: 0,
         origin,

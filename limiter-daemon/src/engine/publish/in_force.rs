@@ -38,6 +38,20 @@ pub(crate) fn kernel_limits(
     Ok(own)
 }
 
+/// Returns the ends of a scope's own limits in the order of their times, in seconds since 1970, each
+/// with the scope as it is from then on.
+fn later(record: &ScopeRecord) -> impl Iterator<Item = (u32, ScopeRecord)> {
+    let mut record = record.clone();
+    std::iter::from_fn(move || {
+        let own = record.limits_override.take()?;
+        let end = own.next_end()?;
+        record.limits_override = own.at(end).non_empty();
+        // An end that the kernel cannot represent is so far in the future that it is not published.
+        let until_s = u32::try_from(end.timestamp()).ok()?;
+        Some((until_s, record.clone()))
+    })
+}
+
 impl Engine {
     /// Puts one scope's limits into force.
     pub(crate) fn publish_scope(&mut self, name: &ScopeName) -> Result<(), ApiError> {
@@ -48,23 +62,7 @@ impl Engine {
         if let Some(bounds) = self.scopes.find(name)?.bounds {
             own.ahead = own.ahead.min(bounds.ahead(own.ahead));
         }
-        let until = record
-            .limits_override
-            .as_ref()
-            .and_then(|limits_override| limits_override.until);
-        // An end that the kernel cannot represent is so far in the future that it is not published.
-        let after = match until.map(|until| u32::try_from(until.timestamp())) {
-            Some(Ok(until_s)) => {
-                own.until_s = until_s;
-                let without = ScopeRecord {
-                    limits_override: None,
-                    ..record.clone()
-                };
-                let in_force = self.setup.effective(&without)?;
-                Some(self.kernel_limits(&in_force)?)
-            }
-            Some(Err(_)) | None => None,
-        };
+        let after = self.after_ends(&record, &mut own)?;
         // The limits that apply after the end are written before the limits that refer to them.
         if let Some(after) = &after {
             self.plane.set_ended(record.id, Some(after))?;
@@ -83,6 +81,24 @@ impl Engine {
             scope.mode = mode;
         }
         self.follow_quota(name, &in_force)
+    }
+
+    /// Returns the limits that apply after the ends of a scope's own limits, and sets the first of
+    /// these ends in `own`. Returns `None` if there is no end.
+    fn after_ends(
+        &mut self,
+        record: &ScopeRecord,
+        own: &mut abi::Limits,
+    ) -> Result<Option<abi::Ended>, ApiError> {
+        let mut ended = abi::Ended::default();
+        let mut previous = own;
+        for (stage, (until_s, record)) in ended.stages.iter_mut().zip(later(record)) {
+            previous.until_s = until_s;
+            let in_force = self.setup.effective(&record)?;
+            *stage = self.kernel_limits(&in_force)?;
+            previous = stage;
+        }
+        Ok((ended != abi::Ended::default()).then_some(ended))
     }
 
     pub(crate) fn kernel_limits(
@@ -154,10 +170,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes the texts of limits that no scope has now or will have after the end of its
-    /// override.
+    /// Removes the texts of limits that no scope has now or will have after the ends of its own
+    /// limits.
     pub(crate) fn drop_unused_texts(&mut self) -> Result<(), KernelError> {
         let mut used: HashSet<Limits> = self.scopes.iter().map(|scope| scope.limits).collect();
+        let later = self.scopes.iter().flat_map(|scope| later(&scope.record));
+        used.extend(later.filter_map(|(_, record)| Some(self.setup.effective(&record).ok()?.0)));
         let tiers = &self.setup.config().tiers;
         used.extend(tiers.iter().map(|(_, tier)| tier.limits));
         self.texts.retain(self.plane.as_mut(), &used)

@@ -22,7 +22,7 @@ use crate::{
     protocol::{
         error::ApiError,
         insight::{ExplainView, Verdict},
-        views::OverrideView,
+        overrides::OverrideView,
     },
     store::{AuditFilter, AuditRecord, KeyFilter, KeyRecord, Store},
 };
@@ -143,16 +143,11 @@ impl Explainer<'_> {
 
     fn explain_scope(&self, scope: &Scope) -> Result<ExplainView, ApiError> {
         let words = self.read_words(scope)?;
-        let limits = if words.ended {
-            self.setup.tier(&scope.record.tier)?.limits
-        } else {
-            scope.limits
+        let limits = match words.record == scope.record {
+            true => scope.limits,
+            false => self.setup.effective(&words.record)?.0,
         };
-        let limits_override = scope
-            .record
-            .limits_override
-            .as_ref()
-            .filter(|_| !words.ended);
+        let limits_override = words.record.limits_override.as_ref();
         let limit_states = self.limit_states(scope, &words, &limits);
         let first = limit_states.iter().find(|limit| limit.reached);
         let observe = words.limits.flags & LIMITS_OBSERVE != 0;
@@ -183,13 +178,7 @@ impl Explainer<'_> {
             limits_override: limits_override.map(OverrideView::from),
             limits: limit_states
                 .iter()
-                .map(|state| {
-                    view_limit(
-                        state,
-                        &limits,
-                        limits_override.map(|limits_override| &limits_override.changes),
-                    )
-                })
+                .map(|state| view_limit(state, &limits, limits_override.map(|own| own.changes())))
                 .collect(),
             ..self.passing_view()
         };

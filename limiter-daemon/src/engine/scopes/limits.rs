@@ -6,8 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     audit::check_note,
-    overrides::{described, over, replaced},
-    registry::Scope,
+    overrides::{OwnLimits, changes, over, replaced},
     view::view_scope,
 };
 use crate::{
@@ -15,30 +14,41 @@ use crate::{
     engine::{caller::Caller, state::Engine},
     protocol::{
         error::ApiError,
-        requests::{SetLimits, SetMode},
-        views::{ChangedScope, rfc3339},
+        requests::{ClearLimits, SetLimits, SetMode},
+        views::ChangedScope,
     },
     store::{AuditEntry, ScopeRecord},
 };
 
-/// Limits that a scope is to get.
+/// A change of the limits of a scope's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LimitsChange {
-    /// The scope with the new override.
+    /// The scope with its new override, or without one.
     pub(crate) record: ScopeRecord,
-    /// The new override, which `record` has too.
-    pub(crate) limits_override: Override,
+    /// The action for the audit trail.
+    pub(crate) action: LimitsAction,
+    /// The reason.
+    pub(crate) note: String,
     /// Warnings for the operator.
     pub(crate) warnings: Vec<String>,
 }
 
-/// An override that is to end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LimitsRemoval {
-    /// The scope without the override.
-    pub(crate) record: ScopeRecord,
-    /// The reason of the removal, for the audit trail.
-    pub(crate) note: String,
+/// The kind of a change of limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LimitsAction {
+    /// Limits of the scope's own are set.
+    Set,
+    /// Limits of the scope's own end, so that those of the tier apply.
+    Clear,
+}
+
+impl LimitsAction {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Set => "limits set",
+            Self::Clear => "limits clear",
+        }
+    }
 }
 
 /// A mode that a scope is to get.
@@ -51,14 +61,12 @@ pub(crate) struct ModeChange {
 }
 
 impl Engine {
-    /// Gives a scope limits of its own. Limits that the request does not name keep their values
-    /// from an earlier override or from the tier.
+    /// Gives a scope limits of its own. Limits that the request does not name stay as they are,
+    /// with their ends and notes.
     ///
     /// # Errors
     /// Returns an error if there is no such scope, if the request names no limit or a value that is
-    /// out of range, or if the end in the request has passed. Also returns an error if that end
-    /// would also apply to limits that the request does not name, unless the request confirms this
-    /// (`for_all`).
+    /// out of range, or if the end in the request has passed.
     pub fn set_limits(
         &mut self,
         name: &ScopeName,
@@ -66,7 +74,7 @@ impl Engine {
         caller: &Caller,
     ) -> Result<ChangedScope, ApiError> {
         let change = self.prepare_set_limits(name, request, caller)?;
-        self.commit_set_limits(change, caller)
+        self.commit_limits(change, caller)
     }
 
     /// Prepares [`Engine::set_limits`].
@@ -86,180 +94,165 @@ impl Engine {
         let scope = self.find_registered(name)?;
         // An error in the limits of the request is reported before other errors.
         request.limits.apply(scope.limits)?;
+        let note = request.note.clone();
         let before = scope.record.limits_override.as_ref();
-        let (limits_override, warnings) = over(before, request, (name, caller.now))?;
+        let (own, warnings) = over(before, request, caller.now)?;
+        let record = with_override(&scope.record, Some(own));
+        self.setup.effective(&record)?;
         Ok(LimitsChange {
-            record: self.with_override(scope, &limits_override)?,
-            limits_override,
+            record,
+            action: LimitsAction::Set,
+            note,
             warnings,
         })
     }
 
-    /// Gives a scope limits of its own as prepared.
+    /// Changes the limits of a scope's own as prepared.
     ///
     /// # Errors
     /// Returns an error if there is no such scope any more, if the override no longer fits its
     /// tier, or if the store or the kernel reports an error.
-    pub(crate) fn commit_set_limits(
+    pub(crate) fn commit_limits(
         &mut self,
         change: LimitsChange,
         caller: &Caller,
     ) -> Result<ChangedScope, ApiError> {
         let LimitsChange {
-            record: ScopeRecord { name, .. },
-            limits_override,
+            record:
+                ScopeRecord {
+                    name,
+                    limits_override,
+                    ..
+                },
+            action,
+            note,
             warnings,
         } = change;
         let scope = self.find_registered(&name)?;
-        let before = scope.record.limits_override.clone();
-        let id = self.with_override(scope, &limits_override)?.id;
-        let detail = describe(&limits_override);
-        self.store.change(|store| {
-            store.set_override(id, &limits_override, caller.now)?;
-            let entry = caller.entry("limits set", name.as_str(), &detail);
-            store.audit(&AuditEntry {
-                note: Some(&limits_override.note),
-                ..entry
-            })
-        })?;
-        if let Some(scope) = self.scopes.get_mut(&name) {
-            scope.record.limits_override = Some(limits_override);
-        }
+        let (before, limits_before) = (scope.record.limits_override.clone(), scope.limits);
+        self.store_override(&name, limits_override, (action, &note), caller)?;
         self.publish_scope(&name)?;
         self.drop_unused_texts()?;
-        let message = format!("limits of {name} set: {detail}");
-        self.events
-            .add_change(caller, "limits set", Some(&name), None, message);
+        let scope = self.scopes.find(&name)?;
+        let changed = replaced(
+            OwnLimits {
+                own: before.as_ref(),
+                in_force: &limits_before,
+            },
+            OwnLimits {
+                own: scope.record.limits_override.as_ref(),
+                in_force: &scope.limits,
+            },
+        );
         Ok(ChangedScope {
+            changed,
             warnings,
-            ..self.changed_view(&name, before.as_ref())?
+            ..view_scope(scope).into()
         })
     }
 
-    /// Returns the record of a scope with another override, which must fit the scope's tier.
-    fn with_override(
-        &self,
-        scope: &Scope,
-        limits_override: &Override,
-    ) -> Result<ScopeRecord, ApiError> {
-        let record = ScopeRecord {
-            limits_override: Some(limits_override.clone()),
-            ..scope.record.clone()
-        };
-        self.setup.effective(&record)?;
-        Ok(record)
-    }
-
-    /// Ends a scope's override.
+    /// Ends limits of a scope's own: those in `limits`, or all if `limits` is empty.
     ///
     /// # Errors
-    /// Returns an error if there is no such scope or it has no override.
+    /// Returns an error if there is no such scope, or if it does not have one of these limits.
     pub fn clear_limits(
         &mut self,
         name: &ScopeName,
-        note: &str,
+        request: &ClearLimits,
         caller: &Caller,
     ) -> Result<ChangedScope, ApiError> {
-        let removal = self.prepare_clear_limits(name, note)?;
-        self.commit_clear_limits(removal, caller)
+        let change = self.prepare_clear_limits(name, request)?;
+        self.commit_limits(change, caller)
     }
 
     /// Prepares [`Engine::clear_limits`].
     ///
     /// # Errors
-    /// Returns an error if there is no such scope or it has no override.
+    /// Returns the errors of [`Engine::clear_limits`].
     pub(crate) fn prepare_clear_limits(
         &self,
         name: &ScopeName,
-        note: &str,
-    ) -> Result<LimitsRemoval, ApiError> {
+        request: &ClearLimits,
+    ) -> Result<LimitsChange, ApiError> {
+        let ClearLimits { limits, note } = request;
         check_note(note)?;
-        let (record, _) = self.find_override(name)?;
-        Ok(LimitsRemoval {
-            record: ScopeRecord {
-                limits_override: None,
-                ..record.clone()
-            },
-            note: note.to_owned(),
-        })
-    }
-
-    /// Ends a scope's override as prepared.
-    ///
-    /// # Errors
-    /// Returns an error if the scope or its override no longer exists, or if the store or the
-    /// kernel reports an error.
-    pub(crate) fn commit_clear_limits(
-        &mut self,
-        removal: LimitsRemoval,
-        caller: &Caller,
-    ) -> Result<ChangedScope, ApiError> {
-        let LimitsRemoval { record, note } = removal;
-        let name = record.name;
-        let before = self.find_override(&name)?.1.clone();
-        self.end_override(&name, &note, caller)?;
-        self.publish_scope(&name)?;
-        self.drop_unused_texts()?;
-        self.changed_view(&name, Some(&before))
-    }
-
-    /// Returns the record and the override of a scope.
-    ///
-    /// # Errors
-    /// Returns an error if there is no such scope or it has no override.
-    fn find_override(&self, name: &ScopeName) -> Result<(&ScopeRecord, &Override), ApiError> {
         let record = &self.scopes.find(name)?.record;
-        let Some(limits_override) = &record.limits_override else {
+        let Some(own) = &record.limits_override else {
             return Err(ApiError::conflict(format!(
                 "the scope {name} has no limits of its own"
             )));
         };
-        Ok((record, limits_override))
-    }
-
-    /// Returns the view of a scope after a change, including the override settings that the change
-    /// has replaced.
-    fn changed_view(
-        &self,
-        name: &ScopeName,
-        before: Option<&Override>,
-    ) -> Result<ChangedScope, ApiError> {
-        let scope = self.scopes.find(name)?;
-        let changed = replaced(before, scope.record.limits_override.as_ref(), &scope.limits);
-        Ok(ChangedScope {
-            changed,
-            ..view_scope(scope).into()
+        if let Some(other) = limits.iter().find(|limit| !own.terms().contains_key(limit)) {
+            let names: Vec<&str> = own.terms().keys().map(|limit| limit.as_str()).collect();
+            return Err(ApiError::conflict(format!(
+                "the scope {name} has no {other} of its own, only {}; nothing was changed",
+                names.join(", ")
+            )));
+        }
+        let rest = match limits.is_empty() {
+            true => None,
+            false => own.without(limits).non_empty(),
+        };
+        Ok(LimitsChange {
+            record: with_override(record, rest),
+            action: LimitsAction::Clear,
+            note: note.clone(),
+            warnings: Vec::new(),
         })
     }
 
-    /// Removes a scope's override from the store and from memory. The caller must publish the
+    /// Replaces the override of a scope in the store and in memory. The caller must publish the
     /// scope.
-    fn end_override(
+    fn store_override(
         &mut self,
         name: &ScopeName,
-        note: &str,
+        limits_override: Option<Override>,
+        (action, note): (LimitsAction, &str),
         caller: &Caller,
     ) -> Result<(), ApiError> {
-        let (record, limits_override) = self.find_override(name)?;
-        let (id, detail) = (record.id, format!("was {}", describe(limits_override)));
+        let record = self.scopes.find(name)?.record.clone();
+        let after = with_override(&record, limits_override.clone());
+        let in_force = self.setup.effective(&after)?.0;
+        // A tier that is missing in the configuration is not an error here.
+        let before = self
+            .setup
+            .effective(&record)
+            .map_or(in_force, |(limits, _)| limits);
+        let detail = changes(
+            OwnLimits {
+                own: record.limits_override.as_ref(),
+                in_force: &before,
+            },
+            OwnLimits {
+                own: limits_override.as_ref(),
+                in_force: &in_force,
+            },
+        );
         self.store.change(|store| {
-            store.clear_override(id)?;
-            let entry = caller.entry("limits clear", name.as_str(), &detail);
+            store.set_override(
+                record.id,
+                &limits_override.clone().unwrap_or_default(),
+                caller.now,
+            )?;
+            let entry = caller.entry(action.as_str(), name.as_str(), &detail);
             store.audit(&AuditEntry {
                 note: Some(note),
                 ..entry
             })
         })?;
         if let Some(scope) = self.scopes.get_mut(name) {
-            scope.record.limits_override = None;
+            scope.record.limits_override = limits_override;
         }
-        let message = format!("limits of {name} cleared, {detail}: {note}");
+        let message = match action {
+            LimitsAction::Set => format!("limits of {name} set: {detail}"),
+            LimitsAction::Clear => format!("limits of {name} cleared: {detail}: {note}"),
+        };
         self.events
-            .add_change(caller, "limits clear", Some(name), None, message);
+            .add_change(caller, action.as_str(), Some(name), None, message);
         Ok(())
     }
 
-    /// Ends the overrides whose end has passed, and publishes their scopes.
+    /// Ends the limits of scopes' own whose end has passed, and publishes their scopes.
     ///
     /// # Errors
     /// Returns an error if the store or the kernel reports one.
@@ -274,30 +267,26 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes from the store and from memory the overrides whose end has passed, and returns the
-    /// names of their scopes.
+    /// Removes from the store and from memory the limits of scopes' own whose end has passed, and
+    /// returns the names of their scopes.
     pub(crate) fn end_overrides(&mut self, now: DateTime<Utc>) -> Result<Vec<ScopeName>, ApiError> {
-        let ended: Vec<ScopeName> = self
-            .scopes
-            .iter()
-            .filter(|scope| {
-                let until = scope
-                    .record
-                    .limits_override
-                    .as_ref()
-                    .and_then(|limits_override| limits_override.until);
-                until.is_some_and(|until| until <= now)
-            })
-            .map(|scope| scope.record.name.clone())
-            .collect();
+        let ended = self.scopes.iter().filter_map(|scope| {
+            let own = scope.record.limits_override.as_ref()?;
+            let has_ended = own.next_end().is_some_and(|end| end <= now);
+            has_ended.then(|| (scope.record.name.clone(), own.at(now).non_empty()))
+        });
+        let ended: Vec<_> = ended.collect();
         let caller = Caller {
             who: "limiter".to_owned(),
             now,
         };
-        for name in &ended {
-            self.end_override(name, "its end has passed", &caller)?;
+        let mut names = Vec::with_capacity(ended.len());
+        for (name, rest) in ended {
+            let reason = (LimitsAction::Clear, "its end has passed");
+            self.store_override(&name, rest, reason, &caller)?;
+            names.push(name);
         }
-        Ok(ended)
+        Ok(names)
     }
 
     /// Sets the mode of a scope, or removes the scope's own mode, after which the mode of the tier
@@ -375,10 +364,9 @@ impl Engine {
     }
 }
 
-fn describe(limits_override: &Override) -> String {
-    let mut parts = described(&limits_override.changes);
-    if let Some(until) = &limits_override.until {
-        parts.push(format!("until {}", rfc3339(until)));
+fn with_override(record: &ScopeRecord, limits_override: Option<Override>) -> ScopeRecord {
+    ScopeRecord {
+        limits_override,
+        ..record.clone()
     }
-    parts.join(", ")
 }

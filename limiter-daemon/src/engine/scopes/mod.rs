@@ -12,5 +12,6 @@ pub mod overrides;
 pub mod pace;
 pub mod registry;
 pub mod status;
+pub mod tiers;
 pub mod top;
 pub mod view;

@@ -1,90 +1,57 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-//! Combines a request for an override with the previous override of the scope.
+//! Combines a request for limits of a scope's own with those that the scope has already.
 //!
-//! A scope has one end and one note, which apply to all limits of its override. If a request names
-//! an end but not all of these limits, the end also applies to the limits that are not named, and
-//! the request has to confirm this. Otherwise, an operator could shorten or extend the life of
-//! these limits by mistake.
+//! Each limit has an end and a note of its own. A request changes only the limits that it names.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::{
-    domain::{
-        limits::{Changes, Limits, Override},
-        scope::ScopeName,
-    },
+    domain::limits::{LimitName, Limits, Override, Terms},
     protocol::{
         error::ApiError,
         fields::fits_rfc3339,
+        overrides::Replaced,
         requests::{End, SetLimits},
-        views::{OverrideView, Replaced, rfc3339},
+        views::rfc3339,
     },
 };
 
 /// Returns the override that results from the previous override and a request, with warnings for
-/// the operator.
+/// the operator. If the request names no end, each limit keeps the end that it has.
 ///
 /// # Errors
-/// Returns an error if the end has passed or cannot be represented. Also returns an error if the
-/// end would also apply to limits that the request does not name, unless the request confirms this
-/// (`for_all`).
+/// Returns an error if the end has passed or cannot be represented.
 pub(crate) fn over(
     before: Option<&Override>,
     request: SetLimits,
-    (name, now): (&ScopeName, DateTime<Utc>),
+    now: DateTime<Utc>,
 ) -> Result<(Override, Vec<String>), ApiError> {
     let SetLimits {
-        limits: changes,
+        limits,
         until,
-        for_all,
         note,
     } = request;
     let until = until.map(|end| whole_millis(end, now)).transpose()?;
-    if for_all && until.is_none() {
-        return Err(ApiError::invalid(
-            "`for_all` gives all limits one end: name it with `until`",
-        ));
-    }
-    let Some(before) = before else {
-        let until = until.and_then(End::at);
-        let limits_override = Override {
-            changes,
-            until,
-            note,
-        };
-        return Ok((limits_override, Vec::new()));
-    };
+    let mut own = before.cloned().unwrap_or_default();
     let mut warnings = Vec::new();
-    let until = match until {
-        Some(end) => {
-            let others = before.changes.without(&changes);
-            if end.at() != before.until && !others.is_empty() && !for_all {
-                return Err(would_end(name, before, &others, end));
-            }
-            end.at()
+    for limit in LimitName::ALL
+        .into_iter()
+        .filter(|limit| limits.has(*limit))
+    {
+        let present = own.terms().get(&limit).and_then(|terms| terms.until);
+        if let (None, Some(end)) = (until, present) {
+            warnings.push(format!(
+                "{limit} still ends at {}: `--until never` removes the end",
+                rfc3339(&end)
+            ));
         }
-        None => {
-            let joining = changes.without(&before.changes);
-            if let Some(end) = &before.until {
-                if !joining.is_empty() {
-                    return Err(would_join(name, before, &joining, end));
-                }
-                warnings.push(format!(
-                    "the end {} stays: `--until never` removes it",
-                    rfc3339(end)
-                ));
-            }
-            before.until
-        }
-    };
-    let limits_override = Override {
-        changes: changes.over(&before.changes),
-        until,
-        note,
-    };
-    Ok((limits_override, warnings))
+        let until = until.map_or(present, End::at);
+        let note = note.clone();
+        own.set(limit, &limits, Terms { until, note });
+    }
+    Ok((own, warnings))
 }
 
 /// Returns an end rounded down to the precision of the store, which is milliseconds.
@@ -105,80 +72,84 @@ fn whole_millis(end: End, now: DateTime<Utc>) -> Result<End, ApiError> {
     Ok(End::At(at))
 }
 
-fn would_end(name: &ScopeName, before: &Override, others: &Changes, end: End) -> ApiError {
-    let have = match &before.until {
-        None => "have no end".to_owned(),
-        Some(end) => format!("end at {}", rfc3339(end)),
+/// Returns the text of the value of a limit.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "unlimited".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Limits of a scope's own, and the limits that are in force with them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OwnLimits<'a> {
+    /// The override, if the scope has one.
+    pub(crate) own: Option<&'a Override>,
+    /// The limits in force.
+    pub(crate) in_force: &'a Limits,
+}
+
+impl OwnLimits<'_> {
+    fn terms(&self, limit: LimitName) -> Option<&Terms> {
+        self.own?.terms().get(&limit)
+    }
+
+    fn value(&self, limit: LimitName) -> Value {
+        // Numbers and short texts can always be written as JSON.
+        let limits = serde_json::to_value(self.in_force).unwrap_or_default();
+        limits.get(limit.as_str()).cloned().unwrap_or_default()
+    }
+}
+
+/// Returns the settings that a change has replaced, each with its old and new value: the limits
+/// that are in force, and the ends and notes of limits that were and are the scope's own.
+pub(crate) fn replaced(before: OwnLimits<'_>, after: OwnLimits<'_>) -> Vec<Replaced> {
+    let mut all = Vec::new();
+    let mut add = |what: String, from: Value, to: Value| {
+        if from != to {
+            all.push(Replaced { what, from, to });
+        }
     };
-    ApiError::conflict(format!(
-        "limits of {name} that were set before ({}) {have}, and all limits of a scope's own have one end, which would be {end}: confirm it with `--for-all` (`for_all`); nothing was changed",
-        described(others).join(", "),
-    ))
+    for limit in LimitName::ALL {
+        add(limit.to_string(), before.value(limit), after.value(limit));
+        if let (Some(old), Some(new)) = (before.terms(limit), after.terms(limit)) {
+            let end = |terms: &Terms| Value::from(terms.until.as_ref().map(rfc3339));
+            add(format!("{limit}.until"), end(old), end(new));
+            let note = |terms: &Terms| Value::from(terms.note.as_str());
+            add(format!("{limit}.note"), note(old), note(new));
+        }
+    }
+    all
 }
 
-fn would_join(
-    name: &ScopeName,
-    before: &Override,
-    joining: &Changes,
-    end: &DateTime<Utc>,
-) -> ApiError {
-    let end = rfc3339(end);
-    ApiError::conflict(format!(
-        "limits of {name} that were set before ({}) end at {end}, and all limits of a scope's own have one end: give `--until {end}` if {} is to end then too, or `--until T --for-all` (T may be `never`) to give all of them another end; nothing was changed",
-        described(&before.changes).join(", "),
-        described(joining).join(", "),
-    ))
-}
-
-/// Returns descriptions of the limits, for example `daily_quota 5000`.
-pub(crate) fn described(changes: &Changes) -> Vec<String> {
-    let limits = OverrideView::limits_of(changes);
-    let described = limits.iter().map(|(name, value)| match value {
-        Value::Null => format!("{name} unlimited"),
-        Value::String(text) => format!("{name} {text}"),
-        other => format!("{name} {other}"),
-    });
-    described.collect()
-}
-
-/// Returns the settings of the override `before` that have another value after the change, each
-/// with its old and new value. The new value of a limit that `after` does not set is the one in
-/// `limits`, the limits that are in force after the change.
-pub(crate) fn replaced(
-    before: Option<&Override>,
-    after: Option<&Override>,
-    limits: &Limits,
-) -> Vec<Replaced> {
-    let Some(before) = before else {
-        return Vec::new();
-    };
-    let named = after.map(|limits_override| OverrideView::limits_of(&limits_override.changes));
-    let in_force = serde_json::to_value(limits).unwrap_or_default();
-    let limits = OverrideView::limits_of(&before.changes);
-    let limits = limits.into_iter().map(|(name, from)| {
-        let new = named.as_ref().and_then(|named| named.get(&name));
-        let to = new.or_else(|| in_force.get(&name));
-        let to = to.cloned().unwrap_or_default();
-        (name, from, to)
-    });
-    let end = |limits_override: &Override| Value::from(limits_override.until.as_ref().map(rfc3339));
-    let note = |limits_override: &Override| Value::from(limits_override.note.clone());
-    let rest = [
-        ("until", end(before), after.map(end)),
-        ("note", note(before), after.map(note)),
-    ];
-    let rest = rest.map(|(what, from, to)| (what.to_owned(), from, to.unwrap_or_default()));
-    limits
-        .chain(rest)
-        .filter(|(_, from, to)| from != to)
-        .map(|(what, from, to)| Replaced { what, from, to })
-        .collect()
+/// Returns a description of a change for the audit trail: each limit that was set or cleared, with
+/// its old and new value and its end, for example `daily_quota 1000 to 5000, until 2026-12-01T00:00:00Z`.
+pub(crate) fn changes(before: OwnLimits<'_>, after: OwnLimits<'_>) -> String {
+    let mut parts = Vec::new();
+    for limit in LimitName::ALL {
+        let (old, new) = (before.terms(limit), after.terms(limit));
+        if old == new && before.value(limit) == after.value(limit) {
+            continue;
+        }
+        let values = [before, after].map(|limits| shown(&limits.value(limit)));
+        let mut text = format!("{limit} {} to {}", values[0], values[1]);
+        match new {
+            None if old.is_some() => text.push_str(", as the tier"),
+            Some(Terms {
+                until: Some(until), ..
+            }) => text.push_str(&format!(", until {}", rfc3339(until))),
+            Some(Terms { until: None, .. }) | None => {}
+        }
+        parts.push(text);
+    }
+    parts.join("; ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::bound::Bound;
+    use crate::domain::{bound::Bound, limits::Changes};
 
     fn at(text: &str) -> DateTime<Utc> {
         text.parse().unwrap()
@@ -188,84 +159,70 @@ mod tests {
         at("2026-11-24T12:00:00Z")
     }
 
-    fn quota(until: Option<&str>) -> Override {
-        Override {
-            changes: Changes {
-                daily_quota: Some(Bound::At(5000)),
-                ..Changes::default()
-            },
+    fn terms(until: Option<&str>, note: &str) -> Terms {
+        Terms {
             until: until.map(at),
-            note: "before".to_owned(),
+            note: note.to_owned(),
         }
     }
 
-    fn request(json: &str) -> SetLimits {
-        serde_json::from_str(json).unwrap()
+    fn quota(until: Option<&str>) -> Override {
+        let changes = Changes {
+            daily_quota: Some(Bound::At(5000)),
+            ..Changes::default()
+        };
+        Override::new(&changes, &terms(until, "before"))
     }
 
-    fn set(before: &Override, json: &str) -> Result<(Override, Vec<String>), ApiError> {
-        over(
-            Some(before),
-            request(json),
-            (&"acme".parse().unwrap(), now()),
-        )
+    fn set(before: Option<&Override>, json: &str) -> Result<(Override, Vec<String>), ApiError> {
+        over(before, serde_json::from_str(json).unwrap(), now())
     }
 
     const WEEK: &str = "2026-12-01T00:00:00Z";
 
     #[test]
-    fn an_end_of_limits_that_are_not_named_has_to_be_confirmed() {
-        let (week, ever) = (quota(Some(WEEK)), quota(None));
-        // A request without an end is refused. It must neither make `daily_quota` last for ever nor
-        // make `burst` end in a week.
-        let error = set(&week, r#"{"limits":{"burst":2},"note":"x"}"#).unwrap_err();
-        for word in ["daily_quota 5000", WEEK, "burst 2", "--for-all"] {
-            assert!(error.message.contains(word), "{error}");
-        }
-        for (before, until) in [
-            (&week, "never"),
-            (&week, "2026-12-02T00:00:00Z"),
-            (&ever, WEEK),
-        ] {
-            let with = |more: &str| {
-                let json =
-                    format!(r#"{{"limits":{{"burst":2}},"until":"{until}","note":"x"{more}}}"#);
-                set(before, &json)
-            };
-            let error = with("").unwrap_err();
-            assert!(error.message.contains("--for-all"), "{error}");
-            assert!(error.message.contains(until), "{error}");
-            let (limits_override, _) = with(r#","for_all":true"#).unwrap();
-            assert_eq!(limits_override.until, (until != "never").then(|| at(until)));
-            assert_eq!(limits_override.changes.daily_quota, Some(Bound::At(5000)));
-        }
-        // No confirmation is needed if the end of the other limits stays the same.
-        for (before, json) in [
-            (&ever, r#"{"limits":{"burst":2},"note":"x"}"#.to_owned()),
+    fn a_request_changes_no_end_or_note_of_a_limit_that_it_does_not_name() {
+        for (before, until, expected) in [
+            (Some(WEEK), "", None),
+            (Some(WEEK), r#""until":"never","#, None),
             (
-                &ever,
-                r#"{"limits":{"burst":2},"until":"never","note":"x"}"#.to_owned(),
-            ),
-            (
-                &week,
-                format!(r#"{{"limits":{{"burst":2}},"until":"{WEEK}","note":"x"}}"#),
+                None,
+                r#""until":"2026-12-02T00:00:00Z","#,
+                Some("2026-12-02T00:00:00Z"),
             ),
         ] {
-            let (limits_override, warnings) = set(before, &json).unwrap();
-            assert_eq!(
-                (limits_override.until, warnings.len()),
-                (before.until, 0),
-                "{json}"
-            );
+            let json = format!(r#"{{"limits":{{"burst":2}},{until}"note":"after"}}"#);
+            let (own, warnings) = set(Some(&quota(before)), &json).unwrap();
+            assert_eq!(warnings, [] as [&str; 0]);
+            assert_eq!(own.changes().daily_quota, Some(Bound::At(5000)));
+            assert_eq!(own.terms()[&LimitName::DailyQuota], terms(before, "before"));
+            assert_eq!(own.terms()[&LimitName::Burst], terms(expected, "after"));
         }
-        let named = r#"{"limits":{"daily_quota":7,"burst":2},"until":"never","note":"x"}"#;
-        assert_eq!(set(&week, named).unwrap().0.until, None);
-        // An override that is set again keeps its end, and a warning reports this.
-        let (limits_override, warnings) =
-            set(&week, r#"{"limits":{"daily_quota":7},"note":"x"}"#).unwrap();
-        assert_eq!(limits_override.until, week.until);
-        assert!(warnings[0].contains(WEEK), "{warnings:?}");
-        assert!(set(&ever, r#"{"limits":{"burst":2},"for_all":true,"note":"x"}"#).is_err());
+    }
+
+    #[test]
+    fn a_limit_that_is_set_again_keeps_its_end_with_a_warning() {
+        let week = quota(Some(WEEK));
+        let again = r#"{"limits":{"daily_quota":7},"note":"more"}"#;
+        let (own, warnings) = set(Some(&week), again).unwrap();
+        assert_eq!(
+            own.terms()[&LimitName::DailyQuota],
+            terms(Some(WEEK), "more")
+        );
+        let [warning] = &warnings[..] else {
+            panic!("{warnings:?}")
+        };
+        assert!(
+            warning.contains("daily_quota") && warning.contains(WEEK),
+            "{warning}"
+        );
+        for until in ["never", "2026-12-02T00:00:00Z"] {
+            let json =
+                format!(r#"{{"limits":{{"daily_quota":7}},"until":"{until}","note":"more"}}"#);
+            let (own, warnings) = set(Some(&week), &json).unwrap();
+            assert_eq!(own.next_end(), (until != "never").then(|| at(until)));
+            assert_eq!(warnings, [] as [&str; 0]);
+        }
     }
 
     #[test]
@@ -276,7 +233,7 @@ mod tests {
             ("9999-12-31T23:59:59.9999Z", true),
         ] {
             let json = format!(r#"{{"limits":{{"burst":2}},"until":"{until}","note":"x"}}"#);
-            let message = over(None, request(&json), (&"a".parse().unwrap(), now()));
+            let message = set(None, &json);
             assert_eq!(message.is_ok(), right, "{until}: {message:?}");
         }
         for until in ["+10000-01-01T00:00:00Z", "soon", "2026-12-31", ""] {
@@ -292,40 +249,66 @@ mod tests {
 
     #[test]
     fn replaced_settings_are_returned_with_their_old_values() {
-        let before = quota(Some(WEEK));
-        let after = Override {
-            changes: Changes {
-                burst: Some(3),
-                daily_quota: Some(Bound::Unlimited),
-                ..Changes::default()
-            },
-            until: None,
-            note: "after".to_owned(),
-        };
-        let limits = Limits {
+        const TIER: Limits = Limits {
             daily_quota: Some(1000),
             rate: None,
             burst: 1,
             concurrency: None,
             connections: None,
         };
-        let message = |after: Option<&Override>| -> Vec<(String, Value, Value)> {
-            let all = replaced(Some(&before), after, &limits);
-            all.into_iter()
-                .map(|one| (one.what, one.from, one.to))
-                .collect()
+        let before = quota(Some(WEEK));
+        let later = Changes {
+            burst: Some(3),
+            daily_quota: Some(Bound::Unlimited),
+            ..Changes::default()
         };
-        let end = Value::from(WEEK);
-        let all = |quota: Value, note: Value| {
+        let after = Override::new(&later, &terms(None, "after"));
+        let limits = [Some(&before), Some(&after), None].map(|own| {
+            (
+                own,
+                own.map_or(TIER, |own| own.changes().apply(TIER).unwrap()),
+            )
+        });
+        let [before, after, tier] = limits.each_ref().map(|(own, in_force)| OwnLimits {
+            own: *own,
+            in_force,
+        });
+        let all = |from, to| -> Vec<(String, Value, Value)> {
+            let all = replaced(from, to).into_iter();
+            all.map(|one| (one.what, one.from, one.to)).collect()
+        };
+        let line = |what: &str, from: Value, to: Value| (what.to_owned(), from, to);
+        assert_eq!(
+            all(before, after),
             [
-                ("daily_quota".to_owned(), 5000.into(), quota),
-                ("until".to_owned(), end.clone(), Value::Null),
-                ("note".to_owned(), "before".into(), note),
+                line("daily_quota", 5000.into(), Value::Null),
+                line("daily_quota.until", WEEK.into(), Value::Null),
+                line("daily_quota.note", "before".into(), "after".into()),
+                line("burst", 1.into(), 3.into()),
             ]
-        };
-        assert_eq!(message(Some(&after)), all(Value::Null, "after".into()));
-        assert_eq!(message(None), all(1000.into(), Value::Null));
-        assert_eq!(message(Some(&before)), []);
-        assert_eq!(replaced(None, Some(&after), &limits), []);
+        );
+        assert_eq!(
+            all(tier, before),
+            [line("daily_quota", 1000.into(), 5000.into())]
+        );
+        assert_eq!(
+            all(before, tier),
+            [line("daily_quota", 5000.into(), 1000.into())]
+        );
+        assert_eq!(all(before, before), []);
+        assert_eq!(
+            [
+                changes(tier, before),
+                changes(before, after),
+                changes(before, tier),
+                changes(tier, tier)
+            ],
+            [
+                "daily_quota 1000 to 5000, until 2026-12-01T00:00:00Z",
+                "daily_quota 5000 to unlimited; burst 1 to 3",
+                "daily_quota 5000 to 1000, as the tier",
+                ""
+            ]
+        );
     }
 }

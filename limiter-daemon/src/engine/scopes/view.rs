@@ -3,7 +3,7 @@
 //! Scopes in the form that the control interface shows.
 
 use super::registry::Scope;
-use crate::protocol::views::{OverrideView, ScopeView};
+use crate::protocol::{overrides::OverrideView, views::ScopeView};
 
 pub(crate) fn view_scope(scope: &Scope) -> ScopeView {
     ScopeView {

@@ -4,7 +4,7 @@
 
 use chrono::TimeDelta;
 
-use super::host::{Host, caller, name, noon};
+use super::host::{Host, caller, clear, name, noon};
 use crate::{
     domain::{bound::Bound, key_state::KeyState, limits::Changes},
     protocol::{
@@ -32,7 +32,6 @@ fn burst(until: Option<TimeDelta>) -> SetLimits {
             ..Changes::default()
         },
         until: until.map(|until| End::At(noon() + until)),
-        for_all: false,
         note: "syncs".to_owned(),
     }
 }
@@ -59,7 +58,9 @@ fn every_change_is_on_record_with_its_reason() {
     }
     let acme = name("acme");
     host.engine().set_limits(&acme, burst(None), &by()).unwrap();
-    host.engine().clear_limits(&acme, "over", &by()).unwrap();
+    host.engine()
+        .clear_limits(&acme, &clear("over"), &by())
+        .unwrap();
     host.engine().reset(&acme, "sorry", &by()).unwrap();
     host.engine().reload(&by()).unwrap();
     host.engine().remove_scope(&acme, true, &by()).unwrap();
@@ -96,7 +97,7 @@ fn every_change_is_on_record_with_its_reason() {
         assert!(!format!("{entry:?}").contains("SECRET"), "{entry:?}");
     }
     let set = &entries[7];
-    assert_eq!(set.detail, "burst 5, daily_quota unlimited");
+    assert_eq!(set.detail, "daily_quota 10000 to unlimited; burst 1 to 5");
 }
 
 #[test]
@@ -125,7 +126,7 @@ fn a_note_is_one_line_of_text() {
         };
         let errors = [
             engine.set_limits(&acme, limits, &by).unwrap_err(),
-            engine.clear_limits(&acme, note, &by).unwrap_err(),
+            engine.clear_limits(&acme, &clear(note), &by).unwrap_err(),
             engine.set_mode(&acme, &mode, &by).unwrap_err(),
             engine.reset(&acme, note, &by).unwrap_err(),
         ];
@@ -144,7 +145,7 @@ fn a_request_that_changes_nothing_leaves_no_entry() {
     let acme = name("acme");
     assert!(
         host.engine()
-            .clear_limits(&acme, "x", &caller(noon()))
+            .clear_limits(&acme, &clear("x"), &caller(noon()))
             .is_err()
     );
     assert!(
@@ -179,5 +180,5 @@ fn an_override_that_ends_by_itself_is_on_record() {
         ("limiter", "limits clear", end)
     );
     assert_eq!(last.note.as_deref(), Some("its end has passed"));
-    assert!(last.detail.starts_with("was burst 5"), "{last:?}");
+    assert!(last.detail.contains("burst 5 to 1"), "{last:?}");
 }

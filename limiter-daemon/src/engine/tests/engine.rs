@@ -7,7 +7,7 @@ use limiter_common::abi::{
 };
 
 use super::{
-    host::{Host, at, caller, name, noon},
+    host::{Host, at, caller, clear, name, noon},
     plane::NoLarger,
 };
 use crate::{
@@ -23,7 +23,6 @@ fn set(changes: Changes) -> SetLimits {
     SetLimits {
         limits: changes,
         until: None,
-        for_all: false,
         note: "why".to_owned(),
     }
 }
@@ -92,7 +91,7 @@ fn scopes_of_one_tier_share_a_text_set_and_unused_sets_go() {
     assert_ne!(set_of(&host, one), set_of(&host, other));
     assert_eq!(host.plane.tables().texts.len(), texts + 4);
     host.engine()
-        .clear_limits(&name("a/x"), "done", &caller(noon()))
+        .clear_limits(&name("a/x"), &clear("done"), &caller(noon()))
         .unwrap();
     assert_eq!(host.plane.tables().texts.len(), texts);
 }
@@ -153,7 +152,6 @@ fn overrides_take_effect_and_end_by_themselves() {
     };
     let request = SetLimits {
         until: Some(End::At(at("2026-11-24T13:00:00Z"))),
-        for_all: false,
         ..set(changes)
     };
     let view = host
@@ -163,7 +161,13 @@ fn overrides_take_effect_and_end_by_themselves() {
     let limits_override = serde_json::to_value(view.scope.limits_override.unwrap()).unwrap();
     assert_eq!(
         limits_override,
-        serde_json::json!({"daily_quota": 5000, "rate": null, "until": "2026-11-24T13:00:00Z", "note": "why"})
+        serde_json::json!({
+            "daily_quota": 5000, "rate": null, "until": "2026-11-24T13:00:00Z", "note": "why",
+            "terms": {
+                "daily_quota": {"until": "2026-11-24T13:00:00Z", "note": "why"},
+                "rate": {"until": "2026-11-24T13:00:00Z", "note": "why"},
+            },
+        })
     );
     let limits = |host: &Host| host.plane.tables().limits[&id];
     assert_eq!(
@@ -187,7 +191,6 @@ fn bad_overrides_change_nothing() {
     host.add("acme");
     let past = SetLimits {
         until: Some(End::At(at("2026-11-24T11:00:00Z"))),
-        for_all: false,
         ..set(Changes {
             burst: Some(2),
             ..Changes::default()

@@ -22,7 +22,7 @@ fn host(config: &str) -> Host {
     host
 }
 
-fn set_utc(host: &mut Host, utc: DateTime<Utc>) {
+pub(super) fn set_utc(host: &mut Host, utc: DateTime<Utc>) {
     let utc_ns = utc.timestamp_nanos_opt().unwrap().unsigned_abs();
     let offset = utc_ns.wrapping_sub(boot_ns());
     host.engine().clock.words().set_utc_offset_ns(offset);
@@ -129,7 +129,6 @@ fn an_override_ends_before_the_daemon_notices() {
             ..Changes::default()
         },
         until: Some(End::At(until)),
-        for_all: false,
         note: "a trial".to_owned(),
     };
     host.engine()

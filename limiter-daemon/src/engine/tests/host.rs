@@ -17,7 +17,7 @@ use crate::{
     },
     protocol::{
         error::ApiError,
-        requests::{AddScope, ScopeMode, SetLimits, SetMode},
+        requests::{AddScope, ClearLimits, ScopeMode, SetLimits, SetMode},
         views::Imported,
     },
     secret,
@@ -51,6 +51,14 @@ pub(crate) fn caller(now: DateTime<Utc>) -> Caller {
     Caller {
         who: "test".to_owned(),
         now,
+    }
+}
+
+/// Returns a request to end all limits of a scope's own.
+pub(crate) fn clear(note: &str) -> ClearLimits {
+    ClearLimits {
+        limits: Vec::new(),
+        note: note.to_owned(),
     }
 }
 
@@ -128,7 +136,6 @@ impl Host {
         let request = SetLimits {
             limits,
             until: None,
-            for_all: false,
             note: "test".to_owned(),
         };
         let engine = self.engine();

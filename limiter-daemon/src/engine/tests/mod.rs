@@ -16,6 +16,7 @@ mod host;
 mod import;
 mod keys;
 mod modes;
+mod own_limits;
 mod plane;
 mod preparation;
 mod registry;

@@ -79,7 +79,6 @@ fn an_override_that_ended_while_no_daemon_ran_does_not_come_back() {
             ..Changes::default()
         },
         until: Some(End::At(noon() + until)),
-        for_all: false,
         note: "syncs".to_owned(),
     };
     for (scope, until) in [("acme", TimeDelta::hours(1)), ("beta", TimeDelta::hours(9))] {

@@ -29,7 +29,7 @@ pub(crate) struct Tables {
     pub(crate) config: Option<abi::Config>,
     pub(crate) ports: Vec<u16>,
     pub(crate) limits: BTreeMap<u32, abi::Limits>,
-    pub(crate) ended: BTreeMap<u32, abi::Limits>,
+    pub(crate) ended: BTreeMap<u32, abi::Ended>,
     pub(crate) allowed: BTreeMap<u32, DayCount>,
     pub(crate) leases: BTreeMap<u32, abi::Lease>,
     /// All limits that have ever been published, in the order of publication.
@@ -140,10 +140,10 @@ impl Plane for MemoryPlane {
         Ok(())
     }
 
-    fn set_ended(&mut self, scope: u32, limits: Option<&abi::Limits>) -> Result<(), KernelError> {
+    fn set_ended(&mut self, scope: u32, ended: Option<&abi::Ended>) -> Result<(), KernelError> {
         let mut tables = self.tables();
-        match limits {
-            Some(limits) => tables.ended.insert(scope, *limits),
+        match ended {
+            Some(ended) => tables.ended.insert(scope, *ended),
             None => tables.ended.remove(&scope),
         };
         Ok(())
@@ -157,7 +157,7 @@ impl Plane for MemoryPlane {
         }
     }
 
-    fn ended(&self, scope: u32) -> Result<Option<abi::Limits>, KernelError> {
+    fn ended(&self, scope: u32) -> Result<Option<abi::Ended>, KernelError> {
         Ok(self.tables().ended.get(&scope).copied())
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use limiter_common::abi::{KEY_DISABLED, KeyEntry, Limits};
 
-use super::host::{Host, caller, name, noon};
+use super::host::{Host, caller, clear, name, noon};
 use crate::{
     domain::{bound::Bound, key_state::KeyState, limits::Changes},
     protocol::{
@@ -47,9 +47,13 @@ fn quota(daily_quota: u64) -> SetLimits {
             ..Changes::default()
         },
         until: None,
-        for_all: false,
         note: "why".to_owned(),
     }
+}
+
+/// Returns the daily quota of the scope's own.
+fn limits_quota(record: &ScopeRecord) -> Option<Bound<u64>> {
+    record.limits_override.as_ref()?.changes().daily_quota
 }
 
 fn observe() -> SetMode {
@@ -152,9 +156,8 @@ fn a_preparation_changes_nothing() {
     let addition = engine.prepare_add_scope(scope("beta"), &by).unwrap();
     assert_eq!(addition.record.name, name("beta"));
     let change = engine.prepare_set_limits(&acme, quota(6), &by).unwrap();
-    let limits_override = change.record.limits_override;
-    assert_eq!(limits_override, Some(change.limits_override));
-    let removal = engine.prepare_clear_limits(&acme, "done").unwrap();
+    assert_eq!(limits_quota(&change.record), Some(Bound::At(6)));
+    let removal = engine.prepare_clear_limits(&acme, &clear("done")).unwrap();
     assert_eq!(removal.record.limits_override, None);
     let change = engine.prepare_set_mode(&acme, &observe()).unwrap();
     assert_eq!(
@@ -184,7 +187,7 @@ fn a_preparation_and_its_commitment_are_the_command() {
         engine.add_scope(scope("beta"), &by).unwrap(),
         engine.set_limits(&acme, quota(5), &by).unwrap(),
         engine.set_limits(&beta, quota(5), &by).unwrap(),
-        engine.clear_limits(&beta, "done", &by).unwrap(),
+        engine.clear_limits(&beta, &clear("done"), &by).unwrap(),
         engine.set_mode(&acme, &observe(), &by).unwrap(),
     );
     let made = engine.create_key(key("acme"), &by).unwrap();
@@ -202,10 +205,10 @@ fn a_preparation_and_its_commitment_are_the_command() {
     let added = engine.commit_add_scope(addition, &by).unwrap();
     let [set, set_too] = [&acme, &beta].map(|scope| {
         let change = engine.prepare_set_limits(scope, quota(5), &by).unwrap();
-        engine.commit_set_limits(change, &by).unwrap()
+        engine.commit_limits(change, &by).unwrap()
     });
-    let removal = engine.prepare_clear_limits(&beta, "done").unwrap();
-    let cleared = engine.commit_clear_limits(removal, &by).unwrap();
+    let removal = engine.prepare_clear_limits(&beta, &clear("done")).unwrap();
+    let cleared = engine.commit_limits(removal, &by).unwrap();
     let change = engine.prepare_set_mode(&acme, &observe()).unwrap();
     let observed = engine.commit_set_mode(change, &by).unwrap();
     assert_eq!((added, set, set_too, cleared, observed), whole);
@@ -280,7 +283,7 @@ fn a_commitment_without_its_scope_changes_nothing() {
     engine.set_limits(&acme, quota(5), &by).unwrap();
     let made = engine.create_key(key("acme"), &by).unwrap();
     let limits = engine.prepare_set_limits(&acme, quota(6), &by).unwrap();
-    let no_limits = engine.prepare_clear_limits(&acme, "done").unwrap();
+    let no_limits = engine.prepare_clear_limits(&acme, &clear("done")).unwrap();
     let mode = engine.prepare_set_mode(&acme, &observe()).unwrap();
     let creation = engine.prepare_create_key(key("acme"), &by).unwrap();
     let import = engine.prepare_import_key(own_key("acme", "a-key"), &by);
@@ -290,8 +293,8 @@ fn a_commitment_without_its_scope_changes_nothing() {
     let before = state(&mut host);
     let engine = host.engine();
     let errors = [
-        engine.commit_set_limits(limits, &by).err(),
-        engine.commit_clear_limits(no_limits, &by).err(),
+        engine.commit_limits(limits, &by).err(),
+        engine.commit_limits(no_limits, &by).err(),
         engine.commit_set_mode(mode, &by).err(),
         engine.commit_create_key(creation, &by).err(),
         engine.commit_import_key(import.unwrap(), &by).err(),

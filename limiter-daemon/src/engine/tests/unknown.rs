@@ -288,7 +288,6 @@ fn operators_cannot_change_scopes_of_unknown_keys() {
                         ..Changes::default()
                     },
                     until: None,
-                    for_all: false,
                     note: "x".to_owned(),
                 },
                 &caller(noon()),

@@ -13,12 +13,13 @@ use serde_json::Value;
 use super::{Explainer, TOO_MANY};
 use crate::{
     config::Unattended,
-    domain::limits::{Changes, Limits},
+    domain::limits::{Changes, LimitName, Limits},
     engine::{counts::history::end_of, scopes::registry::Scope},
     protocol::{
         error::ApiError,
         insight::{ExplainView, LimitView, Verdict},
     },
+    store::ScopeRecord,
 };
 
 /// The values that the kernel programs read for a scope, taken at one moment.
@@ -26,8 +27,9 @@ pub(super) struct ScopeWords {
     pub(super) limits: abi::Limits,
     pub(super) state: ScopeState,
     pub(super) count: DayCount,
-    /// Whether the override has ended, but the daemon has not noticed it yet.
-    pub(super) ended: bool,
+    /// The scope without the limits of its own that have ended, although the daemon has not noticed
+    /// it yet.
+    pub(super) record: ScopeRecord,
 }
 
 /// The state of one limit.
@@ -44,22 +46,38 @@ impl Explainer<'_> {
         let id = scope.record.id;
         let utc_ns = self.boot_ns.wrapping_add(self.clock.utc_offset_ns());
         let own = self.plane.limits(id);
-        let is_over = own.until_s != 0 && utc_ns >= u64::from(own.until_s) * 1_000_000_000;
-        let then = if is_over { self.plane.ended(id)? } else { None };
+        let is_over = !abi::Limits::last_until(own.until_s, utc_ns);
+        let ended = if is_over { self.plane.ended(id)? } else { None };
+        let then = ended.and_then(|ended| {
+            let mut stages = ended.stages.into_iter();
+            stages.find(|stage| abi::Limits::last_until(stage.until_s, utc_ns))
+        });
         let state = self.plane.state(id);
         Ok(ScopeWords {
-            // The allowance and the flags are those of the scope's own entry, even after its
-            // override has ended.
+            // The allowance and the flags are those of the scope's own entry, even after one of its
+            // limits has ended.
             limits: then.map_or(own, |then| abi::Limits {
                 allowed: own.allowed,
                 ahead: own.ahead,
                 flags: own.flags,
                 ..then
             }),
-            ended: then.is_some(),
+            record: self.without_ended(&scope.record),
             count: DayCount(state.day_count).on(Day::at(utc_ns)),
             state,
         })
+    }
+
+    /// Returns a scope without the limits of its own that have ended. In the kernel, a limit ends
+    /// with the second before its end.
+    fn without_ended(&self, record: &ScopeRecord) -> ScopeRecord {
+        let now = self.clock.utc(self.boot_ns).unwrap_or_else(Utc::now);
+        let second = DateTime::from_timestamp(now.timestamp(), 999_999_999).unwrap_or(now);
+        let own = record.limits_override.as_ref();
+        ScopeRecord {
+            limits_override: own.and_then(|own| own.at(second).non_empty()),
+            ..record.clone()
+        }
     }
 
     /// Returns the states of all limits in the order in which the programs check them.
@@ -130,15 +148,12 @@ impl Explainer<'_> {
     }
 
     /// Returns the time at which requests pass again after the quota is used up. This time is
-    /// midnight, or the end of the scope's override if that is earlier and the tier's quota is not
+    /// midnight, or the end of the scope's own quota if that is earlier and the tier's quota is not
     /// used up.
     fn quota_until(&self, scope: &Scope, words: &ScopeWords, limits: &Limits) -> DateTime<Utc> {
         let midnight = end_of(words.count.day());
-        let limits_override = scope
-            .record
-            .limits_override
-            .as_ref()
-            .filter(|_| !words.ended);
+        let own = words.record.limits_override.as_ref();
+        let terms = own.and_then(|own| own.terms().get(&LimitName::DailyQuota));
         let tier = self
             .setup
             .tier(&scope.record.tier)
@@ -150,7 +165,7 @@ impl Explainer<'_> {
                     .daily_quota
                     .is_none_or(|quota| words.count.count() < quota)
         });
-        match limits_override.and_then(|limits_override| limits_override.until) {
+        match terms.and_then(|terms| terms.until) {
             Some(until) if more => until.min(midnight),
             _ => midnight,
         }

@@ -27,7 +27,6 @@ fn changes_of_one_host_are_made_on_the_others() {
             ..Changes::default()
         },
         until: None,
-        for_all: false,
         note: "sync".to_owned(),
     };
     change(
@@ -39,7 +38,7 @@ fn changes_of_one_host_are_made_on_the_others() {
                 .prepare_set_limits(&name("acme"), limits, &by)
                 .unwrap()
         },
-        |engine, change| engine.commit_set_limits(change, &caller(noon())).unwrap(),
+        |engine, change| engine.commit_limits(change, &caller(noon())).unwrap(),
     );
     let mode = SetMode {
         mode: ScopeMode::Observe,
