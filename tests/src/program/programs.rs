@@ -9,8 +9,9 @@ use std::{
 };
 
 use limiter_common::abi::{
-    ClientKey, Clock, Config, Flow, FlowEntry, FlowKey, KeyEntry, Lease, Limits, Ports, ScopeState,
-    Suspect, Sweep, TextKey, Tomb, UnfinishedKey, UntrackedConnection, Unused, counter, reason,
+    ClientKey, Clock, Config, Ended, Flow, FlowEntry, FlowKey, KeyEntry, Lease, Limits, Ports,
+    ScopeState, Suspect, Sweep, TextKey, Tomb, UnfinishedKey, UntrackedConnection, Unused, counter,
+    reason,
 };
 use limiter_common::flow::Idle;
 
@@ -388,10 +389,13 @@ impl Programs {
         maps::set(map, 0, clock);
     }
 
-    /// Sets the limits that will apply to a scope once its present limits have expired.
-    pub fn set_later_limits(&mut self, scope: u32, then: Limits) {
-        let ended = &mut self.object_mut().maps.ended;
-        ended.insert(scope, Plain(then), 0).expect("enter limits");
+    /// Sets the limits that will apply to a scope once its present limits have expired, and those
+    /// after them.
+    pub fn set_later_limits(&mut self, scope: u32, then: &[Limits]) {
+        let mut ended = Ended::default();
+        ended.stages[..then.len()].copy_from_slice(then);
+        let map = &mut self.object_mut().maps.ended;
+        map.insert(scope, Plain(ended), 0).expect("enter limits");
     }
 }
 

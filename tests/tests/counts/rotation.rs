@@ -251,6 +251,58 @@ fn override_expires_on_open_connections_too() {
 }
 
 #[test]
+fn a_scope_moves_to_another_tier_on_an_open_connection() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
+    let mut rig = Rig::veth(|config| {
+        config
+            .tier("profile", "daily_quota = 2")
+            .tier("gold", "daily_quota = 4")
+    });
+    let key = rig.limiter.key("acme/web");
+    set(&rig, &["--burst", "7"]);
+    let mut open = rig.lab.connect(GUARDED);
+    let mut statuses = || [(); 3].map(|()| open.get("/", &key).status);
+    assert_eq!(statuses(), [200, 200, 429]);
+    let tier = |tier| {
+        [
+            "scope",
+            "set",
+            "acme/web",
+            "--tier",
+            tier,
+            "--note",
+            "contract 17",
+        ]
+    };
+    let moved = rig.limiter.cli(&tier("gold"));
+    for word in [
+        "tier was profile and is now gold",
+        "daily_quota was 2 and is now 4",
+    ] {
+        assert!(moved.stderr.contains(word), "{moved:?}");
+    }
+    assert_eq!(statuses(), [200, 200, 429]);
+    rig.limiter.kill();
+    rig.limiter.run(&[]);
+    let shown = rig.limiter.json(&["scope", "show", "acme/web"]);
+    assert_eq!(
+        (&shown["tier"], &shown["limits"]["burst"]),
+        (&json!("gold"), &json!(7))
+    );
+    let usage = rig.limiter.usage("acme/web");
+    assert_eq!((usage.used, usage.daily_quota), (4, Some(4)));
+    let wrong = rig.limiter.cli(&tier("golf"));
+    wrong.assert_fails(exit::FAILED, &["golf", "did you mean `gold`"]);
+    let entries = rig.limiter.json(&["audit", "acme/web"]);
+    let last = entries.as_array().and_then(|all| all.last());
+    let last = last.expect("an entry");
+    assert_eq!(
+        (&last["detail"], &last["note"]),
+        (&json!("tier profile to gold"), &json!("contract 17"))
+    );
+}
+
+#[test]
 fn override_that_expired_without_a_daemon_stays_expired() {
     avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| config.tier("profile", "daily_quota = 2"));

@@ -3,6 +3,7 @@
 //! Changes of scopes, keys and counts on one host are in force on all hosts.
 
 use limiter_tests::{hosts::SECRET, limiter::exit};
+use serde_json::json;
 
 use crate::support::{
     HOSTS, QUOTA, SCOPE, admit, fleet, id_of_key, use_up, wait_until_refused, with_quota,
@@ -42,6 +43,39 @@ fn a_reset_on_one_host_restores_the_quota_on_all_hosts() {
         assert_eq!(rig.limiter.usage(SCOPE).used, QUOTA);
     }
     assert_eq!(hosts.served(&key), 3 * QUOTA);
+}
+
+#[test]
+fn limits_and_tiers_of_one_host_are_those_of_all_hosts() {
+    let (hosts, _) = fleet();
+    let host = |number: usize| &hosts.rigs[number].limiter;
+    let set = |words: &[&str]| [&["limits", "set", SCOPE], words, &["--note", "a sync"]].concat();
+    let end = "2999-01-01T00:00:00Z";
+    host(0).done(&set(&["--daily-quota", "5000", "--until", end]));
+    hosts.wait_for_changes();
+    host(1).done(&set(&["--burst", "9"]));
+    hosts.wait_for_changes();
+    host(2).done(&["scope", "set", SCOPE, "--tier", "master", "--note", "grown"]);
+    hosts.wait_for_changes();
+    for rig in &hosts.rigs {
+        let shown = rig.limiter.json(&["scope", "show", SCOPE]);
+        assert_eq!(shown["tier"], "master", "{shown}");
+        assert_eq!(
+            shown["override"]["terms"],
+            json!({
+                "daily_quota": {"until": end, "note": "a sync"},
+                "burst": {"until": null, "note": "a sync"},
+            }),
+            "{shown}"
+        );
+    }
+    host(0).done(&["limits", "clear", SCOPE, "--daily-quota", "--note", "over"]);
+    hosts.wait_for_changes();
+    for rig in &hosts.rigs {
+        let shown = rig.limiter.json(&["scope", "show", SCOPE]);
+        let terms = shown["override"]["terms"].as_object().expect("limits");
+        assert_eq!(terms.keys().collect::<Vec<_>>(), ["burst"], "{shown}");
+    }
 }
 
 #[test]

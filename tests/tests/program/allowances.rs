@@ -4,7 +4,7 @@
 //! daemon.
 
 use limiter_common::{
-    abi::{Event, Limits, counter, event, policy},
+    abi::{ENDS, Event, Limits, counter, event, policy},
     day::{DAY_NS, Day, DayCount},
 };
 use limiter_tests::program::{Programs, Shape, Talk, Verdict, no_limits};
@@ -208,9 +208,38 @@ fn limits_expire_by_themselves() {
     set_utc(&mut programs, NOON_NS - 60 * 1_000_000_000);
     // These limits end only at `until_s`, and only if the limits that follow them are known.
     assert_eq!([ask(&mut programs), ask(&mut programs)], ["passed"; 2]);
-    programs.set_later_limits(SCOPE, then);
+    programs.set_later_limits(SCOPE, &[then]);
     assert_eq!(ask(&mut programs), "passed");
     set_utc(&mut programs, NOON_NS);
     assert_eq!(ask(&mut programs), "refused");
     assert_eq!(programs.state(SCOPE).refused, [0, 0, 0, 1]);
+}
+
+#[test]
+fn limits_expire_one_after_the_other() {
+    const MINUTE_NS: u64 = 60 * 1_000_000_000;
+    let quota = |daily_quota: u64, minutes: Option<u64>| Limits {
+        daily_quota,
+        until_s: minutes.map_or(0, |minutes| {
+            let end_ns = NOON_NS + minutes * MINUTE_NS;
+            u32::try_from(end_ns / 1_000_000_000).expect("seconds")
+        }),
+        ..no_limits()
+    };
+    let later: Vec<_> = (2..6)
+        .map(|stage| quota(stage, Some(stage)))
+        .chain([quota(6, None)])
+        .collect();
+    assert_eq!(later.len(), ENDS);
+    // No daemon replaces the limits. They begin with one request, and allow one more from each
+    // minute on, until the last one.
+    let mut programs = attended(quota(1, Some(1)));
+    programs.set_later_limits(SCOPE, &later);
+    for minute in 0..6 {
+        set_utc(&mut programs, NOON_NS + minute * MINUTE_NS + MINUTE_NS / 2);
+        let answers = [ask(&mut programs), ask(&mut programs)];
+        assert_eq!(answers, ["passed", "refused"], "minute {minute}");
+    }
+    set_utc(&mut programs, NOON_NS + 100 * MINUTE_NS);
+    assert_eq!(ask(&mut programs), "refused");
 }
