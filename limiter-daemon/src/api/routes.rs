@@ -154,6 +154,12 @@ fn of_usage() -> Vec<Route> {
             "List the usage of all scopes on one day",
         ),
         get(
+            "/v1/trial",
+            insight::trial,
+            "tryLimits",
+            "Compare the usage of past days with another daily quota",
+        ),
+        get(
             "/v1/explain/{object}",
             insight::explain,
             "explain",

@@ -22,7 +22,7 @@ use super::{
     exit::Failure,
     explain, fleet, import,
     moment::Date,
-    render, status, top,
+    render, status, top, trial,
 };
 use crate::{
     domain::{plain, scope::ScopeName},
@@ -222,6 +222,7 @@ fn limits(client: &Client, command: LimitsCommand, json: bool) -> Result<(), Fai
             let view = client.send(Method::PUT, &path, &request)?;
             render::changed_scope(&view, json)
         }
+        LimitsCommand::Try(args) => trial::trial(client, &args, json),
         LimitsCommand::Clear(args) => {
             let request = ClearLimits {
                 limits: args.limits(),

@@ -123,6 +123,12 @@ Examples:
   limiter limits clear acme/web --note \"back to normal\"
   limiter limits clear acme --burst --rate --note \"the migration is over\"";
 
+pub(super) const LIMITS_TRY: &str = "\
+Examples:
+  limiter limits try acme/web --daily-quota 500
+  limiter limits try acme/web --tier gold --days 30
+  limiter limits try --tier profile --daily-quota 800";
+
 pub(super) const USAGE: &str = "\
 Examples:
   limiter usage                          # all scopes, today

@@ -26,6 +26,7 @@ mod status;
 mod table;
 mod terminal;
 mod top;
+mod trial;
 mod typed;
 
 use std::{os::unix::net::UnixStream, path::PathBuf, process::ExitCode};

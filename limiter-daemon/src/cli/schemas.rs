@@ -13,6 +13,7 @@ use crate::protocol::{
     events::EventView,
     fleet::FleetView,
     insight::{ExplainView, TopView},
+    trial::TrialView,
     views::{
         AuditView, ChangedScope, CreatedKey, Imported, KeyCheck, KeyView, Report, ScopeDetail,
         ScopeView, StatusView, TierView, UsageView,
@@ -51,6 +52,7 @@ fn schemas() -> Vec<(&'static str, Schema)> {
         ("status", of::<StatusView>()),
         ("tiers", of::<Vec<TierView>>()),
         ("top", of::<TopView>()),
+        ("trial", of::<TrialView>()),
         ("usage", of::<UsageView>()),
         ("usages", of::<Vec<UsageView>>()),
     ]

@@ -294,7 +294,7 @@ fn bound<'de, D: Deserializer<'de>>(
         .map(Some)
 }
 
-pub(super) fn daily_quota<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Bound<u64>>, D::Error> {
+pub(crate) fn daily_quota<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Bound<u64>>, D::Error> {
     bound(DAILY_QUOTA, d)
 }
 

@@ -13,4 +13,5 @@ pub mod insight;
 pub mod overrides;
 pub mod requests;
 pub mod schema;
+pub mod trial;
 pub mod views;

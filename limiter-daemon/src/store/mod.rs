@@ -16,6 +16,7 @@ mod private;
 mod revisions;
 mod schema;
 mod scopes;
+mod trial;
 mod usage;
 
 use std::{
@@ -36,6 +37,7 @@ use thiserror::Error;
 pub use audit::{AuditEntry, AuditFilter, AuditRecord};
 pub use keys::{KeyBrief, KeyFilter, KeyRecord, NewKey};
 pub use scopes::ScopeRecord;
+pub use trial::TrialScopes;
 pub use usage::{CounterReading, DayUsage, date_of};
 
 use crate::files::{self, AssumedRights, Rights, TrustError};

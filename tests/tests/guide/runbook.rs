@@ -150,6 +150,7 @@ fn every_block_of_the_runbook_works() {
         (2, Some(5000)),
         "today's count stays"
     );
+    assert!(run(&setting, "try").contains("would have been refused"));
     assert!(run(&setting, "again").contains("ticket 4711"));
     let usage = setting.host.usage("acme/web");
     assert_eq!((usage.used, usage.daily_quota), (0, Some(1000)));

@@ -2,7 +2,7 @@
 
 //! Changes of scopes, keys and counts on one host are in force on all hosts.
 
-use limiter_tests::{hosts::SECRET, limiter::exit};
+use limiter_tests::{Limiter, hosts::SECRET, limiter::exit};
 use serde_json::json;
 
 use crate::support::{
@@ -45,15 +45,19 @@ fn a_reset_on_one_host_restores_the_quota_on_all_hosts() {
     assert_eq!(hosts.served(&key), 3 * QUOTA);
 }
 
+fn set_limits(limiter: &Limiter, limits: &[&str]) {
+    let words = [&["limits", "set", SCOPE], limits, &["--note", "a sync"]].concat();
+    limiter.done(&words);
+}
+
 #[test]
 fn limits_and_tiers_of_one_host_are_those_of_all_hosts() {
     let (hosts, _) = fleet();
     let host = |number: usize| &hosts.rigs[number].limiter;
-    let set = |words: &[&str]| [&["limits", "set", SCOPE], words, &["--note", "a sync"]].concat();
     let end = "2999-01-01T00:00:00Z";
-    host(0).done(&set(&["--daily-quota", "5000", "--until", end]));
+    set_limits(host(0), &["--daily-quota", "5000", "--until", end]);
     hosts.wait_for_changes();
-    host(1).done(&set(&["--burst", "9"]));
+    set_limits(host(1), &["--burst", "9"]);
     hosts.wait_for_changes();
     host(2).done(&["scope", "set", SCOPE, "--tier", "master", "--note", "grown"]);
     hosts.wait_for_changes();

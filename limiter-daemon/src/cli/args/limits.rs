@@ -23,6 +23,9 @@ pub(in crate::cli) enum LimitsCommand {
     /// End limits of a scope's own, so that those of its tier apply; without names, all of them
     #[command(after_help = examples::LIMITS_CLEAR)]
     Clear(ClearArgs),
+    /// Show who would have been refused on past days with another daily quota or tier
+    #[command(after_help = examples::LIMITS_TRY)]
+    Try(TryArgs),
 }
 
 #[derive(Debug, Args)]
@@ -111,4 +114,23 @@ impl ClearArgs {
         let named = named.into_iter().filter(|(is_named, _)| *is_named);
         named.map(|(_, limit)| limit).collect()
     }
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("scopes").required(true).multiple(true)
+    .args(["scope", "tier"])))]
+pub(in crate::cli) struct TryArgs {
+    /// One scope; without it, all scopes of the tier that have no daily quota of their own
+    #[arg(value_name = "SCOPE")]
+    pub(in crate::cli) scope: Option<ScopeName>,
+    /// The tier; without --daily-quota, its daily quota is tried
+    #[arg(long, value_name = "TIER")]
+    pub(in crate::cli) tier: Option<String>,
+    /// The daily quota to try
+    #[arg(long, value_name = "N|unlimited", required_unless_present = "tier",
+        value_parser = |text: &str| DAILY_QUOTA.parse(text))]
+    pub(in crate::cli) daily_quota: Option<Bound<u64>>,
+    /// The number of days before today [default: 7]
+    #[arg(long, value_name = "N")]
+    pub(in crate::cli) days: Option<u32>,
 }

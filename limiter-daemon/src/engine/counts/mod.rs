@@ -11,4 +11,5 @@ pub(crate) mod flush;
 pub mod history;
 pub mod lost;
 pub mod maps_record;
+pub mod trial;
 pub mod usage;

@@ -22,4 +22,5 @@ mod preparation;
 mod registry;
 pub(crate) mod testing;
 mod top;
+mod trial;
 mod unknown;
