@@ -95,7 +95,8 @@ pub type Digest = [u64; 2];
 pub struct KeyEntry {
     /// The scope that the key belongs to.
     pub scope: u32,
-    /// `KEY_*` flags.
+    /// `KEY_*` flags, and above [`KEY_END_SHIFT`] bits the end of the key in minutes since the Unix
+    /// epoch (UTC), rounded up; 0 for no end. From then on, the key counts as disabled.
     pub flags: u32,
     /// The time of the last request with this key on `CLOCK_BOOTTIME`, in ns; 0 before the first
     /// request. The kernel programs write this field.
@@ -106,6 +107,33 @@ pub struct KeyEntry {
 pub const KEY_DISABLED: u32 = 1;
 /// The key was unknown, and the programs adopted it.
 pub const KEY_ADOPTED: u32 = 2;
+
+/// The number of bits of [`KeyEntry::flags`] below the end of the key.
+pub const KEY_END_SHIFT: u32 = 4;
+const MINUTE_S: u64 = 60;
+
+impl KeyEntry {
+    /// Returns the bits of [`Self::flags`] for an end in seconds since the Unix epoch. An end that
+    /// they cannot hold (after the year 2480) is left to the daemon.
+    #[must_use]
+    pub const fn end_bits(end_s: u64) -> u32 {
+        let minutes = end_s.div_ceil(MINUTE_S);
+        if minutes >> (u32::BITS - KEY_END_SHIFT) == 0 {
+            (minutes as u32) << KEY_END_SHIFT
+        } else {
+            0
+        }
+    }
+
+    /// Returns whether a key with these `flags` is disabled or has ended at `utc_ns`, a time in ns
+    /// since the Unix epoch.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_disabled(flags: u32, utc_ns: u64) -> bool {
+        let end = (flags >> KEY_END_SHIFT) as u64;
+        flags & KEY_DISABLED != 0 || (end != 0 && utc_ns >= end * MINUTE_S * 1_000_000_000)
+    }
+}
 
 /// The value of the map `STATE` (array by scope id, `BPF_F_MMAPABLE`).
 ///
@@ -406,6 +434,40 @@ pub const REFUSAL_RECORD_RATE: gcra::Rate = gcra::Rate {
     interval_ns: 1_000_000,
     tolerance_ns: 255 * 1_000_000,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_ends_with_the_minute_of_its_end() {
+        const SECOND_NS: u64 = 1_000_000_000;
+        for (end_s, last_s) in [
+            (60, 59),
+            (61, 119),
+            (120, 119),
+            (1_800_000_001, 1_800_000_059),
+        ] {
+            let flags = KeyEntry::end_bits(end_s) | KEY_ADOPTED;
+            assert!(!KeyEntry::is_disabled(
+                flags,
+                last_s * SECOND_NS + SECOND_NS - 1
+            ));
+            assert!(
+                KeyEntry::is_disabled(flags, (last_s + 1) * SECOND_NS),
+                "{end_s}"
+            );
+        }
+        let last_s = ((1 << (u32::BITS - KEY_END_SHIFT)) - 1) * MINUTE_S;
+        assert!(KeyEntry::is_disabled(
+            KeyEntry::end_bits(last_s),
+            last_s * SECOND_NS
+        ));
+        assert_eq!(KeyEntry::end_bits(last_s + 1), 0);
+        assert!(KeyEntry::is_disabled(KEY_DISABLED, 0));
+        assert!(!KeyEntry::is_disabled(0, u64::MAX));
+    }
+}
 
 const _: () = {
     use core::mem::{align_of, offset_of, size_of};

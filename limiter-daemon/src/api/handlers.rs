@@ -19,8 +19,8 @@ use crate::{
         fields,
         fleet::Changed,
         requests::{
-            AddScope, CheckKey, ClearLimits, CreateKey, ImportKey, Noted, SetLimits, SetMode,
-            SetTier,
+            AddScope, CheckKey, ClearLimits, CreateKey, ImportKey, KeyChange, Noted, RevokeKey,
+            SetLimits, SetMode, SetTier,
         },
         schema,
         views::{
@@ -290,31 +290,39 @@ pub(super) async fn disable_key(
     State(shared): App,
     from: Sender,
     Part(id): Part<String>,
+    QueryOf(query): QueryOf<KeyChange>,
 ) -> Answer<Changed<KeyView>> {
-    change_key(&shared, &from, id, KeyState::Disabled).await
+    change_key(&shared, &from, id, (KeyState::Disabled, query.note)).await
 }
 
 pub(super) async fn enable_key(
     State(shared): App,
     from: Sender,
     Part(id): Part<String>,
+    QueryOf(query): QueryOf<KeyChange>,
 ) -> Answer<Changed<KeyView>> {
-    change_key(&shared, &from, id, KeyState::Active).await
+    change_key(&shared, &from, id, (KeyState::Active, query.note)).await
 }
 
 pub(super) async fn revoke_key(
     State(shared): App,
     from: Sender,
     Part(id): Part<String>,
+    QueryOf(query): QueryOf<RevokeKey>,
 ) -> Answer<Changed<KeyView>> {
-    change_key(&shared, &from, id, KeyState::Revoked).await
+    let changed = shared.change(
+        caller(&from),
+        move |engine, caller| engine.prepare_revoke_key(&id, query, caller),
+        Engine::commit_key_change,
+    );
+    changed.await.map(Json)
 }
 
 async fn change_key(
     shared: &Arc<Shared>,
     from: &Sender,
     id: String,
-    state: KeyState,
+    state: (KeyState, Option<String>),
 ) -> Answer<Changed<KeyView>> {
     let changed = shared.change(
         caller(from),

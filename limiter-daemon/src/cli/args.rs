@@ -3,6 +3,7 @@
 //! The command-line arguments.
 
 pub(super) mod fleet;
+pub(super) mod keys;
 pub(super) mod limits;
 pub(super) mod scopes;
 
@@ -14,7 +15,7 @@ use std::{
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
-use self::{fleet::FleetCommand, limits::LimitsCommand, scopes::ScopeCommand};
+use self::{fleet::FleetCommand, keys::KeyCommand, limits::LimitsCommand, scopes::ScopeCommand};
 use super::{
     examples,
     moment::{Date, Since},
@@ -235,74 +236,6 @@ impl DetachArgs {
     pub(super) fn names_directories(&self) -> bool {
         self.state_dir.is_some() || self.pin_dir.is_some()
     }
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum KeyCommand {
-    /// Generate a key and print it; it is not shown again
-    #[command(after_help = examples::KEY_CREATE)]
-    Create {
-        /// The scope of the key
-        #[arg(value_name = "SCOPE")]
-        scope: ScopeName,
-        /// A label for the key
-        #[arg(long, value_name = "LABEL", value_parser = label)]
-        label: Option<String>,
-    },
-    /// Register an existing key from standard input, or many from a file
-    #[command(after_help = examples::KEY_IMPORT)]
-    #[command(group(clap::ArgGroup::new("what").required(true).args(["scope", "csv"])))]
-    Import {
-        /// The scope of the key
-        #[arg(value_name = "SCOPE")]
-        scope: Option<ScopeName>,
-        /// A label for the key
-        #[arg(long, value_name = "LABEL", value_parser = label,
-            conflicts_with = "csv")]
-        label: Option<String>,
-        /// A file of keys with the header line `scope,key` and optional columns `label` and `tier`;
-        /// `-` is standard input
-        ///
-        /// The columns are separated by commas. The file is imported as a whole or not at all. A
-        /// key that is registered for the same scope already is not changed.
-        #[arg(long, value_name = "FILE|-")]
-        csv: Option<PathBuf>,
-    },
-    /// Check a key from standard input: whether it is well-formed and registered, and its scope and
-    /// state
-    #[command(after_help = examples::KEY_CHECK)]
-    Check,
-    /// List all keys or those of a scope, by their ids
-    #[command(after_help = examples::KEY_LIST)]
-    List {
-        /// Only keys of this scope
-        #[arg(value_name = "SCOPE")]
-        scope: Option<ScopeName>,
-        /// List the keys of removed scopes instead; all of them are revoked
-        #[arg(long)]
-        removed: bool,
-    },
-    /// Answer a key's requests with 401 until it is enabled again
-    #[command(after_help = examples::KEY_DISABLE)]
-    Disable {
-        /// The id of the key
-        #[arg(value_name = "ID")]
-        id: String,
-    },
-    /// Admit a disabled key's requests again
-    #[command(after_help = examples::KEY_ENABLE)]
-    Enable {
-        /// The id of the key
-        #[arg(value_name = "ID")]
-        id: String,
-    },
-    /// Answer a key's requests with 401 for good, even after its scope is removed
-    #[command(after_help = examples::KEY_REVOKE)]
-    Revoke {
-        /// The id of the key
-        #[arg(value_name = "ID")]
-        id: String,
-    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -14,13 +14,13 @@ use zeroize::Zeroizing;
 
 use super::{
     args::{
-        AuditArgs, Command, KeyCommand, TierCommand, default_socket, limits::LimitsCommand,
+        AuditArgs, Command, TierCommand, default_socket, keys::KeyCommand, limits::LimitsCommand,
         scopes::ScopeCommand,
     },
     client::{Client, escape},
     events,
     exit::Failure,
-    explain, fleet, import,
+    explain, fleet, import, keys,
     moment::Date,
     render, status, top, trial,
 };
@@ -128,15 +128,26 @@ fn scope_path(scope: &ScopeName, rest: &str) -> String {
 }
 
 fn key(client: &Client, command: KeyCommand, json: bool) -> Result<(), Failure> {
-    let change = |id: &str, verb: &str| {
-        let view: KeyView = client.post(&format!("/v1/keys/{}/{verb}", escape(id)))?;
-        render::key(&view, json)
+    let change = |id: &str, verb: &str, fields: &[(&str, Option<String>)]| {
+        let query = query(fields);
+        let view: KeyView = client.post(&format!("/v1/keys/{}/{verb}{query}", escape(id)))?;
+        keys::key(&view, json)
     };
     match command {
-        KeyCommand::Create { scope, label } => {
-            let made: CreatedKey =
-                client.send(Method::POST, "/v1/keys", &CreateKey { scope, label })?;
-            render::created_key(&made, json)
+        KeyCommand::Create {
+            scope,
+            label,
+            until,
+            note,
+        } => {
+            let request = CreateKey {
+                scope,
+                label,
+                until: until.map(|until| until.end()),
+                note,
+            };
+            let made: CreatedKey = client.send(Method::POST, "/v1/keys", &request)?;
+            keys::created_key(&made, json)
         }
         KeyCommand::Import {
             csv: Some(file), ..
@@ -145,16 +156,18 @@ fn key(client: &Client, command: KeyCommand, json: bool) -> Result<(), Failure> 
             scope: Some(scope),
             label,
             csv: None,
+            note,
         } => {
             let raw = read_key()?;
             let request = ImportKey {
                 scope,
                 label,
                 key: raw.to_string(),
+                note,
             };
             let view: KeyView = client.send(Method::POST, "/v1/keys/import", &request)?;
             let _wiped = Zeroizing::new(request.key);
-            render::key(&view, json)
+            keys::key(&view, json)
         }
         KeyCommand::Import {
             scope: None,
@@ -170,7 +183,7 @@ fn key(client: &Client, command: KeyCommand, json: bool) -> Result<(), Failure> 
             };
             let check: KeyCheck = client.send(Method::POST, "/v1/keys/check", &request)?;
             let _wiped = Zeroizing::new(request.key);
-            render::key_check(&check, json)
+            keys::key_check(&check, json)
         }
         KeyCommand::List { scope, removed } => {
             let of = scope
@@ -182,11 +195,26 @@ fn key(client: &Client, command: KeyCommand, json: bool) -> Result<(), Failure> 
                 let of = scope.map_or_else(String::new, |scope| format!(" called {scope}"));
                 return render::lines(&[format!("there are no keys of removed scopes{of}")]);
             }
-            render::keys(&keys, scope.as_ref(), json)
+            keys::keys(&keys, scope.as_ref(), json)
         }
-        KeyCommand::Disable { id } => change(&id, "disable"),
-        KeyCommand::Enable { id } => change(&id, "enable"),
-        KeyCommand::Revoke { id } => change(&id, "revoke"),
+        KeyCommand::Disable { id, note } => change(&id, "disable", &[("note", note)]),
+        KeyCommand::Enable { id, note } => change(&id, "enable", &[("note", note)]),
+        KeyCommand::Revoke { id, at, note } => {
+            let at = at.map(|at| at.end().to_string());
+            change(&id, "revoke", &[("at", at), ("note", note)])
+        }
+    }
+}
+
+/// Returns a query with the fields that have a value.
+pub(super) fn query(fields: &[(&str, Option<String>)]) -> String {
+    let fields: Vec<String> = fields
+        .iter()
+        .filter_map(|(name, value)| Some(format!("{name}={}", escape(value.as_deref()?))))
+        .collect();
+    match fields.is_empty() {
+        true => String::new(),
+        false => format!("?{}", fields.join("&")),
     }
 }
 

@@ -73,7 +73,7 @@ Examples:
 pub(super) const KEY_CREATE: &str = "\
 Examples:
   limiter key create acme/web
-  limiter key create acme/web --label \"build server\"
+  limiter key create acme/web --label \"build server\" --until 90d
   limiter key create acme/web > web.key  # only the key goes to standard output";
 
 pub(super) const KEY_IMPORT: &str = "\
@@ -104,7 +104,8 @@ Examples:
 
 pub(super) const KEY_REVOKE: &str = "\
 Examples:
-  limiter key revoke k_7qm2xw4dza";
+  limiter key revoke k_7qm2xw4dza --note \"leaked\"
+  limiter key revoke k_7qm2xw4dza --at 7d --note \"rotated\"";
 
 pub(super) const LIMITS: &str = "\
 Examples:

@@ -26,7 +26,7 @@ use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use super::{
     client::{Client, empty},
     exit::Failure,
-    render,
+    keys,
 };
 use crate::protocol::views::{ImportPhase, ImportView, Imported};
 
@@ -69,7 +69,7 @@ pub(super) fn import(client: &Client, file: &Path, json: bool) -> Result<(), Fai
     })?;
     // The bar is removed before the result is printed.
     drop(bar);
-    render::imported(&imported, json)
+    keys::imported(&imported, json)
 }
 
 /// A body that is sent in pieces, and that counts the bytes that have been sent.

@@ -15,6 +15,7 @@ mod explain;
 mod fleet;
 mod forwarding;
 mod import;
+mod keys;
 mod listed;
 mod moment;
 mod redirects;

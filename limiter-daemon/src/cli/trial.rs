@@ -94,6 +94,12 @@ mod tests {
 
     use super::*;
 
+    fn plain(view: &TrialView) -> Vec<String> {
+        let lines = text(view);
+        let plain = lines.iter().map(|line| anstream::adapter::strip_str(line));
+        plain.map(|line| line.to_string()).collect()
+    }
+
     #[test]
     fn a_trial_is_printed_with_its_scopes() {
         let mut view: TrialView = serde_json::from_value(json!({
@@ -105,7 +111,7 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(
-            text(&view),
+            plain(&view),
             [
                 "With a daily quota of 800 from 2026-11-17 to 2026-11-23, requests of 1 out of 14 scopes would have been refused.",
                 "",
@@ -116,7 +122,7 @@ mod tests {
         view.scopes.clear();
         view.daily_quota = None;
         assert_eq!(
-            text(&view),
+            plain(&view),
             [
                 "With no daily quota from 2026-11-17 to 2026-11-23, requests of 0 out of 14 scopes would have been refused."
             ]

@@ -30,6 +30,8 @@ impl Engine {
         }
         let expired = self.expire_overrides(now);
         self.note_result("overrides", expired);
+        let ended = self.end_keys(now);
+        self.note_result("keys", ended);
         let flushed = self.flush_all(Occasion::Tick, now).and_then(|()| {
             self.record.note_day(&mut self.store, now)?;
             Ok(())

@@ -41,6 +41,39 @@ pub struct CreateKey {
     #[serde(default)]
     #[schemars(schema_with = "schema::label")]
     pub label: Option<String>,
+    /// The time at which the key is revoked by itself, or `never`, which is the default.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::end")]
+    pub until: Option<End>,
+    /// The reason, for the audit trail.
+    #[serde(default, deserialize_with = "fields::optional_text")]
+    #[schemars(schema_with = "schema::optional_note")]
+    pub note: Option<String>,
+}
+
+/// The query of requests that change a key.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeyChange {
+    /// The reason, for the audit trail.
+    #[serde(default, deserialize_with = "fields::optional_text")]
+    #[schemars(schema_with = "schema::optional_note")]
+    pub note: Option<String>,
+}
+
+/// The query of a request that revokes a key.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RevokeKey {
+    /// The time at which the key is revoked by itself, or `never`, which removes an earlier such
+    /// time. Without it, the key is revoked at once.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::end")]
+    pub at: Option<End>,
+    /// The reason, for the audit trail.
+    #[serde(default, deserialize_with = "fields::optional_text")]
+    #[schemars(schema_with = "schema::optional_note")]
+    pub note: Option<String>,
 }
 
 /// The body of `POST /v1/keys/import`.
@@ -57,6 +90,10 @@ pub struct ImportKey {
     #[serde(deserialize_with = "fields::raw_key")]
     #[schemars(schema_with = "schema::raw_key")]
     pub key: String,
+    /// The reason, for the audit trail.
+    #[serde(default, deserialize_with = "fields::optional_text")]
+    #[schemars(schema_with = "schema::optional_note")]
+    pub note: Option<String>,
 }
 
 /// The body of `POST /v1/keys/check`.

@@ -42,6 +42,16 @@ pub(crate) fn note(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// Returns the schema of a reason that may be missing.
+pub(crate) fn optional_note(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": ["string", "null"],
+        "pattern": plain(),
+        "allOf": [{"pattern": r"\S"}],
+        "maxLength": MAX_NOTE,
+    })
+}
+
 /// Returns the schema of the label of a key.
 pub(crate) fn label(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

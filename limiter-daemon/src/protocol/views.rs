@@ -114,6 +114,10 @@ pub struct KeyView {
     #[serde(serialize_with = "optional_time")]
     #[schemars(with = "Option<DateTime<Utc>>")]
     pub last_used_at: Option<DateTime<Utc>>,
+    /// The time at which the key is revoked by itself.
+    #[serde(default, serialize_with = "optional_time")]
+    #[schemars(with = "Option<DateTime<Utc>>")]
+    pub until: Option<DateTime<Utc>>,
     /// The time at which the key was revoked; `null` if the key is not revoked, or was revoked
     /// before this time was recorded.
     #[serde(default, serialize_with = "optional_time")]
@@ -130,6 +134,10 @@ pub struct CreatedKey {
     pub scope: ScopeName,
     /// The label of the key.
     pub label: Option<String>,
+    /// The time at which the key is revoked by itself.
+    #[serde(default, serialize_with = "optional_time")]
+    #[schemars(with = "Option<DateTime<Utc>>")]
+    pub until: Option<DateTime<Utc>>,
     /// The raw key.
     pub key: String,
 }

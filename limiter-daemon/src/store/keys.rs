@@ -29,6 +29,8 @@ pub struct KeyRecord {
     pub created_at: DateTime<Utc>,
     /// The time of the last request that carried the key, as last written to the store.
     pub last_used_at: Option<DateTime<Utc>>,
+    /// The time at which the key is or was to be revoked by itself.
+    pub until: Option<DateTime<Utc>>,
     /// The time at which the key was revoked. It is `None` if the key is not revoked, or if an
     /// older version of the store did not record the time.
     pub revoked_at: Option<DateTime<Utc>>,
@@ -59,6 +61,8 @@ pub struct NewKey {
     pub digest: Digest,
     /// The label of the key.
     pub label: Option<String>,
+    /// The time at which the key is to be revoked by itself.
+    pub until: Option<DateTime<Utc>>,
 }
 
 /// The properties of a key that the kernel programs need.
@@ -70,6 +74,8 @@ pub struct KeyBrief {
     pub scope_id: Option<u32>,
     /// The state of the key.
     pub state: KeyState,
+    /// The time at which the key is to be revoked by itself, in milliseconds since 1970.
+    pub until: Option<i64>,
 }
 
 /// Selects a group of keys.
@@ -103,7 +109,7 @@ pub(super) fn from_bytes(bytes: &[u8]) -> Option<Digest> {
 
 const SELECT: &str =
     "SELECT k.id, coalesce(s.name, k.removed_scope), k.scope, k.digest, k.label, k.state, k.created_at,
-            k.last_used_at, k.revoked_at
+            k.last_used_at, k.revoked_at, k.until
      FROM keys k LEFT JOIN scopes s ON s.id = k.scope";
 
 impl Store {
@@ -150,25 +156,27 @@ impl Store {
     /// # Errors
     /// Returns an error if SQLite fails or the store is damaged.
     pub fn key_briefs(&self) -> Result<Vec<KeyBrief>, StoreError> {
-        let rows = self.query("SELECT digest, scope, state FROM keys", [], |row| {
+        let rows = self.query("SELECT digest, scope, state, until FROM keys", [], |row| {
             let digest = row.get_ref(0)?.as_blob().ok().and_then(from_bytes);
             let state = row.get_ref(2)?.as_str().ok();
             Ok((
                 digest,
                 row.get(1)?,
                 state.and_then(|state| state.parse().ok()),
+                row.get(3)?,
             ))
         })?;
         let scope =
             |id: Option<u32>| id.map_or_else(|| "(removed)".to_owned(), |id| id.to_string());
         rows.into_iter()
-            .map(|(digest, scope_id, state)| {
+            .map(|(digest, scope_id, state, until)| {
                 Ok(KeyBrief {
                     digest: digest
                         .ok_or_else(|| self.corrupt("a digest of scope", scope(scope_id)))?,
                     scope_id,
                     state: state
                         .ok_or_else(|| self.corrupt("a key's state of scope", scope(scope_id)))?,
+                    until,
                 })
             })
             .collect()
@@ -228,6 +236,7 @@ impl Store {
             i64,
             Option<i64>,
             Option<i64>,
+            Option<i64>,
         );
         let rows: Vec<Row> = self.query(sql, params, |row| {
             Ok((
@@ -240,6 +249,7 @@ impl Store {
                 row.get(6)?,
                 row.get(7)?,
                 row.get(8)?,
+                row.get(9)?,
             ))
         })?;
         rows.into_iter()
@@ -254,6 +264,7 @@ impl Store {
                     created_at,
                     last_used_at,
                     revoked_at,
+                    until,
                 )| {
                     Ok(KeyRecord {
                         scope: scope
@@ -267,6 +278,7 @@ impl Store {
                         created_at: self.moment(created_at)?,
                         last_used_at: last_used_at.map(|at| self.moment(at)).transpose()?,
                         revoked_at: revoked_at.map(|at| self.moment(at)).transpose()?,
+                        until: until.map(|at| self.moment(at)).transpose()?,
                         id,
                         scope_id,
                         label,
@@ -298,17 +310,42 @@ impl Store {
     pub fn try_add_key(&self, key: &NewKey, now: DateTime<Utc>) -> Result<bool, StoreError> {
         let digest = to_bytes(key.digest);
         let added = self.execute(
-            "INSERT INTO keys (id, scope, digest, label, state, created_at)
-             VALUES (?1, ?2, ?3, ?4, 'active', ?5) ON CONFLICT DO NOTHING",
+            "INSERT INTO keys (id, scope, digest, label, state, created_at, until)
+             VALUES (?1, ?2, ?3, ?4, 'active', ?5, ?6) ON CONFLICT DO NOTHING",
             params![
                 key.id,
                 key.scope_id,
                 digest.as_slice(),
                 key.label,
-                now.timestamp_millis()
+                now.timestamp_millis(),
+                key.until.map(|until| until.timestamp_millis())
             ],
         )?;
         Ok(added == 1)
+    }
+
+    /// Sets or removes the end of a key, at which it is revoked by itself.
+    ///
+    /// # Errors
+    /// Returns an error if SQLite fails.
+    pub fn set_key_end(&self, id: &str, until: Option<DateTime<Utc>>) -> Result<(), StoreError> {
+        self.execute(
+            "UPDATE keys SET until = ?2 WHERE id = ?1",
+            params![id, until.map(|until| until.timestamp_millis())],
+        )?;
+        Ok(())
+    }
+
+    /// Returns the ids of the keys whose end has passed at `now`, but which are not revoked yet.
+    ///
+    /// # Errors
+    /// Returns an error if SQLite fails or the store is damaged.
+    pub fn ended_keys(&self, now: DateTime<Utc>) -> Result<Vec<String>, StoreError> {
+        self.query(
+            "SELECT id FROM keys WHERE until <= ?1 AND state <> 'revoked'",
+            [now.timestamp_millis()],
+            |row| row.get(0),
+        )
     }
 
     /// Changes the state of a key. If the key was revoked before, the time of its revocation does

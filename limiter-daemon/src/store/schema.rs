@@ -245,6 +245,12 @@ FROM overrides_before AS before, json_each(before.changes) AS change;
 DROP TABLE overrides_before;
 ";
 
+/// The change of version 7 to keys. A key is revoked at its end.
+const V7_KEYS: &str = "
+ALTER TABLE keys ADD COLUMN until INTEGER;
+CREATE INDEX keys_by_end ON keys (until) WHERE until IS NOT NULL;
+";
+
 /// The changes from each version to the next one.
 const VERSIONS: [&[&str]; SCHEMA_VERSION as usize] = [
     &[V1],
@@ -253,7 +259,7 @@ const VERSIONS: [&[&str]; SCHEMA_VERSION as usize] = [
     &[V4_REVOKED],
     &[V5_FLEET],
     &[V6_FLEET_USAGE],
-    &[V7_LIMITS],
+    &[V7_LIMITS, V7_KEYS],
 ];
 
 /// Upgrades a file from the version `found` to [`SCHEMA_VERSION`] in one transaction.

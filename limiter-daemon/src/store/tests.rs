@@ -34,6 +34,7 @@ fn key(id: &str, scope_id: u32, digest: [u64; 2]) -> NewKey {
         scope_id,
         digest,
         label: None,
+        until: None,
     }
 }
 

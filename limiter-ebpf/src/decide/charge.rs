@@ -40,7 +40,7 @@ global! {
 /// Converts `boot_ns` to nanoseconds since the Unix epoch, with the offset that the daemon has
 /// published.
 #[inline(always)]
-fn utc_ns(boot_ns: u64) -> u64 {
+pub fn utc_ns(boot_ns: u64) -> u64 {
     boot_ns.wrapping_add(clock::utc_offset_ns())
 }
 

@@ -6,8 +6,8 @@
 use limiter_common::{
     abi::{
         Config, Event, FLOW_HELD, FLOW_RESPONSE_LOST, FLOW_SWITCHING, FLOW_UNSURE, Flow,
-        HELD_SHIFT, KEY_ADOPTED, KEY_DISABLED, KeyEntry, LIMITS_LEASED, MAX_HELD_NS, NO_SCOPE,
-        TextKey, counter, event, policy, reason,
+        HELD_SHIFT, KEY_ADOPTED, KeyEntry, LIMITS_LEASED, MAX_HELD_NS, NO_SCOPE, TextKey, counter,
+        event, policy, reason,
     },
     http::{self, ASKS_TUNNEL, METHOD, METHOD_CONNECT, METHOD_CONNECT_LIKE},
 };
@@ -15,7 +15,7 @@ use limiter_common::{
 use crate::{
     decide::{
         allowance::{self, ADMITTED},
-        charge::{NO_LIMITS, limiter_charge, limiter_over_limit},
+        charge::{NO_LIMITS, limiter_charge, limiter_over_limit, utc_ns},
     },
     follow::{
         recount::{self, Count},
@@ -82,11 +82,12 @@ pub fn request(work: &mut Work, flow: &mut Flow, config: &Config) -> u32 {
         Ok(key) => key,
         Err(rule) => return anonymous(work, flow, config, demands, reason::UNKNOWN_KEY, rule),
     };
-    if key.flags() & KEY_DISABLED != 0 {
+    let flags = key.flags();
+    if flags != 0 && KeyEntry::is_disabled(flags, utc_ns(boot_ns)) {
         let (why, rule) = (reason::DISABLED_KEY, policy::REJECT);
         return anonymous(work, flow, config, demands, why, rule);
     }
-    if key.flags() & KEY_ADOPTED != 0 {
+    if flags & KEY_ADOPTED != 0 {
         maps::count(counter::UNKNOWN_KEY);
     }
     key.last_used_ns().store(boot_ns);

@@ -10,7 +10,7 @@ use limiter_tests::program::{Programs, Shape, Talk, Verdict, digest, no_limits};
 
 use crate::{
     replays::sends,
-    support::{KEY, SCOPE, another, assert_counters, get, limited, ok},
+    support::{KEY, SCOPE, another, assert_counters, boot_ns, get, limited, ok},
 };
 
 /// Returns a request with these fields.
@@ -104,6 +104,24 @@ fn unknown_key_with_a_scope_does_not_hide_a_registered_key() {
     assert_eq!(status(&mut programs, &two), 200);
     assert_eq!(programs.state(9).admitted, 2);
     assert_eq!(programs.entry("more-junk"), None);
+}
+
+#[test]
+fn a_key_ends_by_itself() {
+    const END_S: u64 = 1_800_000_000;
+    let mut programs = limited(no_limits());
+    let entry = KeyEntry {
+        scope: SCOPE,
+        flags: KeyEntry::end_bits(END_S),
+        last_used_ns: 0,
+    };
+    programs.key(KEY, entry);
+    for (utc_s, expected) in [(END_S - 2, 200), (END_S, 401), (END_S + 1_000_000, 401)] {
+        let utc_ns = utc_s * 1_000_000_000;
+        programs.set_clock(utc_ns.wrapping_sub(boot_ns()));
+        assert_eq!(status(&mut programs, &get("/")), expected, "{utc_s}");
+    }
+    assert_eq!(programs.state(SCOPE).admitted, 1);
 }
 
 #[test]

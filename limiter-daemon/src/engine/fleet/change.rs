@@ -27,7 +27,7 @@ use crate::{
         caller::Caller,
         counts::usage::CountReset,
         keys::{
-            lifecycle::KeyStateChange,
+            lifecycle::{KeyChange, KeyStateChange},
             registration::{KeyCreation, KeyImport},
         },
         scopes::{
@@ -130,21 +130,41 @@ impl RegistryChange for CountReset {
 
 impl RegistryChange for KeyCreation {
     fn objects(&self, _: &Engine, caller: &Caller) -> Result<Vec<NewValue>, ApiError> {
-        let object = KeyObject::of(&self.record, Origin::of(caller, None));
+        let object = KeyObject::of(&self.record, Origin::of(caller, self.note.as_deref()));
         Ok(vec![object.value(self.record.digest)])
     }
 }
 
 impl RegistryChange for KeyImport {
     fn objects(&self, _: &Engine, caller: &Caller) -> Result<Vec<NewValue>, ApiError> {
-        let object = KeyObject::of(&self.record, Origin::of(caller, None));
+        let object = KeyObject::of(&self.record, Origin::of(caller, self.note.as_deref()));
         Ok(vec![object.value(self.record.digest)])
+    }
+}
+
+impl RegistryChange for KeyChange {
+    fn objects(&self, engine: &Engine, caller: &Caller) -> Result<Vec<NewValue>, ApiError> {
+        match self {
+            Self::State(change) => change.objects(engine, caller),
+            Self::End(change) => {
+                let origin = Origin::of(caller, change.note.as_deref());
+                let object = KeyObject::of(&change.record, origin);
+                Ok(vec![object.value(change.record.digest)])
+            }
+        }
+    }
+
+    fn is_urgent(&self) -> bool {
+        match self {
+            Self::State(change) => change.is_urgent(),
+            Self::End(_) => false,
+        }
     }
 }
 
 impl RegistryChange for KeyStateChange {
     fn objects(&self, _: &Engine, caller: &Caller) -> Result<Vec<NewValue>, ApiError> {
-        let object = KeyObject::of(&self.record, Origin::of(caller, None));
+        let object = KeyObject::of(&self.record, Origin::of(caller, self.note.as_deref()));
         Ok(vec![object.value(self.record.digest)])
     }
 

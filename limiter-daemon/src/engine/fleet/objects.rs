@@ -84,6 +84,9 @@ pub(crate) struct KeyObject {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) label: Option<String>,
     pub(crate) state: KeyState,
+    /// The time at which the key is revoked by itself, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) until: Option<i64>,
     /// The time at which the key was registered, in milliseconds since 1970.
     pub(crate) created: i64,
     pub(crate) origin: Origin,
@@ -190,8 +193,21 @@ impl KeyObject {
             scope: record.scope.clone(),
             label: record.label.clone(),
             state: record.state,
+            until: record.until.map(|until| until.timestamp_millis()),
             created: record.created_at.timestamp_millis(),
             origin,
+        }
+    }
+
+    /// Returns the state of the key at `now`. At its end, each host revokes it by itself.
+    pub(crate) fn state_at(&self, now: DateTime<Utc>) -> KeyState {
+        let has_ended = self
+            .until
+            .is_some_and(|until| until <= now.timestamp_millis());
+        if has_ended {
+            KeyState::Revoked
+        } else {
+            self.state
         }
     }
 
@@ -210,6 +226,7 @@ impl KeyObject {
             state: self.state,
             created_at: time(self.created),
             last_used_at: None,
+            until: self.until.and_then(DateTime::from_timestamp_millis),
             revoked_at: None,
         }
     }

@@ -17,7 +17,7 @@ use crate::{
     engine::{
         caller::Caller,
         counts::usage::CountReset,
-        keys::lifecycle::KeyStateChange,
+        keys::lifecycle::{KeyEndChange, KeyStateChange},
         scopes::{
             lifecycle::{ScopeAddition, ScopeRemoval},
             limits::{LimitsAction, LimitsChange, ModeChange},
@@ -236,8 +236,9 @@ impl Engine {
         let Some(present) = self.store.key_by_digest(digest)? else {
             return self.add_key_of_fleet(digest, object, &caller);
         };
+        let state = object.state_at(caller.now);
         if present.state == KeyState::Revoked {
-            if object.state == KeyState::Revoked {
+            if state == KeyState::Revoked {
                 return Ok(false);
             }
             // A revoked key stays revoked. If it was revoked before this host joined the fleet,
@@ -255,14 +256,20 @@ impl Engine {
                 present.scope, object.scope
             )));
         }
-        if present.state == object.state {
-            return Ok(false);
+        let note = object.origin.note.clone();
+        let wanted = object.record(digest, present.scope_id);
+        if present.until != wanted.until {
+            let record = KeyRecord {
+                until: wanted.until,
+                ..present.clone()
+            };
+            let note = note.clone();
+            self.commit_set_key_end(KeyEndChange { record, note }, &caller)?;
         }
-        let record = KeyRecord {
-            state: object.state,
-            ..present
-        };
-        self.commit_set_key_state(KeyStateChange { record }, &caller)?;
+        if present.state != state {
+            let record = KeyRecord { state, ..present };
+            self.commit_set_key_state(KeyStateChange { record, note }, &caller)?;
+        }
         Ok(false)
     }
 
@@ -293,7 +300,8 @@ impl Engine {
             self.register_removed(&record, caller)?;
             return Ok(object.state != KeyState::Revoked);
         }
-        self.register(&record, "key import", caller)?;
+        let note = object.origin.note.as_deref();
+        self.register(&record, ("key import", note), caller)?;
         Ok(false)
     }
 

@@ -147,6 +147,7 @@ fn key_of(line: Line, scope_id: u32) -> NewKey {
         scope_id,
         digest: line.digest,
         label: line.label,
+        until: None,
     }
 }
 

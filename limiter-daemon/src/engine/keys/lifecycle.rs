@@ -13,14 +13,19 @@ use crate::{
         plain::{self, MAX_LABEL},
         scope::ScopeName,
     },
-    engine::{caller::Caller, publish::keys::key_entry, state::Engine},
+    engine::{
+        caller::Caller,
+        publish::keys::key_entry,
+        scopes::{audit::check_optional_note, overrides::whole_millis},
+        state::Engine,
+    },
     kernel::KernelError,
     protocol::{
         error::ApiError,
-        requests::CheckKey,
-        views::{KeyCheck, KeyView},
+        requests::{CheckKey, RevokeKey},
+        views::{KeyCheck, KeyView, rfc3339},
     },
-    store::{KeyFilter, KeyRecord, Store},
+    store::{AuditEntry, KeyFilter, KeyRecord, Store},
     suggest::did_you_mean,
 };
 
@@ -33,6 +38,26 @@ const MAX_COMPARED: u64 = 10_000;
 pub(crate) struct KeyStateChange {
     /// The key with the new state.
     pub(crate) record: KeyRecord,
+    /// The reason, for the audit trail.
+    pub(crate) note: Option<String>,
+}
+
+/// The end that a key is to get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KeyEndChange {
+    /// The key with the new end, or without one.
+    pub(crate) record: KeyRecord,
+    /// The reason, for the audit trail.
+    pub(crate) note: Option<String>,
+}
+
+/// A change of a key's state or end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum KeyChange {
+    /// A change of its state.
+    State(KeyStateChange),
+    /// A change of its end.
+    End(KeyEndChange),
 }
 
 impl Engine {
@@ -107,8 +132,103 @@ impl Engine {
         state: KeyState,
         caller: &Caller,
     ) -> Result<KeyView, ApiError> {
-        let change = self.prepare_set_key_state(id, state, caller)?;
+        let change = self.prepare_set_key_state(id, (state, None), caller)?;
         self.commit_set_key_state(change, caller)
+    }
+
+    /// Prepares a request to revoke a key at once or at a later time, or to remove that time.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such key, if it is revoked already and its end is to change,
+    /// or if the time has passed.
+    pub(crate) fn prepare_revoke_key(
+        &self,
+        id: &str,
+        request: RevokeKey,
+        caller: &Caller,
+    ) -> Result<KeyChange, ApiError> {
+        let RevokeKey { at, note } = request;
+        let Some(end) = at else {
+            let change = self.prepare_set_key_state(id, (KeyState::Revoked, note), caller)?;
+            return Ok(KeyChange::State(change));
+        };
+        check_optional_note(note.as_deref())?;
+        let until = whole_millis(end, caller.now)?.at();
+        let before = self.key_record(id)?;
+        if before.state == KeyState::Revoked {
+            return Err(ApiError::conflict(format!(
+                "the key {id} is revoked already"
+            )));
+        }
+        let record = KeyRecord { until, ..before };
+        Ok(KeyChange::End(KeyEndChange { record, note }))
+    }
+
+    /// Changes the state or the end of a key as prepared.
+    ///
+    /// # Errors
+    /// Returns an error if the key was revoked in the meantime, or if the store or the kernel
+    /// reports an error.
+    pub(crate) fn commit_key_change(
+        &mut self,
+        change: KeyChange,
+        caller: &Caller,
+    ) -> Result<KeyView, ApiError> {
+        match change {
+            KeyChange::State(change) => self.commit_set_key_state(change, caller),
+            KeyChange::End(change) => self.commit_set_key_end(change, caller),
+        }
+    }
+
+    pub(crate) fn commit_set_key_end(
+        &mut self,
+        change: KeyEndChange,
+        caller: &Caller,
+    ) -> Result<KeyView, ApiError> {
+        let KeyEndChange { record, note } = change;
+        let KeyRecord { id, until, .. } = record;
+        let before = self.key_record(&id)?;
+        if before.state == KeyState::Revoked {
+            return Err(ApiError::conflict(format!(
+                "the key {id} is revoked already"
+            )));
+        }
+        let at = until.as_ref().map_or_else(|| "never".to_owned(), rfc3339);
+        self.store.change(|store| {
+            store.set_key_end(&id, until)?;
+            let detail = format!("of {}, at {at}", before.scope);
+            store.audit(&AuditEntry {
+                note: note.as_deref(),
+                ..caller.entry("key revoke", &id, &detail)
+            })
+        })?;
+        self.enter_key(&id)?;
+        let message = format!("key {id} of {} is revoked at {at}", before.scope);
+        self.events.add_change(
+            caller,
+            "key revoke",
+            Some(&before.scope),
+            Some(&id),
+            message,
+        );
+        self.key_view(&id)
+    }
+
+    /// Revokes the keys whose end has passed.
+    ///
+    /// # Errors
+    /// Returns an error if the store or the kernel reports one.
+    pub(crate) fn end_keys(&mut self, now: DateTime<Utc>) -> Result<(), ApiError> {
+        let caller = Caller {
+            who: "limiter".to_owned(),
+            now,
+        };
+        for id in self.store.ended_keys(now)? {
+            let note = Some("its end has passed".to_owned());
+            let change = self.prepare_set_key_state(&id, (KeyState::Revoked, note), &caller)?;
+            self.commit_set_key_state(change, &caller)?;
+        }
+        Ok(())
     }
 
     /// Prepares [`Engine::set_key_state`].
@@ -119,9 +239,10 @@ impl Engine {
     pub(crate) fn prepare_set_key_state(
         &self,
         id: &str,
-        state: KeyState,
+        (state, note): (KeyState, Option<String>),
         caller: &Caller,
     ) -> Result<KeyStateChange, ApiError> {
+        check_optional_note(note.as_deref())?;
         let before = self.key_for(id, state)?;
         let revoked_at = (state == KeyState::Revoked).then_some(caller.now);
         Ok(KeyStateChange {
@@ -130,6 +251,7 @@ impl Engine {
                 revoked_at: before.revoked_at.or(revoked_at),
                 ..before
             },
+            note,
         })
     }
 
@@ -143,7 +265,8 @@ impl Engine {
         change: KeyStateChange,
         caller: &Caller,
     ) -> Result<KeyView, ApiError> {
-        let KeyRecord { id, state, .. } = change.record;
+        let KeyStateChange { record, note } = change;
+        let KeyRecord { id, state, .. } = record;
         let before = self.key_for(&id, state)?;
         let action = match state {
             KeyState::Active => "key enable",
@@ -153,7 +276,10 @@ impl Engine {
         self.store.change(|store| {
             store.set_key_state(&id, state, caller.now)?;
             let detail = format!("of {}, was {}", before.scope, before.state);
-            store.audit(&caller.entry(action, &id, &detail))
+            store.audit(&AuditEntry {
+                note: note.as_deref(),
+                ..caller.entry(action, &id, &detail)
+            })
         })?;
         self.enter_key(&id)?;
         let message = format!("key {id} of {} is {state}", before.scope);

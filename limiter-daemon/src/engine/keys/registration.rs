@@ -9,13 +9,17 @@ use crate::{
         key_state::KeyState,
         scope::ScopeName,
     },
-    engine::{caller::Caller, state::Engine},
+    engine::{
+        caller::Caller,
+        scopes::{audit::check_optional_note, overrides::whole_millis},
+        state::Engine,
+    },
     protocol::{
         error::ApiError,
-        requests::{CreateKey, ImportKey},
-        views::{CreatedKey, KeyView},
+        requests::{CreateKey, End, ImportKey},
+        views::{CreatedKey, KeyView, rfc3339},
     },
-    store::{KeyRecord, NewKey, Store},
+    store::{AuditEntry, KeyRecord, NewKey, Store},
 };
 
 /// A generated key that is to be registered.
@@ -24,6 +28,8 @@ pub(crate) struct KeyCreation {
     pub(crate) record: KeyRecord,
     /// The text of the key, which only the operator gets.
     pub(crate) raw: RawKey,
+    /// The reason, for the audit trail.
+    pub(crate) note: Option<String>,
 }
 
 /// A key from the operator that is to be registered.
@@ -31,6 +37,8 @@ pub(crate) struct KeyCreation {
 pub(crate) struct KeyImport {
     /// The new key.
     pub(crate) record: KeyRecord,
+    /// The reason, for the audit trail.
+    pub(crate) note: Option<String>,
 }
 
 impl Engine {
@@ -57,9 +65,19 @@ impl Engine {
         caller: &Caller,
     ) -> Result<KeyCreation, ApiError> {
         let raw = key::generate()?;
-        let CreateKey { scope, label } = request;
-        let record = self.new_key(scope, label, &raw, caller)?;
-        Ok(KeyCreation { record, raw })
+        let CreateKey {
+            scope,
+            label,
+            until,
+            note,
+        } = request;
+        check_optional_note(note.as_deref())?;
+        let until = until.map(|end| whole_millis(end, caller.now)).transpose()?;
+        let record = KeyRecord {
+            until: until.and_then(End::at),
+            ..self.new_key(scope, label, &raw, caller)?
+        };
+        Ok(KeyCreation { record, raw, note })
     }
 
     /// Registers a generated key as prepared, and returns its text.
@@ -72,9 +90,10 @@ impl Engine {
         creation: KeyCreation,
         caller: &Caller,
     ) -> Result<CreatedKey, ApiError> {
-        let KeyCreation { record, raw } = creation;
-        self.register(&record, "key create", caller)?;
+        let KeyCreation { record, raw, note } = creation;
+        self.register(&record, ("key create", note.as_deref()), caller)?;
         Ok(CreatedKey {
+            until: record.until,
             id: record.id,
             scope: record.scope,
             label: record.label,
@@ -106,11 +125,13 @@ impl Engine {
             scope,
             label,
             key: raw,
+            note,
         } = request;
+        check_optional_note(note.as_deref())?;
         let raw = RawKey::new(raw);
         key::validate(&raw).map_err(|error| ApiError::invalid_key(error.to_string()))?;
         let record = self.new_key(scope, label, &raw, caller)?;
-        Ok(KeyImport { record })
+        Ok(KeyImport { record, note })
     }
 
     /// Registers a key from the operator as prepared.
@@ -123,8 +144,8 @@ impl Engine {
         import: KeyImport,
         caller: &Caller,
     ) -> Result<KeyView, ApiError> {
-        let KeyImport { record } = import;
-        self.register(&record, "key import", caller)?;
+        let KeyImport { record, note } = import;
+        self.register(&record, ("key import", note.as_deref()), caller)?;
         self.key_view(&record.id)
     }
 
@@ -153,6 +174,7 @@ impl Engine {
             state: KeyState::Active,
             created_at: caller.now,
             last_used_at: None,
+            until: None,
             revoked_at: None,
         })
     }
@@ -185,7 +207,7 @@ impl Engine {
     pub(crate) fn register(
         &mut self,
         record: &KeyRecord,
-        action: &'static str,
+        (action, note): (&'static str, Option<&str>),
         caller: &Caller,
     ) -> Result<(), ApiError> {
         let scope = &record.scope;
@@ -194,6 +216,7 @@ impl Engine {
             scope_id: self.find_registered(scope)?.record.id,
             digest: record.digest,
             label: record.label.clone(),
+            until: record.until,
         };
         self.check_room(1)?;
         self.store.change(|store| {
@@ -201,8 +224,13 @@ impl Engine {
             if record.state != KeyState::Active {
                 store.set_key_state(&new.id, record.state, caller.now)?;
             }
-            let detail = format!("of {scope}");
-            store.audit(&caller.entry(action, &new.id, &detail))
+            let until = record.until.as_ref().map(rfc3339);
+            let until = until.map_or_else(String::new, |until| format!(", until {until}"));
+            let detail = format!("of {scope}{until}");
+            store.audit(&AuditEntry {
+                note,
+                ..caller.entry(action, &new.id, &detail)
+            })
         })?;
         self.enter_key(&new.id)?;
         self.drop_unknown(&[new.digest], caller.now)?;

@@ -30,6 +30,7 @@ pub(crate) fn view_key(
         state: record.state,
         created_at: record.created_at,
         revoked_at: record.revoked_at,
+        until: record.until,
         scope_removed: record.scope_id.is_none(),
     })
 }

@@ -26,9 +26,13 @@ pub(crate) fn publish(
 ) -> Result<Vec<(Digest, u32)>, ApiError> {
     let mut present: HashMap<Digest, KeyEntry> = plane.keys()?.into_iter().collect();
     let registered = store.key_briefs()?;
-    let registered = registered
-        .into_iter()
-        .map(|key| (key.digest, scope_in_kernel(key.scope_id), flags(key.state)));
+    let registered = registered.into_iter().map(|key| {
+        (
+            key.digest,
+            scope_in_kernel(key.scope_id),
+            flags(key.state, key.until),
+        )
+    });
     let of_unknown_keys = unknown_keys(scopes, &present);
     let mut different = Vec::new();
     let mut same = 0u64;
@@ -86,7 +90,7 @@ pub(crate) fn adopted(plane: &dyn Plane) -> Result<Vec<(Digest, KeyEntry)>, Kern
 pub(crate) fn key_entry(key: &KeyRecord, last_used_ns: u64) -> KeyEntry {
     KeyEntry {
         scope: scope_in_kernel(key.scope_id),
-        flags: flags(key.state),
+        flags: flags(key.state, key.until.map(|until| until.timestamp_millis())),
         last_used_ns,
     }
 }
@@ -106,10 +110,11 @@ fn scope_in_kernel(scope_id: Option<u32>) -> u32 {
     scope_id.unwrap_or(NO_SCOPE)
 }
 
-fn flags(state: KeyState) -> u32 {
-    if state == KeyState::Active {
-        0
-    } else {
-        KEY_DISABLED
+/// Returns the flags of a key with an end in milliseconds since 1970.
+fn flags(state: KeyState, until: Option<i64>) -> u32 {
+    if state != KeyState::Active {
+        return KEY_DISABLED;
     }
+    let millis = until.and_then(|until| u64::try_from(until).ok());
+    millis.map_or(0, |millis| KeyEntry::end_bits(millis.div_ceil(1_000)))
 }

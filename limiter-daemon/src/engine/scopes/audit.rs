@@ -25,6 +25,11 @@ pub(crate) fn check_note(note: &str) -> Result<(), ApiError> {
     plain::check(note).map_err(|unseen| ApiError::invalid(format!("the note {unseen}")))
 }
 
+/// Does the same as [`check_note`] for a note that may be missing.
+pub(crate) fn check_optional_note(note: Option<&str>) -> Result<(), ApiError> {
+    note.map_or(Ok(()), check_note)
+}
+
 /// Returns the view of an entry in the audit trail.
 pub(crate) fn view_entry(entry: AuditRecord) -> AuditView {
     AuditView {

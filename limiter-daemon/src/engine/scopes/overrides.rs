@@ -55,7 +55,10 @@ pub(crate) fn over(
 }
 
 /// Returns an end rounded down to the precision of the store, which is milliseconds.
-fn whole_millis(end: End, now: DateTime<Utc>) -> Result<End, ApiError> {
+///
+/// # Errors
+/// Returns an error if the end has passed or cannot be represented.
+pub(crate) fn whole_millis(end: End, now: DateTime<Utc>) -> Result<End, ApiError> {
     let End::At(at) = end else { return Ok(end) };
     let at = DateTime::from_timestamp_millis(at.timestamp_millis()).filter(fits_rfc3339);
     let Some(at) = at else {

@@ -44,12 +44,15 @@ fn every_change_is_on_record_with_its_reason() {
     let request = CreateKey {
         scope: name("acme"),
         label: None,
+        until: None,
+        note: None,
     };
     let made = host.engine().create_key(request, &by()).unwrap();
     let request = ImportKey {
         scope: name("acme"),
         label: None,
         key: "SECRET".to_owned(),
+        note: None,
     };
     let imported = host.engine().import_key(request, &by()).unwrap();
     host.import("scope,key\nbeta,OTHER\n").unwrap();

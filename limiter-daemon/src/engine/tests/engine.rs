@@ -231,6 +231,8 @@ fn a_scope_with_active_keys_is_removed_only_on_demand() {
     let request = CreateKey {
         scope: name("acme"),
         label: None,
+        until: None,
+        note: None,
     };
     host.engine().create_key(request, &caller(noon())).unwrap();
     let error = host

@@ -24,6 +24,8 @@ fn an_unknown_key_id_is_answered_with_the_nearest_id_or_recognized_as_a_scope() 
     let request = CreateKey {
         scope: name("acme/web"),
         label: None,
+        until: None,
+        note: None,
     };
     let id = host
         .engine()
@@ -56,6 +58,8 @@ fn keys_are_known_to_the_kernel_by_digest_and_state() {
     let request = CreateKey {
         scope: name("acme"),
         label: Some("ci".to_owned()),
+        until: None,
+        note: None,
     };
     let made = host.engine().create_key(request, &caller(noon())).unwrap();
     let entry = |host: &Host| *host.plane.tables().keys.values().next().unwrap();
@@ -115,6 +119,7 @@ fn an_imported_key_belongs_to_one_scope() {
         scope: name(scope),
         label: None,
         key: key.to_owned(),
+        note: None,
     };
     host.engine()
         .import_key(import("acme", "secret-1"), &caller(noon()))
@@ -202,6 +207,8 @@ fn an_empty_label_is_no_label_and_a_long_one_is_refused() {
         let request = CreateKey {
             scope: name("acme"),
             label: Some(label),
+            until: None,
+            note: None,
         };
         host.engine().create_key(request, &caller(noon()))
     };
@@ -218,6 +225,7 @@ fn import(host: &mut Host, scope: &str, key: &str) -> Result<String, ApiError> {
         scope: name(scope),
         label: None,
         key: key.to_owned(),
+        note: None,
     };
     let imported = host.engine().import_key(request, &caller(noon()))?;
     Ok(imported.id)

@@ -14,6 +14,7 @@ mod healing;
 mod history;
 mod host;
 mod import;
+mod key_ends;
 mod keys;
 mod modes;
 mod own_limits;

@@ -29,6 +29,8 @@ fn key(scope: &str) -> CreateKey {
     CreateKey {
         scope: name(scope),
         label: Some("ci".to_owned()),
+        until: None,
+        note: None,
     }
 }
 
@@ -37,6 +39,7 @@ fn own_key(scope: &str, key: &str) -> ImportKey {
         scope: name(scope),
         label: None,
         key: key.to_owned(),
+        note: None,
     }
 }
 
@@ -168,7 +171,7 @@ fn a_preparation_changes_nothing() {
     assert_eq!(creation.record.scope_id, Some(removal.record.id));
     let import = engine.prepare_import_key(own_key("acme", "a-key"), &by);
     assert_eq!(import.unwrap().record.state, KeyState::Active);
-    let change = engine.prepare_set_key_state(&made.id, KeyState::Revoked, &by);
+    let change = engine.prepare_set_key_state(&made.id, (KeyState::Revoked, None), &by);
     assert_eq!(change.unwrap().record.revoked_at, Some(noon()));
     let removal = engine.prepare_remove_scope(&acme, true).unwrap();
     assert_eq!(removal.keys[0].id, made.id);
@@ -219,7 +222,7 @@ fn a_preparation_and_its_commitment_are_the_command() {
         .unwrap();
     engine.commit_import_key(import, &by).unwrap();
     let change = engine
-        .prepare_set_key_state(&made.id, KeyState::Disabled, &by)
+        .prepare_set_key_state(&made.id, (KeyState::Disabled, None), &by)
         .unwrap();
     engine.commit_set_key_state(change, &by).unwrap();
     let removal = engine.prepare_remove_scope(&beta, true).unwrap();
@@ -287,7 +290,7 @@ fn a_commitment_without_its_scope_changes_nothing() {
     let mode = engine.prepare_set_mode(&acme, &observe()).unwrap();
     let creation = engine.prepare_create_key(key("acme"), &by).unwrap();
     let import = engine.prepare_import_key(own_key("acme", "a-key"), &by);
-    let active = engine.prepare_set_key_state(&made.id, KeyState::Active, &by);
+    let active = engine.prepare_set_key_state(&made.id, (KeyState::Active, None), &by);
     engine.remove_scope(&acme, true, &by).unwrap();
 
     let before = state(&mut host);

@@ -250,6 +250,7 @@ fn a_registered_key_leaves_its_unknown_scope() {
         scope: name("acme"),
         label: None,
         key: "a-key-that-was-unknown".to_owned(),
+        note: None,
     };
     host.engine().import_key(request, &caller(noon())).unwrap();
     let key = *host.plane.tables().keys.keys().next().unwrap();

@@ -171,6 +171,7 @@ fn a_key_that_was_revoked_before_its_host_joined_is_revoked_only_there() {
         scope_id,
         digest,
         label: None,
+        until: None,
     };
     let added = engine.store.change(|store| store.add_key(&known, noon()));
     added.unwrap();

@@ -107,6 +107,8 @@ fn create_key(host: &mut Host, registry: &mut Registry, scope: &str) -> String {
     let request = CreateKey {
         scope: name(scope),
         label: Some("ci".to_owned()),
+        until: None,
+        note: None,
     };
     let created = change(
         host,
@@ -123,7 +125,9 @@ fn set_state(host: &mut Host, registry: &mut Registry, id: &str, state: KeyState
         registry,
         |engine| {
             let by = caller(noon());
-            engine.prepare_set_key_state(id, state, &by).unwrap()
+            engine
+                .prepare_set_key_state(id, (state, None), &by)
+                .unwrap()
         },
         |engine, change| {
             engine
