@@ -4,7 +4,8 @@
 
 use limiter_common::{
     abi::{
-        Event, LIMITS_IN_USE, LIMITS_OBSERVE, Limits, TextKey, UNLIMITED, counter, event, reason,
+        ENDS, Event, LIMITS_IN_USE, LIMITS_OBSERVE, Limits, TextKey, UNLIMITED, counter, event,
+        reason,
     },
     day::{Day, DayCount, seconds_to_midnight},
     gcra::Rate,
@@ -31,10 +32,29 @@ global! {
     /// is 1 if the request is the first one of this scope on its connection.
     pub fn limiter_charge(; scope: u32, connects: u32, boot_ns: u64) -> u32 = charge;
 
+    /// Returns the number of the stage of `ENDED` that applies to a scope at `utc_ns`, or `ENDS` if
+    /// there is none. (If the caller looked for the stage itself, the verifier would check the rest
+    /// of the caller once for each stage.)
+    fn limiter_stage(; scope: u32, utc_ns: u64) -> u32 = stage;
+
     /// Fills `Work::refusal` for a request that was refused at `boot_ns` because its scope is over
     /// the limit `reason`.
     pub fn limiter_over_limit(work; scope: u32, reason: u32, boot_ns: u64) -> () = over_limit,
         or ();
+}
+
+/// The body of [`limiter_stage`].
+#[inline(always)]
+fn stage(scope: u32, utc_ns: u64) -> u32 {
+    for number in 0..ENDS as u32 {
+        let Some(stage) = maps::ended(scope, number) else {
+            break;
+        };
+        if Limits::last_until(stage.until_s(), utc_ns) {
+            return number;
+        }
+    }
+    ENDS as u32
 }
 
 /// Converts `boot_ns` to nanoseconds since the Unix epoch, with the offset that the daemon has
@@ -90,7 +110,7 @@ fn in_force(scope: u32, limits: ScopeLimits, utc_ns: u64) -> ScopeLimits {
     if Limits::last_until(limits.until_s(), utc_ns) {
         return limits;
     }
-    match maps::ended(scope, utc_ns) {
+    match maps::ended(scope, limiter_stage(scope, utc_ns)) {
         Some(next) => next,
         None => limits,
     }

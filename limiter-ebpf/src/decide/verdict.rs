@@ -6,8 +6,8 @@
 use limiter_common::{
     abi::{
         Config, Event, FLOW_HELD, FLOW_RESPONSE_LOST, FLOW_SWITCHING, FLOW_UNSURE, Flow,
-        HELD_SHIFT, KEY_ADOPTED, KeyEntry, LIMITS_LEASED, MAX_HELD_NS, NO_SCOPE, TextKey, counter,
-        event, policy, reason,
+        HELD_SHIFT, KEY_ADOPTED, KEY_DISABLED, KEY_END_SHIFT, KeyEntry, LIMITS_LEASED, MAX_HELD_NS,
+        NO_SCOPE, TextKey, counter, event, policy, reason,
     },
     http::{self, ASKS_TUNNEL, METHOD, METHOD_CONNECT, METHOD_CONNECT_LIKE},
 };
@@ -46,6 +46,9 @@ global! {
     /// long as a request may wait ([`MAX_HELD_NS`]). `boot_ns` is the time on `CLOCK_BOOTTIME`.
     fn limiter_waited(work, flow; scope: u32, boot_ns: u64) -> bool = waited, or false;
 
+    /// Returns whether a key with the flags `flags` has ended at `boot_ns` (`CLOCK_BOOTTIME`).
+    fn limiter_has_ended(; flags: u32, boot_ns: u64) -> bool = has_ended;
+
     /// Makes a scope for the unknown key of the request in `Work`. Returns false if there is no
     /// room.
     fn limiter_adopt(work; boot_ns: u64) -> bool = adopt, or false;
@@ -83,7 +86,8 @@ pub fn request(work: &mut Work, flow: &mut Flow, config: &Config) -> u32 {
         Err(rule) => return anonymous(work, flow, config, demands, reason::UNKNOWN_KEY, rule),
     };
     let flags = key.flags();
-    if flags != 0 && KeyEntry::is_disabled(flags, utc_ns(boot_ns)) {
+    if flags & KEY_DISABLED != 0 || flags >> KEY_END_SHIFT != 0 && limiter_has_ended(flags, boot_ns)
+    {
         let (why, rule) = (reason::DISABLED_KEY, policy::REJECT);
         return anonymous(work, flow, config, demands, why, rule);
     }
@@ -209,6 +213,12 @@ fn adopt(work: &mut Work, boot_ns: u64) -> bool {
         });
     }
     true
+}
+
+/// The body of [`limiter_has_ended`].
+#[inline(always)]
+fn has_ended(flags: u32, boot_ns: u64) -> bool {
+    KeyEntry::is_disabled(flags, utc_ns(boot_ns))
 }
 
 /// The body of [`limiter_waited`].

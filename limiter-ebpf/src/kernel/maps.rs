@@ -218,18 +218,22 @@ pub fn lease(scope: u32) -> Option<ScopeLease> {
         .map(|lease| unsafe { ScopeLease::at(lease) })
 }
 
-/// Returns the limits that apply to a scope at `utc_ns`, after the end of those in `LIMITS`.
+/// Returns a stage of the limits that apply to a scope after the end of those in `LIMITS`.
 #[inline(always)]
-pub fn ended(scope: u32, utc_ns: u64) -> Option<ScopeLimits> {
+pub fn ended(scope: u32, stage: u32) -> Option<ScopeLimits> {
     let ended = ENDED.get_ptr_mut(scope)?;
-    for number in 0..ENDS {
-        // SAFETY: the kernel has returned the map value, which is only used through handles.
-        let stage = unsafe { ScopeLimits::at(&raw mut (*ended).stages[number]) };
-        if Limits::last_until(stage.until_s(), utc_ns) {
-            return Some(stage);
-        }
+    if stage as usize >= ENDS {
+        return None;
     }
-    None
+    // SAFETY: the kernel has returned the map value, which is only used through handles, and the
+    // stage is one of its array.
+    Some(unsafe {
+        ScopeLimits::at(
+            (&raw mut (*ended).stages)
+                .cast::<Limits>()
+                .add(stage as usize),
+        )
+    })
 }
 
 #[inline(always)]
