@@ -435,6 +435,35 @@ pub const REFUSAL_RECORD_RATE: gcra::Rate = gcra::Rate {
     tolerance_ns: 255 * 1_000_000,
 };
 
+const _: () = {
+    use core::mem::{align_of, offset_of, size_of};
+    assert!(size_of::<FlowKey>() == 44 && size_of::<Link>() == 8);
+    assert!(size_of::<KeyEntry>() == 16);
+    assert!(size_of::<Event>() == 24);
+    assert!(size_of::<RefusalRecord>() == 56 && offset_of!(RefusalRecord, client_port) == 48);
+    assert!(size_of::<ScopeState>() == 128 && align_of::<ScopeState>() == 64);
+    assert!(offset_of!(ScopeState, refused) == 64);
+    assert!(size_of::<UnfinishedKey>() == 48 && size_of::<crate::http::Unfinished>() == 384);
+    // With its key and the kernel's descriptions of the entry and of its memory (104 bytes), an
+    // entry fits into an object of 2 KiB, which is what the kernel allocates for it.
+    assert!(size_of::<FlowEntry>() <= 2048 - 104);
+    assert!(
+        size_of::<Tomb>() == 72
+            && size_of::<UntrackedConnection>() == 16
+            && size_of::<Client>() == 16
+            && size_of::<RefusedClient>() == 16
+    );
+    assert!(size_of::<Text>() == 24 + MAX_TEXT + 8);
+    assert!(offset_of!(FlowEntry, flow) == 8);
+    assert!(offset_of!(Flow, key) == 0 && offset_of!(Flow, last_seen_ns) == 48);
+    assert!(offset_of!(Flow, held_since) == 348 && offset_of!(Flow, part) == 352);
+    assert!(offset_of!(Flow, records).is_multiple_of(8) && size_of::<Record>() == 16);
+    assert!(size_of::<Flow>().is_multiple_of(8) && OFFERS.is_power_of_two());
+    assert!(size_of::<Suspect>() == 80 && offset_of!(Suspect, last_seen_ns) == 48);
+    assert!(size_of::<Sweep>() == 152 && size_of::<Clock>() == 40);
+    assert!(counter::NAMES.len() == counter::COUNT as usize);
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -468,32 +497,3 @@ mod tests {
         assert!(!KeyEntry::is_disabled(0, u64::MAX));
     }
 }
-
-const _: () = {
-    use core::mem::{align_of, offset_of, size_of};
-    assert!(size_of::<FlowKey>() == 44 && size_of::<Link>() == 8);
-    assert!(size_of::<KeyEntry>() == 16);
-    assert!(size_of::<Event>() == 24);
-    assert!(size_of::<RefusalRecord>() == 56 && offset_of!(RefusalRecord, client_port) == 48);
-    assert!(size_of::<ScopeState>() == 128 && align_of::<ScopeState>() == 64);
-    assert!(offset_of!(ScopeState, refused) == 64);
-    assert!(size_of::<UnfinishedKey>() == 48 && size_of::<crate::http::Unfinished>() == 384);
-    // With its key and the kernel's descriptions of the entry and of its memory (104 bytes), an
-    // entry fits into an object of 2 KiB, which is what the kernel allocates for it.
-    assert!(size_of::<FlowEntry>() <= 2048 - 104);
-    assert!(
-        size_of::<Tomb>() == 72
-            && size_of::<UntrackedConnection>() == 16
-            && size_of::<Client>() == 16
-            && size_of::<RefusedClient>() == 16
-    );
-    assert!(size_of::<Text>() == 24 + MAX_TEXT + 8);
-    assert!(offset_of!(FlowEntry, flow) == 8);
-    assert!(offset_of!(Flow, key) == 0 && offset_of!(Flow, last_seen_ns) == 48);
-    assert!(offset_of!(Flow, held_since) == 348 && offset_of!(Flow, part) == 352);
-    assert!(offset_of!(Flow, records).is_multiple_of(8) && size_of::<Record>() == 16);
-    assert!(size_of::<Flow>().is_multiple_of(8) && OFFERS.is_power_of_two());
-    assert!(size_of::<Suspect>() == 80 && offset_of!(Suspect, last_seen_ns) == 48);
-    assert!(size_of::<Sweep>() == 152 && size_of::<Clock>() == 40);
-    assert!(counter::NAMES.len() == counter::COUNT as usize);
-};

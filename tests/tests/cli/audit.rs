@@ -83,7 +83,7 @@ fn audit_lists_every_change_with_who_when_what_and_why() {
         assert!(!entry.to_string().contains("-key\""), "{entry}");
     }
     assert_eq!(entries[7]["note"], "many leads");
-    assert_eq!(entries[7]["detail"], "burst 7");
+    assert_eq!(entries[7]["detail"], "burst 1 to 7");
     assert_eq!(entries[0]["note"], Value::Null);
 
     assert_eq!(

@@ -317,10 +317,10 @@ fn invisible_characters_in_the_store_are_shown_by_number() {
         let output = limiter.done(arguments);
         assert!(output.contains(r"\u{1b}[8mhidden\u{2066}"), "{output}");
     }
-    let cleared = limiter.cli(&["limits", "clear", "acme", "--note", "x"]);
+    let again = limiter.cli(&["limits", "set", "acme", "--burst", "2", "--note", "x"]);
     assert!(
-        cleared.stderr.contains(r"\u{1b}[8mhidden\u{2066}"),
-        "{cleared:?}"
+        again.stderr.contains(r"\u{1b}[8mhidden\u{2066}"),
+        "{again:?}"
     );
     let events = limiter.done(&["events"]);
     assert!(!events.contains(['\u{1b}', '\u{2066}']), "{events}");

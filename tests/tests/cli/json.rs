@@ -121,6 +121,18 @@ fn json_output_matches_the_schemas() {
             "",
         ),
         (
+            "limiter scope set SCOPE",
+            &[
+                "scope", "set", "acme/web", "--tier", "profile", note[0], note[1],
+            ],
+            "",
+        ),
+        (
+            "limiter limits try",
+            &["limits", "try", "--tier", "profile", "--daily-quota", "0"],
+            "",
+        ),
+        (
             "limiter limits set SCOPE",
             &[
                 "limits",
@@ -153,7 +165,9 @@ fn json_output_matches_the_schemas() {
     ] {
         trial.run(named, arguments, input);
     }
-    let create = ["key", "create", "acme/web", "--label", "new"];
+    let create = [
+        "key", "create", "acme/web", "--label", "new", "--until", "30d", note[0], note[1],
+    ];
     let made = trial.run("limiter key create SCOPE", &create, "");
     let id = made["id"].as_str().expect("an id").to_owned();
     trial.begin(
@@ -169,6 +183,10 @@ fn json_output_matches_the_schemas() {
         ("limiter key list", &["key", "list"]),
         ("limiter scope show SCOPE", &["scope", "show", "acme/web"]),
         ("limiter scope list", &["scope", "list"]),
+        (
+            "limiter key revoke ID",
+            &["key", "revoke", &id, "--at", "7d"],
+        ),
         ("limiter key revoke ID", &["key", "revoke", &id]),
         ("limiter usage SCOPE", &["usage", "acme/web"]),
         (

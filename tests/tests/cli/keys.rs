@@ -287,3 +287,60 @@ fn a_mistyped_key_of_ours_is_not_imported() {
     assert_eq!(limiter.json(&["key", "list"]), json!([]));
     assert_eq!(limiter.cli_with_input(&import, &key).code, exit::DONE);
 }
+
+#[test]
+fn keys_get_ends_and_notes() {
+    let (limiter, _lab) = Limiter::idle();
+    limiter.scope("acme");
+    let made = limiter.cli(&[
+        "key",
+        "create",
+        "acme",
+        "--until",
+        "2999-01-01",
+        "--note",
+        "a trial",
+    ]);
+    assert_eq!(made.code, exit::DONE, "{made:?}");
+    let end = "2999-01-01T00:00:00Z";
+    assert!(
+        made.stderr.contains(&format!("and is revoked at {end}")),
+        "{made:?}"
+    );
+    let keys = || limiter.json(&["key", "list", "acme"]);
+    assert_eq!(keys()[0]["until"], end);
+    assert!(limiter.done(&["key", "list"]).contains(end));
+    let id = keys()[0]["id"].as_str().expect("an id").to_owned();
+    let at = |at: &str| limiter.cli(&["key", "revoke", &id, "--at", at, "--note", "rotated"]);
+    let later = at("2998-01-01");
+    assert!(
+        later
+            .stdout
+            .contains("is active, and is revoked at 2998-01-01T00:00:00Z"),
+        "{later:?}"
+    );
+    at("2020-01-01").assert_fails(exit::USAGE, &["2020-01-01", "in the past"]);
+    at("soon").assert_fails(exit::USAGE, &["soon"]);
+    assert_eq!(at("never").code, exit::DONE);
+    assert_eq!(keys()[0]["until"], Value::Null);
+    for verb in ["disable", "enable", "revoke"] {
+        limiter.done(&["key", verb, &id, "--note", verb]);
+    }
+    at("never").assert_fails(exit::FAILED, &["revoked already"]);
+    let entries = limiter.json(&["audit", &id]);
+    let entries = entries.as_array().expect("a list").iter();
+    let entries: Vec<_> = entries
+        .map(|entry| format!("{}: {}", entry["detail"], entry["note"]).replace('"', ""))
+        .collect();
+    assert_eq!(
+        entries,
+        [
+            format!("of acme, until {end}: a trial").as_str(),
+            "of acme, at 2998-01-01T00:00:00Z: rotated",
+            "of acme, at never: rotated",
+            "of acme, was active: disable",
+            "of acme, was disabled: enable",
+            "of acme, was active: revoke",
+        ]
+    );
+}

@@ -251,6 +251,39 @@ fn override_expires_on_open_connections_too() {
 }
 
 #[test]
+fn an_old_key_ends_while_the_new_one_is_in_use() {
+    avoid_midnight(TIME_BEFORE_MIDNIGHT);
+    let rig = Rig::veth(|config| config.tier("profile", "daily_quota = \"unlimited\""));
+    let old = rig.limiter.key("acme/web");
+    let new = rig.limiter.another_key("acme/web");
+    let id = &ids(&rig, "acme/web")[0];
+    let mut open = rig.lab.connect(GUARDED);
+    rig.limiter.done(&[
+        "key",
+        "revoke",
+        id,
+        "--at",
+        &in_seconds(5),
+        "--note",
+        "rotated",
+    ]);
+    assert_eq!(
+        open.get("/", &old).status,
+        200,
+        "the key has some seconds left"
+    );
+    eventually("the old key has ended", || {
+        assert_eq!(open.get("/", &new).status, 200);
+        let key = rig.limiter.json(&["key", "list", "acme/web"])[0].clone();
+        key["state"] == "revoked"
+    });
+    assert_eq!(open.get("/", &old).status, 401);
+    let entries = rig.limiter.json(&["audit", id]);
+    let last = entries.as_array().and_then(|all| all.last());
+    assert_eq!(last.expect("an entry")["note"], "its end has passed");
+}
+
+#[test]
 fn a_scope_moves_to_another_tier_on_an_open_connection() {
     avoid_midnight(TIME_BEFORE_MIDNIGHT);
     let mut rig = Rig::veth(|config| {

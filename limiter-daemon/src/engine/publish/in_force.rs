@@ -38,8 +38,8 @@ pub(crate) fn kernel_limits(
     Ok(own)
 }
 
-/// Returns the ends of a scope's own limits in the order of their times, in seconds since 1970, each
-/// with the scope as it is from then on.
+/// Returns the ends of a scope's own limits in the order of their times, in seconds since 1970,
+/// each with the scope as it is from then on.
 fn later(record: &ScopeRecord) -> impl Iterator<Item = (u32, ScopeRecord)> {
     let mut record = record.clone();
     std::iter::from_fn(move || {

@@ -127,7 +127,8 @@ pub(crate) fn replaced(before: OwnLimits<'_>, after: OwnLimits<'_>) -> Vec<Repla
 }
 
 /// Returns a description of a change for the audit trail: each limit that was set or cleared, with
-/// its old and new value and its end, for example `daily_quota 1000 to 5000, until 2026-12-01T00:00:00Z`.
+/// its old and new value and its end, for example `daily_quota 1000 to 5000, until
+/// 2026-12-01T00:00:00Z`.
 pub(crate) fn changes(before: OwnLimits<'_>, after: OwnLimits<'_>) -> String {
     let mut parts = Vec::new();
     for limit in LimitName::ALL {
