@@ -144,7 +144,8 @@ pub const FLOW_SWITCHING: u32 = 1 << 16;
 /// connection.
 pub const FLOW_UNSURE: u32 = 1 << 17;
 
-/// The request that starts at `next` waits for a longer lease since [`Flow::held_since`].
+/// The request that starts at `next` has been waiting for a longer lease since
+/// [`Flow::held_since`].
 pub const FLOW_HELD: u32 = 1 << 18;
 
 /// The time after which a request that still waits for a longer lease is refused, in ns. A client's

@@ -53,7 +53,7 @@ impl Limits {
     /// Returns whether the limits still apply at `utc_ns`, a time in ns since the Unix epoch.
     #[inline(always)]
     #[must_use]
-    pub const fn last_until(until_s: u32, utc_ns: u64) -> bool {
+    pub const fn apply_at(until_s: u32, utc_ns: u64) -> bool {
         until_s == 0 || utc_ns < until_s as u64 * 1_000_000_000
     }
 }

@@ -116,7 +116,7 @@ fn of_scopes() -> Vec<Route> {
             "/v1/scopes/{scope}/limits",
             handlers::clear_limits,
             "clearLimits",
-            "End limits of a scope's own",
+            "Remove a scope's own limits",
         ),
         put(
             "/v1/scopes/{scope}/tier",

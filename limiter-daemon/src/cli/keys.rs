@@ -37,7 +37,7 @@ pub(super) fn keys(
         "~SCOPE",
         "?~LABEL",
         "STATE",
-        "?UNTIL",
+        "?ENDS",
         "?CREATED",
         "?LAST USED",
     ])
@@ -48,7 +48,7 @@ pub(super) fn keys(
             scope_of(view),
             or_dash(view.label.as_ref()),
             view.state.to_string(),
-            or_dash(view.until.as_ref().map(rfc3339)),
+            or_dash(end(view).as_ref().map(rfc3339)),
             rfc3339(&view.created_at),
             or_dash(view.last_used_at.as_ref().map(rfc3339)),
         ]);
@@ -72,14 +72,19 @@ pub(super) fn key(view: &KeyView, as_json: bool) -> Result<(), Failure> {
         view.id,
         scope_of(view),
         paint(render::state(&state), &state),
-        ends(view.until.filter(|_| view.state != KeyState::Revoked))
+        ends(end(view))
     )])
+}
+
+/// Returns the end that a key still has.
+fn end(view: &KeyView) -> Option<DateTime<Utc>> {
+    view.until.filter(|_| view.state != KeyState::Revoked)
 }
 
 /// Returns the end of a key for a sentence, or nothing if it has none.
 fn ends(until: Option<DateTime<Utc>>) -> String {
     until.map_or_else(String::new, |until| {
-        format!(", and is revoked at {}", rfc3339(&until))
+        format!(", and will be revoked at {}", rfc3339(&until))
     })
 }
 

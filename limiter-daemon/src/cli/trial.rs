@@ -56,8 +56,8 @@ fn text(view: &TrialView) -> Vec<String> {
         "~SCOPE",
         ">DAYS",
         ">DAYS OVER",
-        ">REFUSED",
-        ">REFUSED THEN",
+        ">WOULD REFUSE",
+        ">WERE REFUSED",
         ">MOST",
         "ON",
     ]);
@@ -115,8 +115,8 @@ mod tests {
             [
                 "With a daily quota of 800 from 2026-11-17 to 2026-11-23, requests of 1 out of 14 scopes would have been refused.",
                 "",
-                "SCOPE     DAYS  DAYS OVER  REFUSED  REFUSED THEN  MOST  ON",
-                "acme/web     7          2      130             0   900  2026-11-20",
+                "SCOPE     DAYS  DAYS OVER  WOULD REFUSE  WERE REFUSED  MOST  ON",
+                "acme/web     7          2           130             0   900  2026-11-20",
             ]
         );
         view.scopes.clear();

@@ -41,7 +41,7 @@ pub struct CreateKey {
     #[serde(default)]
     #[schemars(schema_with = "schema::label")]
     pub label: Option<String>,
-    /// The time at which the key is revoked by itself, or `never`, which is the default.
+    /// The time at which the key is revoked automatically, or `never`, which is the default.
     #[serde(default)]
     #[schemars(schema_with = "schema::end")]
     pub until: Option<End>,
@@ -65,8 +65,8 @@ pub struct KeyChange {
 #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RevokeKey {
-    /// The time at which the key is revoked by itself, or `never`, which removes an earlier such
-    /// time. Without it, the key is revoked at once.
+    /// The time at which the key is revoked automatically, or `never`, which removes an earlier
+    /// such time. Without it, the key is revoked at once.
     #[serde(default)]
     #[schemars(schema_with = "schema::end")]
     pub at: Option<End>,
@@ -105,12 +105,12 @@ pub struct CheckKey {
     pub key: String,
 }
 
-/// The end of limits in a request.
+/// The end of limits or of a key in a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// The limits do not end by themselves.
+    /// There is no end.
     Never,
-    /// The limits end at this time.
+    /// The end is at this time.
     At(DateTime<Utc>),
 }
 

@@ -43,14 +43,13 @@ pub struct TrialView {
     pub from: NaiveDate,
     /// The last day, which is yesterday.
     pub to: NaiveDate,
-    /// The number of scopes of which the history has usage on these days.
+    /// The number of scopes with usage on these days.
     pub scopes_tried: u64,
-    /// The scopes of which requests would have been refused, those with the most such requests
-    /// first.
+    /// The scopes that would have had requests refused, those with the most such requests first.
     pub scopes: Vec<TriedScope>,
 }
 
-/// A scope of which requests would have been refused.
+/// A scope that would have had requests refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TriedScope {
     /// The scope.

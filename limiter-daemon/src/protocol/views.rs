@@ -114,7 +114,7 @@ pub struct KeyView {
     #[serde(serialize_with = "optional_time")]
     #[schemars(with = "Option<DateTime<Utc>>")]
     pub last_used_at: Option<DateTime<Utc>>,
-    /// The time at which the key is revoked by itself.
+    /// The time at which the key is revoked automatically.
     #[serde(default, serialize_with = "optional_time")]
     #[schemars(with = "Option<DateTime<Utc>>")]
     pub until: Option<DateTime<Utc>>,
@@ -134,7 +134,7 @@ pub struct CreatedKey {
     pub scope: ScopeName,
     /// The label of the key.
     pub label: Option<String>,
-    /// The time at which the key is revoked by itself.
+    /// The time at which the key is revoked automatically.
     #[serde(default, serialize_with = "optional_time")]
     #[schemars(with = "Option<DateTime<Utc>>")]
     pub until: Option<DateTime<Utc>>,

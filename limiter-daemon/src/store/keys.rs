@@ -29,7 +29,7 @@ pub struct KeyRecord {
     pub created_at: DateTime<Utc>,
     /// The time of the last request that carried the key, as last written to the store.
     pub last_used_at: Option<DateTime<Utc>>,
-    /// The time at which the key is or was to be revoked by itself.
+    /// The time at which the key is or was to be revoked automatically.
     pub until: Option<DateTime<Utc>>,
     /// The time at which the key was revoked. It is `None` if the key is not revoked, or if an
     /// older version of the store did not record the time.
@@ -61,7 +61,7 @@ pub struct NewKey {
     pub digest: Digest,
     /// The label of the key.
     pub label: Option<String>,
-    /// The time at which the key is to be revoked by itself.
+    /// The time at which the key is to be revoked automatically.
     pub until: Option<DateTime<Utc>>,
 }
 
@@ -74,7 +74,7 @@ pub struct KeyBrief {
     pub scope_id: Option<u32>,
     /// The state of the key.
     pub state: KeyState,
-    /// The time at which the key is to be revoked by itself, in milliseconds since 1970.
+    /// The time at which the key is to be revoked automatically, in milliseconds since 1970.
     pub until: Option<i64>,
 }
 
@@ -324,7 +324,7 @@ impl Store {
         Ok(added == 1)
     }
 
-    /// Sets or removes the end of a key, at which it is revoked by itself.
+    /// Sets or removes the end of a key, at which it is revoked automatically.
     ///
     /// # Errors
     /// Returns an error if SQLite fails.
@@ -336,14 +336,15 @@ impl Store {
         Ok(())
     }
 
-    /// Returns the ids of the keys whose end has passed at `now`, but which are not revoked yet.
+    /// Returns the ids of up to `most` keys whose end has passed at `now`, but which are not revoked
+    /// yet.
     ///
     /// # Errors
     /// Returns an error if SQLite fails or the store is damaged.
-    pub fn ended_keys(&self, now: DateTime<Utc>) -> Result<Vec<String>, StoreError> {
+    pub fn ended_keys(&self, now: DateTime<Utc>, most: u32) -> Result<Vec<String>, StoreError> {
         self.query(
-            "SELECT id FROM keys WHERE until <= ?1 AND state <> 'revoked'",
-            [now.timestamp_millis()],
+            "SELECT id FROM keys WHERE until <= ?1 AND state <> 'revoked' ORDER BY until LIMIT ?2",
+            params![now.timestamp_millis(), most],
             |row| row.get(0),
         )
     }

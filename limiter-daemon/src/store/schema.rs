@@ -248,7 +248,7 @@ DROP TABLE overrides_before;
 /// The change of version 7 to keys. A key is revoked at its end.
 const V7_KEYS: &str = "
 ALTER TABLE keys ADD COLUMN until INTEGER;
-CREATE INDEX keys_by_end ON keys (until) WHERE until IS NOT NULL;
+CREATE INDEX keys_by_end ON keys (until) WHERE until IS NOT NULL AND state <> 'revoked';
 ";
 
 /// The changes from each version to the next one.

@@ -325,12 +325,4 @@ impl Store {
         )?;
         Ok(())
     }
-
-    /// Removes the override of a scope. Returns whether the scope had an override.
-    ///
-    /// # Errors
-    /// Returns an error if SQLite fails.
-    pub fn clear_override(&self, scope: u32) -> Result<bool, StoreError> {
-        Ok(self.execute("DELETE FROM overrides WHERE scope = ?1", [scope])? > 0)
-    }
 }

@@ -39,7 +39,8 @@ pub struct TrialRow {
 impl Store {
     /// Compares the requests that were sent on each day from `first` to `last` with a daily quota.
     /// These are the requests that were charged, in a fleet by all hosts, and those that this host
-    /// has refused because of the daily quota. `None` is no quota. Returns the scopes with usage on
+    /// has refused because of the daily quota, but not those that are counted only because a crash
+    /// lost the exact count. `None` is no quota. Returns the scopes with usage on
     /// these days, those with the most requests beyond the quota first.
     ///
     /// # Errors
@@ -64,7 +65,7 @@ impl Store {
                     (SELECT 1 FROM overrides
                      WHERE overrides.scope = scopes.id AND overrides.name = 'daily_quota')
              ), both AS (
-                SELECT scope, day, used + refused_daily_quota AS sent, refused_daily_quota AS refused
+                SELECT scope, day, used - lost + refused_daily_quota AS sent, refused_daily_quota AS refused
                 FROM usage JOIN chosen ON chosen.name = usage.scope WHERE day BETWEEN ?3 AND ?4
                 UNION ALL
                 SELECT fleet_usage.scope, fleet_usage.day,

@@ -50,7 +50,7 @@ fn stage(scope: u32, utc_ns: u64) -> u32 {
         let Some(stage) = maps::ended(scope, number) else {
             break;
         };
-        if Limits::last_until(stage.until_s(), utc_ns) {
+        if Limits::apply_at(stage.until_s(), utc_ns) {
             return number;
         }
     }
@@ -107,7 +107,7 @@ fn charge(scope: u32, connects: u32, boot_ns: u64) -> u32 {
 /// takes effect even while no daemon runs.
 #[inline(always)]
 fn in_force(scope: u32, limits: ScopeLimits, utc_ns: u64) -> ScopeLimits {
-    if Limits::last_until(limits.until_s(), utc_ns) {
+    if Limits::apply_at(limits.until_s(), utc_ns) {
         return limits;
     }
     match maps::ended(scope, limiter_stage(scope, utc_ns)) {

@@ -304,7 +304,8 @@ fn keys_get_ends_and_notes() {
     assert_eq!(made.code, exit::DONE, "{made:?}");
     let end = "2999-01-01T00:00:00Z";
     assert!(
-        made.stderr.contains(&format!("and is revoked at {end}")),
+        made.stderr
+            .contains(&format!("and will be revoked at {end}")),
         "{made:?}"
     );
     let keys = || limiter.json(&["key", "list", "acme"]);
@@ -316,7 +317,7 @@ fn keys_get_ends_and_notes() {
     assert!(
         later
             .stdout
-            .contains("is active, and is revoked at 2998-01-01T00:00:00Z"),
+            .contains("is active, and will be revoked at 2998-01-01T00:00:00Z"),
         "{later:?}"
     );
     at("2020-01-01").assert_fails(exit::USAGE, &["2020-01-01", "in the past"]);
@@ -337,7 +338,7 @@ fn keys_get_ends_and_notes() {
         [
             format!("of acme, until {end}: a trial").as_str(),
             "of acme, at 2998-01-01T00:00:00Z: rotated",
-            "of acme, at never: rotated",
+            "of acme, end removed: rotated",
             "of acme, was active: disable",
             "of acme, was disabled: enable",
             "of acme, was active: revoke",

@@ -23,8 +23,8 @@ pub(in crate::cli) enum KeyCommand {
         /// A label for the key
         #[arg(long, value_name = "LABEL", value_parser = label)]
         label: Option<String>,
-        /// The time at which the key is revoked by itself: 2026-12-31, 2026-12-31T18:00:00Z, or
-        /// after 90m, 36h or 7d
+        /// The time at which the key is revoked automatically: 2026-12-31, 2026-12-31T18:00:00Z,
+        /// or after 90m, 36h or 7d
         #[arg(long, value_name = "T")]
         until: Option<Until>,
         /// The reason, for the audit trail
@@ -93,8 +93,8 @@ pub(in crate::cli) enum KeyCommand {
         /// The id of the key
         #[arg(value_name = "ID")]
         id: String,
-        /// Revoke the key by itself at this time: 2026-12-31, 2026-12-31T18:00:00Z, or after 90m,
-        /// 36h or 7d; `never` removes an earlier such time
+        /// Revoke the key at this time instead of now: 2026-12-31, 2026-12-31T18:00:00Z, or after
+        /// 90m, 36h or 7d; `never` removes an earlier such time
         #[arg(long, value_name = "T|never")]
         at: Option<Until>,
         /// The reason, for the audit trail

@@ -20,7 +20,7 @@ pub(in crate::cli) enum LimitsCommand {
     /// Override limits of a scope; limits that are not named stay as they are
     #[command(after_help = examples::LIMITS_SET)]
     Set(SetArgs),
-    /// End limits of a scope's own, so that those of its tier apply; without names, all of them
+    /// Remove a scope's own limits, so that those of its tier apply again; by default all of them
     #[command(after_help = examples::LIMITS_CLEAR)]
     Clear(ClearArgs),
     /// Show who would have been refused on past days with another daily quota or tier

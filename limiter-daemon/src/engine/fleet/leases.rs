@@ -329,6 +329,13 @@ impl Engine {
             .map_or(0, |member| member.registry.version)
     }
 
+    /// Records that this host has all changes of the registry that were made before `at`.
+    pub(crate) fn note_current(&mut self, at: DateTime<Utc>) {
+        if let Some(member) = &mut self.fleet {
+            member.current_at = member.current_at.max(at);
+        }
+    }
+
     /// Forgets the leases of a scope that has been removed.
     pub(crate) fn forget_leases(&mut self, id: ScopeId) {
         if let Some(member) = &mut self.fleet {

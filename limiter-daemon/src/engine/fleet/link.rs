@@ -56,6 +56,8 @@ pub struct FleetLink {
 pub(crate) struct News {
     /// The time of the last answer to a heartbeat.
     pub(crate) answered_at: Option<DateTime<Utc>>,
+    /// The time at which the last heartbeat was sent that has an answer.
+    pub(crate) sent_at: Option<DateTime<Utc>>,
     /// The error of the last heartbeat.
     pub(crate) problem: Option<String>,
     /// The version of the registry.

@@ -8,6 +8,7 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
+use chrono::{DateTime, Utc};
 use limiter_common::siphash::siphash128;
 use limiter_fleet::{Bound, HostLeases, HostRates, Settings, Status, registry::Object};
 use prometheus_client::metrics::histogram::Histogram;
@@ -34,6 +35,9 @@ pub(crate) struct Member {
     pub(crate) fleet: String,
     /// The state of the registry that this host has.
     pub(crate) registry: RegistryState,
+    /// The time up to which this host has all changes of the registry, or the start of 1970 if the
+    /// daemon has not compared it with the engine yet.
+    pub(crate) current_at: DateTime<Utc>,
     /// The objects of the registry that could not be applied, by name.
     pub(crate) failed: BTreeMap<String, Object>,
     pub(crate) leases: HostLeases,
@@ -105,6 +109,7 @@ impl Member {
         Self {
             fleet,
             registry: RegistryState::default(),
+            current_at: DateTime::UNIX_EPOCH,
             failed: BTreeMap::new(),
             leases,
             lowered: Vec::new(),

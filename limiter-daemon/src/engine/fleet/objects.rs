@@ -84,7 +84,7 @@ pub(crate) struct KeyObject {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) label: Option<String>,
     pub(crate) state: KeyState,
-    /// The time at which the key is revoked by itself, in milliseconds since 1970.
+    /// The time at which the key is revoked automatically, in milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) until: Option<i64>,
     /// The time at which the key was registered, in milliseconds since 1970.

@@ -192,10 +192,10 @@ impl Engine {
         let limits_override = limits_override.and_then(|own| own.at(caller.now).non_empty());
         if present.limits_override != limits_override {
             let change = LimitsChange {
-                action: match limits_override.is_some() {
-                    true => LimitsAction::Set,
-                    false => LimitsAction::Clear,
-                },
+                action: LimitsAction::between(
+                    present.limits_override.as_ref(),
+                    limits_override.as_ref(),
+                ),
                 record: ScopeRecord {
                     limits_override,
                     ..wanted.clone()

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use limiter_fleet::{
     client::Error,
     registry::{Base, ChangeResult, Object},
@@ -54,13 +54,15 @@ pub(crate) async fn sync(shared: &Arc<Shared>, link: &Arc<FleetLink>) -> Result<
     }
     let is_other = state.incarnation != incarnation || version < state.version;
     if !is_other && version == state.version && !is_unsettled {
-        return Ok(());
+        let compared_at = link.news().sent_at;
+        return note_current(shared, compared_at).await;
     }
     let turn = link.turn().await;
+    let begun_at = Utc::now();
     let synced = exchange(shared, link, &fleet, &incarnation).await;
     drop(turn);
     let result = match synced {
-        Ok(problems) if problems.is_empty() => Ok(()),
+        Ok(problems) if problems.is_empty() => note_current(shared, Some(begun_at)).await,
         Ok(problems) => Err(ApiError::failed(problems.join("; "))),
         Err(error) => Err(error),
     };
@@ -71,6 +73,17 @@ pub(crate) async fn sync(shared: &Arc<Shared>, link: &Arc<FleetLink>) -> Result<
     });
     noted.await?;
     result
+}
+
+/// Records that this host has all changes of the registry that were made before `at`.
+async fn note_current(shared: &Arc<Shared>, at: Option<DateTime<Utc>>) -> Result<(), ApiError> {
+    let Some(at) = at else { return Ok(()) };
+    shared
+        .with(move |engine| {
+            engine.note_current(at);
+            Ok(())
+        })
+        .await
 }
 
 /// Returns the problems of single objects.

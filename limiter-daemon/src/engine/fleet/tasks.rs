@@ -170,6 +170,7 @@ pub(crate) async fn beat(shared: &Arc<Shared>, link: &Arc<FleetLink>, wants_host
                 news.is_empty = false;
                 news.version = beat.version;
                 news.answered_at = Some(now);
+                news.sent_at = Some(sent_at);
                 news.clock_ms = difference(sent_at, now, beat.time);
                 recalls = news.recalls.note_answer(known, beat.recall, &beat.recalls);
                 if wants_hosts {

@@ -33,6 +33,11 @@ use crate::{
 /// other commands have to wait during the search.
 const MAX_COMPARED: u64 = 10_000;
 
+/// The maximum number of keys that are revoked in a second because their end has passed. Each of
+/// them is a write to the disk, for which other commands wait. The programs refuse the others
+/// meanwhile.
+const MOST_ENDED: u32 = 50;
+
 /// A state that a key is to get.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KeyStateChange {
@@ -193,17 +198,23 @@ impl Engine {
                 "the key {id} is revoked already"
             )));
         }
-        let at = until.as_ref().map_or_else(|| "never".to_owned(), rfc3339);
+        let at = until.as_ref().map(rfc3339);
+        let end = at
+            .as_ref()
+            .map_or_else(|| "end removed".to_owned(), |at| format!("at {at}"));
         self.store.change(|store| {
             store.set_key_end(&id, until)?;
-            let detail = format!("of {}, at {at}", before.scope);
+            let detail = format!("of {}, {end}", before.scope);
             store.audit(&AuditEntry {
                 note: note.as_deref(),
                 ..caller.entry("key revoke", &id, &detail)
             })
         })?;
         self.enter_key(&id)?;
-        let message = format!("key {id} of {} is revoked at {at}", before.scope);
+        let message = match at {
+            Some(at) => format!("key {id} of {} will be revoked at {at}", before.scope),
+            None => format!("key {id} of {} no longer has an end", before.scope),
+        };
         self.events.add_change(
             caller,
             "key revoke",
@@ -223,7 +234,13 @@ impl Engine {
             who: "limiter".to_owned(),
             now,
         };
-        for id in self.store.ended_keys(now)? {
+        // A host of a fleet that has not heard of the last changes may not know that an end was
+        // moved. The programs refuse the key meanwhile.
+        let known = match &self.fleet {
+            Some(member) => member.current_at.min(now),
+            None => now,
+        };
+        for id in self.store.ended_keys(known, MOST_ENDED)? {
             let note = Some("its end has passed".to_owned());
             let change = self.prepare_set_key_state(&id, (KeyState::Revoked, note), &caller)?;
             self.commit_set_key_state(change, &caller)?;

@@ -14,7 +14,7 @@ use crate::{
     config::OnLimit,
     domain::{limits::Limits, mode::Mode, scope::ScopeName},
     engine::{fleet::leases::needs_lease, setup::Setup, state::Engine},
-    kernel::{KernelError, Plane},
+    kernel::{KernelError, Plane, boot_ns},
     protocol::error::ApiError,
     store::ScopeRecord,
 };
@@ -63,14 +63,17 @@ impl Engine {
             own.ahead = own.ahead.min(bounds.ahead(own.ahead));
         }
         let after = self.after_ends(&record, &mut own)?;
-        // The limits that apply after the end are written before the limits that refer to them.
-        if let Some(after) = &after {
+        // The limits that apply after the end are written before the limits that refer to them. If
+        // the present ones have ended, the kernel uses those in `ENDED`, which therefore stay until
+        // the new ones are there.
+        let has_ended = self.has_ended_in_kernel(record.id);
+        if let Some(after) = after.as_ref().filter(|_| !has_ended) {
             self.plane.set_ended(record.id, Some(after))?;
         }
         self.limit_allowance(name, &in_force);
         self.plane.set_limits(record.id, &own)?;
-        if after.is_none() {
-            self.plane.set_ended(record.id, None)?;
+        if after.is_none() || has_ended {
+            self.plane.set_ended(record.id, after.as_ref())?;
         }
         if let Some(scope) = self.scopes.get_mut(name) {
             let (limits, mode) = in_force;
@@ -81,6 +84,13 @@ impl Engine {
             scope.mode = mode;
         }
         self.follow_quota(name, &in_force)
+    }
+
+    /// Returns whether the limits of a scope in the kernel have ended.
+    fn has_ended_in_kernel(&self, scope: u32) -> bool {
+        let until_s = self.plane.limits(scope).until_s;
+        let utc_ns = boot_ns().wrapping_add(self.clock.words().utc_offset_ns());
+        !abi::Limits::apply_at(until_s, utc_ns)
     }
 
     /// Returns the limits that apply after the ends of a scope's own limits, and sets the first of

@@ -7,7 +7,7 @@
 mod limits;
 
 use chrono::Utc;
-use limiter_common::abi::{KEY_DISABLED, LIMITS_IN_USE, LIMITS_OBSERVE, reason};
+use limiter_common::abi::{KEY_DISABLED, KeyEntry, LIMITS_IN_USE, LIMITS_OBSERVE, reason};
 
 use crate::{
     config::UnknownKey,
@@ -97,7 +97,7 @@ impl Explainer<'_> {
         if key.scope_id.is_none() {
             return self.explain_removed_key(key);
         }
-        let (id, state) = (key.id.clone(), key.state);
+        let (id, state, until) = (key.id.clone(), key.state, key.until);
         let entry = self.plane.key(&key.digest)?;
         let scope = self.scopes.find(&key.scope)?;
         let mut view = self.explain_scope(scope)?;
@@ -105,7 +105,12 @@ impl Explainer<'_> {
         self.note_attachment(&mut view);
         view.key = Some(view_key(key, self.plane, self.clock)?);
         match entry {
-            Some(entry) if entry.flags & KEY_DISABLED == 0 => {}
+            Some(entry) if !KeyEntry::is_disabled(entry.flags, self.utc_ns()) => {}
+            Some(entry) if entry.flags & KEY_DISABLED == 0 => {
+                view.since = until;
+                self.refuse_key(&mut view, reason::DISABLED_KEY);
+                view.notes.push("the end of the key has passed".to_owned());
+            }
             Some(_) => {
                 let action = match state {
                     KeyState::Revoked => "key revoke",

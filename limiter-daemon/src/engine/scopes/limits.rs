@@ -10,7 +10,10 @@ use super::{
     view::view_scope,
 };
 use crate::{
-    domain::{limits::Override, scope::ScopeName},
+    domain::{
+        limits::{LimitName, Override},
+        scope::ScopeName,
+    },
     engine::{caller::Caller, state::Engine},
     protocol::{
         error::ApiError,
@@ -43,6 +46,23 @@ pub(crate) enum LimitsAction {
 }
 
 impl LimitsAction {
+    /// Returns the kind of the change from one override to another one.
+    pub(crate) fn between(before: Option<&Override>, after: Option<&Override>) -> Self {
+        let Some(after) = after else {
+            return Self::Clear;
+        };
+        let ended = |before: &Override| {
+            let names = before.terms().keys().copied();
+            let ended = names.filter(|limit| !after.terms().contains_key(limit));
+            let ended: Vec<LimitName> = ended.collect();
+            !ended.is_empty() && before.without(&ended) == *after
+        };
+        match before.is_some_and(ended) {
+            true => Self::Clear,
+            false => Self::Set,
+        }
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Set => "limits set",

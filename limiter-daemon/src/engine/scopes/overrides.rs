@@ -40,7 +40,9 @@ pub(crate) fn over(
         .into_iter()
         .filter(|limit| limits.has(*limit))
     {
+        // A limit whose end has passed is a new one, even if it has not been removed yet.
         let present = own.terms().get(&limit).and_then(|terms| terms.until);
+        let present = present.filter(|end| *end > now);
         if let (None, Some(end)) = (until, present) {
             warnings.push(format!(
                 "{limit} still ends at {}: `--until never` removes the end",
@@ -143,6 +145,9 @@ pub(crate) fn changes(before: OwnLimits<'_>, after: OwnLimits<'_>) -> String {
             Some(Terms {
                 until: Some(until), ..
             }) => text.push_str(&format!(", until {}", rfc3339(until))),
+            Some(Terms { until: None, .. }) if old.is_some_and(|terms| terms.until.is_some()) => {
+                text.push_str(", without an end");
+            }
             Some(Terms { until: None, .. }) | None => {}
         }
         parts.push(text);
@@ -230,6 +235,15 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_that_is_set_again_after_its_end_has_no_end() {
+        let ended = quota(Some("2026-11-24T12:00:00Z"));
+        let again = r#"{"limits":{"daily_quota":7},"note":"more"}"#;
+        let (own, warnings) = set(Some(&ended), again).unwrap();
+        assert_eq!(own.terms()[&LimitName::DailyQuota], terms(None, "more"));
+        assert_eq!(warnings, [] as [&str; 0]);
+    }
+
+    #[test]
     fn ends_fit_rfc3339_and_have_not_passed() {
         for (until, right) in [
             ("2020-01-01T00:00:00Z", false),
@@ -309,7 +323,7 @@ mod tests {
             ],
             [
                 "daily_quota 1000 to 5000, until 2026-12-01T00:00:00Z",
-                "daily_quota 5000 to unlimited; burst 1 to 3",
+                "daily_quota 5000 to unlimited, without an end; burst 1 to 3",
                 "daily_quota 5000 to 1000, as the tier",
                 ""
             ]

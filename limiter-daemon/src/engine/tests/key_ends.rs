@@ -128,7 +128,7 @@ fn the_end_of_a_key_can_be_set_moved_and_removed() {
         [
             "test key revoke: of acme, at 2026-11-25T00:00:00Z: rotated",
             "test key revoke: of acme, at 2026-11-24T13:00:00Z: rotated",
-            "test key revoke: of acme, at never: rotated",
+            "test key revoke: of acme, end removed: rotated",
             "test key revoke: of acme, at 2026-11-24T13:00:00Z: rotated",
             "test key revoke: of acme, was active: rotated",
         ]

@@ -27,8 +27,8 @@ pub(super) struct ScopeWords {
     pub(super) limits: abi::Limits,
     pub(super) state: ScopeState,
     pub(super) count: DayCount,
-    /// The scope without the limits of its own that have ended, although the daemon has not noticed
-    /// it yet.
+    /// The scope without those of its own limits that have ended, but that the daemon has not removed
+    /// yet.
     pub(super) record: ScopeRecord,
 }
 
@@ -44,13 +44,13 @@ pub(super) struct LimitState {
 impl Explainer<'_> {
     pub(super) fn read_words(&self, scope: &Scope) -> Result<ScopeWords, ApiError> {
         let id = scope.record.id;
-        let utc_ns = self.boot_ns.wrapping_add(self.clock.utc_offset_ns());
+        let utc_ns = self.utc_ns();
         let own = self.plane.limits(id);
-        let is_over = !abi::Limits::last_until(own.until_s, utc_ns);
+        let is_over = !abi::Limits::apply_at(own.until_s, utc_ns);
         let ended = if is_over { self.plane.ended(id)? } else { None };
         let then = ended.and_then(|ended| {
             let mut stages = ended.stages.into_iter();
-            stages.find(|stage| abi::Limits::last_until(stage.until_s, utc_ns))
+            stages.find(|stage| abi::Limits::apply_at(stage.until_s, utc_ns))
         });
         let state = self.plane.state(id);
         Ok(ScopeWords {
@@ -68,8 +68,13 @@ impl Explainer<'_> {
         })
     }
 
-    /// Returns a scope without the limits of its own that have ended. In the kernel, a limit ends
-    /// with the second before its end.
+    /// Returns the time of the kernel programs in ns since the Unix epoch.
+    pub(super) fn utc_ns(&self) -> u64 {
+        self.boot_ns.wrapping_add(self.clock.utc_offset_ns())
+    }
+
+    /// Returns a scope without the limits of its own that have ended. In the kernel, a limit ends at
+    /// the beginning of the second that contains its end.
     fn without_ended(&self, record: &ScopeRecord) -> ScopeRecord {
         let now = self.clock.utc(self.boot_ns).unwrap_or_else(Utc::now);
         let second = DateTime::from_timestamp(now.timestamp(), 999_999_999).unwrap_or(now);

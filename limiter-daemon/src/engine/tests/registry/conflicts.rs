@@ -10,7 +10,11 @@ use super::{
     FLEET, Registry, SharedKey, add_scope, change, content, create_key, member, read, remove_scope,
     reset, set_state,
 };
-use crate::{domain::key_state::KeyState, protocol::requests::AddScope, store::NewKey};
+use crate::{
+    domain::key_state::KeyState,
+    protocol::requests::{AddScope, End, RevokeKey},
+    store::NewKey,
+};
 
 #[test]
 fn a_key_that_was_revoked_without_the_engine_stays_revoked() {
@@ -36,6 +40,60 @@ fn a_key_that_was_revoked_without_the_engine_stays_revoked() {
         let key = host.engine().store.key(&id).unwrap().unwrap();
         assert_eq!(key.state, KeyState::Revoked);
     }
+}
+
+#[test]
+fn a_key_whose_end_was_moved_is_not_revoked_by_a_host_that_was_away() {
+    let (mut one, mut two, mut registry) = (member(), member(), Registry::default());
+    add_scope(&mut one, &mut registry, "acme");
+    let id = create_key(&mut one, &mut registry, "acme");
+    let end = |host: &mut Host, registry: &mut Registry, at: Option<TimeDelta>| {
+        let at = at.map_or(End::Never, |at| End::At(noon() + at));
+        let request = RevokeKey {
+            at: Some(at),
+            note: None,
+        };
+        change(
+            host,
+            registry,
+            |engine| {
+                let by = caller(noon());
+                engine.prepare_revoke_key(&id, request, &by).unwrap()
+            },
+            |engine, change| {
+                let by = caller(noon());
+                engine.commit_key_change(change, &by).unwrap()
+            },
+        );
+    };
+    end(&mut one, &mut registry, Some(TimeDelta::hours(1)));
+    read(&mut two, &registry);
+    two.engine().note_current(noon());
+    // While the second host is away, the end is removed, and then the time comes.
+    end(&mut one, &mut registry, None);
+    let later = noon() + TimeDelta::hours(2);
+    for host in [&mut one, &mut two] {
+        host.engine().tick(later);
+    }
+    read(&mut two, &registry);
+    for host in [&mut one, &mut two] {
+        host.engine().note_current(later);
+        host.engine().tick(later);
+        let key = host.engine().store.key(&id).unwrap().unwrap();
+        assert_eq!((key.state, key.until), (KeyState::Active, None));
+        assert!(!host.engine().has_pending());
+    }
+    // A key that really ends is revoked by each host, which sends nothing.
+    end(&mut one, &mut registry, Some(TimeDelta::hours(1)));
+    read(&mut two, &registry);
+    for host in [&mut one, &mut two] {
+        host.engine().tick(later);
+        let key = host.engine().store.key(&id).unwrap().unwrap();
+        assert_eq!(key.state, KeyState::Revoked);
+        assert!(!host.engine().has_pending());
+    }
+    read(&mut one, &registry);
+    assert!(!one.engine().has_pending());
 }
 
 #[test]
