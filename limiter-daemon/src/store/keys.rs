@@ -336,8 +336,8 @@ impl Store {
         Ok(())
     }
 
-    /// Returns the ids of up to `most` keys whose end has passed at `now`, but which are not revoked
-    /// yet.
+    /// Returns the ids of up to `most` keys whose end has passed at `now`, but which are not
+    /// revoked yet.
     ///
     /// # Errors
     /// Returns an error if SQLite fails or the store is damaged.

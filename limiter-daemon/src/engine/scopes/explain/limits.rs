@@ -27,8 +27,8 @@ pub(super) struct ScopeWords {
     pub(super) limits: abi::Limits,
     pub(super) state: ScopeState,
     pub(super) count: DayCount,
-    /// The scope without those of its own limits that have ended, but that the daemon has not removed
-    /// yet.
+    /// The scope without those of its own limits that have ended, but that the daemon has not
+    /// removed yet.
     pub(super) record: ScopeRecord,
 }
 
@@ -73,8 +73,8 @@ impl Explainer<'_> {
         self.boot_ns.wrapping_add(self.clock.utc_offset_ns())
     }
 
-    /// Returns a scope without the limits of its own that have ended. In the kernel, a limit ends at
-    /// the beginning of the second that contains its end.
+    /// Returns a scope without the limits of its own that have ended. In the kernel, a limit ends
+    /// at the beginning of the second that contains its end.
     fn without_ended(&self, record: &ScopeRecord) -> ScopeRecord {
         let now = self.clock.utc(self.boot_ns).unwrap_or_else(Utc::now);
         let second = DateTime::from_timestamp(now.timestamp(), 999_999_999).unwrap_or(now);
