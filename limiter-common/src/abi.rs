@@ -24,6 +24,7 @@ mod flow;
 mod limits;
 pub mod map;
 pub mod reason;
+mod refused;
 
 pub use config::{Config, Ports, policy};
 pub use flow::*;
@@ -31,6 +32,7 @@ pub use limits::{
     ENDS, Ended, LIMITS_IN_USE, LIMITS_LEASED, LIMITS_OBSERVE, Lease, Limits, REFUSED_ALL_DAY,
     UNLIMITED,
 };
+pub use refused::*;
 
 /// The value of the map `CLOCK` (array, one entry).
 #[repr(C)]

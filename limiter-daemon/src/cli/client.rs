@@ -283,6 +283,18 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
+/// Returns a query with the fields that have a value.
+pub(super) fn query(fields: &[(&str, Option<String>)]) -> String {
+    let fields: Vec<String> = fields
+        .iter()
+        .filter_map(|(name, value)| Some(format!("{name}={}", escape(value.as_deref()?))))
+        .collect();
+    match fields.is_empty() {
+        true => String::new(),
+        false => format!("?{}", fields.join("&")),
+    }
+}
+
 /// Percent-encodes a path segment or a value of a query.
 pub(super) fn escape(part: &str) -> String {
     utf8_percent_encode(part, ENCODED).to_string()

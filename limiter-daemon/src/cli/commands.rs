@@ -17,7 +17,7 @@ use super::{
         AuditArgs, Command, TierCommand, default_socket, keys::KeyCommand, limits::LimitsCommand,
         scopes::ScopeCommand,
     },
-    client::{Client, escape},
+    client::{Client, escape, query},
     events,
     exit::Failure,
     explain, fleet, import, keys,
@@ -203,18 +203,6 @@ fn key(client: &Client, command: KeyCommand, json: bool) -> Result<(), Failure> 
             let at = at.map(|at| at.end().to_string());
             change(&id, "revoke", &[("at", at), ("note", note)])
         }
-    }
-}
-
-/// Returns a query with the fields that have a value.
-pub(super) fn query(fields: &[(&str, Option<String>)]) -> String {
-    let fields: Vec<String> = fields
-        .iter()
-        .filter_map(|(name, value)| Some(format!("{name}={}", escape(value.as_deref()?))))
-        .collect();
-    match fields.is_empty() {
-        true => String::new(),
-        false => format!("?{}", fields.join("&")),
     }
 }
 

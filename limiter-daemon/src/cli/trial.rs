@@ -4,7 +4,7 @@
 
 use super::{
     args::limits::TryArgs,
-    client::{Client, escape},
+    client::{Client, query},
     exit::Failure,
     render::{json, lines},
     table::Table,
@@ -21,17 +21,13 @@ pub(super) fn trial(client: &Client, args: &TryArgs, as_json: bool) -> Result<()
         daily_quota,
         days,
     } = args;
-    let fields = [
-        ("scope", scope.as_ref().map(|scope| escape(scope.as_str()))),
-        ("tier", tier.as_deref().map(escape)),
+    let query = query(&[
+        ("scope", scope.as_ref().map(ToString::to_string)),
+        ("tier", tier.clone()),
         ("daily_quota", daily_quota.map(|quota| quota.to_string())),
         ("days", days.map(|days| days.to_string())),
-    ];
-    let fields = fields
-        .into_iter()
-        .filter_map(|(name, value)| Some(format!("{name}={}", value?)));
-    let query: Vec<String> = fields.collect();
-    let view: TrialView = client.get(&format!("/v1/trial?{}", query.join("&")))?;
+    ]);
+    let view: TrialView = client.get(&format!("/v1/trial{query}"))?;
     if as_json {
         return json(&view);
     }
@@ -113,7 +109,8 @@ mod tests {
         assert_eq!(
             plain(&view),
             [
-                "With a daily quota of 800 from 2026-11-17 to 2026-11-23, requests of 1 out of 14 scopes would have been refused.",
+                "With a daily quota of 800 from 2026-11-17 to 2026-11-23, requests of 1 out of 14 \
+                 scopes would have been refused.",
                 "",
                 "SCOPE     DAYS  DAYS OVER  WOULD REFUSE  WERE REFUSED  MOST  ON",
                 "acme/web     7          2           130             0   900  2026-11-20",
@@ -124,7 +121,8 @@ mod tests {
         assert_eq!(
             plain(&view),
             [
-                "With no daily quota from 2026-11-17 to 2026-11-23, requests of 0 out of 14 scopes would have been refused."
+                "With no daily quota from 2026-11-17 to 2026-11-23, requests of 0 out of 14 scopes \
+                 would have been refused."
             ]
         );
     }

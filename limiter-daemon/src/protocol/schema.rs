@@ -98,7 +98,8 @@ impl JsonSchema for OverrideView {
                     "format": "date-time",
                 },
                 "note": {
-                    "description": "The notes of these limits. Different notes are separated by semicolons.",
+                    "description":
+                        "The notes of these limits. Different notes are separated by semicolons.",
                     "type": "string",
                 },
                 "terms": {

@@ -65,7 +65,8 @@ impl Store {
                     (SELECT 1 FROM overrides
                      WHERE overrides.scope = scopes.id AND overrides.name = 'daily_quota')
              ), both AS (
-                SELECT scope, day, used - lost + refused_daily_quota AS sent, refused_daily_quota AS refused
+                SELECT scope, day, used - lost + refused_daily_quota AS sent,
+                       refused_daily_quota AS refused
                 FROM usage JOIN chosen ON chosen.name = usage.scope WHERE day BETWEEN ?3 AND ?4
                 UNION ALL
                 SELECT fleet_usage.scope, fleet_usage.day,
@@ -79,13 +80,7 @@ impl Store {
              SELECT scope, count(*), sum(sent > ?5), sum(max(sent - ?5, 0)) AS over, sum(refused),
                     day, max(sent)
              FROM days GROUP BY scope ORDER BY over DESC, max(sent) DESC, scope",
-            params![
-                name,
-                tier,
-                first.0,
-                last.0,
-                quota.map_or(i64::MAX, signed)
-            ],
+            params![name, tier, first.0, last.0, quota.map_or(i64::MAX, signed)],
             |row| {
                 Ok(TrialRow {
                     scope: row.get(0)?,

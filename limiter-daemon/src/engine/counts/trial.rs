@@ -47,7 +47,8 @@ impl Engine {
         let days = trial.days.unwrap_or(DAYS.min(keep.0));
         if days == 0 || days > keep.0 {
             return Err(ApiError::invalid(format!(
-                "`days` must be from 1 to {}, because the history is kept for that long (`history.keep = \"{keep}\"`)",
+                "`days` must be from 1 to {}, because the history is kept for that long \
+                 (`history.keep = \"{keep}\"`)",
                 keep.0
             )));
         }

@@ -123,7 +123,8 @@ fn each_limit_ends_at_its_own_time() {
         details(&mut host)[5..],
         [
             "limits clear: burst 5 to 1, as the tier: its end has passed",
-            "limits clear: daily_quota 20000 to 10000, as the tier; connections 9 to unlimited, as the tier: its end has passed",
+            "limits clear: daily_quota 20000 to 10000, as the tier; \
+             connections 9 to unlimited, as the tier: its end has passed",
         ]
     );
 }
@@ -175,7 +176,8 @@ fn a_change_names_the_old_and_the_new_values() {
         details(&mut host)[1..],
         [
             "limits set: daily_quota 10000 to 20000, until 2026-11-24T15:00:00Z: a sync",
-            "limits set: daily_quota 20000 to 30000, until 2026-11-24T15:00:00Z; burst 1 to 5: more",
+            "limits set: daily_quota 20000 to 30000, until 2026-11-24T15:00:00Z; \
+             burst 1 to 5: more",
         ]
     );
 }
